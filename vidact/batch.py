@@ -1,0 +1,84 @@
+"""What everyone agrees on: the batches that travel from data to networks, and what a network says of its input.
+
+Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClipInput:
+    """What a clip network wants to be fed; the transform reads it, so that nobody ever types a mean.
+
+    Args:
+        frames: the clip length T the weights are made for; None when any length works.
+        size: side of the square crop in pixels.
+        mean: subtracted after scaling; its entries repeat until they fill ``channels``.
+        std: divides last; repeats like ``mean``.
+        channels: channels of one time step: RGB images first, then flow fields (x, y, x, y, …).
+        images_per_frame: consecutive RGB images stacked on the channel axis of one time step (TDN: 5).
+        flow_fields: consecutive flow fields stacked on the channel axis of one time step (TSN: 5); 0 is RGB only.
+        order: "rgb" or "bgr".
+        scale: what the pixel value 255 becomes before the mean is subtracted: 1.0 for 0…1 networks, 255.0 for Caffe's.
+        resize: short side in pixels that a test view is resized to before it is cropped; None is ``size * 256 // 224``.
+    """
+
+    frames: int | None = None
+    size: int = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    channels: int = 3
+    images_per_frame: int = 1
+    flow_fields: int = 0
+    order: str = "rgb"
+    scale: float = 1.0
+    resize: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.order not in ("rgb", "bgr"):
+            raise ValueError(f"order is {self.order!r}; a network takes 'rgb' or 'bgr'")
+        if self.rgb_channels not in (0, 3 * self.images_per_frame):
+            raise ValueError(
+                f"{self.channels} channels cannot hold {self.images_per_frame} RGB images (or none) "
+                f"and {self.flow_fields} flow fields of two channels"
+            )
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if not values or self.channels % len(values):
+                raise ValueError(f"{name} has {len(values)} entries, which do not repeat to {self.channels} channels")
+
+    @property
+    def rgb_channels(self) -> int:
+        """Channels of one time step that are RGB: 3, 15 for TDN, 0 for a flow network."""
+        return self.channels - 2 * self.flow_fields
+
+    def as_dict(self) -> dict:
+        """Plain data for a checkpoint; ``ClipInput(**d)`` brings it back."""
+        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+
+@dataclass
+class ClipBatch:
+    """Clips of several videos.
+
+    ``clips`` (B, V, T, C, H, W) float32, normalised; ``targets`` (B,) class indices, or (B, K) 0/1 for multi-label data;
+    ``ids`` names each video. In training V is 1. ``skipped`` maps the ids of videos that could not be read to the
+    reason; they are not among the B.
+    """
+
+    clips: Tensor
+    targets: Tensor
+    ids: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def pin_memory(self) -> ClipBatch:
+        return ClipBatch(self.clips.pin_memory(), self.targets.pin_memory(), self.ids, self.skipped)
+
+    def __len__(self) -> int:
+        return len(self.clips)

@@ -1,0 +1,438 @@
+"""The command line: ``vidact <command>``, and the same commands as files in tools/.
+
+Training and testing are a LightningCLI; the other commands are typed functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import difflib
+import os
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidact import __version__
+from vidact.files import replacing
+from vidact.results import load_results, save_results
+
+if TYPE_CHECKING:
+    from vidact.data.clips import FrameCache
+
+HELP = """usage: vidact COMMAND [options]
+
+  train     train a network on videos           vidact train --config clip/folder/tsm_mobilenetv2 --data.root my_clips
+  test      score a trained network             vidact test --config runs/x/config.yaml --ckpt best --data.views 10x3
+  folds     cross-validate over groups          vidact folds --config clip/weizmann/tsm_mobilenetv2
+  predict   name the actions of files           vidact predict --checkpoint runs/x/checkpoints/best.ckpt clip.mp4
+  fuse      join score files by video           vidact fuse rgb/scores.npz flow/scores.npz --weights 1 1.5
+  report    draw a run's results again          vidact report runs/x
+  doctor    what is installed and what works    vidact doctor
+  demo      make data, train, score, report     vidact demo
+
+vidact COMMAND --help explains each; vidact --version prints the version.
+"""
+
+
+# ---- training and testing
+
+
+def make_cli(args: Sequence[str], command: str) -> Any:
+    """A LightningCLI with our run folder, loggers and checkpoints: its parts are built and nothing has run yet."""
+    from lightning import pytorch as pl
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+    from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+    class WholeCheckpoints(TorchCheckpointIO):
+        """Checkpoints are whole or absent, also when the process is killed while it writes one."""
+
+        def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+            with replacing(path) as half:
+                super().save_checkpoint(checkpoint, half, storage_options)
+
+    class VidactCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument("--run", type=str | None, help="run folder; default runs/<data>-<network>/<time>")
+            parser.add_argument(
+                "--ckpt", type=str | None, help="train: resume from 'last' or a path; test: score 'best', 'last' or a path"
+            )
+            parser.add_argument("--device", type=str | None, help="cpu, cuda or mps; default: the best there is")
+
+        def before_instantiate_classes(self) -> None:
+            config = self.config
+            config.run = str(run_folder(config, command))
+            config.trainer.default_root_dir = config.run
+            if config.device is not None:
+                config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
+            fill_num_classes(config)
+
+        def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+            trainer, run = self.config_init.trainer, Path(self.config.run)
+            if command == "test":
+                return super().instantiate_trainer(**options, logger=False)
+            if trainer.logger is None:
+                version = f"version_{len(list((run / 'logs').glob('version_*')))}"  # a resumed run logs beside its past
+                options["logger"] = [
+                    pl.loggers.CSVLogger(run, "logs", version, flush_logs_every_n_steps=1),
+                    pl.loggers.TensorBoardLogger(run, "logs", version),
+                ]
+            if not trainer.fast_dev_run:
+                watched = "val_score" if self.datamodule.clips.split("val") else None
+                best = pl.callbacks.ModelCheckpoint(
+                    run / "checkpoints", "best", watched, mode="max", save_last=True, enable_version_counter=False
+                )
+                options["callbacks"] = [
+                    *(trainer.callbacks or []), best, pl.callbacks.LearningRateMonitor("epoch")
+                ]  # fmt: skip
+                options["plugins"] = [*(trainer.plugins or []), WholeCheckpoints()]
+            return super().instantiate_trainer(**options)
+
+    return VidactCLI(
+        args=expand_config(args),
+        run=False,
+        save_config_callback=None,
+        auto_configure_optimizers=False,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
+        parser_kwargs={"prog": f"vidact {command}"},
+    )
+
+
+def expand_config(args: Sequence[str]) -> list[str]:
+    """``--config clip/folder/x`` is a file of yours if there is one, else the configuration that vidact brings."""
+    out = list(args)
+    for i, word in enumerate(out):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-c") and (equals or i + 1 < len(out)):
+            found = str(find_config(value if equals else out[i + 1]))
+            out[i : i + 2 - bool(equals)] = [f"--config={found}"] if equals else [flag, found]
+    return out
+
+
+def find_config(name: str) -> Path:
+    """A YAML by path, or by its name below the configurations that come with vidact."""
+    if Path(name).is_file():
+        return Path(name)
+    here = Path(__file__).parent
+    shipped = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
+    inside = shipped / name.removeprefix("configs/").removesuffix(".yaml")
+    if (path := inside.with_name(inside.name + ".yaml")).is_file():
+        return path
+    known = sorted(str(path.relative_to(shipped).with_suffix("")) for path in shipped.rglob("*.yaml"))
+    close = difflib.get_close_matches(str(inside.relative_to(shipped)), known, n=3, cutoff=0.4)
+    raise FileNotFoundError(f"no configuration {name}; vidact brings {', '.join(close or known)}")
+
+
+def run_folder(config: Any, command: str) -> Path:
+    """Where this run writes. Raises before anything is computed when it cannot write there."""
+    if os.environ.get("LOCAL_RANK") and "VIDACT_RUN" in os.environ:  # a process that the first one started
+        return Path(os.environ["VIDACT_RUN"])
+    asked = config.run or config.trainer.default_root_dir
+    network = config.model.init_args.network.class_path.rpartition(".")[2]
+    data = Path(config.data.init_args.root).resolve().name
+    run = Path(asked) if asked else Path("runs") / f"{data}-{network}" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        probe = run / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"cannot write to the run folder {run} ({error.strerror}); choose another one with --run FOLDER"
+        ) from error
+    if command == "train" and config.ckpt is None and (run / "checkpoints" / "last.ckpt").exists():
+        raise FileExistsError(
+            f"{run} already holds a run. Continue it with --ckpt last, or start another with --run FOLDER"
+        )
+    os.environ["VIDACT_RUN"] = str(run)
+    return run
+
+
+def fill_num_classes(config: Any) -> None:
+    """``num_classes: 0`` stands for as many as the data has."""
+    network = config.model.init_args.network.init_args
+    if network.get("num_classes") == 0:
+        from vidact.data import load_clips
+
+        data = config.data.init_args
+        network.num_classes = len(
+            load_clips(
+                data.root, group=data.group, held_out=data.held_out, fractions=data.fractions, seed=data.seed
+            ).classes
+        )
+        print(f"num_classes: {network.num_classes}, from {data.root}")
+
+
+def checkpoint_path(run: Path, name: str) -> Path:
+    """``best``, ``last`` or a path."""
+    path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
+    if not path.is_file():
+        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f"no checkpoint {path}; {run / 'checkpoints'} holds {there}")
+    return path
+
+
+def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
+    """Train, score the best weights and write the report; gives the run folder. ``cache`` holds frames decoded before."""
+    cli = make_cli(args, "train")
+    if cache is not None and cli.datamodule.frames is not None:
+        cli.datamodule.frames = cache
+    run, trainer = Path(cli.config.run), cli.trainer
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        with replacing(run / "config.yaml") as half:
+            cli.parser.save(cli.config, half, skip_none=False, overwrite=True, multifile=False)
+    resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
+    if trainer.is_global_zero:
+        print(f"run: {run}")
+    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
+    if trainer.interrupted:
+        print(f"stopped; continue with: vidact train --config {run}/config.yaml --ckpt last", file=sys.stderr)
+        raise KeyboardInterrupt
+    if trainer.fast_dev_run:
+        return run
+    if trainer.is_global_zero:
+        merge_logs(run)
+    if not cli.datamodule.clips.split(cli.datamodule.test_split) and cli.datamodule.clips.split("val"):
+        print("the data has no test split: the validation split is scored")
+        cli.datamodule.test_split = "val"
+    score(cli, run, "best", command_line("train", args))
+    return run
+
+
+def test(args: Sequence[str]) -> Path:
+    """Score a trained network on the test split and write the report; gives the run folder."""
+    cli = make_cli(args, "test")
+    run = Path(cli.config.run)
+    score(cli, run, cli.config.ckpt or "best", command_line("test", args))
+    return run
+
+
+def score(cli: Any, run: Path, name: str, command: str) -> None:
+    """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder."""
+    from vidact.models.weights import load
+    from vidact.report import write_report
+
+    path = checkpoint_path(run, name)
+    trained = load(path)
+    classes = cli.datamodule.clips.classes
+    if trained.record["classes"] != classes:
+        differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
+        raise ValueError(
+            f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
+            f"{len(classes)}; they differ in {', '.join(differ[:5])}"
+        )
+    cli.model.network.load_state_dict(trained.state_dict())
+    started = time.perf_counter()
+    cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    if not cli.trainer.is_global_zero:
+        return
+    task, data = cli.model, cli.datamodule
+    figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
+    figures |= {
+        "videos": len(task.test_scores.ids),
+        "excluded": len(task.excluded),
+        "parameters": sum(p.numel() for p in task.network.parameters()),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    paths = {clip.id: str(clip.path) for clip in data.clips.clips}
+    scores = replace(task.test_scores, paths=[paths[id] for id in task.test_scores.ids])
+    scores.save(run / "scores.npz")
+    facts = {"views": data.views, "average": task.average, "checkpoint": str(path), "classes": len(classes)}
+    section = "test" if data.views == "1x1" else f"test {data.views}"
+    save_results(run, {section: figures | facts | {"unreadable": task.excluded}}, command)
+    page = write_report(run)
+    for key, value in figures.items():
+        print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
+    print(f"report: {page}")
+
+
+def merge_logs(run: Path) -> None:
+    """One metrics.csv from the logs of every session of the run; an epoch that ran again counts once, the last time."""
+    rows: dict[tuple[int, int], dict[str, str]] = {}
+    logs = sorted((run / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    for log in logs:
+        with log.open(newline="") as file:
+            new = [row for row in csv.DictReader(file) if row.get("epoch")]
+        if new:
+            first = min(int(row["epoch"]) for row in new)
+            rows = {key: row for key, row in rows.items() if key[0] < first}
+        for row in new:
+            key = int(row["epoch"]), int(row["step"])
+            rows.setdefault(key, {}).update({name: value for name, value in row.items() if value})
+    if rows:
+        names = list(dict.fromkeys(["epoch", "step", *(name for row in rows.values() for name in row)]))
+        with replacing(run / "metrics.csv") as half, half.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(rows.items()))
+
+
+def folds(args: Sequence[str]) -> Path:
+    """Cross-validate: each value of ``data.group`` is held out once; finished folds are kept when run again."""
+    from vidact.data import load_clips
+    from vidact.report import write_summary
+    from vidact.scores import load_scores, stack
+
+    parser = argparse.ArgumentParser(
+        prog="vidact folds", description=folds.__doc__, epilog="Further options are those of vidact train.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--config", required=True, help="a configuration whose data.group names the groups")
+    parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
+    parser.add_argument("--folds", help="comma-separated groups to hold out; default: every one")
+    asked, others = parser.parse_known_args(args)
+    config = find_config(asked.config)
+    out = asked.run or Path("runs") / f"{config.parent.name}-{config.stem}-folds"
+    base = ["--config", str(config), *others]
+    probe = make_cli([*base, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
+    data, cache = probe.datamodule, probe.datamodule.frames
+    if data.group is None:
+        raise ValueError("folds needs data.group: a pattern whose group names what is held out, such as the person")
+    clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
+    names = asked.folds.split(",") if asked.folds else clips.groups()
+    if unknown := sorted(set(names) - set(clips.groups())):
+        raise ValueError(f"no group {', '.join(unknown)}; {data.root} has {', '.join(clips.groups())}")
+    rows = []
+    for name in names:
+        run, started = out / name, time.perf_counter()
+        if not (run / "results.json").exists():
+            print(f"\nfold {name}: {names.index(name) + 1} of {len(names)}")
+            resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
+            train([*base, "--run", str(run), f"--data.held_out={name}", *resume], cache)
+        result = load_results(run)["test"]
+        rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
+        if (seconds := time.perf_counter() - started) > 1:
+            rows[-1]["minutes"] = round(seconds / 60, 1)
+    pooled = stack([load_scores(out / name / "scores.npz") for name in names])
+    top1 = np.array([row["top1"] for row in rows])
+    errors = int((pooled.values.argmax(1) != pooled.labels).sum())
+    figures = {
+        "mean_top1": float(top1.mean()), "std_top1": float(top1.std()), "min_top1": float(top1.min()),
+        "max_top1": float(top1.max()), "errors": errors, "videos": len(pooled.ids), "folds": len(names),
+    }  # fmt: skip
+    pooled.save(out / "scores.npz")
+    save_results(out, figures | {"rows": rows}, command_line("folds", args))
+    page = write_summary(out, f"{config.parent.name}: {config.stem}, one group held out", rows, pooled=pooled)
+    for row in rows:
+        print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos")
+    print(
+        f"{'mean':>16}  top-1 {figures['mean_top1']:.4f} ± {figures['std_top1']:.4f}, from {figures['min_top1']:.3f} "
+        f"to {figures['max_top1']:.3f}; {errors} errors of {len(pooled.ids)}\nreport: {page}"
+    )
+    return out
+
+
+# ---- the other commands
+
+
+def predict(args: Sequence[str]) -> None:
+    """Name the actions of one file or of every video in a folder."""
+    from vidact.predict import main as predict_main
+
+    if status := predict_main(args):
+        raise SystemExit(status)
+
+
+def fuse(args: Sequence[str]) -> None:
+    """Join score files by video id."""
+    from jsonargparse import auto_cli
+
+    from vidact.scores import fuse_files
+
+    auto_cli(fuse_files, args=list(args), as_positional=True, prog="vidact fuse")
+
+
+def report(args: Sequence[str]) -> None:
+    """Draw the plots and the page of a run folder again."""
+    from jsonargparse import auto_cli
+
+    from vidact.report import write_report
+
+    print(auto_cli(write_report, args=list(args), as_positional=True, prog="vidact report"))
+
+
+def doctor(args: Sequence[str]) -> None:
+    """Say what is installed and what works."""
+    from jsonargparse import auto_cli
+
+    from vidact.doctor import doctor as examine
+
+    auto_cli(examine, args=list(args), as_positional=False, prog="vidact doctor")
+
+
+def demo(args: Sequence[str]) -> None:
+    """Make videos, train three networks on them, score them and write a page."""
+    from jsonargparse import auto_cli
+
+    from vidact.demo import demo as run_demo
+
+    auto_cli(run_demo, args=list(args), as_positional=False, prog="vidact demo")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "train": train,
+    "test": test,
+    "folds": folds,
+    "predict": predict,
+    "fuse": fuse,
+    "report": report,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+
+def command_line(command: str, args: Sequence[str]) -> str:
+    """What was asked, for results.json."""
+    return shlex.join(["vidact", command, *args])
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command. An error that the user can mend is one line and exit status 2, not a traceback."""
+    args = sys.argv[1:] if args is None else list(args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    if args[0] in ("--version", "-V"):
+        print(f"vidact {__version__}")
+        return
+    if args[0] not in COMMANDS:
+        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        print(f"vidact: no command {args[0]!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    quiet()
+    try:
+        COMMANDS[args[0]](args[1:])
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if os.environ.get("VIDACT_TRACEBACK"):
+            raise
+        print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def quiet() -> None:
+    """Leave out warnings of other packages that a user can do nothing about."""
+    import logging
+
+    for words in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
+                  ".*number of training batches.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*",
+                  ".*Checkpoint directory.*exists and is not empty.*", ".*on_epoch=True.*sync_dist.*"):  # fmt: skip
+        warnings.filterwarnings("ignore", message=words)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

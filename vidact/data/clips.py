@@ -1,0 +1,391 @@
+"""Clips of videos, sampled and transformed: the data set and the Lightning data module.
+
+Everything random about a sample follows from (seed, epoch, index), so the number of workers changes nothing and a
+resumed run sees the batches that it would have seen.
+
+Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vidact.batch import ClipBatch, ClipInput
+from vidact.data.annotations import Clip, ClipList, load_clips
+from vidact.video.decode import VideoError, open_video
+from vidact.video.frames import Frames
+from vidact.video.sample import ClipSampler, expand
+from vidact.video.transform import Augment, ClipTransform, test_transform, train_transform
+
+
+@dataclass
+class Sample:
+    """One video's views (V, T, C, H, W) and its target; ``error`` instead of pixels where the video was unreadable."""
+
+    id: str
+    clips: Tensor | None
+    target: Tensor | None
+    error: str = ""
+
+
+class FrameCache:
+    """Decoded videos kept in memory, for data sets that are small and read many times.
+
+    It is filled by the process that makes it, before loader workers start, so the workers share its pages.
+    """
+
+    def __init__(self, decoder: str = "pyav") -> None:
+        self.decoder = decoder
+        self.frames: dict[Path, Frames | VideoError] = {}
+
+    def fill(self, paths: Sequence[Path]) -> None:
+        """Decode ``paths`` whole; an unreadable one is remembered and raises when it is asked for.
+
+        Raises MemoryError, before decoding on, once the videos need more than half of the machine's memory.
+        """
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        for path in dict.fromkeys(paths):
+            if path not in self.frames:
+                try:
+                    with open_video(path, self.decoder) as video:
+                        self.frames[path] = video.frames_at(range(len(video)))
+                except VideoError as error:
+                    self.frames[path] = error
+                if self.num_bytes > limit:
+                    raise MemoryError(
+                        f"cache='memory' holds {self.num_bytes / 2**30:.1f} GiB after {len(self.frames)} of {len(paths)} "
+                        f"videos, more than half of this machine's memory; use cache='none'"
+                    )
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(frames.images.nbytes for frames in self.frames.values() if isinstance(frames, Frames))
+
+    def open(self, path: Path) -> CachedVideo:
+        frames = self.frames[path]
+        if isinstance(frames, VideoError):
+            raise frames
+        return CachedVideo(frames)
+
+
+class CachedVideo:
+    """A decoded video with the part of the reader's face that the data set uses."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames, self.times_s = frames, frames.times_s
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray) -> Frames:
+        chosen = np.asarray(indices)
+        return Frames(self.frames.images[torch.from_numpy(chosen)], self.times_s[chosen])
+
+    def __enter__(self) -> CachedVideo:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class ClipDataset(Dataset[Sample]):
+    """Videos with their labels; item ``(epoch, index)`` is what the video looks like in that epoch.
+
+    Args:
+        clips: the videos, see ``vidact.data.load_clips``.
+        num_classes: K, the width of a multi-label target.
+        sampler: which frames; called with a generator in training, without one otherwise.
+        transform: pixels to normalised views, see ``vidact.video.transform``.
+        input: what the network takes; it says how many consecutive frames stand behind one sampled index.
+        training: random sampling seeded by (seed, epoch, index); otherwise deterministic.
+        num_clips: temporal views per video; training takes one.
+        skip_unreadable: give a Sample that carries the error instead of raising it.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        num_classes: int,
+        sampler: ClipSampler,
+        transform: ClipTransform,
+        input: ClipInput,
+        *,
+        multi_label: bool = False,
+        training: bool = False,
+        num_clips: int = 1,
+        seed: int = 0,
+        decoder: str = "pyav",
+        skip_unreadable: bool = False,
+        cache: FrameCache | None = None,
+    ) -> None:
+        self.clips, self.num_classes, self.multi_label = list(clips), num_classes, multi_label
+        self.sampler, self.transform, self.input = sampler, transform, input
+        self.training, self.num_clips, self.seed = training, num_clips, seed
+        self.decoder, self.skip_unreadable, self.cache = decoder, skip_unreadable, cache
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        clip = self.clips[index]
+        generator = np.random.default_rng([self.seed, epoch, index]) if self.training else None
+        try:
+            images = self.read(clip, generator)                                # (V, T', 3, H, W)
+        except VideoError as error:
+            if not self.skip_unreadable:
+                raise
+            return Sample(clip.id, None, None, str(error))
+        target = self.target(clip)
+        with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
+            if generator is not None:
+                torch.manual_seed(int(generator.integers(2**62)))
+            views = []
+            for view in images:
+                view, target = self.transform(view, target)
+                views.append(view)
+        return Sample(clip.id, torch.cat(views), target)
+
+    def read(self, clip: Clip, generator: np.random.Generator | None) -> Tensor:
+        """The sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8."""
+        with self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder) as video:
+            first, count = frame_range(clip, video.times_s)
+            indices = self.sampler(count, generator, num_clips=1 if self.training else self.num_clips)
+            length = max(self.input.images_per_frame, self.input.flow_fields + 1)
+            chosen = np.stack([expand(view, length, count) for view in indices])
+            images = video.frames_at(chosen.ravel() + first).images
+        return images.unflatten(0, chosen.shape)
+
+    def target(self, clip: Clip) -> Tensor:
+        """A class index, or (K,) 0/1 for multi-label data."""
+        if not self.multi_label:
+            return torch.tensor(clip.label)
+        target = torch.zeros(self.num_classes)
+        target[list(clip.label) if isinstance(clip.label, tuple) else [clip.label]] = 1
+        return target
+
+
+def frame_range(clip: Clip, times_s: np.ndarray) -> tuple[int, int]:
+    """First frame and number of frames of ``clip``; its seconds count from the video's first frame."""
+    if clip.start_s is None and clip.end_s is None:
+        return 0, len(times_s)
+    seconds = times_s - times_s[0]
+    start_s = 0.0 if clip.start_s is None else clip.start_s
+    end_s = np.inf if clip.end_s is None else clip.end_s
+    inside = np.flatnonzero((seconds >= start_s) & (seconds < end_s))
+    if len(inside) == 0:
+        raise VideoError(
+            f"{clip.path}: no frame lies between {start_s} s and {end_s} s; "
+            f"the video has {len(times_s)} frames and its last one starts at {seconds[-1]:.2f} s. Correct the times."
+        )
+    return int(inside[0]), len(inside)
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Keys ``(epoch, index)`` for one process of several; the order depends on the seed and the epoch only.
+
+    Every process gets equally many keys, the last ones repeated where the data does not divide: a process that
+    runs out first would leave the others waiting. Scores are joined by id afterwards, so a repeat counts once.
+    """
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.length, self.shuffle, self.seed = length, shuffle, seed
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        order = np.resize(order, len(self) * self.world_size)                  # repeats from the start
+        return ((self.epoch, int(index)) for index in order[self.rank :: self.world_size])
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world_size)
+
+
+def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch:
+    """Stack readable samples; the others are named in ``skipped``. A batch may have no readable one: B is then 0."""
+    skipped = {sample.id: sample.error for sample in samples if sample.clips is None}
+    kept = [(sample.id, sample.clips, sample.target) for sample in samples if sample.clips is not None]
+    if not kept:
+        nothing = torch.zeros(0, 1, input.frames or 1, input.channels, input.size, input.size)
+        return ClipBatch(nothing, torch.zeros(0, dtype=torch.long), [], skipped)
+    ids, clips, targets = zip(*kept, strict=True)
+    return ClipBatch(torch.stack(clips), torch.stack(targets), list(ids), skipped)
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """``"10x3"`` is ten clips over time with three crops each."""
+    match = re.fullmatch(r"(\d+)x(\d+)", views)
+    if not match or int(match[1]) < 1:
+        raise ValueError(f"views is {views!r}; write clips x crops, such as 1x1, 2x3 or 10x3")
+    return int(match[1]), int(match[2])
+
+
+class ClipData(pl.LightningDataModule):
+    """Clips for training, validation and test, from ``clips.csv`` or a plain folder of class folders.
+
+    Args:
+        root: folder with clips.csv, or with one folder per class.
+        sampler: which frames of a video make a clip.
+        augment: what training does to pixels.
+        batch_size: videos in a batch, on each device.
+        views: clips x crops of one video at test, such as 1x1 or 10x3; validation during training takes 1x1.
+        group: a regular expression with one group, searched in each path; clips for which it gives the same text
+            (one person, one source video) never stand on both sides of a split.
+        held_out: a value of the group; its clips are the test split and all others train ("leave one subject out").
+        fractions: share of the groups (or files) that go to training, validation and test where the data does not say.
+        unreadable: what training does with a video that cannot be read: skip it by name, or raise.
+        max_unreadable: share of the training videos that may be skipped before training stops.
+        test_unreadable: the same for validation and test; a skipped video is excluded and counted, never replaced.
+        num_workers: loader processes on each device; None is one per core up to 8.
+        decoder: pyav, decord, opencv or torchcodec.
+        cache: "memory" decodes each video once and keeps its frames.
+        seed: of the split, the order and every random draw.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        sampler: ClipSampler,
+        augment: Augment = Augment(),  # noqa: B008  (a frozen value)
+        batch_size: int = 16,
+        views: str = "1x1",
+        group: str | None = None,
+        held_out: str | None = None,
+        fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+        unreadable: Literal["skip", "raise"] = "skip",
+        max_unreadable: float = 0.05,
+        test_unreadable: Literal["raise", "skip"] = "raise",
+        num_workers: int | None = None,
+        decoder: str = "pyav",
+        cache: Literal["none", "memory"] = "none",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; a batch needs at least one video")
+        self.root, self.sampler, self.augment = Path(root), sampler, augment
+        self.batch_size, self.views = batch_size, views
+        self.group, self.held_out, self.fractions = group, held_out, fractions
+        self.unreadable, self.test_unreadable, self.max_unreadable = unreadable, test_unreadable, max_unreadable
+        self.num_workers, self.decoder, self.seed = num_workers, decoder, seed
+        self.frames = FrameCache(decoder) if cache == "memory" else None
+        self.num_clips, self.crops = parse_views(views)
+        self.sets: dict[str, ClipDataset] = {}
+        self._clips: ClipList | None = None
+
+    @property
+    def clips(self) -> ClipList:
+        """The annotations, read once."""
+        if self._clips is None:
+            self._clips = load_clips(
+                self.root, group=self.group, held_out=self.held_out, fractions=self.fractions, seed=self.seed
+            )
+        return self._clips
+
+    def setup(self, stage: str) -> None:
+        """Make the splits' data sets for the network that the Trainer holds."""
+        if self.trainer is None:
+            raise RuntimeError("ClipData asks the Trainer's network what it takes; pass both to Trainer.fit or .test")
+        self.prepare(self.trainer.lightning_module.network.input)
+        for note in self.clips.notes if self.trainer.is_global_zero else ():
+            print(f"{self.root}: {note}")
+
+    def prepare(self, input: ClipInput) -> None:
+        """Make the splits' data sets for a network that takes ``input``."""
+        self.input = input
+        length = max(input.images_per_frame, input.flow_fields + 1)
+        num_frames = self.sampler(1000).shape[1]
+        if input.frames not in (None, num_frames):
+            raise ValueError(
+                f"data.sampler picks {num_frames} frames a clip but the network's weights are made for {input.frames}; "
+                f"give both the same number"
+            )
+        if hasattr(self.sampler, "segment_length") and self.sampler.segment_length < length:
+            self.sampler.segment_length = length  # the network says how many consecutive frames stand behind an index
+        clips = self.clips
+        self.class_weights = clips.class_weights()
+        train = train_transform(input, self.augment, clips.classes)
+        if self.trainer is None or self.trainer.is_global_zero:
+            if description := getattr(train, "describe", lambda: "")():
+                print(description)
+        test = partial(self._dataset, training=False, skip_unreadable=self.test_unreadable == "skip")
+        self.sets = {
+            "train": self._dataset("train", train, training=True, skip_unreadable=self.unreadable == "skip"),
+            "val": test("val", test_transform(input, crops=1)),
+            "test": test("test", test_transform(input, crops=self.crops), num_clips=self.num_clips),
+        }
+        if self.frames is not None:
+            self.frames.fill([clip.path for clip in clips.clips])
+
+    def _dataset(self, split: str, transform: ClipTransform, **options: bool | int) -> ClipDataset:
+        return ClipDataset(
+            self.clips.split(split),
+            len(self.clips.classes),
+            self.sampler,
+            transform,
+            self.input,
+            multi_label=self.clips.multi_label,
+            seed=self.seed,
+            decoder=self.decoder,
+            cache=self.frames,
+            **options,  # type: ignore[arg-type]
+        )
+
+    def loader(self, split: str) -> DataLoader[Sample]:
+        """Batches of ``split`` for this process; the training order is shuffled."""
+        dataset = self.sets[split]
+        if len(dataset) == 0:
+            raise ValueError(
+                f"{self.root} has no clip in the split {split!r} "
+                f"({', '.join(f'{name}: {len(part)}' for name, part in self.sets.items())}); "
+                f"name the split in clips.csv, or change data.fractions"
+            )
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        workers = min(8, os.cpu_count() or 1) if self.num_workers is None else self.num_workers
+        return DataLoader(
+            dataset,
+            self.batch_size,
+            sampler=EpochSampler(
+                len(dataset), shuffle=split == "train", seed=self.seed, rank=rank, world_size=world_size
+            ),
+            num_workers=workers,
+            collate_fn=partial(collate, input=self.input),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=one_thread,
+        )
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[Sample] | list:
+        return self.loader("val") if len(self.sets["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        return self.loader("test")
+
+
+def one_thread(worker: int) -> None:
+    """Loader processes are the parallelism; threads inside each of them would only fight for the same cores."""
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,124 @@
+"""Accuracy of clip recognition: top-k, mean class accuracy, confusion, and average precision for multi-label clips.
+
+Where scores tie, the class with the lower index comes first, as in ``argmax``: the same scores always give the same
+figure, and a network that scores all classes alike has said class 0. A NaN score raises: it has no rank.
+
+Shapes: N videos, K classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
+    """Share of videos whose true class is among the ``k`` best of ``scores`` (N, K); ``labels`` (N,) are indices.
+
+    ``k`` is capped at K: top-5 of two classes is 1, since no answer can miss.
+    """
+    if k < 1:
+        raise ValueError(f"top-{k} has no meaning; k starts at 1")
+    values, truth = _checked(scores, labels)
+    own = np.take_along_axis(values, truth[:, None], axis=1)                   # (N, 1)
+    earlier = np.arange(values.shape[1]) < truth[:, None]                      # (N, K)
+    rank = ((values > own) | ((values == own) & earlier)).sum(1)               # classes ahead of the true one
+    return float((rank < k).mean())
+
+
+def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over the classes that occur in ``labels`` of each one's accuracy; a rare class weighs as much as any.
+
+    The test scripts of TSN and TSM print this figure beside top-1; the two differ where classes differ in size.
+    """
+    return float(np.nanmean(per_class_accuracy(scores, labels)))
+
+
+def per_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """Share of each class's videos that are recognised, (K,); NaN for a class with no video."""
+    values, truth = _checked(scores, labels)
+    counts = confusion_matrix(values, truth)
+    videos = counts.sum(1)
+    return np.divide(counts.diagonal(), videos, out=np.full(len(videos), np.nan), where=videos > 0)
+
+
+def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, num_classes: int | None = None) -> np.ndarray:
+    """How often the truth i was called j: counts (K, K), rows are the truth.
+
+    ``predictions`` are class indices (N,), which need ``num_classes``, or scores (N, K), of which the best one counts.
+    """
+    predicted = np.asarray(predictions)
+    if predicted.ndim == 2:
+        if num_classes not in (None, predicted.shape[1]):
+            raise ValueError(f"scores of {predicted.shape[1]} classes cannot fill a matrix of {num_classes} classes")
+        num_classes = predicted.shape[1]
+        predicted = _checked(predicted, labels)[0].argmax(1)
+    if num_classes is None:
+        raise ValueError("predictions are class indices, so num_classes must say how many classes there are")
+    predicted = _indices(predicted, num_classes, "prediction")
+    truth = _indices(labels, num_classes, "label")
+    if len(predicted) != len(truth):
+        raise ValueError(f"{len(predicted)} predictions cannot be compared with {len(truth)} labels")
+    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def average_precision(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
+    """Area under each class's precision-recall steps, (K,); ``targets`` (N, K) are 0/1. NaN without a positive.
+
+    Videos of equal score enter together, so their order cannot matter.
+    """
+    values, truth = _score_array(scores), np.asarray(targets)
+    if truth.shape != values.shape:
+        raise ValueError(f"targets have the shape {truth.shape} and scores {values.shape}; both must be (N, K)")
+    if not np.isin(truth, (0, 1)).all():
+        raise ValueError(f"targets must be 0 or 1; the first other value is {truth[~np.isin(truth, (0, 1))][0]}")
+    result = np.full(values.shape[1], np.nan)
+    for column in np.flatnonzero(truth.any(0)):
+        order = np.argsort(-values[:, column], kind="stable")
+        score, positive = values[order, column], truth[order, column].astype(bool)
+        last = np.append(score[1:] != score[:-1], True)                        # the last video of each tie
+        hits, ranks = positive.cumsum()[last], (np.flatnonzero(last) + 1)
+        result[column] = (np.diff(hits, prepend=0) * hits / ranks).sum() / hits[-1]
+    return result
+
+
+def mean_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
+    """Mean of ``average_precision`` over the classes that have a positive; NaN where none has."""
+    per_class = average_precision(scores, targets)
+    found = ~np.isnan(per_class)
+    return float(per_class[found].mean()) if found.any() else float("nan")
+
+
+def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    values = _score_array(scores)
+    truth = _indices(labels, values.shape[1], "label")
+    if len(values) != len(truth):
+        raise ValueError(f"{len(values)} rows of scores cannot be compared with {len(truth)} labels")
+    return values, truth
+
+
+def _score_array(scores: ArrayLike) -> np.ndarray:
+    values = np.asarray(scores)
+    if values.ndim != 2:
+        raise ValueError(f"scores have the shape {values.shape}; they must be (videos, classes)")
+    if values.size == 0:
+        raise ValueError(f"scores have the shape {values.shape}; there is nothing to measure")
+    broken = np.isnan(values).any(1)
+    if broken.any():
+        raise ValueError(
+            f"{broken.sum()} of {len(values)} videos have NaN scores, the first in row {broken.argmax()}; "
+            f"NaN has no rank. Did training diverge?"
+        )
+    return values
+
+
+def _indices(given: ArrayLike, num_classes: int, what: str) -> np.ndarray:
+    indices = np.asarray(given)
+    if indices.ndim != 1:
+        raise ValueError(f"{what}s have the shape {indices.shape}; they must be class indices of shape (videos,)")
+    whole = indices.astype(np.int64)
+    wrong = (whole != indices) | (whole < 0) | (whole >= num_classes)
+    if wrong.any():
+        row = wrong.argmax()
+        raise ValueError(f"{what} {indices[row]} in row {row} is not a class: 0…{num_classes - 1} are")
+    return whole

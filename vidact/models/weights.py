@@ -1,0 +1,417 @@
+"""Weights on disk: a file names the function that builds its network, so opening it needs nothing else.
+
+A vidact file is a ``.safetensors`` file whose metadata hold one JSON record, or a Lightning ``.ckpt`` with the same
+record under ``"vidact"`` and the network's tensors under ``"network."``. The record says::
+
+    {"format": 1, "recipe": {"builder": "vidact.models.tsn_resnet18", "arguments": {…}}, "input": {…}, "classes": […], …}
+
+Weights published elsewhere come in through ``from_reference`` and its tables: old name → new name.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import os
+import pickle
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from vidact.batch import ClipInput
+
+FORMAT = 1
+
+# Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → module:function.
+# The module is imported when its word is asked for.
+REFERENCES = {
+    "bn_inception": "vidact.models.bn_inception:from_bn_inception",
+    "tsn": "vidact.models.tsn:from_tsn",
+    "mmaction2_tsn": "vidact.models.tsn:from_mmaction2_tsn",
+    "tsm": "vidact.models.tsm:from_tsm",
+    "mmaction2_tsm": "vidact.models.tsm:from_mmaction2_tsm",
+    "trn_relation_single": "vidact.models.trn_relation:from_trn_relation_single",
+    "trn_relation_multi": "vidact.models.trn_relation:from_trn_relation_multi",
+}
+
+Rules = Sequence[tuple[str, str | None]]
+Arguments = ParamSpec("Arguments")
+Network = TypeVar("Network", bound=nn.Module)
+
+
+# ---------------------------------------------------------------------------------------------- recipes
+
+
+def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Network]:
+    """Mark a function that builds a network, and let every network it returns carry its recipe.
+
+    ``network.recipe`` holds the function's import path and all its arguments, defaults included, as plain data; when
+    one builder calls another, the outer one's recipe stays. An argument called ``weights`` (or ``…_weights``) is where
+    training starts from and never needed again: ``load`` passes None. Given a vidact file as ``weights``, the network
+    is built without weights and ``initialise_from`` fits the file onto the whole of it.
+    """
+    if "<" in function.__qualname__ or "." in function.__qualname__:
+        raise ValueError(f"{function.__qualname__} cannot be a builder: a recipe can name module-level functions only")
+    signature = inspect.signature(function)
+    # Our own networks are named as the user writes them, so that a model may move to another file.
+    module = "vidact.models" if function.__module__.startswith("vidact.models.") else function.__module__
+
+    @functools.wraps(function)
+    def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Network:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        recipe = {
+            "builder": f"{module}.{function.__name__}",
+            "arguments": {
+                name: _plain(value, f"{function.__name__}({name}=…)") for name, value in bound.arguments.items()
+            },
+        }
+        start = bound.arguments.get("weights")
+        if isinstance(start, str) and is_vidact_file(start):
+            bound.arguments["weights"] = None
+            network = function(*bound.args, **bound.kwargs)
+            initialise_from(network, start)
+        else:
+            network = function(*bound.args, **bound.kwargs)
+        network.recipe = recipe  # type: ignore[assignment]
+        return network
+
+    build.is_builder = True  # type: ignore[attr-defined]
+    return build
+
+
+def _plain(value: Any, name: str) -> Any:
+    """The value as JSON gives it back; anything JSON cannot hold is refused."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} is {value!r}, which a recipe cannot hold; use numbers, text, lists and None"
+        ) from error
+
+
+def build_from_recipe(recipe: Mapping[str, Any], trust: Iterable[str] = ()) -> nn.Module:
+    """The network of a recipe, with random weights.
+
+    Builders inside vidact are known to be safe; those of another package run only when ``trust`` names the package.
+    """
+    path = str(recipe.get("builder", ""))
+    packages = ("vidact", *([trust] if isinstance(trust, str) else trust))
+    if not any(path.startswith(f"{package}.") for package in packages):
+        package = path.partition(".")[0]
+        raise ValueError(
+            f"the builder {path!r} is outside vidact, and opening the file would run its code. "
+            f"If you trust it, pass trust=({package!r},)"
+        )
+    module_name, _, name = path.rpartition(".")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"there is no builder {path!r} ({error}); a newer or older vidact may have written it"
+        ) from error
+    if not getattr(function, "is_builder", False):
+        raise ValueError(
+            f"{path!r} is not a builder; functions that build networks carry @vidact.models.weights.builder"
+        )
+    arguments = dict(recipe.get("arguments", {}))
+    known = inspect.signature(function).parameters
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ValueError(f"{path} has no argument {', '.join(unknown)}; it takes {', '.join(known)}")
+    for argument in known:
+        if argument == "weights" or argument.endswith("_weights"):
+            arguments[argument] = None
+    return function(**arguments)
+
+
+# ---------------------------------------------------------------------------------------------- vidact files
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """The part of a record that the network knows itself: format, recipe and input."""
+    recipe = getattr(network, "recipe", None)
+    if recipe is None:
+        raise ValueError(
+            f"{type(network).__name__} has no recipe, so a file could not say how to build it again; "
+            "build it with a size function, or mark your own with @vidact.models.weights.builder"
+        )
+    record: dict[str, Any] = {"format": FORMAT, "recipe": recipe}
+    clip_input = getattr(network, "input", None)
+    if isinstance(clip_input, ClipInput):
+        record["input"] = clip_input.as_dict()
+    return record
+
+
+def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
+    """Write the network to a ``.safetensors`` file that ``load`` opens.
+
+    Args:
+        path: the file; its folder is made, and an existing file is replaced only once the new one is complete.
+        record: what the network does not know: classes, sampling, multi_label, … as plain data. By default the record
+            of a network that ``load`` returned.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path.name}: networks are saved as .safetensors; choose a name that ends so")
+    extra = record if record is not None else getattr(network, "record", {})
+    text = json.dumps(_plain({**extra, **describe(network)}, "the record"))
+    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        unfinished.write_bytes(safetensors.torch.save(tensors, metadata={"vidact": text}))
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
+    """Open a trained network: a ``.safetensors`` file that vidact wrote, or a Lightning ``.ckpt`` of a vidact run.
+
+    Args:
+        trust: packages outside vidact whose builders may run.
+
+    Returns:
+        The network in evaluation mode, on the CPU; ``network.record`` holds its classes, input and sampling.
+    """
+    state_dict, record = read(path)
+    if record is None:
+        raise ValueError(
+            f"{path} holds weights but no vidact record, so it does not say which network they belong to. "
+            "Convert published weights with tools/convert.py, or pass a backbone's file as weights= of a size function"
+        )
+    if record.get("format", 0) > FORMAT:
+        raise ValueError(f"{path} has format {record['format']}; this vidact reads up to {FORMAT}: install a newer one")
+    if "recipe" not in record:
+        raise ValueError(f"{path}: its record has no recipe, so the network cannot be built")
+    try:
+        network = build_from_recipe(record["recipe"], trust)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    load_strictly(network, state_dict, source=str(path))
+    if "input" in record:
+        network.input = ClipInput(**record["input"])  # type: ignore[assignment]
+    network.record = record  # type: ignore[assignment]
+    return network.eval()
+
+
+def is_vidact_file(path: str | Path) -> bool:
+    """Whether ``path`` is a file with a vidact record; a name that is no file is simply not one."""
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".ckpt") or not path.is_file():
+        return False
+    return _read_record(path) is not None if path.suffix == ".safetensors" else read(path)[1] is not None
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+    return json.loads(metadata["vidact"]) if "vidact" in metadata else None
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """The tensors of a weight file, and its record where vidact wrote it.
+
+    Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
+    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; name the file in it, for instance {path / 'checkpoints/best.ckpt'}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix == ".safetensors":
+        record = _read_record(path)
+        return safetensors.torch.load_file(path), record
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read as weights ({reason}). Is it complete, and a PyTorch file?") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
+    record = content.get("vidact")
+    tensors: Any = content
+    for key in ("state_dict", "model_state", "model"):
+        if isinstance(content.get(key), Mapping):
+            tensors = content[key]
+            break
+    if record is not None:  # a Lightning checkpoint: the module around the network has tensors of its own
+        tensors = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+    state_dict = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
+    if not state_dict:
+        raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:8])) or 'none'}")
+    return state_dict, record
+
+
+# Research code saves its best accuracy as a numpy number beside the tensors (under numpy 1 and 2's module names).
+_NUMPY_SCALARS: list[Any] = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+]
+
+
+# ---------------------------------------------------------------------------------------------- fitting tensors
+
+
+def rename(state_dict: Mapping[str, Any], rules: Rules) -> dict[str, tuple[str, Tensor]]:
+    """New name → (old name, tensor), by an ordered table of (regular expression, replacement).
+
+    Every rule is searched in the name the rules before it left; None drops the tensor on purpose. A leading
+    ``module.`` (DataParallel) always goes.
+    """
+    renamed: dict[str, tuple[str, Tensor]] = {}
+    for old, value in state_dict.items():
+        new: str | None = old.removeprefix("module.")
+        for pattern, replacement in rules:
+            if replacement is None:
+                if re.search(pattern, new):  # type: ignore[arg-type]
+                    new = None
+                    break
+            else:
+                new = re.sub(pattern, replacement, new)  # type: ignore[arg-type]
+        if new is None:
+            continue
+        if new in renamed:
+            raise ValueError(f"{old} and {renamed[new][0]} both become {new}; the file mixes two layouts")
+        renamed[new] = (old, torch.as_tensor(value))
+    return renamed
+
+
+def load_strictly(
+    network: nn.Module, state_dict: Mapping[str, Any], rules: Rules = (), optional: str = "", source: str = "the file"
+) -> None:
+    """Copy tensors into the network, every one of both sides: a tensor left over, absent or of another shape is an error.
+
+    Args:
+        rules: see ``rename``.
+        optional: regular expression for tensors of the network that may be absent (tables it computes itself).
+            ``num_batches_tracked`` always may: files older than PyTorch 0.4.1 lack it.
+    """
+    renamed = rename(state_dict, rules)
+    targets = network.state_dict()
+    unknown = [old for new, (old, _) in renamed.items() if new not in targets]
+    missing = [key for key in targets if key not in renamed and not _may_be_absent(key, optional)]
+    wrong = [
+        f"{old} {_shape(value)} for {_shape(targets[new])}"
+        for new, (old, value) in renamed.items()
+        if new in targets and value.shape != targets[new].shape
+    ]
+    complaints = [
+        f"{len(keys)} {what}: {_list(keys)}"
+        for what, keys in (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong))
+        if keys
+    ]
+    if complaints:
+        raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(complaints)}")
+    network.load_state_dict({new: value for new, (_, value) in renamed.items()}, strict=False)
+
+
+def load_weights(module: nn.Module, path: str | Path, ignore: str = "", rules: Rules = ()) -> None:
+    """Load a backbone's local weight file (half precision becomes the module's own).
+
+    Args:
+        ignore: regular expression for tensors that are not wanted, by name: the ImageNet classifier.
+    """
+    state_dict, _ = read(path)
+    dropped: Rules = [(ignore, None)] if ignore else []
+    load_strictly(module, state_dict, [*dropped, *rules], source=str(path))
+
+
+@dataclass
+class Fit:
+    """Which tensors of a network a file filled, which stayed as they were, and which of the file went unused."""
+
+    loaded: list[str]
+    reinitialised: list[str]
+    unused: list[str]
+
+
+def initialise_from(network: nn.Module, path: str | Path) -> Fit:
+    """Fine-tuning: take every tensor whose name and shape fit, and print what did not.
+
+    >>> fit = initialise_from(tsn_resnet18(num_classes=10, weights=None), "kinetics.safetensors")  # doctest: +SKIP
+    kinetics.safetensors: 120 tensors taken; re-initialised: fc.weight (10, 512), the file has (400, 512), …
+    """
+    state_dict, _ = read(path)
+    targets = network.state_dict()
+    fitting = {key: value for key, value in state_dict.items() if key in targets and value.shape == targets[key].shape}
+    if not any(value.is_floating_point() and value.ndim for value in fitting.values()):
+        raise ValueError(
+            f"no tensor of {path} fits {type(network).__name__} by name and shape: "
+            f"the file has {_list(list(state_dict), 3)}; the network has {_list(list(targets), 3)}"
+        )
+    network.load_state_dict(fitting, strict=False)
+    fit = Fit(
+        loaded=list(fitting),
+        reinitialised=[key for key in targets if key not in fitting and not _may_be_absent(key)],
+        unused=[key for key in state_dict if key not in targets],
+    )
+    fresh = [
+        f"{key} {_shape(targets[key])}" + (f", the file has {_shape(state_dict[key])}" if key in state_dict else "")
+        for key in fit.reinitialised
+    ]
+    print(
+        f"{path}: {len(fit.loaded)} tensors taken; re-initialised: {_list(fresh) or 'none'}; "
+        f"unused: {_list(fit.unused) or 'none'}"
+    )
+    return fit
+
+
+def _may_be_absent(key: str, optional: str = "") -> bool:
+    return key.endswith("num_batches_tracked") or bool(optional and re.search(optional, key))
+
+
+def _list(keys: Sequence[str], most: int = 12) -> str:
+    more = [f"… and {len(keys) - most} more"] if len(keys) > most else []
+    return ", ".join([*keys[:most], *more])
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+# ---------------------------------------------------------------------------------------------- published layouts
+
+
+def from_reference(origin: str, state_dict: Mapping[str, Any], **hyperparameters: Any) -> nn.Module:
+    """A network with published weights, in evaluation mode.
+
+    Args:
+        origin: the layout of the names, one of ``REFERENCES``.
+        state_dict: the published file's tensors (torch or numpy); ``module.`` in front of a name is stripped.
+        hyperparameters: what the names do not tell: num_classes, backbone, …
+    """
+    if origin not in REFERENCES:
+        raise ValueError(f"origin {origin!r} is unknown; the layouts are {', '.join(sorted(REFERENCES))}")
+    module, _, name = REFERENCES[origin].partition(":")
+    function = getattr(importlib.import_module(module), name)
+    try:
+        bound = inspect.signature(function).bind(state_dict, **hyperparameters)
+    except TypeError as error:
+        expected = ", ".join(list(inspect.signature(function).parameters)[1:])
+        raise ValueError(f"from_reference({origin!r}): {error}; its hyperparameters are {expected}") from error
+    return function(*bound.args, **bound.kwargs).eval()

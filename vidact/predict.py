@@ -1,0 +1,197 @@
+"""What happens in a file or in every video of a folder, by a trained clip network."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vidact.files import replacing
+from vidact.models.weights import load
+from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
+from vidact.video.sample import ClipSampler, expand, sampler_from_record
+from vidact.video.transform import ClipTransform, from_record, parse_views
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The best labels of one video.
+
+    ``labels`` pairs each name with a score in 0…1, best first: softmax, or one sigmoid a class for multi-label networks.
+    ``start_s`` and ``end_s`` are the times of the first and last frame that was looked at, ``took_s`` how long reading
+    and computing took. ``error`` says why a video of a folder could not be read; ``labels`` is then empty.
+    """
+
+    path: str
+    labels: list[tuple[str, float]] = field(default_factory=list)
+    start_s: float = 0.0
+    end_s: float = 0.0
+    took_s: float = 0.0
+    error: str = ""
+
+
+def predict(
+    path: str | Path,
+    checkpoint: str | Path,
+    *,
+    top: int = 5,
+    views: str = "1x1",
+    device: str | None = None,
+    decoder: str = "pyav",
+) -> list[Prediction]:
+    """The ``top`` labels of a video, or of every video below a folder in the order of their names.
+
+    Args:
+        path: a file, or a folder that is searched with its subfolders.
+        checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network.
+        top: labels to give; fewer where the network knows fewer.
+        views: clips x crops to average, such as 10x3.
+        device: cpu, cuda or mps; None takes the best there is.
+        decoder: pyav, decord, opencv or torchcodec.
+
+    Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder an
+    unreadable video gets a Prediction with ``error`` and the others go on.
+    """
+    return list(predictions(path, checkpoint, top=top, views=views, device=device, decoder=decoder))
+
+
+def predictions(
+    path: str | Path, checkpoint: str | Path, *, top: int, views: str, device: str | None, decoder: str
+) -> Iterator[Prediction]:
+    """The same, one at a time as they are ready."""
+    path = Path(path)
+    videos = find_videos(path)
+    num_clips, crops = parse_views(views)
+    network = load(checkpoint)
+    record = network.record
+    if record["sampling"] is None:
+        raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
+    sampler, transform = sampler_from_record(record["sampling"]), from_record(record, crops=crops)
+    device = device or best_device()
+    network.to(device)
+    for video in videos:
+        started = time.perf_counter()
+        try:
+            scores, start_s, end_s = score_video(video, network, sampler, transform, num_clips, device, decoder)
+        except VideoError as error:
+            if not path.is_dir():
+                raise
+            yield Prediction(str(video), error=str(error))
+            continue
+        order = np.argsort(-scores, kind="stable")[:top]
+        labels = [(record["classes"][i], round(float(scores[i]), 6)) for i in order]
+        yield Prediction(str(video), labels, start_s, end_s, time.perf_counter() - started)
+
+
+def find_videos(path: Path) -> list[Path]:
+    """The file itself, or the videos below a folder."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
+    if path.is_file():
+        return [path]
+    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    if not videos:
+        raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+    return videos
+
+
+@torch.inference_mode()
+def score_video(
+    path: Path,
+    network: nn.Module,
+    sampler: ClipSampler,
+    transform: ClipTransform,
+    num_clips: int,
+    device: str,
+    decoder: str,
+) -> tuple[np.ndarray, float, float]:
+    """Scores (K,) averaged over the views, and the times of the first and last frame used, in seconds."""
+    length = max(network.input.images_per_frame, network.input.flow_fields + 1)
+    with open_video(path, decoder=decoder) as video:
+        indices = np.stack([expand(clip, length, len(video)) for clip in sampler(len(video), num_clips=num_clips)])
+        frames = video.frames_at(indices.ravel())
+    total = torch.zeros(network.num_classes)
+    count = 0
+    for images in frames.images.unflatten(0, indices.shape):
+        clips, _ = transform(images)                                           # (V, T, C, H, W)
+        for clip in clips:
+            total += network(clip[None].to(device)).float().cpu()[0]
+            count += 1
+    logits = total / count
+    scores = logits.sigmoid() if network.record.get("multi_label") else logits.softmax(0)
+    return scores.numpy(), float(frames.times_s.min()), float(frames.times_s.max())
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> None:
+    """Write the video again as H.264 with its best labels drawn on it."""
+    import av
+    import cv2
+
+    with open_video(prediction.path, decoder=decoder) as video, replacing(out) as half:
+        width, height = video.width // 2 * 2, video.height // 2 * 2            # H.264 in 4:2:0 takes even sides
+        scale = max(0.35, min(width, height) / 480)
+        with av.open(str(half), "w", format=Path(out).suffix.lstrip(".") or "mp4") as container:
+            stream = container.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(1001))
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for start in range(0, len(video), 32):
+                images = video.frames_at(range(start, min(start + 32, len(video)))).images
+                for image in images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().numpy():
+                    for line, (label, score) in enumerate(prediction.labels[:3]):
+                        place = (int(8 * scale), int((line + 1) * 26 * scale))
+                        text = f"{label} {score:.0%}"
+                        for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+                            cv2.putText(
+                                image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, colour,
+                                max(1, round(thickness * scale)), cv2.LINE_AA,
+                            )  # fmt: skip
+                    for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
+                        container.mux(packet)
+            for packet in stream.encode():
+                container.mux(packet)
+
+
+def main(args: Sequence[str]) -> int:
+    """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
+    parser = argparse.ArgumentParser(prog="vidact predict", description="Name the actions of videos.")
+    parser.add_argument("path", type=Path, help="a video file, or a folder that is searched with its subfolders")
+    parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
+    parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
+    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for a folder")
+    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
+    asked = parser.parse_args(args)
+    failed = 0
+    for prediction in predictions(
+        asked.path, asked.checkpoint, top=asked.top, views=asked.views, device=asked.device, decoder=asked.decoder
+    ):
+        if asked.json:
+            print(json.dumps(dataclasses.asdict(prediction)), flush=True)
+        elif not prediction.error:
+            print(f"{prediction.path}  {prediction.start_s:.2f}-{prediction.end_s:.2f} s, in {prediction.took_s:.2f} s")
+            for label, score in prediction.labels:
+                print(f"    {score:6.1%}  {label}")
+        if prediction.error:
+            failed += 1
+            print(f"{prediction.path}: {prediction.error}", file=sys.stderr)
+        elif asked.annotate:
+            inside = Path(prediction.path).relative_to(asked.path).with_suffix(".mp4") if asked.path.is_dir() else None
+            annotate(prediction, asked.annotate / inside if inside else asked.annotate, decoder=asked.decoder)
+    return 1 if failed else 0

@@ -1,0 +1,6 @@
+"""What is learned and how it is scored: Lightning modules and their schedules."""
+
+from vidact.tasks.clip_classification import ClipClassification
+from vidact.tasks.schedules import Schedule
+
+__all__ = ["ClipClassification", "Schedule"]

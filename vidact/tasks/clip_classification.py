@@ -1,0 +1,313 @@
+"""Train and score a clip network: the loss, the papers' recipes, and scores joined by video.
+
+Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.distributed
+from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from vidact.batch import ClipBatch
+from vidact.files import write_json
+from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
+from vidact.models.backbones import set_gradient_checkpointing
+from vidact.models.weights import initialise_from
+from vidact.scores import Scores
+from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
+
+
+def default_optimizer(params: Iterable) -> Optimizer:
+    return torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4)
+
+
+class ClipClassification(pl.LightningModule):
+    """Learns to name the action of a clip.
+
+    Args:
+        network: a clip network of ``vidact.models``.
+        optimizer: for example torch.optim.SGD with its arguments; its lr is what ``base_batch`` videos a step learn at.
+        schedule: the learning rate over time.
+        groups: which parameters learn faster or do not decay.
+        base_batch: videos a step (all devices and accumulation together) for which the lr was chosen; the lr is scaled
+            by the real number over this one. None takes the lr as it is.
+        init_from: a vidact checkpoint to start from; what does not fit (the head, as a rule) is named and starts anew.
+        freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
+        label_smoothing: 0…1, share of the target that is spread over all classes.
+        mixup: alpha of MixUp, 0 is off.
+        cutmix: alpha of CutMix, 0 is off; with both on, each batch takes one of them.
+        weigh_classes: weigh the loss by the inverse frequency of each class in the training split.
+        ema: decay of an exponential moving average of the weights, used for validation, test and the saved weights.
+        checkpoint_blocks: recompute each block in the backward pass: less memory, about a third slower.
+        early_stopping: end after this many epochs without a better validation score.
+        average: what is averaged over the views of a video.
+        views_at_once: views that go through the network together at test; fewer need less memory.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[[Iterable], Optimizer] = default_optimizer,
+        schedule: Schedule = Schedule(),  # noqa: B008  (a frozen value)
+        groups: ParameterGroups = ParameterGroups(),  # noqa: B008
+        base_batch: int | None = None,
+        init_from: str | None = None,
+        freeze_norms: Literal["none", "partial", "all"] = "none",
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        weigh_classes: bool = False,
+        ema: float | None = None,
+        checkpoint_blocks: bool = False,
+        early_stopping: int | None = None,
+        average: Literal["logits", "softmax"] = "logits",
+        views_at_once: int = 32,
+    ) -> None:
+        super().__init__()
+        self.network, self.make_optimizer = network, optimizer
+        self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
+        self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
+        self.ema, self.early_stopping = ema, early_stopping
+        self.average, self.views_at_once = average, views_at_once
+        num_classes = network.num_classes
+        mixes = [
+            mix(alpha=alpha, num_classes=num_classes)
+            for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+            if alpha
+        ]
+        self.mix = v2.RandomChoice(mixes) if mixes else None
+        set_gradient_checkpointing(network, "block" if checkpoint_blocks else "none")
+        self.classes: list[str] = []
+        self.multi_label = False
+        self.sampling: dict | None = None
+        self.skipped: dict[str, str] = {}                                      # unreadable in training: id → why
+        self.excluded: dict[str, str] = {}                                     # the same in validation and test
+        self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []               # id, score (K,), target
+        self.test_scores: Scores | None = None
+        self.register_buffer("class_weights", None, persistent=False)
+
+    # ---- setting up
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        self.classes, self.multi_label = data.clips.classes, data.clips.multi_label
+        self.sampling = data.sampler.record()
+        if len(self.classes) != self.network.num_classes:
+            raise ValueError(
+                f"model.network.num_classes is {self.network.num_classes}, but {data.root} has {len(self.classes)} "
+                f"classes ({', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}). "
+                f"Set num_classes to {len(self.classes)}, or to 0 to take it from the data."
+            )
+        if self.multi_label and self.mix:
+            raise ValueError("mixup and cutmix are for data with one label a clip; this data has several: set both to 0")
+        if self.weigh_classes:
+            self.class_weights = torch.as_tensor(data.class_weights, dtype=torch.float32, device=self.device)
+        if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
+            initialise_from(self.network, self.init_from)
+        if stage == "fit":
+            freeze_norms(self.network, self.norms)                             # before the optimiser asks who learns
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        callbacks: list[pl.Callback] = []
+        if self.ema is not None:
+            callbacks.append(EMAWeightAveraging(decay=self.ema))
+        if self.early_stopping is not None:
+            callbacks.append(
+                pl.callbacks.EarlyStopping("val_score", mode="max", patience=self.early_stopping, check_finite=False)
+            )
+        return callbacks
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        asked = self.make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
+        lr = asked["lr"] * self.lr_scale()
+        optimizer = self.make_optimizer(self.groups.split(self.network, lr, asked.get("weight_decay", 0.0)))
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
+        schedule, per_epoch = self.schedule, total / epochs
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: schedule.factor(step, per_epoch, total)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scale(self) -> float:
+        """Linear scaling: videos a step over the number that the lr was chosen for."""
+        if self.base_batch is None:
+            return 1.0
+        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        batch = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        if self.trainer.is_global_zero:
+            print(f"learning rate x {batch / self.base_batch:g}: {batch} videos a step, chosen for {self.base_batch}")
+        return batch / self.base_batch
+
+    def train_mode(self) -> None:
+        """Lightning's fit keeps whatever mode it finds, so the mode is set here and not by overriding ``train()``."""
+        self.train()
+        freeze_norms(self.network, self.norms)
+
+    def on_fit_start(self) -> None:
+        self.train_mode()
+
+    def on_train_epoch_start(self) -> None:
+        self.train_mode()
+        self.skipped.clear()
+
+    # ---- training
+
+    def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
+        self.skipped |= batch.skipped
+        if len(batch) == 0:  # all unreadable; every process must still take part in the backward pass
+            return sum((p.sum() * 0 for p in self.network.parameters() if p.requires_grad), torch.zeros((), device=self.device))
+        clips, targets = batch.clips.flatten(0, 1), batch.targets              # V is 1
+        if self.mix:
+            clips, targets = self.mix(tv_tensors.Video(clips), targets)
+            clips = clips.as_subclass(Tensor)
+        logits = self.network(clips).float()
+        loss = self.loss(logits, targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        if targets.ndim == 1:
+            hits = (logits.argmax(1) == targets).float().mean()
+            self.log("train_top1", hits, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return loss
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy for class indices (B,) or mixed ones (B, K); binary cross-entropy for multi-label (B, K)."""
+        if self.multi_label:
+            smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+            return F.binary_cross_entropy_with_logits(logits, smooth, weight=self.class_weights)
+        return F.cross_entropy(logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        norms = [p.grad.norm() for p in self.network.parameters() if p.grad is not None]
+        if norms:
+            self.log("grad_norm", torch.stack(norms).norm(), on_step=False, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        skipped = self.gather(self.skipped, lambda parts: {k: v for part in parts for k, v in part.items()})
+        if not skipped:
+            return
+        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        total = len(data.sets["train"])
+        report = Path(self.trainer.default_root_dir) / "unreadable.json"
+        if self.trainer.is_global_zero:
+            write_json(report, {"split": "train", "videos": total, "skipped": skipped})
+        words = f"{len(skipped)} of {total} training videos could not be read; {report} names them"
+        if len(skipped) > data.max_unreadable * total:
+            first, reason = next(iter(skipped.items()))
+            raise RuntimeError(
+                f"{words}. data.max_unreadable allows {data.max_unreadable:.0%}. The first is {first}: {reason}"
+            )
+        if self.trainer.is_global_zero:
+            print(words)
+
+    # ---- scoring
+
+    def scores(self, clips: Tensor) -> Tensor:
+        """Views (B, V, T, C, H, W) → one score a class (B, K), averaged over the views."""
+        views = torch.cat([self.network(part).float() for part in clips.flatten(0, 1).split(self.views_at_once)])
+        if self.average == "softmax":
+            views = views.sigmoid() if self.multi_label else views.softmax(1)
+        return views.unflatten(0, clips.shape[:2]).mean(1)
+
+    def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self.excluded |= batch.skipped
+        if len(batch):
+            scores = self.scores(batch.clips).cpu().numpy()
+            self.seen += zip(batch.ids, scores, batch.targets.cpu().numpy(), strict=True)
+
+    def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        self.seen.clear()
+        self.excluded.clear()
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def joined(self, views: str) -> Scores:
+        """Every process's scores, one row a video, in the order of the ids: the same for any number of processes."""
+        rows = self.gather(self.seen, lambda parts: [row for part in parts for row in part])
+        by_id = {id: (score, target) for id, score, target in rows}
+        ids = sorted(by_id)
+        if not ids:
+            raise RuntimeError(
+                f"no video of the split could be read: {len(self.excluded)} were skipped, "
+                f"such as {next(iter(self.excluded.items()), ('none', ''))}"
+            )
+        return Scores(
+            ids=ids,
+            labels=np.stack([by_id[id][1] for id in ids]),
+            values=np.stack([by_id[id][0] for id in ids]).astype(np.float32),
+            classes=self.classes,
+            kind=self.average,
+            views=views,
+        )
+
+    def figures(self, scores: Scores) -> dict[str, float]:
+        """What is reported of ``scores``; rates lie in 0…1."""
+        labels, values = torch.from_numpy(scores.labels), torch.from_numpy(scores.values)
+        if self.multi_label:
+            figures = {"map": mean_average_precision(scores.values, scores.labels)}
+        else:
+            figures = {
+                "top1": topk_accuracy(scores.values, scores.labels, 1),
+                "top5": topk_accuracy(scores.values, scores.labels, 5),
+                "mean_class_accuracy": mean_class_accuracy(scores.values, scores.labels),
+            }
+        if self.average == "logits":
+            loss = F.binary_cross_entropy_with_logits if self.multi_label else F.cross_entropy
+            figures["loss"] = float(loss(values, labels))
+        return figures
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        figures = self.figures(self.joined("1x1"))
+        figures["score"] = figures["map" if self.multi_label else "top1"]
+        for name, value in figures.items():  # every process computed the same number from the same joined scores
+            self.log(f"val_{name}", value, prog_bar=name in ("top1", "map"), rank_zero_only=False)
+
+    def on_test_epoch_end(self) -> None:
+        self.excluded = self.gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
+        self.test_scores = self.joined(self.trainer.datamodule.views)          # type: ignore[attr-defined]
+        self.test_figures = self.figures(self.test_scores)
+        for name, value in self.test_figures.items():
+            self.log(f"test_{name}", value)
+
+    def gather(self, mine: Any, join: Callable[[list], Any]) -> Any:
+        """Python objects of every process, joined."""
+        parts = [mine]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, mine)
+        return join(parts)
+
+    # ---- saving
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of its network, as plain data; ``vidact.load`` needs nothing else."""
+        return {
+            "format": 1,
+            "recipe": getattr(self.network, "recipe", None),
+            "input": self.network.input.as_dict(),
+            "classes": list(self.classes),
+            "sampling": self.sampling,
+            "multi_label": self.multi_label,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vidact"] = self.record
+

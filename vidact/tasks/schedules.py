@@ -1,0 +1,127 @@
+"""How the learning rate changes, and which parameters learn faster or do not decay: the papers' recipes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A factor on the learning rate for every optimiser step: a linear warm-up, then constant, steps or a cosine.
+
+    One closed formula of the step, so that resuming needs no state.
+
+    Args:
+        kind: constant; step: times ``gamma`` at each of ``milestones``; cosine: down to ``final``.
+        milestones: in epochs.
+        gamma: factor at each milestone.
+        warmup_epochs: may be a fraction of an epoch.
+        warmup_start: factor at the first step of the warm-up.
+        final: factor at the last step of the cosine.
+    """
+
+    kind: Literal["constant", "step", "cosine"] = "constant"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.1
+    final: float = 0.0
+
+    def factor(self, step: int, steps_per_epoch: float, total_steps: int) -> float:
+        """Multiplier of the learning rate at optimiser step ``step`` (from 0) of ``total_steps``."""
+        warmup = self.warmup_epochs * steps_per_epoch
+        if step < warmup:
+            return self.warmup_start + (1 - self.warmup_start) * step / warmup
+        if self.kind == "step":
+            return self.gamma ** sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
+        if self.kind == "cosine":
+            progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
+            return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+        return 1.0
+
+
+@dataclass(frozen=True)
+class ParameterGroups:
+    """Learning-rate and weight-decay factors by a parameter's role (the TSN family's recipe).
+
+    The defaults are one rate for everything and no decay on norms and biases. TSM from ImageNet:
+    ``head: 5``, ``bias: 2``. TSN on flow: ``first_conv: 5``.
+
+    Args:
+        head: factor on the learning rate of the classifier's weights; its biases learn ``bias`` times faster again.
+        first_conv: factor of the first convolution, which a change of modality initialises anew.
+        bias: factor of all biases that do not belong to a norm.
+        decay_norm_and_bias: apply weight decay to norms and biases too.
+    """
+
+    head: float = 1.0
+    first_conv: float = 1.0
+    bias: float = 1.0
+    decay_norm_and_bias: bool = False
+
+    def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict]:
+        """Optimiser groups for every trainable parameter of ``network``, each parameter in exactly one.
+
+        The head is ``network.head`` where there is one, else the last Linear.
+        """
+        heads = head_names(network)
+        first = next((name for name, module in network.named_modules() if is_conv(module)), None)
+        groups: dict[tuple[float, float], dict] = {}
+        seen: set[int] = set()
+        for name, module in network.named_modules():
+            for key, parameter in module.named_parameters(recurse=False):
+                if not parameter.requires_grad or id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                is_norm, is_bias = isinstance(module, NORMS), key == "bias" or key.endswith("_bias")
+                is_head = any(name == head or name.startswith(head + ".") for head in heads)
+                rate = self.head if is_head and not is_norm else 1.0
+                rate *= self.first_conv if name == first else 1.0
+                rate *= self.bias if is_bias and not is_norm else 1.0
+                decays = self.decay_norm_and_bias or not (is_norm or is_bias)
+                role = "+".join(
+                    word
+                    for word, here in [
+                        ("head", is_head), ("first_conv", name == first), ("norm", is_norm), ("bias", is_bias)
+                    ]
+                    if here
+                ) or "weight"  # fmt: skip
+                decay = weight_decay if decays else 0.0
+                group = groups.setdefault(
+                    (rate, decay), {"params": [], "lr": lr * rate, "weight_decay": decay, "name": role}
+                )
+                group["params"].append(parameter)
+                if role not in group["name"].split(", "):
+                    group["name"] += f", {role}"
+        return list(groups.values())
+
+
+def is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def head_names(network: nn.Module) -> list[str]:
+    """Names of the classifier's modules."""
+    if isinstance(getattr(network, "head", None), nn.Module):
+        return ["head"]
+    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    return linears[-1:]
+
+
+def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:
+    """Stop batch norms from learning and from updating their statistics; "partial" leaves the first one free.
+
+    Call it again whenever something may have called ``train()``: modes do not persist, ``requires_grad`` does.
+    """
+    if which == "none":
+        return
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms[1 if which == "partial" else 0 :]:
+        norm.eval()
+        norm.requires_grad_(False)
