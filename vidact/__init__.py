@@ -7,10 +7,10 @@ __all__ = ["load", "open_video", "predict"]
 
 if TYPE_CHECKING:
     from vidact.models.weights import load
-    from vidact.predict import predict
+    from vidact.prediction import predict
     from vidact.video.decode import open_video
 
-_HOMES = {"load": "vidact.models.weights", "open_video": "vidact.video.decode", "predict": "vidact.predict"}
+_HOMES = {"load": "vidact.models.weights", "open_video": "vidact.video.decode", "predict": "vidact.prediction"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,5 +20,5 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # `predict` is also a submodule: the function must win once it is known
+    globals()[name] = value
     return value

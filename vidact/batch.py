@@ -6,6 +6,7 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -82,3 +83,11 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+
+def parse_views(views: str) -> tuple[int, int]:
+    """``"10x3"`` is ten clips over time with three crops each."""
+    match = re.fullmatch(r"(\d+)x(\d+)", views)
+    if not match or int(match[1]) < 1:
+        raise ValueError(f"views is {views!r}; write clips x crops, such as 1x1, 2x3 or 10x3")
+    return int(match[1]), int(match[2])

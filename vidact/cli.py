@@ -338,7 +338,7 @@ def folds(args: Sequence[str]) -> Path:
 
 def predict(args: Sequence[str]) -> None:
     """Name the actions of one file or of every video in a folder."""
-    from vidact.predict import main as predict_main
+    from vidact.prediction import main as predict_main
 
     if status := predict_main(args):
         raise SystemExit(status)

@@ -1,6 +1,8 @@
-"""results.json: what the tools found about a run, one section a tool, each with the command that made it.
+"""results.json: the figures of a run by name, with the commands that made them.
 
-    {"test": {"figures": {"test_top1": 0.95}, "command": "vidact test --config runs/a/config.yaml", "views": "1x1"}}
+{"test": {"test_top1": 0.95, "views": "1x1"}, "command": "vidact test …", "commands": {"vidact test …": ["test"]}}
+
+A name stands for one figure, or for a section: the figures that one tool writes together.
 """
 
 from __future__ import annotations
@@ -15,24 +17,27 @@ from typing import Any
 from vidact.files import write_json
 
 
-def save_results(run: Path | str, figures: dict[str, Any], command: str, section: str = "test", **extra: Any) -> Path:
-    """Write one section of the run's results.json; other sections stay, this one is replaced whole.
+def save_results(run: Path | str, figures: dict[str, Any], command: str, **extra: Any) -> Path:
+    """Add ``figures`` (values or sections by name) and ``extra`` facts to the run's results.json; creates the folder.
 
-    A section is replaced and not mended, so that every figure in it comes from the command beside it. ``extra`` are
-    facts such as ``views="1x1"``. Numbers that JSON cannot hold (NaN, infinity) become null. Creates the folder.
+    A name given again is replaced, a section whole, so that all of it comes from one command; other names stay, each
+    listed in ``commands`` under the command that made it. Numbers that JSON cannot hold (NaN, infinity) become null.
     """
-    clash = [name for name in ("figures", "command") if name in extra]
-    if clash:
-        raise ValueError(f"{clash[0]!r} is a name that every section of results.json has; call the fact something else")
+    new = _plain(figures | extra)
+    if taken := {"command", "commands"} & set(new):
+        raise ValueError(f"no figure can be called {min(taken)!r}: results.json keeps the command under that name")
     path = Path(run) / "results.json"
-    results = load_results(run) if path.exists() else {}
-    results[section] = {"figures": _plain(figures), "command": command, **_plain(extra)}
-    write_json(path, results)
+    old = load_results(run) if path.exists() else {}
+    commands = old.pop("commands", {})
+    commands = {by: [name for name in names if name not in new] for by, names in commands.items()}
+    commands[command] = commands.pop(command, []) + list(new)
+    commands = {by: names for by, names in commands.items() if names}
+    write_json(path, {**old, **new, "command": command, "commands": commands})
     return path
 
 
 def load_results(run: Path | str) -> dict[str, Any]:
-    """The run's results.json: sections by name, each with its ``figures``, its ``command`` and further facts."""
+    """The run's results.json: figures and sections by name, the newest ``command``, and ``commands``."""
     path = Path(run) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `vidact test` writes it")
@@ -40,8 +45,8 @@ def load_results(run: Path | str) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); mend it, or delete it and test the run again") from None
-    if not isinstance(results, dict) or not all(isinstance(section, dict) for section in results.values()):
-        raise ValueError(f"{path} does not hold sections of figures; delete it and test the run again")
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} holds no figures by name; delete it and test the run again")
     return results
 
 

@@ -63,16 +63,16 @@ class Scores:
         self.values = np.asarray(self.values, dtype=np.float32)
         self.labels = np.asarray(self.labels)
         self.labels = self.labels.astype(np.float32 if self.multi_label else np.int64)
-        videos, classes = len(self.ids), len(self.classes)
+        videos, classes = shape = len(self.ids), len(self.classes)
         if self.kind not in ("logits", "softmax"):
             raise ValueError(f"kind is {self.kind!r}; scores are 'logits' or 'softmax'")
-        if self.values.shape != (videos, classes):
+        if self.values.shape != shape:
             raise ValueError(
-                f"values have the shape {self.values.shape}; {videos} ids and {classes} classes need {(videos, classes)}"
+                f"values have the shape {self.values.shape}; {videos} ids and {classes} classes need {shape}"
             )
-        if self.labels.shape not in ((videos,), (videos, classes)):
-            raise ValueError(f"labels have the shape {self.labels.shape}, not {(videos,)} or {(videos, classes)}")
-        if not self.multi_label and videos and not (0 <= self.labels.min() and self.labels.max() < classes):
+        if self.labels.shape not in ((videos,), shape):
+            raise ValueError(f"labels have the shape {self.labels.shape}, not {(videos,)} or {shape}")
+        if not self.multi_label and not np.isin(self.labels, np.arange(classes)).all():
             raise ValueError(
                 f"labels reach from {self.labels.min()} to {self.labels.max()}; with {classes} classes they are "
                 f"0…{classes - 1}"
@@ -125,14 +125,14 @@ def load_scores(path: Path) -> Scores:
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            if "format" not in file or str(file["format"]) != FORMAT:
-                raise ValueError(
-                    f"{path} holds the arrays {', '.join(file.files) or 'of nothing'} without the mark {FORMAT!r}: "
-                    f"it was not written by this version of vidact"
-                )
-            arrays = {name: file[name] for name in ("ids", "labels", "values", "classes", "kind", "views", "paths")}
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); run `vidact test` again") from None
+            arrays = {name: file[name] for name in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a scores file ({error}); run `vidact test` again") from None
+    if str(arrays.get("format")) != FORMAT:
+        raise ValueError(
+            f"{path} holds the arrays {', '.join(arrays) or 'of nothing'} without the mark {FORMAT!r}: "
+            f"it was not written by this version of vidact"
+        )
     return Scores(
         ids=arrays["ids"].tolist(),
         labels=arrays["labels"],
@@ -182,7 +182,7 @@ def fuse(
 
     Raises ValueError when class lists, ids or labels disagree.
     """
-    values, first = _joined(parts, kind, missing, names)                       # (P, N, K)
+    values, first = _joined(parts, kind, missing, names)  # (P, N, K)
     shares = _shares(weights, len(parts))
     return Scores(
         ids=first.ids,
@@ -202,9 +202,9 @@ def search_weights(
     missing: Literal["refuse", "intersect"] = "refuse",
     names: Sequence[str] | None = None,
 ) -> tuple[list[float], float]:
-    """The weights whose fusion scores best on these videos, and that score; they add up to 1, in steps of ``1 / steps``.
+    """The weights (multiples of ``1 / steps`` that add up to 1) whose fusion is best on these videos, and its figure.
 
-    The score is top-1, or mean average precision for multi-label data; of equal ones the most even weights win.
+    The figure is top-1, or mean average precision for multi-label data; of equal ones the most even weights win.
     These must be scores of a validation set: an accuracy whose weights were searched on the test set is not a result.
     """
     if steps < 1:
@@ -214,10 +214,9 @@ def search_weights(
         raise ValueError(f"{len(parts)} parts in {steps} steps are {tried} weightings to try; use fewer steps")
     values, first = _joined(parts, kind, missing, names)
     measure = mean_average_precision if first.multi_label else topk_accuracy
-    best: tuple[float, float] = (-1.0, 0.0)
-    chosen: list[float] = []
+    best, chosen = (-1.0, 0.0), [0.0]
     for cuts in itertools.combinations(range(steps + len(parts) - 1), len(parts) - 1):
-        edges = (-1, *cuts, steps + len(parts) - 1)                            # the gaps between cuts add up to steps
+        edges = (-1, *cuts, steps + len(parts) - 1)  # the gaps between cuts add up to steps
         counts = [right - left - 1 for left, right in itertools.pairwise(edges)]
         shares = np.array(counts) / steps
         figure = measure(np.einsum("p,pnk->nk", shares, values).astype(np.float32), first.labels)
@@ -264,7 +263,7 @@ def fuse_files(
         for part, name in zip(parts, names, strict=True):
             if len(part) > len(kept):
                 print(f"{name}: {len(part) - len(kept)} of {len(part)} videos are not in every part and are left out")
-        parts = [_rows(part, fused.ids) for part in parts]                     # the figures compare the same videos
+        parts = [_rows(part, fused.ids) for part in parts]  # the figures compare the same videos
     columns = {**dict(zip(_short(names), parts, strict=True)), "fused": fused}
     figures = {name: _figures(part) for name, part in columns.items()}
     _print_figures(figures, weights or [1.0] * len(parts))
@@ -272,17 +271,15 @@ def fuse_files(
     if out is not None:
         folder = Path(out)
         fused.save(folder / "scores.npz")
-        save_results(
-            folder,
-            figures["fused"] | {"parts": {name: row for name, row in figures.items() if name != "fused"}},
-            command_line(),
-            section="fuse",
-            weights=list(weights or [1.0] * len(parts)),
-            fused_as=kind,
-            scores=[str(path) for path in scores],
-            videos=len(fused),
-            views=fused.views,
-        )
+        section = figures["fused"] | {
+            "parts": {name: row for name, row in figures.items() if name != "fused"},
+            "weights": list(weights or [1.0] * len(parts)),
+            "fused_as": kind,
+            "scores": [str(path) for path in scores],
+            "videos": len(fused),
+            "views": fused.views,
+        }
+        save_results(folder, {"fuse": section}, command_line())
         print(f"\nwrote {folder / 'scores.npz'} and {folder / 'results.json'}")
     return figures
 
@@ -290,9 +287,7 @@ def fuse_files(
 # ---- joining
 
 
-def _joined(
-    parts: Sequence[Scores], kind: str, missing: str, names: Sequence[str] | None
-) -> tuple[np.ndarray, Scores]:
+def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[str] | None) -> tuple[np.ndarray, Scores]:
     """Every part's scores as ``kind``, rows in one order (P, N, K) float64, and the first part with those rows."""
     if not parts:
         raise ValueError("there are no scores to fuse; give one or more")
@@ -468,7 +463,7 @@ def _print_classes(columns: dict[str, Scores]) -> None:
     for k in present:
         change = table[-1, k] - table[:-1, k].max()
         cells = "  ".join(f"{table[row, k]:>{max(8, len(name))}.3f}" for row, name in enumerate(names))
-        print(f"{fused.classes[k]:{width}}  {int(videos[k]):>6}  {cells}  {change:>+6.3f}" + ("" if change else "  ="))
+        print(f"{fused.classes[k]:{width}}  {int(videos[k]):>6}  {cells}  {change:>+6.3f}")
     print("change: fused against the best single part of the class")
     if len(present) < len(fused.classes):
         print(f"{len(fused.classes) - len(present)} classes have no video and are not counted")

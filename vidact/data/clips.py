@@ -9,7 +9,6 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vidact.batch import ClipBatch, ClipInput
+from vidact.batch import ClipBatch, ClipInput, parse_views
 from vidact.data.annotations import Clip, ClipList, load_clips
 from vidact.video.decode import VideoError, open_video
 from vidact.video.frames import Frames
@@ -230,14 +229,6 @@ def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch:
     return ClipBatch(torch.stack(clips), torch.stack(targets), list(ids), skipped)
 
 
-def parse_views(views: str) -> tuple[int, int]:
-    """``"10x3"`` is ten clips over time with three crops each."""
-    match = re.fullmatch(r"(\d+)x(\d+)", views)
-    if not match or int(match[1]) < 1:
-        raise ValueError(f"views is {views!r}; write clips x crops, such as 1x1, 2x3 or 10x3")
-    return int(match[1]), int(match[2])
-
-
 class ClipData(pl.LightningDataModule):
     """Clips for training, validation and test, from ``clips.csv`` or a plain folder of class folders.
 
@@ -247,6 +238,7 @@ class ClipData(pl.LightningDataModule):
         augment: what training does to pixels.
         batch_size: videos in a batch, on each device.
         views: clips x crops of one video at test, such as 1x1 or 10x3; validation during training takes 1x1.
+        test_split: which split a test scores: test, or val where the test labels are not public.
         group: a regular expression with one group, searched in each path; clips for which it gives the same text
             (one person, one source video) never stand on both sides of a split.
         held_out: a value of the group; its clips are the test split and all others train ("leave one subject out").
@@ -267,6 +259,7 @@ class ClipData(pl.LightningDataModule):
         augment: Augment = Augment(),  # noqa: B008  (a frozen value)
         batch_size: int = 16,
         views: str = "1x1",
+        test_split: Literal["test", "val", "train"] = "test",
         group: str | None = None,
         held_out: str | None = None,
         fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
@@ -282,7 +275,7 @@ class ClipData(pl.LightningDataModule):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; a batch needs at least one video")
         self.root, self.sampler, self.augment = Path(root), sampler, augment
-        self.batch_size, self.views = batch_size, views
+        self.batch_size, self.views, self.test_split = batch_size, views, test_split
         self.group, self.held_out, self.fractions = group, held_out, fractions
         self.unreadable, self.test_unreadable, self.max_unreadable = unreadable, test_unreadable, max_unreadable
         self.num_workers, self.decoder, self.seed = num_workers, decoder, seed
@@ -330,7 +323,7 @@ class ClipData(pl.LightningDataModule):
         self.sets = {
             "train": self._dataset("train", train, training=True, skip_unreadable=self.unreadable == "skip"),
             "val": test("val", test_transform(input, crops=1)),
-            "test": test("test", test_transform(input, crops=self.crops), num_clips=self.num_clips),
+            "test": test(self.test_split, test_transform(input, crops=self.crops), num_clips=self.num_clips),
         }
         if self.frames is not None:
             self.frames.fill([clip.path for clip in clips.clips])

@@ -20,9 +20,9 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     if k < 1:
         raise ValueError(f"top-{k} has no meaning; k starts at 1")
     values, truth = _checked(scores, labels)
-    own = np.take_along_axis(values, truth[:, None], axis=1)                   # (N, 1)
-    earlier = np.arange(values.shape[1]) < truth[:, None]                      # (N, K)
-    rank = ((values > own) | ((values == own) & earlier)).sum(1)               # classes ahead of the true one
+    own = np.take_along_axis(values, truth[:, None], axis=1)  # (N, 1)
+    earlier = np.arange(values.shape[1]) < truth[:, None]  # (N, K)
+    rank = ((values > own) | ((values == own) & earlier)).sum(1)  # classes ahead of the true one
     return float((rank < k).mean())
 
 
@@ -76,7 +76,7 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
     for column in np.flatnonzero(truth.any(0)):
         order = np.argsort(-values[:, column], kind="stable")
         score, positive = values[order, column], truth[order, column].astype(bool)
-        last = np.append(score[1:] != score[:-1], True)                        # the last video of each tie
+        last = np.append(score[1:] != score[:-1], True)  # the last video of each tie
         hits, ranks = positive.cumsum()[last], (np.flatnonzero(last) + 1)
         result[column] = (np.diff(hits, prepend=0) * hits / ranks).sum() / hits[-1]
     return result

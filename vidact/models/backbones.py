@@ -20,7 +20,6 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.models import _api as torchvision_api
 
 from vidact.batch import ClipInput
 from vidact.models.weights import load_strictly, load_weights
@@ -31,7 +30,7 @@ FLOW_FIELDS = 5  # consecutive flow fields one look at the motion takes: 10 chan
 class Backbone(nn.Module):
     """One image in, one vector out.
 
-    ``maps(images)`` is the last feature map (N, D, h, w) where a network has one, ``forward(images)`` the vector (N, D).
+    ``maps(images)`` is the last feature map, where a network has one; ``forward(images)`` is the vector (N, D).
     """
 
     dim: int
@@ -129,21 +128,21 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
 
 def download_advice(url: str, error: Exception) -> str:
     return (
-        f"the weights at {url} could not be downloaded ({error}). Fetch that file where there is a network and pass its "
-        "path as weights=, or train from scratch with weights=None (YAML: weights: null)"
+        f"the weights at {url} could not be downloaded ({error}). Fetch that file where there is a network and pass "
+        "its path as weights=, or train from scratch with weights=None (YAML: weights: null)"
     )
 
 
 def check_weight_path(weights: str, names: list[str]) -> None:
     if not Path(weights).is_file():
         raise FileNotFoundError(
-            f"weights={weights!r} is no file, and no published name either; the names here are {', '.join(names) or 'none'}"
+            f"weights={weights!r} is neither a file nor a published name; the names here: {', '.join(names) or 'none'}"
         )
 
 
 def _resnet(name: str, weights: str | None, size: int) -> ResNet:
     backbone = ResNet(getattr(torchvision.models, name)(), _imagenet_input(size))
-    load_torchvision(backbone, weights, torchvision_api.get_model_weights(name), "imagenet", [(r"^fc\.", None)])
+    load_torchvision(backbone, weights, torchvision.models.get_model_weights(name), "imagenet", [(r"^fc\.", None)])
     return backbone
 
 
@@ -205,7 +204,7 @@ def _mobilenet_v3(name: str, weights: str | None, size: int) -> MobileNet:
     network = getattr(torchvision.models, name)()
     hidden, hardswish = network.classifier[0], network.classifier[1]
     backbone = MobileNet(network.features, hidden.out_features, _imagenet_input(size), nn.Sequential(hidden, hardswish))
-    enum = torchvision_api.get_model_weights(name)
+    enum = torchvision.models.get_model_weights(name)
     load_torchvision(backbone, weights, enum, "imagenet", [(r"^classifier\.3\.", None)])
     return backbone
 
@@ -302,9 +301,9 @@ def find_first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
 def with_channels(module: AnyModule, channels: int) -> AnyModule:
     """Let an image network take ``channels`` channels; the module is changed and returned.
 
-    Cross-modality initialisation (Wang et al. 2016, https://arxiv.org/abs/1608.00859): the first convolution's kernel is
-    averaged over its input channels and repeated; name, bias and everything else stay. The sum is not rescaled: batch
-    norm absorbs it.
+    Cross-modality initialisation (Wang et al. 2016, https://arxiv.org/abs/1608.00859): the first convolution's kernel
+    is averaged over its input channels and repeated; name, bias and everything else stay. The sum is not rescaled:
+    batch norm absorbs it.
     """
     name, old = find_first_conv(module)
     if old.groups != 1:
@@ -358,7 +357,7 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 
 
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
-    """Trade time for memory: with "block", keep only the borders between residual blocks and compute their insides again.
+    """Trade time for memory: with "block", keep what enters a residual block and compute its inside again.
 
     Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet), pytorchvideo's, timm
     networks that offer it, and any module with ``is_checkpoint_block = True``. It acts in training only; outputs,

@@ -3,7 +3,7 @@
 A vidact file is a ``.safetensors`` file whose metadata hold one JSON record, or a Lightning ``.ckpt`` with the same
 record under ``"vidact"`` and the network's tensors under ``"network."``. The record says::
 
-    {"format": 1, "recipe": {"builder": "vidact.models.tsn_resnet18", "arguments": {…}}, "input": {…}, "classes": […], …}
+    {"format": 1, "recipe": {"builder": "vidact.models.tsn_resnet18", "arguments": {…}}, "input": {…}, "classes": […]}
 
 Weights published elsewhere come in through ``from_reference`` and its tables: old name → new name.
 """
@@ -33,8 +33,8 @@ from vidact.batch import ClipInput
 
 FORMAT = 1
 
-# Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → module:function.
-# The module is imported when its word is asked for.
+# Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → its function,
+# whose module is imported when the word is asked for.
 REFERENCES = {
     "bn_inception": "vidact.models.bn_inception:from_bn_inception",
     "tsn": "vidact.models.tsn:from_tsn",
@@ -304,7 +304,7 @@ def rename(state_dict: Mapping[str, Any], rules: Rules) -> dict[str, tuple[str, 
 def load_strictly(
     network: nn.Module, state_dict: Mapping[str, Any], rules: Rules = (), optional: str = "", source: str = "the file"
 ) -> None:
-    """Copy tensors into the network, every one of both sides: a tensor left over, absent or of another shape is an error.
+    """Copy tensors into the network; a tensor left over, absent or of another shape is an error that names it.
 
     Args:
         rules: see ``rename``.

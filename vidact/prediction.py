@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from vidact.batch import parse_views
 from vidact.files import replacing
 from vidact.models.weights import load
 from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
-from vidact.video.sample import ClipSampler, expand, sampler_from_record
-from vidact.video.transform import ClipTransform, from_record, parse_views
+from vidact.video.sample import ClipSampler, expand
+from vidact.video.sample import from_record as sampler_from_record
+from vidact.video.transform import ClipTransform, from_record
 
 
 @dataclass(frozen=True)

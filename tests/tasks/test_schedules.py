@@ -1,0 +1,71 @@
+"""Learning rates and parameter groups."""
+
+import pytest
+import torch
+from torch import nn
+
+from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
+
+
+def test_steps_fall_at_their_epochs() -> None:
+    schedule = Schedule("step", milestones=(2, 4))
+    rates = [schedule.factor(step, steps_per_epoch=10, total_steps=60) for step in (0, 19, 20, 39, 40, 59)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_cosine_goes_from_one_to_its_end_after_the_warm_up() -> None:
+    schedule = Schedule("cosine", warmup_epochs=1, warmup_start=0.1, final=0.05)
+    assert schedule.factor(0, 10, 100) == pytest.approx(0.1)
+    assert schedule.factor(5, 10, 100) == pytest.approx(0.55)
+    assert schedule.factor(10, 10, 100) == pytest.approx(1)
+    assert schedule.factor(55, 10, 100) == pytest.approx(0.525)
+    assert schedule.factor(100, 10, 100) == pytest.approx(0.05)
+
+
+class Toy(nn.Module):
+    """Every kind of layer that a grouping by type could stumble over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.odd = nn.Conv1d(4, 4, 1)
+        self.memory = nn.Parameter(torch.zeros(2, 4))
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.layer_norm = nn.LayerNorm(4)
+        self.fc = nn.Linear(4, 5)
+
+
+def test_every_parameter_is_in_exactly_one_group() -> None:
+    network = Toy()
+    groups = ParameterGroups(head=5, first_conv=5, bias=2).split(network, lr=0.01, weight_decay=1e-4)
+    ids = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(ids) == sorted(id(parameter) for parameter in network.parameters())
+
+
+def test_roles_get_their_rates() -> None:
+    network = Toy()
+    groups = ParameterGroups(head=5, first_conv=3, bias=2).split(network, lr=0.01, weight_decay=1e-4)
+
+    def of(parameter: nn.Parameter) -> tuple[float, float]:
+        group = next(g for g in groups if any(p is parameter for p in g["params"]))
+        return group["lr"], group["weight_decay"]
+
+    assert of(network.fc.weight) == pytest.approx((0.05, 1e-4))
+    assert of(network.fc.bias) == pytest.approx((0.10, 0))
+    assert of(network.conv.weight) == pytest.approx((0.03, 1e-4))
+    assert of(network.conv.bias) == pytest.approx((0.06, 0))
+    assert of(network.norm.bias) == pytest.approx((0.01, 0))
+    assert of(network.layer_norm.weight) == pytest.approx((0.01, 0))
+    assert of(network.memory) == pytest.approx((0.01, 1e-4))
+
+
+@pytest.mark.parametrize(("which", "learning"), [("none", 2), ("partial", 1), ("all", 0)])
+def test_freezing_norms_reaches_modes_and_gradients(which: str, learning: int) -> None:
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)).train()
+    freeze_norms(network, which)  # type: ignore[arg-type]
+    norms = [network[0], network[2]]
+    assert sum(norm.training for norm in norms) == learning
+    assert sum(norm.weight.requires_grad for norm in norms) == learning
+    assert network[1].training
+    assert network[1].weight.requires_grad

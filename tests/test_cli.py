@@ -1,0 +1,168 @@
+"""What a user types, right and wrong: the words of the answers are the test."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vidact import __version__, cli
+from vidact.data.synthetic import write_clips
+from vidact.results import load_results
+
+SMALL = [
+    "--config", "debug", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
+    "--model.network.size=32",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, splits={"train": 2, "val": 1, "test": 1}, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small finished run."""
+    return cli.train([*SMALL, f"--data.root={root}", "--run", str(tmp_path_factory.mktemp("runs") / "a")])
+
+
+def fails(args: list[str], capsys: pytest.CaptureFixture) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    words = capsys.readouterr().err
+    assert "Traceback" not in words
+    return words
+
+
+def test_a_run_leaves_everything_behind(run: Path) -> None:
+    results = load_results(run)
+    assert {"test_top1", "test_top5", "test_mean_class_accuracy", "views", "average"} <= set(results["test"])
+    assert results["command"].startswith("vidact train --config debug")
+    for name in ("config.yaml", "metrics.csv", "scores.npz", "report.html", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+        assert (run / name).is_file(), name
+    assert list((run / "plots").glob("*.png"))
+
+
+def test_testing_again_gives_the_same_figures(run: Path) -> None:
+    before = load_results(run)["test"]
+    cli.main(["test", "--config", str(run / "config.yaml"), "--ckpt", "best", "--data.views", "2x3"])
+    cli.main(["test", "--config", str(run / "config.yaml"), "--ckpt", "best"])
+    after = load_results(run)
+    assert after["test 2x3"]["views"] == "2x3"
+    assert after["test"]["test_top1"] == before["test_top1"]
+
+
+def test_predict_prints_labels_scores_and_seconds(run: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+    import json
+
+    video = next(root.rglob("*.mp4"))
+    cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(video), "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["labels"]) == 5
+    assert answer["end_s"] > answer["start_s"] >= 0
+    assert answer["took_s"] > 0
+
+
+def test_predict_draws_on_the_video(run: Path, root: Path, tmp_path: Path) -> None:
+    from vidact import open_video
+
+    video = next(root.rglob("*.mp4"))
+    out = tmp_path / "drawn.mp4"
+    cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(video), "--annotate", str(out)])
+    with open_video(video) as before, open_video(out) as after:
+        assert len(before) == len(after)
+        assert (before.frames_at([0]).images.float() - after.frames_at([0]).images.float()).abs().max() > 60
+
+
+def test_predict_goes_on_past_a_broken_file(run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    video = next(root.rglob("*.mp4"))
+    (tmp_path / "good.mp4").write_bytes(video.read_bytes())
+    (tmp_path / "bad.mp4").write_text("hello")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(tmp_path)])
+    assert stopped.value.code == 1
+    out = capsys.readouterr()
+    assert "good.mp4" in out.out
+    assert "bad.mp4" in out.err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"vidact {__version__}\n"
+    cli.main([])
+    assert "doctor" in capsys.readouterr().out
+
+
+def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture) -> None:
+    assert "did you mean train?" in fails(["trian"], capsys)
+
+
+def test_an_unknown_config_is_answered_with_near_ones(capsys: pytest.CaptureFixture) -> None:
+    assert "clip/folder/tsm_mobilenetv2" in fails(["train", "--config", "clip/folder/tsm_mobilenet"], capsys)
+
+
+def test_a_missing_data_folder(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    words = fails(["train", *SMALL, "--data.root", str(tmp_path / "nowhere"), "--run", str(tmp_path / "r")], capsys)
+    assert "nowhere" in words
+    assert "does not exist" in words
+
+
+def test_a_misspelt_key(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    text = (Path(__file__).parents[1] / "configs" / "debug.yaml").read_text()
+    config.write_text(text.replace("batch_size: 4", "batchsize: 4"))
+    assert "batchsize" in fails(["train", "--config", str(config), f"--data.root={root}"], capsys)
+
+
+def test_num_classes_that_disagrees(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    args = ["train", *SMALL, f"--data.root={root}", "--model.network.num_classes=3", "--run", str(tmp_path)]
+    words = fails(args, capsys)
+    assert "num_classes is 3" in words
+    assert "has 1" in words
+
+
+def test_a_run_folder_that_cannot_be_written(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    args = ["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path / "file" / "run")]
+    assert "cannot write to the run folder" in fails(args, capsys)
+
+
+def test_no_write_permission(
+    capsys: pytest.CaptureFixture, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # a superuser may write anywhere, so the refusal is played
+    words = fails(["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path / "run")], capsys)
+    assert "cannot write to the run folder" in words
+    assert "--run FOLDER" in words
+
+
+def test_a_finished_run_is_not_overwritten(capsys: pytest.CaptureFixture, run: Path, root: Path) -> None:
+    before = (run / "results.json").read_text()
+    assert "--ckpt last" in fails(["train", *SMALL, f"--data.root={root}", "--run", str(run)], capsys)
+    assert (run / "results.json").read_text() == before
+
+
+def test_resuming_without_a_checkpoint(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    args = ["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path / "r"), "--ckpt", "last"]
+    assert "no checkpoint" in fails(args, capsys)
+
+
+def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(b"junk")
+    words = fails(["predict", "--checkpoint", str(other), str(next(root.rglob("*.mp4")))], capsys)
+    assert "other.ckpt" in words
+
+
+@pytest.mark.parametrize("tool", sorted((Path(__file__).parents[1] / "tools").glob("*.py")), ids=lambda p: p.name)
+def test_every_tool_has_help(tool: Path) -> None:
+    done = subprocess.run([sys.executable, tool, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout

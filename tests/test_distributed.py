@@ -1,0 +1,111 @@
+"""Several processes give what one gives, and a killed run goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidact import cli
+from vidact.data import load_clips
+from vidact.data.synthetic import write_clips
+from vidact.results import load_results
+from vidact.scores import load_scores
+
+SMALL = ["--config", "debug", "--model.network.size=32", "--trainer.enable_progress_bar=false"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data whose test split does not divide by two."""
+    made = tmp_path_factory.mktemp("made")
+    write_clips(made, splits={"train": 2, "val": 1, "test": 1}, seed=0)
+    clips = load_clips(made)
+    folder = tmp_path_factory.mktemp("clips")
+    rows = [f"{c.path.resolve()},{clips.classes[c.label]},{c.split}" for c in clips.clips]
+    tests = [row for row in rows if row.endswith(",test")]
+    if len(tests) % 2 == 0:
+        rows.remove(tests[0])
+    (folder / "clips.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    (folder / "classes.txt").write_text("\n".join(clips.classes) + "\n")
+    assert len(load_clips(folder).split("test")) % 2
+    return folder
+
+
+def vidact(*args: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "vidact.cli", *args], capture_output=True, text=True, env=env, timeout=600
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(root: Path, tmp_path: Path) -> None:
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--device=cpu"]
+    run = tmp_path / "two"
+    done = vidact("train", *SMALL, f"--data.root={root}", "--run", str(run), *two)
+    assert done.returncode == 0, done.stderr
+    both, together = load_results(run)["test"], load_scores(run / "scores.npz")
+    assert both["videos"] == len(load_clips(root).split("test"))
+    done = vidact("test", "--config", str(run / "config.yaml"), "--trainer.devices=1", "--trainer.strategy=auto")
+    assert done.returncode == 0, done.stderr
+    alone, single = load_results(run)["test"], load_scores(run / "scores.npz")
+    assert together.ids == single.ids
+    np.testing.assert_allclose(together.values, single.values, atol=1e-6)
+    for name in ("test_top1", "test_top5", "test_mean_class_accuracy", "videos"):
+        assert both[name] == alone[name], name
+    assert both["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_and_ends_with_a_report(root: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    args = [
+        *SMALL, f"--data.root={root}", "--run", str(run), "--trainer.max_epochs=6",
+        "--trainer.limit_train_batches=null", "--data.batch_size=1",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vidact.cli", "train", *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = run / "logs" / "version_0" / "metrics.csv"
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:  # two epochs are logged: the third is under way
+        if (run / "checkpoints" / "last.ckpt").exists() and log.exists() and log.read_text().count("\n") > 3:
+            break
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "results.json").exists()
+    done = vidact("train", "--config", str(run / "config.yaml"), "--ckpt", "last")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((run / "results.json").read_text())
+    assert results["test"]["videos"] == len(load_clips(root).split("test"))
+    assert "<html" in (run / "report.html").read_text()
+    epochs = [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    assert sorted(set(epochs), key=int) == [str(epoch) for epoch in range(6)]
+
+
+@pytest.mark.slow
+def test_folds_hold_each_group_out_once_and_keep_what_is_done(root: Path, tmp_path: Path) -> None:
+    made = tmp_path / "people"
+    clips = load_clips(root)
+    for i, clip in enumerate(clip for clip in clips.clips if clip.split == "train"):
+        target = made / clips.classes[clip.label] / f"{'abc'[i % 3]}_{i}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(clip.path.read_bytes())
+    args = [*SMALL, f"--data.root={made}", "--run", str(tmp_path / "out"), "--data.group=([abc])_[^/]*$"]
+    out = cli.folds([*args, "--data.fractions=[1,0,0]", "--folds", "a,c"])
+    figures = load_results(out)
+    assert figures["folds"] == 2
+    before = (out / "a" / "results.json").stat().st_mtime_ns
+    cli.folds([*args, "--data.fractions=[1,0,0]"])
+    figures = load_results(out)
+    assert figures["folds"] == 3
+    assert figures["videos"] == len(list(made.rglob("*.mp4")))
+    assert (out / "a" / "results.json").stat().st_mtime_ns == before

@@ -1,0 +1,65 @@
+"""Imports go downwards only, and heavy packages stay out of the layers that do not need them."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vidact"
+
+LEVELS = {
+    0: ["batch", "events", "files", "metrics", "results", "scores"],
+    1: ["video", "models"],
+    2: ["data", "features"],
+    3: ["tasks", "stream", "report", "export", "prediction"],
+    4: ["cli", "demo", "doctor"],
+}
+LEVEL = {name: level for level, names in LEVELS.items() for name in names}
+NEVER = {("tasks", "data"), ("data", "tasks"), ("models", "video"), ("video", "models")}
+NO_LIGHTNING = ("models", "video", "stream", "metrics", "batch", "events", "scores", "results")
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of everything that ``path`` imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path: Path) -> None:
+    here = part(path)
+    if here == "__init__":
+        return
+    assert here in LEVEL, f"{path}: give {here} a level in this test and in docs/architecture.md"
+    for name in imported(path):
+        words = name.split(".")
+        if words[0] != "vidact" or len(words) < 2 or words[1] not in LEVEL:
+            continue
+        there = words[1]
+        if there != here:
+            assert (here, there) not in NEVER, f"{path} imports {name}"
+            assert LEVEL[there] <= LEVEL[here], f"{path} (level {LEVEL[here]}) imports {name} (level {LEVEL[there]})"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_networks_and_pixels_need_no_lightning(path: Path) -> None:
+    if part(path) in NO_LIGHTNING:
+        assert not any(name.split(".")[0] == "lightning" for name in imported(path))
+
+
+def test_no_file_for_everything_else() -> None:
+    assert not [path for path in modules() if path.stem in ("utils", "util", "common", "misc", "helpers")]

@@ -1,0 +1,795 @@
+"""The one on-disk format: which videos there are, what happens in them, and which split they belong to.
+
+``clips.csv``    ``path,label[,start_s,end_s][,split]``: one trimmed clip a row. ``path`` is relative to its folder
+                 (or to the folder that a ``root.txt`` beside it names) or absolute; a relative path never leaves that
+                 folder. ``split`` is train, val or test. Several labels in one cell are separated by ``;``: the data
+                 are then multi-label. A header ``labels`` instead of ``label`` says so even when no row has two, and
+                 only there may the cell be empty. Inside a name, ``\\;`` is a semicolon and ``\\\\`` a backslash.
+``classes.txt``  one class name a line; the line is the index. Without it the classes are the sorted labels.
+``events.csv``   ``video,start_s,end_s,label``: one action in an untrimmed video a row.
+``videos.csv``   ``video,split``: the split of each untrimmed video.
+
+A folder of class folders needs no file at all: the folder's name is the class, everything below it with a video's
+suffix is a clip, and so is a sub-folder that holds images and nothing else. Top-level folders train, val (or valid,
+validation) and test that hold class folders are the splits.
+
+Times are in seconds. Files are UTF-8.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import math
+import os
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+SPLITS = ("train", "val", "test")
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
+AMBIGUOUS = "ambiguous"
+
+
+# ---------------------------------------------------------------------------------------------------------------- clips
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One trimmed clip.
+
+    ``id`` is the path relative to the root without the video suffix, and ``@start-end`` where the clip is a part of the
+    file. ``label`` is a class index; for multi-label data a sorted tuple of them. ``start_s`` None is the beginning of
+    the file, ``end_s`` None its end.
+    """
+
+    id: str
+    path: Path
+    label: int | tuple[int, ...]
+    start_s: float | None
+    end_s: float | None
+    split: str
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        return self.label if isinstance(self.label, tuple) else (self.label,)
+
+
+@dataclass
+class ClipList:
+    """Clips with their class names; ``notes`` are sentences for the user on what was ignored, skipped or thin."""
+
+    root: Path
+    clips: list[Clip]
+    classes: list[str]
+    multi_label: bool = False
+    notes: list[str] = field(default_factory=list)
+    group: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.clips)
+
+    def __str__(self) -> str:
+        counts = Counter(clip.split for clip in self)
+        parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+        return f"{len(self)} clips of {len(self.classes)} classes: {parts}"
+
+    def split(self, name: str) -> list[Clip]:
+        """The clips of "train", "val" or "test"; possibly none."""
+        if name not in SPLITS:
+            raise ValueError(f"{name!r} is not a split; there are {', '.join(SPLITS)}")
+        return [clip for clip in self if clip.split == name]
+
+    def groups(self) -> list[str]:
+        """The values that the ``group`` pattern takes, sorted: people, or source videos."""
+        if self.group is None:
+            raise ValueError("these clips were loaded without a group pattern, so they have no groups")
+        return sorted(set(_groups(self.root, [clip.path for clip in self], self.group)))
+
+    def class_weights(self) -> np.ndarray:
+        """Inverse frequencies of the classes in the training split, float32 (K,).
+
+        The weight of class c is N / (K' n_c) for N labels, K' of them distinct: the mean weight of a training label is
+        1. A class that no training clip has gets 0.
+        """
+        counts = np.zeros(len(self.classes))
+        for clip in self:
+            if clip.split == "train":
+                counts[list(clip.labels)] += 1
+        weights = np.zeros(len(self.classes), dtype=np.float32)
+        present = counts > 0
+        weights[present] = counts.sum() / (present.sum() * counts[present])
+        return weights
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal hash of ids, labels, splits and class names: equal when two runs used the same list."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for clip in self:
+            digest.update(f"\n{clip.id}\t{clip.labels}\t{clip.split}".encode())
+        return digest.hexdigest()[:16]
+
+
+class ClipRow(NamedTuple):
+    """One row of clips.csv, with names instead of indices; a sequence of labels makes the file multi-label."""
+
+    path: str
+    label: str | Sequence[str]
+    split: str | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+class _Found(NamedTuple):
+    """A clip before classes, ids and splits are known; ``where`` names it in messages."""
+
+    where: str
+    path: Path
+    labels: tuple[str, ...]
+    start_s: float | None
+    end_s: float | None
+    split: str | None
+
+
+def load_clips(
+    root: str | Path,
+    group: str | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    held_out: str | None = None,
+    missing: Literal["raise", "skip"] = "raise",
+    empty_classes: Literal["raise", "allow"] = "raise",
+) -> ClipList:
+    """Read a folder with clips.csv, or a folder of class folders.
+
+    Where the data state no split, it is drawn by a hash of seed and name, class by class: the same on every machine.
+    Clips cut from one file always stay together.
+
+    Args:
+        root: the folder.
+        group: regular expression with one group, searched in the path relative to the root (with its suffix);
+            clips with equal matches never stand in two splits. Whole groups are then drawn.
+        seed: of the drawn split.
+        fractions: shares of train, val and test in the drawn split, of clips or of groups; not used where the data
+            state their split. When there are too few for all, train comes first, then test.
+        held_out: one value of ``group``, such as a person: that group is the test split, all others are train
+            (less the share of val that ``fractions`` asks for), whatever split the data state.
+        missing: "raise" when clips.csv names a file that does not exist, or "skip" it and say so in ``notes``.
+        empty_classes: "raise" when a class has no clip at all, or "allow" it: a part of a data set keeps
+            all its classes.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist; give a folder of class folders, or one with a clips.csv")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; give its folder")
+    notes: list[str] = []
+    table = root / "clips.csv"
+    if table.exists():
+        root, found, classes, multi_label = _read_clips_csv(table)
+        found = _without_missing(found, table, missing, notes)
+    else:
+        found, classes = _walk_class_folders(root, notes)
+        multi_label = False
+
+    index = {name: i for i, name in enumerate(classes)}
+    counts = Counter(name for clip in found for name in clip.labels)
+    empty = [name for name in classes if not counts[name]]
+    if empty and empty_classes == "raise":
+        said = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
+        if not table.exists():
+            said = f"this class folder of {root} holds no video (suffixes {', '.join(sorted(VIDEO_SUFFIXES))})"
+        raise ValueError(
+            f"empty class {_some(empty)}: {said}. Add a clip, remove the class, or allow it with empty_classes='allow'"
+        )
+    if empty:
+        notes.append(f"{len(empty)} of {len(classes)} classes have no clip: {_some(empty)}")
+    if len(classes) < 2 and not multi_label:
+        raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
+
+    ids = _unique_ids(root, found)
+    splits = _splits(root, found, ids, group, seed, fractions, held_out, multi_label, notes)
+    clips = []
+    for clip, name, split in zip(found, ids, splits, strict=True):
+        labels = tuple(sorted({index[label] for label in clip.labels}))
+        label = labels if multi_label else labels[0]
+        clips.append(Clip(name, clip.path, label, clip.start_s, clip.end_s, split))
+    result = ClipList(root, clips, classes, multi_label, notes, group)
+    for split in SPLITS:
+        part = result.split(split)
+        present = {label for clip in part for label in clip.labels}
+        absent = [name for i, name in enumerate(classes) if i not in present and counts[name]]
+        if len(part) and absent:
+            notes.append(f"split {split} has no clip of {len(absent)} of {len(classes)} classes: {_some(absent)}")
+    return result
+
+
+def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
+    header, rows = _read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split"))
+    if not rows:
+        raise ValueError(f"{table} is empty: it has a header and no clips")
+    folder = table.parent
+    if (elsewhere := folder / "root.txt").exists():
+        folder = folder / _read_text(elsewhere).strip()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"{elsewhere} says that the videos are in {folder}, which is not a folder; correct it"
+            )
+    column = "labels" if "labels" in header else "label"
+    found = []
+    for line, row in rows:
+        where = f"{table} row {line}"
+        path = Path(row["path"])
+        if not row["path"]:
+            raise ValueError(f"{where} has no path")
+        if not path.is_absolute() and ".." in path.parts:
+            raise ValueError(f"{where}: the path {row['path']} may leave {folder}; write it without '..' or in full")
+        labels = split_labels(row[column])
+        if not labels and column == "label":
+            raise ValueError(f"{where} has no label; a clip without any is possible only under the header 'labels'")
+        start_s = _seconds(row.get("start_s", ""), where, "start_s")
+        end_s = _seconds(row.get("end_s", ""), where, "end_s")
+        if end_s is not None and (start_s or 0.0) >= end_s:
+            raise ValueError(f"{where} starts at {start_s or 0.0:g} s and ends at {end_s:g} s; the start comes first")
+        split = row.get("split")
+        if split is not None and split not in SPLITS:
+            raise ValueError(f"{where}: the split is {split!r}; it can be {', '.join(SPLITS)}")
+        found.append(_Found(where, folder / path, labels, start_s, end_s, split))
+    multi_label = column == "labels" or any(len(clip.labels) > 1 for clip in found)
+
+    listed = table.with_name("classes.txt")
+    if not listed.exists():
+        classes = sorted({label for clip in found for label in clip.labels})
+        if not classes:
+            raise ValueError(f"{table} has no label in any row")
+        return folder, found, classes, multi_label
+    classes = load_classes(listed)
+    known = set(classes)
+    for clip in found:
+        for label in clip.labels:
+            if label not in known:
+                raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {_closest(label, classes)}")
+    return folder, found, classes, multi_label
+
+
+def _without_missing(found: list[_Found], table: Path, missing: str, notes: list[str]) -> list[_Found]:
+    if missing not in ("raise", "skip"):
+        raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
+    exists = {path: path.exists() for path in {clip.path for clip in found}}
+    absent = [clip for clip in found if not exists[clip.path]]
+    if not absent:
+        return found
+    first = ", ".join(str(clip.path) for clip in absent[:5]) + (", …" if len(absent) > 5 else "")
+    said = f"{len(absent)} of {len(found)} clips in {table} name a file that does not exist: {first}"
+    if missing == "raise":
+        raise FileNotFoundError(f"{said}. Correct the paths, or leave these clips out with missing='skip'")
+    if len(absent) == len(found):
+        raise FileNotFoundError(f"{said}. None is left")
+    notes.append(f"skipped: {said}")
+    return [clip for clip in found if exists[clip.path]]
+
+
+def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], list[str]]:
+    walk = _Walk()
+    folders = {name: walk.videos(root / name) for name in walk.entries(root)[0]}
+    holding = [name for name, videos in folders.items() if videos]
+    if not holding:
+        what = "has neither a clips.csv nor class folders"
+        if folders:
+            what = f"has no clips.csv, and every class folder ({_some(list(folders))}) is without any video"
+        raise ValueError(
+            f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of images inside the class's folder"
+        )
+    found = []
+    if all(name in SPLIT_FOLDERS and not any(v.parent == root / name for v in folders[name]) for name in holding):
+        sides = [(SPLIT_FOLDERS[name], root / name) for name in holding]
+        classes = sorted({name for _, side in sides for name in walk.entries(side)[0]})
+        for split, side in sides:
+            for video in folders[side.name]:
+                found.append(_Found(str(video), video, (video.relative_to(side).parts[0],), None, None, split))
+        others = [name for name in folders if name not in holding]
+        if others:
+            notes.append(f"took {_some(holding)} of {root} for splits; {_some(others)} without videos ignored")
+    else:
+        classes = sorted(folders)
+        for name in classes:
+            for video in folders[name]:
+                found.append(_Found(str(video), video, (name,), None, None, None))
+    if walk.hidden:
+        notes.append(f"ignored {walk.hidden} hidden files or folders in {root}")
+    if walk.others:
+        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(walk.others.items()))
+        notes.append(f"ignored {walk.others.total()} files in {root} that are not videos: {kinds}")
+    return found, classes
+
+
+class _Walk:
+    """Finds videos below a folder, counting what it passes by."""
+
+    def __init__(self) -> None:
+        self.hidden = 0
+        self.others: Counter[str] = Counter()
+        self._seen: set[Path] = set()
+
+    def entries(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Names of the sub-folders and of the videos in a folder, each sorted."""
+        folders, videos = [], []
+        others: Counter[str] = Counter()
+        hidden = 0
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    hidden += 1
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                elif suffix in VIDEO_SUFFIXES:
+                    videos.append(entry.name)
+                else:
+                    others[suffix] += 1
+        if folder not in self._seen:
+            self._seen.add(folder)
+            self.hidden += hidden
+            self.others += others
+        return sorted(folders), sorted(videos)
+
+    def videos(self, folder: Path) -> list[Path]:
+        """Every video below a folder, sorted; the folder itself is not taken for one."""
+        folders, files = self.entries(folder)
+        found = [folder / name for name in files]
+        for name in folders:
+            inside = folder / name
+            if holds_only_images(inside):
+                found.append(inside)
+            else:
+                found += self.videos(inside)
+        return sorted(found)
+
+
+def holds_only_images(folder: Path) -> bool:
+    """Is this folder a video stored as images: images, and neither videos nor folders beside them?"""
+    images = False
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith("."):
+                continue
+            if suffix in VIDEO_SUFFIXES or entry.is_dir():
+                return False
+            images = images or suffix in IMAGE_SUFFIXES
+    return images
+
+
+def _relative(root: Path, path: Path) -> str:
+    for folder in (root, root.absolute()):
+        if path.is_relative_to(folder):
+            return path.relative_to(folder).as_posix()
+    return path.as_posix()
+
+
+def _stem(path: str) -> str:
+    """The path without a video's suffix; other dots belong to the name."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix.lower() in VIDEO_SUFFIXES else path
+
+
+def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
+    seen: dict[str, _Found] = {}
+    ids = []
+    for clip in found:
+        name = _stem(_relative(root, clip.path))
+        if clip.start_s is not None or clip.end_s is not None:
+            name += f"@{_short(clip.start_s or 0.0)}-{'end' if clip.end_s is None else _short(clip.end_s)}"
+        if name in seen:
+            first = seen[name]
+            again = "" if first.path != clip.path else "; a clip with several labels is one row with label a;b"
+            raise ValueError(
+                f"two videos with the same id {name!r}: {first.path} ({first.where}) and {clip.path} ({clip.where}); "
+                f"rename or remove one{again}"
+            )
+        seen[name] = clip
+        ids.append(name)
+    return ids
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def _splits(
+    root: Path,
+    found: list[_Found],
+    ids: list[str],
+    group: str | None,
+    seed: int,
+    fractions: Sequence[float],
+    held_out: str | None,
+    multi_label: bool,
+    notes: list[str],
+) -> list[str]:
+    """The split of each clip: held out, stated, or drawn."""
+    stated = [clip.split for clip in found if clip.split is not None]
+    if held_out is not None and group is None:
+        raise ValueError(f"held_out={held_out!r} names a group, so group must say how a path tells its group")
+    # Without a pattern the file is the group: two parts of one recording are no independent test.
+    units = ids if group is None else _groups(root, [clip.path for clip in found], group)
+    if group is None:
+        units = [_stem(_relative(root, clip.path)) for clip in found]
+
+    if stated and held_out is None:
+        if group is not None:
+            sides: dict[str, set[str]] = defaultdict(set)
+            for unit, split in zip(units, stated, strict=True):
+                sides[unit].add(split)
+            torn = sorted(unit for unit, names in sides.items() if len(names) > 1)
+            if torn:
+                notes.append(f"the stated split puts {len(torn)} groups on two sides: {_some(torn)}")
+        return stated
+
+    shares = tuple(fractions)
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+        raise ValueError(f"fractions are {shares}; give three shares train, val, test that sum to 1, train above 0")
+    if held_out is not None:
+        if held_out not in units:
+            raise ValueError(f"no clip is of the group {held_out!r}; the groups are {_some(sorted(set(units)), 50)}")
+        if stated:
+            notes.append(f"held_out={held_out} replaces the split that the data state")
+        shares = (shares[0], shares[1], 0.0)  # the held-out group is the test split; val is carved from the others
+
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for unit, clip in zip(units, found, strict=True):
+        if unit != held_out:
+            kinds[unit].update(clip.labels)
+    strata: dict[str, list[str]] = defaultdict(list)
+    for unit, labels in kinds.items():
+        # Groups of one class are drawn class by class, so that each split sees every class; others all together.
+        strata[next(iter(labels)) if len(labels) == 1 and not multi_label else ""].append(unit)
+    drawn = {held_out: "test"} if held_out is not None else {}
+    for members in strata.values():
+        members.sort(key=lambda unit: hashlib.sha256(f"{seed}/{unit}".encode()).digest())
+        names = [name for name, count in zip(SPLITS, _counts(len(members), shares), strict=True) for _ in range(count)]
+        drawn |= dict(zip(members, names, strict=True))
+    return [drawn[unit] for unit in units]
+
+
+def _counts(number: int, shares: tuple[float, ...]) -> list[int]:
+    """Split a number by shares: largest remainders first, and no wanted split stays empty if that can be."""
+    shares_now = np.array(shares) / sum(shares)
+    counts = np.floor(shares_now * number + 1e-9).astype(int)
+    order = (0, 2, 1)  # train first, then test: a model can do without val
+    for i in sorted(order, key=lambda i: (counts[i] - shares_now[i] * number, order.index(i)))[: number - counts.sum()]:
+        counts[i] += 1
+    for i in order:
+        if shares_now[i] and not counts[i] and counts.max() > 1:
+            counts[counts.argmax()] -= 1
+            counts[i] += 1
+    return [int(count) for count in counts]
+
+
+def _groups(root: Path, paths: list[Path], pattern: str) -> list[str]:
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"group is {pattern!r}, which is no regular expression: {error}") from None
+    if expression.groups != 1:
+        raise ValueError(f"group is {pattern!r} with {expression.groups} groups; it needs exactly one, in parentheses")
+    groups, strangers = [], []
+    for path in paths:
+        match = expression.search(_relative(root, path))
+        if match is None or match[1] is None:
+            strangers.append(_relative(root, path))
+        else:
+            groups.append(match[1])
+    if strangers:
+        raise ValueError(
+            f"group {pattern!r} matches no group in {len(strangers)} of {len(paths)} paths: {_some(strangers)}"
+        )
+    return groups
+
+
+# --------------------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Event:
+    """An action in an untrimmed video, from ``start_s`` to ``end_s``."""
+
+    video: str
+    start_s: float
+    end_s: float
+    label: str
+
+
+class Targets(NamedTuple):
+    """Labels of T tokens: ``multi_hot`` float32 (T, 1+K) with the background first, ``ignore`` bool (T,)."""
+
+    multi_hot: np.ndarray
+    ignore: np.ndarray
+
+
+def load_events(path: str | Path) -> list[Event]:
+    """Read an events.csv, in the order of its rows."""
+    path = Path(path)
+    _, rows = _read_table(path, (("video",), ("start_s",), ("end_s",), ("label",)), ())
+    events = []
+    for line, row in rows:
+        where = f"{path} row {line}"
+        if not row["video"] or not row["label"]:
+            raise ValueError(f"{where} has no {'label' if row['video'] else 'video'}")
+        start_s, end_s = _seconds(row["start_s"], where, "start_s"), _seconds(row["end_s"], where, "end_s")
+        if start_s is None or end_s is None:
+            raise ValueError(f"{where} has no {'end_s' if start_s is not None else 'start_s'}")
+        if start_s >= end_s:
+            raise ValueError(f"{where} starts at {start_s:g} s and ends at {end_s:g} s; the start comes first")
+        events.append(Event(row["video"], start_s, end_s, row["label"]))
+    return events
+
+
+def load_videos(path: str | Path) -> dict[str, str]:
+    """Read a videos.csv: each untrimmed video's split."""
+    path = Path(path)
+    videos: dict[str, str] = {}
+    for line, row in _read_table(path, (("video",), ("split",)), ())[1]:
+        if row["split"] not in SPLITS:
+            raise ValueError(f"{path} row {line}: the split is {row['split']!r}; it can be {', '.join(SPLITS)}")
+        if row["video"] in videos:
+            raise ValueError(f"{path} row {line} names {row['video']} a second time")
+        videos[row["video"]] = row["split"]
+    return videos
+
+
+def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float, classes: Sequence[str]) -> Targets:
+    """Turn the events of one video into labels of its tokens.
+
+    Token k covers the seconds from k / r to (k + 1) / r; an event from s to e labels the tokens ⌊s·r⌋ … ⌈e·r⌉ − 1:
+    every token it touches. Several labels may hold at once; a token without any is background, column 0; class i of
+    ``classes`` (which does not name the background) is column 1 + i. An event labelled "ambiguous" (in any case),
+    unless that is a class, marks its tokens in ``ignore`` and makes them neither background nor action.
+    What lies beyond ``num_tokens`` is cut: an incomplete last chunk makes no token.
+    """
+    column = {name: 1 + i for i, name in enumerate(classes)}
+    multi_hot = np.zeros((num_tokens, 1 + len(classes)), dtype=np.float32)
+    ignore = np.zeros(num_tokens, dtype=bool)
+    video: str | None = None
+    for event in events:
+        if video not in (None, event.video):
+            raise ValueError(f"events of {video} and of {event.video} were given; a token belongs to one video")
+        video = event.video
+        # Rounding first: 0.29 s at 100 tokens/s is 28.999999999999996, yet token 29 is meant.
+        tokens = slice(
+            max(0, math.floor(round(event.start_s * tokens_per_second, 6))),
+            max(0, math.ceil(round(event.end_s * tokens_per_second, 6))),
+        )
+        if event.label in column:
+            multi_hot[tokens, column[event.label]] = 1
+        elif event.label.lower() == AMBIGUOUS:
+            ignore[tokens] = True
+        else:
+            raise ValueError(
+                f"the event of {event.video} at {event.start_s:g} s has the label {event.label!r}, which is no class; "
+                f"{_closest(event.label, list(classes))}"
+            )
+    multi_hot[:, 0] = (multi_hot[:, 1:].sum(1) == 0) & ~ignore
+    return Targets(multi_hot, ignore)
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_classes(path: str | Path) -> list[str]:
+    """Read a classes.txt."""
+    path = Path(path)
+    classes = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    if not classes:
+        raise ValueError(f"{path} is empty; write one class name a line")
+    if "" in classes:
+        raise ValueError(f"{path} line {classes.index('') + 1} is empty; the line is the index, so no line may be")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} names {_some(twice)} more than once")
+    return classes
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """The names in a label cell: ``a;b`` is two, ``a\\;b`` is one with a semicolon in it."""
+    names = [""]
+    for part in re.findall(r"\\[\\;]|.", cell, re.DOTALL):
+        if part == ";":
+            names.append("")
+        else:
+            names[-1] += part[-1]
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def join_labels(names: Iterable[str]) -> str:
+    """The inverse of ``split_labels``."""
+    return ";".join(name.replace("\\", "\\\\").replace(";", "\\;") for name in names)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+
+
+def _read_table(
+    path: Path, required: Sequence[tuple[str, ...]], optional: Sequence[str]
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header and rows with their line numbers; each of ``required`` is a column by one of several names."""
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""))
+    lines = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
+    try:
+        table = [(line, cells) for line, cells in lines if any(cells)]
+    except csv.Error as error:
+        raise ValueError(f"{path} line {reader.line_num} is no CSV: {error}") from None
+    wanted = ",".join(names[0] for names in required) + "".join(f"[,{name}]" for name in optional)
+    if not table:
+        raise ValueError(f"{path} is empty; its first line is {wanted}")
+    header = table[0][1]
+    permitted = {name for names in required for name in names} | set(optional)
+    absent = [names[0] for names in required if sum(name in header for name in names) != 1]
+    unknown = [name for name in header if name not in permitted]
+    if absent or unknown or len(set(header)) < len(header):
+        wrong = "a column comes twice"
+        if absent:
+            wrong = f"it lacks {', '.join(absent)}"
+        elif unknown:
+            wrong = f"it has no use for {', '.join(map(repr, unknown))}"
+        raise ValueError(
+            f"wrong header in {path}: the file begins {','.join(header)!r} where {wanted} is expected; {wrong}"
+        )
+    rows = []
+    for line, cells in table[1:]:
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{path} row {line} has {len(cells)} cells and the header {len(header)}; quote cells with commas"
+            )
+        rows.append((line, dict(zip(header, cells, strict=True))))
+    return header, rows
+
+
+def _seconds(cell: str, where: str, column: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where}: {column} is {cell!r}, which is no number of seconds from 0 on")
+    return value
+
+
+def _short(seconds: float) -> str:
+    """At most a millisecond's digits: 2, 2.5, 0.033."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".")
+
+
+def _some(names: Sequence[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
+
+
+def _closest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.0)
+    return f"the closest class is {near[0]!r}" if near else "there are no classes"
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_clips_csv(root: str | Path, rows: Iterable[ClipRow], classes: Sequence[str] | None = None) -> None:
+    """Write ``root``/clips.csv and, when ``classes`` are given, classes.txt; columns that no row uses are left out."""
+    rows = list(rows)
+    root = Path(root)
+    multi_label = any(not isinstance(row.label, str) for row in rows)
+    optional = [name for name in ("start_s", "end_s", "split") if any(getattr(row, name) is not None for row in rows)]
+    lines: list[list[object]] = [["path", "labels" if multi_label else "label", *optional]]
+    for row in rows:
+        labels = join_labels([row.label] if isinstance(row.label, str) else row.label)
+        lines.append([row.path, labels, *(_cell(getattr(row, name)) for name in optional)])
+    if classes is not None:
+        write_classes(root / "classes.txt", classes)
+    _write_table(root / "clips.csv", lines)
+
+
+def write_events_csv(path: str | Path, events: Iterable[Event]) -> None:
+    rows = [[event.video, _cell(event.start_s), _cell(event.end_s), event.label] for event in events]
+    _write_table(Path(path), [["video", "start_s", "end_s", "label"], *rows])
+
+
+def write_videos_csv(path: str | Path, videos: dict[str, str]) -> None:
+    _write_table(Path(path), [["video", "split"], *videos.items()])
+
+
+def write_classes(path: str | Path, classes: Sequence[str]) -> None:
+    write_text(Path(path), "".join(f"{name}\n" for name in classes))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write all of a file or nothing: a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return repr(round(float(value), 6)) if isinstance(value, int | float) else str(value)
+
+
+# ---------------------------------------------------------------------------------- what the scripts in datasets/ share
+
+
+def find_videos(folder: str | Path) -> dict[str, list[str]]:
+    """Every video file below a folder by its name without suffix: paths relative to the folder, sorted."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give the one that holds the videos")
+    found: dict[str, list[str]] = defaultdict(list)
+    for place, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                found[stem].append(Path(place, name).relative_to(folder).as_posix())
+    return {stem: sorted(paths) for stem, paths in found.items()}
+
+
+def write_dataset(
+    out: str | Path, videos: str | Path, rows: Sequence[ClipRow], missing: Sequence[str], classes: Sequence[str]
+) -> None:
+    """Write clips.csv, classes.txt and root.txt for videos that stay where they are, list the missing, and say so.
+
+    ``rows`` have paths relative to ``videos``; ``missing`` are names in the official lists without a file. All missing
+    is an error.
+    """
+    out, videos = Path(out), Path(videos).resolve()
+    if not rows:
+        raise FileNotFoundError(
+            f"none of the {len(missing)} videos of the lists is in {videos}; looked for {_some(missing)}. "
+            "Give the folder into which the data set was unpacked"
+        )
+    write_clips_csv(out, rows, classes)
+    write_text(out / "root.txt", f"{videos}\n")
+    counts = Counter(row.split for row in rows)
+    print(f"{out / 'clips.csv'}: " + ", ".join(f"{counts[name]} {name}" for name in SPLITS if counts[name]) + " clips")
+    present = {row.label for row in rows}
+    empty = [name for name in classes if name not in present]
+    if empty:
+        print(f"{len(empty)} of {len(classes)} classes have no video: {_some(empty)}; load with empty_classes='allow'")
+    if missing:
+        write_text(out / "missing.txt", "".join(f"{name}\n" for name in missing))
+        total = len(rows) + len(missing)
+        print(f"{len(missing)} of {total} videos are missing: see {out / 'missing.txt'}", file=sys.stderr)
+    else:
+        (out / "missing.txt").unlink(missing_ok=True)

@@ -1,0 +1,429 @@
+"""Small real video files with known actions, made in seconds.
+
+Two kinds of classes. The members of an order pair hold the same frames in opposite order: member B with a seed is
+member A with that seed, played backwards, so a network that only sees the set of frames can do no better than guess
+inside a pair. A shape class is told by what is seen and how it moves, and looks the same backwards.
+
+The files are H.264 in which every frame is coded by itself with one quantiser, so this holds for the decoded pixels
+too, bit for bit: the codec does not betray which frame came first. Colours, background, size, place, speed, a
+distractor and the noise are random, from the seed alone.
+
+Shapes: T frames, H x W pixels. Co-ordinates: x to the right and y downwards from the centre; H is from -1 to 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from vidact.data.annotations import (
+    SPLITS,
+    ClipList,
+    ClipRow,
+    Event,
+    load_clips,
+    write_classes,
+    write_clips_csv,
+    write_events_csv,
+    write_text,
+    write_videos_csv,
+)
+
+# The second is the first played backwards. "left" and "right" stand in the names for the label-aware flip.
+ORDER_PAIRS: list[tuple[str, str]] = [
+    ("moving right", "moving left"),
+    ("approaching", "receding"),
+    ("opening", "closing"),
+    ("turning clockwise", "turning counterclockwise"),
+    ("appearing", "vanishing"),
+]
+SHAPE_CLASSES: list[str] = [
+    "bouncing ball",
+    "shaking square",
+    "blinking star",
+    "orbiting ring",
+    "swinging pendulum",
+    "pulsing cross",
+]
+CLASSES: list[str] = [name for pair in ORDER_PAIRS for name in pair] + SHAPE_CLASSES
+
+HEIGHT, WIDTH = 80, 96
+Y, X = np.meshgrid(
+    (np.arange(HEIGHT, dtype=np.float32) + 0.5) / (HEIGHT / 2) - 1,
+    (np.arange(WIDTH, dtype=np.float32) + 0.5 - WIDTH / 2) / (HEIGHT / 2),
+    indexing="ij",
+)
+
+Layer = tuple[np.ndarray, np.ndarray]  # opacity (T, H, W) or (1, H, W), and a colour (3,)
+Random = np.random.Generator
+
+
+# --------------------------------------------------------------------------------------------------------------- shapes
+# Each takes signed distances: below 0 inside. Arguments that change with time have the shape (T, 1, 1).
+
+
+def _opacity(distance: np.ndarray) -> np.ndarray:
+    """1 inside, 0 outside, with an edge one pixel wide."""
+    return np.clip(0.5 - distance * (HEIGHT / 2), 0, 1)
+
+
+def _disc(x: np.ndarray, y: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - radius
+
+
+def _box(x: np.ndarray, y: np.ndarray, half_width: np.ndarray | float, half_height: np.ndarray | float) -> np.ndarray:
+    return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
+
+
+def _line(x: np.ndarray, y: np.ndarray, end_x: np.ndarray, end_y: np.ndarray, width: float) -> np.ndarray:
+    """A line with round ends from the origin to (end_x, end_y)."""
+    along = np.clip((x * end_x + y * end_y) / (end_x**2 + end_y**2), 0, 1)
+    return _disc(x - along * end_x, y - along * end_y, width)
+
+
+def _triangle(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
+    return np.maximum(np.abs(x) * 0.87 + y * 0.5, -y) - size * 0.5
+
+
+def _star(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
+    wave = np.abs((np.arctan2(x, -y) * 5 / (2 * np.pi)) % 1 - 0.5) * 2  # 1 at the five points, 0 between
+    return np.sqrt(x * x + y * y) - size * (0.4 + 0.6 * wave**2)
+
+
+# -------------------------------------------------------------------------------------------------------------- actions
+# Each returns its layers, the lowest first, at the times ``t`` (T, 1, 1) from 0, the beginning, to 1, the end.
+
+
+def _moving_right(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    x = X - (2 * t - 1) * random.uniform(0.55, 0.8) - random.uniform(-0.15, 0.15)
+    y = Y - random.uniform(-0.5, 0.5)
+    return [(_opacity(_disc(x, y * 1.7, random.uniform(0.25, 0.36))), colours[0])]
+
+
+def _approaching(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    x, y = X - random.uniform(-0.3, 0.3), Y - random.uniform(-0.25, 0.25)
+    radius = random.uniform(0.1, 0.16) * (random.uniform(4.0, 5.5) ** t)  # steady approach: grows by a factor
+    return [(_opacity(_disc(x, y, radius)), colours[0]), (_opacity(_disc(x, y, radius * 0.5)), colours[1])]
+
+
+def _opening(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    x, y = X - random.uniform(-0.25, 0.25), Y - random.uniform(-0.2, 0.2)
+    width, height = random.uniform(0.5, 0.7), random.uniform(0.45, 0.65)
+    gap = 0.9 * width * t
+    wings = _box(np.abs(x) - (width + gap) / 2, y, (width - gap) / 2, height)
+    return [(_opacity(_box(x, y, width, height)[None]), colours[1]), (_opacity(wings), colours[0])]
+
+
+def _turning_clockwise(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    angle = random.uniform(0, 2 * np.pi) + random.uniform(1.1, 1.7) * np.pi * t  # y is downwards: growing is clockwise
+    x, y = X - random.uniform(-0.25, 0.25), Y - random.uniform(-0.2, 0.2)
+    length = random.uniform(0.5, 0.7)
+    tip_x, tip_y = length * np.cos(angle), length * np.sin(angle)
+    return [
+        (_opacity(_line(x, y, tip_x, tip_y, 0.06)), colours[0]),
+        (_opacity(_disc(x - tip_x, y - tip_y, 0.17)), colours[1]),
+    ]
+
+
+def _appearing(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    x, y = X - random.uniform(-0.5, 0.5), Y - random.uniform(-0.35, 0.35)
+    return [(_opacity(_triangle(x, y, random.uniform(0.4, 0.6)))[None] * t, colours[0])]
+
+
+def _bouncing_ball(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    size = random.uniform(0.16, 0.24)
+    height = random.uniform(0.9, 1.2) * np.abs(np.sin(np.pi * (random.uniform(2.0, 3.5) * t + random.uniform(0, 1))))
+    x, y = X - random.uniform(-0.6, 0.6), Y - (0.9 - size - height)
+    return [(_opacity(_disc(x, y, size)), colours[0])]
+
+
+def _shaking_square(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    shift = random.uniform(0.1, 0.18) * np.sin(2 * np.pi * (random.uniform(4, 7) * t + random.uniform(0, 1)))
+    x, y = X - random.uniform(-0.5, 0.5) - shift, Y - random.uniform(-0.4, 0.4)
+    size = random.uniform(0.25, 0.35)
+    return [(_opacity(_box(x, y, size, size)), colours[0])]
+
+
+def _blinking_star(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    lit = np.sin(2 * np.pi * (random.uniform(2.5, 4.5) * t + random.uniform(0, 1))) > 0
+    x, y = X - random.uniform(-0.5, 0.5), Y - random.uniform(-0.35, 0.35)
+    return [(_opacity(_star(x, y, random.uniform(0.45, 0.65)))[None] * lit, colours[0])]
+
+
+def _orbiting_ring(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    angle = int(random.choice([-2, 2])) * np.pi * (random.uniform(1.0, 1.5) * t + random.uniform(0, 1))
+    orbit, size = random.uniform(0.4, 0.55), random.uniform(0.2, 0.27)
+    x, y = X - random.uniform(-0.25, 0.25) - orbit * np.cos(angle), Y - orbit * np.sin(angle)
+    return [(_opacity(np.abs(_disc(x, y, size)) - 0.07), colours[0])]
+
+
+def _swinging_pendulum(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    angle = random.uniform(0.5, 0.9) * np.sin(2 * np.pi * (random.uniform(1.3, 2.3) * t + random.uniform(0, 1)))
+    x, y = X - random.uniform(-0.3, 0.3), Y + 0.9
+    length = random.uniform(1.1, 1.4)
+    bob_x, bob_y = length * np.sin(angle), length * np.cos(angle)
+    return [
+        (_opacity(_line(x, y, bob_x, bob_y, 0.035)), colours[1]),
+        (_opacity(_disc(x - bob_x, y - bob_y, random.uniform(0.15, 0.2))), colours[0]),
+    ]
+
+
+def _pulsing_cross(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
+    size = random.uniform(0.4, 0.5) + 0.2 * np.sin(2 * np.pi * (random.uniform(2, 3.5) * t + random.uniform(0, 1)))
+    x, y = X - random.uniform(-0.4, 0.4), Y - random.uniform(-0.25, 0.25)
+    return [(_opacity(np.minimum(_box(x, y, size, size * 0.3), _box(x, y, size * 0.3, size))), colours[0])]
+
+
+_DRAW: dict[str, Callable[[np.ndarray, Random, np.ndarray], list[Layer]]] = {
+    "moving right": _moving_right,
+    "approaching": _approaching,
+    "opening": _opening,
+    "turning clockwise": _turning_clockwise,
+    "appearing": _appearing,
+    "bouncing ball": _bouncing_ball,
+    "shaking square": _shaking_square,
+    "blinking star": _blinking_star,
+    "orbiting ring": _orbiting_ring,
+    "swinging pendulum": _swinging_pendulum,
+    "pulsing cross": _pulsing_cross,
+}
+_BACKWARDS = {second: first for first, second in ORDER_PAIRS}
+
+
+def _layers(action: str, num_frames: int, random: Random, colours: np.ndarray) -> list[Layer]:
+    """Draw an action that plays forwards; order classes begin and end with a rest of random length."""
+    t = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None]
+    if action not in SHAPE_CLASSES:
+        before, after = random.uniform(0, 0.2, size=2)
+        t = np.clip((t - before) / (1 - before - after), 0, 1) ** random.uniform(0.75, 1.35)
+    return _DRAW[action](t.astype(np.float32), random, colours)
+
+
+# --------------------------------------------------------------------------------------------------------------- scenes
+
+
+@dataclass
+class _Scene:
+    """What a camera sees when nothing happens: a background (H, W, 3), something that sways, and noise."""
+
+    background: np.ndarray
+    swaying: tuple[float, float, float, float]  # x, y, size, cycles in a frame
+    colours: np.ndarray  # (3, 3): two for the actor, one for what sways
+
+    def paint(self, layers: Sequence[Layer], num_frames: int, random: Random, first_frame: int = 0) -> np.ndarray:
+        """Frames (T, H, W, 3) uint8: the layers over the background."""
+        frames = np.repeat(self.background[None], num_frames, axis=0)
+        x, y, size, cycles = self.swaying
+        sway = 0.06 * np.sin(2 * np.pi * cycles * np.arange(first_frame, first_frame + num_frames))[:, None, None]
+        below = (_opacity(_disc(X - x - sway.astype(np.float32), Y - y, size)), self.colours[2])
+        for opacity, colour in (below, *layers):
+            frames += opacity[..., None] * (colour - frames)
+        frames += random.standard_normal((num_frames, HEIGHT, WIDTH, 1), dtype=np.float32) * random.uniform(2, 5)
+        return np.clip(frames, 0, 255).astype(np.uint8)
+
+
+def _scene(random: Random) -> _Scene:
+    base = random.uniform(50, 200, 3)
+    coarse = random.normal(0, 1, (5, 6, 3)) * (14, 14, 14) + random.normal(0, 14, (5, 6, 1))
+    direction, wave = random.uniform(0, np.pi), random.uniform(3, 9)
+    stripes = random.uniform(0, 12) * np.sin(wave * 2 * (X * np.cos(direction) + Y * np.sin(direction)))
+    background = base + _enlarge(coarse) + stripes[..., None]
+    colours = [_contrasting(base, random, 80), _contrasting(base, random, 50), _contrasting(base, random, 30)]
+    side = int(random.choice([-1, 1]))
+    swaying = (side * random.uniform(0.8, 1.1), random.uniform(-0.9, 0.9), random.uniform(0.08, 0.15), 1 / 40)
+    return _Scene(np.clip(background, 0, 255).astype(np.float32), swaying, np.array(colours, dtype=np.float32))
+
+
+def _enlarge(coarse: np.ndarray) -> np.ndarray:
+    """Bilinear, to (H, W, C)."""
+    for axis, size in ((0, HEIGHT), (1, WIDTH)):
+        place = np.linspace(0, coarse.shape[axis] - 1, size)
+        low = np.minimum(place.astype(int), coarse.shape[axis] - 2)
+        part = np.expand_dims(place - low, tuple(range(1, coarse.ndim - axis)))
+        coarse = coarse.take(low, axis) * (1 - part) + coarse.take(low + 1, axis) * part
+    return coarse
+
+
+def _contrasting(base: np.ndarray, random: Random, contrast: float) -> np.ndarray:
+    """A colour whose brightness is at least ``contrast`` from that of ``base``."""
+    weights = np.array([0.299, 0.587, 0.114])
+    while True:
+        colour = random.uniform(0, 255, 3)
+        if abs((colour - base) @ weights) >= contrast:
+            return colour
+
+
+def render(action: str, seed: int | Sequence[int]) -> tuple[np.ndarray, int]:
+    """One clip of an action: frames (T, H, W, 3) uint8 RGB, about 32 of them, and frames per second.
+
+    The two members of an order pair with one seed are the same frames, forwards and backwards.
+    """
+    forwards = _BACKWARDS.get(action, action)
+    if forwards not in _DRAW:
+        raise ValueError(f"{action!r} is not an action; there are {', '.join(CLASSES)}")
+    numbers = [seed] if isinstance(seed, int) else list(seed)
+    random = np.random.default_rng([*numbers, list(_DRAW).index(forwards)])
+    num_frames, fps = int(random.integers(26, 39)), int(random.choice([16, 20, 24]))
+    scene = _scene(random)
+    frames = scene.paint(_layers(forwards, num_frames, random, scene.colours), num_frames, random)
+    return (frames if action == forwards else frames[::-1]), fps
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int, keyframe_every: int = 1) -> None:
+    """Write frames (T, H, W, 3) uint8 RGB, H and W even, as H.264; the file is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options = {"preset": "ultrafast", "qp": "22", "g": str(keyframe_every), "bf": "0"}
+    try:
+        with av.open(str(unfinished), "w", format="mp4") as file:
+            stream = file.add_stream("libx264", rate=fps, options=options)
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.thread_count = 1  # the same bytes on every machine
+            stream.codec_context.time_base = Fraction(1, fps)
+            for i, image in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+                frame.pts, frame.time_base = i, Fraction(1, fps)
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_clips(
+    root: str | Path,
+    splits: Mapping[str, int] | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ClipList:
+    """Make trimmed clips: a folder per class with mp4 files, clips.csv and classes.txt.
+
+    Clip i of both members of an order pair is one scene, and lies in the same split.
+
+    Args:
+        root: a new or empty folder, or one that this function filled with the same arguments before.
+        splits: clips per class in train, val and test; default 20, 5 and 10.
+        seed: of everything random.
+        classes: some of ``CLASSES``, in the order of their indices; default all.
+        progress: called with the number of clips made and of all.
+    """
+    root = Path(root)
+    names = _check_classes(classes)
+    counts = _check_splits(splits or {"train": 20, "val": 5, "test": 10})
+    _claim(root, {"maker": "vidact.data.synthetic.write_clips", "seed": seed, "splits": counts, "classes": names})
+    places = [split for split, count in counts.items() for _ in range(count)]
+    rows = []
+    for name in names:
+        for i, split in enumerate(places):
+            frames, fps = render(name, (seed, i))
+            rows.append(ClipRow(f"{name}/{i:04d}.mp4", name, split))
+            write_video(root / rows[-1].path, frames, fps)
+            if progress:
+                progress(len(rows), len(names) * len(places))
+    write_clips_csv(root, rows, names)
+    return load_clips(root)
+
+
+def write_untrimmed(
+    root: str | Path,
+    splits: Mapping[str, int] | None = None,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    actions_per_video: int = 6,
+    fps: int = 24,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Event]:
+    """Make untrimmed videos: one camera each, actions of 1.5 to 3 s, and gaps of 1 to 3 s where nothing happens.
+
+    Writes videos/*.mp4, events.csv (times from 0 at the first frame), videos.csv and classes.txt, and returns the
+    events. Actions come from a shuffled deck of all classes, so within a split each is about as frequent.
+
+    Args:
+        root: a new or empty folder, or one that this function filled with the same arguments before.
+        splits: videos in train, val and test; default 12, 4 and 6.
+        seed: of everything random.
+        classes: some of ``CLASSES``, in the order of their indices; default all.
+        actions_per_video: how many actions follow each other.
+        fps: frames per second.
+        progress: called with the number of videos made and of all.
+    """
+    root = Path(root)
+    names = _check_classes(classes)
+    counts = _check_splits(splits or {"train": 12, "val": 4, "test": 6})
+    record = {"maker": "vidact.data.synthetic.write_untrimmed", "seed": seed, "splits": counts, "classes": names}
+    _claim(root, record | {"actions_per_video": actions_per_video, "fps": fps})
+    events: list[Event] = []
+    videos: dict[str, str] = {}
+    for split, count in counts.items():
+        deck: list[str] = []
+        for _ in range(count):
+            video = f"videos/{len(videos):04d}.mp4"
+            random = np.random.default_rng([seed, len(videos)])
+            scene = _scene(random)
+            frames: list[np.ndarray] = []
+            length = 0
+            for turn in range(2 * actions_per_video + 1):
+                acting = turn % 2 == 1
+                num_frames = int(fps * (random.uniform(1.5, 3) if acting else random.uniform(1, 3)))
+                layers: list[Layer] = []
+                if acting:
+                    if not deck:
+                        deck = [str(name) for name in random.permutation(names)]
+                    action = deck.pop()
+                    forwards = _BACKWARDS.get(action, action)
+                    layers = _layers(forwards, num_frames, random, scene.colours)
+                    if action != forwards:
+                        layers = [(opacity[::-1], colour) for opacity, colour in layers]
+                    events.append(Event(video, length / fps, (length + num_frames) / fps, action))
+                frames.append(scene.paint(layers, num_frames, random, first_frame=length))
+                length += num_frames
+            write_video(root / video, np.concatenate(frames), fps, keyframe_every=fps)
+            videos[video] = split
+            if progress:
+                progress(len(videos), sum(counts.values()))
+    write_classes(root / "classes.txt", names)
+    write_videos_csv(root / "videos.csv", videos)
+    write_events_csv(root / "events.csv", events)
+    return events
+
+
+def _check_classes(classes: Sequence[str] | None) -> list[str]:
+    names = list(CLASSES if classes is None else classes)
+    unknown = [name for name in names if name not in CLASSES]
+    if unknown or len(names) < 2:
+        raise ValueError(f"classes are {names}; choose at least two of {', '.join(CLASSES)}")
+    return names
+
+
+def _check_splits(splits: Mapping[str, int]) -> dict[str, int]:
+    if any(name not in SPLITS or count < 0 for name, count in splits.items()) or not any(splits.values()):
+        raise ValueError(f"splits are {dict(splits)}; give the numbers of {', '.join(SPLITS)} as a mapping")
+    return {name: splits[name] for name in SPLITS if splits.get(name)}
+
+
+def _claim(root: Path, record: dict) -> None:
+    """Refuse a folder that holds anything but what the same call left there."""
+    note = root / "synthetic.json"
+    text = json.dumps(record, indent=1) + "\n"
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; name a folder for the videos")
+    if root.exists() and any(root.iterdir()):
+        if not note.exists():
+            raise FileExistsError(f"{root} holds something else; name a new or empty folder for the generated videos")
+        if note.read_text(encoding="utf-8") != text:
+            raise FileExistsError(
+                f"{root} holds generated videos of another kind (see {note.name}); delete it or name another folder"
+            )
+    write_text(note, text)

@@ -1,0 +1,177 @@
+"""BN-Inception (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167), the backbone of the first TSN weights.
+
+From the Caffe port that https://github.com/yjxiong/tsn-pytorch (BSD-2-Clause) started from: every convolution has a
+bias *and* batch norm, and images are BGR from 0 to 255. Different here: batch norm averages with momentum 0.1; the
+published code says 0.9, which in PyTorch's sense hardly averages at all.
+
+Shapes: N images, C channels, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidact.batch import ClipInput
+from vidact.models.backbones import Backbone, check_weight_path, download_advice
+from vidact.models.weights import Rules, builder, load_strictly, read
+
+IMAGENET_URL = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
+
+# Published name → ours; what is left after the branch names are one `conv` and one `bn` each.
+RULES: Rules = [
+    (r"^last_linear\.", "fc."),
+    (r"_bn\.", ".bn."),
+    (r"^inception_(\d\w)_1x1\.", r"inception_\1.one."),
+    (r"^inception_(\d\w)_3x3_reduce\.", r"inception_\1.three.0."),
+    (r"^inception_(\d\w)_3x3\.", r"inception_\1.three.1."),
+    (r"^inception_(\d\w)_double_3x3_reduce\.", r"inception_\1.threes.0."),
+    (r"^inception_(\d\w)_double_3x3_([12])\.", r"inception_\1.threes.\2."),
+    (r"^inception_(\d\w)_pool_proj\.", r"inception_\1.project."),
+    (r"^(?!fc\.)((?:(?!\.bn\.).)*)\.(weight|bias)$", r"\1.conv.\2"),
+]
+
+
+class ConvNorm(nn.Module):
+    """Convolution with bias, batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(maps)))
+
+
+def halve(maps: Tensor) -> Tensor:
+    # Caffe rounds sizes up and pads nothing; padding 1 would give the same sizes and other values.
+    return F.max_pool2d(maps, kernel_size=3, stride=2, ceil_mode=True)
+
+
+class Inception(nn.Module):
+    """Branches side by side: 1x1, 3x3, two 3x3 in a row, and a pool. Stride 2 has no 1x1 and only pools the input."""
+
+    is_checkpoint_block = True
+
+    def __init__(
+        self,
+        inputs: int,
+        one: int,
+        three: tuple[int, int],
+        double: tuple[int, int],
+        project: int,
+        stride: int = 1,
+        pool: str = "average",
+    ) -> None:
+        super().__init__()
+        self.one = ConvNorm(inputs, one, 1) if one else None
+        self.three = nn.Sequential(ConvNorm(inputs, three[0], 1), ConvNorm(three[0], three[1], 3, stride))
+        self.threes = nn.Sequential(
+            ConvNorm(inputs, double[0], 1),
+            ConvNorm(double[0], double[1], 3),
+            ConvNorm(double[1], double[1], 3, stride),
+        )
+        self.project = ConvNorm(inputs, project, 1) if project else None
+        self.pool = pool
+        self.outputs = one + three[1] + double[1] + (project or inputs)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        branches = [] if self.one is None else [self.one(maps)]
+        branches += [self.three(maps), self.threes(maps)]
+        if self.project is None:
+            branches.append(halve(maps))
+        elif self.pool == "average":
+            branches.append(self.project(F.avg_pool2d(maps, kernel_size=3, stride=1, padding=1)))
+        else:
+            branches.append(self.project(F.max_pool2d(maps, kernel_size=3, stride=1, padding=1)))
+        return torch.cat(branches, dim=1)
+
+
+class BNInception(Backbone):
+    """Everything but the classifier; dim 1024."""
+
+    def __init__(self, size: int = 224) -> None:
+        super().__init__()
+        self.conv1_7x7_s2 = ConvNorm(3, 64, 7, stride=2)
+        self.conv2_3x3_reduce = ConvNorm(64, 64, 1)
+        self.conv2_3x3 = ConvNorm(64, 192, 3)
+        self.inception_3a = Inception(192, 64, (64, 64), (64, 96), 32)
+        self.inception_3b = Inception(256, 64, (64, 96), (64, 96), 64)
+        self.inception_3c = Inception(320, 0, (128, 160), (64, 96), 0, stride=2)
+        self.inception_4a = Inception(576, 224, (64, 96), (96, 128), 128)
+        self.inception_4b = Inception(576, 192, (96, 128), (96, 128), 128)
+        self.inception_4c = Inception(576, 160, (128, 160), (128, 160), 128)
+        self.inception_4d = Inception(608, 96, (128, 192), (160, 192), 128)
+        self.inception_4e = Inception(608, 0, (128, 192), (192, 256), 0, stride=2)
+        self.inception_5a = Inception(1056, 352, (192, 320), (160, 224), 128)
+        self.inception_5b = Inception(1024, 352, (192, 320), (192, 224), 128, pool="max")
+        self.dim = self.inception_5b.outputs
+        self.input = ClipInput(size=size, mean=(104.0, 117.0, 128.0), std=(1.0,), order="bgr", scale=255.0)
+
+    def maps(self, images: Tensor) -> Tensor:
+        maps = halve(self.conv1_7x7_s2(images))
+        maps = halve(self.conv2_3x3(self.conv2_3x3_reduce(maps)))
+        for name, block in self.named_children():
+            if name.startswith("inception_"):
+                maps = block(maps)
+        return maps
+
+
+def bn_inception(weights: str | None = "imagenet", size: int = 224) -> BNInception:
+    """BN-Inception as a backbone.
+
+    Args:
+        weights: "imagenet", a local file with the published names, or None.
+        size: crop side in pixels.
+    """
+    backbone = BNInception(size)
+    if weights is None:
+        return backbone
+    if weights == "imagenet":
+        try:
+            state_dict = torch.hub.load_state_dict_from_url(
+                IMAGENET_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+        except (OSError, RuntimeError) as error:
+            raise OSError(download_advice(IMAGENET_URL, error)) from error
+    else:
+        check_weight_path(weights, ["imagenet"])
+        state_dict, _ = read(weights)
+    # Files converted from Caffe keep batch norm as (1, C).
+    state_dict = {
+        key: value.squeeze(0) if "_bn." in key and value.ndim == 2 else value for key, value in state_dict.items()
+    }
+    load_strictly(backbone, state_dict, [*RULES, (r"^fc\.", None)], source=weights)
+    return backbone
+
+
+class ImageClassifier(nn.Module):
+    """BN-Inception with its own classifier: images (N, 3, H, W) → logits (N, K)."""
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.fc = nn.Linear(backbone.dim, num_classes)
+        self.num_classes = num_classes
+        self.input = backbone.input
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.backbone(images))
+
+
+@builder
+def bn_inception_classifier(num_classes: int, weights: str | None = "imagenet", size: int = 224) -> ImageClassifier:
+    """BN-Inception for single images; the trunk starts from ``weights``, the classifier from chance."""
+    return ImageClassifier(bn_inception(weights, size), num_classes)
+
+
+def from_bn_inception(state_dict: Mapping[str, Any], num_classes: int) -> ImageClassifier:
+    """The image classifier from published names."""
+    network = bn_inception_classifier(num_classes, weights=None)
+    load_strictly(network, state_dict, [*RULES, (r"^(?!fc\.)", "backbone.")], source="the bn_inception state dict")
+    return network

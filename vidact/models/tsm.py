@@ -1,0 +1,306 @@
+"""TSM: temporal shift (Lin, Gan, Han 2019, https://arxiv.org/abs/1811.08383).
+
+An image network sees time because, on the residual branch of its blocks, an eighth of the channels comes from the next
+frame and an eighth from the previous one. Causal, only the previous frame gives, and the network runs frame by frame
+on a live stream. The shift has no parameters, so image weights fit as they are.
+
+From https://github.com/mit-han-lab/temporal-shift-module (MIT). Different here: the clip length comes from the clip, so
+one network serves 8 and 16 frames; causal networks can be trained (there, only their deployed form was published).
+
+Shapes: B videos, T frames, C channels, H x W pixels, N = B*T images, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import efficientnet, mobilenetv2, mobilenetv3, resnet
+
+from vidact.models import backbones
+from vidact.models.backbones import Backbone, MobileNet, ResNet, check_clip, for_modality
+from vidact.models.non_local import NonLocal
+from vidact.models.tsn import FLAT_MOBILENET_V2, MMACTION2_RESNET
+from vidact.models.weights import Rules, builder, load_strictly
+
+FOLD = 8  # one channel in eight moves each way
+
+NON_LOCAL_AFTER = ("layer2.0", "layer2.2", "layer3.0", "layer3.2", "layer3.4")
+
+State = dict[str, Any]  # {"past": list of (B, C // 8, h, w), "total": (B, K), "frames": (B, 1)}
+
+
+def shift(images: Tensor, frames: int, fold: int = FOLD) -> Tensor:
+    """Exchange ``C // fold`` channels with each neighbouring frame; zeros enter at the ends.
+
+    Args:
+        images: (B*T, C, H, W).
+        frames: T.
+    """
+    if len(images) % frames:
+        raise ValueError(f"{len(images)} images cannot be split into clips of {frames} frames")
+    clip = images.unflatten(0, (-1, frames))                                 # (B, T, C, H, W)
+    n = clip.shape[2] // fold
+    ahead, behind, still = clip.split([n, n, clip.shape[2] - 2 * n], dim=2)
+    ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))                    # frame t sees t + 1
+    behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))                 # frame t sees t - 1
+    return torch.cat([ahead, behind, still], dim=2).flatten(0, 1)            # (B*T, C, H, W)
+
+
+def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: int = FOLD) -> tuple[Tensor, Tensor]:
+    """Take the first ``C // fold`` channels from the previous frame.
+
+    Args:
+        images: (B*T, C, H, W).
+        frames: T.
+        past: (B, C // fold, H, W), those channels of the frame before the clip; None is zeros.
+
+    Returns:
+        The shifted images, and the past for the clip that follows.
+    """
+    if len(images) % frames:
+        raise ValueError(f"{len(images)} images cannot be split into clips of {frames} frames")
+    clip = images.unflatten(0, (-1, frames))                                 # (B, T, C, H, W)
+    n = clip.shape[2] // fold
+    moving, still = clip[:, :, :n], clip[:, :, n:]
+    if past is None:
+        past = torch.zeros_like(moving[:, 0])
+    if past.shape != moving[:, 0].shape:
+        raise ValueError(
+            f"the state holds maps of shape {tuple(past.shape)} where these frames have {tuple(moving[:, 0].shape)}; "
+            "call initial_state with the batch size and the image size of the frames"
+        )
+    behind = torch.cat([past.to(moving.dtype).unsqueeze(1), moving[:, :-1]], dim=1)
+    return torch.cat([behind, still], dim=2).flatten(0, 1), moving[:, -1]
+
+
+# ---------------------------------------------------------------------------------------------- blocks
+
+
+class ShiftedBlock(nn.Module):
+    """A torchvision block whose residual branch sees neighbouring frames; the skip connection does not.
+
+    It takes over the block's children under their names, so that no tensor is renamed.
+    """
+
+    is_checkpoint_block = True
+
+    def __init__(self, block: nn.Module, causal: bool) -> None:
+        super().__init__()
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        self.is_causal = causal
+
+    def forward(self, images: Tensor, frames: int, past: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Images (B*T, C, H, W) and what the causal shift remembers → the same for the next block and the next clip."""
+        if self.is_causal:
+            shifted, past = causal_shift(images, frames, past)
+        else:
+            shifted = shift(images, frames)
+        return self.join(images, shifted), past
+
+    def join(self, images: Tensor, shifted: Tensor) -> Tensor:
+        """The block as torchvision computes it, with ``shifted`` entering the residual branch."""
+        raise NotImplementedError
+
+
+class ShiftedResNetBlock(ShiftedBlock):
+    """BasicBlock and Bottleneck."""
+
+    def join(self, images: Tensor, shifted: Tensor) -> Tensor:
+        branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(shifted)))))
+        if hasattr(self, "conv3"):
+            branch = self.bn3(self.conv3(self.relu(branch)))
+        skip = self.downsample(images) if hasattr(self, "downsample") else images
+        return self.relu(branch + skip)
+
+
+class ShiftedInvertedResidual(ShiftedBlock):
+    """The blocks with a skip connection of MobileNetV2, MobileNetV3 and EfficientNet."""
+
+    def join(self, images: Tensor, shifted: Tensor) -> Tensor:
+        branch = self.conv(shifted) if hasattr(self, "conv") else self.block(shifted)
+        if hasattr(self, "stochastic_depth"):
+            branch = self.stochastic_depth(branch)
+        return images + branch
+
+
+def insert_shifts(backbone: Backbone, causal: bool) -> None:
+    """Replace the blocks of a backbone that the paper shifts; the backbone is changed."""
+    if isinstance(backbone, ResNet):
+        # As in the reference, deep networks are shifted in every second block: ResNet-101 and deeper.
+        every = 2 if len(backbone.layer3) >= 23 else 1
+        for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+            for number, block in enumerate(layer):
+                if number % every == 0:
+                    layer[number] = ShiftedResNetBlock(block, causal)
+        return
+    if isinstance(backbone, MobileNet):
+        for stage in (backbone.features, *(child for child in backbone.features if type(child) is nn.Sequential)):
+            for number, block in enumerate(stage):
+                if _is_shifted(block):
+                    stage[number] = ShiftedInvertedResidual(block, causal)
+        return
+    raise ValueError(
+        f"TSM shifts the residual blocks of torchvision's ResNet, MobileNetV2, MobileNetV3 and EfficientNet; "
+        f"{type(backbone).__name__} is none of them. TSN takes any backbone"
+    )
+
+
+def _is_shifted(block: nn.Module) -> bool:
+    """Inverted residuals with a skip connection whose first convolution mixes channels (it is not the depthwise one)."""
+    if not isinstance(
+        block,
+        (mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual, efficientnet.MBConv, efficientnet.FusedMBConv),
+    ):
+        return False
+    first = next(module for module in block.modules() if isinstance(module, nn.Conv2d))
+    return block.use_res_connect and first.groups == 1
+
+
+def layers_of(backbone: Backbone) -> list[tuple[str, nn.Module]]:
+    """The modules that a backbone calls one after the other up to its last feature map, with their names."""
+    if isinstance(backbone, ResNet):
+        names = ["conv1", "bn1", "relu", "maxpool"]
+        names += [f"layer{i}.{b}" for i in (1, 2, 3, 4) for b in range(len(backbone.get_submodule(f"layer{i}")))]
+    else:
+        names = []
+        for name, child in backbone.get_submodule("features").named_children():
+            parts = [f".{part}" for part, _ in child.named_children()] if type(child) is nn.Sequential else [""]
+            names += [f"features.{name}{part}" for part in parts]
+    return [(name, backbone.get_submodule(name)) for name in names]
+
+
+# ---------------------------------------------------------------------------------------------- network
+
+
+class TSM(nn.Module):
+    """An image network with temporal shifts; its logits are averaged over the frames.
+
+    Args:
+        backbone: a torchvision ResNet, MobileNetV2, MobileNetV3 or EfficientNet; its blocks are changed.
+        num_classes: K.
+        shift: "bidirectional" or "causal"; a causal network also steps frame by frame.
+        dropout: on each frame's vector, before the classifier.
+        non_local: add the paper's five non-local blocks (ResNet-50 and deeper); they look at all frames, so the
+            network cannot be causal.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        shift: str = "bidirectional",
+        dropout: float = 0.5,
+        non_local: bool = False,
+    ) -> None:
+        super().__init__()
+        if shift not in ("bidirectional", "causal"):
+            raise ValueError(f"shift is {shift!r}; it is 'bidirectional' or 'causal'")
+        if non_local and shift == "causal":
+            raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
+        if non_local and not (isinstance(backbone, ResNet) and len(backbone.layer2) >= 3 and len(backbone.layer3) >= 5):
+            raise ValueError(
+                f"non-local blocks follow {', '.join(NON_LOCAL_AFTER)}, which this {type(backbone).__name__} does "
+                "not have; take ResNet-50 or non_local=False"
+            )
+        self.is_causal = shift == "causal"
+        insert_shifts(backbone, self.is_causal)
+        self.backbone = backbone
+        self.non_local = nn.ModuleDict()
+        if non_local:
+            for name in NON_LOCAL_AFTER:
+                channels = _output_channels(backbone.get_submodule(name))
+                self.non_local[name.replace(".", "_")] = NonLocal(channels)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(backbone.dim, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.001)
+        nn.init.zeros_(self.fc.bias)
+        self.num_classes = num_classes
+        self.dim = backbone.dim
+        self.input = backbone.input
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        return self.frame_logits(clip).mean(dim=1)
+
+    def features(self, clip: Tensor) -> Tensor:
+        """One vector per clip (B, D): the mean of its frames' vectors."""
+        return self.frame_features(clip).mean(dim=1)
+
+    def frame_features(self, clip: Tensor) -> Tensor:
+        check_clip(clip, self.input)
+        vectors, _ = self._run(clip.flatten(0, 1), clip.shape[1])
+        return vectors.unflatten(0, clip.shape[:2])                          # (B, T, D)
+
+    def frame_logits(self, clip: Tensor) -> Tensor:
+        """Logits of every frame (B, T, K); in a causal network they depend on this and earlier frames only."""
+        # Averaged in single precision: bf16 would round the sum over the frames.
+        return self.fc(self.dropout(self.frame_features(clip))).float()
+
+    def initial_state(self, batch_size: int, size: int | tuple[int, int] | None = None) -> State:
+        """The state before the first frame of a causal network: all zeros.
+
+        Row b of every tensor in it belongs to stream b: zero the row to start that stream again, concatenate rows to
+        serve streams together.
+
+        Args:
+            size: side of the frames in pixels, or (height, width); None is ``input.size``.
+        """
+        self._check_causal()
+        side = self.input.size if size is None else size
+        height, width = (side, side) if isinstance(side, int) else side
+        weight = self.fc.weight
+        # A copy without data tells the shapes; it neither computes anything nor touches the batch-norm statistics.
+        trunk = copy.deepcopy(self.backbone).to("meta")
+        image = torch.empty(batch_size, self.input.channels, height, width, dtype=weight.dtype, device="meta")
+        _, past = self._run(image, 1, backbone=trunk)
+        return {
+            "past": [torch.zeros(map.shape, dtype=weight.dtype, device=weight.device) for map in past],
+            "total": torch.zeros(batch_size, self.num_classes, device=weight.device),
+            "frames": torch.zeros(batch_size, 1, device=weight.device),
+        }
+
+    def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
+        self._check_causal()
+        check_clip(frame.unsqueeze(1), self.input)
+        vectors, past = self._run(frame, 1, state["past"])
+        total = state["total"] + self.fc(self.dropout(vectors)).float()
+        frames = state["frames"] + 1
+        # Cloned, or the state would hold on to the whole feature maps that the channels are a slice of.
+        return total / frames, {"past": [map.clone() for map in past], "total": total, "frames": frames}
+
+    def _check_causal(self) -> None:
+        if not self.is_causal:
+            raise ValueError(
+                "this TSM is bidirectional: every frame waits for later ones, so it cannot step. "
+                "Build and train it with shift='causal'"
+            )
+
+    def _run(
+        self, images: Tensor, frames: int, past: list[Tensor] | None = None, backbone: Backbone | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Vectors (B*T, D) of images (B*T, C, H, W), and what each causal shift remembers."""
+        backbone = self.backbone if backbone is None else backbone
+        remembered: list[Tensor] = []
+        for name, layer in layers_of(backbone):
+            if isinstance(layer, ShiftedBlock):
+                images, last = layer(images, frames, past[len(remembered)] if past else None)
+                if last is not None:
+                    remembered.append(last)
+            else:
+                images = layer(images)
+            if name.replace(".", "_") in self.non_local:
+                images = self.non_local[name.replace(".", "_")](images, frames)
+        vectors = images.mean(dim=(2, 3))
+        return (backbone.classifier(vectors) if isinstance(backbone, MobileNet) else vectors), remembered
+
+
+def _output_channels(block: nn.Module) -> int:
+    """Channels of the maps a ResNet block returns."""
+    return [module for module in block.children() if isinstance(module, nn.BatchNorm2d)][-1].num_features

@@ -1,0 +1,204 @@
+"""Two streams: one network looks at RGB frames, another at optical flow, and their scores are added.
+
+Simonyan and Zisserman 2014 (https://arxiv.org/abs/1406.2199), with TSN (https://arxiv.org/abs/1608.00859) in both
+streams and its weights: flow counts one and a half times as much as RGB.
+
+Shapes: B videos, T frames, C channels (RGB first, then flow fields x, y, x, y, …), H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidact.batch import ClipInput
+from vidact.models import tsn
+from vidact.models.backbones import check_clip
+from vidact.models.weights import builder, load_strictly, read
+
+
+class TwoStream(nn.Module):
+    """Late fusion of an RGB and a flow network.
+
+    Args:
+        rgb: a clip network on RGB.
+        flow: a clip network on flow, for the same classes.
+        fusion: weights of the RGB and the flow scores.
+        scores: what is added, "logits" or "softmax". With "softmax" the output is the logarithm of the weighted mean
+            probability, so that it still behaves as logits.
+    """
+
+    def __init__(
+        self, rgb: nn.Module, flow: nn.Module, fusion: tuple[float, float] = (1.0, 1.5), scores: str = "logits"
+    ) -> None:
+        super().__init__()
+        if scores not in ("logits", "softmax"):
+            raise ValueError(f"scores is {scores!r}; streams are fused by 'logits' or 'softmax'")
+        if len(fusion) != 2 or min(fusion) < 0 or sum(fusion) <= 0:
+            raise ValueError(f"fusion is {tuple(fusion)}; it takes two weights, RGB and flow, neither below zero")
+        if rgb.num_classes != flow.num_classes:
+            raise ValueError(f"the RGB stream has {rgb.num_classes} classes and the flow stream {flow.num_classes}")
+        self.rgb = rgb
+        self.flow = flow
+        self.fusion = (float(fusion[0]), float(fusion[1]))
+        self.scores = scores
+        self.num_classes: int = rgb.num_classes  # type: ignore[assignment]
+        self.input = joint_input(rgb.input, flow.input)  # type: ignore[arg-type]
+        if hasattr(rgb, "dim") and hasattr(flow, "dim"):
+            self.dim: int = rgb.dim + flow.dim  # type: ignore[operator,assignment]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        rgb, flow = (network(part) for network, part in self.streams(clip))
+        if self.scores == "logits":
+            return self.fusion[0] * rgb + self.fusion[1] * flow
+        share = torch.tensor(self.fusion, device=rgb.device) / sum(self.fusion)
+        parts = torch.stack([rgb.log_softmax(dim=1), flow.log_softmax(dim=1)])  # (2, B, K)
+        return torch.logsumexp(parts + share.log()[:, None, None], dim=0)
+
+    def features(self, clip: Tensor) -> Tensor:
+        """The two streams' vectors side by side (B, D_rgb + D_flow)."""
+        return torch.cat([network.features(part) for network, part in self.streams(clip)], dim=1)
+
+    def streams(self, clip: Tensor) -> list[tuple[Any, Tensor]]:
+        check_clip(clip, self.input)
+        rgb, flow = clip.split([self.input.rgb_channels, 2 * self.input.flow_fields], dim=2)
+        return [(self.rgb, rgb), (self.flow, flow)]
+
+
+def joint_input(rgb: ClipInput, flow: ClipInput) -> ClipInput:
+    """One input that holds both streams' channels."""
+    if rgb.flow_fields or flow.rgb_channels:
+        raise ValueError("the first stream takes RGB only and the second flow only")
+    for name in ("size", "scale", "resize"):
+        if getattr(rgb, name) != getattr(flow, name):
+            raise ValueError(
+                f"the streams disagree on {name}: {getattr(rgb, name)} for RGB, {getattr(flow, name)} for flow; "
+                "both see the same crop of the same clip"
+            )
+    if None not in (rgb.frames, flow.frames) and rgb.frames != flow.frames:
+        raise ValueError(f"the RGB stream is made for {rgb.frames} frames and the flow stream for {flow.frames}")
+
+    def every(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+        return values * (channels // len(values))
+
+    return dataclasses.replace(
+        rgb,
+        frames=rgb.frames or flow.frames,
+        channels=rgb.channels + flow.channels,
+        flow_fields=flow.flow_fields,
+        mean=every(rgb.mean, rgb.channels) + every(flow.mean, flow.channels),
+        std=every(rgb.std, rgb.channels) + every(flow.std, flow.channels),
+    )
+
+
+def _with_trained(
+    rgb: nn.Module,
+    flow: nn.Module,
+    rgb_weights: str | None,
+    flow_weights: str | None,
+    fusion: tuple[float, float],
+    scores: str,
+) -> TwoStream:
+    """The streams together, each filled from its own trained vidact file where one is given; the file must fit whole."""
+    classes = {}
+    for name, network, path in (("RGB", rgb, rgb_weights), ("flow", flow, flow_weights)):
+        if path is not None:
+            state_dict, record = read(path)
+            load_strictly(network, state_dict, source=path)
+            classes[name] = (record or {}).get("classes")
+    if len(classes) == 2 and all(classes.values()) and classes["RGB"] != classes["flow"]:
+        raise ValueError(
+            f"{rgb_weights} and {flow_weights} were trained on different class lists, or the same in another order; "
+            f"the first are {classes['RGB'][:3]} and {classes['flow'][:3]}"
+        )
+    return TwoStream(rgb, flow, fusion, scores)
+
+
+@builder
+def two_stream_resnet18(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.5,
+    flow_fields: int = 5,
+    fusion: tuple[float, float] = (1.0, 1.5),
+    scores: str = "logits",
+    rgb_weights: str | None = None,
+    flow_weights: str | None = None,
+) -> TwoStream:
+    """Two TSN-ResNet-18.
+
+    Args:
+        num_classes: K.
+        weights: "imagenet" or a local file, for both backbones; None for random weights.
+        size: crop side in pixels.
+        dropout: before each classifier.
+        flow_fields: consecutive flow fields that one segment shows the flow stream.
+        fusion: weights of the RGB and the flow scores.
+        scores: what is added, "logits" or "softmax".
+        rgb_weights: the vidact file of a trained ``tsn_resnet18``, taken whole.
+        flow_weights: the same with ``modality="flow"``.
+    """
+    # A trained stream needs no other start, and never a download.
+    rgb = tsn.tsn_resnet18(num_classes, None if rgb_weights else weights, size, dropout)
+    flow = tsn.tsn_resnet18(num_classes, None if flow_weights else weights, size, dropout, "flow", flow_fields)
+    return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
+
+
+@builder
+def two_stream_resnet50(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.5,
+    flow_fields: int = 5,
+    fusion: tuple[float, float] = (1.0, 1.5),
+    scores: str = "logits",
+    rgb_weights: str | None = None,
+    flow_weights: str | None = None,
+) -> TwoStream:
+    """Two TSN-ResNet-50; arguments as in ``two_stream_resnet18``."""
+    rgb = tsn.tsn_resnet50(num_classes, None if rgb_weights else weights, size, dropout)
+    flow = tsn.tsn_resnet50(num_classes, None if flow_weights else weights, size, dropout, "flow", flow_fields)
+    return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
+
+
+@builder
+def two_stream_bn_inception(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.8,
+    flow_fields: int = 5,
+    fusion: tuple[float, float] = (1.0, 1.5),
+    scores: str = "logits",
+    rgb_weights: str | None = None,
+    flow_weights: str | None = None,
+) -> TwoStream:
+    """Two TSN-BN-Inception, the paper's pair; arguments as in ``two_stream_resnet18``."""
+    rgb = tsn.tsn_bn_inception(num_classes, None if rgb_weights else weights, size, dropout)
+    flow = tsn.tsn_bn_inception(num_classes, None if flow_weights else weights, size, dropout, "flow", flow_fields)
+    return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
+
+
+@builder
+def two_stream_resnet_tiny(
+    num_classes: int,
+    weights: str | None = None,
+    size: int = 64,
+    dropout: float = 0.0,
+    width: int = 16,
+    flow_fields: int = 5,
+    fusion: tuple[float, float] = (1.0, 1.5),
+    scores: str = "logits",
+    rgb_weights: str | None = None,
+    flow_weights: str | None = None,
+) -> TwoStream:
+    """Two four-block networks for tests and CPU demos; arguments as in ``two_stream_resnet18``."""
+    rgb = tsn.tsn_resnet_tiny(num_classes, weights, size, dropout, width)
+    flow = tsn.tsn_resnet_tiny(num_classes, weights, size, dropout, width, "flow", flow_fields)
+    return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)

@@ -1,0 +1,340 @@
+"""3-D and transformer networks of torchvision and pytorchvideo behind the clip contract.
+
+Both libraries want (B, C, T, H, W) and end in a classifier of 400 classes; here the axes are exchanged on the first
+line, the classifier is cut off, and each function states what its published weights expect of the pixels.
+pytorchvideo pools windows of the size it was trained at; the windows are averaged after the classifier, which is the
+same as before it, so larger crops keep their published scores and smaller ones work too.
+
+Shapes: B videos, T frames, C channels, H x W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from vidact.batch import ClipInput
+from vidact.models.backbones import check_clip, check_weight_path, download_advice
+from vidact.models.weights import Rules, builder, load_strictly, read, rename
+
+FACEBOOK = ClipInput(mean=(0.45,), std=(0.225,), resize=256)
+TORCHVISION_112 = ClipInput(size=112, mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989), resize=128)
+ALPHA = 4  # SlowFast's fast pathway sees four frames for each one of the slow pathway
+
+
+class VideoNetwork(nn.Module):
+    """A 3-D network and a classifier.
+
+    Args:
+        trunk: (B, C, T, H, W) → (B, D).
+        dim: D.
+        num_classes: K.
+        input: what the trunk expects.
+        dropout: before the classifier.
+    """
+
+    def __init__(self, trunk: nn.Module, dim: int, num_classes: int, input: ClipInput, dropout: float) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(dim, num_classes)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+        self.num_classes = num_classes
+        self.dim = dim
+        self.input = input
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        return self.fc(self.dropout(self.features(clip))).float()
+
+    def features(self, clip: Tensor) -> Tensor:
+        """One vector per clip (B, D)."""
+        check_clip(clip, self.input)
+        return self.trunk(clip.transpose(1, 2))  # (B, C, T, H, W)
+
+
+class SlowFast(VideoNetwork):
+    """SlowFast (Feichtenhofer et al. 2019, https://arxiv.org/abs/1812.03982): a quarter of the frames go slowly."""
+
+    def features(self, clip: Tensor) -> Tensor:
+        check_clip(clip, self.input)
+        return self.trunk([slow_frames(clip).transpose(1, 2), clip.transpose(1, 2)])
+
+
+def slow_frames(clip: Tensor) -> Tensor:
+    """A quarter of the frames, first to last, as the published weights were trained: 0, 4, 8, 13, …, 31 of 32."""
+    frames = clip.shape[1]
+    if frames % ALPHA:
+        raise ValueError(
+            f"SlowFast takes a number of frames divisible by {ALPHA}; the clip has {frames}. "
+            f"Sample {max(ALPHA, frames // ALPHA * ALPHA)} or {(frames // ALPHA + 1) * ALPHA}"
+        )
+    slow = frames // ALPHA
+    return clip[:, [i * (frames - 1) // max(slow - 1, 1) for i in range(slow)]]
+
+
+class WindowPool(nn.Module):
+    """Average over every window of the trained size (time, height, width); over everything where the map is smaller."""
+
+    def __init__(self, kernel: tuple[int, ...]) -> None:
+        super().__init__()
+        self.kernel = tuple(int(size) for size in kernel)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        kernel = [min(trained, size) for trained, size in zip(self.kernel, maps.shape[2:], strict=True)]
+        return F.avg_pool3d(maps, kernel, stride=1)
+
+
+def _resized(input: ClipInput, size: int) -> ClipInput:
+    """The same input at another crop side; the short side of a test view keeps its ratio to the crop."""
+    resize = (input.resize or input.size) * size // input.size
+    return dataclasses.replace(input, size=size, resize=resize)
+
+
+def _start(network: VideoNetwork, weights: str | None, published: Callable[[], Any], url: str, rules: Rules) -> None:
+    """Published Kinetics-400 weights, a local file with the same names, or nothing.
+
+    The published classifier is taken too where it has as many classes as the network.
+    """
+    if weights is None:
+        return
+    if weights == "kinetics400":
+        try:
+            state_dict: Mapping[str, Tensor] = published()
+        except (OSError, RuntimeError) as error:
+            raise OSError(download_advice(url, error)) from error
+    else:
+        check_weight_path(weights, ["kinetics400"])
+        state_dict, _ = read(weights)
+    tensors = {new: tensor for new, (_, tensor) in rename(state_dict, rules).items()}
+    if "fc.weight" in tensors:
+        tensors["fc.weight"] = tensors["fc.weight"].flatten(1)  # S3D's classifier is a 1x1x1 convolution
+        if len(tensors["fc.weight"]) != network.num_classes:
+            del tensors["fc.weight"], tensors["fc.bias"]
+    load_strictly(network, tensors, optional=r"^fc\.", source=weights)
+
+
+# ---------------------------------------------------------------------------------------------- pytorchvideo
+
+
+def _pytorchvideo(
+    kind: type[VideoNetwork],
+    module: str,
+    name: str,
+    num_classes: int,
+    weights: str | None,
+    input: ClipInput,
+    dropout: float,
+) -> VideoNetwork:
+    # Only pytorchvideo.models and .layers: its transforms import a torchvision module that no longer exists.
+    hub = importlib.import_module(f"pytorchvideo.models.hub.{module}")
+    trunk = getattr(hub, name)(pretrained=False)
+    head = trunk.blocks[-1]
+    dim = head.proj.in_features
+    # Some published heads average softmax scores over the windows; we average logits, the same where there is one.
+    head.proj, head.dropout, head.activation = nn.Identity(), None, None
+    if hasattr(head.pool, "post_conv"):  # X3D: ReLU stands between its pool and its classifier
+        head.pool.pool = WindowPool(head.pool.pool.kernel_size)
+    elif head.pool is not None:
+        head.pool = WindowPool(head.pool.kernel_size)
+    else:  # SlowFast pools both pathways a block earlier; they differ in length, so each is averaged whole
+        pools = trunk.blocks[-2].pool
+        for i, pool in enumerate(pools):
+            pools[i] = nn.Sequential(WindowPool(pool.kernel_size), nn.AdaptiveAvgPool3d(1))
+    network = kind(trunk, dim, num_classes, input, dropout)
+    url = hub.checkpoint_paths[name]
+
+    def published() -> Any:
+        content = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
+        return content["model_state"]
+
+    rules: Rules = [(r"^blocks\.\d+\.proj\.", "fc."), (r"^(?!fc\.)", "trunk.")]
+    _start(network, weights, published, url, rules)
+    return network
+
+
+@builder
+def slowfast_r50(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """SlowFast-R50 8x8: 32 frames at stride 2, eight of them the slow way.
+
+    Args:
+        num_classes: K.
+        weights: "kinetics400", a local file with pytorchvideo's names, or None.
+        size: crop side in pixels.
+        dropout: before the classifier.
+    """
+    return _pytorchvideo(SlowFast, "slowfast", "slowfast_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def slow_r50(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """The slow pathway alone: 8 frames at stride 8; arguments as in ``slowfast_r50``."""
+    return _pytorchvideo(VideoNetwork, "resnet", "slow_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def c2d_r50(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """A 2-D ResNet-50 that only pools over time: 8 frames at stride 8; arguments as in ``slowfast_r50``."""
+    return _pytorchvideo(VideoNetwork, "resnet", "c2d_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def i3d_r50(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """I3D (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750) on ResNet-50: 8 frames at stride 8."""
+    return _pytorchvideo(VideoNetwork, "resnet", "i3d_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def csn_r101(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """Channel-separated ResNet-101 (Tran et al. 2019, https://arxiv.org/abs/1904.02811): 32 frames at stride 2."""
+    return _pytorchvideo(VideoNetwork, "csn", "csn_r101", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def r2plus1d_r50(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """R(2+1)D (Tran et al. 2018, https://arxiv.org/abs/1711.11248) on ResNet-50: 16 frames at stride 4."""
+    return _pytorchvideo(
+        VideoNetwork, "r2plus1d", "r2plus1d_r50", num_classes, weights, _resized(FACEBOOK, size), dropout
+    )
+
+
+X3D_SMALL = ClipInput(size=160, mean=(0.45,), std=(0.225,), resize=182)
+
+
+@builder
+def x3d_xs(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 160, dropout: float = 0.5
+) -> VideoNetwork:
+    """X3D-XS (Feichtenhofer 2020, https://arxiv.org/abs/2004.04730): 4 frames at stride 12.
+
+    Args:
+        num_classes: K.
+        weights: "kinetics400", a local file with pytorchvideo's names, or None.
+        size: crop side in pixels; published scores come from size 182.
+        dropout: before the classifier.
+    """
+    return _pytorchvideo(VideoNetwork, "x3d", "x3d_xs", num_classes, weights, _resized(X3D_SMALL, size), dropout)
+
+
+@builder
+def x3d_s(num_classes: int, weights: str | None = "kinetics400", size: int = 160, dropout: float = 0.5) -> VideoNetwork:
+    """X3D-S: 13 frames at stride 6; arguments as in ``x3d_xs``."""
+    return _pytorchvideo(VideoNetwork, "x3d", "x3d_s", num_classes, weights, _resized(X3D_SMALL, size), dropout)
+
+
+@builder
+def x3d_m(num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5) -> VideoNetwork:
+    """X3D-M: 16 frames at stride 5; arguments as in ``x3d_xs``, published scores from size 256."""
+    return _pytorchvideo(VideoNetwork, "x3d", "x3d_m", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+# ---------------------------------------------------------------------------------------------- torchvision
+
+
+def _torchvision(
+    name: str, trunk: Any, dim: int, head: str, num_classes: int, weights: str | None, input: ClipInput, dropout: float
+) -> VideoNetwork:
+    network = VideoNetwork(trunk, dim, num_classes, input, dropout)
+    member = torchvision.models.get_model_weights(name)["KINETICS400_V1"]  # type: ignore[index]
+
+    def published() -> Any:
+        return member.get_state_dict(progress=False, check_hash=True)
+
+    rules: Rules = [(rf"^{head}\.", "fc."), (r"^(?!fc\.)", "trunk.")]
+    _start(network, weights, published, member.url, rules)
+    return network
+
+
+def _resnet_3d(name: str, num_classes: int, weights: str | None, size: int, dropout: float) -> VideoNetwork:
+    trunk = getattr(torchvision.models.video, name)()
+    dim, trunk.fc = trunk.fc.in_features, nn.Identity()
+    return _torchvision(name, trunk, dim, "fc", num_classes, weights, _resized(TORCHVISION_112, size), dropout)
+
+
+@builder
+def r3d_18(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 112, dropout: float = 0.0
+) -> VideoNetwork:
+    """3-D ResNet-18 (Tran et al. 2018, https://arxiv.org/abs/1711.11248): 16 frames.
+
+    Args:
+        num_classes: K.
+        weights: "kinetics400", a local file with torchvision's names, or None.
+        size: crop side in pixels.
+        dropout: before the classifier.
+    """
+    return _resnet_3d("r3d_18", num_classes, weights, size, dropout)
+
+
+@builder
+def mc3_18(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 112, dropout: float = 0.0
+) -> VideoNetwork:
+    """ResNet-18 that is 3-D in its first layers and 2-D after; arguments as in ``r3d_18``."""
+    return _resnet_3d("mc3_18", num_classes, weights, size, dropout)
+
+
+@builder
+def r2plus1d_18(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 112, dropout: float = 0.0
+) -> VideoNetwork:
+    """R(2+1)D on ResNet-18: 16 frames; arguments as in ``r3d_18``."""
+    return _resnet_3d("r2plus1d_18", num_classes, weights, size, dropout)
+
+
+@builder
+def s3d(num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.2) -> VideoNetwork:
+    """S3D (Xie et al. 2018, https://arxiv.org/abs/1712.04851): separable Inception; arguments as in ``r3d_18``."""
+    trunk = torchvision.models.video.s3d()
+    dim = trunk.classifier[1].in_channels
+    trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)  # type: ignore[assignment]
+    trunk.classifier = nn.Identity()  # type: ignore[assignment]
+    input = _resized(dataclasses.replace(TORCHVISION_112, size=224, resize=256), size)
+    return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout)
+
+
+@builder
+def mvit_v2_s(num_classes: int, weights: str | None = "kinetics400", dropout: float = 0.5) -> VideoNetwork:
+    """MViTv2-S (Li et al. 2022, https://arxiv.org/abs/2112.01526); its positions are made for 16 frames of 224 pixels.
+
+    Args:
+        num_classes: K.
+        weights: "kinetics400", a local file with torchvision's names, or None.
+        dropout: before the classifier.
+    """
+    trunk = torchvision.models.video.mvit_v2_s()
+    dim, trunk.head = trunk.head[1].in_features, nn.Identity()  # type: ignore[assignment]
+    input = dataclasses.replace(FACEBOOK, frames=16)
+    return _torchvision("mvit_v2_s", trunk, dim, r"head\.1", num_classes, weights, input, dropout)
+
+
+@builder
+def swin3d_t(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoNetwork:
+    """Video Swin-T (Liu et al. 2022, https://arxiv.org/abs/2106.13230): 32 frames; arguments as in ``r3d_18``."""
+    trunk = torchvision.models.video.swin3d_t()
+    dim, trunk.head = trunk.head.in_features, nn.Identity()  # type: ignore[assignment]
+    return _torchvision(
+        "swin3d_t", trunk, dim, "head", num_classes, weights, _resized(ClipInput(resize=256), size), dropout
+    )

@@ -1,0 +1,458 @@
+"""Decoded frames to what a clip network eats: crops, mirror, colour, flow and the network's own normalisation.
+
+A transform takes the uint8 RGB images of one clip and gives normalised float clips, with one draw for all its frames.
+What a network wants is read from its ClipInput, so no one types a mean. Images stay uint8 until the last step and are
+cropped before they are resized in training, which is what makes it fast.
+
+Where a network takes flow, it is computed here from consecutive frames, on the resized image before the crop, rounded
+to uint8 as stored flow would be, and then cropped and mirrored as the images are. Colour never touches it.
+
+Randomness is torch's global generator: whoever seeds it decides.
+
+Shapes: V views, T time steps, G decoded images of one time step, I of them shown as RGB, L flow fields, C channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Video
+
+from vidact.batch import ClipInput
+from vidact.video.flow import flow_fields, mirror, quantise, stack
+
+Label = int | Tensor | None
+Box = tuple[int, int, int, int]  # top, left, height, width in pixels
+
+
+def images_per_index(input: ClipInput) -> int:
+    """Consecutive images G that one time step is made of; ``sample.expand`` with this length lays them out."""
+    return max(input.images_per_frame, input.flow_fields + 1)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training clips are varied; every clip gets one draw for all its frames.
+
+    Args:
+        crop: "multiscale" (TSN's: sides are fractions of the short side, the aspect barely changes), "resized"
+            (Inception's random area and aspect) or "none" (the centre, as in testing).
+        scales: fractions of the short side, largest first, for "multiscale". TSN leaves .66 out for flow.
+        max_distort: how many places in ``scales`` width and height of a crop may be apart.
+        positions: where a multi-scale crop may lie: 13 or 5 fixed places, or 0 for anywhere.
+        area: least and greatest part of the image that a "resized" crop covers.
+        aspect: least and greatest width / height of a "resized" crop.
+        flip: "auto" mirrors and exchanges labels that name a side, found by name (see flip_pairs); "never"; "always"
+            mirrors whatever the classes are called and leaves labels alone.
+        flip_probability: how often a clip that may be mirrored is.
+        color_jitter: strength of random brightness, contrast and saturation, 0 to 1; hue moves a fifth of it.
+            RGB channels only.
+        rand_augment: operations of RandAugment per clip; 0 is off. Not for networks that take flow.
+        magnitude: strength of RandAugment, 0 to 30.
+        erasing: how often a random box of the clip is blanked.
+    """
+
+    crop: Literal["multiscale", "resized", "none"] = "multiscale"
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)
+    max_distort: int = 1
+    positions: Literal[13, 5, 0] = 13
+    area: tuple[float, float] = (0.08, 1.0)
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: Literal["auto", "never", "always"] = "auto"
+    flip_probability: float = 0.5
+    color_jitter: float = 0.0
+    rand_augment: int = 0
+    magnitude: int = 9
+    erasing: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, choices in (
+            ("crop", ("multiscale", "resized", "none")),
+            ("positions", (13, 5, 0)),
+            ("flip", ("auto", "never", "always")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(map(repr, choices))}")
+        for name in ("flip_probability", "color_jitter", "erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it lies between 0 and 1")
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(f"scales are {self.scales}; they are parts of the short side, above 0 and up to 1")
+        for name, most in (("area", 1.0), ("aspect", float("inf"))):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                raise ValueError(f"{name} is {low} to {high}; it goes upwards from above 0" + " to 1" * (most == 1))
+        if self.rand_augment < 0 or not 0 <= self.magnitude <= 30:
+            raise ValueError(
+                f"rand_augment is {self.rand_augment} operations of magnitude {self.magnitude}; "
+                "operations are at least 0 and the magnitude is 0 to 30"
+            )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The mirror and the labels
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_]+")
+_MIRRORED = {
+    "left": "right",
+    "lefts": "rights",
+    "leftward": "rightward",
+    "leftwards": "rightwards",
+    "lefthand": "righthand",
+    "clockwise": "counterclockwise",
+}
+_MIRRORED |= {right: left for left, right in _MIRRORED.items()}
+_SPELLINGS = {"anticlockwise": "counterclockwise", "ccw": "counterclockwise", "cw": "clockwise"}
+
+
+@dataclass(frozen=True)
+class FlipMap:
+    """What mirroring a video does to its label.
+
+    Args:
+        classes: names, in the order of the labels.
+        partners: for each class the one that its mirrored video shows: another one, or itself.
+        blocked: classes that name a side and have no partner; their videos are never mirrored.
+    """
+
+    classes: tuple[str, ...]
+    partners: tuple[int, ...]
+    blocked: frozenset[int]
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Classes that change places, the smaller index first."""
+        return [(index, partner) for index, partner in enumerate(self.partners) if index < partner]
+
+    def allows(self, label: Label) -> bool:
+        """Whether a video of this label (a class, a 0/1 vector of classes, or none) may be mirrored."""
+        if label is None:
+            return True
+        if isinstance(label, Tensor) and label.ndim:
+            return not any(label[index] for index in self.blocked)
+        return int(label) not in self.blocked
+
+    def exchange(self, label: Label) -> Label:
+        """The label of the mirrored video."""
+        if label is None:
+            return None
+        if isinstance(label, Tensor) and label.ndim:
+            if label.shape != (len(self.classes),):
+                raise ValueError(f"the target has shape {tuple(label.shape)}; there are {len(self.classes)} classes")
+            return label[list(self.partners)]
+        partner = self.partners[int(label)]
+        return torch.full_like(label, partner) if isinstance(label, Tensor) else partner
+
+    def describe(self) -> str:
+        """What was found, to be printed once when training starts."""
+        lines = [f"mirrored clips: {len(self.pairs)} pairs of classes exchange labels, {len(self.blocked)} never flip"]
+        lines += [f"  {self.classes[a]!r} <-> {self.classes[b]!r}" for a, b in self.pairs]
+        lines += [f"  {self.classes[a]!r} names a side without a partner: never mirrored" for a in sorted(self.blocked)]
+        return "\n".join(lines)
+
+
+def flip_pairs(classes: Sequence[str]) -> FlipMap:
+    """Find from the names which classes a mirror exchanges, never from numbers: lists of one data set differ in order.
+
+    The words left and right, clockwise and counterclockwise are exchanged in every name, whatever its case and however
+    its words are joined ("Swipe Left", "swipe_left", "SwipeLeft", "counter-clockwise", "anticlockwise"). When that
+    gives another class the two are a pair; when it gives none the class is never mirrored.
+
+    >>> flip_pairs(["left_to_right", "right_to_left", "jump"]).pairs
+    [(0, 1)]
+    """
+    keys = [_words(name) for name in classes]
+    owners: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        owners[key].append(index)
+    partners, blocked = list(range(len(classes))), set()
+    for index, key in enumerate(keys):
+        swapped = tuple(_MIRRORED.get(word, word) for word in key)
+        if swapped == key:
+            continue
+        # two spellings of one name leave open which of them is meant
+        if len(owners[key]) == 1 and len(owners.get(swapped, [])) == 1:
+            partners[index] = owners[swapped][0]
+        else:
+            blocked.add(index)
+    return FlipMap(tuple(classes), tuple(partners), frozenset(blocked))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a class name in lower case, with one spelling of counterclockwise."""
+    words: list[str] = []
+    for word in (found.lower() for found in _WORD.findall(name)):
+        if word == "clockwise" and words and words[-1] in ("counter", "anti"):
+            words.pop()
+            word = "counterclockwise"
+        words.append(_SPELLINGS.get(word, word))
+    return tuple(words)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Transforms
+
+
+class ClipTransform:
+    """What training and testing share: opening the images of a clip, and the network's normalisation.
+
+    ``transform(images, label) -> (clips, label)``: images uint8 (T*G, 3, H, W) as ``sample.expand`` lays them out with
+    ``images_per_index``; clips float32 (V, T, C, side, side). Label is a class, a 0/1 vector of classes, or None.
+
+    Args:
+        input: what the network wants.
+        flow_method: see ``flow.flow``; used only where the network takes flow.
+    """
+
+    def __init__(self, input: ClipInput, flow_method: str = "dis") -> None:
+        self.input = input
+        self.flow_method = flow_method
+        self.resize = input.size * 256 // 224 if input.resize is None else input.resize  # short side
+        if self.resize < input.size:
+            raise ValueError(
+                f"the input is resized to a short side of {self.resize} and cannot be cropped to {input.size}; "
+                "give ClipInput a resize of at least its size"
+            )
+        mean = torch.tensor(input.mean).repeat(input.channels // len(input.mean)).view(-1, 1, 1)
+        std = torch.tensor(input.std).repeat(input.channels // len(input.std)).view(-1, 1, 1)
+        # (x / 255 * scale - mean) / std as one product and one sum
+        self._factor, self._offset = input.scale / 255 / std, -mean / std
+
+    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
+        raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
+
+    def _open(self, images: Tensor, resize: bool) -> tuple[Video | None, Video | None]:
+        """RGB images (T*I, 3, H, W) and flow (T*L, 2, H, W), both uint8 and None where the network takes none.
+
+        Resized to the short side if ``resize``, and always for flow, whose length depends on the size.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
+            raise ValueError(
+                f"a clip is uint8 RGB images (time, 3, height, width); this is {images.dtype} {tuple(images.shape)}"
+            )
+        group = images_per_index(self.input)
+        steps, rest = divmod(len(images), group)
+        if rest or not steps:
+            raise ValueError(
+                f"{len(images)} images cannot be split into groups of {group}, which the network takes per time step; "
+                "expand the sampler's indices by images_per_index"
+            )
+        if self.input.frames not in (None, steps):
+            raise ValueError(f"the clip has {steps} frames; the network's weights are made for {self.input.frames}")
+        video = Video(images)
+        if resize or self.input.flow_fields:
+            video = F.resize(video, [self.resize], antialias=True)
+        groups = video.unflatten(0, (steps, group))  # (T, G, 3, H, W)
+        rgb = flow = None
+        if self.input.rgb_channels:
+            rgb = Video(groups[:, : self.input.images_per_frame].flatten(0, 1))
+        if fields := self.input.flow_fields:
+            found = [flow_fields(one[: fields + 1].as_subclass(Tensor), self.flow_method) for one in groups]
+            flow = Video(quantise(torch.cat(found)).to(images.device))
+        return rgb, flow
+
+    def _normalise(self, rgb: Video | None, flow: Video | None) -> Tensor:
+        """Images and fields of one time step on its channels, RGB first: float32 (T, C, H, W)."""
+        parts = []
+        if rgb is not None:
+            images = rgb.as_subclass(Tensor)
+            if self.input.order == "bgr":
+                images = images.flip(1)
+            parts.append(images.unflatten(0, (-1, self.input.images_per_frame)).flatten(1, 2))
+        if flow is not None:
+            parts.append(stack(flow.as_subclass(Tensor), self.input.flow_fields))
+        clip = torch.cat(parts, dim=1)
+        return clip.float().mul_(self._factor.to(clip.device)).add_(self._offset.to(clip.device))
+
+
+class TrainTransform(ClipTransform):
+    """One random view. Which draws are made is ``augment``'s; what a mirror does to labels is ``flip_map``'s.
+
+    Args:
+        input: what the network wants.
+        augment: what is varied.
+        flip_map: the exchange of labels; None when mirroring changes none.
+        flow_method: see ``flow.flow``.
+    """
+
+    def __init__(
+        self, input: ClipInput, augment: Augment, flip_map: FlipMap | None = None, flow_method: str = "dis"
+    ) -> None:
+        super().__init__(input, flow_method)
+        if augment.rand_augment and input.flow_fields:
+            raise ValueError(
+                f"rand_augment is {augment.rand_augment}, but its rotations and shears would leave the network's flow "
+                "behind; set it to 0 for networks that take flow"
+            )
+        self.augment, self.flip_map = augment, flip_map
+        strength = augment.color_jitter
+        self._color: list[v2.Transform] = []
+        if strength:
+            self._color.append(v2.ColorJitter(strength, strength, strength, strength / 5))
+        if augment.rand_augment:
+            self._color.append(v2.RandAugment(augment.rand_augment, augment.magnitude))
+        # after the normalisation, where 0 is the mean colour and no motion
+        self._erase = v2.RandomErasing(augment.erasing, value=0) if augment.erasing else None
+
+    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
+        rgb, flow = self._open(images, resize=False)
+        box = self._draw_box(flow if rgb is None else rgb)  # type: ignore[arg-type]
+        side = [self.input.size, self.input.size]
+        if rgb is not None:
+            rgb = F.resized_crop(rgb, *box, size=side, antialias=True)
+        if flow is not None:
+            flow = F.resized_crop(flow, *box, size=side, antialias=True)
+        if self._draw_flip(label):
+            rgb, flow = _mirrored(rgb, flow)
+            label = self.flip_map.exchange(label) if self.flip_map else label
+        if rgb is not None:
+            for change in self._color:
+                rgb = change(rgb)
+        clip = self._normalise(rgb, flow)
+        if self._erase is not None:
+            clip = self._erase(clip)
+        return clip[None], label
+
+    def _draw_flip(self, label: Label) -> bool:
+        if self.augment.flip == "never" or (self.flip_map is not None and not self.flip_map.allows(label)):
+            return False
+        return torch.rand(()).item() < self.augment.flip_probability
+
+    def _draw_box(self, video: Video) -> Box:
+        augment, size, (height, width) = self.augment, self.input.size, video.shape[-2:]
+        if augment.crop == "multiscale":
+            return _multi_scale_box(height, width, size, augment.scales, augment.max_distort, augment.positions)
+        if augment.crop == "resized":
+            drawn = v2.RandomResizedCrop(size, augment.area, augment.aspect).make_params([video])
+            return drawn["top"], drawn["left"], drawn["height"], drawn["width"]
+        side = max(min(height, width) * size // self.resize, 1)
+        return round((height - side) / 2), round((width - side) / 2), side, side
+
+    def describe(self) -> str:
+        """What mirroring does, to be printed once when training starts."""
+        if self.augment.flip == "never" or not self.augment.flip_probability:
+            return "mirrored clips: none"
+        return self.flip_map.describe() if self.flip_map else "mirrored clips: all classes, labels unchanged"
+
+
+class TestTransform(ClipTransform):
+    """Fixed views: the short side is resized, then 1, 3, 5 or 10 squares are cut, in the same places of every frame.
+
+    1: the centre. 3: squares of the whole short side at left, centre and right (top, centre, bottom of upright
+    videos); they are ``resize`` pixels wide, 256 for a 224 network, as published results with three crops are. (A
+    network that takes one size only says ``resize=size`` in its ClipInput.)
+    5: corners and centre. 10: each of the five followed by its mirror image. The label never changes.
+
+    Args:
+        input: what the network wants.
+        crops: how many.
+        flow_method: see ``flow.flow``.
+    """
+
+    __test__ = False  # not a test of pytest's
+
+    def __init__(self, input: ClipInput, crops: int = 1, flow_method: str = "dis") -> None:
+        super().__init__(input, flow_method)
+        if crops not in (1, 3, 5, 10):
+            raise ValueError(f"{crops} crops were asked; a test view has 1, 3, 5 or 10")
+        self.crops = crops
+
+    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
+        rgb, flow = self._open(images, resize=True)
+        height, width = (flow if rgb is None else rgb).shape[-2:]  # type: ignore[union-attr]
+        views = []
+        for top, left, side in self._squares(height, width):
+            cut = [None if video is None else F.crop(video, top, left, side, side) for video in (rgb, flow)]
+            views.append(self._normalise(*cut))
+            if self.crops == 10:
+                views.append(self._normalise(*_mirrored(*cut)))
+        return torch.stack(views), label
+
+    def _squares(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """Top, left and side of each square."""
+        size, side = self.input.size, self.resize
+        if self.crops == 1:
+            return [(round((height - size) / 2), round((width - size) / 2), size)]
+        if self.crops == 3:
+            down, right = height - side, width - side  # one of them is 0
+            return [(round(down * part / 2), round(right * part / 2), side) for part in range(3)]
+        return [(top, left, size) for top, left in _places(height, width, size, size)[:5]]
+
+
+def _mirrored(rgb: Video | None, flow: Video | None) -> tuple[Video | None, Video | None]:
+    return (
+        None if rgb is None else F.horizontal_flip(rgb),
+        None if flow is None else Video(mirror(flow.as_subclass(Tensor))),
+    )
+
+
+def _places(height: int, width: int, crop_height: int, crop_width: int) -> list[tuple[int, int]]:
+    """Top and left of TSN's 13 fixed crops on a grid of quarters: corners, centre, edges, and between.
+
+    A quarter is a whole number of pixels, so the last column and row may miss the border by up to 3 pixels.
+    """
+    down, right = (height - crop_height) // 4, (width - crop_width) // 4
+    five = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    eight = [(2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+    return [(row * down, column * right) for row, column in five + eight]
+
+
+def _multi_scale_box(
+    height: int, width: int, size: int, scales: Sequence[float], max_distort: int, positions: int
+) -> Box:
+    """TSN's multi-scale crop: one of the pairs of nearly equal sides, at one of the fixed places or anywhere."""
+    base = min(height, width)
+    # a side within 3 pixels of the target becomes it, which saves the resizing
+    sides = [size if abs(side - size) < 3 and size <= base else side for side in (int(base * s) or 1 for s in scales)]
+    pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= max_distort]
+    crop_height, crop_width = pairs[_draw(len(pairs))]
+    if positions:
+        top, left = _places(height, width, crop_height, crop_width)[_draw(positions)]
+    else:
+        top, left = _draw(height - crop_height + 1), _draw(width - crop_width + 1)
+    return top, left, crop_height, crop_width
+
+
+def _draw(count: int) -> int:
+    return int(torch.randint(count, ()))
+
+
+def train_transform(
+    input: ClipInput, augment: Augment | None = None, classes: Sequence[str] | None = None, flow_method: str = "dis"
+) -> TrainTransform:
+    """The transform of training clips. ``classes`` are needed when ``augment.flip`` is "auto"."""
+    augment = Augment() if augment is None else augment
+    if augment.flip != "auto":
+        return TrainTransform(input, augment, None, flow_method)
+    if classes is None:
+        raise ValueError(
+            "flip is 'auto', which finds labels that name a side by the class names, and there are none; "
+            "give classes, or set flip to 'never' or 'always'"
+        )
+    return TrainTransform(input, augment, flip_pairs(classes), flow_method)
+
+
+def test_transform(input: ClipInput, crops: int = 1, flow_method: str = "dis") -> TestTransform:  # noqa: PT028
+    """The transform of test clips: 1, 3, 5 or 10 fixed crops."""
+    return TestTransform(input, crops, flow_method)
+
+
+test_transform.__test__ = False  # type: ignore[attr-defined]
+
+
+def from_record(record: dict[str, Any], crops: int = 1) -> TestTransform:
+    """The test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput."""
+    if "input" not in record:
+        raise ValueError(
+            f"the record has no 'input', only {', '.join(sorted(record)) or 'nothing'}; "
+            "give the record of a network that vidact saved"
+        )
+    return test_transform(ClipInput(**record["input"]), crops)
