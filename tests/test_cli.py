@@ -42,7 +42,14 @@ def test_a_run_leaves_everything_behind(run: Path) -> None:
     results = load_results(run)
     assert {"test_top1", "test_top5", "test_mean_class_accuracy", "views", "average"} <= set(results["test"])
     assert results["command"].startswith("vidact train --config debug")
-    for name in ("config.yaml", "metrics.csv", "scores.npz", "report.html", "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "scores.npz",
+        "report.html",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    ):
         assert (run / name).is_file(), name
     assert list((run / "plots").glob("*.png"))
 
@@ -78,7 +85,9 @@ def test_predict_draws_on_the_video(run: Path, root: Path, tmp_path: Path) -> No
         assert (before.frames_at([0]).images.float() - after.frames_at([0]).images.float()).abs().max() > 60
 
 
-def test_predict_goes_on_past_a_broken_file(run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_predict_goes_on_past_a_broken_file(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     video = next(root.rglob("*.mp4"))
     (tmp_path / "good.mp4").write_bytes(video.read_bytes())
     (tmp_path / "bad.mp4").write_text("hello")

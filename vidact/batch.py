@@ -68,9 +68,9 @@ class ClipInput:
 class ClipBatch:
     """Clips of several videos.
 
-    ``clips`` (B, V, T, C, H, W) float32, normalised; ``targets`` (B,) class indices, or (B, K) 0/1 for multi-label data;
-    ``ids`` names each video. In training V is 1. ``skipped`` maps the ids of videos that could not be read to the
-    reason; they are not among the B.
+    ``clips`` (B, V, T, C, H, W) float32, normalised; ``targets`` (B,) class indices, or (B, K) 0/1 for multi-label
+    data; ``ids`` names each video. In training V is 1. ``skipped`` maps the ids of videos that could not be read to
+    the reason; they are not among the B.
     """
 
     clips: Tensor

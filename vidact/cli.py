@@ -59,11 +59,30 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             with replacing(path) as half:
                 super().save_checkpoint(checkpoint, half, storage_options)
 
+    class EpochLines(pl.Callback):
+        """One line an epoch."""
+
+        def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            self.first, self.started = trainer.current_epoch, time.perf_counter()
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
+            seconds = (time.perf_counter() - self.started) / (done - self.first)
+            shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            words = [
+                f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
+            ]
+            left = f", {(end - done) * seconds / 60:.1f} min left" if end > done else ""
+            if trainer.is_global_zero:
+                print(f"epoch {done:>3}/{end}  {'  '.join(words)}  {seconds:.1f} s an epoch{left}", flush=True)
+
     class VidactCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument("--run", type=str | None, help="run folder; default runs/<data>-<network>/<time>")
             parser.add_argument(
-                "--ckpt", type=str | None, help="train: resume from 'last' or a path; test: score 'best', 'last' or a path"
+                "--ckpt",
+                type=str | None,
+                help="train: resume from 'last' or a path; test: score 'best', 'last' or a path",
             )
             parser.add_argument("--device", type=str | None, help="cpu, cuda or mps; default: the best there is")
 
@@ -80,7 +99,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             if command == "test":
                 return super().instantiate_trainer(**options, logger=False)
             if trainer.logger is None:
-                version = f"version_{len(list((run / 'logs').glob('version_*')))}"  # a resumed run logs beside its past
+                version = len(list((run / "logs").glob("version_*")))  # a resumed run logs beside its past
                 options["logger"] = [
                     pl.loggers.CSVLogger(run, "logs", version, flush_logs_every_n_steps=1),
                     pl.loggers.TensorBoardLogger(run, "logs", version),
@@ -90,9 +109,10 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 best = pl.callbacks.ModelCheckpoint(
                     run / "checkpoints", "best", watched, mode="max", save_last=True, enable_version_counter=False
                 )
-                options["callbacks"] = [
-                    *(trainer.callbacks or []), best, pl.callbacks.LearningRateMonitor("epoch")
-                ]  # fmt: skip
+                options["callbacks"] = [*(trainer.callbacks or []), best, pl.callbacks.LearningRateMonitor("epoch")]
+                if not sys.stderr.isatty() and trainer.enable_progress_bar is None:  # a log file wants lines, not a bar
+                    options["enable_progress_bar"] = False
+                    options["callbacks"].append(EpochLines())
                 options["plugins"] = [*(trainer.plugins or []), WholeCheckpoints()]
             return super().instantiate_trainer(**options)
 
@@ -104,8 +124,13 @@ def make_cli(args: Sequence[str], command: str) -> Any:
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
-        trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0, "log_every_n_steps": 1},
-        parser_kwargs={"prog": f"vidact {command}"},
+        trainer_defaults={
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "log_every_n_steps": 1,
+            "enable_model_summary": False,
+        },
+        parser_kwargs={"prog": f"vidact {command}", "exit_on_error": False},
     )
 
 
@@ -194,7 +219,8 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
             cli.parser.save(cli.config, half, skip_none=False, overwrite=True, multifile=False)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     if trainer.is_global_zero:
-        print(f"run: {run}")
+        network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
+        print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.clips}")
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     if trainer.interrupted:
         print(f"stopped; continue with: vidact train --config {run}/config.yaml --ckpt last", file=sys.stderr)
@@ -416,7 +442,7 @@ def main(args: Sequence[str] | None = None) -> None:
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, argparse.ArgumentError) as error:
         if os.environ.get("VIDACT_TRACEBACK"):
             raise
         print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)

@@ -15,17 +15,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vidact.files import replacing
+from vidact.metrics import true_class_rank
 from vidact.scores import Scores, probabilities
 
 DPI = 160  # of every PNG; a page shows them at 96 pixels an inch
 BLUE, ORANGE, GREY = "#2563a8", "#d9641f", "#8a8f98"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -108,7 +112,8 @@ def draw_curves(log: Mapping[str, Curve], folder: Path) -> list[Path]:
         if name.startswith("lr-") and points not in speeds.values():  # groups that learn at one rate are one line
             speeds[name] = points
     drawn = []
-    for title, curves, file in (("Loss", losses, "loss"), ("Accuracy", rates, "accuracy"), ("Learning rate", speeds, "lr")):
+    panels = (("Loss", losses, "loss"), ("Accuracy", rates, "accuracy"), ("Learning rate", speeds, "lr"))
+    for title, curves, file in panels:
         if curves:
             drawn.append(_draw_curves(title, curves, folder / f"{file}.png"))
     return drawn
@@ -120,7 +125,7 @@ def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:
         axes = figure.add_subplot(title=title, xlabel="epochs")
         styles = iter(["-", "--", "-.", ":"] * len(curves))
         style_of: dict[str, str] = {}
-        for name, points in curves.items():
+        for name, points in sorted(curves.items(), key=lambda curve: not curve[0].startswith("train")):
             split, _, measure = name.partition("_")
             if split in ("train", "val"):
                 colour, label = {"train": (BLUE, "training"), "val": (ORANGE, "validation")}[split]
@@ -134,7 +139,7 @@ def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:
             axes.plot(x, y, style_of[measure], color=colour, label=label, marker=marker, markersize=3, linewidth=1.5)
         axes.grid(visible=True)
         axes.set_xlim(left=0)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if title == "Accuracy":
             axes.set_ylim(0, 1.02)
             _mark_best(axes, curves)
@@ -146,24 +151,14 @@ def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:
         return save(figure, path)
 
 
-def _mark_best(axes: matplotlib.axes.Axes, curves: Mapping[str, Curve]) -> None:
-    """A ring and a figure at the highest validation top-1 or mAP."""
+def _mark_best(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    """A ring around the highest validation top-1 or mAP, and its figure above."""
     points = curves.get("val_top1") or curves.get("val_map")
     if not points:
         return
     x, y = max(points, key=lambda point: (point[1], -point[0]))
     axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=1.5)
-    middle = sum(axes.get_xlim()) / 2
-    axes.annotate(
-        f"best {y:.3f}, epoch {x:g}",
-        (x, y),
-        xytext=(-8 if x > middle else 8, -14 if y > 0.15 else 10),
-        textcoords="offset points",
-        ha="right" if x > middle else "left",
-        fontsize=9,
-        color=ORANGE,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1},
-    )
+    axes.set_title(f"best validation {y:.3f}, epoch {x:g}", loc="right", fontsize=9, color=ORANGE)
 
 
 # ---- classes
@@ -189,7 +184,8 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> Pa
         if num <= 120:
             size = 9 if num <= 20 else 8 if num <= 60 else 7
             names = [shorten(name, 26) for name in classes]
-            axes.set_xticks(range(num), names, rotation=90 if num > 3 else 0, fontsize=size)
+            is_narrow = max(map(len, names)) * 0.09 > cell
+            axes.set_xticks(range(num), names, rotation=90 if is_narrow else 0, fontsize=size)
             axes.set_yticks(range(num), names, fontsize=size)
             axes.tick_params(length=0)
         else:
@@ -213,7 +209,8 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> Pa
 def _confusion_colours(counts: np.ndarray) -> np.ndarray:
     """RGB (K, K, 3) in 0…1: white for nothing; a single mistake among many videos is still visible."""
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    strength = np.where(share > 0, 0.18 + 0.82 * np.sqrt(share), 0)[..., None]
+    least = 0.18 if len(counts) <= 60 else 0.5  # small cells must be stronger to be seen
+    strength = np.where(share > 0, least + (1 - least) * np.sqrt(share), 0)[..., None]
     full = np.where(np.eye(len(counts), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
     return 1 - strength * (1 - full)
 
@@ -245,7 +242,8 @@ def draw_classes(
         mean = figures[present].mean()
         axes.axvline(mean, color="#1b1d21", linewidth=1, linestyle=":")
         for row, k in enumerate(shown):
-            axes.text(1.01, row, f"{figures[k]:.2f} of {int(videos[k])}", va="center", fontsize=8.5, color="#4a4f57")
+            number = f"{figures[k] * videos[k]:.0f} of {videos[k]}" if measure == "accuracy" else f"{figures[k]:.2f}"
+            axes.text(1.01, row, number, va="center", fontsize=8.5, color="#4a4f57")
         if len(panels) > 1:
             course = figures[present]
             panels[1].fill_between(range(1, len(course) + 1), course, color=BLUE, alpha=0.25, linewidth=0)
@@ -276,10 +274,8 @@ def find_mistakes(scores: Scores) -> list[Mistake]:
     """All mistakes of a single-label test, the most confident first."""
     certainty = probabilities(scores)
     best = scores.values.argmax(1)
-    own = np.take_along_axis(scores.values, scores.labels[:, None], 1)
-    earlier = np.arange(len(scores.classes)) < scores.labels[:, None]
-    place = ((scores.values > own) | ((scores.values == own) & earlier)).sum(1) + 1
-    wrong = np.flatnonzero(best != scores.labels)
+    place = true_class_rank(scores.values, scores.labels) + 1
+    wrong = np.flatnonzero(place > 1)
     found = [
         Mistake(
             scores.ids[n],
@@ -300,8 +296,8 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) 
     Dark on light and dark pages alike, so that the frames look the same. A video that cannot be read is a grey strip
     with the reason in it.
     """
-    width, height, gap = num_frames * 1.25, 0.95, 0.3                          # inches of a strip
-    line, columns = 0.55, 2 if len(mistakes) > 1 else 1
+    width, height, gap = num_frames * 1.25, 0.95, 0.3  # inches of a strip
+    line, columns = 0.42, 2 if len(mistakes) > 1 else 1
     rows = math.ceil(len(mistakes) / columns)
     total_width, total_height = columns * (width + gap) + gap, rows * (height + line + gap) + gap
     with drawing():
@@ -309,22 +305,22 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) 
         for number, mistake in enumerate(mistakes):
             left = gap + (number % columns) * (width + gap)
             top = total_height - gap - (number // columns) * (height + line + gap)
-            x, middle = left / total_width, (left + width / 2) / total_width
-            y = top / total_height
+            x, y = left / total_width, top / total_height
             letters = int(width / 2 / 0.086)
-            figure.text(x, y, shorten(mistake.truth, letters), color="#8cc4ff", fontsize=10, va="top")
-            said = f"{shorten(mistake.prediction, letters - 7)}  {mistake.confidence:.2f}"
-            figure.text(middle, y, f"→ {said}", color="#ffa36b", fontsize=10, va="top")
-            figure.text(x, (top - 0.22) / total_height, _tail(mistake.id, int(width / 0.072)), color="#9aa0aa",
-                        fontsize=8, va="top")  # fmt: skip
-            bottom = (top - line - height + 0.1) / total_height
+            truth = figure.text(x, y, shorten(mistake.truth, letters), color="#8cc4ff", fontsize=10, va="top")
+            name = _tail(mistake.id, int(width / 0.072))
+            figure.text(x, y - 0.2 / total_height, name, color="#9aa0aa", fontsize=8, va="top")
+            bottom = (top - line - height) / total_height
             axes = figure.add_axes((x, bottom, width / total_width, height / total_height))
             axes.axis("off")
+            said = f" → {shorten(mistake.prediction, letters - 8)}  {mistake.confidence:.2f}"
+            axes.annotate(said, (1, 1), xycoords=truth, va="top", color="#ffa36b", annotation_clip=False)
             strip, reason = read_strip(mistake, num_frames, round(width * DPI), round(height * DPI))
             axes.imshow(strip, aspect="auto", interpolation="antialiased")
             if reason:
                 words = "\n".join(reason[at : at + 62] for at in range(0, min(len(reason), 248), 62))
-                axes.text(0.5, 0.5, words, color="#e8eaed", fontsize=8, ha="center", va="center", transform=axes.transAxes)
+                middle_of_strip: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
+                axes.text(0.5, 0.5, words, color="#e8eaed", fontsize=8, **middle_of_strip)
         with replacing(path) as half:
             figure.savefig(half, dpi=DPI, bbox_inches=None, facecolor=figure.get_facecolor())
     return path

@@ -19,17 +19,17 @@ from torch import nn
 from vidact.batch import parse_views
 from vidact.files import replacing
 from vidact.models.weights import load
-from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
+from vidact.data.annotations import VIDEO_SUFFIXES
+from vidact.video.decode import VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
-from vidact.video.sample import from_record as sampler_from_record
-from vidact.video.transform import ClipTransform, from_record
+from vidact.video.transform import ClipTransform, from_record, images_per_index
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The best labels of one video.
 
-    ``labels`` pairs each name with a score in 0…1, best first: softmax, or one sigmoid a class for multi-label networks.
+    ``labels`` pairs each name with a score in 0…1, best first: softmax, or one sigmoid a class for multi-label data.
     ``start_s`` and ``end_s`` are the times of the first and last frame that was looked at, ``took_s`` how long reading
     and computing took. ``error`` says why a video of a folder could not be read; ``labels`` is then empty.
     """
@@ -78,7 +78,7 @@ def predictions(
     record = network.record
     if record["sampling"] is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
-    sampler, transform = sampler_from_record(record["sampling"]), from_record(record, crops=crops)
+    sampler, transform = ClipSampler.from_record(record["sampling"]), from_record(record, crops=crops)
     device = device or best_device()
     network.to(device)
     for video in videos:
@@ -118,14 +118,13 @@ def score_video(
     decoder: str,
 ) -> tuple[np.ndarray, float, float]:
     """Scores (K,) averaged over the views, and the times of the first and last frame used, in seconds."""
-    length = max(network.input.images_per_frame, network.input.flow_fields + 1)
     with open_video(path, decoder=decoder) as video:
-        indices = np.stack([expand(clip, length, len(video)) for clip in sampler(len(video), num_clips=num_clips)])
+        indices = expand(sampler(len(video), num_clips=num_clips), images_per_index(network.input), len(video))
         frames = video.frames_at(indices.ravel())
     total = torch.zeros(network.num_classes)
     count = 0
     for images in frames.images.unflatten(0, indices.shape):
-        clips, _ = transform(images)                                           # (V, T, C, H, W)
+        clips, _ = transform(images)  # (V, T, C, H, W)
         for clip in clips:
             total += network(clip[None].to(device)).float().cpu()[0]
             count += 1
@@ -146,7 +145,7 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
     import cv2
 
     with open_video(prediction.path, decoder=decoder) as video, replacing(out) as half:
-        width, height = video.width // 2 * 2, video.height // 2 * 2            # H.264 in 4:2:0 takes even sides
+        width, height = video.width // 2 * 2, video.height // 2 * 2  # H.264 in 4:2:0 takes even sides
         scale = max(0.35, min(width, height) / 480)
         with av.open(str(half), "w", format=Path(out).suffix.lstrip(".") or "mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(1001))

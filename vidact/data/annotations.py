@@ -227,7 +227,7 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
         raise ValueError(f"{table} is empty: it has a header and no clips")
     folder = table.parent
     if (elsewhere := folder / "root.txt").exists():
-        folder = folder / _read_text(elsewhere).strip()
+        folder = folder / read_text(elsewhere).strip()
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{elsewhere} says that the videos are in {folder}, which is not a folder; correct it"
@@ -596,7 +596,7 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
 def load_classes(path: str | Path) -> list[str]:
     """Read a classes.txt."""
     path = Path(path)
-    classes = [line.strip() for line in _read_text(path).rstrip().splitlines()]
+    classes = [line.strip() for line in read_text(path).rstrip().splitlines()]
     if not classes:
         raise ValueError(f"{path} is empty; write one class name a line")
     if "" in classes:
@@ -623,7 +623,7 @@ def join_labels(names: Iterable[str]) -> str:
     return ";".join(name.replace("\\", "\\\\").replace(";", "\\;") for name in names)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -636,7 +636,7 @@ def _read_table(
     path: Path, required: Sequence[tuple[str, ...]], optional: Sequence[str]
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and rows with their line numbers; each of ``required`` is a column by one of several names."""
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""))
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
     lines = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
     try:
         table = [(line, cells) for line, cells in lines if any(cells)]
@@ -773,7 +773,12 @@ def write_dataset(
     ``rows`` have paths relative to ``videos``; ``missing`` are names in the official lists without a file. All missing
     is an error.
     """
-    out, videos = Path(out), Path(videos).resolve()
+    out, videos = Path(out), Path(videos).absolute()
+    present = {}
+    for row in rows:
+        present |= dict.fromkeys([row.label] if isinstance(row.label, str) else row.label, row.path)
+    for label in set(present).difference(classes):
+        raise ValueError(f"{present[label]} has the unknown label {label!r}; {_closest(label, list(classes))}")
     if not rows:
         raise FileNotFoundError(
             f"none of the {len(missing)} videos of the lists is in {videos}; looked for {_some(missing)}. "
@@ -782,8 +787,8 @@ def write_dataset(
     write_clips_csv(out, rows, classes)
     write_text(out / "root.txt", f"{videos}\n")
     counts = Counter(row.split for row in rows)
-    print(f"{out / 'clips.csv'}: " + ", ".join(f"{counts[name]} {name}" for name in SPLITS if counts[name]) + " clips")
-    present = {row.label for row in rows}
+    parts = ", ".join(f"{counts[name]} {name}" for name in SPLITS if counts[name]) or str(len(rows))
+    print(f"{out / 'clips.csv'}: {parts} clips of {len(classes)} classes in {videos}")
     empty = [name for name in classes if name not in present]
     if empty:
         print(f"{len(empty)} of {len(classes)} classes have no video: {_some(empty)}; load with empty_classes='allow'")

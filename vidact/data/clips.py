@@ -26,7 +26,7 @@ from vidact.data.annotations import Clip, ClipList, load_clips
 from vidact.video.decode import VideoError, open_video
 from vidact.video.frames import Frames
 from vidact.video.sample import ClipSampler, expand
-from vidact.video.transform import Augment, ClipTransform, test_transform, train_transform
+from vidact.video.transform import Augment, ClipTransform, images_per_index, test_transform, train_transform
 
 
 @dataclass
@@ -142,7 +142,7 @@ class ClipDataset(Dataset[Sample]):
         clip = self.clips[index]
         generator = np.random.default_rng([self.seed, epoch, index]) if self.training else None
         try:
-            images = self.read(clip, generator)                                # (V, T', 3, H, W)
+            images = self.read(clip, generator)  # (V, T', 3, H, W)
         except VideoError as error:
             if not self.skip_unreadable:
                 raise
@@ -155,24 +155,23 @@ class ClipDataset(Dataset[Sample]):
             for view in images:
                 view, target = self.transform(view, target)
                 views.append(view)
-        return Sample(clip.id, torch.cat(views), target)
+        return Sample(clip.id, torch.cat(views), torch.as_tensor(target))
 
     def read(self, clip: Clip, generator: np.random.Generator | None) -> Tensor:
         """The sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8."""
         with self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder) as video:
             first, count = frame_range(clip, video.times_s)
             indices = self.sampler(count, generator, num_clips=1 if self.training else self.num_clips)
-            length = max(self.input.images_per_frame, self.input.flow_fields + 1)
-            chosen = np.stack([expand(view, length, count) for view in indices])
+            chosen = expand(indices, images_per_index(self.input), count)  # (num_clips, T')
             images = video.frames_at(chosen.ravel() + first).images
         return images.unflatten(0, chosen.shape)
 
-    def target(self, clip: Clip) -> Tensor:
+    def target(self, clip: Clip) -> int | Tensor:
         """A class index, or (K,) 0/1 for multi-label data."""
-        if not self.multi_label:
-            return torch.tensor(clip.label)
+        if isinstance(clip.label, int):
+            return clip.label
         target = torch.zeros(self.num_classes)
-        target[list(clip.label) if isinstance(clip.label, tuple) else [clip.label]] = 1
+        target[list(clip.label)] = 1
         return target
 
 
@@ -211,7 +210,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.arange(self.length)
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        order = np.resize(order, len(self) * self.world_size)                  # repeats from the start
+        order = np.resize(order, len(self) * self.world_size)  # repeats from the start
         return ((self.epoch, int(index)) for index in order[self.rank :: self.world_size])
 
     def __len__(self) -> int:
@@ -298,27 +297,29 @@ class ClipData(pl.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("ClipData asks the Trainer's network what it takes; pass both to Trainer.fit or .test")
         self.prepare(self.trainer.lightning_module.network.input)
-        for note in self.clips.notes if self.trainer.is_global_zero else ():
-            print(f"{self.root}: {note}")
+        if stage == "fit" and self.trainer.is_global_zero:
+            for note in self.clips.notes:
+                print(f"{self.root}: {note}")
+            flip_map = self.sets["train"].transform.flip_map  # type: ignore[attr-defined]
+            if flip_map is not None and (flip_map.pairs or flip_map.blocked):
+                print(flip_map.describe())
 
     def prepare(self, input: ClipInput) -> None:
         """Make the splits' data sets for a network that takes ``input``."""
         self.input = input
-        length = max(input.images_per_frame, input.flow_fields + 1)
         num_frames = self.sampler(1000).shape[1]
         if input.frames not in (None, num_frames):
             raise ValueError(
                 f"data.sampler picks {num_frames} frames a clip but the network's weights are made for {input.frames}; "
                 f"give both the same number"
             )
-        if hasattr(self.sampler, "segment_length") and self.sampler.segment_length < length:
-            self.sampler.segment_length = length  # the network says how many consecutive frames stand behind an index
+        if hasattr(self.sampler, "segment_length") and self.sampler.segment_length < images_per_index(input):
+            self.sampler.segment_length = images_per_index(
+                input
+            )  # the network says how many consecutive frames stand behind an index
         clips = self.clips
         self.class_weights = clips.class_weights()
         train = train_transform(input, self.augment, clips.classes)
-        if self.trainer is None or self.trainer.is_global_zero:
-            if description := getattr(train, "describe", lambda: "")():
-                print(description)
         test = partial(self._dataset, training=False, skip_unreadable=self.test_unreadable == "skip")
         self.sets = {
             "train": self._dataset("train", train, training=True, skip_unreadable=self.unreadable == "skip"),

@@ -235,7 +235,11 @@ def _scene(random: Random) -> _Scene:
     direction, wave = random.uniform(0, np.pi), random.uniform(3, 9)
     stripes = random.uniform(0, 12) * np.sin(wave * 2 * (X * np.cos(direction) + Y * np.sin(direction)))
     background = base + _enlarge(coarse) + stripes[..., None]
-    colours = [_contrasting(base, random, 80), _contrasting(base, random, 50), _contrasting(base, random, 30)]
+    first = _contrasting(base, random, 80)
+    second = _contrasting(base, random, 50)
+    while np.linalg.norm(second - first) < 120:
+        second = _contrasting(base, random, 50)
+    colours = [first, second, _contrasting(base, random, 30)]
     side = int(random.choice([-1, 1]))
     swaying = (side * random.uniform(0.8, 1.1), random.uniform(-0.9, 0.9), random.uniform(0.08, 0.15), 1 / 40)
     return _Scene(np.clip(background, 0, 255).astype(np.float32), swaying, np.array(colours, dtype=np.float32))

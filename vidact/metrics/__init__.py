@@ -7,6 +7,7 @@ from vidact.metrics.topk import (
     mean_class_accuracy,
     per_class_accuracy,
     topk_accuracy,
+    true_class_rank,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "mean_class_accuracy",
     "per_class_accuracy",
     "topk_accuracy",
+    "true_class_rank",
 ]

@@ -19,11 +19,15 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     """
     if k < 1:
         raise ValueError(f"top-{k} has no meaning; k starts at 1")
+    return float((true_class_rank(scores, labels) < k).mean())
+
+
+def true_class_rank(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
+    """How many classes stand ahead of the true one in each row of ``scores`` (N, K): 0 is right, (N,)."""
     values, truth = _checked(scores, labels)
     own = np.take_along_axis(values, truth[:, None], axis=1)  # (N, 1)
     earlier = np.arange(values.shape[1]) < truth[:, None]  # (N, K)
-    rank = ((values > own) | ((values == own) & earlier)).sum(1)  # classes ahead of the true one
-    return float((rank < k).mean())
+    return ((values > own) | ((values == own) & earlier)).sum(1)
 
 
 def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:

@@ -4,6 +4,25 @@ Each one is a plain ``nn.Module`` that takes clips (B, T, C, H, W) as its ``inpu
 """
 
 from vidact.models.bn_inception import bn_inception_classifier
+from vidact.models.trn_relation import (
+    trn_bn_inception,
+    trn_mobilenet_v2,
+    trn_resnet18,
+    trn_resnet50,
+    trn_resnet_tiny,
+)
+from vidact.models.tsm import (
+    tsm_efficientnet_b0,
+    tsm_mobilenet_v2,
+    tsm_mobilenet_v3_large,
+    tsm_mobilenet_v3_small,
+    tsm_resnet18,
+    tsm_resnet34,
+    tsm_resnet50,
+    tsm_resnet50_nonlocal,
+    tsm_resnet101,
+    tsm_resnet_tiny,
+)
 from vidact.models.tsn import (
     tsn_bn_inception,
     tsn_efficientnet_b0,
@@ -58,6 +77,21 @@ __all__ = [
     "slow_r50",
     "slowfast_r50",
     "swin3d_t",
+    "trn_bn_inception",
+    "trn_mobilenet_v2",
+    "trn_resnet18",
+    "trn_resnet50",
+    "trn_resnet_tiny",
+    "tsm_efficientnet_b0",
+    "tsm_mobilenet_v2",
+    "tsm_mobilenet_v3_large",
+    "tsm_mobilenet_v3_small",
+    "tsm_resnet18",
+    "tsm_resnet34",
+    "tsm_resnet50",
+    "tsm_resnet50_nonlocal",
+    "tsm_resnet101",
+    "tsm_resnet_tiny",
     "tsn_bn_inception",
     "tsn_efficientnet_b0",
     "tsn_mobilenet_v2",

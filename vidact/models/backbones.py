@@ -280,7 +280,7 @@ def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None 
     resize = round(side / data["crop_pct"])
     clip_input = ClipInput(size=side, mean=tuple(data["mean"]), std=tuple(data["std"]), resize=resize)
     # Some networks (MobileNetV3, EfficientViT) have a hidden layer between the feature map and the removed classifier.
-    dim = getattr(network, "head_hidden_size", None) or network.num_features
+    dim = int(getattr(network, "head_hidden_size", 0) or network.num_features)  # type: ignore[arg-type]
     return TimmBackbone(network, dim, clip_input)
 
 
@@ -387,11 +387,11 @@ def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
         )
 
 
-def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
-        return forward(*inputs)
+        return forward(*inputs, **options)
     contexts = functools.partial(_contexts, block)
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 
 
 def _contexts(block: nn.Module) -> tuple[Any, Any]:

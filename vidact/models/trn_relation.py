@@ -12,11 +12,21 @@ Shapes: B videos, S segments (the frames of a clip), D feature, K classes, s fra
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from vidact.models import backbones
+from vidact.models.backbones import Backbone, check_clip, for_modality
+from vidact.models.bn_inception import RULES as BN_INCEPTION_RULES
+from vidact.models.bn_inception import bn_inception
+from vidact.models.tsn import FLAT_MOBILENET_V2
+from vidact.models.weights import Rules, builder, load_strictly, rename
 
 SUBSETS_PER_STEP = 3  # frame subsets of one scale that a training step adds up
 MOST_SEGMENTS = 16  # 2^S subsets: 65,519 at S = 16
@@ -31,18 +41,18 @@ class Relation(nn.Module):
         self.classify = nn.Linear(hidden_dim, num_classes)
         subsets = torch.tensor(list(combinations(range(num_segments), scale)))
         self.subsets: Tensor
-        self.register_buffer("subsets", subsets, persistent=False)                       # (C(S, s), s)
+        self.register_buffer("subsets", subsets, persistent=False)  # (C(S, s), s)
         self.num_trained = min(SUBSETS_PER_STEP, len(subsets))
 
     def forward(self, features: Tensor, subsets: Tensor) -> Tensor:
         """The mean over ``subsets`` (n, s) of what the MLP says of each; rectified features (B, S, D) → (B, K)."""
         # A linear map of concatenated frames is the sum of one map per place, and every frame meets every place in many
         # subsets: S * s products serve all C(S, s) of them. The last layer is linear, so the mean may go before it.
-        places = self.hidden.weight.unflatten(1, (subsets.shape[1], -1))                 # (hidden, s, D)
-        mapped = torch.einsum("bfd,hpd->pbfh", features, places)                         # (s, B, S, hidden)
+        places = self.hidden.weight.unflatten(1, (subsets.shape[1], -1))  # (hidden, s, D)
+        mapped = torch.einsum("bfd,hpd->pbfh", features, places)  # (s, B, S, hidden)
         total = self.hidden.bias
         for place, frames in zip(mapped, subsets.unbind(1), strict=True):
-            total = total + place[:, frames]                                             # (B, n, hidden)
+            total = total + place[:, frames]  # (B, n, hidden)
         return self.classify(total.relu().mean(1))
 
 
@@ -66,7 +76,7 @@ class RelationHead(nn.Module):
         dim: int,
         num_classes: int,
         scales: str = "multi",
-        eval_relations: str | int = "mean",
+        eval_relations: int | str = "mean",
     ) -> None:
         super().__init__()
         if num_segments < 2:
@@ -89,8 +99,9 @@ class RelationHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         if features.shape[1] != self.num_segments:
             raise ValueError(
-                f"the clip has {features.shape[1]} frames; this relation head is made for {self.num_segments} segments. "
-                f"Sample {self.num_segments} frames, or build the network with num_segments={features.shape[1]}"
+                f"the clip has {features.shape[1]} frames; the weights of this network are made for "
+                f"{self.num_segments}. Sample {self.num_segments} frames, or train one with "
+                f"num_segments={features.shape[1]}"
             )
         features = features.relu()
         logits = features.new_zeros((), dtype=torch.float32)
@@ -110,3 +121,219 @@ class RelationHead(nn.Module):
             step = count / self.eval_relations
             return subsets[[math.floor((i + 0.5) * step) for i in range(self.eval_relations)]]
         return subsets
+
+
+class TRN(nn.Module):
+    """Image network → short feature of each frame → relation head.
+
+    Args:
+        backbone: one image in, one vector out.
+        num_classes: K.
+        num_segments: S, the clip length the weights are made for.
+        scales: "multi" or "single", see ``RelationHead``.
+        dropout: on each frame's vector.
+        feature_dim: D, the width of the short feature.
+        eval_relations: which frame subsets evaluation reads, see ``RelationHead``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        num_segments: int = 8,
+        scales: str = "multi",
+        dropout: float = 0.8,
+        feature_dim: int = 256,
+        eval_relations: int | str = "mean",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        # The reference starts this layer at a standard deviation of 0.001, as if it were a classifier; the MLPs behind
+        # it then get nearly nothing for many steps, so torch's default stays.
+        self.project = nn.Linear(backbone.dim, feature_dim)
+        self.head = RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations)
+        self.num_classes = num_classes
+        self.input = dataclasses.replace(backbone.input, frames=num_segments)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits (B, K) of a clip (B, S, C, H, W)."""
+        check_clip(clip, self.input)
+        vectors = self.backbone(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
+        return self.head(self.project(self.dropout(vectors)))
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@builder
+def trn_resnet18(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    num_segments: int = 8,
+    scales: str = "multi",
+    size: int = 224,
+    dropout: float = 0.8,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+    eval_relations: int | str = "mean",
+) -> TRN:
+    """TRN on ResNet-18.
+
+    Args:
+        num_classes: K.
+        weights: "imagenet", a torchvision weights name, a local file, or None.
+        num_segments: the clip length the weights are made for.
+        scales: "multi" relates subsets of every size, "single" all frames at once.
+        size: crop side in pixels.
+        dropout: on each frame's vector.
+        modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per segment.
+        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+        eval_relations: "mean", "all" or a number of subsets of each scale, see ``RelationHead``.
+    """
+    backbone = for_modality(backbones.resnet18(weights, size), modality, flow_fields)
+    return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
+
+
+@builder
+def trn_resnet50(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    num_segments: int = 8,
+    scales: str = "multi",
+    size: int = 224,
+    dropout: float = 0.8,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+    eval_relations: int | str = "mean",
+) -> TRN:
+    """TRN on ResNet-50; arguments as in ``trn_resnet18``."""
+    backbone = for_modality(backbones.resnet50(weights, size), modality, flow_fields)
+    return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
+
+
+@builder
+def trn_bn_inception(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    num_segments: int = 8,
+    scales: str = "multi",
+    size: int = 224,
+    dropout: float = 0.8,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+    eval_relations: int | str = "mean",
+) -> TRN:
+    """TRN on BN-Inception, the paper's own; arguments as in ``trn_resnet18``, images BGR from 0 to 255."""
+    backbone = for_modality(bn_inception(weights, size), modality, flow_fields)
+    return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
+
+
+@builder
+def trn_mobilenet_v2(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    num_segments: int = 8,
+    scales: str = "multi",
+    size: int = 224,
+    dropout: float = 0.8,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+    eval_relations: int | str = "mean",
+) -> TRN:
+    """TRN on MobileNetV2; arguments as in ``trn_resnet18``."""
+    backbone = for_modality(backbones.mobilenet_v2(weights, size), modality, flow_fields)
+    return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
+
+
+@builder
+def trn_resnet_tiny(
+    num_classes: int,
+    weights: str | None = None,
+    num_segments: int = 8,
+    scales: str = "multi",
+    size: int = 64,
+    dropout: float = 0.0,
+    width: int = 16,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+    eval_relations: int | str = "mean",
+) -> TRN:
+    """TRN on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    backbone = for_modality(backbones.resnet_tiny(weights, size, width), modality, flow_fields)
+    return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+_SIZES = {
+    "resnet18": trn_resnet18,
+    "resnet50": trn_resnet50,
+    "bn_inception": trn_bn_inception,
+    "mobilenet_v2": trn_mobilenet_v2,
+}
+
+
+def from_trn_relation_single(
+    state_dict: Mapping[str, Any],
+    num_segments: int,
+    num_classes: int,
+    feature_dim: int = 256,
+    backbone: str | None = None,
+    modality: str = "rgb",
+) -> nn.Module:
+    """TRN with one scale from TRN-pytorch's names; see ``from_trn_relation_multi``."""
+    rules: Rules = [(r"^consensus\.classifier\.", "relations.0.")]
+    return _from_trn(state_dict, rules, "single", num_segments, num_classes, feature_dim, backbone, modality)
+
+
+def from_trn_relation_multi(
+    state_dict: Mapping[str, Any],
+    num_segments: int,
+    num_classes: int,
+    feature_dim: int = 256,
+    backbone: str | None = None,
+    modality: str = "rgb",
+) -> nn.Module:
+    """Multi-scale TRN from TRN-pytorch's names: ``consensus.fc_fusion_scales.0.1.weight``, ….
+
+    Without ``backbone`` the file is the relation head alone, which takes (B, S, D) and sums all frame subsets. With it
+    ("resnet18", "resnet50", "bn_inception", "mobilenet_v2") the file is a whole network, ``base_model.…`` and
+    ``new_fc.…`` included, and evaluation keeps the trained size of the logits (``eval_relations="mean"``).
+    """
+    rules: Rules = [(r"^consensus\.fc_fusion_scales\.(\d+)\.", r"relations.\1.")]
+    return _from_trn(state_dict, rules, "multi", num_segments, num_classes, feature_dim, backbone, modality)
+
+
+def _from_trn(
+    state_dict: Mapping[str, Any],
+    rules: Rules,
+    scales: str,
+    num_segments: int,
+    num_classes: int,
+    feature_dim: int,
+    backbone: str | None,
+    modality: str,
+) -> nn.Module:
+    rules = [*rules, (r"^(relations\.\d+)\.1\.", r"\1.hidden."), (r"^(relations\.\d+)\.3\.", r"\1.classify.")]
+    source = f"the trn_relation_{scales} state dict"
+    if backbone is None:
+        head = RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations="all")
+        load_strictly(head, state_dict, rules, source=source)
+        return head
+    if backbone not in _SIZES:
+        raise ValueError(f"backbone is {backbone!r}; the TRN layouts know {', '.join(_SIZES)}")
+    if feature_dim != 256:
+        raise ValueError(f"feature_dim is {feature_dim}; whole TRN networks have 256")
+    network = _SIZES[backbone](num_classes, None, num_segments, scales, modality=modality)
+    # The backbones' own tables must not see the names of the head.
+    trunk = {key: value for key, value in state_dict.items() if key.removeprefix("module.").startswith("base_model.")}
+    tables: dict[str, Rules] = {
+        "bn_inception": [(r"^base_model\.", ""), *BN_INCEPTION_RULES, (r"^", "backbone.")],
+        "mobilenet_v2": [(r"^base_model\.", "backbone."), *FLAT_MOBILENET_V2],
+    }
+    rest = {key: value for key, value in state_dict.items() if key not in trunk}
+    renamed = rename(trunk, tables.get(backbone, [(r"^base_model\.", "backbone.")]))
+    renamed |= rename(rest, [*rules, (r"^relations\.", "head.relations."), (r"^new_fc\.", "project.")])
+    load_strictly(network, {new: value for new, (_, value) in renamed.items()}, source=source)
+    return network

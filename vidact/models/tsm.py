@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import efficientnet, mobilenetv2, mobilenetv3, resnet
+from torchvision.models import efficientnet, mobilenetv2, mobilenetv3
 
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, MobileNet, ResNet, check_clip, for_modality
@@ -41,14 +41,14 @@ def shift(images: Tensor, frames: int, fold: int = FOLD) -> Tensor:
         images: (B*T, C, H, W).
         frames: T.
     """
-    if len(images) % frames:
-        raise ValueError(f"{len(images)} images cannot be split into clips of {frames} frames")
-    clip = images.unflatten(0, (-1, frames))                                 # (B, T, C, H, W)
+    if images.shape[0] % frames:
+        raise ValueError(f"{images.shape[0]} images cannot be split into clips of {frames} frames")
+    clip = images.unflatten(0, (-1, frames))  # (B, T, C, H, W)
     n = clip.shape[2] // fold
     ahead, behind, still = clip.split([n, n, clip.shape[2] - 2 * n], dim=2)
-    ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))                    # frame t sees t + 1
-    behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))                 # frame t sees t - 1
-    return torch.cat([ahead, behind, still], dim=2).flatten(0, 1)            # (B*T, C, H, W)
+    ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))  # frame t sees t + 1
+    behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # frame t sees t - 1
+    return torch.cat([ahead, behind, still], dim=2).flatten(0, 1)  # (B*T, C, H, W)
 
 
 def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: int = FOLD) -> tuple[Tensor, Tensor]:
@@ -62,9 +62,9 @@ def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: 
     Returns:
         The shifted images, and the past for the clip that follows.
     """
-    if len(images) % frames:
-        raise ValueError(f"{len(images)} images cannot be split into clips of {frames} frames")
-    clip = images.unflatten(0, (-1, frames))                                 # (B, T, C, H, W)
+    if images.shape[0] % frames:
+        raise ValueError(f"{images.shape[0]} images cannot be split into clips of {frames} frames")
+    clip = images.unflatten(0, (-1, frames))  # (B, T, C, H, W)
     n = clip.shape[2] // fold
     moving, still = clip[:, :, :n], clip[:, :, n:]
     if past is None:
@@ -152,7 +152,7 @@ def insert_shifts(backbone: Backbone, causal: bool) -> None:
 
 
 def _is_shifted(block: nn.Module) -> bool:
-    """Inverted residuals with a skip connection whose first convolution mixes channels (it is not the depthwise one)."""
+    """Inverted residuals with a skip connection and an expansion: their first convolution is not the depthwise one."""
     if not isinstance(
         block,
         (mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual, efficientnet.MBConv, efficientnet.FusedMBConv),
@@ -223,6 +223,7 @@ class TSM(nn.Module):
         self.num_classes = num_classes
         self.dim = backbone.dim
         self.input = backbone.input
+        self._shapes_of_size: dict[tuple[int, int], list[torch.Size]] = {}
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits (B, K) of a clip (B, T, C, H, W)."""
@@ -235,7 +236,7 @@ class TSM(nn.Module):
     def frame_features(self, clip: Tensor) -> Tensor:
         check_clip(clip, self.input)
         vectors, _ = self._run(clip.flatten(0, 1), clip.shape[1])
-        return vectors.unflatten(0, clip.shape[:2])                          # (B, T, D)
+        return vectors.unflatten(0, clip.shape[:2])  # (B, T, D)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
         """Logits of every frame (B, T, K); in a causal network they depend on this and earlier frames only."""
@@ -253,14 +254,10 @@ class TSM(nn.Module):
         """
         self._check_causal()
         side = self.input.size if size is None else size
-        height, width = (side, side) if isinstance(side, int) else side
         weight = self.fc.weight
-        # A copy without data tells the shapes; it neither computes anything nor touches the batch-norm statistics.
-        trunk = copy.deepcopy(self.backbone).to("meta")
-        image = torch.empty(batch_size, self.input.channels, height, width, dtype=weight.dtype, device="meta")
-        _, past = self._run(image, 1, backbone=trunk)
+        shapes = self._past_shapes((side, side) if isinstance(side, int) else side)
         return {
-            "past": [torch.zeros(map.shape, dtype=weight.dtype, device=weight.device) for map in past],
+            "past": [torch.zeros(batch_size, *shape, dtype=weight.dtype, device=weight.device) for shape in shapes],
             "total": torch.zeros(batch_size, self.num_classes, device=weight.device),
             "frames": torch.zeros(batch_size, 1, device=weight.device),
         }
@@ -273,7 +270,17 @@ class TSM(nn.Module):
         total = state["total"] + self.fc(self.dropout(vectors)).float()
         frames = state["frames"] + 1
         # Cloned, or the state would hold on to the whole feature maps that the channels are a slice of.
-        return total / frames, {"past": [map.clone() for map in past], "total": total, "frames": frames}
+        return total / frames, {"past": [maps.clone() for maps in past], "total": total, "frames": frames}
+
+    def _past_shapes(self, size: tuple[int, int]) -> list[torch.Size]:
+        """(C // 8, h, w) of what each shifted block remembers of one frame."""
+        if size not in self._shapes_of_size:
+            # A copy without data tells the shapes; it neither computes anything nor touches batch-norm statistics.
+            trunk = copy.deepcopy(self.backbone).to("meta")
+            image = torch.empty(1, self.input.channels, *size, dtype=self.fc.weight.dtype, device="meta")
+            _, past = self._run(image, 1, backbone=trunk)
+            self._shapes_of_size[size] = [maps.shape[1:] for maps in past]
+        return self._shapes_of_size[size]
 
     def _check_causal(self) -> None:
         if not self.is_causal:
@@ -304,3 +311,255 @@ class TSM(nn.Module):
 def _output_channels(block: nn.Module) -> int:
     """Channels of the maps a ResNet block returns."""
     return [module for module in block.children() if isinstance(module, nn.BatchNorm2d)][-1].num_features
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@builder
+def tsm_resnet18(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on ResNet-18.
+
+    Args:
+        num_classes: K.
+        weights: "imagenet", a torchvision weights name, a local file, or None.
+        shift: "bidirectional", or "causal" for networks that run on a live stream.
+        size: crop side in pixels.
+        dropout: before the classifier.
+        modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per frame.
+        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+    """
+    return TSM(for_modality(backbones.resnet18(weights, size), modality, flow_fields), num_classes, shift, dropout)
+
+
+@builder
+def tsm_resnet34(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on ResNet-34; arguments as in ``tsm_resnet18``."""
+    return TSM(for_modality(backbones.resnet34(weights, size), modality, flow_fields), num_classes, shift, dropout)
+
+
+@builder
+def tsm_resnet50(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on ResNet-50, the paper's main network; arguments as in ``tsm_resnet18``."""
+    return TSM(for_modality(backbones.resnet50(weights, size), modality, flow_fields), num_classes, shift, dropout)
+
+
+@builder
+def tsm_resnet101(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on ResNet-101, every second block shifted; arguments as in ``tsm_resnet18``."""
+    return TSM(for_modality(backbones.resnet101(weights, size), modality, flow_fields), num_classes, shift, dropout)
+
+
+@builder
+def tsm_resnet50_nonlocal(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on ResNet-50 with five non-local blocks, bidirectional; arguments as in ``tsm_resnet18``."""
+    backbone = for_modality(backbones.resnet50(weights, size), modality, flow_fields)
+    return TSM(backbone, num_classes, "bidirectional", dropout, non_local=True)
+
+
+@builder
+def tsm_mobilenet_v2(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on MobileNetV2, the paper's network for phones and live streams; arguments as in ``tsm_resnet18``."""
+    return TSM(for_modality(backbones.mobilenet_v2(weights, size), modality, flow_fields), num_classes, shift, dropout)
+
+
+@builder
+def tsm_mobilenet_v3_small(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.2,
+) -> TSM:
+    """TSM on MobileNetV3-Small (not in the paper; shifted like MobileNetV2); arguments as in ``tsm_resnet18``."""
+    return TSM(backbones.mobilenet_v3_small(weights, size), num_classes, shift, dropout)
+
+
+@builder
+def tsm_mobilenet_v3_large(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.2,
+) -> TSM:
+    """TSM on MobileNetV3-Large (not in the paper; shifted like MobileNetV2); arguments as in ``tsm_resnet18``."""
+    return TSM(backbones.mobilenet_v3_large(weights, size), num_classes, shift, dropout)
+
+
+@builder
+def tsm_efficientnet_b0(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    shift: str = "bidirectional",
+    size: int = 224,
+    dropout: float = 0.2,
+) -> TSM:
+    """TSM on EfficientNet-B0 (not in the paper; shifted like MobileNetV2); arguments as in ``tsm_resnet18``."""
+    return TSM(backbones.efficientnet_b0(weights, size), num_classes, shift, dropout)
+
+
+@builder
+def tsm_resnet_tiny(
+    num_classes: int,
+    weights: str | None = None,
+    shift: str = "bidirectional",
+    size: int = 64,
+    dropout: float = 0.0,
+    width: int = 16,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSM:
+    """TSM on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    backbone = for_modality(backbones.resnet_tiny(weights, size, width), modality, flow_fields)
+    return TSM(backbone, num_classes, shift, dropout)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+_SIZES = {
+    "resnet18": tsm_resnet18,
+    "resnet34": tsm_resnet34,
+    "resnet50": tsm_resnet50,
+    "resnet101": tsm_resnet101,
+    "mobilenet_v2": tsm_mobilenet_v2,
+}
+
+# Everything but the head; torchvision's names are left as they are.
+_SHIFTED_AND_NON_LOCAL: Rules = [
+    (r"\.block\.", "."),
+    (r"(\.conv1|\.conv\.0)\.net\.", r"\1."),
+    (r"^backbone\.(layer\d)\.(\d)\.nl\.(theta|phi\.0|g\.0)\.", r"non_local.\1_\2.\3."),
+    (r"^backbone\.(layer\d)\.(\d)\.nl\.W\.0\.", r"non_local.\1_\2.out."),
+    (r"^backbone\.(layer\d)\.(\d)\.nl\.W\.1\.", r"non_local.\1_\2.norm."),
+    (r"^(non_local\..*\.(?:phi|g))\.0\.", r"\1."),
+]
+
+# MMAction2 counts MobileNetV2's blocks within layers, torchvision all in one row.
+_BLOCKS_OF_LAYERS = [(layer, b) for layer, blocks in enumerate((1, 2, 3, 4, 3, 3, 1), start=1) for b in range(blocks)]
+MMACTION2_MOBILENET_V2: Rules = [
+    (r"^cls_head\.fc_cls\.", "fc."),
+    (r"\.net\.", "."),
+    (r"^backbone\.conv1\.conv\.", "backbone.features.0.0."),
+    (r"^backbone\.conv1\.bn\.", "backbone.features.0.1."),
+    (r"^backbone\.conv2\.conv\.", "backbone.features.18.0."),
+    (r"^backbone\.conv2\.bn\.", "backbone.features.18.1."),
+    *(
+        (rf"^backbone\.layer{layer}\.{b}\.", f"backbone.features.{number}.")
+        for number, (layer, b) in enumerate(_BLOCKS_OF_LAYERS, start=1)
+    ),
+    # The projection, last in its block, has no activation and so is not a pair of its own in torchvision.
+    (r"(\.features\.1\.conv)\.1\.conv\.", r"\1.1."),
+    (r"(\.features\.1\.conv)\.1\.bn\.", r"\1.2."),
+    (r"(\.features\.\d+\.conv)\.2\.conv\.", r"\1.2."),
+    (r"(\.features\.\d+\.conv)\.2\.bn\.", r"\1.3."),
+    (r"(\.features\.\d+\.conv\.[01])\.conv\.", r"\1.0."),
+    (r"(\.features\.\d+\.conv\.[01])\.bn\.", r"\1.1."),
+]
+
+
+def _empty(backbone: str, num_classes: int, modality: str, shift: str, non_local: bool) -> TSM:
+    if backbone not in _SIZES or (non_local and backbone != "resnet50"):
+        known = ["resnet50"] if non_local else list(_SIZES)
+        raise ValueError(f"backbone is {backbone!r}; the TSM layouts know {', '.join(known)}")
+    if non_local and shift == "causal":
+        raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
+    if non_local:
+        return tsm_resnet50_nonlocal(num_classes, weights=None, modality=modality)
+    return _SIZES[backbone](num_classes, weights=None, shift=shift, modality=modality)
+
+
+def from_tsm(
+    state_dict: Mapping[str, Any],
+    num_classes: int,
+    backbone: str = "resnet50",
+    num_segments: int | None = None,
+    modality: str = "rgb",
+    non_local: bool = False,
+    shift: str = "bidirectional",
+) -> TSM:
+    """TSM from temporal-shift-module's names: ``base_model.layer1.0.conv1.net.weight``, ``new_fc.weight``.
+
+    The online demo's file (Jester, MobileNetV2) has bare names, ``features.…`` and ``classifier.…``, and is causal.
+    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    """
+    del num_segments
+    is_online = any(key.startswith("features.") for key in state_dict)
+    if is_online and shift != "causal":
+        raise ValueError(
+            "these are the names of TSM's online network (features.… without base_model.), whose shift is causal; "
+            "pass shift='causal'"
+        )
+    network = _empty(backbone, num_classes, modality, shift, non_local)
+    rules: Rules = [
+        (r"^new_fc\.", "fc."),
+        (r"^(base_model\.)?classifier\.", "fc."),
+        (r"^base_model\.fc\.", "fc."),
+        (r"^base_model\.|^(?=features\.)", "backbone."),
+        *_SHIFTED_AND_NON_LOCAL,
+        *(FLAT_MOBILENET_V2 if backbone == "mobilenet_v2" else ()),
+    ]
+    load_strictly(network, state_dict, rules, source="the tsm state dict")
+    return network
+
+
+def from_mmaction2_tsm(
+    state_dict: Mapping[str, Any],
+    num_classes: int,
+    backbone: str = "resnet50",
+    num_segments: int | None = None,
+    shift: str = "bidirectional",
+) -> TSM:
+    """TSM from MMAction2's names for ResNets and MobileNetV2: ``backbone.layer1.0.conv1.conv.net.weight``, …"""
+    del num_segments
+    network = _empty(backbone, num_classes, "rgb", shift, non_local=False)
+    rules = MMACTION2_MOBILENET_V2 if backbone == "mobilenet_v2" else [(r"\.net\.", "."), *MMACTION2_RESNET]
+    load_strictly(network, state_dict, rules, source="the mmaction2_tsm state dict")
+    return network

@@ -215,6 +215,26 @@ def tsn_resnet_tiny(
 
 # ---------------------------------------------------------------------------------------------- published weights
 
+MMACTION2_RESNET: Rules = [
+    (r"^cls_head\.fc_cls\.", "fc."),
+    (r"\.downsample\.conv\.", ".downsample.0."),
+    (r"\.downsample\.bn\.", ".downsample.1."),
+    (r"\.conv(\d)\.conv\.", r".conv\1."),
+    (r"\.conv(\d)\.bn\.", r".bn\1."),
+]
+
+# temporal-shift-module's MobileNetV2 has each block as one flat Sequential.
+FLAT_MOBILENET_V2: Rules = [
+    (r"^(backbone\.features\.1\.conv)\.([01])\.", r"\1.0.\2."),
+    (r"^(backbone\.features\.1\.conv)\.3\.", r"\1.1."),
+    (r"^(backbone\.features\.1\.conv)\.4\.", r"\1.2."),
+    (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.([01])\.", r"\1.0.\2."),
+    (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.3\.", r"\1.1.0."),
+    (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.4\.", r"\1.1.1."),
+    (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.6\.", r"\1.2."),
+    (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.7\.", r"\1.3."),
+]
+
 _SIZES = {
     "resnet18": tsn_resnet18,
     "resnet34": tsn_resnet34,
@@ -251,19 +271,12 @@ def from_tsn(
         rules = [*rules, (r"^base_model\.fc\.", "fc."), (r"^base_model\.", ""), *BN_INCEPTION_RULES]
         rules = [*rules, (r"^(?!fc\.)", "backbone.")]
     elif backbone == "mobilenet_v2":
-        # Their MobileNetV2 has each block as one flat Sequential; old files also call the head by the backbone's name.
+        # Old files call the head by the backbone's name.
         rules = [
             *rules,
             (r"^base_model\.classifier\.", "fc."),
             (r"^base_model\.", "backbone."),
-            (r"^(backbone\.features\.1\.conv)\.([01])\.", r"\1.0.\2."),
-            (r"^(backbone\.features\.1\.conv)\.3\.", r"\1.1."),
-            (r"^(backbone\.features\.1\.conv)\.4\.", r"\1.2."),
-            (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.([01])\.", r"\1.0.\2."),
-            (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.3\.", r"\1.1.0."),
-            (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.4\.", r"\1.1.1."),
-            (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.6\.", r"\1.2."),
-            (r"^(backbone\.features\.(?!1\.)\d+\.conv)\.7\.", r"\1.3."),
+            *FLAT_MOBILENET_V2,
         ]
     else:
         rules = [*rules, (r"^base_model\.fc\.", "fc."), (r"^base_model\.", "backbone.")]
@@ -282,12 +295,3 @@ def from_mmaction2_tsn(
     network = _empty(backbone, num_classes, "rgb")
     load_strictly(network, state_dict, MMACTION2_RESNET, source="the mmaction2_tsn state dict")
     return network
-
-
-MMACTION2_RESNET: Rules = [
-    (r"^cls_head\.fc_cls\.", "fc."),
-    (r"\.downsample\.conv\.", ".downsample.0."),
-    (r"\.downsample\.bn\.", ".downsample.1."),
-    (r"\.conv(\d)\.conv\.", r".conv\1."),
-    (r"\.conv(\d)\.bn\.", r".bn\1."),
-]

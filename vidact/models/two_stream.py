@@ -103,17 +103,20 @@ def _with_trained(
     fusion: tuple[float, float],
     scores: str,
 ) -> TwoStream:
-    """The streams together, each filled from its own trained vidact file where one is given; the file must fit whole."""
-    classes = {}
-    for name, network, path in (("RGB", rgb, rgb_weights), ("flow", flow, flow_weights)):
+    """The streams together, each filled from its own trained vidact file where one is given; it must fit whole."""
+    trained: list[tuple[str, list[str]]] = []  # path, classes
+    for network, path in ((rgb, rgb_weights), (flow, flow_weights)):
         if path is not None:
             state_dict, record = read(path)
             load_strictly(network, state_dict, source=path)
-            classes[name] = (record or {}).get("classes")
-    if len(classes) == 2 and all(classes.values()) and classes["RGB"] != classes["flow"]:
+            if record is not None and record.get("classes"):
+                trained.append((path, record["classes"]))
+    if len(trained) == 2 and trained[0][1] != trained[1][1]:
+        (path_a, classes_a), (path_b, classes_b) = trained
+        at = next((i for i, (a, b) in enumerate(zip(classes_a, classes_b, strict=False)) if a != b), 0)
         raise ValueError(
-            f"{rgb_weights} and {flow_weights} were trained on different class lists, or the same in another order; "
-            f"the first are {classes['RGB'][:3]} and {classes['flow'][:3]}"
+            f"{path_a} and {path_b} were trained on different class lists, or on one list in two orders: "
+            f"class {at} is {classes_a[at]!r} in the first and {classes_b[at]!r} in the second"
         )
     return TwoStream(rgb, flow, fusion, scores)
 

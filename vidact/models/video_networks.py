@@ -38,9 +38,12 @@ class VideoNetwork(nn.Module):
         num_classes: K.
         input: what the trunk expects.
         dropout: before the classifier.
+        min_frames: the shortest clip that the strides and pools of the trunk leave something of.
     """
 
-    def __init__(self, trunk: nn.Module, dim: int, num_classes: int, input: ClipInput, dropout: float) -> None:
+    def __init__(
+        self, trunk: nn.Module, dim: int, num_classes: int, input: ClipInput, dropout: float, min_frames: int = 1
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.dropout = nn.Dropout(dropout)
@@ -50,6 +53,7 @@ class VideoNetwork(nn.Module):
         self.num_classes = num_classes
         self.dim = dim
         self.input = input
+        self.min_frames = min_frames
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits (B, K) of a clip (B, T, C, H, W)."""
@@ -58,6 +62,8 @@ class VideoNetwork(nn.Module):
     def features(self, clip: Tensor) -> Tensor:
         """One vector per clip (B, D)."""
         check_clip(clip, self.input)
+        if clip.shape[1] < self.min_frames:
+            raise ValueError(f"the clip has {clip.shape[1]} frames; this network takes at least {self.min_frames}")
         return self.trunk(clip.transpose(1, 2))  # (B, C, T, H, W)
 
 
@@ -252,9 +258,17 @@ def x3d_m(num_classes: int, weights: str | None = "kinetics400", size: int = 224
 
 
 def _torchvision(
-    name: str, trunk: Any, dim: int, head: str, num_classes: int, weights: str | None, input: ClipInput, dropout: float
+    name: str,
+    trunk: Any,
+    dim: int,
+    head: str,
+    num_classes: int,
+    weights: str | None,
+    input: ClipInput,
+    dropout: float,
+    min_frames: int = 1,
 ) -> VideoNetwork:
-    network = VideoNetwork(trunk, dim, num_classes, input, dropout)
+    network = VideoNetwork(trunk, dim, num_classes, input, dropout, min_frames)
     member = torchvision.models.get_model_weights(name)["KINETICS400_V1"]  # type: ignore[index]
 
     def published() -> Any:
@@ -310,7 +324,7 @@ def s3d(num_classes: int, weights: str | None = "kinetics400", size: int = 224, 
     trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)  # type: ignore[assignment]
     trunk.classifier = nn.Identity()  # type: ignore[assignment]
     input = _resized(dataclasses.replace(TORCHVISION_112, size=224, resize=256), size)
-    return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout)
+    return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout, min_frames=5)
 
 
 @builder

@@ -264,9 +264,10 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 
 # Research code saves its best accuracy as a numpy number beside the tensors (under numpy 1 and 2's module names).
+_numpy_scalar = np.float64(0).__reduce__()[0]
 _NUMPY_SCALARS: list[Any] = [
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_numpy_scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
     np.dtypes.Float64DType,
     np.dtypes.Float32DType,

@@ -92,16 +92,16 @@ class ClipClassification(pl.LightningModule):
         self.classes: list[str] = []
         self.multi_label = False
         self.sampling: dict | None = None
-        self.skipped: dict[str, str] = {}                                      # unreadable in training: id → why
-        self.excluded: dict[str, str] = {}                                     # the same in validation and test
-        self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []               # id, score (K,), target
+        self.skipped: dict[str, str] = {}  # unreadable in training: id → why
+        self.excluded: dict[str, str] = {}  # the same in validation and test
+        self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target
         self.test_scores: Scores | None = None
         self.register_buffer("class_weights", None, persistent=False)
 
     # ---- setting up
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.classes, self.multi_label = data.clips.classes, data.clips.multi_label
         self.sampling = data.sampler.record()
         if len(self.classes) != self.network.num_classes:
@@ -111,13 +111,13 @@ class ClipClassification(pl.LightningModule):
                 f"Set num_classes to {len(self.classes)}, or to 0 to take it from the data."
             )
         if self.multi_label and self.mix:
-            raise ValueError("mixup and cutmix are for data with one label a clip; this data has several: set both to 0")
+            raise ValueError("mixup and cutmix need one label a clip; this data has several: set both to 0")
         if self.weigh_classes:
             self.class_weights = torch.as_tensor(data.class_weights, dtype=torch.float32, device=self.device)
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
         if stage == "fit":
-            freeze_norms(self.network, self.norms)                             # before the optimiser asks who learns
+            freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
 
     def configure_callbacks(self) -> list[pl.Callback]:
         callbacks: list[pl.Callback] = []
@@ -136,16 +136,14 @@ class ClipClassification(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
         schedule, per_epoch = self.schedule, total / epochs
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: schedule.factor(step, per_epoch, total)
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, per_epoch, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scale(self) -> float:
         """Linear scaling: videos a step over the number that the lr was chosen for."""
         if self.base_batch is None:
             return 1.0
-        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         batch = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.trainer.is_global_zero:
             print(f"learning rate x {batch / self.base_batch:g}: {batch} videos a step, chosen for {self.base_batch}")
@@ -168,17 +166,18 @@ class ClipClassification(pl.LightningModule):
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         self.skipped |= batch.skipped
         if len(batch) == 0:  # all unreadable; every process must still take part in the backward pass
-            return sum((p.sum() * 0 for p in self.network.parameters() if p.requires_grad), torch.zeros((), device=self.device))
-        clips, targets = batch.clips.flatten(0, 1), batch.targets              # V is 1
+            learning = [parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad]
+            return torch.stack(learning).sum()
+        clips, targets = batch.clips.flatten(0, 1), batch.targets  # V is 1
         if self.mix:
             clips, targets = self.mix(tv_tensors.Video(clips), targets)
             clips = clips.as_subclass(Tensor)
         logits = self.network(clips).float()
         loss = self.loss(logits, targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        figures = {"train_loss": loss}
         if targets.ndim == 1:
-            hits = (logits.argmax(1) == targets).float().mean()
-            self.log("train_top1", hits, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+            figures["train_top1"] = (logits.argmax(1) == targets).float().mean()
+        self.log_dict(figures, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -191,13 +190,13 @@ class ClipClassification(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         norms = [p.grad.norm() for p in self.network.parameters() if p.grad is not None]
         if norms:
-            self.log("grad_norm", torch.stack(norms).norm(), on_step=False, on_epoch=True)
+            self.log("grad_norm", torch.stack(norms).norm(), on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
         skipped = self.gather(self.skipped, lambda parts: {k: v for part in parts for k, v in part.items()})
         if not skipped:
             return
-        data = self.trainer.datamodule                                         # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         total = len(data.sets["train"])
         report = Path(self.trainer.default_root_dir) / "unreadable.json"
         if self.trainer.is_global_zero:
@@ -275,13 +274,14 @@ class ClipClassification(pl.LightningModule):
         if self.trainer.sanity_checking:
             return
         figures = self.figures(self.joined("1x1"))
-        figures["score"] = figures["map" if self.multi_label else "top1"]
+        # what "best" means; of two epochs that name equally many videos right, the one with the smaller loss
+        figures["score"] = figures["map" if self.multi_label else "top1"] - 1e-6 * min(figures.get("loss", 0.0), 100.0)
         for name, value in figures.items():  # every process computed the same number from the same joined scores
             self.log(f"val_{name}", value, prog_bar=name in ("top1", "map"), rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:
         self.excluded = self.gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
-        self.test_scores = self.joined(self.trainer.datamodule.views)          # type: ignore[attr-defined]
+        self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
         self.test_figures = self.figures(self.test_scores)
         for name, value in self.test_figures.items():
             self.log(f"test_{name}", value)
@@ -310,4 +310,3 @@ class ClipClassification(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vidact"] = self.record
-

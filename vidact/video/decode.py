@@ -108,6 +108,13 @@ class Turn:
             return Turn(True, c < 0, b < 0)
         return Turn(False, a < 0, d < 0)
 
+    @property
+    def quarters(self) -> int:
+        """Quarter turns counter-clockwise that a library makes which reads FFmpeg's angle and does not see mirrors."""
+        if self.transpose:
+            return 1 if self.mirror_y else 3
+        return 2 if self.mirror_x else 0
+
     def __call__(self, image: np.ndarray) -> np.ndarray:  # (H, W, 3)
         if self.transpose:
             image = image.swapaxes(0, 1)
@@ -328,8 +335,8 @@ class PyAVReader(VideoReader):
                     return frame
             self._next = None
         raise VideoError(
-            f"frame {number} of {self.path} cannot be decoded: {self._count_decodable()} of its {len(self)} frames can. "
-            "Fetch the file again, or read what is left with open_video(..., index='decode')"
+            f"frame {number} of {self.path} cannot be decoded, only {self._count_decodable()} of its {len(self)} frames "
+            "can: the file is damaged. Fetch it again, or read what is left with open_video(..., index='decode')"
         )
 
     def _jump(self, key: int) -> None:
@@ -372,13 +379,13 @@ class PyAVReader(VideoReader):
         assert self._container is not None
         self._fresh = False
         number_of = self.index.number_of
-        expected = first
+        expected = first or 0
         for count, frame in enumerate(self._pictures_ahead()):
-            number = count if self.index.stamps is None else number_of.get(frame.pts, -1)
+            number = count if self.index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]
             if number < 0 or number >= len(self.index):
                 continue
-            if expected is not None:
-                if number < first:  # shown before the key frame, and damaged: its references were not decoded
+            if first is not None:
+                if number < first:  # shown before the key frame: its references may be missing
                     continue
                 if number != expected or (number == first and not frame.key_frame):
                     return
@@ -499,12 +506,12 @@ def _index_frames(scan: Scan, fps: float) -> VideoIndex:
 def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoIndex:
     """Add the key frames, and from the first picture the size and the turn."""
     assert scan.first is not None
-    matrix = scan.first.side_data.get("DISPLAYMATRIX")
+    matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
     numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
     keys = {0: scan.packets[0].stamp or 0}  # decoding can always begin at the beginning
     for packet in scan.packets:
         if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
-            keys[numbers[packet.stamp]] = packet.stamp
+            keys[numbers[packet.stamp]] = packet.stamp  # type: ignore[index, assignment]
     return VideoIndex(
         times_s=times_s,
         stamps=stamps,
@@ -512,7 +519,7 @@ def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoI
         key_stamps=np.array([keys[number] for number in sorted(keys)], dtype=np.int64),
         height=scan.first.height,
         width=scan.first.width,
-        turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(matrix, dtype=np.int32)),
+        turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
     )
 
 
@@ -524,6 +531,7 @@ class _OtherReader(VideoReader):
     """A decoder library behind the index that PyAV made."""
 
     name: str
+    module: str
     install: str
 
     def __init__(self, path: Path, threads: int = 1, index: str = "auto") -> None:
@@ -552,7 +560,7 @@ class _OtherReader(VideoReader):
 
     def _library(self) -> ModuleType:
         try:
-            return importlib.import_module(self.name)
+            return importlib.import_module(self.module)
         except (ImportError, RuntimeError, OSError) as error:
             raise ImportError(f"decoder {self.name!r} cannot be used ({_first_line(error)}); {self.install}") from error
 
@@ -575,47 +583,41 @@ class _OtherReader(VideoReader):
 
 
 def _first_line(message: object) -> str:
+    """What a library's message says first, without the time of day and the source file that decord puts before it."""
     lines = [line.strip() for line in str(message).splitlines() if line.strip()]
-    return lines[0] if lines else type(message).__name__
+    return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0]) if lines else type(message).__name__
 
 
 class DecordReader(_OtherReader):
-    """decord: knows neither rotation nor hidden frames."""
+    """decord. Its jumps to key frames bring wrong pictures in AVI, MPEG-TS, and wherever a group of pictures is open,
+    so it is made to go through the file in order. It turns pictures by the angle alone."""
 
-    name = "decord"
+    name = module = "decord"
     install = "run: pip install decord (wheels exist for x86-64 Linux and Windows), or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
-        if not numbers:
-            return
-        try:
-            if self._reader is None:
-                decord = self._library()
-                self._reader = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=self.threads)
-            own = self._own_numbers()
-            images = self._reader.get_batch([int(own[number]) for number in numbers])
-        except RuntimeError as error:  # DECORDError is one
-            raise self._error(error) from error
-        for image in images.asnumpy() if hasattr(images, "asnumpy") else np.asarray(images):
-            yield self.index.turn(self._checked(image))
-
-    def _own_numbers(self) -> np.ndarray:
-        """By which number decord knows each frame: it also counts the pictures that the file hides."""
-        count = len(self._reader)
-        if count == len(self):
-            return np.arange(count)
-        own_times_s = self._reader.get_frame_timestamp(list(range(count)))[:, 0]
-        own_times_s = own_times_s + (self.times_s[-1] - own_times_s[-1])  # decord may take the first frame for zero
-        nearest = np.abs(own_times_s[:, None] - self.times_s).argmin(axis=0)
-        if np.abs(own_times_s[nearest] - self.times_s).max() > 0.25 / self.fps:
-            raise self._error(f"it finds {count} frames where the file shows {len(self)}")
-        return nearest
+        decord = self._library()
+        for number in numbers:
+            try:
+                if self._reader is None or self._next > number:
+                    self._reader = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=self.threads)
+                    self._next = 0  # the picture that next() brings
+                    if len(self._reader) != len(self):
+                        raise self._error(f"it finds {len(self._reader)} frames where the file shows {len(self)}")
+                if number > self._next:
+                    self._reader.skip_frames(number - self._next)
+                image = self._reader.next()
+            except decord.DECORDError as error:
+                raise self._error(error) from error
+            self._next = number + 1
+            image = image.asnumpy() if hasattr(image, "asnumpy") else np.asarray(image)  # its bridge may say torch
+            yield self.index.turn(self._checked(np.rot90(image, -self.index.turn.quarters)))
 
 
 class OpenCVReader(_OtherReader):
     """OpenCV: its seeking is not exact, so it counts pictures from the start of the file."""
 
-    name = "cv2"
+    name, module = "opencv", "cv2"
     install = "run: pip install opencv-python, or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
@@ -634,8 +636,8 @@ class OpenCVReader(_OtherReader):
     def _start(self) -> None:
         cv2 = self._library()
         self.close()
-        options = [cv2.CAP_PROP_N_THREADS, self.threads, cv2.CAP_PROP_ORIENTATION_AUTO, 0]
-        self._reader = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, options)
+        self._reader = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self.threads])
+        self._reader.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # we turn the pictures
         self._next = 0  # the picture that the next grab brings
         if not self._reader.isOpened():
             self._reader = None
@@ -648,42 +650,35 @@ class OpenCVReader(_OtherReader):
 
 
 class TorchCodecReader(_OtherReader):
-    """torchcodec: turns the pictures itself since it reports ``rotation``."""
+    """torchcodec. It finds frames by their timestamps, so it cannot read files whose stamps are missing or out of
+    order (AVI with B-frames), and trusts every key frame (x264's intra-refresh has false ones). It turns pictures by
+    the angle alone, since the version whose metadata has a ``rotation``."""
 
-    name = "torchcodec"
-    install = (
-        "it needs pip install torchcodec and FFmpeg's shared libraries (apt install ffmpeg), or use decoder='pyav'"
-    )
-
-    def _library(self) -> ModuleType:
-        """torchcodec loads FFmpeg at import or at the first use, depending on its version."""
-        super()._library()
-        try:
-            return importlib.import_module("torchcodec.decoders")
-        except (ImportError, RuntimeError, OSError) as error:
-            raise ImportError(f"decoder 'torchcodec' cannot be used ({_first_line(error)}); {self.install}") from error
+    name, module = "torchcodec", "torchcodec.decoders"
+    install = "run: pip install torchcodec, and install FFmpeg's shared libraries; or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         if not numbers:
             return
-        decoders = self._library()
+        stamps, library = self.index.stamps, self._library()
+        if stamps is None or (np.diff(stamps) <= 0).any():
+            raise self._error("the file's timestamps do not follow the order of its pictures")
         try:
             if self._reader is None:
-                self._reader = decoders.VideoDecoder(
+                self._reader = library.VideoDecoder(
                     str(self.path), dimension_order="NHWC", num_ffmpeg_threads=self.threads
                 )
-            if len(self._reader) != len(self):
-                raise self._error(f"it finds {len(self._reader)} frames where the file shows {len(self)}")
-            images = self._reader.get_frames_at(numbers).data.numpy()
-        except VideoError:
-            raise
+            count = len(self._reader)
+            images = self._reader.get_frames_at(numbers).data.numpy() if count == len(self) else None
         except (RuntimeError, ValueError, IndexError) as error:
-            if "libtorchcodec" in str(error):
+            if "load libtorchcodec" in str(error):
                 raise ImportError(f"decoder 'torchcodec' cannot be used: it finds no FFmpeg; {self.install}") from error
             raise self._error(error) from error
-        is_upright = hasattr(self._reader.metadata, "rotation")
+        if images is None:
+            raise self._error(f"it finds {count} frames where the file shows {len(self)}")
+        quarters = self.index.turn.quarters if hasattr(self._reader.metadata, "rotation") else 0
         for image in images:
-            yield image if is_upright else self.index.turn(self._checked(image))
+            yield self.index.turn(self._checked(np.rot90(image, -quarters)))
 
 
 DECODERS: dict[str, type[PyAVReader] | type[_OtherReader]] = {

@@ -15,7 +15,7 @@ from torch import Tensor
 class Frames:
     """Pictures of one video.
 
-    ``images`` (T, 3, H, W) uint8 RGB; ``times_s`` (T,) float64, the moment each picture is shown, in the video's own time.
+    ``images`` (T, 3, H, W) uint8 RGB; ``times_s`` (T,) float64, when each picture is shown, in the video's own time.
     The pictures lie in memory pixel by pixel (torch calls it channels last), so use ``reshape`` rather than ``view``.
     """
 

@@ -86,13 +86,8 @@ class SegmentSampler(ClipSampler):
 
     def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
         starts = max(num_frames - self.segment_length + 1, 1)
-        segment = np.arange(self.num_segments)
-        if generator is None:
-            # in integers, since (i + 1/2) * starts / segments in floats may fall just short of a whole number
-            place = 2 * num_clips * segment + 2 * np.arange(num_clips)[:, None] + 1  # (K, T)
-            return place * starts // (2 * num_clips * self.num_segments)
-        drawn = (segment + generator.random((num_clips, self.num_segments))) * starts / self.num_segments
-        return np.minimum(drawn.astype(np.int64), starts - 1)
+        place = _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, self.num_segments))
+        return np.minimum(_ticks(starts, self.num_segments, place), starts - 1)
 
 
 @dataclass
@@ -151,10 +146,23 @@ class UniformSampler(ClipSampler):
         _positive(self, "num_frames")
 
     def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
-        if generator is None:
-            return SegmentSampler(self.num_frames).sample(num_frames, None, num_clips)
-        drawn = (np.arange(self.num_frames) + generator.random((num_clips, 1))) * num_frames / self.num_frames
-        return np.minimum(drawn.astype(np.int64), num_frames - 1)
+        place = _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, 1))
+        return np.minimum(_ticks(num_frames, self.num_frames, place), num_frames - 1)
+
+
+def _ticks(starts: int, segments: int, place: float | np.ndarray) -> np.ndarray:
+    """Whole numbers (…, T) at ``place``, from 0 to 1, in each of T equal parts of ``starts``.
+
+    The arithmetic is tsn-pytorch's to the last bit: where exact numbers end in a whole one, its floats may fall just
+    below (30 frames, 25 segments: 12.5 * 1.2 is 14), and published indices have that.
+    """
+    tick = starts / segments
+    return np.trunc(tick * place + tick * np.arange(segments)).astype(np.int64)
+
+
+def _middles(num_clips: int) -> np.ndarray:
+    """The middles (K,) of K equal parts of 0 to 1."""
+    return (np.arange(num_clips) + 0.5) / num_clips
 
 
 def _spread(last: float, num: int) -> np.ndarray:
@@ -261,15 +269,14 @@ def _tsn_train(sampler: LegacySampler, n: int, rng: np.random.Generator) -> np.n
     return np.zeros(segments)
 
 
-def _ticks(sampler: LegacySampler, n: int, phase: float) -> np.ndarray:
-    """One clip (1, T) of whole numbers ``phase * tick + tick * i``, truncated toward zero as ``int`` does."""
-    tick = (n - sampler.segment_length + 1) / sampler.num_frames
-    return np.trunc(tick * phase + tick * np.arange(sampler.num_frames))[None]
+def _tsn_clip(sampler: LegacySampler, n: int, place: float) -> np.ndarray:
+    """One clip (1, T); its indices are not positive when n < L, as in the source."""
+    return _ticks(n - sampler.segment_length + 1, sampler.num_frames, place)[None]
 
 
 def _tsn_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
     sampler._one_clip(clips)
-    return _ticks(sampler, n, 0.5)
+    return _tsn_clip(sampler, n, 0.5)
 
 
 def _tsn_val(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
@@ -285,7 +292,7 @@ def _caffe_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 def _twice_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
     sampler._one_clip(clips, most=2)
-    return np.concatenate([_ticks(sampler, n, 0.5), _ticks(sampler, n, 0.0)])[:clips]
+    return np.concatenate([_tsn_clip(sampler, n, 0.5), _tsn_clip(sampler, n, 0.0)])[:clips]
 
 
 def _window_starts(sampler: LegacySampler, n: int, whole: bool) -> tuple[int, int]:
@@ -316,7 +323,7 @@ def _window_test(whole: bool) -> Callable[..., np.ndarray]:
 
 def _tam_uniform_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
     if clips == 1:
-        return _ticks(sampler, n, 0.5)
+        return _tsn_clip(sampler, n, 0.5)
     tick = (n - sampler.segment_length + 1) / sampler.num_frames
     starts = np.trunc(np.linspace(0, tick - 1, clips))
     return np.trunc(starts[:, None] + tick * np.arange(sampler.num_frames)) % n
@@ -337,7 +344,7 @@ def _mma_train(sampler: LegacySampler, n: int, rng: np.random.Generator) -> np.n
     window = max(sampler.clip_length * sampler.stride, sampler.segment_length)
     average = (n - window + 1) // clips
     if average > 0:
-        offsets = np.arange(clips) * average + rng.integers(0, average, size=clips)
+        offsets: np.ndarray = np.arange(clips) * average + rng.integers(0, average, size=clips)
     elif n > max(clips, window):
         offsets = np.sort(rng.integers(0, n - window + 1, size=clips))
     elif average == 0:

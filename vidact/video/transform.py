@@ -153,7 +153,7 @@ class FlipMap:
 
     def describe(self) -> str:
         """What was found, to be printed once when training starts."""
-        lines = [f"mirrored clips: {len(self.pairs)} pairs of classes exchange labels, {len(self.blocked)} never flip"]
+        lines = [f"mirrored clips: pairs that exchange labels: {len(self.pairs)}, never mirrored: {len(self.blocked)}"]
         lines += [f"  {self.classes[a]!r} <-> {self.classes[b]!r}" for a, b in self.pairs]
         lines += [f"  {self.classes[a]!r} names a side without a partner: never mirrored" for a in sorted(self.blocked)]
         return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""Turn the CSV files of Kinetics-400, 600 or 700 into clips.csv; README.md beside this file says what to download."""
+
+import csv
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import auto_cli
+
+from vidact.data.annotations import SPLIT_FOLDERS, ClipRow, find_videos, load_classes, read_text, write_dataset
+
+SPLITS = SPLIT_FOLDERS | {"validate": "val"}
+COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
+
+
+def prepare(
+    videos: Path,
+    annotations: list[Path],
+    out: Path = Path("data/kinetics400"),
+    naming: Literal["times", "id", "whole"] = "times",
+    classes: Path | None = None,
+) -> None:
+    """Write clips.csv, classes.txt and root.txt; the videos are searched in all sub-folders.
+
+    Args:
+        videos: the folder of the videos; train, val and test folders, class folders or none.
+        annotations: the official CSV files, such as [train.csv, val.csv].
+        out: the folder to write.
+        naming: "times" for trimmed files <id>_<start>_<end> with six digits each, "id" for trimmed files <id>, "whole"
+            for whole YouTube videos <id>, out of which the CSV's times are then cut.
+        classes: text file with one class a line; default: the sorted labels of the CSV files.
+    """
+    found = find_videos(videos)
+    rows: list[ClipRow] = []
+    missing: list[str] = []
+    labels: set[str] = set()
+    for path in annotations:
+        reader = csv.DictReader(read_text(path).splitlines())
+        absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if absent:
+            why = "its labels were not published: leave it out" if absent == ["label"] else "is it a Kinetics CSV?"
+            raise ValueError(f"{path} has no column {', '.join(absent)}; {why}")
+        for row in reader:
+            label, split = row["label"].strip(), SPLITS.get(row["split"])
+            if split is None:
+                raise ValueError(f"{path} row {reader.line_num}: the split {row['split']!r} is unknown")
+            labels.add(label)
+            start_s, end_s = float(row["time_start"]), float(row["time_end"])
+            name = row["youtube_id"]
+            if naming == "times":
+                name = f"{name}_{int(start_s):06d}_{int(end_s):06d}"
+            paths = found.get(name, [])
+            if not paths:
+                missing.append(name)
+                continue
+            # The same clip can lie in several folders; that of its own split and class is meant.
+            places = {row["split"], split, label, label.replace(" ", "_")}
+            best = max(paths, key=lambda path: len(places & set(Path(path).parts[:-1])))
+            times = (start_s, end_s) if naming == "whole" else (None, None)
+            rows.append(ClipRow(best, label, split, *times))
+    write_dataset(out, videos, rows, missing, load_classes(classes) if classes else sorted(labels))
+
+
+if __name__ == "__main__":
+    auto_cli(prepare, as_positional=False)

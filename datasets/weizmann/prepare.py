@@ -1,0 +1,37 @@
+"""Write clips.csv for the Weizmann actions; README.md beside this file says what to download.
+
+The folder of class folders is usable as it is. This script is for the videos in one heap: the class is read from the
+file's name, ``<subject>_<class>.avi``.
+"""
+
+import re
+from pathlib import Path
+
+from jsonargparse import auto_cli
+
+from vidact.data.annotations import ClipRow, find_videos, write_dataset
+
+CLASSES = ["bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2"]
+
+
+def prepare(videos: Path, out: Path = Path("data/weizmann")) -> None:
+    """Write clips.csv (without a split), classes.txt and root.txt.
+
+    Args:
+        videos: the folder of the videos, in class folders or not.
+        out: the folder to write.
+    """
+    rows, strangers = [], []
+    for stem, paths in sorted(find_videos(videos).items()):
+        label = stem.rpartition("_")[2]
+        if label not in CLASSES:
+            label = re.sub(r"\d$", "", label)  # one subject ran, skipped and walked twice: lena_run1, lena_run2
+        if label in CLASSES:
+            rows.append(ClipRow(paths[0], label))
+        else:
+            strangers.append(stem)
+    write_dataset(out, videos, rows, strangers, CLASSES)
+
+
+if __name__ == "__main__":
+    auto_cli(prepare, as_positional=False)

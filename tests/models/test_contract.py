@@ -1,0 +1,139 @@
+"""What every clip network promises, whatever is inside."""
+
+import functools
+import json
+
+import pytest
+import torch
+from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS
+
+import vidact.models
+from vidact.batch import ClipInput
+from vidact.models.weights import load, save
+
+
+def label(case):
+    return "-".join([case[0], *(f"{value}" for key, value in case[1].items() if key != "size")])
+
+
+EVERY = pytest.mark.parametrize(
+    "case",
+    [*CLIP_NETWORKS, *(pytest.param(case, marks=pytest.mark.slow) for case in LARGE_CLIP_NETWORKS)],
+    ids=lambda case: label(case),
+)
+
+
+@functools.lru_cache(maxsize=2)
+def _build(name, arguments):
+    torch.manual_seed(0)
+    return getattr(vidact.models, name)(num_classes=5, weights=None, **json.loads(arguments)).eval()
+
+
+def build(case):
+    """The network, one for all the tests of a case; nobody changes it."""
+    return _build(case[0], json.dumps(case[1]))
+
+
+def clip_for(network, videos=2, frames=None):
+    frames = frames or network.input.frames or max(4, getattr(network, "min_frames", 4))
+    size = network.input.size
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(videos, frames, network.input.channels, size, size, generator=generator)
+
+
+def assert_same(actual, expected, tolerance=1e-5):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance * max(1.0, float(expected.abs().max())))
+
+
+def test_every_network_is_listed():
+    """A network of vidact.models without a line in networks.py would escape every law below."""
+    listed = {name for name, _ in [*CLIP_NETWORKS, *LARGE_CLIP_NETWORKS]}
+    builders = {name for name in vidact.models.__all__ if getattr(getattr(vidact.models, name), "is_builder", False)}
+    assert listed == builders - {"bn_inception_classifier"}
+
+
+@EVERY
+def test_logits_and_input(case):
+    network = build(case)
+    clip = clip_for(network)
+    with torch.no_grad():
+        logits = network(clip)
+    assert logits.shape == (2, network.num_classes) == (2, 5)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    assert network.input.size == case[1].get("size", 224)
+    assert ClipInput(**json.loads(json.dumps(network.input.as_dict()))) == network.input
+    with pytest.raises(ValueError, match=f"C = {network.input.channels}"):
+        network(torch.cat([clip, clip[:, :, :1]], dim=2))
+    if network.input.frames is not None:
+        with pytest.raises(ValueError, match="frames"):
+            network(torch.cat([clip, clip[:, :1]], dim=1))
+
+
+@EVERY
+def test_features_are_one_vector_per_clip(case):
+    network = build(case)
+    if not hasattr(network, "dim"):
+        pytest.skip("this network has no vector per clip")
+    with torch.no_grad():
+        assert network.features(clip_for(network)).shape == (2, network.dim)
+
+
+@EVERY
+def test_any_length(case):
+    """A network whose weights do not fix T takes 4, 8 and 16 frames, and the clip matters in each."""
+    network = build(case)
+    if network.input.frames is not None:
+        pytest.skip(f"made for {network.input.frames} frames")
+    for frames in (4, 8, 16):
+        if frames < getattr(network, "min_frames", 1):
+            with pytest.raises(ValueError, match="at least"), torch.no_grad():
+                network(clip_for(network, frames=frames))
+            continue
+        with torch.no_grad():
+            assert network(clip_for(network, videos=1, frames=frames)).shape == (1, 5)
+
+
+@EVERY
+def test_batch_mates_change_nothing(case):
+    network = build(case)
+    clip = clip_for(network, videos=3)
+    with torch.no_grad():
+        together = network(clip)
+        assert_same(network(clip[1:2]), together[1:2])
+        assert (together[0] - together[1]).abs().max() > 0
+
+
+@EVERY
+def test_gradient_reaches_every_parameter(case):
+    network = build(case)
+    generator = torch.Generator().manual_seed(2)
+    clip = clip_for(network)
+    logits = network(clip)
+    (logits * torch.randn(logits.shape, generator=generator)).sum().backward()
+    without = [name for name, parameter in network.named_parameters() if parameter.grad is None]
+    idle = [
+        name
+        for name, parameter in network.named_parameters()
+        if parameter.ndim > 1 and parameter.grad is not None and not parameter.grad.abs().sum() > 0
+    ]
+    network.zero_grad(set_to_none=True)
+    assert not without
+    assert not idle
+
+
+@EVERY
+def test_saved_and_loaded_is_the_same(case, tmp_path):
+    network = build(case)
+    recipe = network.recipe
+    assert recipe == json.loads(json.dumps(recipe))
+    assert recipe["builder"] == f"vidact.models.{case[0]}"
+    path = save(network, tmp_path / "network.safetensors", {"classes": list("abcde")})
+    loaded = load(path)
+    assert not loaded.training
+    assert loaded.record["classes"] == list("abcde")
+    assert loaded.input == network.input
+    assert loaded.recipe == recipe
+    with torch.no_grad():
+        clip = clip_for(network, videos=1)
+        assert_same(loaded(clip), network(clip), tolerance=1e-6)

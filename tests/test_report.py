@@ -1,0 +1,324 @@
+"""Every run gets a valid page: complete, half-finished or damaged; it hides nothing and loads nothing."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vidact import plots
+from vidact.metrics import confusion_matrix
+from vidact.plots import draw_confusion, draw_curves, draw_mistakes, find_mistakes, read_log, read_strip
+from vidact.report import write_report, write_summary
+from vidact.results import save_results
+from vidact.scores import Scores
+
+NASTY = '<script>alert("x")</script> & $x$'
+
+
+class Page(HTMLParser):
+    """Collects what a page shows and checks that every element that opens closes."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.images, self.links, self.text, self.tags = [], [], [], [], []
+        self.source = path.read_text()
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes)
+        if tag == "a":
+            self.links.append(attributes["href"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def make_scores(num_classes=4, videos=24, skill=1.5, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(videos) % num_classes
+    values = rng.normal(size=(videos, num_classes)) + skill * np.eye(num_classes)[labels]
+    classes = [f"class {n}" for n in range(num_classes)]
+    return Scores(
+        **({"ids": [f"v{n}" for n in range(videos)], "labels": labels, "values": values, "classes": classes} | changes)
+    )
+
+
+def write_log(run, epochs=3):
+    rows = []
+    for epoch in range(epochs):
+        rows.append({"epoch": epoch, "step": epoch * 10, "lr-SGD/pg1": 0.1, "lr-SGD/pg2": 0.1})
+        rows.append(
+            {"epoch": epoch, "step": epoch * 10, "val_loss": 1 / (epoch + 1), "val_top1": 1 - 0.5 / (epoch + 1)}
+        )
+        rows.append({"epoch": epoch, "step": epoch * 10, "train_loss": 0.9 / (epoch + 1), "train_top1": 0.5})
+    with (run / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "a run #1"
+    folder.mkdir()
+    return folder
+
+
+def test_complete_run(run):
+    write_log(run)
+    scores = make_scores()
+    scores.save(run / "scores.npz")
+    save_results(
+        run, {"test": {"test_top1": 0.75, "unreadable": {"v9": "v9.mp4 has no frames"}}}, "vidact test --ckpt best"
+    )
+    (run / "config.yaml").write_text("seed_everything: 7\n")
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "best.ckpt").touch()
+    skipped = {"split": "train", "videos": 50, "skipped": {"bad": "bad.mp4 is empty"}}
+    (run / "unreadable.json").write_text(json.dumps(skipped))
+    page = Page(write_report(run, title="My run"))
+    top1 = (scores.values.argmax(1) == scores.labels).mean()
+    for words in (
+        "My run",
+        f"{top1:.3f}",
+        "vidact test --ckpt best",
+        "test_top1",
+        "v9.mp4 has no frames",
+        "seed_everything: 7",
+    ):
+        assert words in page.words
+    assert "1 of 50 train videos could not be read" in page.words
+    assert "Missing" not in page.words
+    names = {path.name for path in (run / "plots").iterdir()}
+    assert names == {"loss.png", "accuracy.png", "lr.png", "confusion.png", "classes.png", "mistakes.png"}
+    assert len(page.images) == 6
+    for link in page.links:
+        assert (run / link).exists(), link
+
+
+def test_page_loads_nothing_from_elsewhere(run):
+    make_scores().save(run / "scores.npz")
+    page = Page(write_report(run))
+    assert all(image["src"].startswith("data:image/png;base64,") for image in page.images)
+    assert not re.search(r"https?:|url\(|@import|<script", page.source)
+    assert "prefers-color-scheme: dark" in page.source
+    assert 'name="viewport"' in page.source
+
+
+def test_everything_is_escaped(run):
+    """Names of classes, videos, commands and errors come from files that strangers made."""
+    ids = [f"{NASTY}{n}" for n in range(24)]
+    make_scores(classes=[NASTY + str(n) for n in range(4)], ids=ids).save(run / "scores.npz")
+    save_results(run, {NASTY: {NASTY: NASTY, "unreadable": {NASTY: NASTY}, "rows": [{NASTY: NASTY}]}}, NASTY)
+    (run / "config.yaml").write_text(NASTY)
+    (run / "unreadable.json").write_text(json.dumps({"split": NASTY, "videos": 1, "skipped": {NASTY: NASTY}}))
+    page = Page(write_report(run, title=NASTY))
+    assert "script" not in page.tags
+    assert page.words.count('<script>alert("x")') > 20
+    page = Page(write_summary(run, NASTY, [{NASTY: NASTY}], notes=[NASTY]))
+    assert "script" not in page.tags
+
+
+def test_run_that_was_only_trained(run):
+    write_log(run)
+    page = Page(write_report(run))
+    assert len(page.images) == 3
+    assert "scores.npz is not a file; `vidact test` writes" in page.words
+    assert "results.json does not exist" in page.words
+
+
+def test_run_that_was_only_tested(run):
+    make_scores().save(run / "scores.npz")
+    page = Page(write_report(run))
+    assert "no learning curves; `vidact train` writes it" in page.words
+    assert "Confusion" in page.words
+
+
+def test_empty_run(run):
+    page = Page(write_report(run))
+    assert page.images == []
+    assert page.words.count("`vidact test` writes") == 2
+    with pytest.raises(FileNotFoundError, match="none is not a folder"):
+        write_report(run / "none")
+
+
+def test_damaged_files_are_named_on_the_page(run):
+    make_scores().save(run / "scores.npz")
+    (run / "scores.npz").write_bytes((run / "scores.npz").read_bytes()[:200])
+    (run / "results.json").write_text("{")
+    (run / "unreadable.json").write_text("[]")
+    (run / "metrics.csv").write_text("epoch,step,val_top1\n")
+    words = Page(write_report(run)).words
+    for part in (
+        "scores.npz (200 bytes) is not a scores file",
+        "is not valid JSON",
+        "unreadable.json is not what",
+        "no finished epoch",
+    ):
+        assert part in words
+
+
+def test_two_classes_and_a_class_without_video(run):
+    make_scores(2, labels=np.zeros(24, int)).save(run / "scores.npz")
+    page = Page(write_report(run))
+    assert "top-2" in page.words
+    assert "no video" in page.words
+
+
+def test_no_mistakes_remove_the_old_sheet(run):
+    make_scores().save(run / "scores.npz")
+    write_report(run)
+    make_scores(skill=50).save(run / "scores.npz")
+    assert "None: all 24 videos are recognised" in Page(write_report(run)).words
+    assert not (run / "plots" / "mistakes.png").exists()
+
+
+def test_multi_label_run(run):
+    targets = np.random.default_rng(0).integers(0, 2, (24, 4))
+    targets[:, 3] = 0
+    make_scores(labels=targets).save(run / "scores.npz")
+    page = Page(write_report(run))
+    assert "mAP" in page.words
+    assert "average precision" in page.words
+    assert "Clips with several labels have no single answer" in page.words
+
+
+def test_summary_of_networks(tmp_path):
+    runs = [tmp_path / "tsn", tmp_path / "tsm"]
+    for folder in runs:
+        folder.mkdir()
+        write_log(folder)
+    make_scores(skill=50).save(runs[0] / "scores.npz")
+    rows = [{"network": "TSN", "top-1": 0.5}, {"network": "TSM", "top-1": 0.987, "minutes": 2}]
+    page = Page(write_summary(tmp_path, "demo", rows, runs, notes=["a note"]))
+    assert len(page.images) == 5
+    assert {"tsn/report.html", "tsm/report.html", "tsn/plots/confusion.png"} <= set(page.links)
+    assert all((tmp_path / link).exists() for link in page.links)
+    assert "0.987" in page.words
+    assert "a note" in page.words
+    assert "std" not in page.words  # different networks have no mean
+
+
+def test_summary_of_folds(tmp_path):
+    save_results(tmp_path, {"mean_top1": 0.9}, "vidact folds --config clip/x/y")
+    rows = [{"fold": name, "top1": top1, "videos": 10} for name, top1 in (("ann", 1.0), ("bob", 0.7), ("eve", 1.0))]
+    page = Page(write_summary(tmp_path / "", "folds", rows, pooled=make_scores()))
+    assert "mean 0.900 10 std 0.141 0 min 0.700 10 max 1.000 10" in page.words
+    assert "vidact folds --config clip/x/y" in page.words
+    assert (tmp_path / "plots" / "confusion.png").exists()
+
+
+# ---- pictures
+
+
+def test_log_is_read_by_epoch(tmp_path):
+    """Rows of one column in one epoch share the epoch; what a killed run left half written is no point."""
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,step,train_loss,val_top1\n0,1,3.0,\n0,2,2.0,\n0,2,,0.5\n1,3,1.0,\n1,4,nan,\n1,4,,0.7\n2,5,0.\n2,6,abc\n,7,9\n"
+    )
+    log = read_log(tmp_path / "metrics.csv")
+    assert log == {"train_loss": [(0.5, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 0.0)], "val_top1": [(1.0, 0.5), (2.0, 0.7)]}
+
+
+def test_curves_are_drawn_for_what_there_is(tmp_path):
+    log = {"val_loss": [(1.0, 2.0)], "test_loss": [(1.0, 1.0)], "grad_norm": [(1.0, 3.0)]}
+    assert [path.name for path in draw_curves(log, tmp_path)] == ["loss.png"]
+    assert draw_curves({}, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "num_classes", [2, 15, pytest.param(50, marks=pytest.mark.slow), pytest.param(101, marks=pytest.mark.slow), 400]
+)
+def test_confusion_of_any_size(tmp_path, num_classes):
+    """Never smaller than can be read, never larger than can be opened; a mistake leaves its colour."""
+    truth = np.arange(num_classes)
+    predicted = truth.copy()
+    predicted[0] = num_classes - 1
+    counts = confusion_matrix(predicted, truth, num_classes)
+    path = draw_confusion(counts, [f"a class named {n}" for n in truth], tmp_path / "c.png")
+    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert 300 < image.shape[1] < 3200
+    orange = (image[..., 0] - image[..., 2] > 100).sum()
+    assert orange >= 9
+
+
+def test_confusion_colours():
+    """Blue on the diagonal, orange off it, white for nothing; one mistake among a thousand is still visible."""
+    colours = plots._confusion_colours(np.array([[999, 1], [0, 0]]))
+    assert colours[0, 0, 2] > colours[0, 0, 0]
+    assert colours[0, 1, 0] - colours[0, 1, 2] > 0.1
+    assert (colours[1] == 1).all()
+
+
+def test_mistakes_come_most_confident_first():
+    values = [[0, 1, 0], [0, 5, 0], [0, 3, 0], [9, 0, 0]]
+    scores = Scores(list("abcd"), np.zeros(4, int), values, ["x", "y", "z"], paths=["1", "2", "3", "4"])
+    found = find_mistakes(scores)
+    assert [(m.id, m.path, m.truth, m.prediction, m.place) for m in found] == [
+        ("b", "2", "x", "y", 2),
+        ("c", "3", "x", "y", 2),
+        ("a", "1", "x", "y", 2),
+    ]
+    assert found[0].confidence == pytest.approx(np.exp(5) / (np.exp(5) + 2))
+
+
+def write_video(path, frames=20):
+    """Frame n is grey 10 n."""
+    import av
+
+    with av.open(path, "w") as file:
+        stream = file.add_stream("libx264", rate=10, options={"crf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for n in range(frames):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * n, np.uint8), format="rgb24")
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+def test_strip_shows_the_clip_from_start_to_end(tmp_path):
+    write_video(tmp_path / "a.mp4")
+
+    def shades(id):
+        (mistake,) = find_mistakes(Scores([id], [0], [[0, 1]], ["x", "y"], paths=[str(tmp_path / "a.mp4")]))
+        strip, reason = read_strip(mistake, 4, 400, 80)
+        assert reason == ""
+        assert strip.shape == (80, 400, 3)
+        return strip[40, [50, 150, 250, 350], 0]
+
+    np.testing.assert_allclose(shades("a"), [20, 70, 120, 170], atol=4)
+    np.testing.assert_allclose(shades("a@1-end"), [110, 130, 160, 180], atol=4)
+    np.testing.assert_allclose(shades("a@0.5-1.3"), [60, 80, 100, 120], atol=4)
+
+
+def test_unreadable_video_is_a_grey_strip_with_the_reason(tmp_path):
+    (tmp_path / "text.mp4").write_text("hello")
+    paths = [str(tmp_path / "gone.mp4"), str(tmp_path / "text.mp4"), ""]
+    for path in paths:
+        scores = Scores(["a"], [0], [[0, 1]], ["x", "y"], paths=[path])
+        strip, reason = read_strip(find_mistakes(scores)[0], 4, 400, 80)
+        assert len(np.unique(strip.reshape(-1, 3), axis=0)) == 1
+        assert "cannot be shown: " in reason
+        assert (path or "does not say where the video is").rpartition("/")[2] in reason
+    scores = Scores(list("abc"), [0, 0, 0], [[0, 1]] * 3, ["x", "y"], paths=paths)
+    assert draw_mistakes(find_mistakes(scores), tmp_path / "m.png").exists()

@@ -1,0 +1,454 @@
+"""One HTML page for a run, or for several: figures with their commands, curves, confusion, classes, mistakes.
+
+The pictures stand inside the page (base64), so that one file can be mailed, put on a server or read on a phone; the
+same PNGs lie in plots/ for papers and slides. Nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from vidact import __version__
+from vidact.files import replacing
+from vidact.metrics import (
+    average_precision,
+    confusion_matrix,
+    mean_average_precision,
+    mean_class_accuracy,
+    per_class_accuracy,
+    topk_accuracy,
+)
+from vidact.plots import (
+    DPI,
+    draw_classes,
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    find_mistakes,
+    read_log,
+)
+from vidact.results import load_results, save_results
+from vidact.scores import Scores, load_scores
+
+__all__ = ["load_results", "save_results", "write_report", "write_summary"]
+
+NUM_SHOWN = 12  # mistakes on the contact sheet
+
+
+def write_report(run: Path, title: str | None = None) -> Path:
+    """Draw the plots of a run folder and write its report.html; gives the page's path.
+
+    Takes what is there of metrics.csv, scores.npz, results.json, unreadable.json and config.yaml; the page names what
+    is missing and which command makes it. Raises FileNotFoundError when the folder does not exist.
+
+    Args:
+        run: the run folder.
+        title: heading of the page; default the folder's name.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(
+            f"{run} is not a folder; a report is made of a run folder, such as `vidact train` writes"
+        )
+    missing: list[str] = []
+    results = _try(lambda: load_results(run), missing)
+    scores = _try(lambda: load_scores(run / "scores.npz"), missing)
+    body = []
+    if scores is not None:
+        body.append(_headline(scores))
+    if results is not None:
+        body.append(_results(results))
+    if (run / "metrics.csv").is_file():
+        curves = draw_curves(read_log(run / "metrics.csv"), run / "plots")
+        if curves:
+            body.append(_section("Learning curves", f'<div class="side">{"".join(map(_picture, curves))}</div>'))
+        else:
+            missing.append("metrics.csv has no finished epoch yet, so there are no learning curves.")
+    elif not any(run.glob("*/metrics.csv")):
+        missing.append("metrics.csv does not exist, so there are no learning curves; `vidact train` writes it.")
+    if scores is not None:
+        body.append(_scores(scores, run / "plots"))
+    body.append(_unreadable(run, missing))
+    body.append(_inside(run))
+    return _write_page(run, title or run.resolve().name, body, missing)
+
+
+def write_summary(
+    folder: Path,
+    title: str,
+    rows: list[dict[str, Any]],
+    runs: Sequence[Path] = (),
+    pooled: Scores | None = None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """Write report.html for several runs into ``folder``; gives the page's path.
+
+    Args:
+        rows: the table, a dict a row; its columns are their keys in order of appearance.
+        runs: folders whose learning curves and confusion are shown; one without a report.html gets it first.
+        pooled: the videos of all rows as one test. The rows are then folds: the table ends with their mean, standard
+            deviation (of the folds at hand, not an estimate for others), least and greatest.
+        notes: paragraphs under the title.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing: list[str] = []
+    body = [f"<p>{escape(note)}</p>" for note in notes]
+    if pooled is not None:
+        body.append(_headline(pooled))
+    body.append(_section("Results", _rows_table(rows, spread=pooled is not None)))
+    results = load_results(folder) if (folder / "results.json").exists() else None
+    if results is not None:
+        body.append(_commands(results))
+    if pooled is not None:
+        body.append(_scores(pooled, folder / "plots"))
+    for run in map(Path, runs):
+        page = run / "report.html"
+        if not page.exists():
+            write_report(run)
+        shown = [run / "plots" / name for name in ("accuracy.png", "loss.png", "confusion.png")]
+        pictures = "".join(_picture(path, folder) for path in shown if path.exists())
+        heading = f'<a href="{_link(page, folder)}">{escape(run.name)}</a>'
+        body.append(f'<section><h2>{heading}</h2><div class="side">{pictures or "<p>no pictures</p>"}</div></section>')
+    body.append(_inside(folder))
+    return _write_page(folder, title, body, missing)
+
+
+# ---- parts of the page
+
+
+def _headline(scores: Scores) -> str:
+    """The few figures that everyone looks for, as tiles."""
+    values, labels = scores.values, scores.labels
+    if scores.multi_label:
+        tiles = [("mAP", f"{mean_average_precision(values, labels):.3f}")]
+    else:
+        k = min(5, len(scores.classes))
+        tiles = [
+            ("top-1", f"{topk_accuracy(values, labels):.3f}"),
+            (f"top-{k}", f"{topk_accuracy(values, labels, k):.3f}"),
+            ("mean class accuracy", f"{mean_class_accuracy(values, labels):.3f}"),
+            ("mistakes", f"{(values.argmax(1) != labels).sum()}"),
+        ]
+    tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
+    inner = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in tiles)
+    note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
+    return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
+
+
+def _results(results: Mapping[str, Any]) -> str:
+    """Every figure of results.json below the command that made it."""
+    parts = []
+    for command, names in reversed(results.get("commands", {}).items()):
+        loose = {name: results[name] for name in names if name in results and not _is_section(results[name])}
+        sections = {name: results[name] for name in names if name in results and _is_section(results[name])}
+        parts.append(f"<pre><code>{escape(command)}</code></pre>")
+        if loose:
+            parts.append(_figures(loose))
+        for name, section in sections.items():
+            parts.append(f"<h3>{escape(name)}</h3>{_figures(section)}")
+    return _section("Results", "".join(parts)) if parts else ""
+
+
+def _commands(results: Mapping[str, Any]) -> str:
+    commands = "\n".join(results.get("commands", {}))
+    return f'<p class="note">made by</p><pre><code>{escape(commands)}</code></pre>' if commands else ""
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """Names and values; what is a table itself becomes one below. ``rows`` are folds, which have a spread."""
+    rows, below = [], []
+    for name, value in figures.items():
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            below.append(_rows_table(value, spread=True) if name == "rows" else _fold(name, _rows_table(value)))
+        elif isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
+            below.append(_fold(name, _rows_table([{"": key, **inner} for key, inner in value.items()])))
+        elif isinstance(value, dict):
+            if value:
+                below.append(_fold(f"{name}: {len(value)}", _table(["", ""], [[key, value[key]] for key in value])))
+        else:
+            rows.append([name, value])
+    return (_table(["figure", "value"], rows) if rows else "") + "".join(below)
+
+
+def _scores(scores: Scores, plots: Path) -> str:
+    """Confusion, classes and mistakes of a test; draws their pictures."""
+    parts = []
+    if scores.multi_label:
+        figures, measure = average_precision(scores.values, scores.labels), "average precision"
+        videos = scores.labels.sum(0).astype(int)
+        counts = None
+    else:
+        figures, measure = per_class_accuracy(scores.values, scores.labels), "accuracy"
+        counts = confusion_matrix(scores.values, scores.labels)
+        videos = counts.sum(1)
+        picture = _picture(draw_confusion(counts, scores.classes, plots / "confusion.png"), keep=True)
+        pairs = _confusions(counts, scores.classes)
+        note = "Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
+        parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
+    if not np.isnan(figures).all():
+        picture = _picture(draw_classes(figures, videos, scores.classes, plots / "classes.png", measure))
+        table = _class_table(figures, videos, counts, scores.classes, measure)
+        parts.append(_section("Classes", picture + _fold(f"all {len(scores.classes)} classes", table)))
+    if scores.multi_label:
+        parts.append(_section("Mistakes", "<p>Clips with several labels have no single answer to be wrong.</p>"))
+        return "".join(parts)
+    mistakes = find_mistakes(scores)
+    if not mistakes:
+        (plots / "mistakes.png").unlink(missing_ok=True)  # of an earlier, worse test
+        parts.append(_section("Mistakes", f"<p>None: all {len(scores)} videos are recognised.</p>"))
+        return "".join(parts)
+    shown = mistakes[:NUM_SHOWN]
+    note = (
+        f"The {len(shown)} most confident of {len(mistakes)} mistakes"
+        if len(shown) < len(mistakes)
+        else f"All {len(mistakes)} mistakes, the most confident first"
+    )
+    sheet = _picture(draw_mistakes(shown, plots / "mistakes.png"), keep=True, photograph=True)
+    listed = _table(
+        ["video", "truth", "prediction", "confidence", "place of the truth"],
+        [[m.id, m.truth, m.prediction, m.confidence, m.place] for m in mistakes[:200]],
+    )
+    rest = _fold(f"{'all' if len(mistakes) <= 200 else 'the first 200 of'} {len(mistakes)} mistakes as a table", listed)
+    parts.append(
+        _section("Mistakes", f'<p class="note">{note}: truth → prediction and its probability.</p>{sheet}{rest}')
+    )
+    return "".join(parts)
+
+
+def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20) -> str:
+    """The class pairs that are mistaken most often."""
+    wrong = counts * ~np.eye(len(counts), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(at), len(classes)) for at in order]
+    rows = [
+        [classes[i], classes[j], int(wrong[i, j]), f"{wrong[i, j] / counts[i].sum():.3f}"]
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+    if not rows:
+        return ""
+    return _fold("most frequent confusions", _table(["truth", "called", "videos", "share of the class"], rows))
+
+
+def _class_table(
+    figures: np.ndarray, videos: np.ndarray, counts: np.ndarray | None, classes: Sequence[str], measure: str
+) -> str:
+    header, rows = ["class", "number", "videos", measure], []
+    for k in np.argsort(figures, kind="stable"):
+        rows.append([classes[k], int(k), int(videos[k]), "no video" if np.isnan(figures[k]) else float(figures[k])])
+        if counts is not None:
+            others = np.where(np.arange(len(classes)) == k, 0, counts[k])
+            rows[-1].append(f"{classes[int(others.argmax())]} ({others.max()})" if others.any() else "")
+    return _table([*header, "most often taken for"] if counts is not None else header, rows)
+
+
+def _unreadable(run: Path, missing: list[str]) -> str:
+    path = run / "unreadable.json"
+    if not path.is_file():
+        return ""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        skipped = dict(found["skipped"])
+        words = f"{len(skipped)} of {found['videos']} {found['split']} videos could not be read and were skipped."
+    except (ValueError, KeyError, TypeError) as error:
+        missing.append(f"unreadable.json is not what `vidact train` writes ({error!r}).")
+        return ""
+    return _section("Unreadable videos", f"<p>{escape(words)}</p>{_table(['video', 'reason'], list(skipped.items()))}")
+
+
+def _inside(folder: Path) -> str:
+    """Links to what the folder holds: its own files, and the runs below it."""
+    names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "unreadable.json"]
+    files = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
+    links = [
+        f'<li><a href="{_link(p, folder)}">{escape(str(p.relative_to(folder)))}</a></li>' for p in files if p.exists()
+    ]
+    pages = sorted(folder.glob("*/report.html"))
+    runs = [f'<li><a href="{_link(page, folder)}">{escape(page.parent.name)}</a></li>' for page in pages]
+    parts = _section("Runs inside", f"<ul>{''.join(runs)}</ul>") if runs else ""
+    config = folder / "config.yaml"
+    if config.is_file():
+        text = config.read_text(encoding="utf-8", errors="replace")
+        links.append(f"<li>{_fold('the whole configuration', f'<pre><code>{escape(text)}</code></pre>')}</li>")
+    return parts + (_section("Files", f"<ul>{''.join(links)}</ul>") if links else "")
+
+
+def _try(read: Any, missing: list[str]) -> Any:
+    """What ``read`` gives, or None with its complaint noted: a page about a damaged run is worth having."""
+    try:
+        return read()
+    except (FileNotFoundError, ValueError) as error:
+        missing.append(f"{error}.")
+        return None
+
+
+# ---- HTML
+
+
+def _section(title: str, inner: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{inner}</section>"
+
+
+def _fold(title: str, inner: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{inner}</details>"
+
+
+def _link(path: Path, folder: Path) -> str:
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _picture(path: Path, folder: Path | None = None, keep: bool = False, photograph: bool = False) -> str:
+    """The PNG inside the page, linked to the file. ``keep`` scrolls it instead of shrinking text beyond reading."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI  # PNG: the header's first field
+    height = int.from_bytes(content[20:24], "big") * 96 // DPI
+    name = path.stem.replace("_", " ")
+    image = (
+        f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{escape(name)}" '
+        f'width="{width}" height="{height}"{"" if photograph else " class=drawing"}>'
+    )
+    target = _link(path, folder or path.parent.parent)
+    return f'<div class="{"scroll keep" if keep else "fit"}"><a href="{target}">{image}</a></div>'
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]], spread: bool = False) -> str:
+    """Dicts as a table; ``spread`` ends it with mean, standard deviation, least and greatest of each number."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[row.get(name, "") for name in columns] for row in rows]
+    last: list[list[Any]] = []
+    if spread and len(rows) > 1:
+        measures: dict[str, Any] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+        for word, measure in measures.items():
+            line: list[Any] = []
+            for name in columns:
+                numbers = [row[name] for row in rows if _is_number(row.get(name))]
+                line.append(float(measure(numbers)) if len(numbers) == len(rows) else "")
+            line[0] = word
+            last.append(line)
+    return _table(columns, lines, last)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], last: Iterable[Sequence[Any]] = ()) -> str:
+    """Rows of values; accuracies carry a bar, ``last`` stands below a line."""
+    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in header)
+    body = "".join(f"<tr>{_cells(header, row)}</tr>" for row in rows)
+    foot = "".join(f"<tr>{_cells(header, row, bars=False)}</tr>" for row in last)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
+    )
+
+
+def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
+    cells = []
+    for name, value in zip(header, row, strict=True):
+        called = f"{name} {row[0]}" if name == "value" else name
+        is_rate = isinstance(value, float) and 0 <= value <= 1
+        bar = bars and is_rate and re.search(r"top|accuracy|map\b|precision|confidence", called, re.IGNORECASE)
+        style = f' style="--share:{value:.1%}"' if bar else ""
+        kind = "number bar" if bar else "number" if _is_number(value) else ""
+        cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
+    return "".join(cells)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.01 <= abs(value) <= 1 else f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _write_page(folder: Path, title: str, body: Iterable[str], missing: Sequence[str]) -> Path:
+    if missing:
+        items = "".join(f"<li>{escape(words)}</li>" for words in missing)
+        body = [*body, _section("Missing here", f"<ul>{items}</ul>")]
+    page = PAGE.format(
+        title=escape(title),
+        folder=escape(str(folder)),
+        version=escape(__version__),
+        time=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        style=STYLE,
+        body="\n".join(part for part in body if part),
+    )
+    path = folder / "report.html"
+    with replacing(path) as half:
+        half.write_text(page, encoding="utf-8", errors="replace")
+    return path
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1><p class="note">{folder}, written {time} by vidact {version}</p></header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1b1d21; --soft: #5c626b; --back: #fff; --card: #f4f5f7; --line: #dcdfe4;
+  --bar: #cfe0f3; --link: #1d5fa8; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e8eb; --soft: #9aa0aa; --back: #131417; --card: #1e2025; --line: #33363d; --bar: #24415f;
+    --link: #82b6f0; }
+  img.drawing { filter: invert(0.925) hue-rotate(180deg); }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--back); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; }
+h2 { margin: 2.5rem 0 0.6rem; padding-top: 0.8rem; border-top: 1px solid var(--line); font-size: 1.25rem; }
+h3 { margin: 1.2rem 0 0.4rem; font-size: 1rem; }
+a { color: var(--link); }
+.note { margin: 0.3rem 0 0.8rem; color: var(--soft); font-size: 0.9rem; }
+.tiles { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 1.2rem 0 0.4rem; }
+.tiles div { flex: 1 1 7rem; padding: 0.7rem 0.9rem; border-radius: 0.5rem; background: var(--card); }
+.tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tiles dt { color: var(--soft); font-size: 0.85rem; }
+.scroll { max-width: 100%; overflow-x: auto; }
+.side { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.side > * { flex: 0 1 auto; max-width: 100%; }
+img { display: block; height: auto; max-width: 100%; }
+.keep img { max-width: none; }
+table { margin: 0.4rem 0; border-collapse: collapse; font-size: 0.92rem; }
+th, td { padding: 0.28rem 0.9rem 0.28rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+tfoot tr:first-child td { border-top: 2px solid var(--soft); }
+.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { min-width: 7rem; background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
+pre { max-height: 24rem; margin: 0.6rem 0; padding: 0.7rem 0.9rem; overflow: auto; border-radius: 0.5rem;
+  background: var(--card); font-size: 0.85rem; white-space: pre-wrap; }
+details { margin: 0.7rem 0; }
+summary { cursor: pointer; color: var(--link); }
+"""
