@@ -209,7 +209,7 @@ def checkpoint_path(run: Path, name: str) -> Path:
 
 
 def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
-    """Train, score the best weights and write the report; gives the run folder. ``cache`` holds frames decoded before."""
+    """Train, score the best weights, write the report; gives the run folder. ``cache`` holds frames decoded before."""
     cli = make_cli(args, "train")
     if cache is not None and cli.datamodule.frames is not None:
         cli.datamodule.frames = cache

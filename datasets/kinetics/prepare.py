@@ -14,7 +14,7 @@ COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
 
 def prepare(
     videos: Path,
-    annotations: list[Path],
+    annotations: Path,
     out: Path = Path("data/kinetics400"),
     naming: Literal["times", "id", "whole"] = "times",
     classes: Path | None = None,
@@ -23,7 +23,7 @@ def prepare(
 
     Args:
         videos: the folder of the videos; train, val and test folders, class folders or none.
-        annotations: the official CSV files, such as [train.csv, val.csv].
+        annotations: the folder of the official CSV files, or one of them; those without labels are left out.
         out: the folder to write.
         naming: "times" for trimmed files <id>_<start>_<end> with six digits each, "id" for trimmed files <id>, "whole"
             for whole YouTube videos <id>, out of which the CSV's times are then cut.
@@ -33,9 +33,15 @@ def prepare(
     rows: list[ClipRow] = []
     missing: list[str] = []
     labels: set[str] = set()
-    for path in annotations:
+    tables = sorted(annotations.glob("*.csv")) if annotations.is_dir() else [annotations] * annotations.exists()
+    if not tables:
+        raise FileNotFoundError(f"{annotations} is neither a CSV file nor a folder with one")
+    for path in tables:
         reader = csv.DictReader(read_text(path).splitlines())
         absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if absent == ["label"] and annotations.is_dir():
+            print(f"{path} has no labels and is left out")
+            continue
         if absent:
             why = "its labels were not published: leave it out" if absent == ["label"] else "is it a Kinetics CSV?"
             raise ValueError(f"{path} has no column {', '.join(absent)}; {why}")

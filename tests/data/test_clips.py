@@ -90,8 +90,7 @@ def break_one(root: Path, folder: Path) -> Path:
         lines.append(f"{clip.path.resolve()},{clips.classes[clip.label]},{clip.split}")
     bad = folder / "broken.mp4"
     bad.write_text("not a video")
-    name, label, split = lines[1].split(",")
-    lines[1] = f"{bad},{label},{split}"
+    lines[1] = f"{bad},{lines[1].split(',', 1)[1]}"
     (folder / "clips.csv").write_text("\n".join(lines) + "\n")
     return folder
 

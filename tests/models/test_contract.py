@@ -1,11 +1,14 @@
 """What every clip network promises, whatever is inside."""
 
+import copy
 import functools
 import json
+import re
 
 import pytest
 import torch
 from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS
+from torch import nn
 
 import vidact.models
 from vidact.batch import ClipInput
@@ -23,10 +26,24 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=len(CLIP_NETWORKS))
 def _build(name, arguments):
     torch.manual_seed(0)
-    return getattr(vidact.models, name)(num_classes=5, weights=None, **json.loads(arguments)).eval()
+    return awake(getattr(vidact.models, name)(num_classes=5, weights=None, **json.loads(arguments)))
+
+
+def awake(network):
+    """As if trained a little: some untrained networks answer every clip alike, and would keep any law."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.momentum = None  # the plain average of the batches it sees
+        if not norm.weight.any():
+            nn.init.ones_(norm.weight)
+    with torch.no_grad():
+        network.train()(clip_for(network, frames=network.input.frames))
+    for norm in norms:
+        norm.momentum = 0.1
+    return network.eval()
 
 
 def build(case):
@@ -96,12 +113,17 @@ def test_any_length(case):
 
 @EVERY
 def test_batch_mates_change_nothing(case):
-    network = build(case)
-    clip = clip_for(network, videos=3)
+    # In double precision: a convolution may sum in another order for another batch size.
+    network = copy.deepcopy(build(case)).double()
+    clip = clip_for(network, videos=3).double()
     with torch.no_grad():
         together = network(clip)
         assert_same(network(clip[1:2]), together[1:2])
-        assert (together[0] - together[1]).abs().max() > 0
+        assert (together[0] - together[1]).abs().max() > 1e-6
+
+
+# MViT reads its class token only, which the last block's relative positions and query pool do not touch.
+IDLE = {"mvit_v2_s": r"trunk\.blocks\.15\.attn\.(rel_pos|pool_q)"}
 
 
 @EVERY
@@ -116,6 +138,7 @@ def test_gradient_reaches_every_parameter(case):
         name
         for name, parameter in network.named_parameters()
         if parameter.ndim > 1 and parameter.grad is not None and not parameter.grad.abs().sum() > 0
+        if not re.match(IDLE.get(case[0], "$"), name)
     ]
     network.zero_grad(set_to_none=True)
     assert not without

@@ -205,7 +205,7 @@ def load_clips(
         raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
 
     ids = _unique_ids(root, found)
-    splits = _splits(root, found, ids, group, seed, fractions, held_out, multi_label, notes)
+    splits = _splits(root, found, group, seed, fractions, held_out, multi_label, notes)
     clips = []
     for clip, name, split in zip(found, ids, splits, strict=True):
         labels = tuple(sorted({index[label] for label in clip.labels}))
@@ -416,7 +416,6 @@ def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
 def _splits(
     root: Path,
     found: list[_Found],
-    ids: list[str],
     group: str | None,
     seed: int,
     fractions: Sequence[float],
@@ -429,9 +428,8 @@ def _splits(
     if held_out is not None and group is None:
         raise ValueError(f"held_out={held_out!r} names a group, so group must say how a path tells its group")
     # Without a pattern the file is the group: two parts of one recording are no independent test.
-    units = ids if group is None else _groups(root, [clip.path for clip in found], group)
-    if group is None:
-        units = [_stem(_relative(root, clip.path)) for clip in found]
+    paths = [clip.path for clip in found]
+    units = [_stem(_relative(root, path)) for path in paths] if group is None else _groups(root, paths, group)
 
     if stated and held_out is None:
         if group is not None:
@@ -774,7 +772,7 @@ def write_dataset(
     is an error.
     """
     out, videos = Path(out), Path(videos).absolute()
-    present = {}
+    present: dict[str, str] = {}
     for row in rows:
         present |= dict.fromkeys([row.label] if isinstance(row.label, str) else row.label, row.path)
     for label in set(present).difference(classes):

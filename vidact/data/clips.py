@@ -64,8 +64,8 @@ class FrameCache:
                     self.frames[path] = error
                 if self.num_bytes > limit:
                     raise MemoryError(
-                        f"cache='memory' holds {self.num_bytes / 2**30:.1f} GiB after {len(self.frames)} of {len(paths)} "
-                        f"videos, more than half of this machine's memory; use cache='none'"
+                        f"cache='memory' holds {self.num_bytes / 2**30:.1f} GiB after {len(self.frames)} of "
+                        f"{len(paths)} videos, more than half of this machine's memory; use cache='none'"
                     )
 
     @property

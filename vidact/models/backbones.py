@@ -359,32 +359,45 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
     """Trade time for memory: with "block", keep what enters a residual block and compute its inside again.
 
-    Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet), pytorchvideo's, timm
-    networks that offer it, and any module with ``is_checkpoint_block = True``. It acts in training only; outputs,
-    gradients, batch-norm statistics and tensor names stay the same. "none" switches it off.
+    Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet), pytorchvideo's, the
+    blocks or stages of timm's networks, and any module with ``is_checkpoint_block = True``. It acts in training only;
+    outputs, gradients, batch-norm statistics and tensor names stay the same. "none" switches it off.
     """
     if mode not in ("none", "block"):
         raise ValueError(f"gradient checkpointing is {mode!r}; it is 'none' or 'block'")
-    found = False
-    kinds = _block_classes()
-    inside: set[nn.Module] = set()  # blocks within a checkpointed block are already covered
-    for child in module.modules():
-        if child in inside:
-            continue
-        if isinstance(child, TimmBackbone) and hasattr(child.network, "set_grad_checkpointing"):
-            child.network.set_grad_checkpointing(mode == "block")
-            found = True
+    blocks: list[nn.Module] = []
+    inside: set[nn.Module] = set()  # what a block holds is covered with it
+    for child in _blocks(module):
+        if child not in inside:
+            blocks.append(child)
             inside.update(child.modules())
-        elif isinstance(child, kinds) or getattr(child, "is_checkpoint_block", False):
-            found = True
-            inside.update(child.modules())
-            child.__dict__.pop("forward", None)
-            if mode == "block":
-                child.forward = functools.partial(_checkpointed, child, child.forward)  # type: ignore[method-assign]
-    if not found and mode == "block":
+    if not blocks and mode == "block":
         raise ValueError(
             f"{type(module).__name__} has no residual blocks to checkpoint; use gradient_checkpointing 'none'"
         )
+    for block in blocks:
+        block.__dict__.pop("forward", None)
+        if mode == "block":
+            block.forward = functools.partial(_checkpointed, block, block.forward)  # type: ignore[method-assign]
+
+
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Residual blocks, outer ones first."""
+    kinds = _block_classes()
+    for child in module.modules():
+        if isinstance(child, kinds) or getattr(child, "is_checkpoint_block", False):
+            yield child
+        elif isinstance(child, TimmBackbone):
+            # timm has a class of block for every paper. What they share: they stand in a list and hold several layers.
+            # (timm's own switch counts every batch twice in the running statistics of batch norm.)
+            for part in child.network.modules():
+                if type(part) in (nn.Sequential, nn.ModuleList):
+                    yield from (block for block in part if _is_timm_block(block))
+
+
+def _is_timm_block(module: nn.Module) -> bool:
+    layers = [part for part in module.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    return type(module) not in (nn.Sequential, nn.ModuleList) and len(layers) >= 2
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
@@ -406,13 +419,15 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         for module in block.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
     ]
+    # Momentum 0 adds nothing; without running statistics at all, checkpoint would miss the tensors it saw saved before.
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, count in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _block_classes() -> tuple[type, ...]:

@@ -35,8 +35,9 @@ class NonLocal(nn.Module):
         """Images (B*T, C, H, W) of clips of ``frames`` frames → the same shape."""
         clip = images.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
         query = self.theta(clip)  # (B, D, T, H, W)
-        key, value = (F.max_pool3d(embed(clip), (1, 2, 2)) for embed in (self.phi, self.g))
+        key = F.max_pool3d(self.phi(clip), (1, 2, 2))
+        value = F.max_pool3d(self.g(clip), (1, 2, 2))
         # The reference does not divide by sqrt(D), hence scale=1.
-        mixed = F.scaled_dot_product_attention(*(x.flatten(2).mT for x in (query, key, value)), scale=1.0)
+        mixed = F.scaled_dot_product_attention(query.flatten(2).mT, key.flatten(2).mT, value.flatten(2).mT, scale=1.0)
         mixed = mixed.mT.unflatten(2, query.shape[2:])  # (B, D, T, H, W)
         return (clip + self.norm(self.out(mixed))).transpose(1, 2).flatten(0, 1)

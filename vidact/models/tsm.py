@@ -111,22 +111,28 @@ class ShiftedBlock(nn.Module):
 class ShiftedResNetBlock(ShiftedBlock):
     """BasicBlock and Bottleneck."""
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    conv2: nn.Module
+    bn2: nn.Module
+
     def join(self, images: Tensor, shifted: Tensor) -> Tensor:
         branch = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(shifted)))))
-        if hasattr(self, "conv3"):
-            branch = self.bn3(self.conv3(self.relu(branch)))
-        skip = self.downsample(images) if hasattr(self, "downsample") else images
+        parts = dict(self.named_children())
+        if "conv3" in parts:
+            branch = parts["bn3"](parts["conv3"](self.relu(branch)))
+        skip = parts["downsample"](images) if "downsample" in parts else images
         return self.relu(branch + skip)
 
 
 class ShiftedInvertedResidual(ShiftedBlock):
-    """The blocks with a skip connection of MobileNetV2, MobileNetV3 and EfficientNet."""
+    """The blocks with a skip connection of MobileNetV2 (``conv``), MobileNetV3 and EfficientNet (``block``)."""
 
     def join(self, images: Tensor, shifted: Tensor) -> Tensor:
-        branch = self.conv(shifted) if hasattr(self, "conv") else self.block(shifted)
-        if hasattr(self, "stochastic_depth"):
-            branch = self.stochastic_depth(branch)
-        return images + branch
+        for part in self.children():  # the branch; in EfficientNet, stochastic depth after it
+            shifted = part(shifted)
+        return images + shifted
 
 
 def insert_shifts(backbone: Backbone, causal: bool) -> None:
@@ -166,7 +172,8 @@ def layers_of(backbone: Backbone) -> list[tuple[str, nn.Module]]:
     """The modules that a backbone calls one after the other up to its last feature map, with their names."""
     if isinstance(backbone, ResNet):
         names = ["conv1", "bn1", "relu", "maxpool"]
-        names += [f"layer{i}.{b}" for i in (1, 2, 3, 4) for b in range(len(backbone.get_submodule(f"layer{i}")))]
+        for layer in ("layer1", "layer2", "layer3", "layer4"):
+            names += [f"{layer}.{block}" for block, _ in backbone.get_submodule(layer).named_children()]
     else:
         names = []
         for name, child in backbone.get_submodule("features").named_children():

@@ -324,7 +324,9 @@ def s3d(num_classes: int, weights: str | None = "kinetics400", size: int = 224, 
     trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)  # type: ignore[assignment]
     trunk.classifier = nn.Identity()  # type: ignore[assignment]
     input = _resized(dataclasses.replace(TORCHVISION_112, size=224, resize=256), size)
-    return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout, min_frames=5)
+    # Its strides need 5 frames; from 5 to 7, torch 2.15 on a CPU computes wrong gradients for the stem's 7-frame kernel
+    # at stride 2, or crashes (oneDNN).
+    return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout, min_frames=8)
 
 
 @builder

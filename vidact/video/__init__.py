@@ -1,18 +1,34 @@
 """Pixels in: frames of a file, which of them make a clip, and what becomes of their pixels."""
 
-from vidact.video.decode import VideoError, open_video
+from vidact.video.decode import DECODERS, VideoError, VideoReader, open_video
+from vidact.video.flow import flow_fields
 from vidact.video.frames import Frames
-from vidact.video.sample import ClipSampler, DenseSampler, LegacySampler, SegmentSampler, UniformSampler
-from vidact.video.transform import Augment
+from vidact.video.sample import (
+    ClipSampler,
+    DenseSampler,
+    LegacySampler,
+    SegmentSampler,
+    UniformSampler,
+    expand,
+)
+from vidact.video.transform import Augment, ClipTransform, from_record, test_transform, train_transform
 
 __all__ = [
+    "DECODERS",
     "Augment",
     "ClipSampler",
+    "ClipTransform",
     "DenseSampler",
     "Frames",
     "LegacySampler",
     "SegmentSampler",
     "UniformSampler",
     "VideoError",
+    "VideoReader",
+    "expand",
+    "flow_fields",
+    "from_record",
     "open_video",
+    "test_transform",
+    "train_transform",
 ]

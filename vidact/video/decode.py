@@ -14,6 +14,7 @@ Shapes: N frames of the video, T frames asked for, H x W pixels.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from vidact.video.frames import Frames
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 # Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
 # picture. Everything else (AVI knows no presentation times, VP8 has packets that show nothing, MPEG-4 packs two
@@ -58,7 +59,7 @@ def open_video(
     ``with open_video("clip.mp4") as video: frames = video.frames_at([0, 10, 20])``
 
     Args:
-        path: a video file, or a folder of .jpg/.png images, which are frames in natural order (2 before 10).
+        path: a video file, or a folder of images (.jpg, .png, …), which are frames in natural order: 2 before 10.
         decoder: "pyav", "decord", "opencv" or "torchcodec"; a folder of images needs none of them.
         fps: frames per second of a folder of images (default 25). A file carries its own times.
         threads: decoding threads; 0 lets the library choose. Keep 1 inside data-loading workers.
@@ -138,6 +139,7 @@ class VideoIndex:
     height: int
     width: int
     turn: Turn
+    is_interlaced: bool
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -222,12 +224,14 @@ class PyAVReader(VideoReader):
     def __init__(self, path: Path, threads: int = 1, index: str = "auto") -> None:
         self.path, self.threads, self.index_from = path, threads, index
         self._container: InputContainer | None = None
-        self._open()
-        self.fps = self._frame_rate()
+        container, stream = self._open()
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+        self.fps = float(rate) if rate else 25.0
+        self.format = container.format.name  # FFmpeg's name of it, such as "avi"
 
     # -- the file
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[InputContainer, VideoStream]:
         """Open the file at its beginning, with nothing read yet."""
         self.close()
         self._container, self._stream = _open_container(self.path)
@@ -235,7 +239,16 @@ class PyAVReader(VideoReader):
         context.thread_count = self.threads
         if self.threads != 1:
             context.thread_type = "AUTO"
-        self._fresh = True
+        self._is_fresh = True
+        return self._container, self._stream
+
+    def _at_start(self) -> tuple[InputContainer, VideoStream]:
+        """The file at its beginning: as it stands if nothing was read, else opened anew. The caller will read it."""
+        if self._container is None or not self._is_fresh:
+            self._open()
+        assert self._container is not None
+        self._is_fresh = False
+        return self._container, self._stream
 
     def close(self) -> None:
         self._coming: Iterator[tuple[int, av.VideoFrame]] = iter(())
@@ -245,32 +258,22 @@ class PyAVReader(VideoReader):
             self._container = None
 
     def __getstate__(self) -> dict[str, Any]:
-        closed = {"_container": None, "_stream": None, "_coming": iter(()), "_next": None}
-        return self.__dict__ | closed
-
-    def _frame_rate(self) -> float:
-        rate = self._stream.average_rate or self._stream.guessed_rate or self._stream.base_rate
-        return float(rate) if rate else 25.0
+        return self.__dict__ | {"_container": None, "_stream": None, "_coming": iter(()), "_next": None}
 
     # -- the index
 
     @cached_property
     def index(self) -> VideoIndex:
         """Made on first use: by one pass over the packets, decoding only the first picture, or by decoding it all."""
-        if not (self._container and self._fresh):
-            self._open()
-        assert self._container is not None
-        codec = self._stream.codec_context.codec.canonical_name
-        is_stamped = self._container.format.name in STAMPED_CONTAINERS and codec in STAMPED_CODECS
+        container, stream = self._at_start()
+        is_stamped = self.format in STAMPED_CONTAINERS and stream.codec_context.codec.canonical_name in STAMPED_CODECS
         if self.index_from == "auto" and is_stamped:
-            scan = _scan(self._container, self._stream, decode_all=False)
-            self._fresh = False
+            scan = _scan(container, stream, decode_all=False)
             if index := _index_packets(scan):
                 self._refuse_if_cut(scan)
                 return index
-            self._open()
-        scan = _scan(self._container, self._stream, decode_all=True)
-        self._fresh = False
+            container, stream = self._at_start()
+        scan = _scan(container, stream, decode_all=True)
         if self.index_from == "auto":
             self._refuse_if_cut(scan)
         if scan.first is None:
@@ -324,63 +327,48 @@ class PyAVReader(VideoReader):
         """Go on decoding if the frame lies a little ahead, else jump to the key frame before it."""
         key = self.index.key_before(number)
         if self._next is None or number < self._next or self.index.key_frames[key] > self._next + JUMP_COSTS:
-            self._jump(key)
+            self._coming = self._jump(key)
         for attempt in ("here", "from the start"):
             if attempt == "from the start":
-                self._open()
-                self._coming = self._decode(None)
+                self._coming = self._decode(*self._at_start(), None)
             for found, frame in self._coming:
                 self._next = found + 1
                 if found == number:
                     return frame
             self._next = None
         raise VideoError(
-            f"frame {number} of {self.path} cannot be decoded, only {self._count_decodable()} of its {len(self)} frames "
-            "can: the file is damaged. Fetch it again, or read what is left with open_video(..., index='decode')"
+            f"frame {number} of {self.path} cannot be decoded, only {self._count_decodable()} of its {len(self)} "
+            "frames can: the file is damaged. Fetch it again, or read what is left with "
+            "open_video(..., index='decode')"
         )
 
-    def _jump(self, key: int) -> None:
-        index = self.index
-        if self._container and self._fresh and index.key_frames[key] == 0:
-            self._coming = self._decode(None)
-            return
-        if self._container is None:
-            self._open()
-        assert self._container is not None
-        if index.stamps is None:
-            self._open()
-            self._coming = self._decode(None)
-            return
+    def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from a key frame on; from the start of the file where it cannot be jumped in."""
+        index, first = self.index, int(self.index.key_frames[key])
+        if index.stamps is None or (first == 0 and (self._container is None or self._is_fresh)):
+            return self._decode(*self._at_start(), None)
+        container, stream = (self._container, self._stream) if self._container else self._open()
+        self._is_fresh = False
         try:
-            self._container.seek(int(index.key_stamps[key]), stream=self._stream, backward=True)
-        except av.error.FFmpegError:  # a format without an index
-            self._open()
-            self._coming = self._decode(None)
-            return
-        self._coming = self._decode(int(index.key_frames[key]))
+            container.seek(int(index.key_stamps[key]), stream=stream, backward=True)
+        except av.error.FFmpegError:  # a format that cannot be jumped in
+            return self._decode(*self._at_start(), None)
+        return self._decode(container, stream, first)
 
     # -- the loop
 
-    def _pictures_ahead(self) -> Iterator[av.VideoFrame]:
-        assert self._container is not None
-        try:
-            for packet in self._container.demux(self._stream):
-                yield from _decode_packet(packet)
-        except av.error.FFmpegError:  # the file breaks off
-            return
-
-    def _decode(self, first: int | None) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _decode(
+        self, container: InputContainer, stream: VideoStream, first: int | None
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         """Frames with their numbers, from where the file stands to its end.
 
         ``first`` is the key frame that the file was sent to. Then every frame from there on must come, one by one, and
         the first must be a picture that needs no other; at the first surprise this ends, and the caller begins at the
         start of the file. None means the start of the file, where missing frames are the file's fault.
         """
-        assert self._container is not None
-        self._fresh = False
         number_of = self.index.number_of
         expected = first or 0
-        for count, frame in enumerate(self._pictures_ahead()):
+        for count, frame in enumerate(_pictures_ahead(container, stream)):
             number = count if self.index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]
             if number < 0 or number >= len(self.index):
                 continue
@@ -451,6 +439,15 @@ def _decode_packet(packet: av.Packet) -> list[av.VideoFrame]:
         return []
 
 
+def _pictures_ahead(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
+    """Every picture from here on, in the order of showing."""
+    try:
+        for packet in container.demux(stream):
+            yield from _decode_packet(packet)
+    except av.error.FFmpegError:  # the file breaks off
+        return
+
+
 def _scan(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
     """Read every packet; decode them all, or only until the first picture."""
     scan = Scan([], [], None, 0, float(stream.time_base or 1))
@@ -519,6 +516,7 @@ def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoI
         key_stamps=np.array([keys[number] for number in sorted(keys)], dtype=np.int64),
         height=scan.first.height,
         width=scan.first.width,
+        is_interlaced=scan.first.interlaced_frame,
         turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
     )
 
@@ -533,6 +531,8 @@ class _OtherReader(VideoReader):
     name: str
     module: str
     install: str
+
+    _next = 0  # the picture that the library brings next
 
     def __init__(self, path: Path, threads: int = 1, index: str = "auto") -> None:
         self.path, self.threads = path, threads
@@ -589,38 +589,48 @@ def _first_line(message: object) -> str:
 
 
 class DecordReader(_OtherReader):
-    """decord. Its jumps to key frames bring wrong pictures in AVI, MPEG-TS, and wherever a group of pictures is open,
-    so it is made to go through the file in order. It turns pictures by the angle alone."""
+    """decord. Its jumps and even its ``skip_frames`` bring wrong pictures (AVI, open groups of pictures, MPEG-4 with
+    B-frames), so it is made to deliver every frame in order. It turns pictures by the angle alone."""
 
     name = module = "decord"
     install = "run: pip install decord (wheels exist for x86-64 Linux and Windows), or use decoder='pyav'"
 
+    def _library(self) -> ModuleType:
+        # decord spreads its own zlib over the process; OpenCV reads PNG files only if it found another one before
+        with contextlib.suppress(ImportError):
+            importlib.import_module("cv2")
+        return super()._library()
+
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
-        decord = self._library()
+        decord, turn = self._library(), self.index.turn
+        if self._file.format == "mpegts":
+            raise self._error("it loses the beginning of MPEG transport streams")
         for number in numbers:
             try:
                 if self._reader is None or self._next > number:
                     self._reader = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=self.threads)
-                    self._next = 0  # the picture that next() brings
+                    self._next = 0
                     if len(self._reader) != len(self):
                         raise self._error(f"it finds {len(self._reader)} frames where the file shows {len(self)}")
-                if number > self._next:
-                    self._reader.skip_frames(number - self._next)
-                image = self._reader.next()
+                while self._next <= number:
+                    image = self._reader.next()
+                    self._next += 1
             except decord.DECORDError as error:
                 raise self._error(error) from error
-            self._next = number + 1
             image = image.asnumpy() if hasattr(image, "asnumpy") else np.asarray(image)  # its bridge may say torch
-            yield self.index.turn(self._checked(np.rot90(image, -self.index.turn.quarters)))
+            yield turn(self._checked(np.rot90(image, -turn.quarters)))
 
 
 class OpenCVReader(_OtherReader):
-    """OpenCV: its seeking is not exact, so it counts pictures from the start of the file."""
+    """OpenCV: its seeking is not exact, so it counts pictures from the start of the file. It reads the first video
+    stream even where another is the main one, and since version 5 it tone-maps HDR, slowly."""
 
     name, module = "opencv", "cv2"
     install = "run: pip install opencv-python, or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
+        if self.index.is_interlaced and int(self._library().__version__.split(".")[0]) >= 5:
+            raise self._error("OpenCV 5 shows interlaced video black")
         for number in numbers:
             if self._reader is None or self._next > number:
                 self._start()
@@ -638,7 +648,7 @@ class OpenCVReader(_OtherReader):
         self.close()
         self._reader = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self.threads])
         self._reader.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # we turn the pictures
-        self._next = 0  # the picture that the next grab brings
+        self._next = 0
         if not self._reader.isOpened():
             self._reader = None
             raise self._error("it cannot open the file")
@@ -694,7 +704,7 @@ DECODERS: dict[str, type[PyAVReader] | type[_OtherReader]] = {
 
 
 class ImageFolderReader(VideoReader):
-    """The .jpg and .png files of one folder, in natural order, at a rate that the caller states."""
+    """The images of one folder, in natural order, at a rate that the caller states; EXIF rotation is applied."""
 
     def __init__(self, path: Path, fps: float = 25.0) -> None:
         if not fps > 0:
@@ -702,7 +712,7 @@ class ImageFolderReader(VideoReader):
         self.path, self.fps = path, float(fps)
         files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
-            raise VideoError(f"{path} is a folder without images ({', '.join(IMAGE_SUFFIXES)}); nothing can be shown")
+            raise VideoError(f"{path} is a folder without images; it needs files ending in {', '.join(IMAGE_SUFFIXES)}")
         self.files = sorted(files, key=_natural)
         self._times_s = np.arange(len(files)) / self.fps
 
@@ -735,13 +745,15 @@ class ImageFolderReader(VideoReader):
 
     @staticmethod
     def _read(file: Path) -> np.ndarray:
-        from torchvision.io import ImageReadMode, decode_image
+        from PIL import Image, ImageOps  # not OpenCV, whose PNG code breaks where decord was imported before it
 
         try:
-            image = decode_image(str(file), mode=ImageReadMode.RGB, apply_exif_orientation=True)
-        except RuntimeError as error:
-            raise VideoError(f"{file} is not an image that can be read: {_first_line(error)}") from error
-        return image.permute(1, 2, 0).numpy()  # (H, W, 3)
+            with Image.open(file) as image:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
+        except OSError as error:
+            raise VideoError(
+                f"{file} is not an image that can be read ({error}); make it again or remove it"
+            ) from error
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

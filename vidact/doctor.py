@@ -1,0 +1,314 @@
+"""`vidact doctor`: what is installed, which decoders and devices really work, and what to do about the rest.
+
+Nothing is believed for being importable: every decoder reads a small video whose pictures carry their numbers, and
+every device multiplies two matrices.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+
+import vidact
+from vidact.data.annotations import VIDEO_SUFFIXES
+from vidact.files import write_json
+from vidact.results import command_line
+from vidact.video.decode import DECODERS, open_video
+
+OPENCVS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+PACKAGES = ("torch", "torchvision", "lightning", "av", *OPENCVS, "decord", "torchcodec", "timm", "pytorchvideo")
+GIB = 2**30
+
+# Libraries round and upsample colour differently: up to 5 levels of 255 on test patterns. Another picture is far more.
+SAME_PICTURE = 10.0
+
+
+def doctor(videos: Path | None = None, json: Path | None = None) -> int:
+    """Say what is installed and what works; with ``--videos``, which decoder reads which file.
+
+    Args:
+        videos: a video, or a folder whose videos are all opened with every decoder.
+        json: also write everything found to this file.
+
+    Returns 0 when the default decoder works and reads every video, else 1.
+    """
+    if videos is not None and not videos.exists():
+        raise FileNotFoundError(f"{videos} does not exist; --videos takes a video or a folder of videos")
+    versions, decoders, devices = installed_versions(), check_decoders(), check_devices()
+    advice = suggestions(versions, decoders, devices)
+    _section("installed", versions)
+    _section("decoders", decoders)
+    _section("devices", devices)
+    _print_list("suggestions", advice)
+    report: dict[str, Any] = {
+        "command": command_line(),
+        "versions": versions,
+        "decoders": decoders,
+        "devices": devices,
+        "suggestions": advice,
+    }
+    is_well = decoders["pyav"] == "works"
+    if videos is not None:
+        working = [name for name, state in decoders.items() if state == "works"]
+        rows = check_videos(videos, working)
+        _print_videos(rows, working)
+        report["videos"] = rows
+        is_well = is_well and all(row["reason"] is None for row in rows if row["decoder"] == "pyav")
+    if json is not None:
+        write_json(json, report)
+        print(f"written to {json}")
+    return 0 if is_well else 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is there
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions by name; of the four OpenCV packages only those that are installed."""
+    versions = {"python": platform.python_version(), "vidact": vidact.__version__}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            if name not in OPENCVS:
+                versions[name] = "not installed"
+    versions["torch"] = torch.__version__  # with its CUDA version
+    return versions
+
+
+def check_decoders() -> dict[str, str]:
+    """For each decoder "works", or why not: it must bring the right pictures of a small H.264 video with B-frames."""
+    asked = [0, 29, 7, 8, 20]
+    states = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "numbered.mp4"
+        write_numbered_video(path, num_frames=30)
+        for name in DECODERS:
+            try:
+                with open_video(path, decoder=name) as video:
+                    seen = [read_number(image.numpy()) for image in video.frames_at(asked).images]
+            except (ImportError, ValueError) as error:
+                states[name] = str(error)
+            else:
+                states[name] = "works" if seen == asked else f"brings frames {seen} when asked for {asked}"
+    return states
+
+
+def check_devices() -> dict[str, str]:
+    """For each device "works" with its name, or why not."""
+    devices = {"cpu": f"{_try_device('cpu')} ({os.cpu_count()} cores, {torch.get_num_threads()} torch threads)"}
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            memory = torch.cuda.get_device_properties(i).total_memory / GIB
+            devices[f"cuda:{i}"] = f"{_try_device(f'cuda:{i}')} ({torch.cuda.get_device_name(i)}, {memory:.0f} GiB)"
+    else:
+        devices["cuda"] = "not there" if torch.version.cuda else "this torch was built without CUDA"
+    devices["mps"] = _try_device("mps") if torch.backends.mps.is_available() else "not there"
+    return devices
+
+
+def _try_device(device: str) -> str:
+    a = torch.arange(64.0).reshape(8, 8)
+    try:
+        found = (a.to(device) @ a.to(device)).cpu()
+    except RuntimeError as error:
+        return f"fails: {str(error).splitlines()[0]}"
+    return "works" if torch.allclose(found, a @ a, rtol=1e-3) else "gives wrong products"
+
+
+def suggestions(versions: dict[str, str], decoders: dict[str, str], devices: dict[str, str]) -> list[str]:
+    """What to do, in words; empty when nothing needs doing."""
+    advice = []
+    opencvs = [name for name in OPENCVS if name in versions]
+    if len(opencvs) > 1:
+        advice.append(
+            f"{' and '.join(opencvs)} are both installed and overwrite each other's files. The contrib package "
+            f"replaces the plain one, it never joins it: pip uninstall {' '.join(opencvs)}, then install one of them"
+        )
+    for name, state in decoders.items():
+        if state != "works" and versions.get(name, "") != "not installed":
+            advice.append(f"decoder {name} does not work: {state}")
+    if not any(name != "cpu" and state.startswith("works") for name, state in devices.items()):
+        advice.append("no accelerator works: train small networks on small pictures, or use a machine with a GPU")
+    free = shutil.disk_usage(Path.cwd()).free
+    if free < 5 * GIB:
+        advice.append(f"only {free / GIB:.1f} GiB are free on the disk of {Path.cwd()}: runs and checkpoints need room")
+    shared = Path("/dev/shm")
+    if shared.is_dir() and shutil.disk_usage(shared).total < GIB:
+        advice.append(
+            f"/dev/shm has only {shutil.disk_usage(shared).total / GIB:.2f} GiB, and data-loading workers pass their "
+            "batches through it: start the container with --shm-size=8g, or train with --data.num_workers 0"
+        )
+    return advice
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Videos through decoders
+
+
+def check_videos(videos: Path, decoders: list[str]) -> list[dict[str, Any]]:
+    """One row per video and decoder: what the decoder says of it, or the ``reason`` why it fails.
+
+    ``difference`` is the largest mean difference, in levels of 255, of the first, middle and last picture from PyAV's.
+    """
+    if videos.is_file():
+        paths, root = [videos], videos.parent
+    else:
+        paths, root = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()), videos
+    if not paths:
+        raise ValueError(f"{videos} holds no video; a video is a file ending in {', '.join(sorted(VIDEO_SUFFIXES))}")
+    rows = []
+    for path in paths:
+        reference: np.ndarray | None = None
+        for decoder in sorted(decoders, key=lambda name: name != "pyav"):
+            row, images = _check_video(path, decoder)
+            if decoder == "pyav":
+                reference = images
+            elif images is not None and reference is not None:
+                if images.shape != reference.shape:
+                    row["reason"] = f"its pictures are {images.shape[2:]}, PyAV's {reference.shape[2:]}"
+                else:
+                    distance = np.abs(images.astype(np.float32) - reference).mean(axis=(1, 2, 3))
+                    row["difference"] = round(float(distance.max()), 2)
+                    if row["difference"] > SAME_PICTURE:
+                        row["reason"] = f"its pictures differ from PyAV's by {row['difference']:.0f} levels of 255"
+            rows.append({"file": path.relative_to(root).as_posix()} | row)
+    return rows
+
+
+def _check_video(path: Path, decoder: str) -> tuple[dict[str, Any], np.ndarray | None]:
+    row: dict[str, Any] = dict.fromkeys(
+        ("frames", "width", "height", "fps", "first_s", "last_s", "difference", "reason"), None
+    )
+    row = {"decoder": decoder} | row
+    try:
+        with open_video(path, decoder=decoder) as video:
+            count = len(video)
+            images = video.frames_at([0, count // 2, count - 1]).images.numpy()
+            row |= {"frames": count, "width": video.width, "height": video.height, "fps": round(video.fps, 3)}
+            row |= {"first_s": round(float(video.times_s[0]), 4), "last_s": round(float(video.times_s[-1]), 4)}
+    except ValueError as error:  # VideoError is one
+        row["reason"] = str(error).replace(str(path), path.name)
+        return row, None
+    return row, images
+
+
+def _print_videos(rows: list[dict[str, Any]], decoders: list[str]) -> None:
+    wide = max(len(row["file"]) for row in rows)
+    print(f"\n{'video':{wide}}  frames  size       first_s   last_s  " + "  ".join(f"{name:10}" for name in decoders))
+    for file in dict.fromkeys(row["file"] for row in rows):
+        by = {row["decoder"]: row for row in rows if row["file"] == file}
+        known = next((row for row in by.values() if row["frames"] is not None), None)
+        facts = f"{'-':>6}  {'-':9}  {'-':>7}  {'-':>7}"
+        if known:
+            size = f"{known['width']}x{known['height']}"
+            facts = f"{known['frames']:6}  {size:9}  {known['first_s']:7.3f}  {known['last_s']:7.3f}"
+        print(
+            f"{file:{wide}}  {facts}  "
+            + "  ".join(f"{'fails' if by[name]['reason'] else 'reads':10}" for name in decoders)
+        )
+    print()
+    for name in decoders:
+        own = [row for row in rows if row["decoder"] == name]
+        failed = [row for row in own if row["reason"]]
+        print(f"{name} reads {len(own) - len(failed)} of {len(own)}")
+        for row in failed:
+            print(f"  {row['file']}: {row['reason']}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A video that says which frame is which
+
+BITS, BLOCK = 10, 16  # numbers to 1023; blocks as large as a codec's, so that compression keeps them
+
+
+def numbered_picture(number: int) -> np.ndarray:
+    """(64, 96, 3) uint8: the number as two rows of black and white blocks, above colours that move."""
+    if not 0 <= number < 2**BITS:
+        raise ValueError(f"number {number} does not fit into {BITS} bits")
+    picture = np.empty((4 * BLOCK, 6 * BLOCK, 3), dtype=np.uint8)
+    x = np.arange(picture.shape[1])
+    picture[:] = np.stack([(x + 3 * number) % 96 + 60, 180 - x, np.full_like(x, 90)], axis=1)
+    for bit in range(BITS):
+        row, column = divmod(bit, BITS // 2)
+        block = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
+        picture[block] = 255 if number >> bit & 1 else 0
+    return picture
+
+
+def read_number(image: np.ndarray) -> int:
+    """The number in a picture (3, H, W) of a numbered video."""
+    number = 0
+    for bit in range(BITS):
+        row, column = divmod(bit, BITS // 2)
+        middle = np.s_[row * BLOCK + 4 : (row + 1) * BLOCK - 4, column * BLOCK + 4 : (column + 1) * BLOCK - 4]
+        number |= int(image[(slice(None), *middle)].mean() > 128) << bit
+    return number
+
+
+def write_numbered_video(
+    path: Path,
+    num_frames: int,
+    times_ms: list[int] | None = None,
+    codec: str = "libx264",
+    codec_options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    quarter_turns: int = 0,
+    mirror: bool = False,
+) -> None:
+    """A video whose picture i shows the number i; by default H.264 at 25 fps with B-frames and a key frame every 12.
+
+    Args:
+        times_ms: when each picture is shown, for variable frame rates; None is every 40 ms.
+        quarter_turns: how often the player has to turn the stored picture counter-clockwise to show it upright.
+        mirror: the player has to mirror it left to right, after turning.
+    """
+    if codec_options is None:
+        codec_options = {"g": "12", "bf": "3", "preset": "veryfast"} if codec == "libx264" else {}
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=25, options=codec_options)
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = np.rot90(numbered_picture(0), quarter_turns).shape[:2]
+        if times_ms is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if quarter_turns or mirror:
+            stream.set_display_rotation(90 * quarter_turns, hflip=mirror)
+        for i in range(num_frames):
+            shown = numbered_picture(i)
+            stored = np.rot90(shown[:, ::-1] if mirror else shown, -quarter_turns)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
+            if times_ms is not None:
+                frame.pts, frame.time_base = times_ms[i], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, facts: dict[str, str]) -> None:
+    print(f"\n{title}")
+    for name, value in facts.items():
+        print(f"  {name:30}  {value}")
+
+
+def _print_list(title: str, lines: list[str]) -> None:
+    print(f"\n{title}")
+    for line in lines or ["none: everything that was looked at works"]:
+        print(f"  - {line}")
