@@ -11,7 +11,7 @@ LEVELS = {
     0: ["batch", "events", "files", "metrics", "results", "scores"],
     1: ["video", "models"],
     2: ["data", "features"],
-    3: ["tasks", "stream", "report", "export", "prediction"],
+    3: ["tasks", "stream", "plots", "report", "export", "prediction"],
     4: ["cli", "demo", "doctor"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

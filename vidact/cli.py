@@ -48,9 +48,12 @@ vidact COMMAND --help explains each; vidact --version prints the version.
 
 def make_cli(args: Sequence[str], command: str) -> Any:
     """A LightningCLI with our run folder, loggers and checkpoints: its parts are built and nothing has run yet."""
+    import torch
     from lightning import pytorch as pl
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+    torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
 
     class WholeCheckpoints(TorchCheckpointIO):
         """Checkpoints are whole or absent, also when the process is killed while it writes one."""
@@ -191,11 +194,8 @@ def fill_num_classes(config: Any) -> None:
         from vidact.data import load_clips
 
         data = config.data.init_args
-        network.num_classes = len(
-            load_clips(
-                data.root, group=data.group, held_out=data.held_out, fractions=data.fractions, seed=data.seed
-            ).classes
-        )
+        found = load_clips(data.root, group=data.group, missing=data.missing, empty_classes=data.empty_classes)
+        network.num_classes = len(found.classes)
         print(f"num_classes: {network.num_classes}, from {data.root}")
 
 
@@ -372,11 +372,17 @@ def predict(args: Sequence[str]) -> None:
 
 def fuse(args: Sequence[str]) -> None:
     """Join score files by video id."""
-    from jsonargparse import auto_cli
-
     from vidact.scores import fuse_files
 
-    auto_cli(fuse_files, args=list(args), as_positional=True, prog="vidact fuse")
+    parser = argparse.ArgumentParser(prog="vidact fuse", description="Join score files by video id.")
+    parser.add_argument("scores", nargs="+", type=Path, help="scores.npz of each part, or the run folders with them")
+    parser.add_argument("--weights", nargs="+", type=float, help="one a part; by default all alike")
+    parser.add_argument("--kind", choices=["logits", "softmax", "log_softmax"], default="logits", help="what is added")
+    parser.add_argument("--out", type=Path, help="folder for the fused scores.npz and results.json")
+    parser.add_argument("--search_on", nargs="+", type=Path, help="validation scores that the weights are searched on")
+    parser.add_argument("--steps", type=int, default=10, help="how fine the search is")
+    parser.add_argument("--missing", choices=["refuse", "intersect"], default="refuse", help="if parts hold other videos")
+    fuse_files(**vars(parser.parse_args(args)))
 
 
 def report(args: Sequence[str]) -> None:
@@ -394,7 +400,7 @@ def doctor(args: Sequence[str]) -> None:
 
     from vidact.doctor import doctor as examine
 
-    auto_cli(examine, args=list(args), as_positional=False, prog="vidact doctor")
+    raise SystemExit(auto_cli(examine, args=list(args), as_positional=False, prog="vidact doctor"))
 
 
 def demo(args: Sequence[str]) -> None:

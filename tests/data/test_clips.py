@@ -67,7 +67,7 @@ def test_evaluation_repeats_itself(root: Path) -> None:
     made = data(root, num_workers=0, views="3x3")
     first, second = batches(made, "test", epoch=0), batches(made, "test", epoch=1)
     assert same(first, second)
-    assert first[0].clips.shape[1:] == (9, 4, 3, 32, 32)
+    assert first[0].clips.shape[1:] == (9, 4, 3, 36, 36)  # three crops span the resized short side
 
 
 def test_memory_cache_changes_nothing(root: Path) -> None:

@@ -34,13 +34,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vidact.video.decode import IMAGE_SUFFIXES
+
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
     | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 AMBIGUOUS = "ambiguous"
 

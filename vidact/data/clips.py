@@ -242,10 +242,13 @@ class ClipData(pl.LightningDataModule):
             (one person, one source video) never stand on both sides of a split.
         held_out: a value of the group; its clips are the test split and all others train ("leave one subject out").
         fractions: share of the groups (or files) that go to training, validation and test where the data does not say.
+        missing: what to do with a file that clips.csv names and that does not exist: raise, or skip it and say so.
+        empty_classes: what to do with a class that has no clip: raise, or allow it (a part of a large data set).
         unreadable: what training does with a video that cannot be read: skip it by name, or raise.
         max_unreadable: share of the training videos that may be skipped before training stops.
         test_unreadable: the same for validation and test; a skipped video is excluded and counted, never replaced.
-        num_workers: loader processes on each device; None is one per core up to 8.
+        num_workers: loader processes on each device; None is one per core up to 8 where a GPU computes, and one per
+            four cores where the CPU has to compute as well.
         decoder: pyav, decord, opencv or torchcodec.
         cache: "memory" decodes each video once and keeps its frames.
         seed: of the split, the order and every random draw.
@@ -262,6 +265,8 @@ class ClipData(pl.LightningDataModule):
         group: str | None = None,
         held_out: str | None = None,
         fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+        missing: Literal["raise", "skip"] = "raise",
+        empty_classes: Literal["raise", "allow"] = "raise",
         unreadable: Literal["skip", "raise"] = "skip",
         max_unreadable: float = 0.05,
         test_unreadable: Literal["raise", "skip"] = "raise",
@@ -276,6 +281,7 @@ class ClipData(pl.LightningDataModule):
         self.root, self.sampler, self.augment = Path(root), sampler, augment
         self.batch_size, self.views, self.test_split = batch_size, views, test_split
         self.group, self.held_out, self.fractions = group, held_out, fractions
+        self.missing, self.empty_classes = missing, empty_classes
         self.unreadable, self.test_unreadable, self.max_unreadable = unreadable, test_unreadable, max_unreadable
         self.num_workers, self.decoder, self.seed = num_workers, decoder, seed
         self.frames = FrameCache(decoder) if cache == "memory" else None
@@ -288,7 +294,13 @@ class ClipData(pl.LightningDataModule):
         """The annotations, read once."""
         if self._clips is None:
             self._clips = load_clips(
-                self.root, group=self.group, held_out=self.held_out, fractions=self.fractions, seed=self.seed
+                self.root,
+                group=self.group,
+                seed=self.seed,
+                fractions=self.fractions,
+                held_out=self.held_out,
+                missing=self.missing,
+                empty_classes=self.empty_classes,
             )
         return self._clips
 
@@ -353,7 +365,11 @@ class ClipData(pl.LightningDataModule):
                 f"name the split in clips.csv, or change data.fractions"
             )
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        workers = min(8, os.cpu_count() or 1) if self.num_workers is None else self.num_workers
+        workers = self.num_workers
+        if workers is None:
+            on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
+            # on a CPU loader processes and the network's threads wait for each other: ten times slower on two cores
+            workers = min(8, (os.cpu_count() or 1) // (4 if on_cpu else 1))
         return DataLoader(
             dataset,
             self.batch_size,

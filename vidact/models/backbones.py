@@ -169,13 +169,12 @@ def resnet101(weights: str | None = "imagenet", size: int = 224) -> ResNet:
 def resnet_tiny(weights: str | None = None, size: int = 64, width: int = 16) -> ResNet:
     """A ResNet for tests and CPU demos: four basic blocks of ``width``, 2, 4 and 8 ``width`` channels; dim 8 ``width``.
 
-    Its stem is one 3x3 convolution of stride 2, and layers 2 to 4 halve the map: 64 pixels end at 4 x 4. Nobody
-    publishes weights for it.
+    Its stem is one 3x3 convolution of stride 2 and a pooling by 2, and layers 2 to 4 halve the map: 64 pixels end at
+    2 x 2. Nobody publishes weights for it.
     """
     network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=1)
     network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
     network.bn1 = nn.BatchNorm2d(width)
-    network.maxpool = nn.Identity()  # type: ignore[assignment]
     network.inplanes = width
     for number, (factor, stride) in enumerate([(1, 1), (2, 2), (4, 2), (8, 2)], start=1):
         layer = network._make_layer(torchvision.models.resnet.BasicBlock, factor * width, 1, stride)

@@ -320,7 +320,7 @@ class PyAVReader(VideoReader):
         for number in numbers:
             frame = self._frame(number)
             # a stream may change its picture size; like FFmpeg we scale to the first one's
-            image = frame.to_ndarray(format="rgb24", width=index.width, height=index.height)
+            image = frame.to_ndarray(format="rgb24", width=index.width, height=index.height, threads=self.threads)
             yield index.turn(image)
 
     def _frame(self, number: int) -> av.VideoFrame:
@@ -660,9 +660,9 @@ class OpenCVReader(_OtherReader):
 
 
 class TorchCodecReader(_OtherReader):
-    """torchcodec. It finds frames by their timestamps, so it cannot read files whose stamps are missing or out of
-    order (AVI with B-frames), and trusts every key frame (x264's intra-refresh has false ones). It turns pictures by
-    the angle alone, since the version whose metadata has a ``rotation``."""
+    """torchcodec. It finds frames by their timestamps and believes every key frame, so it is refused where stamps are
+    missing or out of order (AVI with B-frames), and where a picture comes with another time than the frame's (transport
+    streams, x264's intra-refresh). It turns pictures by the angle alone, since its metadata has a ``rotation``."""
 
     name, module = "torchcodec", "torchcodec.decoders"
     install = "run: pip install torchcodec, and install FFmpeg's shared libraries; or use decoder='pyav'"
@@ -679,15 +679,18 @@ class TorchCodecReader(_OtherReader):
                     str(self.path), dimension_order="NHWC", num_ffmpeg_threads=self.threads
                 )
             count = len(self._reader)
-            images = self._reader.get_frames_at(numbers).data.numpy() if count == len(self) else None
+            batch = self._reader.get_frames_at(numbers) if count == len(self) else None
         except (RuntimeError, ValueError, IndexError) as error:
             if "load libtorchcodec" in str(error):
                 raise ImportError(f"decoder 'torchcodec' cannot be used: it finds no FFmpeg; {self.install}") from error
             raise self._error(error) from error
-        if images is None:
+        if batch is None:
             raise self._error(f"it finds {count} frames where the file shows {len(self)}")
+        for number, own_s in zip(numbers, batch.pts_seconds.tolist(), strict=True):
+            if abs(own_s - self.times_s[number]) > 0.001:
+                raise self._error(f"for frame {number} it brings the picture of {own_s:.3f} s")
         quarters = self.index.turn.quarters if hasattr(self._reader.metadata, "rotation") else 0
-        for image in images:
+        for image in batch.data.numpy():
             yield self.index.turn(self._checked(np.rot90(image, -quarters)))
 
 
