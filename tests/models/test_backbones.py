@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidact.batch import ClipInput
-from vidact.models import backbones, tsn_bn_inception, tsn_resnet_tiny
+from vidact.models import tsn_bn_inception, tsn_resnet_tiny
 from vidact.models.backbones import (
     check_clip,
     find_first_conv,
@@ -194,3 +194,17 @@ def test_gradient_checkpointing_keeps_less_for_backward():
         set_gradient_checkpointing(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="'none' or 'block'"):
         set_gradient_checkpointing(network, "all")
+
+
+def test_auto_says_aloud_that_it_found_no_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The one place that goes on without what was hoped for is asked for by name, and not silent."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", refuse)
+    resnet18("auto")
+    assert "starts from nothing" in capsys.readouterr().out
+    with pytest.raises(OSError, match="no network"):
+        resnet18("imagenet")

@@ -105,13 +105,23 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
     """Fill a module from torchvision's own weights, a local file, or (None) not at all.
 
     Args:
-        weights: ``published`` ("imagenet", "kinetics400"), a member of the enum ("IMAGENET1K_V2"), a path, or None.
+        weights: ``published`` ("imagenet", "kinetics400"), a member of the enum ("IMAGENET1K_V2"), a path, None, or
+            "auto": the published ones if they are at hand or can be downloaded, else none, which is said aloud.
         enum: torchvision's weights enum of this network.
         rules: rename table; at least the classifier, dropped by name.
     """
     if weights is None:
         return
     names = [member.name for member in enum]
+    if weights == "auto":
+        try:
+            load_torchvision(module, published, enum, published, rules)
+        except OSError as error:
+            print(
+                f"weights auto: training starts from nothing, because {error}. Expect less of a network that starts "
+                "from nothing, above all on few videos."
+            )
+        return
     if weights == published:
         weights = names[0]  # version 1: the weights the papers started from
     if weights in names:
@@ -122,7 +132,7 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
             raise OSError(download_advice(member.url, error)) from error
         load_strictly(module, state_dict, rules, source=member.url)
         return
-    check_weight_path(weights, [published, *names])
+    check_weight_path(weights, ["auto", published, *names])
     load_weights(module, weights, rules=rules)
 
 

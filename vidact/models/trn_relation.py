@@ -182,7 +182,7 @@ def trn_resnet18(
 
     Args:
         num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, or None.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
         num_segments: the clip length the weights are made for.
         scales: "multi" relates subsets of every size, "single" all frames at once.
         size: crop side in pixels.

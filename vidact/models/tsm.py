@@ -337,7 +337,7 @@ def tsm_resnet18(
 
     Args:
         num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, or None.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
         shift: "bidirectional", or "causal" for networks that run on a live stream.
         size: crop side in pixels.
         dropout: before the classifier.

@@ -91,7 +91,7 @@ def tsn_resnet18(
 
     Args:
         num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, or None.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
         size: crop side in pixels.
         dropout: before the classifier.
         modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per segment.
