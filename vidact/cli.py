@@ -216,7 +216,7 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     run, trainer = Path(cli.config.run), cli.trainer
     if trainer.is_global_zero and not trainer.fast_dev_run:
         with replacing(run / "config.yaml") as half:
-            cli.parser.save(cli.config, half, skip_none=False, overwrite=True, multifile=False)
+            cli.parser.save(cli.config, half, skip_unset=False, overwrite=True, multifile=False)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
@@ -250,7 +250,7 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     from vidact.report import write_report
 
     path = checkpoint_path(run, name)
-    trained = load(path)
+    trained: Any = load(path)
     classes = cli.datamodule.clips.classes
     if trained.record["classes"] != classes:
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
@@ -275,12 +275,16 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     scores = replace(task.test_scores, paths=[paths[id] for id in task.test_scores.ids])
     scores.save(run / "scores.npz")
     facts = {"views": data.views, "average": task.average, "checkpoint": str(path), "classes": len(classes)}
-    section = "test" if data.views == "1x1" else f"test {data.views}"
-    save_results(run, {section: figures | facts | {"unreadable": task.excluded}}, command)
+    save_results(run, {section(data.views): figures | facts | {"unreadable": task.excluded}}, command)
     page = write_report(run)
     for key, value in figures.items():
         print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
     print(f"report: {page}")
+
+
+def section(views: str) -> str:
+    """Where results.json keeps the figures of a test with these views."""
+    return "test" if views == "1x1" else f"test {views}"
 
 
 def merge_logs(run: Path) -> None:
@@ -336,7 +340,7 @@ def folds(args: Sequence[str]) -> Path:
             print(f"\nfold {name}: {names.index(name) + 1} of {len(names)}")
             resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
             train([*base, "--run", str(run), f"--data.held_out={name}", *resume], cache)
-        result = load_results(run)["test"]
+        result = load_results(run)[section(data.views)]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
         if (seconds := time.perf_counter() - started) > 1:
             rows[-1]["minutes"] = round(seconds / 60, 1)
@@ -381,7 +385,9 @@ def fuse(args: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder for the fused scores.npz and results.json")
     parser.add_argument("--search_on", nargs="+", type=Path, help="validation scores that the weights are searched on")
     parser.add_argument("--steps", type=int, default=10, help="how fine the search is")
-    parser.add_argument("--missing", choices=["refuse", "intersect"], default="refuse", help="if parts hold other videos")
+    parser.add_argument(
+        "--missing", choices=["refuse", "intersect"], default="refuse", help="if parts hold other videos"
+    )
     fuse_files(**vars(parser.parse_args(args)))
 
 
@@ -461,7 +467,8 @@ def quiet() -> None:
 
     for words in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
                   ".*number of training batches.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*",
-                  ".*Checkpoint directory.*exists and is not empty.*", ".*on_epoch=True.*sync_dist.*"):  # fmt: skip
+                  ".*Checkpoint directory.*exists and is not empty.*", ".*on_epoch=True.*sync_dist.*",
+                  ".*Total length of `list` across ranks is zero.*", ".*in eval mode at the start of.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message=words)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,8 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
     else:
         write_clips(data, splits={"train": clips, "val": 5, "test": 15}, seed=seed)
         print(f"videos: {data}, made in {time.perf_counter() - started:.0f} s")
-    rows, runs = [], []
+    rows: list[dict[str, Any]] = []
+    runs: list[Path] = []
     for name in NETWORKS:
         began = time.perf_counter()
         print(f"\n{name.upper()}")
@@ -54,8 +56,8 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
         runs.append(run)
     save_results(out, {row["network"]: row for row in rows}, cli.command_line("demo", []))
     notes = [
-        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages frames "
-        "(TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
+        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
+        "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
         f"Made, trained and scored in {(time.perf_counter() - started) / 60:.1f} minutes.",
     ]
     page = write_summary(out, "vidact demo", rows, runs, notes=notes)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from vidact.batch import parse_views
 from vidact.data.annotations import VIDEO_SUFFIXES
@@ -74,7 +74,7 @@ def predictions(
     path = Path(path)
     videos = find_videos(path)
     num_clips, crops = parse_views(views)
-    network = load(checkpoint)
+    network: Any = load(checkpoint)
     record = network.record
     if record["sampling"] is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
@@ -110,7 +110,7 @@ def find_videos(path: Path) -> list[Path]:
 @torch.inference_mode()
 def score_video(
     path: Path,
-    network: nn.Module,
+    network: Any,
     sampler: ClipSampler,
     transform: ClipTransform,
     num_clips: int,

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidact.batch import ClipInput
-from vidact.models import tsn_bn_inception, tsn_resnet_tiny
+from vidact.models import backbones, tsn_bn_inception, tsn_resnet_tiny
 from vidact.models.backbones import (
     check_clip,
     find_first_conv,
@@ -196,7 +196,9 @@ def test_gradient_checkpointing_keeps_less_for_backward():
         set_gradient_checkpointing(network, "all")
 
 
-def test_auto_says_aloud_that_it_found_no_weights(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_auto_says_aloud_that_it_found_no_weights(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """The one place that goes on without what was hoped for is asked for by name, and not silent."""
 
     def refuse(*args: object, **kwargs: object) -> None:

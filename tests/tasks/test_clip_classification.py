@@ -191,4 +191,4 @@ def test_fine_tuning_names_what_starts_anew(root: Path, tmp_path: Path, capsys: 
     weights.save(other, tmp_path / "other.safetensors")
     task = ClipClassification(network(root), init_from=str(tmp_path / "other.safetensors"))
     trainer(tmp_path, limit_train_batches=1).fit(task, clip_data(root))
-    assert "head" in capsys.readouterr().out
+    assert "fc.weight" in capsys.readouterr().out

@@ -34,6 +34,7 @@ class Toy(nn.Module):
         self.attention = nn.MultiheadAttention(4, 2)
         self.layer_norm = nn.LayerNorm(4)
         self.fc = nn.Linear(4, 5)
+        self.num_classes = 5
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:

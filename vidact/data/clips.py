@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -147,7 +147,7 @@ class ClipDataset(Dataset[Sample]):
             if not self.skip_unreadable:
                 raise
             return Sample(clip.id, None, None, str(error))
-        target = self.target(clip)
+        target: int | Tensor | None = self.target(clip)
         with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
             if generator is not None:
                 torch.manual_seed(int(generator.integers(2**62)))
@@ -308,7 +308,8 @@ class ClipData(pl.LightningDataModule):
         """Make the splits' data sets for the network that the Trainer holds."""
         if self.trainer is None:
             raise RuntimeError("ClipData asks the Trainer's network what it takes; pass both to Trainer.fit or .test")
-        self.prepare(self.trainer.lightning_module.network.input)
+        network: Any = self.trainer.lightning_module.network
+        self.prepare(network.input)
         if stage == "fit" and self.trainer.is_global_zero:
             for note in self.clips.notes:
                 print(f"{self.root}: {note}")

@@ -76,7 +76,8 @@ class ClipClassification(pl.LightningModule):
         views_at_once: int = 32,
     ) -> None:
         super().__init__()
-        self.network, self.make_optimizer = network, optimizer
+        self.network: Any = network
+        self.make_optimizer = optimizer
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
         self.ema, self.early_stopping = ema, early_stopping
@@ -129,7 +130,7 @@ class ClipClassification(pl.LightningModule):
             )
         return callbacks
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         asked = self.make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
         lr = asked["lr"] * self.lr_scale()
         optimizer = self.make_optimizer(self.groups.split(self.network, lr, asked.get("weight_decay", 0.0)))

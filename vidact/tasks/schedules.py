@@ -68,7 +68,7 @@ class ParameterGroups:
     def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict]:
         """Optimiser groups for every trainable parameter of ``network``, each parameter in exactly one.
 
-        The head is ``network.head`` where there is one, else the last Linear.
+        The head is every Linear with ``network.num_classes`` outputs.
         """
         heads = head_names(network)
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
@@ -80,8 +80,8 @@ class ParameterGroups:
                     continue
                 seen.add(id(parameter))
                 is_norm, is_bias = isinstance(module, NORMS), key == "bias" or key.endswith("_bias")
-                is_head = any(name == head or name.startswith(head + ".") for head in heads)
-                rate = self.head if is_head and not is_norm else 1.0
+                is_head = name in heads
+                rate = self.head if is_head else 1.0
                 rate *= self.first_conv if name == first else 1.0
                 rate *= self.bias if is_bias and not is_norm else 1.0
                 decays = self.decay_norm_and_bias or not (is_norm or is_bias)
@@ -107,11 +107,12 @@ def is_conv(module: nn.Module) -> bool:
 
 
 def head_names(network: nn.Module) -> list[str]:
-    """Names of the classifier's modules."""
-    if isinstance(getattr(network, "head", None), nn.Module):
-        return ["head"]
-    linears = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    return linears[-1:]
+    """Names of the classifiers: a network of several scales or streams has several."""
+    return [
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == network.num_classes
+    ]
 
 
 def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:
