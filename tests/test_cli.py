@@ -1,6 +1,6 @@
 """What a user types, right and wrong: the words of the answers are the test."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -171,7 +171,9 @@ def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path
 
 
 @pytest.mark.parametrize("tool", sorted((Path(__file__).parents[1] / "tools").glob("*.py")), ids=lambda p: p.name)
-def test_every_tool_has_help(tool: Path) -> None:
-    done = subprocess.run([sys.executable, tool, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout
+def test_every_tool_has_help(tool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(tool), run_name="__main__")
+    assert stopped.value.code == 0
+    assert "usage" in capsys.readouterr().out

@@ -91,6 +91,10 @@ def make_cli(args: Sequence[str], command: str) -> Any:
 
         def before_instantiate_classes(self) -> None:
             config = self.config
+            network = config.model.init_args.network.init_args
+            for name, value in network.items():
+                if value == "None":  # what jsonargparse 4.53 makes of `null` two levels deep on the command line
+                    network[name] = None
             config.run = str(run_folder(config, command))
             config.trainer.default_root_dir = config.run
             if config.device is not None:

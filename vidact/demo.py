@@ -10,9 +10,11 @@ import numpy as np
 
 from vidact import cli
 from vidact.data.synthetic import ORDER_PAIRS, write_clips
+from vidact.plots import draw_order
 from vidact.report import write_summary
 from vidact.results import save_results
 from vidact.scores import Scores, load_scores
+from vidact.video import SegmentSampler, open_video
 
 NETWORKS = ("tsn", "trn", "tsm")
 
@@ -60,7 +62,14 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
         "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
         f"Made, trained and scored in {(time.perf_counter() - started) / 60:.1f} minutes.",
     ]
-    page = write_summary(out, "vidact demo", rows, runs, notes=notes)
+    picture = draw_order(
+        {name: first_clip(data, name) for pair in ORDER_PAIRS[:3] for name in pair},
+        {row["network"]: row["top-1 inside order-only pairs"] for row in rows},
+        0.5,
+        "% right inside the pairs",
+        out / "plots" / "order.png",
+    )
+    page = write_summary(out, "vidact demo", rows, runs, notes=notes, pictures=[picture])
     print(f"\n{'network':<10}{'top-1':>8}{'inside order-only pairs':>26}{'minutes':>10}")
     for row in rows:
         print(
@@ -68,6 +77,12 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
         )
     print(f"\nreport: {page}\ntry:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {data}")
     return page
+
+
+def first_clip(data: Path, name: str) -> np.ndarray:
+    """Eight frames of the first video of a class, (8, H, W, 3)."""
+    with open_video(data / name / "0000.mp4") as video:
+        return video.frames_at(SegmentSampler(8)(len(video))[0]).images.permute(0, 2, 3, 1).numpy()
 
 
 def inside_pairs(scores: Scores) -> float:

@@ -290,6 +290,34 @@ def find_mistakes(scores: Scores) -> list[Mistake]:
     return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.id))
 
 
+def draw_order(
+    clips: Mapping[str, np.ndarray], figures: Mapping[str, float], chance: float, title: str, path: Path
+) -> Path:
+    """Film strips of named clips (T, H, W, 3) on the left, and one bar a network on the right, beside chance."""
+    with drawing():
+        figure = Figure(figsize=(10, 0.9 + 0.62 * len(clips)), layout="constrained")
+        films, bars = figure.subplots(1, 2, width_ratios=[2.4, 1])
+        strips = [np.concatenate([np.pad(frame, ((2, 2), (2, 2), (0, 0)), constant_values=255) for frame in clip], 1)
+                  for clip in clips.values()]  # fmt: skip
+        films.imshow(np.concatenate(strips), aspect="equal")
+        height = strips[0].shape[0]
+        films.set_yticks([height * (i + 0.5) for i in range(len(clips))], list(clips))
+        films.set_xticks([])
+        films.set_xlabel("time →")
+        films.grid(False)
+        films.spines[:].set_visible(False)
+        names = list(figures)
+        bars.barh(names, [100 * figures[name] for name in names], color="#3b6fb6", height=0.55)
+        for row, name in enumerate(names):
+            bars.text(100 * figures[name] - 2, row, f"{figures[name]:.1%}", va="center", ha="right", color="white")
+        bars.axvline(100 * chance, color="#b6523b", linestyle="--", linewidth=1.2)
+        bars.text(100 * chance, -0.62, "guessing ", color="#b6523b", ha="right", va="center", fontsize=9)
+        bars.set_xlim(0, 100)
+        bars.set_ylim(len(names) - 0.5, -0.75)                                 # the first network on top
+        bars.set_xlabel(title)
+        return save(figure, path)
+
+
 def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) -> Path:
     """Strips of frames, two beside each other, with truth, prediction and confidence.
 

@@ -91,6 +91,7 @@ def write_summary(
     runs: Sequence[Path] = (),
     pooled: Scores | None = None,
     notes: Sequence[str] = (),
+    pictures: Sequence[Path] = (),
 ) -> Path:
     """Write report.html for several runs into ``folder``; gives the page's path.
 
@@ -100,11 +101,13 @@ def write_summary(
         pooled: the videos of all rows as one test. The rows are then folds: the table ends with their mean, standard
             deviation (of the folds at hand, not an estimate for others), least and greatest.
         notes: paragraphs under the title.
+        pictures: PNG files shown below the notes.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
     body = [f"<p>{escape(note)}</p>" for note in notes]
+    body += [_picture(picture) for picture in pictures]
     if pooled is not None:
         body.append(_headline(pooled))
     body.append(_section("Results", _rows_table(rows, spread=pooled is not None)))
@@ -118,9 +121,9 @@ def write_summary(
         if not page.exists():
             write_report(run)
         shown = [run / "plots" / name for name in ("accuracy.png", "loss.png", "confusion.png")]
-        pictures = "".join(_picture(path, folder) for path in shown if path.exists())
+        plots = "".join(_picture(path, folder) for path in shown if path.exists())
         heading = f'<a href="{_link(page, folder)}">{escape(run.name)}</a>'
-        body.append(f'<section><h2>{heading}</h2><div class="side">{pictures or "<p>no pictures</p>"}</div></section>')
+        body.append(f'<section><h2>{heading}</h2><div class="side">{plots or "<p>no pictures</p>"}</div></section>')
     body.append(_inside(folder))
     return _write_page(folder, title, body, missing)
 

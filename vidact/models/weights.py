@@ -15,7 +15,6 @@ import importlib
 import inspect
 import json
 import os
-import pickle
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -244,7 +243,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # bytes that are no pickle fail in a dozen ways: struct.error, KeyError, IndexError, …
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be read as weights ({reason}). Is it complete, and a PyTorch file?") from error
     if not isinstance(content, Mapping):
