@@ -186,7 +186,7 @@ def test_gradient_checkpointing_keeps_less_for_backward():
 
     plain = kept()
     set_gradient_checkpointing(network)
-    assert kept() < plain / 2
+    assert kept() < 0.6 * plain
     set_gradient_checkpointing(network, "none")
     assert kept() == plain
     set_gradient_checkpointing(nn.Linear(1, 1), "none")  # nothing to switch off is fine
