@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 import vidact
-from vidact.data.annotations import VIDEO_SUFFIXES
 from vidact.files import write_json
 from vidact.results import command_line
-from vidact.video.decode import DECODERS, open_video
+from vidact.video.decode import DECODERS, VIDEO_SUFFIXES, open_video
 
 OPENCVS = (
     "opencv-python",

@@ -313,7 +313,7 @@ def draw_order(
         bars.axvline(100 * chance, color="#b6523b", linestyle="--", linewidth=1.2)
         bars.text(100 * chance, -0.62, "guessing ", color="#b6523b", ha="right", va="center", fontsize=9)
         bars.set_xlim(0, 100)
-        bars.set_ylim(len(names) - 0.5, -0.75)                                 # the first network on top
+        bars.set_ylim(len(names) - 0.5, -0.75)  # the first network on top
         bars.set_xlabel(title)
         return save(figure, path)
 

@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
-from vidact.data.annotations import VIDEO_SUFFIXES
 from vidact.files import replacing
 from vidact.models.weights import load
-from vidact.video.decode import VideoError, open_video
+from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 

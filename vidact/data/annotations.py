@@ -34,14 +34,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vidact.video.decode import IMAGE_SUFFIXES
+from vidact.files import replacing
+from vidact.video.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
-    | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 AMBIGUOUS = "ambiguous"
 
@@ -726,13 +723,8 @@ def write_classes(path: str | Path, classes: Sequence[str]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write all of a file or nothing: a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as half:
+        half.write_text(text, encoding="utf-8", newline="")
 
 
 def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:

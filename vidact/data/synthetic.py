@@ -14,7 +14,6 @@ Shapes: T frames, H x W pixels. Co-ordinates: x to the right and y downwards fro
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +34,7 @@ from vidact.data.annotations import (
     write_text,
     write_videos_csv,
 )
+from vidact.files import replacing
 
 # The second is the first played backwards. "left" and "right" stand in the names for the label-aware flip.
 ORDER_PAIRS: list[tuple[str, str]] = [
@@ -285,24 +285,18 @@ def render(action: str, seed: int | Sequence[int]) -> tuple[np.ndarray, int]:
 
 def write_video(path: Path, frames: np.ndarray, fps: int, keyframe_every: int = 1) -> None:
     """Write frames (T, H, W, 3) uint8 RGB, H and W even, as H.264; the file is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     options = {"preset": "ultrafast", "qp": "22", "g": str(keyframe_every), "bf": "0"}
-    try:
-        with av.open(str(unfinished), "w", format="mp4") as file:
-            stream = file.add_stream("libx264", rate=fps, options=options)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1  # the same bytes on every machine
-            stream.codec_context.time_base = Fraction(1, fps)
-            for i, image in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-                frame.pts, frame.time_base = i, Fraction(1, fps)
-                file.mux(stream.encode(frame))
-            file.mux(stream.encode())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as half, av.open(str(half), "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        stream.codec_context.time_base = Fraction(1, fps)
+        for i, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
 
 
 def write_clips(

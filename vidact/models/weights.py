@@ -14,9 +14,7 @@ import functools
 import importlib
 import inspect
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from vidact.batch import ClipInput
+from vidact.files import replacing
 
 FORMAT = 1
 
@@ -167,13 +166,8 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
     extra = record if record is not None else getattr(network, "record", {})
     text = json.dumps(_plain({**extra, **describe(network)}, "the record"))
     tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        unfinished.write_bytes(safetensors.torch.save(tensors, metadata={"vidact": text}))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as half:
+        half.write_bytes(safetensors.torch.save(tensors, metadata={"vidact": text}))
     return path
 
 

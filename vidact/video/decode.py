@@ -35,6 +35,10 @@ from torch import Tensor
 
 from vidact.video.frames import Frames
 
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts"}
+    | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
+)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 # Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
