@@ -328,7 +328,7 @@ def folds(args: Sequence[str]) -> Path:
     asked, others = parser.parse_known_args(args)
     config = find_config(asked.config)
     out = asked.run or Path("runs") / f"{config.parent.name}-{config.stem}-folds"
-    base = ["--config", str(config), *others]
+    base = ["--config", asked.config, *others]
     probe = make_cli([*base, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
     data, cache = probe.datamodule, probe.datamodule.frames
     if data.group is None:
