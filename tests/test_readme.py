@@ -1,0 +1,63 @@
+"""The commands of the README and of docs/ are run, with small data in the place of the reader's."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vidact import cli
+from vidact.data.synthetic import write_clips
+from vidact.results import load_results
+
+ROOT = Path(__file__).parents[1]
+
+
+def commands(page: str) -> list[list[str]]:
+    """Every ``vidact`` command line in the page's bash blocks, without comments and continuation marks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.S)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[line.index("vidact") + 1 :] for line in words if "vidact" in line[:3]]
+
+
+def test_every_command_exists_and_every_configuration_is_found() -> None:
+    found = [line for page in ("README.md", "docs/getting-started.md") for line in commands(page)]
+    assert len(found) > 8
+    for line in found:
+        assert line[0] in cli.COMMANDS
+        config = line[line.index("--config") + 1] if "--config" in line else ""
+        if config.startswith("clip/"):
+            assert cli.find_config(config).is_file()
+
+
+def test_readme_and_docs_link_to_what_is_there() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.slow
+def test_the_train_and_predict_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_clips(tmp_path / "made", splits={"train": 4}, classes=["opening", "closing", "blinking star"], seed=0)
+    for clip in sorted((tmp_path / "made").rglob("*.mp4")):  # a plain folder of class folders
+        target = tmp_path / "my_clips" / clip.parent.name / clip.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clip.rename(target)
+    train, predict, *_ = [line for line in commands("README.md") if line[0] in ("train", "predict")]
+    cli.main([*train, "--trainer.max_epochs=1", "--data.fractions=[0.5,0.25,0.25]", "--device=cpu"])
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert load_results(run)["test"]["videos"] > 0
+    (tmp_path / "clip.mp4").write_bytes(next((tmp_path / "my_clips").rglob("*.mp4")).read_bytes())
+    cli.main([word.replace("runs/…", str(run)) for word in predict])
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_table_and_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cli.COMMANDS["demo"]([f"--out={tmp_path / 'demo'}", "--epochs=1", "--clips=1"])
+    out = capsys.readouterr().out
+    assert "inside order-only pairs" in out
+    assert all(name in out for name in ("TSN", "TRN", "TSM"))
+    assert (tmp_path / "demo" / "report.html").is_file()
+    assert (tmp_path / "demo" / "plots" / "order.png").is_file()
