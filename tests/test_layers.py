@@ -8,15 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vidact"
 
 LEVELS = {
-    0: ["batch", "events", "files", "metrics", "results", "scores"],
+    0: ["batch", "events", "files", "metrics", "results", "scores", "timelines"],
     1: ["video", "models"],
     2: ["data", "features"],
-    3: ["tasks", "stream", "plots", "report", "export", "prediction"],
+    3: ["tasks", "stream", "plots", "timeline_plots", "report", "export", "prediction"],
     4: ["cli", "demo", "doctor"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 NEVER = {("tasks", "data"), ("data", "tasks"), ("models", "video"), ("video", "models")}
-NO_LIGHTNING = ("models", "video", "stream", "metrics", "batch", "events", "scores", "results")
+NO_LIGHTNING = ("models", "video", "features", "stream", "metrics", "batch", "events", "scores", "results", "timelines")
 
 
 def modules() -> list[Path]:

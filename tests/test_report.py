@@ -4,13 +4,15 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from made_timelines import make_timelines
 from PIL import Image
 
-from vidact import plots
-from vidact.metrics import confusion_matrix
+from vidact import plots, report
+from vidact.metrics import calibrated_map, confusion_matrix, frame_map
 from vidact.plots import draw_confusion, draw_curves, draw_mistakes, find_mistakes, read_log, read_strip
 from vidact.report import write_report, write_summary
 from vidact.results import save_results
@@ -144,7 +146,7 @@ def test_run_that_was_only_trained(run):
     write_log(run)
     page = Page(write_report(run))
     assert len(page.images) == 3
-    assert "scores.npz is not a file; `vidact test` writes" in page.words
+    assert "neither scores.npz nor timelines.npz is there, so no test is shown; `vidact test` writes" in page.words
     assert "results.json does not exist" in page.words
 
 
@@ -227,6 +229,146 @@ def test_summary_of_folds(tmp_path):
     assert "mean 0.900 10 std 0.141 0 min 0.700 10 max 1.000 10" in page.words
     assert "vidact folds --config clip/x/y" in page.words
     assert (tmp_path / "plots" / "confusion.png").exists()
+
+
+def test_summary_of_runs_with_the_same_name(tmp_path):
+    """Seeds of several detectors: each run is named by where it lies."""
+    for name in ("miniroad/seed0", "oadtr/seed0"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    runs = [tmp_path / "miniroad" / "seed0", tmp_path / "oadtr" / "seed0"]
+    words = Page(write_summary(tmp_path, "table", [{"detector": "MiniROAD"}], runs)).words
+    assert "miniroad/seed0 no pictures oadtr/seed0 no pictures" in words
+    assert "seed0" in Page(write_summary(tmp_path / "elsewhere", "table", [], runs)).words
+
+
+# ---- an online detector
+
+
+DETECTOR_PICTURES = {"precision_recall.png", "classes.png", "anticipation.png", "delay.png"}
+
+
+def write_detector_run(run, **changes):
+    timelines = make_timelines(**changes)
+    timelines.save(run / "timelines.npz")
+    return timelines
+
+
+def test_complete_run_of_a_detector(run):
+    write_log(run)
+    timelines = write_detector_run(run)
+    timelines.ignore[1][5:25] = True
+    timelines.save(run / "timelines.npz")
+    save_results(run, {"test": {"test_map": 0.75, "protocol": "lstr"}}, "vidact test --ckpt best")
+    page = Page(write_report(run))
+    rows = timelines.joined()
+    for words in (
+        f"{frame_map(*rows).mean:.3f} mAP",
+        f"{calibrated_map(*rows).mean:.3f} mcAP",
+        "3 videos",
+        "0.017 hours",
+        "3 classes",
+        "220 tokens at 4 a second, protocol lstr, without 20 ambiguous ones",
+        "test_map",
+        "All videos, from the worst to the best",
+        "seconds ahead mAP tokens 0.25 ",
+    ):
+        assert words in page.words
+    headings = [title.partition("</h2>")[0] for title in page.source.split("<h2>")[1:]]
+    assert headings == [
+        "Results", "Learning curves", "Timelines", "Precision and recall", "Classes", "Anticipation", "Delay", "Files",
+    ]  # fmt: skip
+    assert "Missing" not in page.words
+    assert "scores.npz" not in page.words
+    assert {path.name for path in (run / "plots").glob("*.png")} == DETECTOR_PICTURES | {
+        "loss.png",
+        "accuracy.png",
+        "lr.png",
+    }
+    assert len(list((run / "plots" / "timelines").iterdir())) == 3
+    assert len(page.images) == 3 + 4 + 3
+    assert {"timelines.npz", "results.json"} <= set(page.links)
+    assert all((run / unquote(link)).exists() for link in page.links)
+
+
+def test_many_videos_are_folded(run, monkeypatch):
+    """Six are shown, some more in a fold, all in a table; pictures of an earlier test go."""
+    monkeypatch.setattr(report, "NUM_FOLDED", 3)
+    write_detector_run(run, num_classes=2, videos=23, tokens=30, future=())
+    page = Page(write_report(run))
+    assert "6 of 23 videos, from the worst to the best" in page.words
+    assert "3 more, the worst first" in page.words
+    assert all(f"day {video}/v_{video} " in page.words for video in range(23))
+    assert len(list((run / "plots" / "timelines").iterdir())) == 9
+    write_detector_run(run, videos=8, future=())
+    assert "the other 2 videos" in Page(write_report(run)).words
+    assert len(list((run / "plots" / "timelines").iterdir())) == 8
+
+
+def test_a_class_without_token_and_strange_names(run):
+    write_detector_run(run, videos=1, empty=(1,), classes=["歩く", NASTY, "прыжок"], future=())
+    page = Page(write_report(run))
+    assert f"{NASTY} 1 0 0:00 does not occur" in page.words
+    assert "歩く 0" in page.words
+    assert "script" not in page.tags
+    assert "The only video" in page.words
+    assert "Anticipation" not in page.words
+
+
+def test_a_test_without_any_action(run):
+    """There is no mAP, and what an earlier test drew is gone."""
+    write_detector_run(run)
+    write_report(run)
+    write_detector_run(run, videos=1, background=(0,))
+    page = Page(write_report(run))
+    assert "– mAP" in page.words
+    assert "No action occurs in them, so there is no mAP" in page.words
+    assert "No action occurs in a token that counts" in page.words
+    assert "no action" in page.words
+    assert not {path.name for path in (run / "plots").iterdir()} & DETECTOR_PICTURES
+    assert len(page.images) == 1
+
+
+def test_damaged_timelines_are_named_on_the_page(run):
+    write_detector_run(run)
+    (run / "timelines.npz").write_bytes((run / "timelines.npz").read_bytes()[:200])
+    words = Page(write_report(run)).words
+    assert "timelines.npz does not hold a detector's scores over time" in words
+    assert "scores.npz" not in words
+
+
+def test_nan_scores_are_named_on_the_page(run):
+    timelines = make_timelines()
+    timelines.scores[0][3] = np.nan
+    timelines.save(run / "timelines.npz")
+    page = Page(write_report(run))
+    assert "rows have NaN scores" in page.words
+    assert page.images == []
+
+
+def test_all_tokens_ambiguous_is_named_on_the_page(run):
+    timelines = make_timelines(videos=1)
+    timelines.ignore[0][:] = True
+    timelines.save(run / "timelines.npz")
+    assert "protocol 'lstr' scores none of the 80 rows" in Page(write_report(run)).words
+
+
+def test_summary_of_detectors(tmp_path):
+    """A mean with its spread is a number with a bar; runs show their precision and recall."""
+    run = tmp_path / "miniroad" / "seed0"
+    run.mkdir(parents=True)
+    write_log(run)
+    write_detector_run(run, future=())
+    rows = [
+        {"detector": "MiniROAD", "seeds": 3, "mAP": "0.312 ± 0.010", "mcAP": 0.81},
+        {"detector": "linear", "seeds": 3, "mAP": "0.201 ± 0.004", "mcAP": 0.7},
+    ]
+    page = Page(write_summary(tmp_path, "fir", rows, [run]))
+    assert "MiniROAD 3 0.312 ± 0.010 0.810 linear 3 0.201 ± 0.004 0.700" in page.words
+    assert '<td class="number bar" style="--share:31.2%">0.312 ± 0.010</td>' in page.source
+    assert page.source.count('class="number bar"') == 4
+    assert {"miniroad/seed0/report.html", "miniroad/seed0/plots/precision_recall.png"} <= set(page.links)
+    assert len(page.images) == 3
 
 
 # ---- pictures

@@ -1,6 +1,6 @@
 """What everyone agrees on: the batches that travel from data to networks, and what a network says of its input.
 
-Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
+Shapes: B videos, V views, T frames or tokens, C channels, H x W pixels, D features of a token, K classes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import dataclasses
 import re
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -83,6 +84,60 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+
+@dataclass
+class SequenceBatch:
+    """A stretch of features from each of several videos, with the labels of its last part.
+
+    Row i of ``targets`` belongs to row ``history + i`` of ``features``; the last ``lookahead`` rows of ``targets`` lie
+    after the last feature.
+
+    Args:
+        features: (B, history + window, D) float32. Tokens before a video's begin repeat its first one, tokens after its
+            end its last one.
+        targets: (B, window + lookahead, 1 + K) float32 multi-hot, the background first.
+        ignore: (B, window + lookahead) bool: ambiguous tokens, and rows beyond the video's end.
+        start: (B,) int64, the first row of ``features`` that is the video's own.
+        ids: the name of each video.
+        end: (B,) int64, the row of ``features`` after the last one that is the video's own; None is the length of all.
+        lookahead: how many rows of ``targets`` lie after the last feature.
+    """
+
+    features: Tensor
+    targets: Tensor
+    ignore: Tensor
+    start: Tensor
+    ids: list[str]
+    end: Tensor = None  # type: ignore[assignment]  # filled below, so that readers need not ask
+    lookahead: int = 0
+
+    def __post_init__(self) -> None:
+        if self.end is None:
+            self.end = torch.full_like(self.start, self.features.shape[1])
+
+    @property
+    def window(self) -> int:
+        """How many of the last features have labels."""
+        return self.targets.shape[1] - self.lookahead
+
+    @property
+    def history(self) -> int:
+        """How many features come before the first label."""
+        return self.features.shape[1] - self.window
+
+    def pin_memory(self) -> SequenceBatch:
+        return dataclasses.replace(
+            self,
+            features=self.features.pin_memory(),
+            targets=self.targets.pin_memory(),
+            ignore=self.ignore.pin_memory(),
+            start=self.start.pin_memory(),
+            end=self.end.pin_memory(),
+        )
+
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 def parse_views(views: str) -> tuple[int, int]:

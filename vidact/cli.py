@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import ctypes
 import difflib
 import os
 import shlex
@@ -14,7 +15,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,8 @@ HELP = """usage: vidact COMMAND [options]
   train     train a network on videos           vidact train --config clip/folder/tsm_mobilenetv2 --data.root my_clips
   test      score a trained network             vidact test --config runs/x/config.yaml --ckpt best --data.views 10x3
   folds     cross-validate over groups          vidact folds --config clip/weizmann/tsm_mobilenetv2
+  compare   several networks, several seeds     vidact compare --config online/fir/miniroad online/fir/lstr
+  extract   features of videos, for detectors   vidact extract features --videos my_videos --out my_features
   predict   name the actions of files           vidact predict --checkpoint runs/x/checkpoints/best.ckpt clip.mp4
   fuse      join score files by video           vidact fuse rgb/scores.npz flow/scores.npz --weights 1 1.5
   report    draw a run's results again          vidact report runs/x
@@ -54,6 +56,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
     from lightning.pytorch.plugins.io import TorchCheckpointIO
 
     torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
+    keep_freed_memory()
 
     class WholeCheckpoints(TorchCheckpointIO):
         """Checkpoints are whole or absent, also when the process is killed while it writes one."""
@@ -99,7 +102,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             config.trainer.default_root_dir = config.run
             if config.device is not None:
                 config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
-            fill_num_classes(config)
+            fill_from_data(config)
 
         def instantiate_trainer(self, **options: Any) -> pl.Trainer:
             trainer, run = self.config_init.trainer, Path(self.config.run)
@@ -112,7 +115,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                     pl.loggers.TensorBoardLogger(run, "logs", version),
                 ]
             if not trainer.fast_dev_run:
-                watched = "val_score" if self.datamodule.clips.split("val") else None
+                watched = "val_score" if self.datamodule.found.split("val") else None
                 best = pl.callbacks.ModelCheckpoint(
                     run / "checkpoints", "best", watched, mode="max", save_last=True, enable_version_counter=False
                 )
@@ -139,6 +142,16 @@ def make_cli(args: Sequence[str], command: str) -> Any:
         },
         parser_kwargs={"prog": f"vidact {command}", "exit_on_error": False},
     )
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory: activations are of the same sizes at every step, and each block that goes back
+    to the system must be cleared, page by page, when it is asked for again (benchmarks/allocation.py).
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(mmap_max, 0)
 
 
 def expand_config(args: Sequence[str]) -> list[str]:
@@ -191,16 +204,33 @@ def run_folder(config: Any, command: str) -> Path:
     return run
 
 
-def fill_num_classes(config: Any) -> None:
-    """``num_classes: 0`` stands for as many as the data has."""
-    network = config.model.init_args.network.init_args
-    if network.get("num_classes") == 0:
+def fill_from_data(config: Any) -> None:
+    """``num_classes: 0`` stands for as many as the data has, and a detector's ``feature_dim: 0`` for its width."""
+    network, data = config.model.init_args.network.init_args, config.data.init_args
+    wanted = [name for name in ("num_classes", "feature_dim") if network.get(name) == 0]
+    if not wanted:
+        return
+    if "features" in data:
+        from vidact.data import load_sequences
+
+        found = load_sequences(
+            data.root,
+            data.features,
+            data.tokens_per_second,
+            missing=data.missing,
+            bad_events=data.bad_events,
+            val_fraction=0,
+        )
+        values = {"num_classes": 1 + len(found.classes), "feature_dim": found.dim}
+    else:
         from vidact.data import load_clips
 
-        data = config.data.init_args
-        found = load_clips(data.root, group=data.group, missing=data.missing, empty_classes=data.empty_classes)
-        network.num_classes = len(found.classes)
-        print(f"num_classes: {network.num_classes}, from {data.root}")
+        clips = load_clips(data.root, group=data.group, missing=data.missing, empty_classes=data.empty_classes)
+        values = {"num_classes": len(clips.classes)}
+    for name in wanted:
+        if name in values:
+            network[name] = values[name]
+            print(f"{name}: {values[name]}, from {data.root}")
 
 
 def checkpoint_path(run: Path, name: str) -> Path:
@@ -224,7 +254,7 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
-        print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.clips}")
+        print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
     trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     if trainer.interrupted:
         print(f"stopped; continue with: vidact train --config {run}/config.yaml --ckpt last", file=sys.stderr)
@@ -233,7 +263,7 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
         return run
     if trainer.is_global_zero:
         merge_logs(run)
-    if not cli.datamodule.clips.split(cli.datamodule.test_split) and cli.datamodule.clips.split("val"):
+    if not cli.datamodule.found.split(cli.datamodule.test_split) and cli.datamodule.found.split("val"):
         print("the data has no test split: the validation split is scored")
         cli.datamodule.test_split = "val"
     score(cli, run, "best", command_line("train", args))
@@ -255,13 +285,15 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
 
     path = checkpoint_path(run, name)
     trained: Any = load(path)
-    classes = cli.datamodule.clips.classes
+    classes = cli.datamodule.found.classes
     if trained.record["classes"] != classes:
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
         raise ValueError(
             f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
             f"{len(classes)}; they differ in {', '.join(differ[:5])}"
         )
+    if "features" in trained.record:
+        refuse_other_features(path, trained.record["features"], cli.datamodule)
     cli.model.network.load_state_dict(trained.state_dict())
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
@@ -271,24 +303,27 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
     figures |= {
         "videos": len(task.test_scores.ids),
-        "excluded": len(task.excluded),
         "parameters": sum(p.numel() for p in task.network.parameters()),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    paths = {clip.id: str(clip.path) for clip in data.clips.clips}
-    scores = replace(task.test_scores, paths=[paths[id] for id in task.test_scores.ids])
-    scores.save(run / "scores.npz")
-    facts = {"views": data.views, "average": task.average, "checkpoint": str(path), "classes": len(classes)}
-    save_results(run, {section(data.views): figures | facts | {"unreadable": task.excluded}}, command)
+    facts = {"checkpoint": str(path), "classes": len(classes)} | task.save_scores(run, data)
+    save_results(run, {task.section(data): figures | facts}, command)
     page = write_report(run)
     for key, value in figures.items():
-        print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
+        if isinstance(value, int | float):
+            print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
     print(f"report: {page}")
 
 
-def section(views: str) -> str:
-    """Where results.json keeps the figures of a test with these views."""
-    return "test" if views == "1x1" else f"test {views}"
+def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) -> None:
+    """A detector understands the features it was trained on and no others."""
+    from vidact.features import differences
+
+    if differ := differences(trained, data.found.record):
+        raise ValueError(
+            f"{checkpoint} was trained on other features than those of {data.root}: {'; '.join(differ)}. "
+            "Extract features as it was trained with, or train on these"
+        )
 
 
 def merge_logs(run: Path) -> None:
@@ -344,7 +379,7 @@ def folds(args: Sequence[str]) -> Path:
             print(f"\nfold {name}: {names.index(name) + 1} of {len(names)}")
             resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
             train([*base, "--run", str(run), f"--data.held_out={name}", *resume], cache)
-        result = load_results(run)[section(data.views)]
+        result = load_results(run)[probe.model.section(data)]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
         if (seconds := time.perf_counter() - started) > 1:
             rows[-1]["minutes"] = round(seconds / 60, 1)
@@ -367,7 +402,70 @@ def folds(args: Sequence[str]) -> Path:
     return out
 
 
+def compare(args: Sequence[str]) -> Path:
+    """Train several configurations with several seeds each, and put their mean and spread into one table.
+
+    Finished runs are kept when the command runs again.
+    """
+    from vidact.report import write_summary
+
+    parser = argparse.ArgumentParser(
+        prog="vidact compare", description=compare.__doc__, epilog="Further options are those of vidact train.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--config", nargs="+", required=True, help="configurations, a row of the table each")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the networks' start and training")
+    parser.add_argument("--run", type=Path, help="folder for all runs; default runs/<configs' folder>-compared")
+    asked, others = parser.parse_known_args(args)
+    configs = [find_config(name) for name in asked.config]
+    names = [config.stem for config in configs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
+    out = asked.run or Path("runs") / f"{configs[0].parent.name}-compared"
+    rows, runs = [], []
+    for config, name in zip(configs, names, strict=True):
+        figures, minutes = [], 0.0
+        for seed in asked.seeds:
+            run = out / name / f"seed{seed}"
+            if not (run / "results.json").exists():
+                print(f"\n{name}, seed {seed}")
+                began = time.perf_counter()
+                resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
+                train(["--config", str(config), f"--seed_everything={seed}", f"--run={run}", *others, *resume])
+                save_results(run, {"minutes": (time.perf_counter() - began) / 60}, command_line("compare", args))
+            results = load_results(run)
+            tested = results["test"]
+            figure = "test_map" if "test_map" in tested else "test_top1"
+            figures.append(tested[figure])
+            minutes += results.get("minutes", 0.0)
+        runs.append(out / name / f"seed{asked.seeds[0]}")
+        rows.append(
+            {
+                "network": name, f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
+                "least": min(figures), "greatest": max(figures), "seeds": len(figures),
+                "parameters": tested["parameters"], "minutes a run": round(minutes / len(figures), 2),
+            }
+        )  # fmt: skip
+    save_results(out, {row["network"]: row for row in rows}, command_line("compare", args))
+    page = write_summary(out, f"{configs[0].parent.name}: {len(rows)} networks, {len(asked.seeds)} seeds", rows, runs)
+    for row in rows:
+        print(
+            f"{row['network']:>24}  {row[f'mean {figure}']:.4f} ± {row['spread']:.4f}, from {row['least']:.4f} to "
+            f"{row['greatest']:.4f}  {row['parameters']:>12,} parameters  {row['minutes a run']:.2f} min a run"
+        )
+    print(f"report: {page}")
+    return out
+
+
 # ---- the other commands
+
+
+def extract(args: Sequence[str]) -> None:
+    """Compute once what training reads many times: the features of videos."""
+    from vidact.features import main as extract_main
+
+    if status := extract_main(args):
+        raise SystemExit(status)
 
 
 def predict(args: Sequence[str]) -> None:
@@ -426,6 +524,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": train,
     "test": test,
     "folds": folds,
+    "compare": compare,
+    "extract": extract,
     "predict": predict,
     "fuse": fuse,
     "report": report,

@@ -1,4 +1,7 @@
-"""One HTML page for a run, or for several: figures with their commands, curves, confusion, classes, mistakes.
+"""One HTML page for a run, or for several: figures with their commands, curves, and what the test said.
+
+Of a recogniser of clips that is confusion, classes and mistakes; of an online detector, scores over time beside the
+truth, precision and recall, classes, anticipation and delay.
 
 The pictures stand inside the page (base64), so that one file can be mailed, put on a server or read on a phone; the
 same PNGs lie in plots/ for papers and slides. Nothing is loaded from elsewhere.
@@ -11,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
@@ -22,13 +26,17 @@ import numpy as np
 from vidact import __version__
 from vidact.files import replacing
 from vidact.metrics import (
+    FrameAP,
     average_precision,
+    calibrated_map,
     confusion_matrix,
+    frame_map,
     mean_average_precision,
     mean_class_accuracy,
     per_class_accuracy,
     topk_accuracy,
 )
+from vidact.metrics.frame_ap import runs as stretches
 from vidact.plots import (
     DPI,
     draw_classes,
@@ -37,20 +45,38 @@ from vidact.plots import (
     draw_mistakes,
     find_mistakes,
     read_log,
+    shorten,
 )
 from vidact.results import load_results, save_results
 from vidact.scores import Scores, load_scores
+from vidact.timeline_plots import (
+    anticipation,
+    choose_videos,
+    clock,
+    draw_anticipation,
+    draw_delays,
+    draw_precision_recall,
+    draw_timeline,
+    drawn_names,
+    timeline_name,
+    video_maps,
+)
+from vidact.timelines import Timelines, load_timelines
 
 __all__ = ["load_results", "save_results", "write_report", "write_summary"]
 
 NUM_SHOWN = 12  # mistakes on the contact sheet
+SPREAD = re.compile(r"(\d+\.\d+) ± \d+\.\d+")  # a mean and its spread
+SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_recall.png")
+NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
 
 
 def write_report(run: Path, title: str | None = None) -> Path:
     """Draw the plots of a run folder and write its report.html; gives the page's path.
 
-    Takes what is there of metrics.csv, scores.npz, results.json, unreadable.json and config.yaml; the page names what
-    is missing and which command makes it. Raises FileNotFoundError when the folder does not exist.
+    Takes what is there of metrics.csv, scores.npz (clips), timelines.npz (an online detector), results.json,
+    unreadable.json and config.yaml; the page names what is missing and which command makes it. Raises
+    FileNotFoundError when the folder does not exist.
 
     Args:
         run: the run folder.
@@ -63,10 +89,21 @@ def write_report(run: Path, title: str | None = None) -> Path:
         )
     missing: list[str] = []
     results = _try(lambda: load_results(run), missing)
-    scores = _try(lambda: load_scores(run / "scores.npz"), missing)
+    scores = detected = None
+    if (run / "timelines.npz").is_file():
+        detected = _try(lambda: _read_detected(run / "timelines.npz"), missing)
+    if (run / "scores.npz").is_file():
+        scores = _try(lambda: load_scores(run / "scores.npz"), missing)
+    elif not (run / "timelines.npz").is_file():
+        missing.append(
+            "neither scores.npz nor timelines.npz is there, so no test is shown; `vidact test` writes the one for "
+            "clips, the other for an online detector."
+        )
     body = []
     if scores is not None:
         body.append(_headline(scores))
+    if detected is not None:
+        body.append(_detector_headline(detected))
     if results is not None:
         body.append(_results(results))
     if (run / "metrics.csv").is_file():
@@ -79,6 +116,8 @@ def write_report(run: Path, title: str | None = None) -> Path:
         missing.append("metrics.csv does not exist, so there are no learning curves; `vidact train` writes it.")
     if scores is not None:
         body.append(_scores(scores, run / "plots"))
+    if detected is not None:
+        body += _detector(detected, run / "plots", missing)
     body.append(_unreadable(run, missing))
     body.append(_inside(run))
     return _write_page(run, title or run.resolve().name, body, missing)
@@ -96,8 +135,10 @@ def write_summary(
     """Write report.html for several runs into ``folder``; gives the page's path.
 
     Args:
-        rows: the table, a dict a row; its columns are their keys in order of appearance.
-        runs: folders whose learning curves and confusion are shown; one without a report.html gets it first.
+        rows: the table, a dict a row; its columns are their keys in order of appearance. A cell may be a mean and its
+            spread in words, "0.312 ± 0.010".
+        runs: folders whose learning curves and confusion, or precision and recall, are shown; one without a
+            report.html gets it first.
         pooled: the videos of all rows as one test. The rows are then folds: the table ends with their mean, standard
             deviation (of the folds at hand, not an estimate for others), least and greatest.
         notes: paragraphs under the title.
@@ -120,15 +161,26 @@ def write_summary(
         page = run / "report.html"
         if not page.exists():
             write_report(run)
-        shown = [run / "plots" / name for name in ("accuracy.png", "loss.png", "confusion.png")]
+        shown = [run / "plots" / name for name in SUMMARY_PICTURES]
         plots = "".join(_picture(path, folder) for path in shown if path.exists())
-        heading = f'<a href="{_link(page, folder)}">{escape(run.name)}</a>'
+        heading = f'<a href="{_link(page, folder)}">{escape(_run_name(run, folder))}</a>'
         body.append(f'<section><h2>{heading}</h2><div class="side">{plots or "<p>no pictures</p>"}</div></section>')
     body.append(_inside(folder))
     return _write_page(folder, title, body, missing)
 
 
+def _run_name(run: Path, folder: Path) -> str:
+    """Where a run lies below the summary's folder: several may end in the same ``seed0``."""
+    run, folder = run.resolve(), folder.resolve()
+    return run.relative_to(folder).as_posix() if run.is_relative_to(folder) and run != folder else run.name
+
+
 # ---- parts of the page
+
+
+def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
+    inner = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in tiles)
+    return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
 
 
 def _headline(scores: Scores) -> str:
@@ -145,9 +197,9 @@ def _headline(scores: Scores) -> str:
             ("mistakes", f"{(values.argmax(1) != labels).sum()}"),
         ]
     tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
-    inner = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in tiles)
-    note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
-    return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
+    return _tiles(
+        tiles, f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
+    )
 
 
 def _results(results: Mapping[str, Any]) -> str:
@@ -261,6 +313,131 @@ def _class_table(
     return _table([*header, "most often taken for"] if counts is not None else header, rows)
 
 
+@dataclass(frozen=True)
+class _Detected:
+    """The test of an online detector: scores over time, and their average precision, plain and calibrated."""
+
+    timelines: Timelines
+    precision: FrameAP
+    calibrated: FrameAP
+
+
+def _read_detected(path: Path) -> _Detected:
+    timelines = load_timelines(path)
+    rows = timelines.joined()
+    return _Detected(timelines, frame_map(*rows), calibrated_map(*rows))
+
+
+def _detector_headline(detected: _Detected) -> str:
+    timelines, precision = detected.timelines, detected.precision
+    ignored = sum(int(ignore.sum()) for ignore in timelines.ignore)
+    total = precision.rows + ignored
+    tiles = [
+        ("mAP", _rate(precision.mean)),
+        ("mcAP", _rate(detected.calibrated.mean)),
+        ("videos", f"{len(timelines)}"),
+        ("hours", f"{total / timelines.tokens_per_second / 3600:.2g}"),
+        ("classes", f"{len(timelines.classes)}"),
+    ]
+    note = f"From timelines.npz: {precision.rows} tokens at {timelines.tokens_per_second:g} a second, protocol lstr"
+    note += f", without {ignored} ambiguous ones." if ignored else "."
+    if np.isnan(precision.mean):
+        note += " No action occurs in them, so there is no mAP."
+    return _tiles(tiles, note)
+
+
+def _rate(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}"
+
+
+def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]:
+    """What a detector said over time, and its curves; draws their pictures."""
+    timelines, now = detected.timelines, detected.precision.mean
+    for name in ("precision_recall", "classes", "anticipation", "delay"):
+        (plots / f"{name}.png").unlink(missing_ok=True)  # of an earlier test, which may have had more to show
+    parts = [_section("Timelines", _videos(timelines, plots / "timelines"))]
+    if (curves := draw_precision_recall(timelines, plots / "precision_recall.png")) is not None:
+        parts.append(_section("Precision and recall", _picture(curves)))
+    parts.append(_section("Classes", _detector_classes(detected, plots)))
+    future = _try(lambda: anticipation(timelines), missing)
+    if future is not None and not np.isnan(future.mean):
+        picture = _picture(draw_anticipation(future, now, plots / "anticipation.png"))
+        words = (
+            "What was said of a later token, against the truth of that token; at 0, what was said of the token itself."
+        )
+        seconds = [f"{ahead:g}" for ahead in future.seconds]
+        rows = zip(seconds, future.per_offset.tolist(), future.rows.tolist(), strict=True)
+        table = _fold("as a table", _table(["seconds ahead", "mAP", "tokens"], rows))
+        parts.append(_section("Anticipation", f'<p class="note">{words}</p>{picture}{table}'))
+    if (delays := draw_delays(timelines, plots / "delay.png")) is not None:
+        words = (
+            "How long after the start of an action its score reaches a threshold. A score that was there before the "
+            "action counts as 0 s, so read this beside the orange of the timelines."
+        )
+        parts.append(_section("Delay", f'<p class="note">{words}</p>{_picture(delays)}'))
+    return parts
+
+
+def _videos(timelines: Timelines, folder: Path) -> str:
+    """Some videos from the worst to the best, more in a fold, and all of them as a table."""
+    for old in folder.glob("[0-9]*_*.png"):
+        old.unlink()  # of an earlier test, which may have had other videos
+    maps = video_maps(timelines)
+    shown = choose_videos(timelines, maps, NUM_TIMELINES)
+    rest = [int(video) for video in np.argsort(maps, kind="stable") if video not in shown]  # NaN, no action, comes last
+
+    def pictures(videos: Iterable[int]) -> str:
+        drawn = (draw_timeline(timelines, video, folder / timeline_name(timelines, video)) for video in videos)
+        return "".join(_picture(path, folder.parent.parent) for path in drawn)
+
+    which = f"{len(shown)} of {len(timelines)} videos" if rest else "All videos"
+    note = f"{which}, from the worst to the best by their own mAP" if len(timelines) > 1 else "The only video"
+    parts = [
+        f'<p class="note">{note}. A lane holds a class that occurs or is predicted: the truth as a pale bar, '
+        f"the score from 0 to 1 as an area, blue where it is right and orange where it is not.</p>{pictures(shown)}"
+    ]
+    if rest:
+        more = rest[:NUM_FOLDED]
+        title = f"the other {len(rest)} videos" if len(more) == len(rest) else f"{len(more)} more, the worst first"
+        parts.append(_fold(title, pictures(more)))
+    rows = []
+    for video in map(int, np.argsort(maps, kind="stable")):
+        seconds = clock(len(timelines.scores[video]) / timelines.tokens_per_second)
+        occurs = (timelines.targets[video][:, 1:] == 1).any(0)
+        names = ", ".join(name for name, here in zip(timelines.classes, occurs, strict=True) if here)
+        mean = "no action" if np.isnan(maps[video]) else float(maps[video])
+        rows.append([timelines.ids[video], seconds, names, mean])
+    parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "mAP"], rows)))
+    return "".join(parts)
+
+
+def _detector_classes(detected: _Detected, plots: Path) -> str:
+    timelines, precision, calibrated = detected.timelines, detected.precision, detected.calibrated
+    _, targets, _ = timelines.joined()
+    borders = np.cumsum([0, *map(len, timelines.scores)])
+    events = np.array([len(stretches(column == 1, borders)[0]) for column in targets[:, 1:].T])
+    seconds = (targets[:, 1:] == 1).sum(0) / timelines.tokens_per_second
+    rows: list[list[Any]] = []
+    for k in np.argsort(precision.per_class, kind="stable"):
+        is_known = not np.isnan(precision.per_class[k])
+        absent = "only ambiguous" if events[k] else "does not occur"
+        areas = [float(precision.per_class[k]), float(calibrated.per_class[k])] if is_known else [absent, ""]
+        rows.append([timelines.classes[k], int(k), int(events[k]), clock(seconds[k]), *areas])
+    header = ["class", "number", "events", "time", "average precision", "calibrated average precision"]
+    table = _fold(f"all {len(timelines.classes)} classes", _table(header, rows))
+    if np.isnan(precision.mean):
+        return f"<p>No action occurs in a token that counts.</p>{table}"
+    names = [
+        f"{shorten(name, 20)}  ({count})" for name, count in zip(drawn_names(timelines.classes), events, strict=True)
+    ]
+    picture = draw_classes(precision.per_class, events, names, plots / "classes.png", "average precision")
+    note = (
+        "In brackets the number of events. Calibrated average precision, in the table, weighs false alarms as if each "
+        "class took half of the time."
+    )
+    return f'<p class="note">{note}</p>{_picture(picture)}{table}'
+
+
 def _unreadable(run: Path, missing: list[str]) -> str:
     path = run / "unreadable.json"
     if not path.is_file():
@@ -277,7 +454,7 @@ def _unreadable(run: Path, missing: list[str]) -> str:
 
 def _inside(folder: Path) -> str:
     """Links to what the folder holds: its own files, and the runs below it."""
-    names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "unreadable.json"]
+    names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "timelines.npz", "unreadable.json"]
     files = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
     links = [
         f'<li><a href="{_link(p, folder)}">{escape(str(p.relative_to(folder)))}</a></li>' for p in files if p.exists()
@@ -366,10 +543,12 @@ def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
     cells = []
     for name, value in zip(header, row, strict=True):
         called = f"{name} {row[0]}" if name == "value" else name
-        is_rate = isinstance(value, float) and 0 <= value <= 1
-        bar = bars and is_rate and re.search(r"top|accuracy|map\b|precision|confidence", called, re.IGNORECASE)
-        style = f' style="--share:{value:.1%}"' if bar else ""
-        kind = "number bar" if bar else "number" if _is_number(value) else ""
+        spread = SPREAD.fullmatch(value) if isinstance(value, str) else None
+        rate = float(spread[1]) if spread else value
+        is_rate = isinstance(rate, float) and 0 <= rate <= 1
+        bar = bars and is_rate and re.search(r"top|accuracy|map\b|mcap\b|precision|confidence", called, re.IGNORECASE)
+        style = f' style="--share:{rate:.1%}"' if bar else ""
+        kind = "number bar" if bar else "number" if spread or _is_number(value) else ""
         cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
     return "".join(cells)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidact.models.online import OnlineOutput
 from vidact.models.weights import REFERENCES, from_reference
 
 FOLDER = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[3] / "shared")) / "parity"
@@ -38,6 +39,13 @@ def filled(record):
     return {key: RULE.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
 
 
+def named_outputs(output):
+    """What a network returned, under the names of the records."""
+    if not isinstance(output, OnlineOutput):
+        return {"logits": output}
+    return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
+
+
 @EVERY
 def test_outputs_equal_the_record(record):
     # As the oldest published files have them: written by DataParallel, without num_batches_tracked.
@@ -46,12 +54,34 @@ def test_outputs_equal_the_record(record):
     assert not network.training
     inputs = [torch.from_numpy(RULE.signal(name, shape)) for name, shape in record["inputs"].items()]
     with torch.no_grad():
-        output = network(torch.cat(inputs, dim=-1))
-    wanted = record["outputs"]["logits"]
-    expected = torch.tensor(wanted["values"]).reshape(wanted["shape"])
-    assert output.numel() == expected.numel()
-    tolerance = record.get("tolerance", 1e-4) * max(1.0, float(expected.abs().max()))
-    torch.testing.assert_close(output.reshape(expected.shape), expected, rtol=0, atol=tolerance)
+        outputs = named_outputs(network(torch.cat(inputs, dim=-1)))
+    for name, wanted in record["outputs"].items():
+        expected = torch.tensor(wanted["values"]).reshape(wanted["shape"])
+        assert outputs[name].numel() == expected.numel()
+        tolerance = record.get("tolerance", 1e-4) * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(outputs[name].reshape(expected.shape), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [record for record in RECORDS if record["origin"] in ("trn_recurrent", "oadtr", "lstr", "testra", "miniroad")],
+    ids=lambda record: record["name"],
+)
+def test_a_stream_ends_as_the_record(record):
+    """Fed token by token, an online network says of the newest token what the published code printed."""
+    network = from_reference(record["origin"], filled(record), **record["hyperparameters"])
+    inputs = [torch.from_numpy(RULE.signal(name, shape)) for name, shape in record["inputs"].items()]
+    state = network.initial_state(inputs[0].shape[0])
+    with torch.no_grad():
+        for feature in torch.cat(inputs, dim=-1).unbind(1):
+            output, state = network.step(feature, state)
+    for name, wanted in record["outputs"].items():
+        expected = torch.tensor(wanted["values"]).reshape(wanted["shape"])
+        actual = named_outputs(output)[name][:, -1]
+        if expected.ndim > actual.ndim:  # a record without an axis of tokens is of the newest one already
+            expected = expected[:, -1]
+        tolerance = record.get("tolerance", 1e-4) * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
 
 
 SMALLEST = [

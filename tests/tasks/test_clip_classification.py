@@ -28,7 +28,7 @@ def clip_data(root: Path, **options) -> ClipData:
 
 
 def network(root: Path, **options) -> nn.Module:
-    return tsm_resnet_tiny(num_classes=len(clip_data(root).clips.classes), weights=None, size=32, **options)
+    return tsm_resnet_tiny(num_classes=len(clip_data(root).found.classes), weights=None, size=32, **options)
 
 
 def trainer(run: Path, **options) -> pl.Trainer:
@@ -107,7 +107,7 @@ def test_a_checkpoint_is_all_that_prediction_needs(root: Path, tmp_path: Path) -
     torch.testing.assert_close(loaded(clip), task.network.eval()(clip))
     best = vidact.predict(root, path, top=3)
     assert [len(prediction.labels) for prediction in best] == [3] * len(best)
-    assert len(best) == len(clip_data(root).clips.clips)
+    assert len(best) == len(clip_data(root).found.clips)
 
 
 def test_views_are_averaged_by_video(root: Path, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_two_classes_have_a_top5(tmp_path: Path) -> None:
 
 
 def test_multi_label_data_trains_and_scores_map(root: Path, tmp_path: Path) -> None:
-    clips = clip_data(root).clips
+    clips = clip_data(root).found
     lines = ["path,label,split"]
     for i, clip in enumerate(clips.clips):
         both = f"{clips.classes[clip.label]};{clips.classes[(clip.label + i % 2) % len(clips.classes)]}"

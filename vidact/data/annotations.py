@@ -22,12 +22,13 @@ import csv
 import difflib
 import hashlib
 import io
+import json
 import math
 import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -99,7 +100,7 @@ class ClipList:
         """The values that the ``group`` pattern takes, sorted: people, or source videos."""
         if self.group is None:
             raise ValueError("these clips were loaded without a group pattern, so they have no groups")
-        return sorted(set(_groups(self.root, [clip.path for clip in self], self.group)))
+        return sorted(set(groups_of(self.root, [clip.path for clip in self], self.group)))
 
     def class_weights(self) -> np.ndarray:
         """Inverse frequencies of the classes in the training split, float32 (K,).
@@ -195,10 +196,11 @@ def load_clips(
         if not table.exists():
             said = f"this class folder of {root} holds no video (suffixes {', '.join(sorted(VIDEO_SUFFIXES))})"
         raise ValueError(
-            f"empty class {_some(empty)}: {said}. Add a clip, remove the class, or allow it with empty_classes='allow'"
+            f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
+            "empty_classes='allow'"
         )
     if empty:
-        notes.append(f"{len(empty)} of {len(classes)} classes have no clip: {_some(empty)}")
+        notes.append(f"{len(empty)} of {len(classes)} classes have no clip: {first_few(empty)}")
     if len(classes) < 2 and not multi_label:
         raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
 
@@ -215,7 +217,7 @@ def load_clips(
         present = {label for clip in part for label in clip.labels}
         absent = [name for i, name in enumerate(classes) if i not in present and counts[name]]
         if len(part) and absent:
-            notes.append(f"split {split} has no clip of {len(absent)} of {len(classes)} classes: {_some(absent)}")
+            notes.append(f"split {split} has no clip of {len(absent)} of {len(classes)} classes: {first_few(absent)}")
     return result
 
 
@@ -263,7 +265,7 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
     for clip in found:
         for label in clip.labels:
             if label not in known:
-                raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {_closest(label, classes)}")
+                raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {closest(label, classes)}")
     return folder, found, classes, multi_label
 
 
@@ -291,7 +293,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
     if not holding:
         what = "has neither a clips.csv nor class folders"
         if folders:
-            what = f"has no clips.csv, and every class folder ({_some(list(folders))}) is without any video"
+            what = f"has no clips.csv, and every class folder ({first_few(list(folders))}) is without any video"
         raise ValueError(
             f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
             f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of images inside the class's folder"
@@ -305,7 +307,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
                 found.append(_Found(str(video), video, (video.relative_to(side).parts[0],), None, None, split))
         others = [name for name in folders if name not in holding]
         if others:
-            notes.append(f"took {_some(holding)} of {root} for splits; {_some(others)} without videos ignored")
+            notes.append(f"took {first_few(holding)} of {root} for splits; {first_few(others)} without videos ignored")
     else:
         classes = sorted(folders)
         for name in classes:
@@ -383,8 +385,8 @@ def _relative(root: Path, path: Path) -> str:
     return path.as_posix()
 
 
-def _stem(path: str) -> str:
-    """The path without a video's suffix; other dots belong to the name."""
+def video_id(path: str) -> str:
+    """The path without a video's suffix: what its features are called. Other dots belong to the name."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in VIDEO_SUFFIXES else path
 
@@ -393,7 +395,7 @@ def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
     seen: dict[str, _Found] = {}
     ids = []
     for clip in found:
-        name = _stem(_relative(root, clip.path))
+        name = video_id(_relative(root, clip.path))
         if clip.start_s is not None or clip.end_s is not None:
             name += f"@{_short(clip.start_s or 0.0)}-{'end' if clip.end_s is None else _short(clip.end_s)}"
         if name in seen:
@@ -427,7 +429,7 @@ def _splits(
         raise ValueError(f"held_out={held_out!r} names a group, so group must say how a path tells its group")
     # Without a pattern the file is the group: two parts of one recording are no independent test.
     paths = [clip.path for clip in found]
-    units = [_stem(_relative(root, path)) for path in paths] if group is None else _groups(root, paths, group)
+    units = [video_id(_relative(root, path)) for path in paths] if group is None else groups_of(root, paths, group)
 
     if stated and held_out is None:
         if group is not None:
@@ -436,7 +438,7 @@ def _splits(
                 sides[unit].add(split)
             torn = sorted(unit for unit, names in sides.items() if len(names) > 1)
             if torn:
-                notes.append(f"the stated split puts {len(torn)} groups on two sides: {_some(torn)}")
+                notes.append(f"the stated split puts {len(torn)} groups on two sides: {first_few(torn)}")
         return stated
 
     shares = tuple(fractions)
@@ -444,7 +446,9 @@ def _splits(
         raise ValueError(f"fractions are {shares}; give three shares train, val, test that sum to 1, train above 0")
     if held_out is not None:
         if held_out not in units:
-            raise ValueError(f"no clip is of the group {held_out!r}; the groups are {_some(sorted(set(units)), 50)}")
+            raise ValueError(
+                f"no clip is of the group {held_out!r}; the groups are {first_few(sorted(set(units)), 50)}"
+            )
         if stated:
             notes.append(f"held_out={held_out} replaces the split that the data state")
         shares = (shares[0], shares[1], 0.0)  # the held-out group is the test split; val is carved from the others
@@ -479,7 +483,8 @@ def _counts(number: int, shares: tuple[float, ...]) -> list[int]:
     return [int(count) for count in counts]
 
 
-def _groups(root: Path, paths: list[Path], pattern: str) -> list[str]:
+def groups_of(root: Path, paths: list[Path], pattern: str) -> list[str]:
+    """What the group of ``pattern`` matches in each path relative to the root."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
@@ -495,7 +500,7 @@ def _groups(root: Path, paths: list[Path], pattern: str) -> list[str]:
             groups.append(match[1])
     if strangers:
         raise ValueError(
-            f"group {pattern!r} matches no group in {len(strangers)} of {len(paths)} paths: {_some(strangers)}"
+            f"group {pattern!r} matches no group in {len(strangers)} of {len(paths)} paths: {first_few(strangers)}"
         )
     return groups
 
@@ -568,10 +573,11 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
         if video not in (None, event.video):
             raise ValueError(f"events of {video} and of {event.video} were given; a token belongs to one video")
         video = event.video
-        # Rounding first: 0.29 s at 100 tokens/s is 28.999999999999996, yet token 29 is meant.
+        # Rounding first: 0.29 s at 100 tokens/s is 28.999999999999996, yet token 29 is meant; so is token 1 by the
+        # 0.333333 s that events.csv keeps of 1/3 s, at 3 tokens/s.
         tokens = slice(
-            max(0, math.floor(round(event.start_s * tokens_per_second, 6))),
-            max(0, math.ceil(round(event.end_s * tokens_per_second, 6))),
+            max(0, math.floor(round(event.start_s * tokens_per_second, 4))),
+            max(0, math.ceil(round(event.end_s * tokens_per_second, 4))),
         )
         if event.label in column:
             multi_hot[tokens, column[event.label]] = 1
@@ -580,10 +586,24 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
         else:
             raise ValueError(
                 f"the event of {event.video} at {event.start_s:g} s has the label {event.label!r}, which is no class; "
-                f"{_closest(event.label, list(classes))}"
+                f"{closest(event.label, list(classes))}"
             )
     multi_hot[:, 0] = (multi_hot[:, 1:].sum(1) == 0) & ~ignore
     return Targets(multi_hot, ignore)
+
+
+def events_of(targets: Targets, video: str, tokens_per_second: float, classes: Sequence[str]) -> list[Event]:
+    """The inverse of ``rasterise``: each unbroken run of a class, or of ignored tokens, as one event; by their start.
+
+    Two events of one class that touch come back as one.
+    """
+    events = []
+    columns = [*zip(classes, targets.multi_hot[:, 1:].T > 0, strict=True), (AMBIGUOUS, targets.ignore)]
+    for label, holds in columns:
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(np.int8)))
+        for start, end in edges.reshape(-1, 2):
+            events.append(Event(video, float(start) / tokens_per_second, float(end) / tokens_per_second, label))
+    return sorted(events, key=lambda event: (event.start_s, event.end_s, event.label))
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -599,7 +619,7 @@ def load_classes(path: str | Path) -> list[str]:
         raise ValueError(f"{path} line {classes.index('') + 1} is empty; the line is the index, so no line may be")
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
-        raise ValueError(f"{path} names {_some(twice)} more than once")
+        raise ValueError(f"{path} names {first_few(twice)} more than once")
     return classes
 
 
@@ -681,11 +701,11 @@ def _short(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
+def first_few(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
 
 
-def _closest(name: str, names: list[str]) -> str:
+def closest(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, 1, 0.0)
     return f"the closest class is {near[0]!r}" if near else "there are no classes"
 
@@ -713,7 +733,7 @@ def write_events_csv(path: str | Path, events: Iterable[Event]) -> None:
     _write_table(Path(path), [["video", "start_s", "end_s", "label"], *rows])
 
 
-def write_videos_csv(path: str | Path, videos: dict[str, str]) -> None:
+def write_videos_csv(path: str | Path, videos: Mapping[str, str]) -> None:
     _write_table(Path(path), [["video", "split"], *videos.items()])
 
 
@@ -769,10 +789,10 @@ def write_dataset(
     for row in rows:
         present |= dict.fromkeys([row.label] if isinstance(row.label, str) else row.label, row.path)
     for label in set(present).difference(classes):
-        raise ValueError(f"{present[label]} has the unknown label {label!r}; {_closest(label, list(classes))}")
+        raise ValueError(f"{present[label]} has the unknown label {label!r}; {closest(label, list(classes))}")
     if not rows:
         raise FileNotFoundError(
-            f"none of the {len(missing)} videos of the lists is in {videos}; looked for {_some(missing)}. "
+            f"none of the {len(missing)} videos of the lists is in {videos}; looked for {first_few(missing)}. "
             "Give the folder into which the data set was unpacked"
         )
     write_clips_csv(out, rows, classes)
@@ -782,10 +802,99 @@ def write_dataset(
     print(f"{out / 'clips.csv'}: {parts} clips of {len(classes)} classes in {videos}")
     empty = [name for name in classes if name not in present]
     if empty:
-        print(f"{len(empty)} of {len(classes)} classes have no video: {_some(empty)}; load with empty_classes='allow'")
+        print(
+            f"{len(empty)} of {len(classes)} classes have no video: {first_few(empty)}; load with empty_classes='allow'"
+        )
     if missing:
         write_text(out / "missing.txt", "".join(f"{name}\n" for name in missing))
         total = len(rows) + len(missing)
         print(f"{len(missing)} of {total} videos are missing: see {out / 'missing.txt'}", file=sys.stderr)
+    else:
+        (out / "missing.txt").unlink(missing_ok=True)
+
+
+def read_event_json(path: str | Path) -> dict[str, tuple[str, list[Event]]]:
+    """Read a JSON file in ActivityNet's layout: the subset and the events of each video.
+
+    ``{"database": {video: {"subset": …, "annotations": [{"label": …, "segment": [start_s, end_s]}, …]}}}``.
+    """
+    path = Path(path)
+    try:
+        database = json.loads(read_text(path))["database"]
+        found = {}
+        for video, entry in database.items():
+            events = []
+            for note in entry.get("annotations", ()):
+                start_s, end_s = (float(seconds) for seconds in note["segment"])
+                events.append(Event(video, start_s, end_s, str(note["label"]).strip()))
+            found[video] = (str(entry["subset"]), events)
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is not in ActivityNet's layout (database → video → subset, annotations → label, segment): "
+            f"{type(error).__name__} {error}"
+        ) from None
+    return found
+
+
+def write_events_dataset(
+    out: str | Path,
+    events: Iterable[Event],
+    splits: Mapping[str, str],
+    classes: Sequence[str],
+    videos: str | Path | None = None,
+    file_names: Sequence[str] = ("{}",),
+) -> None:
+    """Write events.csv, videos.csv and classes.txt for untrimmed videos that stay where they are, and say so.
+
+    Args:
+        out: the folder to write.
+        events: with the official names of the videos.
+        splits: official name → split; videos that it does not list are left out with their events.
+        classes: without background and ambiguous.
+        videos: the folder of the files. Each video is then called by its path in that folder, and those without a file
+            are left out and listed in missing.txt. None: the official name is the path.
+        file_names: how a file without its suffix may be called, ``{}`` being the official name; the first is taken
+            where ``videos`` is None.
+    """
+    out = Path(out)
+    names = {video: file_names[0].format(video) for video in splits}
+    missing: list[str] = []
+    if videos is not None:
+        found = find_videos(videos)
+        paths = {video: [path for name in file_names for path in found.get(name.format(video), ())] for video in splits}
+        missing = [video for video in splits if not paths[video]]
+        names = {video: paths[video][0] for video in splits if paths[video]}
+        if not names:
+            raise FileNotFoundError(
+                f"none of the {len(missing)} videos of the lists is in {videos}; looked for {first_few(missing)}. "
+                "Give the folder into which the data set was unpacked"
+            )
+    rows = [
+        Event(names[event.video], event.start_s, event.end_s, event.label) for event in events if event.video in names
+    ]
+    for event in rows:
+        if event.label not in classes and event.label != AMBIGUOUS:
+            raise ValueError(
+                f"{event.video} has an event with the unknown label {event.label!r}; "
+                f"{closest(event.label, list(classes))}"
+            )
+        if not 0 <= event.start_s < event.end_s:
+            raise ValueError(f"{event.video} has a {event.label} from {event.start_s:g} s to {event.end_s:g} s")
+    write_classes(out / "classes.txt", classes)
+    write_videos_csv(out / "videos.csv", {names[video]: split for video, split in splits.items() if video in names})
+    write_events_csv(out / "events.csv", rows)
+    ambiguous = sum(event.label == AMBIGUOUS for event in rows)
+    counts = Counter(splits[video] for video in names)
+    parts = ", ".join(f"{counts[name]} {name}" for name in SPLITS if counts[name])
+    print(
+        f"{out / 'events.csv'}: {len(rows) - ambiguous} events of {len(classes)} classes and {ambiguous} ambiguous "
+        f"ones in {parts} videos"
+    )
+    if missing:
+        write_text(out / "missing.txt", "".join(f"{name}\n" for name in missing))
+        print(
+            f"{len(missing)} of {len(splits)} videos are missing and left out: see {out / 'missing.txt'}",
+            file=sys.stderr,
+        )
     else:
         (out / "missing.txt").unlink(missing_ok=True)

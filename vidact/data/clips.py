@@ -287,13 +287,13 @@ class ClipData(pl.LightningDataModule):
         self.frames = FrameCache(decoder) if cache == "memory" else None
         self.num_clips, self.crops = parse_views(views)
         self.sets: dict[str, ClipDataset] = {}
-        self._clips: ClipList | None = None
+        self._found: ClipList | None = None
 
     @property
-    def clips(self) -> ClipList:
+    def found(self) -> ClipList:
         """The annotations, read once."""
-        if self._clips is None:
-            self._clips = load_clips(
+        if self._found is None:
+            self._found = load_clips(
                 self.root,
                 group=self.group,
                 seed=self.seed,
@@ -302,7 +302,7 @@ class ClipData(pl.LightningDataModule):
                 missing=self.missing,
                 empty_classes=self.empty_classes,
             )
-        return self._clips
+        return self._found
 
     def setup(self, stage: str) -> None:
         """Make the splits' data sets for the network that the Trainer holds."""
@@ -311,7 +311,7 @@ class ClipData(pl.LightningDataModule):
         network: Any = self.trainer.lightning_module.network
         self.prepare(network.input)
         if stage == "fit" and self.trainer.is_global_zero:
-            for note in self.clips.notes:
+            for note in self.found.notes:
                 print(f"{self.root}: {note}")
             flip_map = self.sets["train"].transform.flip_map  # type: ignore[attr-defined]
             if flip_map is not None and (flip_map.pairs or flip_map.blocked):
@@ -330,7 +330,7 @@ class ClipData(pl.LightningDataModule):
             self.sampler.segment_length = images_per_index(
                 input
             )  # the network says how many consecutive frames stand behind an index
-        clips = self.clips
+        clips = self.found
         self.class_weights = clips.class_weights()
         train = train_transform(input, self.augment, clips.classes)
         test = partial(self._dataset, training=False, skip_unreadable=self.test_unreadable == "skip")
@@ -340,16 +340,16 @@ class ClipData(pl.LightningDataModule):
             "test": test(self.test_split, test_transform(input, crops=self.crops), num_clips=self.num_clips),
         }
         if self.frames is not None:
-            self.frames.fill([clip.path for clip in clips.clips])
+            self.frames.fill([clip.path for clip in clips])
 
     def _dataset(self, split: str, transform: ClipTransform, **options: bool | int) -> ClipDataset:
         return ClipDataset(
-            self.clips.split(split),
-            len(self.clips.classes),
+            self.found.split(split),
+            len(self.found.classes),
             self.sampler,
             transform,
             self.input,
-            multi_label=self.clips.multi_label,
+            multi_label=self.found.multi_label,
             seed=self.seed,
             decoder=self.decoder,
             cache=self.frames,

@@ -1,5 +1,27 @@
 """How good scores are: pure functions on arrays."""
 
+from vidact.metrics.event_ap import (
+    Delay,
+    EventAP,
+    StartAP,
+    detection_delay,
+    event_map,
+    false_alarms_per_hour,
+    frame_delay,
+    start_map,
+)
+from vidact.metrics.frame_ap import (
+    PROTOCOLS,
+    AnticipationAP,
+    FrameAP,
+    PortionAP,
+    PrecisionRecall,
+    anticipation_map,
+    calibrated_map,
+    frame_map,
+    portion_map,
+    precision_recall,
+)
 from vidact.metrics.topk import (
     average_precision,
     confusion_matrix,
@@ -11,11 +33,29 @@ from vidact.metrics.topk import (
 )
 
 __all__ = [
+    "PROTOCOLS",
+    "AnticipationAP",
+    "Delay",
+    "EventAP",
+    "FrameAP",
+    "PortionAP",
+    "PrecisionRecall",
+    "StartAP",
+    "anticipation_map",
     "average_precision",
+    "calibrated_map",
     "confusion_matrix",
+    "detection_delay",
+    "event_map",
+    "false_alarms_per_hour",
+    "frame_delay",
+    "frame_map",
     "mean_average_precision",
     "mean_class_accuracy",
     "per_class_accuracy",
+    "portion_map",
+    "precision_recall",
+    "start_map",
     "topk_accuracy",
     "true_class_rank",
 ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from vidact.metrics.frame_ap import mean_of_known, precision_recall
+
 
 def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     """Share of videos whose true class is among the ``k`` best of ``scores`` (N, K); ``labels`` (N,) are indices.
@@ -76,21 +78,12 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
         raise ValueError(f"targets have the shape {truth.shape} and scores {values.shape}; both must be (N, K)")
     if not np.isin(truth, (0, 1)).all():
         raise ValueError(f"targets must be 0 or 1; the first other value is {truth[~np.isin(truth, (0, 1))][0]}")
-    result = np.full(values.shape[1], np.nan)
-    for column in np.flatnonzero(truth.any(0)):
-        order = np.argsort(-values[:, column], kind="stable")
-        score, positive = values[order, column], truth[order, column].astype(bool)
-        last = np.append(score[1:] != score[:-1], True)  # the last video of each tie
-        hits, ranks = positive.cumsum()[last], (np.flatnonzero(last) + 1)
-        result[column] = (np.diff(hits, prepend=0) * hits / ranks).sum() / hits[-1]
-    return result
+    return np.array([precision_recall(values[:, c], truth[:, c]).area() for c in range(values.shape[1])])
 
 
 def mean_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
     """Mean of ``average_precision`` over the classes that have a positive; NaN where none has."""
-    per_class = average_precision(scores, targets)
-    found = ~np.isnan(per_class)
-    return float(per_class[found].mean()) if found.any() else float("nan")
+    return mean_of_known(average_precision(scores, targets))
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,17 @@
 """Networks: one file per paper, and one function per size. ``vidact.models.<name>(num_classes=…)`` builds a network.
 
-Each one is a plain ``nn.Module`` that takes clips (B, T, C, H, W) as its ``input`` says and returns logits (B, K).
+Clip networks are plain ``nn.Module``s that take clips (B, T, C, H, W) as their ``input`` says and return logits (B, K).
+Online detectors are ``vidact.models.online.OnlineNetwork``s: they take features (B, T, D) and answer every token.
 """
 
 from vidact.models.bn_inception import bn_inception_classifier
+from vidact.models.causal import causal_transformer
+from vidact.models.frame_classifier import frame_classifier
+from vidact.models.idn import idn
+from vidact.models.lstr import lstr, testra
+from vidact.models.miniroad import miniroad, miniroad_small
+from vidact.models.oadtr import oadtr
+from vidact.models.trn_recurrent import trn_recurrent, trn_recurrent_small
 from vidact.models.trn_relation import (
     trn_bn_inception,
     trn_mobilenet_v2,
@@ -64,11 +72,18 @@ from vidact.models.weights import load, save
 __all__ = [
     "bn_inception_classifier",
     "c2d_r50",
+    "causal_transformer",
     "csn_r101",
+    "frame_classifier",
     "i3d_r50",
+    "idn",
     "load",
+    "lstr",
     "mc3_18",
+    "miniroad",
+    "miniroad_small",
     "mvit_v2_s",
+    "oadtr",
     "r2plus1d_18",
     "r2plus1d_r50",
     "r3d_18",
@@ -77,8 +92,11 @@ __all__ = [
     "slow_r50",
     "slowfast_r50",
     "swin3d_t",
+    "testra",
     "trn_bn_inception",
     "trn_mobilenet_v2",
+    "trn_recurrent",
+    "trn_recurrent_small",
     "trn_resnet18",
     "trn_resnet50",
     "trn_resnet_tiny",

@@ -41,6 +41,11 @@ REFERENCES = {
     "mmaction2_tsm": "vidact.models.tsm:from_mmaction2_tsm",
     "trn_relation_single": "vidact.models.trn_relation:from_trn_relation_single",
     "trn_relation_multi": "vidact.models.trn_relation:from_trn_relation_multi",
+    "trn_recurrent": "vidact.models.trn_recurrent:from_trn_recurrent",
+    "oadtr": "vidact.models.oadtr:from_oadtr",
+    "lstr": "vidact.models.lstr:from_lstr",
+    "testra": "vidact.models.lstr:from_testra",
+    "miniroad": "vidact.models.miniroad:from_miniroad",
 }
 
 Rules = Sequence[tuple[str, str | None]]

@@ -1,6 +1,7 @@
 """What is learned and how it is scored: Lightning modules and their schedules."""
 
 from vidact.tasks.clip_classification import ClipClassification
+from vidact.tasks.online_detection import OnlineDetection
 from vidact.tasks.schedules import Schedule
 
-__all__ = ["ClipClassification", "Schedule"]
+__all__ = ["ClipClassification", "OnlineDetection", "Schedule"]

@@ -6,14 +6,13 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.distributed
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -27,6 +26,7 @@ from vidact.models.backbones import set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
+from vidact.tasks.training import gather, gradient_norm, make_callbacks, make_optimization
 
 
 def default_optimizer(params: Iterable) -> Optimizer:
@@ -103,7 +103,7 @@ class ClipClassification(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.classes, self.multi_label = data.clips.classes, data.clips.multi_label
+        self.classes, self.multi_label = data.found.classes, data.found.multi_label
         self.sampling = data.sampler.record()
         if len(self.classes) != self.network.num_classes:
             raise ValueError(
@@ -121,34 +121,12 @@ class ClipClassification(pl.LightningModule):
             freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        callbacks: list[pl.Callback] = []
-        if self.ema is not None:
-            callbacks.append(EMAWeightAveraging(decay=self.ema))
-        if self.early_stopping is not None:
-            callbacks.append(
-                pl.callbacks.EarlyStopping("val_score", mode="max", patience=self.early_stopping, check_finite=False)
-            )
-        return callbacks
+        return make_callbacks(self.ema, self.early_stopping)
 
     def configure_optimizers(self) -> Any:
-        asked = self.make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
-        lr = asked["lr"] * self.lr_scale()
-        optimizer = self.make_optimizer(self.groups.split(self.network, lr, asked.get("weight_decay", 0.0)))
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs if self.trainer.max_epochs and self.trainer.max_epochs > 0 else 1
-        schedule, per_epoch = self.schedule, total / epochs
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, per_epoch, total))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def lr_scale(self) -> float:
-        """Linear scaling: videos a step over the number that the lr was chosen for."""
-        if self.base_batch is None:
-            return 1.0
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if self.trainer.is_global_zero:
-            print(f"learning rate x {batch / self.base_batch:g}: {batch} videos a step, chosen for {self.base_batch}")
-        return batch / self.base_batch
+        return make_optimization(
+            self.trainer, self.network, self.make_optimizer, self.groups, self.schedule, self.base_batch
+        )
 
     def train_mode(self) -> None:
         """Lightning's fit keeps whatever mode it finds, so the mode is set here and not by overriding ``train()``."""
@@ -189,12 +167,11 @@ class ClipClassification(pl.LightningModule):
         return F.cross_entropy(logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        norms = [p.grad.norm() for p in self.network.parameters() if p.grad is not None]
-        if norms:
-            self.log("grad_norm", torch.stack(norms).norm(), on_step=False, on_epoch=True, batch_size=1)
+        if (norm := gradient_norm(self.network)) is not None:
+            self.log("grad_norm", norm, on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
-        skipped = self.gather(self.skipped, lambda parts: {k: v for part in parts for k, v in part.items()})
+        skipped = gather(self.skipped, lambda parts: {k: v for part in parts for k, v in part.items()})
         if not skipped:
             return
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -238,7 +215,7 @@ class ClipClassification(pl.LightningModule):
 
     def joined(self, views: str) -> Scores:
         """Every process's scores, one row a video, in the order of the ids: the same for any number of processes."""
-        rows = self.gather(self.seen, lambda parts: [row for part in parts for row in part])
+        rows = gather(self.seen, lambda parts: [row for part in parts for row in part])
         by_id = {id: (score, target) for id, score, target in rows}
         ids = sorted(by_id)
         if not ids:
@@ -281,21 +258,31 @@ class ClipClassification(pl.LightningModule):
             self.log(f"val_{name}", value, prog_bar=name in ("top1", "map"), rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:
-        self.excluded = self.gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
+        self.excluded = gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
         self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
         self.test_figures = self.figures(self.test_scores)
         for name, value in self.test_figures.items():
             self.log(f"test_{name}", value)
 
-    def gather(self, mine: Any, join: Callable[[list], Any]) -> Any:
-        """Python objects of every process, joined."""
-        parts = [mine]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(parts, mine)
-        return join(parts)
-
     # ---- saving
+
+    @staticmethod
+    def section(data: Any) -> str:
+        """Where results.json keeps the figures of a test with the data's views."""
+        return "test" if data.views == "1x1" else f"test {data.views}"
+
+    def save_scores(self, run: Path, data: Any) -> dict[str, Any]:
+        """Write scores.npz; gives what results.json says beside the figures."""
+        assert self.test_scores is not None
+        paths = {clip.id: str(clip.path) for clip in data.found}
+        scores = replace(self.test_scores, paths=[paths[id] for id in self.test_scores.ids])
+        scores.save(run / "scores.npz")
+        return {
+            "views": data.views,
+            "average": self.average,
+            "excluded": len(self.excluded),
+            "unreadable": self.excluded,
+        }
 
     @property
     def record(self) -> dict[str, Any]:

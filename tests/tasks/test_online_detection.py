@@ -1,0 +1,183 @@
+"""An online detector from features to figures: what is learned, what is scored, what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vidact import cli
+from vidact.batch import SequenceBatch
+from vidact.data.annotations import Event, rasterise, write_classes, write_events_csv, write_videos_csv
+from vidact.models import frame_classifier, idn, miniroad_small, oadtr
+from vidact.models.online import multi_hot_cross_entropy
+from vidact.models.weights import load
+from vidact.results import load_results
+from vidact.tasks import OnlineDetection
+from vidact.timelines import load_timelines
+
+CLASSES = ["a", "b"]
+RATE = 4.0
+SMALL = [
+    "--trainer.enable_progress_bar=false", "--device=cpu", "--trainer.precision=32", "--data.num_workers=0",
+    "--data.batch_size=8",
+]  # fmt: skip
+
+
+def write_toy(root: Path, videos: int = 8, seconds: int = 30, dim: int = 6) -> Path:
+    """Videos whose features say what happens: one value a class, in noise."""
+    rng = np.random.default_rng(0)
+    events, splits = [], {}
+    (root / "features").mkdir(parents=True)
+    for i in range(videos):
+        name = f"v{i}"
+        splits[name] = "test" if i >= videos - 2 else "train"
+        starts = np.arange(2, seconds - 4, 7) + rng.uniform(0, 2)
+        own = [Event(name, float(s), float(s + 2.5), CLASSES[k % 2]) for k, s in enumerate(starts)]
+        events += own
+        truth = rasterise(own, int(seconds * RATE), RATE, CLASSES).multi_hot
+        features = rng.normal(0, 0.3, (len(truth), dim)).astype(np.float32)
+        features[:, : truth.shape[1]] += truth
+        np.save(root / "features" / f"{name}.npy", features)
+    write_events_csv(root / "events.csv", events)
+    write_videos_csv(root / "videos.csv", splits)
+    write_classes(root / "classes.txt", CLASSES)
+    (root / "features" / "features.json").write_text(json.dumps({"tokens_per_second": RATE, "dim": dim}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(toy: Path) -> Path:
+    run = toy.parent / "run"
+    cli.train(["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={run}", *SMALL])
+    return run
+
+
+def test_a_detector_learns_and_reports(trained: Path, toy: Path) -> None:
+    figures = load_results(trained)["test"]
+    assert figures["test_map"] > 0.9
+    assert figures["test_event_map"] > 0.5
+    assert figures["videos"] == 2
+    assert figures["protocol"] == "lstr"
+    assert [row["class"] for row in figures["test_classes"]] == CLASSES
+    timelines = load_timelines(trained / "timelines.npz")
+    assert timelines.ids == ["v6", "v7"]
+    assert [len(scores) for scores in timelines.scores] == [120, 120]
+    assert (trained / "report.html").stat().st_size > 10_000
+
+
+def test_the_checkpoint_scores_as_the_test_did(trained: Path, toy: Path) -> None:
+    network = load(trained / "checkpoints/best.ckpt")
+    assert network.record["classes"] == CLASSES
+    assert network.record["features"] == {"tokens_per_second": RATE, "dim": 6}
+    assert len(network.record["events"]["on"]) == 2  # tuned on the validation videos
+    timelines = load_timelines(trained / "timelines.npz")
+    features = torch.from_numpy(np.load(toy / "features/v6.npy"))[None]
+    state, rows = network.initial_state(1), []
+    with torch.no_grad():
+        for token in features.unbind(1):
+            output, state = network.step(token, state)
+            rows.append(output.logits[0, 0].softmax(-1).numpy())
+    np.testing.assert_allclose(np.stack(rows), timelines.scores[0], atol=1e-5)
+
+
+def test_scoring_again_gives_the_same(trained: Path) -> None:
+    before = load_results(trained)["test"]["test_map"]
+    cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), "--ckpt", "best"])
+    assert load_results(trained)["test"]["test_map"] == before
+
+
+def batch(window: int = 6, history: int = 0, lookahead: int = 0, dim: int = 4) -> SequenceBatch:
+    generator = torch.Generator().manual_seed(0)
+    rows = window + lookahead
+    columns = torch.randint(0, 3, (2, rows), generator=generator)
+    return SequenceBatch(
+        torch.randn(2, history + window, dim, generator=generator),
+        torch.nn.functional.one_hot(columns, 3).float(),
+        torch.rand(2, rows, generator=generator) < 0.2,
+        torch.zeros(2, dtype=torch.int64),
+        ["x", "y"],
+        lookahead=lookahead,
+    )
+
+
+@pytest.mark.parametrize(("taught", "rows"), [("all", 6), ("last", 1), (4, 4)])
+def test_the_asked_answers_teach(taught, rows: int) -> None:
+    task = OnlineDetection(frame_classifier(3, 4), loss_tokens=taught).eval()
+    given = batch(window=6, history=2)
+    answers = task.answers(given)
+    expected = task.network(given.features).logits[:, -rows:]
+    assert torch.equal(answers.logits, expected)
+    loss = multi_hot_cross_entropy(expected, given.targets[:, 6 - rows : 6], given.ignore[:, 6 - rows : 6])
+    assert torch.equal(task.loss_now(answers, given), loss)
+
+
+def test_future_outputs_learn_the_labels_of_their_time() -> None:
+    task = OnlineDetection(miniroad_small(3, 4, embedding_dim=8, hidden_dim=8, anticipation_steps=3)).eval()
+    given = batch(window=5, lookahead=3)
+    answers = task.answers(given)
+    by_hand = [
+        -(given.targets[b, t + k] * answers.future[b, t, j].log_softmax(-1)).sum()
+        for b in range(2)
+        for t in range(5)
+        for j, k in enumerate((1, 2, 3))
+        if not given.ignore[b, t + k]
+    ]
+    torch.testing.assert_close(task.loss_future(answers, given), torch.stack(by_hand).mean())
+
+
+def test_only_the_newest_answer_of_a_window_network_teaches() -> None:
+    task = OnlineDetection(oadtr(3, 4, window=6, width=8, num_heads=2, num_layers=1, decoder_layers=1, decoder_heads=2))
+    given = batch(window=1, history=5, lookahead=8)
+    answers = task.answers(given)
+    assert answers.logits.shape[:2] == (2, 1)
+    assert answers.future.shape[:3] == (2, 1, 8)
+    (task.loss_now(answers, given) + task.loss_future(answers, given)).backward()
+
+
+def test_idn_adds_its_own_losses_and_history_has_no_labels() -> None:
+    task = OnlineDetection(idn(3, 4, hidden_dim=8, window=3))
+    given = batch(window=5, history=2)
+    assert set(task.answers(given).losses) == {"early", "contrastive"}
+
+
+def test_an_ambiguous_output_is_no_score() -> None:
+    task = OnlineDetection(frame_classifier(4, 4))
+    task.classes = CLASSES
+    scores = task.probabilities(torch.randn(2, 5, 4))
+    assert scores.shape == (2, 5, 3)
+    assert (scores.sum(-1) < 1).all()
+
+
+def train_toy(toy: Path, tmp_path: Path, *options: str) -> None:
+    cli.train(
+        ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path / 'run'}", *SMALL, *options]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.network.num_classes=2"], r"num_classes is 2, but .* needs 3: the background and 2 actions \(a, b\)"),
+        (["--model.network.feature_dim=7"], "feature_dim is 7, but the features of .* have 6 values"),
+        (["--model.network.anticipation_steps=4"], "predicts 4 tokens ahead, and data.lookahead is 0"),
+    ],
+)
+def test_what_disagrees_is_named(toy: Path, tmp_path: Path, options: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        train_toy(toy, tmp_path, *options)
+
+
+def test_features_of_another_backbone_are_refused(trained: Path, tmp_path: Path) -> None:
+    other = write_toy(tmp_path / "data")
+    (other / "features" / "features.json").write_text(
+        json.dumps({"tokens_per_second": RATE, "dim": 6, "weights_sha256": "0" * 64})
+    )
+    with pytest.raises(ValueError, match=r"was trained on other features .* weights_sha256 None and 0000"):
+        cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), f"--data.root={other}"])

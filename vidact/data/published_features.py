@@ -1,0 +1,295 @@
+"""Features and frame labels as the online-detection repositories publish them, read into ours.
+
+LSTR and TeSTra: one folder a stream, one .npy a video in each, and a folder of frame labels. OadTR: pickles with all
+videos of one split. TRN's HDD: like LSTR's with a class index a frame. ``read_frame_folders`` and ``read_oadtr`` give
+the videos one at a time: ``vidact.data.sequence_list.write_sequences`` converts them to our layout, and
+``SequenceList(list(…), classes, tokens_per_second, record)`` keeps them in memory.
+
+Shapes: T tokens, D features of a token, C columns of published labels, K classes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Several
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vidact.data.annotations import AMBIGUOUS, SPLITS, Targets, events_of, first_few, read_text
+from vidact.data.sequence_list import Sequence, check_finite, read_array
+
+BACKGROUND = "background"
+
+
+class SessionList(NamedTuple):
+    """What a repository's data_info.json says of one data set: its label columns and the split of each video."""
+
+    columns: list[str]
+    splits: dict[str, str]
+
+
+def load_session_list(path: str | Path, dataset: str) -> SessionList:
+    """Read ``dataset`` (in any case) from a data_info.json of TRN, OadTR, LSTR, TeSTra, MiniROAD or E2E-LOAD.
+
+    A background column is put in front where the list has none.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(read_text(path))
+        found = {name.lower(): entry for name, entry in content.items()}
+        if dataset.lower() not in found:
+            raise ValueError(f"{path} lists {', '.join(content)}, and not {dataset}")
+        entry = found[dataset.lower()]
+        columns = [str(name) for name in entry.get("class_names") or entry["class_index"]]
+        splits = {str(video): side for side in ("train", "test") for video in entry[f"{side}_session_set"]}
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no data_info.json (data set → class_names or class_index, train_session_set, "
+            f"test_session_set): {type(error).__name__} {error}"
+        ) from None
+    both = set(entry["train_session_set"]) & set(entry["test_session_set"])
+    if both:
+        raise ValueError(f"{path} has {first_few(sorted(both))} of {dataset} in the training and in the test list")
+    if columns[0].lower() != BACKGROUND:
+        columns.insert(0, BACKGROUND)
+    return SessionList(columns, splits)
+
+
+def class_names(columns: Several[str]) -> list[str]:
+    """The actions among label columns: without the background, which comes first, and the ambiguous column."""
+    if not columns or columns[0].lower() != BACKGROUND:
+        raise ValueError(f"the label columns are {first_few(list(columns))}; published labels begin with {BACKGROUND}")
+    return [name for name in columns[1:] if name.lower() != AMBIGUOUS]
+
+
+def read_targets(labels: np.ndarray, columns: Several[str], where: str | Path) -> Targets:
+    """Published frame labels, (T, C) multi-hot or (T,) column numbers, as ours; an ambiguous column becomes ``ignore``.
+
+    ``where`` names the labels in messages.
+    """
+    classes = class_names(columns)
+    if labels.ndim == 1:
+        whole = labels.astype(np.int64)
+        bad = np.flatnonzero((whole != labels) | (whole < 0) | (whole >= len(columns)))
+        if len(bad):
+            raise ValueError(
+                f"{where}: token {bad[0]} has the label {labels[bad[0]]}; the columns are 0 to {len(columns) - 1}"
+            )
+        labels = np.eye(len(columns), dtype=np.float32)[whole]
+    if labels.ndim != 2 or labels.shape[1] != len(columns):
+        raise ValueError(
+            f"{where} has labels of shape {labels.shape}; (tokens, {len(columns)}) is expected, one column for each of "
+            f"{first_few(list(columns), 3)}"
+        )
+    bad = np.flatnonzero(((labels != 0) & (labels != 1)).any(1))
+    if len(bad):
+        raise ValueError(f"{where}: token {bad[0]} has labels other than 0 and 1")
+    position = {name: place for place, name in enumerate(columns)}
+    multi_hot = np.zeros((len(labels), 1 + len(classes)), dtype=np.float32)
+    multi_hot[:, 1:] = labels[:, [position[name] for name in classes]]
+    ambiguous = [place for place, name in enumerate(columns) if name.lower() == AMBIGUOUS]
+    ignore = np.asarray(labels[:, ambiguous].any(axis=1))
+    acting = np.asarray(multi_hot[:, 1:].any(axis=1))
+    multi_hot[:, 0] = ~acting & ~ignore
+    wrong = np.flatnonzero(~ignore & (acting == (labels[:, 0] == 1)))
+    if len(wrong):
+        what = "both background and an action" if acting[wrong[0]] else "no label at all"
+        raise ValueError(f"{where}: token {wrong[0]} has {what} ({len(wrong)} such tokens)")
+    return Targets(multi_hot, ignore)
+
+
+def read_frame_folders(
+    root: str | Path,
+    streams: Several[str],
+    columns: Several[str],
+    splits: Mapping[str, str],
+    tokens_per_second: float,
+    target: str = "target_perframe",
+    notes: list[str] | None = None,
+) -> Iterator[Sequence]:
+    """The videos of a folder in the layout of LSTR and TeSTra (and of TRN with ``target="target"``).
+
+    Args:
+        root: the folder of the folders.
+        streams: folders of <video>.npy (T, D) each; their features are put side by side in this order.
+        columns: the names of the label columns.
+        splits: split of each video.
+        tokens_per_second: 4 in LSTR's lineage, 3 for HDD.
+        target: folder of <video>.npy, (T, C) or (T,).
+        notes: receives a sentence on each video whose streams differ by up to a second and were cut to the shortest.
+    """
+    root = Path(root)
+    if not streams:
+        raise ValueError("streams is empty; name at least one folder of features")
+    for name in (*streams, target):
+        if not (root / name).is_dir():
+            there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+            raise FileNotFoundError(f"{root / name} is not a folder; {root} has {first_few(there, 20) or 'no folders'}")
+    absent = [
+        f"{name}/{video}.npy"
+        for video in splits
+        for name in (*streams, target)
+        if not (root / name / f"{video}.npy").exists()
+    ]
+    if absent:
+        raise FileNotFoundError(f"{root} lacks {len(absent)} files of the listed videos: {first_few(absent)}")
+    for video, split in splits.items():
+        parts = {f"{root / name}/{video}.npy": read_array(root / name / f"{video}.npy") for name in streams}
+        labels = root / target / f"{video}.npy"
+        targets = read_targets(read_array(labels), columns, labels)
+        yield _sequence(video, split, parts, targets, class_names(columns), tokens_per_second, notes)
+
+
+def read_oadtr(
+    features: str | Path,
+    annotations: str | Path,
+    split: str,
+    columns: Several[str],
+    streams: Several[str] = ("rgb", "flow"),
+    tokens_per_second: float = 5.0,
+    notes: list[str] | None = None,
+) -> Iterator[Sequence]:
+    """The videos of OadTR's pickles, opened without running what is in them.
+
+    Args:
+        features: such as thumos_all_feature_val_V3.pickle: {video: {"rgb": (T, D), "flow": (T, D)}}.
+        annotations: such as thumos_val_anno.pickle: {video: {"anno": (T, C)}}. They have one label a token.
+        split: of all these videos: OadTR's val is train.
+        columns: the names of the label columns.
+        streams: the features to put side by side.
+        tokens_per_second: theirs are 5.
+        notes: as in ``read_frame_folders``.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"{split!r} is not a split; there are {', '.join(SPLITS)}")
+    arrays, labels = read_pickle(features), read_pickle(annotations)
+    for path, content, keys in ((features, arrays, streams), (annotations, labels, ("anno",))):
+        if not isinstance(content, dict) or not content:
+            raise ValueError(f"{path} holds {type(content).__name__}; OadTR's pickles are a dict of videos")
+        for video, entry in content.items():
+            lacking = [key for key in keys if not isinstance(entry, dict) or not isinstance(entry.get(key), np.ndarray)]
+            if lacking:
+                raise ValueError(f"{path}: {video} has no array {' and '.join(lacking)}")
+    unlabelled = sorted(set(arrays) - set(labels))
+    if unlabelled:
+        raise ValueError(f"{annotations} has no labels of {first_few(unlabelled)}, which {features} has")
+    for video in arrays:
+        parts = {f"{features} {video} {name}": arrays[video][name] for name in streams}
+        targets = read_targets(labels[video]["anno"], columns, f"{annotations} {video}")
+        yield _sequence(video, split, parts, targets, class_names(columns), tokens_per_second, notes)
+
+
+def _sequence(
+    video: str,
+    split: str,
+    parts: Mapping[str, np.ndarray],
+    targets: Targets,
+    classes: list[str],
+    tokens_per_second: float,
+    notes: list[str] | None,
+) -> Sequence:
+    """Join the streams ``parts``, each named for messages, and the labels of one video."""
+    for where, part in parts.items():
+        if part.ndim != 2 or part.dtype.kind != "f" or len(part) == 0:
+            raise ValueError(
+                f"{where} holds {part.dtype} {part.shape}; a stream is floating-point (tokens, values). Average maps "
+                "over their last axes first"
+            )
+        check_finite(part, where, tokens_per_second)
+    lengths = {**{where: len(part) for where, part in parts.items()}, "the labels": len(targets.ignore)}
+    shortest, longest = min(lengths.values()), max(lengths.values())
+    if longest - shortest > tokens_per_second:
+        said = ", ".join(f"{where} {length}" for where, length in lengths.items())
+        raise ValueError(
+            f"the streams of {video} differ by more than a second of tokens: {said}. They do not belong together"
+        )
+    if longest > shortest and notes is not None:
+        notes.append(f"{video}: {longest - shortest} tokens at the end are not in every stream and were cut")
+    features = np.concatenate([np.asarray(part[:shortest], dtype=np.float32) for part in parts.values()], axis=1)
+    targets = Targets(targets.multi_hot[:shortest], targets.ignore[:shortest])
+    events = tuple(events_of(targets, video, tokens_per_second, classes))
+    return Sequence(video, split, features, *targets, events=events)
+
+
+# -------------------------------------------------------------------------------------------------------------- pickles
+
+
+def read_pickle(path: str | Path) -> Any:
+    """Open a pickle of numbers, text, arrays of them, dicts, lists, tuples and sets; refuse all else unrun."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            return _ArraysOnly(file, encoding="latin1").load()  # latin1: arrays written by Python 2
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except _Refused as refused:
+        raise ValueError(
+            f"{path} asks for {refused}, which is neither an array of numbers nor a plain container. Such a pickle can "
+            "run any program, so it was refused before anything in it ran; if you trust where it comes from, convert "
+            "it to .npy files yourself"
+        ) from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no pickle of arrays and plain containers: {error}") from None
+
+
+class _Refused(Exception):
+    """The name of what a pickle asked for."""
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Knows the few functions of which pickled arrays are made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = _KNOWN.get((module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name))
+        if known is None:
+            raise _Refused(f"{module}.{name}")
+
+        # A function of its own for each: what a pickle does to it, such as setting its attributes, ends with it.
+        def make(*arguments: Any) -> Any:
+            return known(*arguments)
+
+        return make
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise _Refused(f"the outside object {pid!r}")
+
+
+def _dtype(*arguments: Any) -> np.dtype:
+    made = np.dtype(*arguments)
+    if made.hasobject:
+        raise _Refused("an array of Python objects")
+    return made
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise _Refused(f"the encoding {encoding!r}")
+    return text.encode("latin1")
+
+
+def _ndarray(*arguments: Any) -> None:
+    """Only named, as the kind of array that ``_reconstruct`` is to make."""
+    raise _Refused("numpy.ndarray as a function")
+
+
+def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
+    return np.empty(0).__reduce__()[0](np.ndarray, shape, code)  # type: ignore[operator]
+
+
+_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "dtype"): _dtype,
+    ("numpy", "ndarray"): _ndarray,
+    # NumPy's own functions are asked of NumPy, since their module has moved between its versions.
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],  # type: ignore[dict-item]
+    ("numpy.core.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0],  # type: ignore[dict-item]
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("builtins", "frozenset"): frozenset,
+}

@@ -1,0 +1,479 @@
+"""Untrimmed videos as features and labels: which there are, what is wrong with them, and which split they belong to.
+
+A root holds events.csv, videos.csv and classes.txt (see ``vidact.data.annotations``); a folder of features holds
+``<id>.npy``, float32 (T, D), for each video, and features.json, which says how they were made. The id of a video is its
+path in videos.csv without the suffix.
+
+Shapes: T tokens, D features of a token, K classes (1 + K with the background).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vidact.data.annotations import (
+    AMBIGUOUS,
+    SPLITS,
+    Event,
+    first_few,
+    groups_of,
+    load_classes,
+    load_events,
+    load_videos,
+    rasterise,
+    read_text,
+    video_id,
+    write_classes,
+    write_events_csv,
+    write_videos_csv,
+)
+from vidact.files import replacing, write_json
+
+FEATURES = "features"  # the folder beside events.csv
+RECORD = "features.json"
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One untrimmed video: a feature vector and labels for each token.
+
+    ``features`` (T, D) float32, as a rule still on disk; ``multi_hot`` (T, 1 + K) float32 with the background first;
+    ``ignore`` (T,) bool; ``events`` are what the labels were made of, cut at the end of the features.
+    """
+
+    id: str
+    split: str
+    features: np.ndarray
+    multi_hot: np.ndarray
+    ignore: np.ndarray
+    events: tuple[Event, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.multi_hot)
+
+
+@dataclass
+class SequenceList:
+    """Untrimmed videos with their class names; ``notes`` are sentences for the user on what was cut or left out.
+
+    ``record`` is what features.json says of the features.
+    """
+
+    sequences: list[Sequence]
+    classes: list[str]
+    tokens_per_second: float
+    record: dict
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return iter(self.sequences)
+
+    def __str__(self) -> str:
+        counts = Counter(sequence.split for sequence in self)
+        parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
+        minutes = sum(len(sequence) for sequence in self) / self.tokens_per_second / 60
+        return (
+            f"{len(self)} videos ({minutes:.0f} min) of {len(self.classes)} classes "
+            f"at {self.tokens_per_second:g} tokens/s: {parts}"
+        )
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.sequences[0].features.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """What all features take in memory."""
+        return sum(sequence.features.nbytes for sequence in self)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal hash of ids, splits, labels and class names: equal when two runs used the same labels."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        for sequence in self:
+            digest.update(f"\n{sequence.id}\t{sequence.split}\t".encode())
+            digest.update(np.packbits(sequence.multi_hot > 0).tobytes() + np.packbits(sequence.ignore).tobytes())
+        return digest.hexdigest()[:16]
+
+    def split(self, name: str) -> list[Sequence]:
+        """The videos of "train", "val" or "test"; possibly none."""
+        if name not in SPLITS:
+            raise ValueError(f"{name!r} is not a split; there are {', '.join(SPLITS)}")
+        return [sequence for sequence in self if sequence.split == name]
+
+    def in_memory(self) -> SequenceList:
+        """The same with all features read from disk."""
+        return replace(self, sequences=[replace(s, features=np.array(s.features)) for s in self])
+
+
+def load_sequences(
+    root: str | Path,
+    features: str | Path | None = None,
+    tokens_per_second: float | None = None,
+    val_fraction: float = 0.2,
+    group: str | None = None,
+    seed: int = 0,
+    missing: Literal["raise", "skip"] = "raise",
+    bad_events: Literal["raise", "allow"] = "raise",
+    tolerance_s: float = 1.0,
+) -> SequenceList:
+    """Read events.csv, videos.csv and the features of every video, and check all of them.
+
+    Features stay on disk (memory-mapped). Where videos.csv names no split val, one is carved from the training videos:
+    the test videos choose nothing.
+
+    Args:
+        root: the folder of events.csv, videos.csv and classes.txt (without it the classes are the sorted labels).
+        features: the folder of the features; default ``root``/features.
+        tokens_per_second: refuse features of another rate. Needed where the folder has no features.json.
+        val_fraction: share of the training videos (or groups) that go to val. Whole videos are drawn by a hash of seed
+            and name, such that val has, if that can be, every class and none is lost to train. 0 carves nothing.
+        group: regular expression with one group, searched in each id: videos with equal matches stay together.
+        seed: of the carved split.
+        missing: "raise" when a video has no features, or "skip" it and say so in ``notes``.
+        bad_events: "raise" when an event reaches beyond the end of the features by more than ``tolerance_s``, or
+            overlaps another of its class; or "allow" it: what lies beyond is cut, overlapping ones count as they are,
+            and ``notes`` say so.
+        tolerance_s: how far an event may reach beyond the end and is silently cut: annotators round, and an
+            incomplete last chunk makes no token.
+    """
+    root = Path(root)
+    folder = root / FEATURES if features is None else Path(features)
+    for name, value, permitted in (
+        ("missing", missing, ("raise", "skip")),
+        ("bad_events", bad_events, ("raise", "allow")),
+    ):
+        if value not in permitted:
+            raise ValueError(f"{name} is {value!r}; it can be {' or '.join(map(repr, permitted))}")
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction is {val_fraction}; it is a share of the training videos, from 0 to below 1")
+    for name in ("events.csv", "videos.csv"):
+        if not (root / name).exists():
+            raise FileNotFoundError(
+                f"{root / name} does not exist; a folder of untrimmed videos has events.csv "
+                "(video,start_s,end_s,label), videos.csv (video,split) and classes.txt"
+            )
+    notes: list[str] = []
+    splits = _read_splits(root / "videos.csv")
+    events = _read_events(root / "events.csv", splits)
+    if (root / "classes.txt").exists():
+        classes = load_classes(root / "classes.txt")
+    else:
+        classes = sorted({e.label for own in events.values() for e in own if e.label.lower() != AMBIGUOUS})
+        notes.append(f"{root} has no classes.txt; the classes are the sorted labels: {first_few(classes)}")
+    if not classes:
+        raise ValueError(f"{root / 'events.csv'} has no event of any class")
+
+    record, rate = read_record(folder, tokens_per_second)
+    arrays = _read_features(folder, list(splits), record, rate, missing, notes)
+    if "dim" not in record:
+        record["dim"] = next(iter(arrays.values())).shape[1]
+    checked = _check_events(
+        root / "events.csv", {v: events[v] for v in arrays}, arrays, rate, bad_events, tolerance_s, notes
+    )
+    sequences = []
+    for video, array in arrays.items():
+        targets = rasterise(checked[video], len(array), rate, classes)
+        sequences.append(Sequence(video, splits[video], array, *targets, events=tuple(checked[video])))
+    sequences = _carve_val(sequences, root, val_fraction, group, seed, notes)
+    result = SequenceList(sequences, classes, rate, record, notes)
+    _note_labels(result, root)
+    return result
+
+
+def _read_splits(table: Path) -> dict[str, str]:
+    """The split of each video by its id."""
+    videos = load_videos(table)
+    if not videos:
+        raise ValueError(f"{table} is empty: it has a header and no videos")
+    splits: dict[str, str] = {}
+    for video, split in videos.items():
+        if Path(video).is_absolute() or ".." in Path(video).parts:
+            raise ValueError(f"{table}: the path {video} may leave its folder; write it relative and without '..'")
+        if video_id(video) in splits:
+            raise ValueError(f"{table} has two videos with the id {video_id(video)}; rename one, suffixes do not count")
+        splits[video_id(video)] = split
+    return splits
+
+
+def _read_events(table: Path, splits: Mapping[str, str]) -> dict[str, list[Event]]:
+    """The events of each video of ``splits``, by their start."""
+    events: dict[str, list[Event]] = {video: [] for video in splits}
+    strangers: dict[str, None] = {}
+    for event in load_events(table):
+        video = video_id(event.video)
+        if video in events:
+            events[video].append(replace(event, video=video))
+        else:
+            strangers[event.video] = None
+    if strangers:
+        raise ValueError(
+            f"{table} has events of {len(strangers)} videos that videos.csv does not name: "
+            f"{first_few(list(strangers))}. Add them to videos.csv with their split"
+        )
+    return {video: sorted(own, key=lambda event: event.start_s) for video, own in events.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------- features
+
+
+def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict, float]:
+    """What features.json says, and the rate; refuses a rate other than ``tokens_per_second``."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder; extract the features into it, or name their folder with features=…"
+        )
+    path = folder / RECORD
+    if not path.exists():
+        if tokens_per_second is None:
+            raise FileNotFoundError(
+                f"{path} does not exist, so nobody knows how many features make a second; extract the features with "
+                "`vidact extract features`, or say tokens_per_second=… if you know it"
+            )
+        return {"tokens_per_second": float(tokens_per_second)}, float(tokens_per_second)
+    try:
+        record = json.loads(read_text(path))
+        rate = float(record["tokens_per_second"])
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} says no tokens_per_second ({type(error).__name__}: {error})") from None
+    if not (np.isfinite(rate) and rate > 0):
+        raise ValueError(f"{path} says {rate:g} tokens per second; a rate is above 0")
+    if tokens_per_second is not None and abs(rate - tokens_per_second) > 1e-6 * rate:
+        raise ValueError(
+            f"{tokens_per_second:g} tokens per second were asked for and the features in {folder} have {rate:g} "
+            f"({RECORD}); extract them again at the rate you want, or ask for theirs"
+        )
+    return record, rate
+
+
+def _read_features(
+    folder: Path, videos: list[str], record: dict, rate: float, missing: str, notes: list[str]
+) -> dict[str, np.ndarray]:
+    """The checked features of each video, memory-mapped."""
+    absent = [video for video in videos if not _file(folder, video).exists()]
+    if absent:
+        said = f"{len(absent)} of {len(videos)} videos have no features in {folder}: {first_few(absent)}"
+        elsewhere = {path.stem for path in folder.rglob("*.npy")}
+        hint = "Extract them"
+        if all(Path(video).name in elsewhere for video in absent):
+            hint = (
+                f"{_file(folder, absent[0])} is looked for and a file of that name lies elsewhere in the folder: "
+                "features are called by the video's path in videos.csv; extract with the folder of videos.csv as the "
+                "videos' folder"
+            )
+        if missing == "raise" or len(absent) == len(videos):
+            raise FileNotFoundError(
+                f"{said}. {hint}" + ("" if len(absent) == len(videos) else ", or use missing='skip'")
+            )
+        notes.append(f"skipped: {said}")
+    arrays: dict[str, np.ndarray] = {}
+    dim, whose = record.get("dim"), f"{folder / RECORD} says"
+    for video in videos:
+        path = _file(folder, video)
+        if not path.exists():
+            continue
+        array = read_array(path)
+        if array.dtype != np.float32 or array.ndim != 2 or len(array) == 0:
+            raise ValueError(
+                f"{path} holds {array.dtype} {array.shape}; features are float32 (tokens, values), at least one token"
+            )
+        if dim is not None and array.shape[1] != dim:
+            raise ValueError(
+                f"{path} has {array.shape[1]} values a token and {whose} {dim}: the features come from different "
+                "backbones. Extract all with one"
+            )
+        if dim is None:
+            dim, whose = array.shape[1], f"{path} has"
+        check_finite(array, path, rate)
+        arrays[video] = array
+    return arrays
+
+
+def _file(folder: Path, video: str) -> Path:
+    return folder / f"{video}.npy"
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, memory-mapped; never a pickle."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no array of numbers in NumPy's format: {error}") from None
+
+
+def check_finite(array: np.ndarray, path: Path | str, rate: float) -> None:
+    """Refuse NaN and infinite features, naming the first token."""
+    for first in range(0, len(array), 4096):
+        block = array[first : first + 4096]
+        if np.isfinite(block).all():
+            continue
+        row, column = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
+        raise ValueError(
+            f"{path} has {block[row, column]} in token {first + row} ({(first + row) / rate:.2f} s), value {column}: "
+            "features are finite numbers. Extract this video again"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- labels
+
+
+def _check_events(
+    table: Path,
+    events: Mapping[str, list[Event]],
+    arrays: Mapping[str, np.ndarray],
+    rate: float,
+    bad_events: str,
+    tolerance_s: float,
+    notes: list[str],
+) -> dict[str, list[Event]]:
+    """The events cut at the end of their video's features; refuses or notes what cannot be."""
+    beyond, overlapping, outside = [], [], []
+    checked: dict[str, list[Event]] = {}
+    for video, own in events.items():
+        end_s = len(arrays[video]) / rate
+        latest: dict[str, Event] = {}
+        kept = []
+        for event in own:
+            said = f"{event.label} at {event.start_s:g}–{event.end_s:g} s of {video}"
+            if event.end_s > end_s + tolerance_s:
+                beyond.append(f"{said}, which ends at {end_s:g} s")
+            before = latest.get(event.label)
+            # Times are written with six digits, so neighbours that touch may seem to overlap by one.
+            if before is not None and event.start_s < before.end_s - 2e-6 and event.label.lower() != AMBIGUOUS:
+                overlapping.append(f"{said} and the one at {before.start_s:g}–{before.end_s:g} s")
+            if before is None or event.end_s > before.end_s:
+                latest[event.label] = event
+            if event.start_s >= end_s:
+                outside.append(said)
+            else:
+                kept.append(replace(event, end_s=min(event.end_s, end_s)))
+        checked[video] = kept
+    if bad_events == "raise" and beyond:
+        raise ValueError(
+            f"{table}: {len(beyond)} events reach beyond the end of their features: {first_few(beyond, 3)}. Correct "
+            "the times, extract the whole video, or cut them with bad_events='allow'"
+        )
+    if bad_events == "raise" and overlapping:
+        raise ValueError(
+            f"{table}: {len(overlapping)} events overlap another of their class: {first_few(overlapping, 3)}. Join or "
+            "part them, or keep them with bad_events='allow'"
+        )
+    if beyond:
+        notes.append(f"cut {len(beyond)} events that reach beyond the end of their features: {first_few(beyond, 3)}")
+    if outside:
+        notes.append(f"left out {len(outside)} events that begin after the last feature: {first_few(outside, 3)}")
+    if overlapping:
+        notes.append(f"{len(overlapping)} events overlap another of their class: {first_few(overlapping, 3)}")
+    return checked
+
+
+def _actions(sequence: Sequence) -> set[str]:
+    return {event.label for event in sequence.events if event.label.lower() != AMBIGUOUS}
+
+
+def _note_labels(sequences: SequenceList, root: Path) -> None:
+    """Refuse a split without any event; note videos and splits that lack some."""
+    for split in SPLITS:
+        part = sequences.split(split)
+        if not part:
+            continue
+        present = set().union(*map(_actions, part))
+        if not present:
+            raise ValueError(
+                f"{root}: none of the {len(part)} videos of the split {split} has an event; label them, or take them "
+                "out of videos.csv"
+            )
+        absent = [name for name in sequences.classes if name not in present]
+        if absent:
+            sequences.notes.append(
+                f"split {split} has no event of {len(absent)} of {len(sequences.classes)} classes: {first_few(absent)}"
+            )
+    silent = [sequence.id for sequence in sequences if not _actions(sequence)]
+    if silent:
+        sequences.notes.append(f"{len(silent)} videos have no event and are all background: {first_few(silent)}")
+
+
+def _carve_val(
+    sequences: list[Sequence], root: Path, fraction: float, group: str | None, seed: int, notes: list[str]
+) -> list[Sequence]:
+    """Move a share of the training videos to val where there is no val."""
+    train = [sequence for sequence in sequences if sequence.split == "train"]
+    if not fraction or not train or any(sequence.split == "val" for sequence in sequences):
+        return sequences
+    names = [s.id for s in train] if group is None else groups_of(root, [root / s.id for s in train], group)
+    kinds: dict[str, set[str]] = {}
+    for name, sequence in zip(names, train, strict=True):
+        kinds.setdefault(name, set()).update(_actions(sequence))
+    if len(kinds) < 2:
+        raise ValueError(
+            f"{root} has one training {'video' if group is None else 'group'}, so none can be kept for validation; "
+            "name a video with the split val in videos.csv, or train without (val_fraction=0)"
+        )
+    drawn = _draw(kinds, fraction, seed)
+    carved = {sequence.id for name, sequence in zip(names, train, strict=True) if name in drawn}
+    notes.append(
+        f"{len(carved)} of {len(train)} training videos are kept for validation (val_fraction {fraction:g}, "
+        f"seed {seed}): {first_few(sorted(carved))}"
+    )
+    return [replace(s, split="val") if s.id in carved else s for s in sequences]
+
+
+def _draw(kinds: Mapping[str, set[str]], fraction: float, seed: int) -> set[str]:
+    """Names of a share of the units, given the classes in each: no class leaves the others, and each class comes along.
+
+    Both if that can be.
+    """
+    order = sorted(kinds, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    count = min(max(1, round(fraction * len(order))), len(order) - 1)
+    left = Counter(label for labels in kinds.values() for label in labels)
+    drawn: dict[str, None] = {}
+    covered: set[str] = set()
+    for only_new in (True, False):
+        for name in order:
+            spared = all(left[label] > 1 for label in kinds[name])
+            if len(drawn) < count and name not in drawn and spared and (kinds[name] - covered or not only_new):
+                drawn[name] = None
+                covered |= kinds[name]
+                left.subtract(kinds[name])
+    return set(drawn) or {order[0]}
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_sequences(
+    out: str | Path, sequences: Iterable[Sequence], classes: list[str], tokens_per_second: float, record: Mapping
+) -> None:
+    """Write sequences in our layout: features/<id>.npy, features.json, events.csv, videos.csv and classes.txt.
+
+    ``sequences`` are taken one at a time, so they need not fit into memory together; ``record`` is written to
+    features.json with tokens_per_second and dim.
+    """
+    out = Path(out)
+    events: list[Event] = []
+    splits: dict[str, str] = {}
+    dim = 0
+    for sequence in sequences:
+        with replacing(_file(out / FEATURES, sequence.id)) as half, open(half, "wb") as file:
+            np.save(file, np.asarray(sequence.features, dtype=np.float32))
+        events += sequence.events
+        splits[sequence.id] = sequence.split
+        dim = sequence.features.shape[1]
+    write_json(out / FEATURES / RECORD, {**record, "tokens_per_second": tokens_per_second, "dim": dim})
+    write_classes(out / "classes.txt", classes)
+    write_videos_csv(out / "videos.csv", splits)
+    write_events_csv(out / "events.csv", events)

@@ -1,0 +1,297 @@
+"""Features and labels in batches: the data set of training windows and whole videos, and the Lightning data module.
+
+Everything random about a window follows from (seed, epoch, video), so the number of workers changes nothing and a
+resumed run sees the batches that it would have seen.
+
+Shapes: B videos, T tokens, D features of a token, K classes (1 + K with the background).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as Several
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vidact.batch import SequenceBatch
+from vidact.data.clips import EpochSampler, one_thread
+from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
+
+__all__ = ["Sequence", "SequenceData", "SequenceDataset", "SequenceList", "collate", "load_sequences"]
+
+
+class SequenceDataset(Dataset[SequenceBatch]):
+    """Windows of untrimmed videos, or whole videos; an item is a batch of one.
+
+    The windows of a video begin ``stride`` tokens apart, from an offset below ``stride`` that is drawn anew for each
+    video and epoch; item ``(epoch, index)`` is window ``index`` of that epoch. How many there are is the same in every
+    epoch. Less than ``stride`` rows of a window lie beyond the video's end, and none where ``drop_ambiguous_last``; a
+    video shorter than ``window`` is one window.
+
+    Args:
+        sequences: the videos.
+        window: tokens with labels; None takes whole videos (then ``history`` and ``lookahead`` are 0).
+        history: tokens before them, without labels.
+        lookahead: further labels after the last feature, for networks that predict.
+        stride: tokens from one window to the next; None is ``window``, so that none is seen twice.
+        drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses that look there only.
+        seed: of the offsets.
+    """
+
+    def __init__(
+        self,
+        sequences: Several[Sequence],
+        window: int | None = None,
+        history: int = 0,
+        lookahead: int = 0,
+        stride: int | None = None,
+        drop_ambiguous_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if window is None and (history or lookahead or stride or drop_ambiguous_last):
+            raise ValueError("whole videos (window=None) have no history, lookahead, stride or last token to drop by")
+        for name, value, least in (
+            ("window", window, 1),
+            ("history", history, 0),
+            ("lookahead", lookahead, 0),
+            ("stride", stride, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value} tokens; it is at least {least}")
+        self.sequences = list(sequences)
+        self.window, self.history, self.lookahead, self.seed = window, history, lookahead, seed
+        self.stride = stride or window or 1
+        self.starts = [self._starts(sequence, drop_ambiguous_last) for sequence in self.sequences]
+        counts = [max(1, len(starts) // self.stride) if len(starts) else 0 for starts in self.starts]
+        self.first_index = np.concatenate([[0], np.cumsum(counts, dtype=int)])
+
+    def _starts(self, sequence: Sequence, drop_ambiguous_last: bool) -> np.ndarray:
+        """Where windows of a video may begin."""
+        length = len(sequence)
+        if drop_ambiguous_last and self.window:
+            return np.flatnonzero(~sequence.ignore[self.window - 1 :])
+        if self.window is None or length <= self.window:
+            return np.zeros(1, dtype=int)
+        return np.arange(min(length, length - self.window + self.stride))
+
+    def __len__(self) -> int:
+        return int(self.first_index[-1])
+
+    def __getitem__(self, key: int | tuple[int, int]) -> SequenceBatch:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"item {index} of {len(self)}")
+        video = int(np.searchsorted(self.first_index, index, side="right")) - 1
+        starts = self.starts[video]
+        offset = np.random.default_rng([self.seed, epoch, video]).integers(min(self.stride, len(starts)))
+        place = offset + (index - self.first_index[video]) * self.stride
+        return self.stretch(video, int(starts[place]), self.window or len(self.sequences[video]))
+
+    def stretch(self, video: int, first: int, window: int) -> SequenceBatch:
+        """The window of a video that begins with token ``first``, with the history before it."""
+        sequence = self.sequences[video]
+        length, begin, end = len(sequence), first - self.history, first + window
+        features = np.empty((end - begin, sequence.features.shape[1]), dtype=np.float32)
+        own = slice(max(begin, 0), min(end, length))
+        start, stop = own.start - begin, own.stop - begin
+        features[start:stop] = sequence.features[own]
+        features[:start], features[stop:] = features[start], features[stop - 1]
+
+        rows = window + self.lookahead
+        targets = np.zeros((rows, sequence.multi_hot.shape[1]), dtype=np.float32)
+        ignore = np.ones(rows, dtype=bool)
+        labelled = slice(first, min(first + rows, length))
+        targets[: labelled.stop - first] = sequence.multi_hot[labelled]
+        ignore[: labelled.stop - first] = sequence.ignore[labelled]
+        return SequenceBatch(
+            torch.from_numpy(features)[None],
+            torch.from_numpy(targets)[None],
+            torch.from_numpy(ignore)[None],
+            torch.tensor([start]),
+            [sequence.id],
+            torch.tensor([stop]),
+            self.lookahead,
+        )
+
+
+def collate(items: Several[SequenceBatch]) -> SequenceBatch:
+    """One batch of several; shorter videos repeat their last token, and their further labels are ignored."""
+    rows = max(item.targets.shape[1] for item in items)
+    if any(item.targets.shape[1] < rows for item in items):
+        items = [_lengthen(item, rows - item.targets.shape[1]) for item in items]
+    return SequenceBatch(
+        torch.cat([item.features for item in items]),
+        torch.cat([item.targets for item in items]),
+        torch.cat([item.ignore for item in items]),
+        torch.cat([item.start for item in items]),
+        [id for item in items for id in item.ids],
+        torch.cat([item.end for item in items]),
+        items[0].lookahead,
+    )
+
+
+def _lengthen(item: SequenceBatch, more: int) -> SequenceBatch:
+    last = item.features[:, -1:].expand(-1, more, -1)
+    targets = item.targets.new_zeros(1, more, item.targets.shape[2])
+    return SequenceBatch(
+        torch.cat([item.features, last], 1),
+        torch.cat([item.targets, targets], 1),
+        torch.cat([item.ignore, item.ignore.new_ones(1, more)], 1),
+        item.start,
+        item.ids,
+        item.end,
+        item.lookahead,
+    )
+
+
+class SequenceData(pl.LightningDataModule):
+    """Features of untrimmed videos: windows for training, whole videos for validation and test.
+
+    Args:
+        root: folder with events.csv, videos.csv and classes.txt.
+        features: folder of the features; default root/features.
+        tokens_per_second: refuse features of another rate; needed where the folder has no features.json.
+        window: tokens of a training window that have labels. 1 for networks whose loss looks at the newest token only.
+        history: tokens before the window, which the network sees and is not asked about.
+        lookahead: labels after the window's last feature, for networks that predict: the largest of their offsets.
+        stride: tokens from one training window to the next; None is the window.
+        drop_ambiguous_last: leave out training windows whose last token is ambiguous (OadTR).
+        batch_size: training windows in a batch, on each device.
+        test_batch_size: whole videos side by side in validation and test; shorter ones are filled up.
+        test_split: which split a test scores.
+        val_fraction: share of the training videos kept for validation where videos.csv names no split val.
+        group: a regular expression with one group, searched in each id; videos for which it gives the same text stay
+            together when the validation videos are drawn.
+        missing: what to do with a video without features: raise, or skip it and say so.
+        bad_events: what to do with events that reach beyond the features or overlap another of their class: raise, or
+            allow (cut, keep) them and say so.
+        memory_gib: how much memory the features may take on each machine; larger ones are read from disk when needed.
+            None is half of what the machine has.
+        num_workers: loader processes on each device; None is 0 for features in memory, otherwise 2.
+        seed: of the split, the order and the offsets.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        features: str | None = None,
+        tokens_per_second: float | None = None,
+        window: int = 64,
+        history: int = 0,
+        lookahead: int = 0,
+        stride: int | None = None,
+        drop_ambiguous_last: bool = False,
+        batch_size: int = 16,
+        test_batch_size: int = 1,
+        test_split: Literal["test", "val", "train"] = "test",
+        val_fraction: float = 0.2,
+        group: str | None = None,
+        missing: Literal["raise", "skip"] = "raise",
+        bad_events: Literal["raise", "allow"] = "raise",
+        memory_gib: float | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; a batch needs at least one video")
+        self.root, self.features, self.tokens_per_second = Path(root), features, tokens_per_second
+        self.window, self.history, self.lookahead, self.stride = window, history, lookahead, stride
+        self.drop_ambiguous_last = drop_ambiguous_last
+        self.batch_size, self.test_batch_size, self.test_split = batch_size, test_batch_size, test_split
+        self.val_fraction, self.group, self.missing, self.bad_events = val_fraction, group, missing, bad_events
+        self.memory_gib, self.num_workers, self.seed = memory_gib, num_workers, seed
+        self.sets: dict[str, SequenceDataset] = {}
+        self._found: SequenceList | None = None
+
+    @property
+    def found(self) -> SequenceList:
+        """The videos with their labels, read and checked once; their features in memory if they fit."""
+        if self._found is None:
+            sequences = load_sequences(
+                self.root,
+                features=self.features,
+                tokens_per_second=self.tokens_per_second,
+                val_fraction=self.val_fraction,
+                group=self.group,
+                seed=self.seed,
+                missing=self.missing,
+                bad_events=self.bad_events,
+            )
+            processes = self.trainer.num_devices if self.trainer else 1  # each holds its own copy
+            fits = sequences.num_bytes * processes <= self.memory_limit
+            self._found = sequences.in_memory() if fits else sequences
+            self.is_in_memory = fits
+        return self._found
+
+    @property
+    def memory_limit(self) -> float:
+        """Bytes."""
+        if self.memory_gib is not None:
+            return self.memory_gib * 2**30
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+
+    def setup(self, stage: str) -> None:
+        """Make the splits' data sets."""
+        sequences = self.found
+        self.sets = {
+            "train": SequenceDataset(
+                sequences.split("train"),
+                self.window,
+                self.history,
+                self.lookahead,
+                self.stride,
+                self.drop_ambiguous_last,
+                self.seed,
+            ),
+            "val": SequenceDataset(sequences.split("val")),
+            "test": SequenceDataset(sequences.split(self.test_split)),
+        }
+        if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
+            for note in sequences.notes:
+                print(f"{self.root}: {note}")
+
+    def loader(self, split: str) -> DataLoader[SequenceBatch]:
+        """Batches of ``split`` for this process; the training order is shuffled.
+
+        Several processes get equally many items, a few of them twice if need be (one that runs out first would leave
+        the others waiting): in validation and test these are whole videos, which scores join by id.
+        """
+        dataset = self.sets[split]
+        if len(dataset) == 0:
+            name = self.test_split if split == "test" else split
+            counts = ", ".join(f"{side}: {len(self.found.split(side))}" for side in ("train", "val", "test"))
+            why = "name the split in videos.csv"
+            if len(dataset.sequences):
+                why = f"each is ambiguous or shorter than the window of {self.window} tokens"
+            raise ValueError(f"{self.root} has nothing in the split {name!r} ({counts} videos); {why}")
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        training = split == "train"
+        workers = self.num_workers
+        if workers is None:
+            workers = 0 if self.is_in_memory else 2
+        return DataLoader(
+            dataset,
+            self.batch_size if training else self.test_batch_size,
+            sampler=EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size),
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=one_thread,
+        )
+
+    def train_dataloader(self) -> DataLoader[SequenceBatch]:
+        return self.loader("train")
+
+    def val_dataloader(self) -> DataLoader[SequenceBatch] | list:
+        return self.loader("val") if len(self.sets["val"]) else []
+
+    def test_dataloader(self) -> DataLoader[SequenceBatch]:
+        return self.loader("test")

@@ -1,0 +1,372 @@
+"""How good answers are as events: actions found by temporal overlap, starts found in time, delay, false alarms.
+
+An event is anything with ``video``, ``start_s``, ``end_s`` and ``label``; a detection has a ``score`` besides. An event
+labelled "ambiguous" is no truth of any class: what was detected there, and matches nothing, does not count.
+
+Shapes: N frames, K actions, O offsets or overlaps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vidact.metrics.frame_ap import PrecisionRecall, check_frames, mean_of_known, precision_recall, runs
+
+AMBIGUOUS = "ambiguous"
+
+
+class TimedLabel(Protocol):
+    """An action from ``start_s`` to ``end_s``, such as ``vidact.data.Event``."""
+
+    @property
+    def video(self) -> str: ...
+
+    @property
+    def start_s(self) -> float: ...
+
+    @property
+    def end_s(self) -> float: ...
+
+    @property
+    def label(self) -> str: ...
+
+
+class ScoredLabel(TimedLabel, Protocol):
+    """An action that somebody claims to have seen, such as ``vidact.events.Detection``."""
+
+    @property
+    def score(self) -> float: ...
+
+
+# --------------------------------------------------------------------------------------------------------------- starts
+
+
+@dataclass(frozen=True, eq=False)
+class StartAP:
+    """``per_class`` (O, K) for each of ``offsets_s`` (O,); NaN for an action that never starts."""
+
+    offsets_s: np.ndarray
+    per_class: np.ndarray
+
+    @property
+    def per_offset(self) -> np.ndarray:
+        """Mean over the actions at each offset, (O,)."""
+        return np.array([mean_of_known(row) for row in self.per_class])
+
+    @property
+    def mean(self) -> float:
+        return mean_of_known(self.per_offset)
+
+
+def start_map(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    video_ids: ArrayLike,
+    tokens_per_second: float,
+    offsets_s: Sequence[float] = tuple(range(1, 11)),
+    points: int | None = None,
+    ignore: ArrayLike | None = None,
+) -> StartAP:
+    """Point-level AP of online start detection (ODAS, Shou et al. 2018).
+
+    A class is said to start at token t where it becomes the best-scored one, with its score at t. From the surest
+    claim on, each takes the nearest start of its class in its video that is still free, if that is within the offset;
+    else it is false. Before its first token a video counts as background, so an action may start at once, and the last
+    token of the video before does not matter (in the published code it does).
+
+    Args:
+        scores: probabilities (N, 1+K), the background first.
+        targets: 0/1 (N, 1+K); an action starts at the first token of each stretch.
+        video_ids: (N,) the video of each row.
+        tokens_per_second: of the rows.
+        offsets_s: how far a claim may be from the start, before or after it, in seconds.
+        points: None is the exact area; 11 is the eleven-point interpolation of the published code.
+        ignore: (N,) True where the label is ambiguous: a false claim there does not count.
+    """
+    offsets = np.array(offsets_s, dtype=np.float64)
+    if not offsets.size or (offsets < 0).any():
+        raise ValueError(f"offsets_s are {tuple(offsets_s)}; give distances of 0 s or more")
+    if tokens_per_second <= 0:
+        raise ValueError(f"tokens_per_second is {tokens_per_second:g}; it must be above 0")
+    frames = check_frames(scores, targets, ignore, video_ids)
+    borders = frames.video_borders("the start of an action")
+    video = np.repeat(np.arange(len(borders) - 1), np.diff(borders))
+    best = frames.scores.argmax(1)
+    before = np.append(0, best[:-1])
+    before[borders[:-1]] = 0
+    per_class = np.full((len(offsets), frames.scores.shape[1] - 1), np.nan)
+    for column in range(1, frames.scores.shape[1]):
+        starts = runs(frames.positive[:, column], borders)[0]
+        claims = np.flatnonzero((best == column) & (before != column))
+        claims = claims[np.argsort(-frames.scores[claims, column].astype(np.float64), kind="stable")]
+        starts_of = {v: starts[video[starts] == v] for v in np.unique(video[claims])}
+        for row, offset in enumerate(offsets):
+            # In tokens, with a little more for the rounding of the product.
+            right = _match_starts(claims, video[claims], starts_of, offset * tokens_per_second + 1e-6)
+            counts = right | ~frames.ignore[claims]
+            curve = precision_recall(
+                frames.scores[claims[counts], column], right[counts], ties="in order", total=len(starts)
+            )
+            per_class[row, column - 1] = curve.area() if points is None else curve.mean_at(points)
+    return StartAP(offsets, per_class)
+
+
+def _match_starts(
+    claims: np.ndarray, videos: np.ndarray, starts_of: dict[int, np.ndarray], tolerance: float
+) -> np.ndarray:
+    """Which of the claims, surest first, are right, (n,) bool."""
+    free = {video: np.full(len(starts), True) for video, starts in starts_of.items()}
+    right = np.zeros(len(claims), dtype=bool)
+    for i, (token, video) in enumerate(zip(claims, videos, strict=True)):
+        if free[video].any():
+            distance = np.where(free[video], abs(starts_of[video] - token), np.inf)
+            nearest = distance.argmin()
+            if distance[nearest] <= tolerance:
+                right[i], free[video][nearest] = True, False
+    return right
+
+
+# ----------------------------------------------------------------------------------------------------- temporal overlap
+
+
+@dataclass(frozen=True, eq=False)
+class EventAP:
+    """``per_class`` (O, K) for each of the overlaps ``tiou`` (O,) and the ``classes`` that occur in the truth."""
+
+    tiou: np.ndarray
+    classes: tuple[str, ...]
+    per_class: np.ndarray
+
+    @property
+    def per_tiou(self) -> np.ndarray:
+        """Mean over the classes at each overlap, (O,)."""
+        return self.per_class.mean(1)
+
+    @property
+    def mean(self) -> float:
+        return float(self.per_class.mean())
+
+
+def event_map(
+    detections: Iterable[ScoredLabel],
+    truth: Iterable[TimedLabel],
+    tiou: float | Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7),
+    interpolated: bool = False,
+) -> EventAP:
+    """Mean average precision of detected events at one or several temporal overlaps.
+
+    From the surest detection on, each takes the free event of its class and video that it overlaps most, if their
+    overlap (intersection over union of the two times) is ``tiou`` or more; else it is false. Each event is taken
+    once. A detection of a class that the truth does not have enters no class's figure.
+
+    Args:
+        detections: with a score; of equal scores the earlier in the list comes first.
+        truth: what happened.
+        tiou: above 0, up to 1.
+        interpolated: False is the plain area, as in the evaluation of THUMOS'14; True takes the best precision at this
+            recall or a higher one, as ActivityNet's code does.
+    """
+    overlaps = np.atleast_1d(np.array(tiou, dtype=np.float64))
+    if not overlaps.size or not ((overlaps > 0) & (overlaps <= 1)).all():
+        raise ValueError(f"tiou is {tiou}; a temporal overlap is above 0 and at most 1")
+    found, events = list(detections), _ByClass(truth)
+    if not events.counts:
+        raise ValueError("the truth has no event of any class, so there is nothing to find")
+    for detection in found:
+        if math.isnan(detection.score):
+            raise ValueError(f"{_describe(detection)} has a NaN score, which has no rank")
+    by_class = defaultdict(list)
+    for detection in sorted(found, key=lambda detection: -detection.score):
+        _check_times(detection)
+        by_class[detection.label].append(detection)
+    classes = tuple(events.counts)
+    per_class = [
+        [_match_events(by_class[label], events, level, events.counts[label]).area(interpolated) for label in classes]
+        for level in overlaps
+    ]
+    return EventAP(overlaps, classes, np.array(per_class))
+
+
+class _ByClass:
+    """The times of true events, (n, 2), by label and video; of ambiguous ones by video."""
+
+    def __init__(self, truth: Iterable[TimedLabel]) -> None:
+        times: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        ambiguous: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for event in truth:
+            _check_times(event)
+            if event.label.lower() == AMBIGUOUS:
+                ambiguous[event.video].append((event.start_s, event.end_s))
+            else:
+                times[event.label, event.video].append((event.start_s, event.end_s))
+        self.times = {key: np.array(sorted(pairs)) for key, pairs in times.items()}
+        self.ambiguous = {video: np.array(pairs) for video, pairs in ambiguous.items()}
+        # How many of each class, the classes sorted.
+        self.counts: dict[str, int] = defaultdict(int)
+        for label, video in sorted(times):
+            self.counts[label] += len(times[label, video])
+
+    def of(self, event: TimedLabel) -> np.ndarray:
+        return self.times.get((event.label, event.video), np.empty((0, 2)))
+
+    def share_ambiguous(self, event: TimedLabel) -> float:
+        """The largest part of an event's time that one ambiguous event covers, from 0 to 1."""
+        length = event.end_s - event.start_s
+        if event.video not in self.ambiguous or length == 0:
+            return 0.0
+        return float(_intersection(event, self.ambiguous[event.video]).max() / length)
+
+
+def _match_events(found: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
+    """The curve of one class of ``total`` events; ``found`` has the surest first."""
+    free: dict[str, np.ndarray] = {}
+    scores, right = [], []
+    for detection in found:
+        times = events.of(detection)
+        still = free.setdefault(detection.video, np.full(len(times), True))
+        overlap = np.where(still, _overlap(detection, times), -1.0)
+        best = int(overlap.argmax()) if len(times) else -1
+        # 4 s of 10 s are 0.4, which 0.39999999999999997 is not
+        hit = best >= 0 and overlap[best] >= tiou - 1e-9
+        if hit:
+            still[best] = False
+        # As COCO does with crowds: the part of the detection that is covered is compared, since what is ambiguous may
+        # be far longer than one action.
+        elif events.share_ambiguous(detection) >= tiou - 1e-9:
+            continue
+        scores.append(detection.score)
+        right.append(hit)
+    return precision_recall(scores, right, ties="in order", total=total)
+
+
+def _intersection(event: TimedLabel, times: np.ndarray) -> np.ndarray:
+    """Seconds that ``event`` shares with each of ``times`` (n, 2)."""
+    return np.maximum(0.0, np.minimum(event.end_s, times[:, 1]) - np.maximum(event.start_s, times[:, 0]))
+
+
+def _overlap(event: TimedLabel, times: np.ndarray) -> np.ndarray:
+    """Intersection over union with each of ``times`` (n, 2)."""
+    shared = _intersection(event, times)
+    return shared / (event.end_s - event.start_s + times[:, 1] - times[:, 0] - shared)
+
+
+def _check_times(event: TimedLabel) -> None:
+    if not event.start_s < event.end_s:
+        raise ValueError(f"{_describe(event)} does not start before it ends")
+
+
+def _describe(event: TimedLabel) -> str:
+    return f"{event.label!r} of {event.video} from {event.start_s:g} to {event.end_s:g} s"
+
+
+# -------------------------------------------------------------------------------------------------- delay, false alarms
+
+
+@dataclass(frozen=True, eq=False)
+class Delay:
+    """``delays_s`` (n,) of each true event in the order given, NaN where it was missed.
+
+    A delay runs from the event's start to the start of the token that shows it; a live answer is there when that token
+    ends, 1 / tokens_per_second later, and a detector's ``min_seconds`` later still.
+    """
+
+    delays_s: np.ndarray
+
+    @property
+    def missed(self) -> float:
+        """Share of the events that were never detected, from 0 to 1."""
+        return float(np.isnan(self.delays_s).mean())
+
+    @property
+    def median_s(self) -> float:
+        """Of the events that were detected; NaN where none was."""
+        known = self.delays_s[~np.isnan(self.delays_s)]
+        return float(np.median(known)) if len(known) else float("nan")
+
+    @property
+    def mean_s(self) -> float:
+        """Of the events that were detected; NaN where none was."""
+        return mean_of_known(self.delays_s)
+
+
+def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel]) -> Delay:
+    """How long after an event's start the first detection of its class that overlaps it starts.
+
+    A detection that was there before the event counts as no delay: read this beside ``false_alarms_per_hour``, since
+    who always says everything has neither delay nor misses. Ambiguous events are no truth and have no delay.
+    """
+    found = _ByClass(detections)
+    delays = []
+    for event in truth:
+        _check_times(event)
+        if event.label.lower() == AMBIGUOUS:
+            continue
+        times = found.of(event)
+        starts = times[_intersection(event, times) > 0, 0]
+        delays.append(max(0.0, float(starts.min()) - event.start_s) if len(starts) else math.nan)
+    return _delay(delays)
+
+
+def frame_delay(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    video_ids: ArrayLike,
+    tokens_per_second: float,
+    thresholds: float | Sequence[float] = 0.5,
+) -> Delay:
+    """How long after an action's first token its score first reaches a threshold, before its last token is over.
+
+    Args:
+        scores: probabilities (N, 1+K), the background first.
+        targets: 0/1 (N, 1+K); each stretch of an action is an event, in the order of classes, then of rows.
+        video_ids: (N,) the video of each row.
+        tokens_per_second: of the rows.
+        thresholds: one for all actions or one for each, K.
+    """
+    frames = check_frames(scores, targets, video_ids=video_ids)
+    borders = frames.video_borders("the start of an action")
+    num_actions = frames.scores.shape[1] - 1
+    wanted = np.asarray(thresholds, dtype=np.float64)
+    if wanted.shape not in ((), (num_actions,)):
+        raise ValueError(f"thresholds have the shape {wanted.shape}; give one number, or one for each of {num_actions}")
+    delays: list[float] = []
+    for column, threshold in enumerate(np.broadcast_to(wanted, num_actions), 1):
+        start, end = runs(frames.positive[:, column], borders)
+        reached = np.append(np.flatnonzero(frames.scores[:, column] >= threshold), len(frames))
+        first = reached[np.searchsorted(reached, start)]
+        delays.extend(np.where(first <= end, (first - start) / tokens_per_second, np.nan))
+    return _delay(delays)
+
+
+def _delay(delays: list[float]) -> Delay:
+    if not delays:
+        raise ValueError("the truth has no event of any class, so there is no delay")
+    return Delay(np.array(delays))
+
+
+def false_alarms_per_hour(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel], duration_s: float) -> float:
+    """Detections that touch no event of their class, per hour of video.
+
+    One that lies by half or more in an ambiguous event is not counted.
+
+    Args:
+        detections: over all videos.
+        truth: of all videos.
+        duration_s: of all videos together, those without any event included.
+    """
+    if not duration_s > 0:
+        raise ValueError(f"duration_s is {duration_s:g}; the videos together last longer than 0 s")
+    events = _ByClass(truth)
+    alarms = 0
+    for detection in detections:
+        _check_times(detection)
+        touched = (_intersection(detection, events.of(detection)) > 0).any()
+        alarms += not touched and events.share_ambiguous(detection) < 0.5
+    return alarms * 3600 / duration_s

@@ -1,0 +1,87 @@
+"""A linear classifier of the newest features: what a detector has to beat.
+
+It looks at means of the last few tokens, each span of tokens beside the others. With the span 1 alone it sees one
+token; with 1, 4 and 12 it also knows how the last one and three seconds looked, in no order.
+
+Shapes: B videos, T tokens, D features, K outputs, S spans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidact.models.online import OnlineNetwork, OnlineOutput, State, shift_tokens
+from vidact.models.weights import builder
+
+
+class FrameClassifier(OnlineNetwork):
+    """Mean features of several spans, normalised, into one linear layer.
+
+    Args:
+        num_classes: K.
+        feature_dim: D.
+        spans: tokens that each mean covers, the newest included; at the beginning as many as there are.
+        dropout: on the normalised means.
+    """
+
+    dense = True
+    window: int
+
+    def __init__(self, num_classes: int, feature_dim: int, spans: Sequence[int] = (1,), dropout: float = 0.0) -> None:
+        super().__init__()
+        if not spans or min(spans) < 1:
+            raise ValueError(f"spans are {tuple(spans)}; give at least one, each of at least one token")
+        self.num_classes, self.feature_dim, self.spans, self.window = num_classes, feature_dim, tuple(spans), max(spans)
+        self.norm = nn.LayerNorm(len(self.spans) * feature_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(len(self.spans) * feature_dim, num_classes)
+
+    def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
+        """Every token's answer (n = T); rows before ``start`` repeat that of the first token."""
+        self.check(features)
+        if start is not None:
+            return OnlineOutput(shift_tokens(self(shift_tokens(features, start)).logits, -start))
+        past = F.pad(features, (0, 0, self.window - 1, 0))  # zeros, which the counts below leave out
+        seen = torch.arange(1, features.shape[1] + 1, device=features.device)
+        windows = past.unfold(1, self.window, 1)  # (B, T, D, window)
+        return OnlineOutput(self._classify(windows, seen.expand(len(features), -1)))
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        weight = self.classifier.weight
+        return {
+            "recent": weight.new_zeros(batch_size, self.feature_dim, self.window),
+            "tokens": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
+        }
+
+    def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
+        self.check(feature)
+        recent = torch.cat([state["recent"][:, :, 1:], feature[:, :, None]], 2)
+        tokens = state["tokens"] + 1
+        return OnlineOutput(self._classify(recent[:, None], tokens[:, None])), {"recent": recent, "tokens": tokens}
+
+    def _classify(self, windows: Tensor, seen: Tensor) -> Tensor:
+        """Windows (B, T, D, window), newest last, of which ``seen`` (B, T) tokens are real → logits (B, T, K)."""
+        means = [
+            windows[..., -span:].sum(-1) / seen.clamp(max=span).to(windows.dtype)[..., None] for span in self.spans
+        ]
+        return self.classifier(self.dropout(self.norm(torch.cat(means, -1))))
+
+
+@builder
+def frame_classifier(
+    num_classes: int, feature_dim: int, spans: Sequence[int] = (1,), dropout: float = 0.0
+) -> FrameClassifier:
+    """A linear classifier of each token, the baseline of every detector.
+
+    Args:
+        num_classes: K, the background first.
+        feature_dim: D.
+        spans: tokens that each mean covers: [1] is the token itself, [1, 4, 12] adds the last 1 s and 3 s at 4 tokens
+            a second.
+        dropout: on the normalised means.
+    """
+    return FrameClassifier(num_classes, feature_dim, tuple(spans), dropout)

@@ -1,0 +1,685 @@
+"""LSTR (Xu et al., NeurIPS 2021, https://arxiv.org/abs/2107.03377), TeSTra (Zhao & Krähenbühl, ECCV 2022,
+https://arxiv.org/abs/2209.09236): minutes of long memory, compressed by a few queries, for the last seconds.
+
+The last ``work`` tokens are decoded, each seeing those before it, with the help of memory vectors, into which two
+stages of learned queries have compressed the ``long`` tokens before them, sampled every ``long_stride``. TeSTra is
+the same network with three changes: the long memory has no positions and may fade (Laplace kernel, ``alpha`` < 1),
+and the work tokens are read as memory too.
+
+From https://github.com/amazon-science/long-short-term-transformer and https://github.com/zhaoyue-zephyrus/TeSTra
+(both Apache-2.0). Different here:
+
+* The long memory is sampled in one way. The published code trains on tokens spread evenly over whatever past there is
+  and tests on every fourth; here training, scoring and streaming take every ``long_stride``-th.
+* Streams are exact. The published stream modes differ from the published scores once the memory is full (LSTR) or
+  always (TeSTra); here ``step`` gives what ``forward`` gives, from rings of what each token's projections gave once.
+
+Shapes: B videos, T tokens, D features, d width, H heads, Q queries, L long and W work places, K outputs.
+"""
+
+# ruff: noqa: PT028 (testra is no test)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vidact.models.attention import WeightTables, attend, probes, read_memory
+from vidact.models.online import OnlineNetwork, OnlineOutput
+from vidact.models.weights import Rules, builder, load_strictly
+
+State = dict[str, Any]  # tensors, and lists of tensors
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions (length, width): sin in even and cos in odd columns, wavelengths from 2π to 20000π."""
+    place = torch.arange(length, dtype=torch.float64)[:, None]
+    angle = place * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width].float()
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one input projection for queries, keys and values."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens (B, n, d) read the memory (B, m, d); ``mask`` as in ``attention.attend``."""
+        key, value = self.project_memory(memory)
+        return self.mix(self.project_query(tokens), key, value, mask)
+
+    def project_query(self, tokens: Tensor) -> Tensor:
+        width = tokens.shape[-1]
+        return F.linear(tokens, self.qkv.weight[:width], self.qkv.bias[:width])
+
+    def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, m, d)."""
+        width = memory.shape[-1]
+        key, value = F.linear(memory, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
+        return key, value
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """From the projections to the output."""
+        dropout = self.dropout if self.training else 0.0
+        return self.out(attend(query, key, value, self.num_heads, mask, dropout))
+
+    def probes(self, query: Tensor) -> Tensor:
+        """(B, H, n, d) of projected queries, see ``attention.probes``."""
+        _, key_weight, _ = self.qkv.weight.chunk(3)
+        return probes(query, key_weight, self.num_heads)
+
+    def read(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """What ``forward`` gives, cheaper where there are few tokens and much memory; ``mask`` is of bools."""
+        _, _, value_weight = self.qkv.weight.chunk(3)
+        _, _, value_bias = self.qkv.bias.chunk(3)
+        return self.out(read_memory(self.probes(self.project_query(tokens)), memory, value_weight, value_bias, mask))
+
+
+class Layer(nn.Module):
+    """A post-norm block: self-attention, cross-attention, feed-forward."""
+
+    def __init__(self, width: int, num_heads: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, num_heads, dropout)
+        self.cross_attention = Attention(width, num_heads, dropout)
+        self.linear1 = nn.Linear(width, hidden_dim)
+        self.linear2 = nn.Linear(hidden_dim, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
+        tokens = self.talk(tokens, mask)
+        return self.finish(tokens, self.cross_attention(tokens, memory, memory_mask))
+
+    def talk(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The tokens look at themselves."""
+        return self.settle(tokens, self.self_attention(tokens, tokens, mask))
+
+    def settle(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """``mixed`` is what they saw of themselves."""
+        return self.norm1(tokens + self.dropout(mixed))
+
+    def finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """``mixed`` is what they read from the memory."""
+        tokens = self.norm2(tokens + self.dropout(mixed))
+        hidden = self.dropout(F.relu(self.linear1(tokens)))
+        return self.norm3(tokens + self.dropout(self.linear2(hidden)))
+
+
+class Stack(nn.Module):
+    """Layers, and a norm after the last."""
+
+    def __init__(self, num_layers: int, width: int, num_heads: int, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(width, num_heads, hidden_dim, dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+
+    @property
+    def blocks(self) -> list[Layer]:
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def forward(
+        self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None, memory_mask: Tensor | None = None
+    ) -> Tensor:
+        for layer in self.layers:
+            tokens = layer(tokens, memory, mask, memory_mask)
+        return self.norm(tokens)
+
+
+class Places(NamedTuple):
+    """Which tokens of a video, counted from its first, stand where after ``count`` tokens of it."""
+
+    work: Tensor  # (B, W) in the order of time; behind the newest, the newest again
+    newest: Tensor  # (B,) its place among them
+    long: Tensor  # (B, L) right-aligned
+    is_visible: Tensor  # (B, L)
+
+
+class _Tables(NamedTuple):
+    """What no video changes."""
+
+    queries: list[Tensor]  # of each stage (1, Q, d), after the first layer's self-attention
+    asked: list[Tensor]  # of each stage (1, Q, d), projected for the first layer's cross-attention
+    probe: Tensor  # (H * Q, d), of the first stage
+    long_logit: Tensor  # (H * Q, L), what place and age add to the first layer's logits over the long memory
+    long_value: Tensor  # (L, d), what place adds to its values
+    long_rest: list[Tensor]  # (L, 2d), what place adds to keys and values of the first stage's other layers
+    work_qkv: Tensor  # (W, 3d), what place adds to the first decoder layer's projections
+    work_cross: list[Tensor]  # (W, 2d), TeSTra: to keys and values that decoder layers, but the last, read of them
+
+
+class LSTR(OnlineNetwork):
+    """Long memory, stages of queries that compress it, decoder of the work tokens.
+
+    Args:
+        num_classes: K.
+        feature_dim: D.
+        long: L, places of the long memory.
+        work: W, tokens of the work memory.
+        long_stride: every which token enters the long memory.
+        width: d.
+        num_heads: of all attention.
+        hidden_dim: of the feed-forward parts.
+        encoder_queries: Q of each stage.
+        encoder_layers: layers of each stage.
+        decoder_layers: how many.
+        dropout: after the positions and in all layers.
+        testra: TeSTra's three changes.
+        alpha: what a place of TeSTra's long memory weighs against the next newer one: 1 is the box kernel.
+    """
+
+    window: int
+    positions: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        long: int,
+        work: int,
+        long_stride: int,
+        width: int,
+        num_heads: int,
+        hidden_dim: int,
+        encoder_queries: Sequence[int],
+        encoder_layers: Sequence[int],
+        decoder_layers: int,
+        dropout: float,
+        testra: bool = False,
+        alpha: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if min(long, work, long_stride, decoder_layers) < 1:
+            raise ValueError(
+                f"long {long}, work {work}, long_stride {long_stride} and decoder_layers {decoder_layers}: "
+                "each is at least 1"
+            )
+        if (
+            len(encoder_queries) != len(encoder_layers)
+            or not encoder_queries
+            or min(*encoder_queries, *encoder_layers) < 1
+        ):
+            raise ValueError(
+                f"encoder_queries is {list(encoder_queries)} and encoder_layers {list(encoder_layers)}; "
+                "each stage needs a number of queries and a number of layers"
+            )
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"width is {width} and num_heads {num_heads}; each head needs a whole share of the width")
+        if not 0 < alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; the weight of older tokens falls, so it is above 0 and at most 1")
+        self.num_classes, self.feature_dim = num_classes, feature_dim
+        self.long, self.work, self.long_stride = long, work, long_stride
+        self.window = work + long_stride * long
+        self.width, self.num_heads = width, num_heads
+        self.testra, self.alpha = testra, alpha
+        self.embed_long = nn.Linear(feature_dim, width)
+        self.embed_work = nn.Linear(feature_dim, width)
+        self.queries = nn.ModuleList(nn.Embedding(count, width) for count in encoder_queries)
+        self.encoder = nn.ModuleList(Stack(count, width, num_heads, hidden_dim, dropout) for count in encoder_layers)
+        self.decoder = Stack(decoder_layers, width, num_heads, hidden_dim, dropout)
+        self.classifier = nn.Linear(width, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        # LSTR counts the work tokens on from the long memory; TeSTra's long memory has no positions.
+        self.register_buffer("positions", sinusoids(work if testra else long + work, width), persistent=False)
+        self._tables: WeightTables[_Tables] = WeightTables()
+
+    def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
+        """Answers for the last n = min(T, work) tokens, as the window of the newest token gives them.
+
+        Each video's answers are those of ``features[start:]`` alone, tokens before ``start`` being masked; where
+        fewer than n tokens are left, the rows before ``start`` repeat the first token's answer, for a loss to ignore.
+        The newest row is what ``step`` gives, and so are all rows in the first ``work`` tokens of a video; later, the
+        older rows were decoded with the newest token's long memory and with less of the work memory.
+        """
+        self.check(features)
+        if torch.is_grad_enabled():
+            self._tables.forget()
+        batch_size, length, _ = features.shape
+        device = features.device
+        n = min(length, self.work)
+        if start is None:
+            start = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        start = start.to(device).clamp(0, length - 1)
+        places = self.places(length - start, n)
+        streams = torch.arange(batch_size, device=device)[:, None]
+
+        memory = F.relu(self.embed_long(features[streams, start[:, None] + places.long]))  # (B, L, d)
+        if not self.testra:
+            memory = self.dropout(memory + self.positions[: self.long])
+        memory_mask: Tensor | None = self.long_mask(places.is_visible)
+        for queries, stage in zip(self._queries(), self._stages(), strict=True):
+            memory = stage(queries.expand(batch_size, -1, -1), memory, memory_mask=memory_mask)
+            memory_mask = None  # the long memory's; the stages between them see all
+
+        work = F.relu(self.embed_work(features[streams, start[:, None] + places.work]))
+        work = self.dropout(work + self.work_positions[:n])
+        # What stands behind a short video's newest token is after it, and so never seen.
+        causal = torch.ones(n, n, dtype=torch.bool, device=device).tril()
+        if self.testra:
+            sees_all = torch.ones(n, memory.shape[1], dtype=torch.bool, device=device)
+            tokens = self.decoder(work, torch.cat([memory, work], 1), causal, torch.cat([sees_all, causal], 1))
+        else:
+            tokens = self.decoder(work, memory, causal)
+        # The newest token is answered last, wherever it stands.
+        rows = torch.arange(1 - n, 1, device=device) + places.newest[:, None]
+        return OnlineOutput(self.classifier(tokens[streams, rows.clamp(min=0)]))
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        weight = self.classifier.weight
+
+        def ring(length: int, size: int) -> Tensor:
+            return weight.new_zeros(batch_size, length, size)
+
+        return {
+            "count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
+            # for the long memory: logits and values of the first layer, keys and values of the others
+            "logit": ring(self.window, self.num_heads * len(self._queries()[0])),
+            "value": ring(self.window, self.width),
+            "rest": [ring(self.window, 2 * self.width) for _ in self._stages()[0].blocks[1:]],
+            # of the work memory: the tokens, and their projections where these need no other token
+            "work": ring(self.work, self.width),
+            "qkv": ring(self.work, 3 * self.width),
+            "cross": [ring(self.work, 2 * self.width) for _ in self._cached_crosses()],
+        }
+
+    def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
+        """One more token. A state holds projections: it belongs to the weights that made it, and to no later ones.
+
+        In training mode dropout acts on what is computed now, not on what is kept.
+        """
+        tables = self._tables.of(self, self._derive)
+        state = self._remember(feature, state, tables)
+        places = self.places(state["count"], self.work)
+        memory = self._compress(state, places, tables)
+        return OnlineOutput(self.classifier(self._decode(state, places, memory, tables))), state
+
+    def remember(self, feature: Tensor, state: State) -> State:
+        """``step`` without the answer, at a fraction of its cost: for streams that are answered now and then."""
+        return self._remember(feature, state, self._tables.of(self, self._derive))
+
+    def train(self, mode: bool = True) -> LSTR:
+        self._tables.forget()
+        return super().train(mode)
+
+    # ------------------------------------------------------------------------------------ who stands where
+
+    def places(self, count: Tensor, num_work: int) -> Places:
+        """The windows of the newest token of videos that have had ``count`` (B,) tokens, at least one.
+
+        The long memory holds every ``long_stride``-th token before the work memory. Until it is full, they are
+        counted from the video's first token; from then on, from the work memory backwards.
+        """
+        work_start = (count - self.work).clamp(min=0)  # (B,)
+        steps = torch.arange(num_work, device=count.device)
+        work = torch.minimum(work_start[:, None] + steps, count[:, None] - 1)
+        oldest = (work_start - self.long_stride * self.long).clamp(min=0)
+        filled = (work_start - oldest + self.long_stride - 1) // self.long_stride  # (B,)
+        age = self.long - torch.arange(self.long, device=count.device)  # L … 1
+        samples = oldest[:, None] + self.long_stride * (filled[:, None] - age)
+        # In a video's first tokens nothing is before the work memory: the first token stands in, once.
+        is_visible = age <= filled[:, None].clamp(min=1)
+        return Places(work, count - 1 - work_start, samples.clamp(min=0), is_visible)
+
+    def long_mask(self, is_visible: Tensor) -> Tensor:
+        """What to add to the logits over the long memory (B, 1, 1, L)."""
+        age = torch.arange(self.long - 1, -1, -1, device=is_visible.device)
+        # TeSTra's code keeps the logarithm finite so; with alpha = 1 it is 0 to single precision.
+        decay = (self.alpha**age + 1e-10).log().to(self.classifier.weight.dtype)
+        return torch.where(is_visible, decay, -math.inf)[:, None, None, :]
+
+    @property
+    def work_positions(self) -> Tensor:
+        return self.positions[-self.work :]
+
+    # ------------------------------------------------------------------------------------ the step's parts
+
+    def _remember(self, feature: Tensor, state: State, tables: _Tables) -> State:
+        """Write what a new token's projections are, positions not yet added, into the rings."""
+        self.check(feature)
+        count = state["count"]
+        if len(feature) != len(count):
+            raise ValueError(f"there are {len(feature)} features, and the state is of {len(count)} streams")
+        streams = torch.arange(len(count), device=count.device)
+
+        def write(ring: Tensor, row: Tensor) -> Tensor:
+            return ring.index_put((streams, count % ring.shape[1]), row.to(ring.dtype))
+
+        long = F.relu(self.embed_long(feature))  # (B, d)
+        work = F.relu(self.embed_work(feature))
+        first, *rest = self._stages()[0].blocks
+        return {
+            "count": count + 1,
+            "logit": write(state["logit"], F.linear(long, tables.probe)),
+            "value": write(state["value"], F.linear(long, first.cross_attention.qkv.weight[2 * self.width :])),
+            "rest": [
+                write(ring, F.linear(long, layer.cross_attention.qkv.weight[self.width :]))
+                for ring, layer in zip(state["rest"], rest, strict=True)
+            ],
+            "work": write(state["work"], work),
+            "qkv": write(state["qkv"], F.linear(work, self.decoder.blocks[0].self_attention.qkv.weight)),
+            "cross": [
+                write(ring, F.linear(work, layer.cross_attention.qkv.weight[self.width :]))
+                for ring, layer in zip(state["cross"], self._cached_crosses(), strict=True)
+            ],
+        }
+
+    def _compress(self, state: State, places: Places, tables: _Tables) -> Tensor:
+        """The memory vectors (B, Q of the last stage, d)."""
+        batch_size = len(state["count"])
+
+        def long(ring: Tensor) -> Tensor:
+            return _at(ring, places.long)
+
+        compress, *stages = self._stages()
+        first, *rest = compress.blocks
+        mask = self.long_mask(places.is_visible)
+        logits = (long(state["logit"]).mT + tables.long_logit).unflatten(1, (self.num_heads, -1))  # (B, H, Q, L)
+        weights = (logits + mask).softmax(-1)
+        values = (long(state["value"]) + tables.long_value).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d / H)
+        mixed = (weights @ values.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, Q, d)
+        memory = first.finish(tables.queries[0], first.cross_attention.out(mixed))
+        for layer, ring, table in zip(rest, state["rest"], tables.long_rest, strict=True):
+            memory = layer.talk(memory)
+            key, value = (long(ring) + table).chunk(2, dim=-1)
+            query = layer.cross_attention.project_query(memory)
+            memory = layer.finish(memory, layer.cross_attention.mix(query, key, value, mask))
+        memory = compress.norm(memory)
+
+        for stage, queries, asked in zip(stages, tables.queries[1:], tables.asked[1:], strict=True):
+            first, *rest = stage.blocks
+            key, value = first.cross_attention.project_memory(memory)
+            mixed = first.cross_attention.mix(asked.expand(batch_size, -1, -1), key, value)
+            tokens = first.finish(queries, mixed)
+            for layer in rest:
+                tokens = layer(tokens, memory)
+            memory = stage.norm(tokens)
+        return memory
+
+    def _decode(self, state: State, places: Places, memory: Tensor, tables: _Tables) -> Tensor:
+        """The newest token (B, 1, d), ready for the classifier."""
+        newest = places.newest[:, None]
+        steps = torch.arange(self.work, device=newest.device)
+        causal = (steps <= steps[:, None])[None, None]  # (1, 1, W, W)
+        work = _at(state["work"], places.work) + self.work_positions  # (B, W, d)
+        tokens = work
+        for number, layer in enumerate(self.decoder.blocks):
+            # Only the newest token is answered, so the last layer computes no other.
+            is_last = number == len(self.decoder.blocks) - 1
+            asking = _at(tokens, newest) if is_last else tokens
+            mask = (steps <= newest)[:, None, None] if is_last else causal
+            if number == 0:
+                query, key, value = (_at(state["qkv"], places.work) + tables.work_qkv).chunk(3, dim=-1)
+                query = _at(query, newest) if is_last else query
+                mixed = layer.self_attention.mix(query, key, value, mask)
+            elif is_last:
+                mixed = layer.self_attention.read(asking, tokens, mask)
+            else:
+                mixed = layer.self_attention(tokens, tokens, mask)
+            tokens = layer.settle(asking, mixed)
+
+            attention = layer.cross_attention
+            seen, seen_mask = memory, None
+            if self.testra:
+                seen = torch.cat([memory, work], 1)
+                seen_mask = F.pad(mask, (memory.shape[1], 0), value=True)
+            if is_last:
+                mixed = attention.read(tokens, seen, seen_mask)
+            elif self.testra:
+                rows = (_at(state["cross"][number], places.work) + tables.work_cross[number]).chunk(2, dim=-1)
+                pairs = zip(attention.project_memory(memory), rows, strict=True)
+                key, value = (torch.cat(pair, 1) for pair in pairs)
+                mixed = attention.mix(attention.project_query(tokens), key, value, seen_mask)
+            else:
+                mixed = attention(tokens, memory)
+            tokens = layer.finish(tokens, mixed)
+        return self.decoder.norm(tokens)
+
+    def _derive(self) -> _Tables:
+        queries = [
+            stage.blocks[0].talk(query[None]) for query, stage in zip(self._queries(), self._stages(), strict=True)
+        ]
+        asked = [
+            stage.blocks[0].cross_attention.project_query(query)
+            for query, stage in zip(queries, self._stages(), strict=True)
+        ]
+        first, *rest = self._stages()[0].blocks
+        probe = first.cross_attention.probes(asked[0])[0].flatten(0, 1)  # (H * Q, d)
+        long_positions = torch.zeros_like(self.positions[:1]) if self.testra else self.positions[: self.long]
+        _, _, value_weight = first.cross_attention.qkv.weight.chunk(3)
+        _, _, value_bias = first.cross_attention.qkv.bias.chunk(3)
+        return _Tables(
+            queries=queries,
+            asked=asked,
+            probe=probe,
+            long_logit=probe @ long_positions.T,
+            long_value=F.linear(long_positions, value_weight, value_bias),
+            long_rest=[torch.cat(layer.cross_attention.project_memory(long_positions), -1) for layer in rest],
+            work_qkv=self.decoder.blocks[0].self_attention.qkv(self.work_positions),
+            work_cross=[
+                torch.cat(layer.cross_attention.project_memory(self.work_positions), -1)
+                for layer in self._cached_crosses()
+            ],
+        )
+
+    def _cached_crosses(self) -> list[Layer]:
+        """The decoder layers whose keys and values of the work tokens are kept: TeSTra's, but the last one's."""
+        return self.decoder.blocks[:-1] if self.testra else []
+
+    def _stages(self) -> list[Stack]:
+        return [stage for stage in self.encoder if isinstance(stage, Stack)]
+
+    def _queries(self) -> list[Tensor]:
+        """(Q, d) of each stage."""
+        return [queries.weight for queries in self.queries if isinstance(queries, nn.Embedding)]
+
+
+def _at(rows: Tensor, places: Tensor) -> Tensor:
+    """Rows (B, n, …) at ``places`` (B, m) of each stream, counted round and round: (B, m, …)."""
+    streams = torch.arange(len(rows), device=rows.device)[:, None]
+    return rows[streams, places % rows.shape[1]]
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@builder
+def lstr(
+    num_classes: int,
+    feature_dim: int = 3072,
+    long: int = 512,
+    work: int = 32,
+    long_stride: int = 4,
+    width: int = 1024,
+    num_heads: int = 16,
+    hidden_dim: int | None = None,
+    encoder_queries: Sequence[int] = (16, 32),
+    encoder_layers: Sequence[int] = (1, 2),
+    decoder_layers: int = 2,
+    dropout: float = 0.2,
+) -> LSTR:
+    """LSTR as published: 59 million parameters, 512 s of long and 8 s of work memory at 4 tokens a second.
+
+    Args:
+        num_classes: K, the background first.
+        feature_dim: D.
+        long: places of the long memory; it reaches long * long_stride tokens back.
+        work: tokens of the work memory.
+        long_stride: every which token enters the long memory.
+        width: of a token between the layers.
+        num_heads: of all attention; they divide the width.
+        hidden_dim: of the feed-forward parts; None is the width.
+        encoder_queries: memory vectors of each stage of the encoder.
+        encoder_layers: layers of each stage.
+        decoder_layers: how many.
+        dropout: after the positions and in all layers.
+    """
+    hidden_dim = width if hidden_dim is None else hidden_dim
+    return LSTR(
+        num_classes,
+        feature_dim,
+        long,
+        work,
+        long_stride,
+        width,
+        num_heads,
+        hidden_dim,
+        encoder_queries,
+        encoder_layers,
+        decoder_layers,
+        dropout,
+    )
+
+
+@builder
+def testra(
+    num_classes: int,
+    feature_dim: int = 3072,
+    long: int = 512,
+    work: int = 32,
+    long_stride: int = 4,
+    width: int = 1024,
+    num_heads: int = 16,
+    hidden_dim: int | None = None,
+    encoder_queries: Sequence[int] = (16, 32),
+    encoder_layers: Sequence[int] = (1, 2),
+    decoder_layers: int = 2,
+    dropout: float = 0.2,
+    alpha: float = 1.0,
+) -> LSTR:
+    """TeSTra as published, sizes and arguments as LSTR's.
+
+    Args:
+        num_classes: K, the background first.
+        feature_dim: D.
+        long: places of the long memory; it reaches long * long_stride tokens back.
+        work: tokens of the work memory.
+        long_stride: every which token enters the long memory.
+        width: of a token between the layers.
+        num_heads: of all attention; they divide the width.
+        hidden_dim: of the feed-forward parts; None is the width.
+        encoder_queries: memory vectors of each stage of the encoder.
+        encoder_layers: layers of each stage.
+        decoder_layers: how many.
+        dropout: after the positions and in all layers.
+        alpha: what a place of the long memory weighs against the next newer one: 1 is the paper's box kernel, less its
+            Laplace kernel (0.97 for THUMOS'14).
+    """
+    hidden_dim = width if hidden_dim is None else hidden_dim
+    return LSTR(
+        num_classes,
+        feature_dim,
+        long,
+        work,
+        long_stride,
+        width,
+        num_heads,
+        hidden_dim,
+        encoder_queries,
+        encoder_layers,
+        decoder_layers,
+        dropout,
+        testra=True,
+        alpha=alpha,
+    )
+
+
+testra.__test__ = False  # type: ignore[attr-defined]  # or pytest would run it wherever a test imports it
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+_RULES: Rules = [
+    (r"^pos_encoding\.pe$", None),  # computed
+    (r"^feature_head_(long|work)\.input_linear\.0\.", r"embed_\1."),
+    (r"^enc_queries\.", "queries."),
+    (r"^enc_modules\.(\d+)\.", r"encoder.\1."),
+    (r"^dec_modules\.", "decoder."),
+    (r"\.self_attn\.", ".self_attention."),
+    (r"\.multihead_attn\.", ".cross_attention."),
+    (r"\.in_proj_", ".qkv."),
+    (r"\.out_proj\.", ".out."),
+]
+
+
+def from_lstr(
+    state_dict: Mapping[str, Any],
+    num_classes: int,
+    feature_dims: Sequence[int] = (2048, 1024),
+    model_dim: int = 1024,
+    num_heads: int = 16,
+    feedforward_dim: int = 1024,
+    long: int = 512,
+    work: int = 32,
+    encoder_queries: Sequence[int] = (16, 32),
+    encoder_layers: Sequence[int] = (1, 2),
+    decoder_layers: int = 2,
+    long_stride: int = 1,
+) -> LSTR:
+    """LSTR from its published names: ``enc_modules.0.layers.0.self_attn.in_proj_weight``, …
+
+    The features of a token are RGB, then flow: ``feature_dims``. The published long memory takes every 4th token, and
+    a file does not say so: pass ``long_stride=4`` to use one. As it is, the long memory is the tokens right before
+    the work memory.
+    """
+    network = lstr(
+        num_classes,
+        sum(feature_dims),
+        long,
+        work,
+        long_stride,
+        model_dim,
+        num_heads,
+        feedforward_dim,
+        encoder_queries,
+        encoder_layers,
+        decoder_layers,
+    )
+    load_strictly(network, state_dict, _RULES, source="the lstr state dict")
+    return network
+
+
+def from_testra(
+    state_dict: Mapping[str, Any],
+    num_classes: int,
+    feature_dims: Sequence[int] = (2048, 1024),
+    model_dim: int = 1024,
+    num_heads: int = 16,
+    feedforward_dim: int = 1024,
+    long: int = 512,
+    work: int = 32,
+    encoder_queries: Sequence[int] = (16, 32),
+    encoder_layers: Sequence[int] = (1, 2),
+    decoder_layers: int = 2,
+    long_stride: int = 1,
+    alpha: float = 1.0,
+) -> LSTR:
+    """TeSTra from its published names, which are LSTR's; ``alpha`` (1: box kernel) is not in the file either."""
+    network = testra(
+        num_classes,
+        sum(feature_dims),
+        long,
+        work,
+        long_stride,
+        model_dim,
+        num_heads,
+        feedforward_dim,
+        encoder_queries,
+        encoder_layers,
+        decoder_layers,
+        alpha=alpha,
+    )
+    load_strictly(network, state_dict, _RULES, source="the testra state dict")
+    return network

@@ -1,0 +1,351 @@
+"""Train and score an online detector: the papers' losses, and figures over whole videos answered token by token.
+
+Shapes: B videos, T tokens, D features, K actions (1 + K outputs with the background), L tokens ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from vidact.batch import SequenceBatch
+from vidact.events import EventDetector, scores_to_events, tune_thresholds
+from vidact.metrics import (
+    anticipation_map,
+    calibrated_map,
+    detection_delay,
+    event_map,
+    false_alarms_per_hour,
+    frame_map,
+    portion_map,
+    start_map,
+)
+from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
+from vidact.models.weights import initialise_from
+from vidact.tasks.schedules import ParameterGroups, Schedule
+from vidact.tasks.training import gather, gradient_norm, make_callbacks, make_optimization
+from vidact.timelines import Timelines, stack_timelines
+
+TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
+OFFSETS_S = tuple(range(1, 11))  # start detection, seconds
+
+
+def default_optimizer(params: Iterable) -> Optimizer:
+    return torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01)
+
+
+class OnlineDetection(pl.LightningModule):
+    """Learns to name the action of each moment from the past.
+
+    Args:
+        network: an online detector of ``vidact.models``.
+        optimizer: for example torch.optim.AdamW with its arguments; its lr is what ``base_batch`` windows a step learn
+            at.
+        schedule: the learning rate over time.
+        groups: which parameters learn faster or do not decay.
+        base_batch: windows a step for which the lr was chosen; None takes the lr as it is.
+        init_from: a vidact checkpoint to start from; what does not fit is named and starts anew.
+        loss: softmax: one action or the background at a time, in proportion where several are labelled; sigmoid: each
+            for itself.
+        loss_tokens: the answers of a window that teach: "all", "last" (MiniROAD, OadTR), or an int: so many at its
+            end, after the state has warmed up.
+        future_weight: of the loss on future outputs (TRN 1.0, OadTR 0.5).
+        label_smoothing: 0…1, share of the target that is spread over all outputs.
+        ema: decay of an exponential moving average of the weights, used for validation, test and the saved weights.
+        early_stopping: end after this many epochs without a better validation score.
+        protocol: which tokens count in mAP, see ``vidact.metrics.frame_map``.
+        event_smoothing: how scores are smoothed before they become events, see ``vidact.events.EventDetector``.
+        event_min_seconds: shorter events are dropped.
+        event_merge_seconds: gaps up to this are bridged.
+    """
+
+    def __init__(
+        self,
+        network: OnlineNetwork,
+        optimizer: Callable[[Iterable], Optimizer] = default_optimizer,
+        schedule: Schedule = Schedule(),  # noqa: B008  (a frozen value)
+        groups: ParameterGroups = ParameterGroups(),  # noqa: B008
+        base_batch: int | None = None,
+        init_from: str | None = None,
+        loss: Literal["softmax", "sigmoid"] = "softmax",
+        loss_tokens: Literal["all", "last"] | int = "all",
+        future_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+        ema: float | None = None,
+        early_stopping: int | None = None,
+        protocol: Literal["lstr", "oadtr", "gatehub", "legacy-smooth", "idu-smooth"] = "lstr",
+        event_smoothing: float = 0.5,
+        event_min_seconds: float = 0.5,
+        event_merge_seconds: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if isinstance(loss_tokens, int) and loss_tokens < 1:
+            raise ValueError(f"loss_tokens is {loss_tokens}; at least the last answer teaches")
+        self.network: Any = network
+        self.make_optimizer = optimizer
+        self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
+        self.kind, self.loss_tokens, self.future_weight = loss, loss_tokens, future_weight
+        self.label_smoothing, self.ema, self.early_stopping = label_smoothing, ema, early_stopping
+        self.protocol = protocol
+        self.classes: list[str] = []
+        self.tokens_per_second = 0.0
+        self.features_record: dict[str, Any] = {}
+        # how scores become events; ``on`` is tuned on the validation videos
+        self.events: dict[str, Any] = {
+            "on": 0.5,
+            "smoothing": event_smoothing,
+            "min_seconds": event_min_seconds,
+            "merge_seconds": event_merge_seconds,
+        }
+        self.seen: Timelines | None = None
+        self.test_scores: Timelines | None = None
+
+    # ---- setting up
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        found = data.found
+        self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
+        self.features_record = found.record
+        outputs = 1 + len(self.classes)
+        if self.network.num_classes < outputs:
+            raise ValueError(
+                f"model.network.num_classes is {self.network.num_classes}, but {data.root} needs {outputs}: the "
+                f"background and {len(self.classes)} actions ({', '.join(self.classes[:5])}"
+                f"{', …' if len(self.classes) > 5 else ''}). Set num_classes to {outputs}, or to 0 to take it from "
+                "the data"
+            )
+        if self.network.feature_dim != found.dim:
+            raise ValueError(
+                f"model.network.feature_dim is {self.network.feature_dim}, but the features of {data.root} have "
+                f"{found.dim} values a token. Set feature_dim to {found.dim}, or to 0 to take it from the data"
+            )
+        ahead = max(self.network.future_offsets, default=0)
+        if stage == "fit" and data.lookahead < ahead:
+            raise ValueError(
+                f"the network predicts {ahead} tokens ahead, and data.lookahead is {data.lookahead}: there would be no "
+                f"labels to learn from. Set data.lookahead to {ahead}"
+            )
+        if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
+            initialise_from(self.network, self.init_from)
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return make_callbacks(self.ema, self.early_stopping)
+
+    def configure_optimizers(self) -> Any:
+        return make_optimization(
+            self.trainer, self.network, self.make_optimizer, self.groups, self.schedule, self.base_batch
+        )
+
+    def on_train_epoch_start(self) -> None:
+        self.train()  # Lightning's fit keeps whatever mode it finds
+
+    # ---- training
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
+        output = self.answers(batch)
+        losses = {"now": self.loss_now(output, batch)}
+        if output.future is not None and self.future_weight:
+            losses["future"] = self.future_weight * self.loss_future(output, batch)
+        losses |= output.losses
+        loss = torch.stack(list(losses.values())).sum()
+        figures = {"train_loss": loss}
+        if len(losses) > 1:
+            figures |= {f"train_loss_{name}": value for name, value in losses.items()}
+        self.log_dict(figures, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return loss
+
+    def answers(self, batch: SequenceBatch) -> OnlineOutput:
+        """The network's answers that teach: at most the window's, and of them the last ``loss_tokens``."""
+        if self.network.has_own_losses:
+            total, labelled = batch.features.shape[1], slice(batch.history, batch.history + batch.window)
+            targets = batch.targets.new_zeros(len(batch), total, batch.targets.shape[2])
+            ignore = torch.ones(len(batch), total, dtype=torch.bool, device=targets.device)
+            targets[:, labelled] = batch.targets[:, : batch.window]
+            ignore[:, labelled] = batch.ignore[:, : batch.window]
+            output = self.network(batch.features, batch.start, targets, ignore)
+        else:
+            output = self.network(batch.features, batch.start)
+        taught = {"all": batch.window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens)
+        n = min(taught, batch.window, output.logits.shape[1])
+        future = None if output.future is None else output.future[:, -n:]
+        return OnlineOutput(output.logits[:, -n:], future, output.losses)
+
+    def loss_now(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
+        """Of the answers for the tokens themselves."""
+        rows = slice(batch.window - output.logits.shape[1], batch.window)
+        return self.loss(output.logits, batch.targets[:, rows], batch.ignore[:, rows])
+
+    def loss_future(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
+        """Of the answers for later tokens, each against the label of that token."""
+        assert output.future is not None
+        first, n = batch.window - output.future.shape[1], output.future.shape[1]
+        rows = [slice(first + offset, first + offset + n) for offset in self.network.future_offsets]
+        targets = torch.stack([batch.targets[:, row] for row in rows], 2)  # (B, n, L, 1+K)
+        ignore = torch.stack([batch.ignore[:, row] for row in rows], 2)
+        return self.loss(output.future, targets, ignore)
+
+    def loss(self, logits: Tensor, targets: Tensor, ignore: Tensor) -> Tensor:
+        """Logits (…, ≥ 1+K) against multi-hot targets (…, 1+K); ignored rows do not count."""
+        if self.label_smoothing:
+            total = targets.sum(-1, keepdim=True)
+            targets = targets * (1 - self.label_smoothing) + total * self.label_smoothing / targets.shape[-1]
+        if self.kind == "softmax":
+            return multi_hot_cross_entropy(logits, targets, ignore)
+        each = F.binary_cross_entropy_with_logits(logits[..., : targets.shape[-1]].float(), targets, reduction="none")
+        kept = (~ignore).to(each.dtype)
+        return (each.sum(-1) * kept).sum() / kept.sum().clamp(min=1)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if (norm := gradient_norm(self.network)) is not None:
+            self.log("grad_norm", norm, on_step=False, on_epoch=True, batch_size=1)
+
+    # ---- scoring
+
+    def probabilities(self, logits: Tensor) -> np.ndarray:
+        """Scores (…, 1+K) in 0…1; a further (ambiguous) output takes its share of the softmax and is left out."""
+        scores = logits.float().sigmoid() if self.kind == "sigmoid" else logits.float().softmax(-1)
+        return scores[..., : 1 + len(self.classes)].cpu().numpy()
+
+    def on_validation_epoch_start(self) -> None:
+        offsets = self.network.future_offsets
+        self.seen = Timelines(
+            [], [], [], [], self.classes, self.tokens_per_second, [] if offsets else None, tuple(offsets)
+        )
+
+    def on_test_epoch_start(self) -> None:
+        self.on_validation_epoch_start()
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        assert self.seen is not None
+        output = self.network.scan(batch.features)
+        scores = self.probabilities(output.logits)
+        future = None if output.future is None else self.probabilities(output.future)
+        for i, id in enumerate(batch.ids):
+            end = int(batch.end[i])
+            self.seen.ids.append(id)
+            self.seen.scores.append(scores[i, :end])
+            self.seen.targets.append(batch.targets[i, :end].cpu().numpy())
+            self.seen.ignore.append(batch.ignore[i, :end].cpu().numpy())
+            if self.seen.future is not None and future is not None:
+                self.seen.future.append(future[i, :end])
+
+    def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def joined(self) -> Timelines:
+        """Every process's videos, sorted by id: the same for any number of processes."""
+        return gather(self.seen, stack_timelines)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        timelines = self.joined()
+        scores, targets, ignore = timelines.joined()
+        found = frame_map(scores, targets, ignore, self.protocol, video_ids=timelines.video_ids)
+        kept = ~ignore
+        loss = -(targets * np.log(np.clip(scores, 1e-9, 1))).sum(1)[kept].mean() if kept.any() else 0.0
+        on = tune_thresholds(timelines.scores, timelines.targets, timelines.ignore, self.events["smoothing"])
+        self.events["on"] = [round(float(value), 6) for value in on]
+        figures = {"map": found.mean, "loss": float(loss), "score": found.mean}
+        for name, value in figures.items():  # every process computed the same number from the same joined scores
+            self.log(f"val_{name}", value, prog_bar=name == "map", rank_zero_only=False)
+
+    def on_test_epoch_end(self) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.test_scores = self.joined()
+        wanted = set(self.test_scores.ids)
+        truth = [event for sequence in data.found for event in sequence.events if sequence.id in wanted]
+        self.test_figures = self.figures(self.test_scores, truth)
+        for name, value in self.test_figures.items():
+            if isinstance(value, float):
+                self.log(f"test_{name}", value)
+
+    def figures(self, timelines: Timelines, truth: list) -> dict[str, Any]:
+        """What is reported of ``timelines`` and the true events of their videos; rates lie in 0…1."""
+        scores, targets, ignore = timelines.joined()
+        videos, rate = timelines.video_ids, timelines.tokens_per_second
+        found = frame_map(scores, targets, ignore, self.protocol, video_ids=videos)
+        calibrated = calibrated_map(scores, targets, ignore, self.protocol, video_ids=videos)
+        figures: dict[str, Any] = {
+            "map": found.mean,
+            "mcap": calibrated.mean,
+            "tokens_scored": found.rows,
+            "classes": [
+                {"class": name, "ap": float(ap), "cap": float(cap), "tokens": int(tokens)}
+                for name, ap, cap, tokens in zip(
+                    self.classes, found.per_class, calibrated.per_class, targets[~ignore, 1:].sum(0), strict=True
+                )
+            ],
+        }
+        ahead = [j for j, offset in enumerate(timelines.future_offsets) if offset >= 1]
+        if timelines.future is not None and ahead:
+            offsets = [timelines.future_offsets[j] for j in ahead]
+            future = np.concatenate(timelines.future)[:, ahead]
+            anticipated = anticipation_map(future, targets, offsets, rate, videos, ignore)
+            figures["anticipation_map"] = anticipated.mean
+            figures["anticipation"] = {
+                f"{seconds:g} s": float(value)
+                for seconds, value in zip(anticipated.seconds, anticipated.per_offset, strict=True)
+            }
+        if not any(event.label in self.classes for event in truth):
+            return figures  # what follows speaks of events
+        portions = portion_map(scores, targets, videos, ignore)
+        figures["portion_mcap"] = {f"{10 * i}-{10 * i + 10} %": float(v) for i, v in enumerate(portions.per_portion)}
+        starts = start_map(scores, targets, videos, rate, OFFSETS_S, ignore=ignore)
+        figures["start_map"] = starts.mean
+        figures["start"] = {f"{s} s": float(v) for s, v in zip(OFFSETS_S, starts.per_offset, strict=True)}
+        detector = EventDetector(self.classes, rate, **self.events)
+        detections = [
+            event
+            for id, rows in zip(timelines.ids, timelines.scores, strict=True)
+            for event in scores_to_events(rows, id, detector)
+        ]
+        events = event_map(detections, truth, TIOUS)
+        delay = detection_delay(detections, truth)
+        figures |= {
+            "event_map": events.mean,
+            "event": {f"tIoU {tiou}": float(v) for tiou, v in zip(TIOUS, events.per_tiou, strict=True)},
+            "events_found": len(detections),
+            "delay_s": delay.median_s,
+            "missed": delay.missed,
+            "false_alarms_per_hour": false_alarms_per_hour(detections, truth, len(scores) / rate),
+        }
+        return figures
+
+    # ---- saving
+
+    @staticmethod
+    def section(data: Any) -> str:
+        """Where results.json keeps the figures of a test."""
+        return "test" if data.test_split == "test" else f"test on {data.test_split}"
+
+    def save_scores(self, run: Path, data: Any) -> dict[str, Any]:
+        """Write timelines.npz; gives what results.json says beside the figures."""
+        assert self.test_scores is not None
+        self.test_scores.save(run / "timelines.npz")
+        return {"protocol": self.protocol, "tokens_per_second": self.tokens_per_second, "events": self.events}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of its network, as plain data; ``vidact.load`` needs nothing else."""
+        return {
+            "format": 1,
+            "recipe": getattr(self.network, "recipe", None),
+            "classes": list(self.classes),
+            "features": self.features_record,
+            "tokens_per_second": self.tokens_per_second,
+            "scores": self.kind,
+            "events": dict(self.events),
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["vidact"] = self.record
