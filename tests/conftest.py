@@ -1,11 +1,13 @@
 """One torch thread per worker, no subnormal numbers, and the real videos where they are present."""
 
+import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,3 +22,19 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"{data} is absent: real videos are not part of the repository; VIDACT_SHARED names their folder")
     return data
+
+
+@pytest.fixture(scope="session")
+def noise_sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features and labels of three untrimmed videos, noise of 8 values a token; two classes."""
+    from vidact.data.annotations import Event, write_events_csv, write_videos_csv
+
+    root = tmp_path_factory.mktemp("sequences")
+    (root / "features").mkdir()
+    rng = np.random.default_rng(0)
+    for video in "abc":
+        np.save(root / "features" / f"{video}.npy", rng.normal(size=(150, 8)).astype(np.float32))
+    write_events_csv(root / "events.csv", [Event(v, s, s + 3, "xy"[s % 2]) for v in "abc" for s in (2, 9, 20, 31)])
+    write_videos_csv(root / "videos.csv", {"a": "train", "b": "val", "c": "test"})
+    (root / "features" / "features.json").write_text(json.dumps({"tokens_per_second": 4.0, "dim": 8}))
+    return root

@@ -4,6 +4,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vidact import __version__, cli
@@ -177,3 +178,28 @@ def test_every_tool_has_help(tool: Path, monkeypatch: pytest.MonkeyPatch, capsys
         runpy.run_path(str(tool), run_name="__main__")
     assert stopped.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_compare_trains_each_configuration_with_each_seed(
+    noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "--config", "online/fir/frame_classifier", "online/fir/miniroad", "--seeds", "3", "4", "--run",
+        str(tmp_path / "runs"), f"--data.root={noise_sequences}", "--trainer.max_epochs=1", "--device=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    out = cli.compare(command)
+    results = load_results(out)
+    assert set(results) >= {"frame_classifier", "miniroad"}
+    each = [load_results(out / "miniroad" / f"seed{seed}")["test"]["test_map"] for seed in (3, 4)]
+    assert results["miniroad"]["mean test_map"] == pytest.approx(np.mean(each))
+    assert each[0] != each[1]
+    assert (out / "report.html").is_file()
+    capsys.readouterr()
+    cli.compare(command)  # finished runs are kept
+    assert "epoch" not in capsys.readouterr().out
+
+
+def test_compare_needs_a_name_for_each_row() -> None:
+    with pytest.raises(ValueError, match="two configurations are both called miniroad"):
+        cli.compare(["--config", "online/fir/miniroad", "online/synthetic/miniroad"])

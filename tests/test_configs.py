@@ -1,14 +1,11 @@
 """Law 5: every shipped YAML parses, and each network trains one batch at toy size from its own YAML."""
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from vidact import cli
-from vidact.data.annotations import Event, write_events_csv, write_videos_csv
 from vidact.data.synthetic import write_clips
 
 SHIPPED = Path(__file__).parents[1] / "configs"
@@ -60,26 +57,12 @@ def test_every_clip_config_trains_one_batch(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.fixture(scope="module")
-def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three videos of noise, 8 values a token."""
-    root = tmp_path_factory.mktemp("sequences")
-    (root / "features").mkdir()
-    rng = np.random.default_rng(0)
-    for video in "abc":
-        np.save(root / "features" / f"{video}.npy", rng.normal(size=(150, 8)).astype(np.float32))
-    write_events_csv(root / "events.csv", [Event(v, s, s + 3, "xy"[s % 2]) for v in "abc" for s in (2, 9, 20, 31)])
-    write_videos_csv(root / "videos.csv", {"a": "train", "b": "val", "c": "test"})
-    (root / "features" / "features.json").write_text(json.dumps({"tokens_per_second": 4.0, "dim": 8}))
-    return root
-
-
 @pytest.mark.parametrize("path", ONLINE, ids=name_of)
-def test_every_online_config_trains_one_batch(path: Path, sequences: Path, tmp_path: Path) -> None:
+def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
     toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path).rpartition(".")[2]].items()]
     cli.train(
         [
-            "--config", str(path), f"--data.root={sequences}", "--data.batch_size=2", "--data.num_workers=0",
+            "--config", str(path), f"--data.root={noise_sequences}", "--data.batch_size=2", "--data.num_workers=0",
             "--model.network.num_classes=0", "--model.network.feature_dim=0", *toy, "--trainer.precision=32",
             "--trainer.fast_dev_run=true", "--device=cpu", "--trainer.enable_progress_bar=false", "--run",
             str(tmp_path / "run"),

@@ -112,7 +112,8 @@ def draw_curves(log: Mapping[str, Curve], folder: Path) -> list[Path]:
         if name.startswith("lr-") and points not in speeds.values():  # groups that learn at one rate are one line
             speeds[name] = points
     drawn = []
-    panels = (("Loss", losses, "loss"), ("Accuracy", rates, "accuracy"), ("Learning rate", speeds, "lr"))
+    accuracy = "mAP" if rates and all(name.endswith("_map") for name in rates) else "Accuracy"
+    panels = (("Loss", losses, "loss"), (accuracy, rates, "accuracy"), ("Learning rate", speeds, "lr"))
     for title, curves, file in panels:
         if curves:
             drawn.append(_draw_curves(title, curves, folder / f"{file}.png"))
