@@ -295,6 +295,8 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     if "features" in trained.record:
         refuse_other_features(path, trained.record["features"], cli.datamodule)
     cli.model.network.load_state_dict(trained.state_dict())
+    if "events" in trained.record:  # thresholds belong to the weights they were tuned for
+        cli.model.events = dict(trained.record["events"])
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""``vidact demo``: make videos, train recognisers and online detectors on them, score them, all on one page."""
+"""``vidact demo``: make videos, train three small networks on them, score them, and put it all on one page."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 
 from vidact import cli
-from vidact.data.synthetic import ORDER_PAIRS, write_clips, write_untrimmed
-from vidact.features import build_extractor, extract_features
+from vidact.data.synthetic import ORDER_PAIRS, write_clips
 from vidact.plots import draw_order
 from vidact.report import write_summary
-from vidact.results import load_results, save_results
+from vidact.results import save_results
 from vidact.scores import Scores, load_scores
 from vidact.video import SegmentSampler, open_video
 
 NETWORKS = ("tsn", "trn", "tsm")
-DETECTORS = ("miniroad", "oadtr", "causal_softmax")
 
 
 def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 40, seed: int = 0) -> Path:
-    """Make data; train TSN, TRN and TSM on clips, and detectors on TSM's features of untrimmed videos; score all.
+    """Make data, train TSN, TRN and TSM on it, score them on clips they never saw, and write a report.
 
     Args:
         out: folder for the videos and the runs; a finished demo in it is made again.
@@ -30,40 +28,6 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
         clips: training videos a class.
         seed: of the videos and of training.
     """
-    started = time.perf_counter()
-    common = [f"--seed_everything={seed}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
-    rows, runs = recognisers(out, clips, seed, common)
-    detected, detector_runs = detectors(out, runs[-1] / "checkpoints" / "best.ckpt", seed, common)
-    save_results(out, {row["network"]: row for row in rows + detected}, cli.command_line("demo", []))
-    notes = [
-        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
-        "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
-        "The detectors read TSM's features of untrimmed videos, four a second, and name the action of every quarter "
-        "of a second from the past alone.",
-        f"Made, trained and scored in {(time.perf_counter() - started) / 60:.1f} minutes.",
-    ]
-    picture = draw_order(
-        {name: first_clip(out / "videos", name) for pair in ORDER_PAIRS[:3] for name in pair},
-        {row["network"]: row["top-1 inside order-only pairs"] for row in rows},
-        0.5,
-        "% right inside the pairs",
-        out / "plots" / "order.png",
-    )
-    page = write_summary(out, "vidact demo", rows + detected, runs + detector_runs, notes=notes, pictures=[picture])
-    print(f"\n{'network':<10}{'top-1':>8}{'inside order-only pairs':>26}{'minutes':>10}")
-    for row in rows:
-        print(
-            f"{row['network']:<10}{row['top-1']:>8.1%}{row['top-1 inside order-only pairs']:>26.1%}{row['minutes']:>10}"
-        )
-    print(f"\n{'detector':<18}{'mAP a token':>12}{'event mAP':>22}{'minutes':>10}")
-    for row in detected:
-        print(f"{row['network']:<18}{row['mAP']:>12.1%}{row['event mAP']:>22.1%}{row['minutes']:>10}")
-    print(f"\nreport: {page}\ntry:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {out / 'videos'}")
-    return page
-
-
-def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Make clips, train the three networks on them; gives a row of the table and a run folder each."""
     started = time.perf_counter()
     data = out / "videos"
     if (data / "clips.csv").exists():
@@ -76,8 +40,11 @@ def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[li
     for name in NETWORKS:
         began = time.perf_counter()
         print(f"\n{name.upper()}")
-        run = fresh(out / name)
-        cli.train(["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}", *common])
+        run = out / name
+        if (run / "checkpoints" / "last.ckpt").exists():
+            run = out / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        args = ["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}"]
+        cli.train([*args, f"--seed_everything={seed}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])])
         scores = load_scores(run / "scores.npz")
         rows.append(
             {
@@ -89,43 +56,27 @@ def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[li
             }
         )
         runs.append(run)
-    return rows, runs
-
-
-def detectors(out: Path, checkpoint: Path, seed: int, common: list[str]) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Make untrimmed videos, read them with the recogniser's ``checkpoint``, train detectors; rows and run folders."""
-    started = time.perf_counter()
-    data = out / "untrimmed"
-    if not (data / "events.csv").exists():
-        write_untrimmed(data, splits={"train": 24, "val": 4, "test": 8}, seed=seed)
-    features = fresh(data / "features")
-    extract_features(data, features, build_extractor(str(checkpoint)), progress=False)
-    print(f"\nuntrimmed videos: {data}, and TSM's features of them, made in {time.perf_counter() - started:.0f} s")
-    rows: list[dict[str, Any]] = []
-    runs: list[Path] = []
-    for name in DETECTORS:
-        began = time.perf_counter()
-        print(f"\n{name}")
-        run = fresh(out / name)
-        where = [f"--data.root={data}", f"--data.features={features}", f"--run={run}"]
-        cli.train(["--config", f"online/synthetic/{name}", *where, *common])
-        figures = load_results(run)["test"]
-        rows.append(
-            {
-                "network": name,
-                "mAP": figures["test_map"],
-                "event mAP": figures["test_event_map"],
-                "test videos": figures["videos"],
-                "minutes": round((time.perf_counter() - began) / 60, 1),
-            }
+    save_results(out, {row["network"]: row for row in rows}, cli.command_line("demo", []))
+    notes = [
+        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
+        "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
+        f"Made, trained and scored in {(time.perf_counter() - started) / 60:.1f} minutes.",
+    ]
+    picture = draw_order(
+        {name: first_clip(data, name) for pair in ORDER_PAIRS[:3] for name in pair},
+        {row["network"]: row["top-1 inside order-only pairs"] for row in rows},
+        0.5,
+        "% right inside the pairs",
+        out / "plots" / "order.png",
+    )
+    page = write_summary(out, "vidact demo", rows, runs, notes=notes, pictures=[picture])
+    print(f"\n{'network':<10}{'top-1':>8}{'inside order-only pairs':>26}{'minutes':>10}")
+    for row in rows:
+        print(
+            f"{row['network']:<10}{row['top-1']:>8.1%}{row['top-1 inside order-only pairs']:>26.1%}{row['minutes']:>10}"
         )
-        runs.append(run)
-    return rows, runs
-
-
-def fresh(folder: Path) -> Path:
-    """The folder, or where a demo before has filled it another one beside it."""
-    return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}") if folder.exists() else folder
+    print(f"\nreport: {page}\ntry:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {data}")
+    return page
 
 
 def first_clip(data: Path, name: str) -> np.ndarray:

@@ -75,6 +75,11 @@ def predictions(
     num_clips, crops = parse_views(views)
     network: Any = load(checkpoint)
     record = network.record
+    if "features" in record:
+        raise ValueError(
+            f"{checkpoint} is an online detector, which answers every moment of a video from features; `predict` names "
+            "whole clips with a recogniser. Score a detector with `vidact test`"
+        )
     if record["sampling"] is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
     sampler, transform = ClipSampler.from_record(record["sampling"]), from_record(record, crops=crops)

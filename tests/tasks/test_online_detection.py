@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import vidact
 from vidact import cli
 from vidact.batch import SequenceBatch
 from vidact.data.annotations import Event, rasterise, write_classes, write_events_csv, write_videos_csv
@@ -88,9 +89,12 @@ def test_the_checkpoint_scores_as_the_test_did(trained: Path, toy: Path) -> None
 
 
 def test_scoring_again_gives_the_same(trained: Path) -> None:
-    before = load_results(trained)["test"]["test_map"]
+    before = load_results(trained)["test"]
     cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), "--ckpt", "best"])
-    assert load_results(trained)["test"]["test_map"] == before
+    again = load_results(trained)["test"]
+    assert again["test_map"] == before["test_map"]
+    assert again["test_event_map"] == before["test_event_map"]  # by the thresholds that the checkpoint carries
+    assert again["events"] == load(trained / "checkpoints/best.ckpt").record["events"]
 
 
 def batch(window: int = 6, history: int = 0, lookahead: int = 0, dim: int = 4) -> SequenceBatch:
@@ -181,3 +185,10 @@ def test_features_of_another_backbone_are_refused(trained: Path, tmp_path: Path)
     )
     with pytest.raises(ValueError, match=r"was trained on other features .* weights_sha256 None and 0000"):
         cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), f"--data.root={other}"])
+
+
+def test_predict_says_that_a_detector_is_no_recogniser(trained: Path, tmp_path: Path) -> None:
+    video = tmp_path / "clip.mp4"
+    video.write_bytes(b"not read")
+    with pytest.raises(ValueError, match="is an online detector, which answers every moment"):
+        vidact.predict(video, trained / "checkpoints/best.ckpt")

@@ -10,7 +10,7 @@ Shapes: B videos, n queries, m tokens of memory, H heads, d width.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 import torch
@@ -77,9 +77,12 @@ class WeightTables(Generic[Tables]):
 
     def __init__(self) -> None:
         self._kept: tuple[list[Tensor], list[int], Tables] | None = None
+        self._is_fixed = False
 
     def of(self, network: nn.Module, compute: Callable[[], Tables]) -> Tables:
         """``compute()``, or what it gave before where that still holds."""
+        if self._is_fixed and self._kept is not None:
+            return self._kept[2]
         weights = [*network.parameters(), *network.buffers()]
         with_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
         # Tensors made in inference mode do not count the writes to them; a graph that is being captured must hold
@@ -106,10 +109,22 @@ class WeightTables(Generic[Tables]):
         self._kept = seen, versions, tables
         return tables
 
+    @contextlib.contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Within the block, what was computed before is taken as it is: for a graph captured of weights that stay.
+
+        Without it, an exported graph would compute the tables at every run.
+        """
+        self._is_fixed = True
+        try:
+            yield
+        finally:
+            self._is_fixed = False
+
     def forget(self) -> None:
         """Compute anew at the next call."""
         self._kept = None
 
-    def __getstate__(self) -> dict[str, None]:
+    def __getstate__(self) -> dict[str, object]:
         """A copied or stored network computes its own."""
-        return {"_kept": None}
+        return {"_kept": None, "_is_fixed": False}

@@ -350,9 +350,10 @@ class LSTR(OnlineNetwork):
         """Write what a new token's projections are, positions not yet added, into the rings."""
         self.check(feature)
         count = state["count"]
-        if len(feature) != len(count):
-            raise ValueError(f"there are {len(feature)} features, and the state is of {len(count)} streams")
-        streams = torch.arange(len(count), device=count.device)
+        batch_size = count.shape[0]  # len() would make it a constant of an exported graph
+        if feature.shape[0] != batch_size:
+            raise ValueError(f"there are {feature.shape[0]} features, and the state is of {batch_size} streams")
+        streams = torch.arange(batch_size, device=count.device)
 
         def write(ring: Tensor, row: Tensor) -> Tensor:
             return ring.index_put((streams, count % ring.shape[1]), row.to(ring.dtype))
@@ -378,7 +379,7 @@ class LSTR(OnlineNetwork):
 
     def _compress(self, state: State, places: Places, tables: _Tables) -> Tensor:
         """The memory vectors (B, Q of the last stage, d)."""
-        batch_size = len(state["count"])
+        batch_size = state["count"].shape[0]
 
         def long(ring: Tensor) -> Tensor:
             return _at(ring, places.long)
@@ -488,7 +489,7 @@ class LSTR(OnlineNetwork):
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:
     """Rows (B, n, …) at ``places`` (B, m) of each stream, counted round and round: (B, m, …)."""
-    streams = torch.arange(len(rows), device=rows.device)[:, None]
+    streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
     return rows[streams, places % rows.shape[1]]
 
 

@@ -231,8 +231,9 @@ class OadTR(OnlineNetwork):
         """
         self.check(feature)
         count = state["count"]
-        if len(feature) != len(count):
-            raise ValueError(f"there are {len(feature)} features, and the state is of {len(count)} streams")
+        batch_size = count.shape[0]  # len() would make it a constant of an exported graph
+        if feature.shape[0] != batch_size:
+            raise ValueError(f"there are {feature.shape[0]} features, and the state is of {batch_size} streams")
         tables = self._tables.of(self, self._derive)
         first = self._encoder()[0]
 
@@ -256,22 +257,22 @@ class OadTR(OnlineNetwork):
 
         # In the order of time: the oldest token is where the next one will be written.
         order = (count[:, None] + 1 + places) % self.window  # (B, W)
-        streams = torch.arange(len(count), device=count.device)[:, None]
+        streams = torch.arange(batch_size, device=count.device)[:, None]
         product = state["product"][streams, order, places]  # (B, W), of the token at each place with its position
         square = state["square"][streams, order] + tables.position_squares + 2 * product
         # LN(x + p) = gain (x̄ + p̄) / σ + shift, with σ² = (|x̄|² + |p̄|² + 2 x̄·p̄) / d + eps. Rounding may leave a
         # square just below zero where a position takes its token away.
         scale = (square.clamp(min=0) / token.shape[-1] + first.norm1.eps).rsqrt().unsqueeze(-1)
         qkv = (state["qkv"][streams, order] + tables.position_qkv) * scale + tables.shift_qkv  # (B, W, 3d)
-        qkv = torch.cat([qkv, tables.task_qkv.expand(len(count), -1, -1)], 1)
+        qkv = torch.cat([qkv, tables.task_qkv.expand(batch_size, -1, -1)], 1)
         tokens = state["token"][streams, order] + self.positions[:-1]
-        tokens = torch.cat([tokens, tables.task.expand(len(count), -1, -1)], 1)  # (B, W + 1, d)
+        tokens = torch.cat([tokens, tables.task.expand(batch_size, -1, -1)], 1)  # (B, W + 1, d)
         for number, layer in enumerate(self._encoder()):
             tokens = layer(tokens, qkv if number == 0 else None)
         memory = self.norm(tokens)
 
-        queries = tables.queries.expand(len(count), -1, -1)
-        probe = tables.probe.expand(len(count), -1, -1, -1)
+        queries = tables.queries.expand(batch_size, -1, -1)
+        probe = tables.probe.expand(batch_size, -1, -1, -1)
         for number, decoder in enumerate(self._decoder()):
             if number > 0:
                 queries = decoder.talk(queries)

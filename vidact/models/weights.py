@@ -5,6 +5,9 @@ record under ``"vidact"`` and the network's tensors under ``"network."``. The re
 
     {"format": 1, "recipe": {"builder": "vidact.models.tsn_resnet18", "arguments": {…}}, "input": {…}, "classes": […]}
 
+An online detector's file may also hold the tensors of the extractor of its features, so that it can stream by itself:
+``"extractor.…"`` in a ``.safetensors`` file, a dict under ``"extractor"`` in a ``.ckpt``.
+
 Weights published elsewhere come in through ``from_reference`` and its tables: old name → new name.
 """
 
@@ -30,6 +33,7 @@ from vidact.batch import ClipInput
 from vidact.files import replacing
 
 FORMAT = 1
+EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
 
 # Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → its function,
 # whose module is imported when the word is asked for.
@@ -164,13 +168,19 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
         path: the file; its folder is made, and an existing file is replaced only once the new one is complete.
         record: what the network does not know: classes, sampling, multi_label, … as plain data. By default the record
             of a network that ``load`` returned.
+
+    A network with an ``extractor_state`` (see ``load``) takes it along.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name}: networks are saved as .safetensors; choose a name that ends so")
     extra = record if record is not None else getattr(network, "record", {})
     text = json.dumps(_plain({**extra, **describe(network)}, "the record"))
-    tensors = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
+    extractor = {EXTRACTOR + key: tensor for key, tensor in getattr(network, "extractor_state", {}).items()}
+    tensors = {
+        key: tensor.detach().cpu().contiguous().clone()
+        for key, tensor in (dict(network.state_dict()) | extractor).items()
+    }
     with replacing(path) as half:
         half.write_bytes(safetensors.torch.save(tensors, metadata={"vidact": text}))
     return path
@@ -183,9 +193,11 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
         trust: packages outside vidact whose builders may run.
 
     Returns:
-        The network in evaluation mode, on the CPU; ``network.record`` holds its classes, input and sampling.
+        The network in evaluation mode, on the CPU; ``network.record`` holds its classes, input and sampling, and
+        ``network.extractor_state`` the tensors of the extractor of a detector's features where the file has them, as
+        ``vidact.features.FeatureExtractor.load(network.record["features"], …)`` takes them.
     """
-    state_dict, record = read(path)
+    state_dict, record, extractor = _read(path)
     if record is None:
         raise ValueError(
             f"{path} holds weights but no vidact record, so it does not say which network they belong to. "
@@ -203,6 +215,7 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     if "input" in record:
         network.input = ClipInput(**record["input"])  # type: ignore[assignment]
     network.record = record  # type: ignore[assignment]
+    network.extractor_state = extractor  # type: ignore[assignment]
     return network.eval()
 
 
@@ -227,8 +240,14 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of a weight file, and its record where vidact wrote it.
 
     Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
-    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed.
+    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed. The tensors of a detector's feature
+    extractor are left out.
     """
+    return _read(path)[:2]
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Tensor]]:
+    """What ``read`` gives, and the tensors of the feature extractor that a detector's file carries (possibly none)."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
@@ -238,7 +257,11 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raise FileNotFoundError(f"there is no file {path}")
     if path.suffix == ".safetensors":
         record = _read_record(path)
-        return safetensors.torch.load_file(path), record
+        found = safetensors.torch.load_file(path)
+        if record is None:
+            return found, None, {}
+        extractor = {key.removeprefix(EXTRACTOR): found[key] for key in found if key.startswith(EXTRACTOR)}
+        return {key: value for key, value in found.items() if not key.startswith(EXTRACTOR)}, record, extractor
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -258,7 +281,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     state_dict = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not state_dict:
         raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:8])) or 'none'}")
-    return state_dict, record
+    return state_dict, record, dict(content.get("extractor", {})) if record is not None else {}
 
 
 # Research code saves its best accuracy as a numpy number beside the tensors (under numpy 1 and 2's module names).

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from vidact.batch import SequenceBatch
 from vidact.events import EventDetector, scores_to_events, tune_thresholds
+from vidact.features import EXTRACTOR, differences
 from vidact.metrics import (
     anticipation_map,
     calibrated_map,
@@ -29,12 +30,13 @@ from vidact.metrics import (
     start_map,
 )
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
-from vidact.models.weights import initialise_from
+from vidact.models.weights import initialise_from, read
 from vidact.tasks.schedules import ParameterGroups, Schedule
 from vidact.tasks.training import gather, gradient_norm, make_callbacks, make_optimization
 from vidact.timelines import Timelines, stack_timelines
 
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
+FEATURES = "features"  # where a root keeps its features by default, as in vidact.data.sequences
 OFFSETS_S = tuple(range(1, 11))  # start detection, seconds
 
 
@@ -98,6 +100,7 @@ class OnlineDetection(pl.LightningModule):
         self.classes: list[str] = []
         self.tokens_per_second = 0.0
         self.features_record: dict[str, Any] = {}
+        self.extractor_state: dict[str, Tensor] = {}  # what made the features, for checkpoints that stream
         # how scores become events; ``on`` is tuned on the validation videos
         self.events: dict[str, Any] = {
             "on": 0.5,
@@ -115,6 +118,8 @@ class OnlineDetection(pl.LightningModule):
         found = data.found
         self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
         self.features_record = found.record
+        if stage == "fit":
+            self.extractor_state = read_extractor(Path(data.features or data.root / FEATURES), found.record)
         outputs = 1 + len(self.classes)
         if self.network.num_classes < outputs:
             raise ValueError(
@@ -349,3 +354,25 @@ class OnlineDetection(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vidact"] = self.record
+        if self.extractor_state:
+            checkpoint["extractor"] = self.extractor_state
+
+
+def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of the extractor that lies in a folder of features; none where it holds none (published features).
+
+    Raises ValueError where it is not the one that ``record`` (features.json) speaks of: it would stream other features
+    than those that were learned.
+    """
+    path = folder / EXTRACTOR
+    if not path.is_file():
+        return {}
+    tensors, own = read(path)
+    own = (own or {}).get("extractor", {})
+    shared = own.keys() & record.keys()
+    if differ := differences({key: own[key] for key in shared}, {key: record[key] for key in shared}):
+        raise ValueError(
+            f"{path} is not what made the features beside it: {'; '.join(differ)} (features.json's last). "
+            "Extract the features again, or remove the file: the detector can then be trained and cannot stream"
+        )
+    return tensors
