@@ -1,0 +1,326 @@
+"""What an answer costs live, how late it comes, and how many streams one process holds.
+
+    python benchmarks/live.py                                  # MobileNetV2 and MiniROAD on the best device; 2 minutes
+    python benchmarks/live.py --backbone resnet50 --device cpu
+    python benchmarks/live.py --parts [camera] --seconds 300 --out runs/live    # figures also in runs/live/results.json
+
+Four parts, with random weights, which cost what trained ones do:
+
+answer   One answer by a step, against running the same networks anew over the last window of frames, as webcam demos
+         do; both from frames of the camera's size to probabilities, in turn, medians.
+camera   A simulated camera through the camera source's own reader thread: from the capture of the newest frame that
+         an answer looked at, to the answer. A token of six frames is answered when the last of them is certain, and an
+         image network looks at the fourth, so about 0.12 s of it are waiting and not computing.
+files    Frames a second of several files in one process, in shared batches, and of as many runs one after another.
+gpu      With CUDA: the streams one GPU holds at 4 tokens a second. Networks and transfer only: decoding and resizing
+         are the CPU's, and ``prepare`` is what a token costs one of its cores.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import jsonargparse
+import numpy as np
+import torch
+from torch import Tensor
+
+import vidact.models
+from vidact.events import EventDetector
+from vidact.features import build_extractor
+from vidact.results import command_line, save_results
+from vidact.stream import StreamModel, load_model, open_source, run, run_many
+
+PARTS = ("answer", "camera", "files", "gpu")
+CLASSES = [f"action {number}" for number in range(20)]
+GPU_BACKBONES = ("mobilenet_v3_large", "resnet50")
+
+
+def main(
+    backbone: str = "mobilenet_v2",
+    parts: list[str] | None = None,
+    window: int = 8,
+    repeats: int = 30,
+    fps: float = 30.0,
+    width: int = 640,
+    height: int = 480,
+    seconds: float = 30.0,
+    streams: int = 8,
+    device: str | None = None,
+    toy: bool = False,
+    out: str | None = None,
+) -> None:
+    """Print the tables.
+
+    Args:
+        backbone: of the features and of the TSM: a name that vidact.models has as tsm_<backbone>.
+        parts: some of answer, camera, files, gpu. All by default.
+        window: frames of the window that is computed anew.
+        repeats: rounds of the part answer.
+        fps: of the simulated camera.
+        width: of its frames, in pixels.
+        height: of its frames, in pixels.
+        seconds: how long it runs, and how long each file is.
+        streams: number of files.
+        device: cpu, cuda or mps; default: the best there is.
+        toy: tiny networks, to see that this runs.
+        out: folder for results.json.
+    """
+    parts = list(PARTS) if parts is None else parts
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise ValueError(f"parts has {', '.join(unknown)}; it may have {', '.join(PARTS)}")
+    if min(window, repeats, streams) < 1:
+        raise ValueError(f"window is {window}, repeats {repeats} and streams {streams}; each is at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    facts = f"torch {torch.__version__}, {cores} cores, {torch.get_num_threads()} threads"
+    print(facts)
+    size = {"size": 32} if toy else {}
+    model = detector(backbone, device, toy)
+    print(f"MiniROAD on {backbone}, {model.tokens_per_second:g} tokens/s on {model.device}")
+    figures: dict[str, Any] = {}
+    if "answer" in parts:
+        tsm = recogniser(backbone, model.device, size)
+        figures["answer"] = {
+            "miniroad": measure_answer(model, window, repeats, (height, width)),
+            "tsm": measure_answer(tsm, window, repeats, (height, width)),
+        }
+        print(f"\n{'an answer by':14}{'a step, ms':>12}{f'{window} frames anew, ms':>20}{'ratio':>8}")
+        for name, row in figures["answer"].items():
+            print(f"{name:14}{row['step_ms']:12.1f}{row['anew_ms']:20.1f}{row['ratio']:8.1f}", flush=True)
+    if "camera" in parts:
+        figures["camera"] = row = measure_camera(model, fps, (height, width), seconds)
+        print(
+            f"\ncamera of {fps:g} fps, {width}x{height}, {seconds:g} s: {row['answers']} answers of {row['tokens']}; "
+            f"capture to answer p50 {row['p50_ms']:.0f} ms, p95 {row['p95_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms "
+            f"(first third {row['first_third_ms']:.0f} ms, last third {row['last_third_ms']:.0f} ms); "
+            f"{row['dropped']} of {row['frames']} frames dropped; {row['cpu_share']:.0%} of the {cores} cores",
+            flush=True,
+        )
+    if "files" in parts:
+        figures["files"] = row = measure_files(model, streams, (height // 2, width // 2), seconds / 3)
+        print(
+            f"\n{streams} files, {row['frames']} frames: together {row['together_fps']:.0f} frames/s, one after "
+            f"another {row['alone_fps']:.0f} frames/s ({row['ratio']:.2f} times)",
+            flush=True,
+        )
+    if "gpu" in parts and torch.cuda.is_available():
+        print(f"\n{torch.cuda.get_device_name()}: streams at 4 tokens/s with MiniROAD")
+        for name in ("resnet_tiny",) if toy else GPU_BACKBONES:
+            figures.setdefault("gpu", {})[name] = row = measure_gpu(detector(name, "cuda", toy), (height, width))
+            print(
+                f"{name:20}{row['streams']:8.0f} in batches of {row['batch']} ({row['batch_ms']:.1f} ms each); "
+                f"prepare {row['prepare_ms']:.1f} ms a token",
+                flush=True,
+            )
+    elif "gpu" in parts:
+        print("\nno CUDA device, so the part gpu is left out")
+    if out is not None:
+        path = save_results(out, figures, command_line(), machine=facts, backbone=backbone)
+        print(f"\n{path}")
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def detector(backbone: str, device: str | None, toy: bool = False) -> StreamModel:
+    """MiniROAD on features of a backbone, random weights."""
+    extractor = build_extractor(backbone, None, 32 if toy else None, device=device)
+    small = {"embedding_dim": 16, "hidden_dim": 16} if toy else {}
+    torch.manual_seed(0)
+    network = vidact.models.miniroad(1 + len(CLASSES), extractor.dim, **small).eval().requires_grad_(False)
+    rate = extractor.tokens_per_second
+    return StreamModel(
+        network.to(extractor.device), CLASSES, rate, EventDetector(CLASSES, rate), extractor, device=extractor.device
+    )
+
+
+def recogniser(backbone: str, device: torch.device, size: dict[str, int]) -> StreamModel:
+    """A causal TSM that steps frame by frame."""
+    torch.manual_seed(0)
+    network = getattr(vidact.models, f"tsm_{backbone}")(len(CLASSES), weights=None, shift="causal", **size)
+    network.record = {"classes": CLASSES, "input": network.input.as_dict(), "sampling": None}
+    return load_model(network, device=device)
+
+
+# ---------------------------------------------------------------------------------------------- one answer
+
+
+def measure_answer(model: StreamModel, window: int, repeats: int, size: tuple[int, int]) -> dict[str, float]:
+    """Milliseconds of a step, and of the same network over the last ``window`` frames; each frame is one token's."""
+    frames = [noise(size, seed) for seed in range(window)]
+    state = model.network.initial_state(1)
+    step_s: list[float] = []
+    anew_s: list[float] = []
+    for number in range(repeats + 2):  # two rounds warm the machine up
+        last = [frames[(number + k) % window] for k in range(window)]
+        started = time.perf_counter()
+        _, _, state = model.answer(model.inputs([model.prepare([last[-1]] * len(model.places))]), state)
+        between = time.perf_counter()
+        compute_anew(model, last)
+        anew_s.append(time.perf_counter() - between)
+        step_s.append(between - started)
+    step_ms, anew_ms = 1000 * statistics.median(step_s[2:]), 1000 * statistics.median(anew_s[2:])
+    return {"window": window, "step_ms": step_ms, "anew_ms": anew_ms, "ratio": anew_ms / step_ms}
+
+
+@torch.inference_mode()
+def compute_anew(model: StreamModel, images: list[Tensor]) -> Tensor:
+    """Probabilities by whole clips: every frame transformed and seen again."""
+    if model.extractor:
+        prepared = [model.extractor.prepare([image] * len(model.places)) for image in images]
+        features = model.extractor.compute(prepared)
+        return model.network(features[None].to(model.device)).logits[:, -1].softmax(-1).cpu()
+    assert model.transform is not None
+    clips, _ = model.transform(torch.stack(images))
+    return model.network.network(clips.to(model.device)).softmax(-1).cpu()
+
+
+def noise(size: tuple[int, int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------------------------------------- a camera
+
+
+class SimulatedCamera:
+    """What OpenCV gives of a camera: a frame every 1 / fps s, whether anybody takes it or not."""
+
+    def __init__(self, fps: float, size: tuple[int, int]) -> None:
+        self.fps, self.count = fps, 0
+        rng = np.random.default_rng(0)
+        self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(8)]
+        self.began = time.monotonic()
+
+    def isOpened(self) -> bool:
+        return True
+
+    def grab(self) -> bool:
+        now = (time.monotonic() - self.began) * self.fps
+        self.count = max(self.count + 1, int(now))
+        time.sleep(max(0.0, self.began + self.count / self.fps - time.monotonic()))
+        return True
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, self.images[self.count % len(self.images)].copy()
+
+    def get(self, prop: int, /) -> float:
+        return self.fps
+
+    def release(self) -> None:
+        pass
+
+
+def measure_camera(model: StreamModel, fps: float, size: tuple[int, int], seconds: float) -> dict[str, float]:
+    """Latencies of all answers but those of the first second, in which libraries wake up."""
+    camera = SimulatedCamera(fps, size)
+    updates, frames = [], []
+    with open_source("0", capture=lambda _: camera) as source:
+        timer = threading.Timer(seconds, source.close)
+        timer.start()
+        started, cpu = time.perf_counter(), time.process_time()
+        for update in run(source, model, on_frame=lambda _, grab: frames.append(1 + grab.dropped)):
+            updates.append(update)
+        took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        timer.join()
+    answers = [update for update in updates if not update.is_last and update.seconds - updates[0].seconds >= 1]
+    if not answers:
+        raise RuntimeError(f"{seconds:g} s are too short for an answer after the first second; give more seconds")
+    latencies = np.array([update.latency_ms for update in answers])
+    third = max(1, len(answers) // 3)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {
+        "answers": len(updates) - 1,
+        "tokens": int(took_s * model.tokens_per_second),
+        "frames": sum(frames),
+        "dropped": sum(frames) - len(frames),
+        **{f"p{share}_ms": float(np.percentile(latencies, share)) for share in (50, 95, 99)},
+        "first_third_ms": float(latencies[:third].mean()),
+        "last_third_ms": float(latencies[-third:].mean()),
+        "cpu_share": cpu_s / took_s / cores,
+    }
+
+
+# ---------------------------------------------------------------------------------------------- several files
+
+
+def measure_files(model: StreamModel, streams: int, size: tuple[int, int], seconds: float) -> dict[str, float]:
+    """Frames a second of files side by side in one process, and one after another."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.mp4" for number in range(streams)]
+        for number, path in enumerate(paths):
+            write_video(path, size, seconds, number)
+        list(run(open_source(paths[0]), model))  # wakes libraries up
+        frames: list[str] = []
+        started = time.perf_counter()
+        together = list(run_many([open_source(p) for p in paths], model, on_frame=lambda name, _: frames.append(name)))
+        between = time.perf_counter()
+        alone = []
+        for path in paths:
+            with open_source(path) as source:
+                alone += list(run(source, model))
+        ended = time.perf_counter()
+    scores = [{(u.source, u.seconds): u.scores for u in updates} for updates in (together, alone)]
+    if scores[0].keys() != scores[1].keys():
+        raise RuntimeError(f"together the files had {len(together)} answers and alone {len(alone)}")
+    together_fps, alone_fps = len(frames) / (between - started), len(frames) / (ended - between)
+    return {
+        "streams": streams,
+        "frames": len(frames),
+        "answers": len(alone),
+        "difference": max(float(np.abs(scores[0][key] - scores[1][key]).max()) for key in scores[0]),
+        "together_fps": together_fps,
+        "alone_fps": alone_fps,
+        "ratio": together_fps / alone_fps,
+    }
+
+
+def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) -> None:
+    """25 fps, a coarse pattern that moves."""
+    height, width = (side // 2 * 2 for side in size)
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    image = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+        stream.pix_fmt, stream.height, stream.width = "yuv420p", height, width
+        for number in range(max(round(25 * seconds), 1)):
+            shown = np.ascontiguousarray(np.roll(image, 3 * number, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+        container.mux(stream.encode())
+
+
+# ---------------------------------------------------------------------------------------------- one GPU
+
+
+def measure_gpu(model: StreamModel, size: tuple[int, int], batch: int = 256, repeats: int = 10) -> dict[str, float]:
+    """Streams at 4 tokens a second, when ``batch`` of them have a token at the same time."""
+    assert model.extractor is not None
+    model.extractor.batch = batch
+    image = noise(size, 0)
+    started = time.perf_counter()
+    prepared = [model.prepare([image] * len(model.places)) for _ in range(8)]
+    prepare_s = (time.perf_counter() - started) / 8
+    tokens = [prepared[i % 8] for i in range(batch)]
+    state, times = model.network.initial_state(batch), []
+    for _ in range(repeats + 2):
+        started = time.perf_counter()
+        _, _, state = model.answer(model.inputs(tokens), state)
+        times.append(time.perf_counter() - started)
+    batch_s = statistics.median(times[2:])
+    return {
+        "batch": batch,
+        "batch_ms": 1000 * batch_s,
+        "streams": batch / batch_s / 4,
+        "prepare_ms": 1000 * prepare_s,
+    }
+
+
+if __name__ == "__main__":
+    jsonargparse.auto_cli(main, as_positional=False)

@@ -1,0 +1,780 @@
+"""Sources: a camera, a file, a stream on the network or a browser becomes pictures with their seconds.
+
+A live source (camera, URL, browser) keeps the newest picture only and counts what it dropped, so whoever is slow sees
+less and never sees the past. A file drops nothing, whether it is paced in real time or not.
+
+A camera or stream that is lost, or delivers no picture for ``timeout_s``, is opened again, with pauses that double.
+Its time goes on meanwhile: seconds never go backwards. Corrupt pictures are passed over and counted.
+
+Shapes: H x W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import av
+import av.error
+import av.format
+import numpy as np
+from av.video.stream import VideoStream
+
+from vidact.video.decode import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    ImageFolderReader,
+    Turn,
+    VideoError,
+    VideoReader,
+    _natural,
+    open_video,
+)
+
+log = logging.getLogger(__name__)
+
+# What FFmpeg may open for a URL of each scheme, playlists and redirections included: nothing local.
+PROTOCOLS = {
+    "rtsp": "rtsp,rtp,udp,tcp",
+    "rtsps": "rtsp,rtp,udp,tcp,tls",
+    "http": "http,https,tcp,tls,crypto",
+    "https": "http,https,tcp,tls,crypto",
+}
+LONGEST_RETRY_S = 30.0  # pauses between attempts double up to this
+CLOSE_S = 2.0  # how long close() waits for a reader that hangs in the network or in a driver
+CAMERAS = 8  # numbers that are tried in search of a camera
+LAG_S = 2.0  # a stream's own times may lie so far behind the wall clock: it stalled, and what it held back comes
+LEAD_S = 30.0  # pushed times may run so far ahead of the wall clock: a short file may be pushed at once
+
+Report = Callable[[str], None]
+
+
+class SourceError(ValueError):
+    """A source that cannot be opened or read: the message names it, says what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Grab:
+    """One picture of a source."""
+
+    seconds: float  # presentation time since the source's begin; never less than the one before
+    image: np.ndarray  # (H, W, 3) uint8 RGB, upright, contiguous; a live source's size may change
+    captured: float  # time.monotonic() when it was taken or came in
+    dropped: int  # pictures that nobody took between the last Grab and this one
+
+
+class Source:
+    """Pictures one by one: ``with open_source("0") as source: for grab in source: …``
+
+    The next picture of a live source is waited for; iteration ends with the file, or after ``close()``.
+    """
+
+    name: str  # without passwords
+    is_live: bool
+    realtime: bool  # pictures come at their own speed; False: a file, as fast as it is read
+    fps: float | None  # as the source says; None: it does not
+    dropped: int = 0  # pictures so far that nobody took
+    skipped: int = 0  # corrupt pictures so far
+
+    def __iter__(self) -> Iterator[Grab]:
+        return self
+
+    def __next__(self) -> Grab:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the iteration, from any thread; a second call does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def open_source(
+    uri: str | int | Path,
+    *,
+    realtime: bool | None = None,
+    fps: float | None = None,
+    timeout_s: float = 10.0,
+    retry_s: float = 0.5,
+    on_event: Report | None = None,
+    capture: Callable[[int], Capture] | None = None,
+) -> Source:
+    """Open a camera, a file, a folder or a URL.
+
+    Args:
+        uri: a camera's number ("0"), a video file, a folder of images (one video) or of videos (played one after
+            another), or an rtsp, rtsps, http or https URL.
+        realtime: True plays a file at its own speed, None or False as fast as it is read. Cameras and URLs always run
+            in real time.
+        fps: pictures a second of a folder of images (default 25).
+        timeout_s: a camera or stream that gives no answer or no picture for so long is lost.
+        retry_s: the pause before a lost one is opened again; it doubles with each attempt, up to 30 s.
+        on_event: called with one line when a source is lost, is back, or a file is damaged; from the thread that
+            notices it. None logs it as a warning.
+        capture: opens a camera by number; None is OpenCV.
+
+    Raises FileNotFoundError, VideoError or SourceError for what cannot be opened now; only what has been open once is
+    opened again.
+    """
+    if not timeout_s > 0 or not retry_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
+    report = on_event or log.warning
+    text = str(uri)
+    camera = re.fullmatch(r"(?:/dev/video)?(\d+)", text)
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
+    if isinstance(uri, Path) or not (camera or scheme):
+        return _open_path(Path(text), bool(realtime), fps, report)
+    if realtime is False or fps is not None:
+        name = _public_name(text) if scheme else f"camera {text}"
+        option = "realtime=False" if realtime is False else f"fps={fps:g}"
+        raise ValueError(f"{name} runs in real time at its own rate; {option} is for files")
+    if camera:
+        return CameraSource(int(camera[1]), capture or _opencv_capture, timeout_s, retry_s, report)
+    assert scheme
+    if scheme[1].lower() not in PROTOCOLS:
+        raise SourceError(
+            f"{scheme[0]} is not a kind of source; use {', '.join(f'{known}://' for known in PROTOCOLS)}, "
+            "a camera's number, or the path of a file or folder"
+        )
+    return UrlSource(text, timeout_s, retry_s, report)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files and folders
+
+
+def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) -> FileSource:
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; a source is a camera's number (0), a file, a folder, or a URL such as rtsp://…"
+        )
+    if not path.is_dir():
+        return FileSource([path], str(path), realtime, fps, report)
+    files = sorted((file for file in path.iterdir() if file.is_file()), key=_natural)
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if videos and images:
+        raise SourceError(
+            f"{path} holds {len(videos)} videos and {len(images)} images; a folder is played as the one or the other, "
+            "so put them into folders of their own"
+        )
+    if not videos and not images:
+        raise SourceError(f"{path} is a folder without videos or images; name a file, or a folder that has some")
+    return FileSource(videos or [path], str(path), realtime, fps, report)
+
+
+class FileSource(Source):
+    """Every picture of a file, of a folder of images, or of several files, one after another.
+
+    The pictures and times are those of ``open_video``. A damaged file is played as far as it can be decoded, and that
+    is reported. Files of which not every container's index can be trusted (AVI, MPEG-TS, …) are decoded once before
+    their first picture, which takes a while for a long one.
+    """
+
+    is_live = False
+
+    def __init__(self, paths: Sequence[Path], name: str, realtime: bool, fps: float | None, report: Report) -> None:
+        self.name = name
+        self.realtime = realtime
+        self._folder_fps, self._report = fps, report
+        self._count, self._coming = len(paths), iter(paths)
+        self._closed = threading.Event()
+        self._decoding = threading.RLock()  # no other thread closes a file that is being read
+        video = self._next_video()
+        if video is None:
+            raise VideoError(f"none of the {len(paths)} videos in {name} can be read")
+        self._video: VideoReader = video
+        self.fps = video.fps
+        self._pictures = self._play()
+        self._began: float | None = None
+
+    def __next__(self) -> Grab:
+        with self._decoding:
+            if self._closed.is_set():
+                raise StopIteration
+            seconds, image = next(self._pictures)
+        if self.realtime:
+            if self._began is None:
+                self._began = time.monotonic() - seconds
+            if self._closed.wait(max(0.0, self._began + seconds - time.monotonic())):
+                raise StopIteration
+        return Grab(seconds, np.ascontiguousarray(image), time.monotonic(), 0)
+
+    def close(self) -> None:
+        self._closed.set()
+        with self._decoding:
+            self._video.close()
+
+    def _next_video(self) -> VideoReader | None:
+        """The next file that opens. The only one must; of several, those that do not are reported."""
+        for path in self._coming:
+            try:
+                return open_video(path, fps=self._folder_fps)
+            except VideoError as error:
+                if self._count == 1:
+                    raise
+                self._report(f"left out: {error}")
+        return None
+
+    def _play(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Seconds since the begin of the first file, and the picture."""
+        begin = end = 0.0
+        video: VideoReader | None = self._video
+        while video is not None:
+            try:
+                for seconds, image in self._play_video():
+                    end = begin + seconds
+                    yield end, image
+            except VideoError as error:
+                if self._count == 1:
+                    raise
+                self._report(f"left out: {error}")
+            finally:
+                self._video.close()
+            if self._closed.is_set() or (video := self._next_video()) is None:
+                return
+            begin = end + 1 / self._video.fps
+            self._video = video
+
+    def _play_video(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Seconds since its first picture, and the picture. At the first damage, what can be decoded of the rest."""
+        if isinstance(self._video, ImageFolderReader):
+            yield from self._play_images(self._video)
+            return
+        first_s: float | None = None
+        last_s = -math.inf
+        promised: int | None = None
+        for attempt in ("as indexed", "as decoded"):
+            try:
+                times_s = self._video.times_s
+                if promised is not None:
+                    self.skipped += max(0, promised - len(times_s))
+                promised = len(times_s)
+                first_s = float(times_s[0]) if first_s is None else first_s
+                for number in np.flatnonzero(times_s > last_s).tolist():
+                    if self._closed.is_set():
+                        return
+                    image = next(self._video.pictures([number]))
+                    last_s = float(times_s[number])
+                    yield max(0.0, last_s - first_s), image
+                return
+            except VideoError as error:
+                if attempt == "as decoded":
+                    raise
+                self._report(f"{self._video.path} is damaged; playing what can be decoded of it ({error})")
+                self._video.close()
+                self._video = open_video(self._video.path, index="decode")
+
+    def _play_images(self, folder: ImageFolderReader) -> Iterator[tuple[float, np.ndarray]]:
+        for number, time_s in enumerate(folder.times_s.tolist()):
+            if self._closed.is_set():
+                return
+            try:
+                image = next(folder.pictures([number]))
+            except VideoError as error:
+                if number == 0:  # it says how large the others are
+                    raise
+                self.skipped += 1
+                self._report(f"left out: {error}")
+                continue
+            yield time_s, image
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Live sources: the newest picture, and the time
+
+
+class _Seconds:
+    """A live source's own timestamps as seconds since it was opened: never backwards, never far from the wall clock.
+
+    Their begin is anchored to the wall clock, and again when they jump backwards, lag behind it by more than ``lag_s``
+    or run ahead of it by more than ``lead_s``. With ``lead_s`` 0 the picture that came with the least delay sets the
+    anchor, so a burst of old pictures at the beginning does not shift all the others.
+    """
+
+    def __init__(self, lead_s: float, lag_s: float, offset_s: float = -math.inf) -> None:
+        self._lead_s, self._lag_s, self._offset_s = lead_s, lag_s, offset_s
+        self._last_s = 0.0
+
+    def begin_anew(self) -> None:
+        """The stamps that follow have another begin; the seconds go on."""
+        self._offset_s = -math.inf
+
+    def __call__(self, stamp_s: float | None, now_s: float) -> float:
+        """The seconds of a picture stamped ``stamp_s`` (None: no stamp) that came ``now_s`` after the opening."""
+        newest_s = max(now_s, self._last_s)
+        seconds = newest_s
+        if stamp_s is not None:
+            seconds = stamp_s + self._offset_s
+            earliest_s = max(self._last_s - 1e-6, now_s - self._lag_s)  # a repeated stamp may differ by its rounding
+            if not earliest_s <= seconds <= now_s + self._lead_s:
+                self._offset_s, seconds = newest_s - stamp_s, newest_s
+        self._last_s = max(self._last_s, seconds)
+        return self._last_s
+
+
+class _NewestSource(Source):
+    """One place for one picture: a newer one takes it."""
+
+    is_live = realtime = True
+
+    def __init__(self, name: str, seconds: _Seconds) -> None:
+        self.name, self.fps = name, None
+        self._seconds = seconds
+        self._opened = time.monotonic()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._newest: Grab | None = None
+        self._has_ended = False  # no more pictures come
+        self._failure: Exception | None = None
+
+    def __next__(self) -> Grab:
+        with self._changed:
+            while self._newest is None or self._closed.is_set():
+                if self._closed.is_set() or (self._has_ended and self._failure is None):
+                    raise StopIteration
+                if self._failure is not None:
+                    raise self._failure
+                self._wait()
+            grab, self._newest = self._newest, None
+        return grab
+
+    def _wait(self) -> None:
+        self._changed.wait()
+
+    def _put(self, image: np.ndarray, stamp_s: float | None, captured: float) -> None:
+        """``self._changed`` is held by the caller."""
+        dropped = 0
+        if self._newest is not None:
+            dropped = self._newest.dropped + 1
+            self.dropped += 1
+        self._newest = Grab(self._seconds(stamp_s, captured - self._opened), image, captured, dropped)
+        self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed.set()
+            self._newest = None
+            self._changed.notify_all()
+
+
+class PushSource(_NewestSource):
+    """Pictures that someone pushes, such as a browser: holds one at most, however fast they come."""
+
+    def __init__(self, name: str = "pushed") -> None:
+        super().__init__(name, _Seconds(LEAD_S, math.inf, offset_s=0.0))
+
+    def push(self, image: np.ndarray, seconds: float | None = None) -> None:
+        """Show a picture to whoever iterates; ignored once the source is closed. The array is kept, not copied.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            seconds: the pusher's own time of the picture; None is the time of arrival. Where it goes backwards, as when
+                a video begins again, or runs more than 30 s ahead of the wall clock, it is anchored anew: time goes on,
+                and no client makes hours of work out of one picture.
+        """
+        if not isinstance(image, np.ndarray) or not _is_picture(image):
+            shape = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+            raise ValueError(f"a pushed picture is a uint8 RGB array (H, W, 3); this is {shape}")
+        if seconds is not None and not math.isfinite(seconds):
+            raise ValueError(f"a pushed picture's time is {seconds}; it is a number of seconds, or None")
+        captured = time.monotonic()
+        with self._changed:
+            if not self._closed.is_set():
+                self._put(np.ascontiguousarray(image), seconds, captured)
+
+
+def _is_picture(image: Any) -> bool:
+    return image is not None and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size > 0
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Cameras and streams: a reader thread that opens again what it lost
+
+
+class _Picture(NamedTuple):
+    """What a connection delivers."""
+
+    image: np.ndarray | None  # None: a corrupt one
+    stamp_s: float | None  # by the stream's own clock, from anywhere
+    captured: float
+
+
+class _Connection(Protocol):
+    """A camera or stream that is open now. Only one thread uses it at a time."""
+
+    fps: float | None
+
+    def pictures(self) -> Iterator[_Picture | None]:
+        """Ends where the source ends. None: something came, but no picture. Raises SourceError when it is lost."""
+
+    def close(self) -> None: ...
+
+
+class _ReconnectingSource(_NewestSource):
+    """A thread reads one connection after another and puts down the newest picture.
+
+    Args:
+        connect: opens a connection, or raises SourceError.
+        hangs: reading may hang for ever. Then whoever waits for a picture leaves that reader behind after
+            ``timeout_s`` and starts another.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], _Connection],
+        hangs: bool,
+        timeout_s: float,
+        retry_s: float,
+        report: Report,
+    ) -> None:
+        super().__init__(name, _Seconds(0.0, LAG_S))
+        self._connect, self._hangs, self._timeout_s, self._report = connect, hangs, timeout_s, report
+        self._first_retry_s = self._retry_s = retry_s
+        self._lost_at: float | None = None
+        self._is_reading = True
+        self._readers: list[threading.Thread] = []
+        connection = connect()
+        self.fps = connection.fps
+        self._opened = self._heard = time.monotonic()
+        self._start(connection, "")
+
+    def close(self) -> None:
+        """End the iteration at once, then wait up to 2 s for the reader to close the camera or stream.
+
+        A reader that hangs in the network or in a driver cannot be interrupted; it closes them as soon as it returns,
+        at the latest after the timeout.
+        """
+        super().close()
+        begin = time.monotonic()
+        for reader in self._readers:
+            if reader is not threading.current_thread():
+                reader.join(max(0.0, begin + CLOSE_S - time.monotonic()))
+
+    # -- whoever waits
+
+    def _wait(self) -> None:
+        if not (self._hangs and self._is_reading):
+            self._changed.wait(self._timeout_s)
+        elif (left := self._heard + self._timeout_s - time.monotonic()) > 0:
+            self._changed.wait(left)
+        else:
+            self._start(None, f"it has given no picture for {self._timeout_s:g} s")
+
+    def _start(self, connection: _Connection | None, why: str) -> None:
+        """A new reader; the one before, if any, puts nothing down from now on."""
+        self._is_reading = connection is not None
+        self._readers = [reader for reader in self._readers if reader.is_alive()]
+        self._reader = threading.Thread(target=self._read, args=(connection, why), name=self.name, daemon=True)
+        self._readers.append(self._reader)
+        self._reader.start()
+
+    # -- the reader
+
+    def _is_on_duty(self) -> bool:
+        return threading.current_thread() is self._reader and not self._closed.is_set()
+
+    def _read(self, connection: _Connection | None, why: str) -> None:
+        try:
+            while self._is_on_duty():
+                if connection is None and (connection := self._reconnect(why)) is None:
+                    break
+                try:
+                    lost = self._play(connection)
+                finally:
+                    connection.close()
+                    connection = None
+                if lost is None:
+                    break
+                why = lost
+        except Exception as error:  # a fault in this file or in on_event belongs to whoever iterates
+            if self._is_on_duty():
+                self._failure = error
+        finally:
+            if connection is not None:
+                connection.close()
+            with self._changed:
+                self._has_ended = self._has_ended or threading.current_thread() is self._reader
+                self._changed.notify_all()
+
+    def _play(self, connection: _Connection) -> str | None:
+        """Read until the connection is lost, and say why; None where it ended, or nobody wants more."""
+        with self._changed:
+            if not self._is_on_duty():  # closed while it was opened
+                return None
+            self._seconds.begin_anew()
+            self._heard, self._is_reading = time.monotonic(), True
+        try:
+            for picture in connection.pictures():
+                if not self._is_on_duty():
+                    return None
+                if picture is not None and picture.image is not None:
+                    self._deliver(picture.image, picture)
+                    continue
+                self.skipped += picture is not None
+                if time.monotonic() - self._heard > self._timeout_s:
+                    return f"it has given no picture for {self._timeout_s:g} s"
+            return None
+        except SourceError as error:
+            return str(error)
+        finally:
+            if self._is_on_duty():
+                self._is_reading = False
+
+    def _deliver(self, image: np.ndarray, picture: _Picture) -> None:
+        if self._lost_at is not None:
+            self._report(f"{self.name} is back after {time.monotonic() - self._lost_at:.1f} s")
+            self._lost_at, self._retry_s = None, self._first_retry_s
+        with self._changed:
+            self._heard = time.monotonic()
+            if self._is_on_duty():
+                self._put(image, picture.stamp_s, picture.captured)
+
+    def _reconnect(self, why: str) -> _Connection | None:
+        """Open it again, however often that fails; None when nobody wants it any more."""
+        self._lost_at = self._lost_at or time.monotonic()
+        message = f"{self.name} is lost: {why}"
+        while self._is_on_duty():
+            self._report(f"{message}; trying again in {self._retry_s:g} s")
+            if self._closed.wait(self._retry_s):
+                break
+            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+            try:
+                return self._connect()
+            except SourceError as error:
+                message = str(error)
+        return None
+
+
+# -- cameras
+
+
+class Capture(Protocol):
+    """What is needed of ``cv2.VideoCapture``."""
+
+    def isOpened(self) -> bool: ...
+    def grab(self) -> bool:
+        """Wait for the next picture and take it; False when the camera is gone."""
+
+    def retrieve(self) -> tuple[bool, Any]:
+        """Whether the picture that was taken can be read, and it: (H, W, 3) uint8 BGR."""
+
+    def get(self, prop: int, /) -> float: ...
+    def release(self) -> None: ...
+
+
+def _has_device(index: int) -> bool:
+    return sys.platform != "linux" or Path(f"/dev/video{index}").exists()
+
+
+def _opencv_capture(index: int) -> Capture:
+    import cv2
+
+    capture = cv2.VideoCapture()
+    if _has_device(index):  # OpenCV complains on the terminal about absent ones
+        capture.open(index)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # a driver's queue holds pictures of the past
+    return capture
+
+
+def find_cameras(capture: Callable[[int], Capture] = _opencv_capture) -> list[int]:
+    """The numbers, of the first eight, under which a camera can be opened; each is opened for that, for a moment."""
+    found = []
+    for index in range(CAMERAS):
+        camera = capture(index)
+        if camera.isOpened():
+            found.append(index)
+        camera.release()
+    return found
+
+
+class _CameraConnection:
+    def __init__(self, index: int, capture: Callable[[int], Capture]) -> None:
+        import cv2
+
+        self._camera = capture(index)
+        if not self._camera.isOpened():
+            self._camera.release()
+            raise SourceError(f"camera {index} cannot be opened")
+        rate = self._camera.get(cv2.CAP_PROP_FPS)
+        self.fps = float(rate) if rate and rate > 0 else None
+
+    def pictures(self) -> Iterator[_Picture]:
+        import cv2
+
+        while True:
+            if not self._camera.grab():
+                raise SourceError("it gives no more pictures")
+            captured = time.monotonic()
+            is_good, image = self._camera.retrieve()
+            if is_good and _is_picture(image):
+                yield _Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, captured)
+            else:
+                yield _Picture(None, None, captured)
+
+    def close(self) -> None:
+        self._camera.release()
+
+
+class CameraSource(_ReconnectingSource):
+    """A camera of this machine. Its seconds are the monotonic clock's, since the opening."""
+
+    def __init__(
+        self, index: int, capture: Callable[[int], Capture], timeout_s: float, retry_s: float, report: Report
+    ) -> None:
+        def connect() -> _Connection:
+            return _CameraConnection(index, capture)
+
+        try:
+            super().__init__(f"camera {index}", connect, True, timeout_s, retry_s, report)
+        except SourceError as error:
+            others = [number for number in find_cameras(capture) if number != index]
+            if others:
+                hint = f"those that can: {', '.join(map(str, others))}"
+            elif _has_device(index):
+                hint = "no other can either. Does another program use it, and may you read it?"
+            else:
+                hint = "there is none. Plug one in, or use a file or a URL"
+            raise SourceError(f"{error}; {hint}") from None
+
+
+# -- URLs
+
+
+def _public_name(url: str) -> str:
+    """A URL without its password and its query, which may hold a token."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
+
+
+class _UrlConnection:
+    """A stream, read by PyAV with time limits for opening and for each packet.
+
+    What knows its size or its length is a file that someone serves, and it ends where it ends; if it is cut off, it
+    begins again. Anything else that ends was cut off. Files, and playlists that bring seconds of video at once, are
+    played at the speed of their timestamps.
+
+    Args:
+        wait: waits so many seconds, or less and returns True when nobody wants more.
+    """
+
+    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool]) -> None:
+        self._timeout_s, self._wait = timeout_s, wait
+        name, scheme = _public_name(url), urlsplit(url).scheme.lower()
+        # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
+        options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "500000"}
+        if scheme.startswith("rtsp"):
+            options["rtsp_flags"] = "prefer_tcp"  # over UDP, pictures arrive with holes
+        begin = time.monotonic()
+        try:
+            self._container = av.open(url, timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            why = self._why(error, begin, "it does not answer")
+            if not _is_known_host(host := urlsplit(url).hostname or ""):
+                why = f"no host is known by the name {host!r}"
+            raise SourceError(f"{name} cannot be opened: {why}") from None  # FFmpeg's error holds the password
+        stream = self._container.streams.best("video")
+        if not isinstance(stream, VideoStream) or stream.codec_context is None:
+            self._container.close()
+            raise SourceError(f"{name} has no video that can be decoded")
+        self._stream = stream
+        self.fps = float(stream.average_rate) if stream.average_rate else None
+        kind = self._container.format
+        is_list = kind.name in ("hls", "dash")
+        self._is_file = bool(self._container.duration) or (not is_list and self._container.size > 0)
+        self._is_paced = self._is_file or is_list
+        # FFmpeg invents times, 25 pictures a second, where a format such as MJPEG has none
+        self._has_times = av.format.Flags.no_timestamps not in av.format.Flags(kind.flags)
+
+    def _why(self, error: av.error.FFmpegError, since: float, silent: str) -> str:
+        if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
+            return f"{silent} for {self._timeout_s:g} s"
+        return str(error.strerror)
+
+    def pictures(self) -> Iterator[_Picture | None]:
+        heard = time.monotonic()
+        begin: float | None = None  # when the stamp 0 is due
+        try:
+            # the packets of sound too: they show that no pictures come
+            for packet in self._container.demux():
+                heard = time.monotonic()
+                if packet.stream is not self._stream:
+                    yield None
+                    continue
+                try:
+                    frames: list[Any] = packet.decode()
+                except av.error.FFmpegError:
+                    yield _Picture(None, None, heard)
+                    continue
+                for frame in frames:
+                    if frame.is_corrupt:
+                        yield _Picture(None, None, heard)
+                        continue
+                    stamp_s = frame.time if self._has_times else None
+                    captured = heard
+                    if self._is_paced and stamp_s is not None:
+                        begin = heard - stamp_s if begin is None else begin
+                        early_s = begin + stamp_s - time.monotonic()
+                        if not 0 <= early_s <= self._timeout_s:  # late, or the times have jumped
+                            begin -= early_s
+                        elif self._wait(early_s):
+                            return
+                        captured = time.monotonic()
+                    yield _Picture(_upright(frame), stamp_s, captured)
+                if not frames:
+                    yield None
+        except av.error.FFmpegError as error:
+            why = self._why(error, heard, "it has sent nothing")
+            raise SourceError("it was cut off" if error.errno == errno.EIO else why) from None
+        if not self._is_file:
+            raise SourceError("it was cut off")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def _is_known_host(host: str) -> bool:
+    with contextlib.suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(host, None))
+    return False
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    image = frame.to_ndarray(format="rgb24")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:
+        image = Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32))(image)
+    return np.ascontiguousarray(image)
+
+
+class UrlSource(_ReconnectingSource):
+    """A stream on the network. Its seconds are those of its own timestamps, anchored to the monotonic clock."""
+
+    def __init__(self, url: str, timeout_s: float, retry_s: float, report: Report) -> None:
+        def connect() -> _Connection:
+            return _UrlConnection(url, timeout_s, self._closed.wait)
+
+        super().__init__(_public_name(url), connect, False, timeout_s, retry_s, report)
