@@ -36,6 +36,9 @@ HELP = """usage: vidact COMMAND [options]
   compare   several networks, several seeds     vidact compare --config online/fir/miniroad online/fir/lstr
   extract   features of videos, for detectors   vidact extract features --videos my_videos --out my_features
   predict   name the actions of files           vidact predict --checkpoint runs/x/checkpoints/best.ckpt clip.mp4
+  export    ONNX or torch.export of a network   vidact export --checkpoint runs/x/checkpoints/best.ckpt --out x.onnx
+  stream    name actions while they happen      vidact stream --checkpoint runs/x/checkpoints/best.ckpt --source 0
+  serve     a web page that names them live     vidact serve --checkpoint runs/x/checkpoints/best.ckpt
   fuse      join score files by video           vidact fuse rgb/scores.npz flow/scores.npz --weights 1 1.5
   report    draw a run's results again          vidact report runs/x
   doctor    what is installed and what works    vidact doctor
@@ -478,6 +481,28 @@ def predict(args: Sequence[str]) -> None:
         raise SystemExit(status)
 
 
+def export(args: Sequence[str]) -> None:
+    """Write a network, or one step of a stream, as ONNX or torch.export."""
+    from vidact.export import main as export_main
+
+    export_main(args)
+
+
+def stream(args: Sequence[str]) -> None:
+    """Name the actions of a camera, a file or a network stream while they happen."""
+    from vidact.stream.command import main as stream_main
+
+    if status := stream_main(args):
+        raise SystemExit(status)
+
+
+def serve(args: Sequence[str]) -> None:
+    """Serve a web page that names the actions before a browser's camera, or of a source of this machine."""
+    from vidact.stream.server import main as serve_main
+
+    serve_main(args)
+
+
 def fuse(args: Sequence[str]) -> None:
     """Join score files by video id."""
     from vidact.scores import fuse_files
@@ -529,6 +554,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "compare": compare,
     "extract": extract,
     "predict": predict,
+    "stream": stream,
+    "serve": serve,
+    "export": export,
     "fuse": fuse,
     "report": report,
     "doctor": doctor,

@@ -1,50 +1,94 @@
-"""``vidact demo``: make videos, train three small networks on them, score them, and put it all on one page."""
+"""``vidact demo``: make videos, train recognisers and online detectors, score them, stream a video; all on one page."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from vidact import cli
-from vidact.data.synthetic import ORDER_PAIRS, write_clips
+from vidact.data.synthetic import ORDER_PAIRS, write_clips, write_untrimmed
+from vidact.features import build_extractor, extract_features
+from vidact.files import replacing
 from vidact.plots import draw_order
 from vidact.report import write_summary
-from vidact.results import save_results
+from vidact.results import load_results, save_results
 from vidact.scores import Scores, load_scores
+from vidact.stream.command import DEMO, demo_model
 from vidact.video import SegmentSampler, open_video
 
 NETWORKS = ("tsn", "trn", "tsm")
+DETECTORS = ("oadtr", "causal_softmax", "miniroad")  # the last one is what vidact stream and serve take
+# What happens in the untrimmed videos: two pairs that differ in order only, and four movements.
+ACTIONS = (
+    "moving right", "moving left", "approaching", "receding",
+    "bouncing ball", "orbiting ring", "swinging pendulum", "pulsing cross",
+)  # fmt: skip
 
 
-def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 40, seed: int = 0) -> Path:
-    """Make data, train TSN, TRN and TSM on it, score them on clips they never saw, and write a report.
+def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int = 0) -> Path:
+    """Make data; train TSN, TRN and TSM on clips, detectors on TSM's features of untrimmed videos; score, and stream.
 
     Args:
         out: folder for the videos and the runs; a finished demo in it is made again.
         epochs: passes over the data; default: what the configurations say.
-        clips: training videos a class.
+        clips: training clips a class, and untrimmed training videos.
         seed: of the videos and of training.
     """
     started = time.perf_counter()
+    common = [f"--seed_everything={seed}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
+    rows, runs = recognisers(out, clips, seed, common)
+    detected, detector_runs = detectors(out, runs[-1] / "checkpoints" / "best.ckpt", clips, seed, common)
+    snapshot = stream(out)
+    save_results(out, {row["network"]: row for row in rows + detected}, cli.command_line("demo", []))
+    notes = [
+        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
+        "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
+        "The detectors read TSM's features of untrimmed videos, four a second, and name what happens in every quarter "
+        "of a second from the past alone. The second picture is from one of their test videos, streamed.",
+        f"Made, trained, scored and streamed in {(time.perf_counter() - started) / 60:.1f} minutes.",
+    ]
+    picture = draw_order(
+        {name: first_clip(out / "videos", name) for pair in ORDER_PAIRS[:3] for name in pair},
+        {row["network"]: row["top-1 inside order-only pairs"] for row in rows},
+        0.5,
+        "% right inside the pairs",
+        out / "plots" / "order.png",
+    )
+    pictures = [picture, *([snapshot] if snapshot else [])]
+    page = write_summary(out, "vidact demo", rows + detected, runs + detector_runs, notes=notes, pictures=pictures)
+    print(f"\n{'network':<10}{'top-1':>8}{'inside order-only pairs':>26}{'minutes':>10}")
+    for row in rows:
+        pairs = row["top-1 inside order-only pairs"]
+        print(f"{row['network']:<10}{row['top-1']:>8.1%}{pairs:>26.1%}{row['minutes']:>10}")
+    print(f"\n{'detector':<18}{'mAP of tokens':>16}{'of events, tIoU 0.5':>22}{'minutes':>10}")
+    for row in detected:
+        print(f"{row['network']:<18}{row['mAP of tokens']:>16.1%}{row['mAP of events']:>22.1%}{row['minutes']:>10}")
+    print(f"\nreport: {page}")
+    print(f"try:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {out / 'videos'}")
+    if out == DEMO:
+        print("        vidact serve          (a page in the browser; Ctrl-C ends it)")
+    return page
+
+
+def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Make clips and train the three networks on them; a row of the table and a run folder each."""
     data = out / "videos"
-    if (data / "clips.csv").exists():
-        print(f"videos: {data}, made before")
-    else:
-        write_clips(data, splits={"train": clips, "val": 5, "test": 15}, seed=seed)
-        print(f"videos: {data}, made in {time.perf_counter() - started:.0f} s")
+    made(
+        data, "clips.csv",
+        lambda: write_clips(data, splits={"train": clips, "val": 5, "test": 15}, seed=seed),
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     runs: list[Path] = []
     for name in NETWORKS:
         began = time.perf_counter()
         print(f"\n{name.upper()}")
-        run = out / name
-        if (run / "checkpoints" / "last.ckpt").exists():
-            run = out / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        args = ["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}"]
-        cli.train([*args, f"--seed_everything={seed}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])])
+        run = fresh(out / name)
+        cli.train(["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}", *common])
         scores = load_scores(run / "scores.npz")
         rows.append(
             {
@@ -56,27 +100,77 @@ def demo(out: Path = Path("runs/demo"), epochs: int | None = None, clips: int = 
             }
         )
         runs.append(run)
-    save_results(out, {row["network"]: row for row in rows}, cli.command_line("demo", []))
-    notes = [
-        "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
-        "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
-        f"Made, trained and scored in {(time.perf_counter() - started) / 60:.1f} minutes.",
-    ]
-    picture = draw_order(
-        {name: first_clip(data, name) for pair in ORDER_PAIRS[:3] for name in pair},
-        {row["network"]: row["top-1 inside order-only pairs"] for row in rows},
-        0.5,
-        "% right inside the pairs",
-        out / "plots" / "order.png",
-    )
-    page = write_summary(out, "vidact demo", rows, runs, notes=notes, pictures=[picture])
-    print(f"\n{'network':<10}{'top-1':>8}{'inside order-only pairs':>26}{'minutes':>10}")
-    for row in rows:
-        print(
-            f"{row['network']:<10}{row['top-1']:>8.1%}{row['top-1 inside order-only pairs']:>26.1%}{row['minutes']:>10}"
+    return rows, runs
+
+
+def detectors(
+    out: Path, checkpoint: Path, videos: int, seed: int, common: list[str]
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Make untrimmed videos, read them with the recogniser's ``checkpoint``, train detectors; rows and run folders."""
+    data = out / "untrimmed"
+    splits = {"train": max(2, videos), "val": 4, "test": 12}
+    print()
+    made(data, "events.csv", lambda: write_untrimmed(data, splits=splits, seed=seed, classes=ACTIONS))
+    began = time.perf_counter()
+    features = fresh(data / "features")
+    extract_features(data, features, build_extractor(str(checkpoint)), progress=False)
+    print(f"features of them: {features}, made in {time.perf_counter() - began:.0f} s")
+    rows: list[dict[str, Any]] = []
+    runs: list[Path] = []
+    for name in DETECTORS:
+        began = time.perf_counter()
+        print(f"\n{name}")
+        run = fresh(out / f"untrimmed_{name}")
+        where = [f"--data.root={data}", f"--data.features={features}", f"--run={run}"]
+        cli.train(["--config", f"online/synthetic/{name}", *where, *common])
+        figures = load_results(run)["test"]
+        rows.append(
+            {
+                "network": name,
+                "mAP of tokens": figures["test_map"],
+                "mAP of events": figures["test_event_map"],
+                "test videos": figures["videos"],
+                "minutes": round((time.perf_counter() - began) / 60, 1),
+            }
         )
-    print(f"\nreport: {page}\ntry:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {data}")
-    return page
+        runs.append(run)
+    return rows, runs
+
+
+def stream(out: Path) -> Path | None:
+    """Stream a test video through the newest detector; gives the picture of the last event, if there was one."""
+    checkpoint, shown = demo_model(out)
+    (video,) = shown.values()
+    folder = fresh(out / "streamed")
+    kept = {"record": "stream.mp4", "jsonl": "answers.jsonl", "events": "events.csv", "snapshots": "snapshots"}
+    folder.mkdir(parents=True)
+    print("\nstreamed, as from a camera")
+    cli.stream(
+        ["--checkpoint", str(checkpoint), "--source", video, "--no-window", "--fast"]
+        + [f"--{name}={folder / file}" for name, file in kept.items()]
+    )
+    taken = max((folder / kept["snapshots"]).glob("*.jpg"), default=None)  # the timeline is full by then
+    if taken is None:
+        return None
+    picture = out / "plots" / "streamed.png"
+    with replacing(picture) as half:
+        Image.open(taken).save(half, format="png")
+    return picture
+
+
+def made(folder: Path, table: str, make: Callable[[], Any]) -> None:
+    """Make the videos of ``folder``, unless its table says that this was done before."""
+    if (folder / table).exists():
+        print(f"videos: {folder}, made before")
+        return
+    began = time.perf_counter()
+    make()
+    print(f"videos: {folder}, made in {time.perf_counter() - began:.0f} s")
+
+
+def fresh(folder: Path) -> Path:
+    """The folder, or where a demo before has filled it another one beside it."""
+    return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}") if folder.exists() else folder
 
 
 def first_clip(data: Path, name: str) -> np.ndarray:

@@ -14,7 +14,9 @@ Shapes: T frames, H x W pixels. Co-ordinates: x to the right and y downwards fro
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -322,14 +324,14 @@ def write_clips(
     counts = _check_splits(splits or {"train": 20, "val": 5, "test": 10})
     _claim(root, {"maker": "vidact.data.synthetic.write_clips", "seed": seed, "splits": counts, "classes": names})
     places = [split for split, count in counts.items() for _ in range(count)]
-    rows = []
-    for name in names:
-        for i, split in enumerate(places):
-            frames, fps = render(name, (seed, i))
-            rows.append(ClipRow(f"{name}/{i:04d}.mp4", name, split))
-            write_video(root / rows[-1].path, frames, fps)
-            if progress:
-                progress(len(rows), len(names) * len(places))
+    rows = [ClipRow(f"{name}/{i:04d}.mp4", name, split) for name in names for i, split in enumerate(places)]
+
+    def make(number: int) -> None:
+        name, i = names[number // len(places)], number % len(places)
+        frames, fps = render(name, (seed, i))
+        write_video(root / rows[number].path, frames, fps)
+
+    _for_each(make, len(rows), progress)
     write_clips_csv(root, rows, names)
     return load_clips(root)
 
@@ -362,39 +364,58 @@ def write_untrimmed(
     counts = _check_splits(splits or {"train": 12, "val": 4, "test": 6})
     record = {"maker": "vidact.data.synthetic.write_untrimmed", "seed": seed, "splits": counts, "classes": names}
     _claim(root, record | {"actions_per_video": actions_per_video, "fps": fps})
-    events: list[Event] = []
     videos: dict[str, str] = {}
-    for split, count in counts.items():
+    actions: list[list[str]] = []  # of each video
+    for number, (split, count) in enumerate(counts.items()):
+        random = np.random.default_rng([seed, number, 1])
         deck: list[str] = []
         for _ in range(count):
-            video = f"videos/{len(videos):04d}.mp4"
-            random = np.random.default_rng([seed, len(videos)])
-            scene = _scene(random)
-            frames: list[np.ndarray] = []
-            length = 0
-            for turn in range(2 * actions_per_video + 1):
-                acting = turn % 2 == 1
-                num_frames = int(fps * (random.uniform(1.5, 3) if acting else random.uniform(1, 3)))
-                layers: list[Layer] = []
-                if acting:
-                    if not deck:
-                        deck = [str(name) for name in random.permutation(names)]
-                    action = deck.pop()
-                    forwards = _BACKWARDS.get(action, action)
-                    layers = _layers(forwards, num_frames, random, scene.colours)
-                    if action != forwards:
-                        layers = [(opacity[::-1], colour) for opacity, colour in layers]
-                    events.append(Event(video, length / fps, (length + num_frames) / fps, action))
-                frames.append(scene.paint(layers, num_frames, random, first_frame=length))
-                length += num_frames
-            write_video(root / video, np.concatenate(frames), fps, keyframe_every=fps)
-            videos[video] = split
-            if progress:
-                progress(len(videos), sum(counts.values()))
+            videos[f"videos/{len(videos):04d}.mp4"] = split
+            while len(deck) < actions_per_video:
+                deck += [str(name) for name in random.permutation(names)]
+            actions.append(deck[:actions_per_video])
+            del deck[:actions_per_video]
+    ids = list(videos)
+    events: list[list[Event]] = [[] for _ in ids]
+
+    def make(number: int) -> None:
+        random = np.random.default_rng([seed, number])
+        scene = _scene(random)
+        frames: list[np.ndarray] = []
+        length = 0
+        for turn in range(2 * actions_per_video + 1):
+            acting = turn % 2 == 1
+            num_frames = int(fps * (random.uniform(1.5, 3) if acting else random.uniform(1, 3)))
+            layers: list[Layer] = []
+            if acting:
+                action = actions[number][turn // 2]
+                forwards = _BACKWARDS.get(action, action)
+                layers = _layers(forwards, num_frames, random, scene.colours)
+                if action != forwards:
+                    layers = [(opacity[::-1], colour) for opacity, colour in layers]
+                events[number].append(Event(ids[number], length / fps, (length + num_frames) / fps, action))
+            frames.append(scene.paint(layers, num_frames, random, first_frame=length))
+            length += num_frames
+        write_video(root / ids[number], np.concatenate(frames), fps, keyframe_every=fps)
+
+    _for_each(make, len(ids), progress)
+    found = [event for some in events for event in some]
     write_classes(root / "classes.txt", names)
     write_videos_csv(root / "videos.csv", videos)
-    write_events_csv(root / "events.csv", events)
-    return events
+    write_events_csv(root / "events.csv", found)
+    return found
+
+
+def _for_each(make: Callable[[int], None], count: int, progress: Callable[[int, int], None] | None) -> None:
+    """Call ``make`` for 0 … count - 1 on all cores: numpy and the encoder let other threads run meanwhile."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        try:
+            for done, _ in enumerate(pool.map(make, range(count)), 1):
+                if progress:
+                    progress(done, count)
+        except BaseException:  # Ctrl-C too: what is not begun is not made
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _check_classes(classes: Sequence[str] | None) -> list[str]:

@@ -365,6 +365,16 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 # ---------------------------------------------------------------------------------------------- memory
 
 
+def channels_last(network: AnyModule) -> AnyModule:
+    """Let 2-D convolutions keep their channels innermost, which is quicker on CPUs and in half precision on GPUs.
+
+    Values and answers are the same but for rounding; a network with 3-D convolutions stays as it is.
+    """
+    if not any(tensor.ndim == 5 for tensor in network.state_dict().values()):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
     """Trade time for memory: with "block", keep what enters a residual block and compute its inside again.
 

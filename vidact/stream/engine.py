@@ -214,7 +214,7 @@ def load_model(
         return _detector(network, record, name, extractor, events or {}, device, trust)
     if extractor is not None:
         raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
-    return _recogniser(network, record, steps_per_second, events or {}, device)
+    return stream_recogniser(network, record, steps_per_second, events or {}, device)
 
 
 def _refuse_clips(network: Any, name: str) -> None:
@@ -280,13 +280,14 @@ def _detector(
     )
 
 
-def _recogniser(
+def stream_recogniser(
     network: Any,
     record: Mapping[str, Any],
     steps_per_second: float | None,
     events: Mapping[str, Any],
     device: torch.device,
 ) -> StreamModel:
+    """The model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
     frames, rate = sampled_at(record.get("sampling"))
     rate = rate if steps_per_second is None else Clock(steps_per_second).fps
     classes = list(record["classes"])

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from vidact.batch import ClipBatch
 from vidact.files import write_json
 from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
-from vidact.models.backbones import set_gradient_checkpointing
+from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
@@ -119,6 +119,7 @@ class ClipClassification(pl.LightningModule):
             initialise_from(self.network, self.init_from)
         if stage == "fit":
             freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
+        channels_last(self.network)  # a fifth to a third quicker a step on a CPU
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping)

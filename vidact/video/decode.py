@@ -416,13 +416,10 @@ def _open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding are no reason to stop
         container = av.open(f"file:{path}", metadata_errors="replace")
     except av.error.FFmpegError as error:
-        with path.open("rb") as file:
-            head = file.read(12)
-        if head[4:8] in (b"ftyp", b"mdat", b"free"):
-            hint = "it begins like an MP4 file, so it is probably cut short and lacks its index (the moov atom)"
-        else:
-            hint = f"it begins with {head!r}"
-        raise VideoError(f"{path} is not a video that can be read ({error.strerror}): {hint}") from error
+        raise VideoError(f"{path} is not a video that can be read ({error.strerror}): {_beginning(path)}") from error
+    if not container.streams:
+        container.close()
+        raise VideoError(f"{path} is not a video that can be read (nothing is in it): {_beginning(path)}")
     stream = container.streams.best("video")
     # the cover picture of a song is a video stream to FFmpeg, not to us
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
@@ -433,6 +430,15 @@ def _open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         container.close()
         raise VideoError(f"{path} holds video in a codec that this PyAV cannot decode; transcode it to H.264")
     return container, stream
+
+
+def _beginning(path: Path) -> str:
+    """What the first bytes of an unreadable file tell."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"mdat", b"free"):
+        return "it begins like an MP4 file, so it is probably cut short and lacks its index (the moov atom)"
+    return f"it begins with {head!r}"
 
 
 def _decode_packet(packet: av.Packet) -> list[av.VideoFrame]:

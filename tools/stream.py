@@ -1,0 +1,7 @@
+"""``vidact stream`` from a clone; see --help."""
+
+import sys
+
+from vidact.cli import main
+
+main(["stream", *sys.argv[1:]])

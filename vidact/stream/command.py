@@ -1,0 +1,468 @@
+"""``vidact stream``: what happens before a camera, in a file or on the network, named while it happens."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import logging
+import os
+import shlex
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vidact.events import Detection
+from vidact.models.weights import read
+from vidact.stream.engine import Engine, StreamModel, StreamUpdate, load_model, run
+from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
+from vidact.stream.sources import Grab, Source, open_source
+from vidact.stream.window import Window
+from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots
+
+
+def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
+    from vidact.export import load_onnx
+
+    return load_onnx(checkpoint, **settings)
+
+
+# What opens a checkpoint: each takes it and the keywords extractor, events and device, and gives a StreamModel.
+RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": load_model, "onnx": _open_onnx}
+DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
+LATENCIES = 10_000  # the newest so many answers make the closing line's percentiles
+LONGEST_TIMELINE_S = 3600.0
+WAITING_FRAMES = 32  # of a file whose answers are held back: a token of 60 frames/s at 2 answers/s
+NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
+  vidact demo
+      makes videos and trains small networks on them: to see what it is, in minutes
+  vidact train --config clip/folder/tsm_causal_mobilenetv2 --data.root my_clips
+      a recogniser that answers frame by frame, from one folder of clips for each action
+  vidact extract features --videos my_videos --out my_videos/features
+  vidact train --config online/fir/miniroad --data.root my_videos
+      an online detector, from long videos with events.csv (video,start_s,end_s,label) and videos.csv (video,split)"""
+
+
+def main(args: Sequence[str]) -> int:
+    """``vidact stream``: 0, or 1 when one of several sources failed; an error that ends all is raised."""
+    asked = parse(args)
+    stop = Stop()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_messages())
+        window = None if asked.no_window else stack.enter_context(Window(on_close=stop))
+        events = {} if asked.threshold is None else {"on": asked.threshold, "off": None}
+        model = RUNTIMES[asked.runtime](asked.checkpoint, extractor=asked.extractor, events=events, device=asked.device)
+        # A file that is as fast as it is read; what is live always runs in real time.
+        realtime = None if asked.fast else True
+        sources = [stack.enter_context(open_source(uri, realtime=realtime)) for uri in asked.source]
+        session = Session(asked, model, sources, window)
+        try:
+            with stop.on_signals(sources), contextlib.closing(session):
+                session.play()
+        except BrokenPipeError:  # whoever read the standard output has gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if session.failed else 0
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """The options, with --source and --runtime filled in; raises ValueError for what cannot be."""
+    parser = argparse.ArgumentParser(
+        prog="vidact stream",
+        description="Name the actions of a camera, a file or a network stream while they happen.",
+        epilog="q in the window, or Ctrl-C, ends it; everything is then written out. JSON lines and events are written "
+        "as they happen. Of a recording that is killed, all but the last seconds plays.",
+    )
+    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or a .safetensors that vidact saved")
+    parser.add_argument(
+        "--source", action="append", metavar="SOURCE",
+        help="a camera's number (default 0), a video file, a folder, or rtsp://, http:// …; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--no-window", action="store_true", help="show nothing, for machines without a display")
+    parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
+    parser.add_argument("--jsonl", metavar="FILE", help="one JSON object an answer; - is the standard output")
+    parser.add_argument("--events", type=Path, metavar="FILE", help="a table of the events: an events.csv with scores")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE",
+        help="an mp4 of what the window shows; of several sources one each, FILE-1.mp4 and so on",
+    )  # fmt: skip
+    parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
+    parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
+    parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
+    parser.add_argument("--timeline", type=float, default=10.0, help="seconds that the picture shows (default 10)")
+    parser.add_argument(
+        "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
+    )
+    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    parser.add_argument(
+        "--runtime", choices=sorted(RUNTIMES), help="what computes; default: onnx for an .onnx file, else torch"
+    )
+    asked = parser.parse_args(args)
+    if asked.checkpoint is None:
+        raise ValueError(_without_checkpoint(args))
+    if asked.seconds is not None and not 0 < asked.seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"--seconds is {asked.seconds:g}; give a number above 0")
+    if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
+        raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
+    is_onnx = asked.checkpoint.suffix == ".onnx"
+    asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
+    if is_onnx and asked.runtime != "onnx":
+        raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
+    if asked.device is not None:
+        _refuse_device(asked.device)
+    asked.source = asked.source or ["0"]
+    asked.record = _numbered(asked.record, len(asked.source))
+    _refuse_overwriting(asked)
+    return asked
+
+
+def _without_checkpoint(args: Sequence[str]) -> str:
+    """What a user without a checkpoint reads: ways to one, and the demo's where there is one."""
+    try:
+        checkpoint, shown = demo_model()
+    except ValueError:
+        return NO_CHECKPOINT
+    has_source = any(word.split("=")[0] == "--source" for word in args)
+    sources = [] if has_source else [word for path in shown.values() for word in ("--source", path)]
+    command = shlex.join(["vidact", "stream", "--checkpoint", str(checkpoint), *sources, *args])
+    return f"{NO_CHECKPOINT}\nThe demo has left one, which knows the actions of its own videos alone:\n  {command}"
+
+
+def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
+    """The newest detector of ``vidact demo``, and a video that it was not trained on: what it is, and its path.
+
+    Raises ValueError, with ways to a network, where the demo has left no detector.
+    """
+    found = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    checkpoint = next((path for path in found if "features" in (read(path)[1] or {})), None)
+    if checkpoint is None:
+        raise ValueError(NO_CHECKPOINT)
+    table = demo / "untrimmed" / "videos.csv"
+    if not table.exists():
+        return checkpoint, {}
+    with table.open(encoding="utf-8", newline="") as file:
+        tested = [table.parent / row["video"] for row in csv.DictReader(file) if row["split"] == "test"]
+    return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
+
+
+def _refuse_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; one that this PyTorch was built without
+        best = torch.accelerator.current_accelerator(check_available=True)
+        known = "cpu" if best is None else f"cpu and {best}"
+        why = textwrap.shorten(str(error), 100, placeholder=" …")
+        raise ValueError(f"--device is {name}, which PyTorch does not have here ({why}); it has {known}") from None
+
+
+def _refuse_overwriting(asked: argparse.Namespace) -> None:
+    """No file is written twice, over a source, or among the files of a folder that is a source."""
+    taken: dict[Path, str] = {}
+    outputs = [("--record", path) for path in asked.record]
+    outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]
+    outputs += [("--jsonl", Path(asked.jsonl))] if asked.jsonl not in (None, "-") else []
+    sources = {Path(uri).resolve(): uri for uri in asked.source if "://" not in uri}
+    for option, path in outputs:
+        if path is None:
+            continue
+        place = path.resolve()
+        if place in taken:
+            raise ValueError(f"{taken[place]} and {option} are both {path}; give each its own name")
+        taken[place] = option
+        if place in sources:
+            raise ValueError(f"{option} is {path}, which is a source; choose another name, or it would be overwritten")
+        if option != "--snapshots" and place.parent in sources:
+            raise ValueError(
+                f"{option} is {path}, inside the source {sources[place.parent]}, whose files are played; "
+                "choose a name outside it"
+            )
+
+
+@contextlib.contextmanager
+def _messages() -> Iterator[None]:
+    """What the sources and the engine tell, a line each: lost, back, damaged."""
+    log, handler = logging.getLogger("vidact.stream"), logging.StreamHandler(sys.stderr)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class Stop:
+    """Ends a run in order: the sources close, so that the engine ends the events that are going on."""
+
+    def __init__(self) -> None:
+        self._sources: list[Source] | None = None  # None: nothing runs yet
+        self._has_been_called = self._is_asked = False
+
+    def __call__(self) -> None:
+        self._has_been_called = True
+        for source in self._sources or []:
+            source.close()
+
+    @contextlib.contextmanager
+    def on_signals(self, sources: list[Source]) -> Iterator[None]:
+        """Meanwhile Ctrl-C and SIGTERM close the sources; a second one interrupts at once."""
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._sources = sources
+        if self._has_been_called:  # the window was closed before there was a source
+            self()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._is_asked:
+            raise KeyboardInterrupt
+        self._is_asked = True
+        # A source may be waiting in this very thread with its lock held, so another thread closes it.
+        threading.Thread(target=self, daemon=True).start()
+
+
+class Picture:
+    """One source's frames with the newest answer drawn on them, to the window and into the recording.
+
+    A frame is shown when the next one comes: by then there is the answer to it. The answers of a file that is played as
+    fast as it is read come a token late; its frames wait for them, so that the recording is the same as in real time.
+
+    Args:
+        title: of the window: the source's name.
+        model: what answers.
+        seconds: of the timeline.
+        window: where frames are shown; None shows none.
+        recorder: what keeps them; None keeps none.
+        holds_back: the answers come a token late.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        model: StreamModel,
+        seconds: float,
+        window: Window | None,
+        recorder: Recorder | None,
+        holds_back: bool,
+    ) -> None:
+        self.title, self.classes = title, model.classes
+        self.history = History(model.tokens_per_second, seconds, model.future_offsets or None)
+        self.window, self.recorder, self.holds_back = window, recorder, holds_back
+        # A token is complete with the frame that comes at the instant of its last slot, or after it.
+        self._last_slot_s = (1 + 1e-3) / model.fps
+        self._newest: StreamUpdate | None = None
+        self._waiting: deque[Grab] = deque()
+        self._panels: tuple[tuple[int, ...], list[Panel]] | None = None  # for frames of this shape
+
+    def frame(self, grab: Grab) -> None:
+        if not (self.window or self.recorder):
+            return
+        self._waiting.append(grab)
+        while len(self._waiting) > (WAITING_FRAMES if self.holds_back else 1):
+            self._show(self._waiting.popleft())
+
+    def answer(self, update: StreamUpdate) -> None:
+        if self.holds_back:  # the frames before this one's last slot show the answer before
+            complete_s = update.seconds + self.history.period_s - self._last_slot_s
+            while self._waiting and self._waiting[0].seconds < complete_s:
+                self._show(self._waiting.popleft())
+        self.history.add(update)
+        self._newest, self._panels = update, None
+
+    def drawn(self, image: np.ndarray) -> np.ndarray:
+        frame = enlarge(image)
+        if self._panels is None or self._panels[0] != frame.shape:
+            height, width = frame.shape[:2]
+            if self._newest is None:
+                panels = render_waiting(width, height)
+            else:
+                panels = render(self._newest, self.classes, self.history, width, height)
+            self._panels = frame.shape, panels
+        return blend(frame, self._panels[1])
+
+    def flush(self) -> None:
+        """Show the frames that wait."""
+        while self._waiting:
+            self._show(self._waiting.popleft())
+
+    def _show(self, grab: Grab) -> None:
+        image = self.drawn(grab.image)
+        if self.window:
+            self.window.show(self.title, image)
+        if self.recorder:
+            self.recorder.write(grab.seconds, image)
+
+
+class Session:
+    """One run: what becomes of the frames and the answers.
+
+    Raises FileExistsError where a live source would overwrite what an earlier run left.
+    """
+
+    def __init__(
+        self, asked: argparse.Namespace, model: StreamModel, sources: list[Source], window: Window | None
+    ) -> None:
+        self.model, self.sources, self.window = model, sources, window
+        self.limit_s: float | None = asked.seconds
+        self.say_to = sys.stderr if asked.jsonl == "-" else sys.stdout
+        if any(source.is_live for source in sources):
+            _refuse_what_is_there(asked)
+        self.recorders = [Recorder(path) for path in asked.record]  # they make no file before the first frame
+        self.pictures: dict[str, Picture] = {}
+        self.by_name: dict[str, Source] = {}
+        self.first_s: dict[str, float] = {}
+        self.writers = contextlib.ExitStack()
+        with contextlib.ExitStack() as stack:
+            for recorder in self.recorders:
+                stack.enter_context(recorder)
+            self.lines = stack.enter_context(JsonLines(asked.jsonl, model.classes)) if asked.jsonl else None
+            self.table = stack.enter_context(EventTable(asked.events)) if asked.events else None
+            self.snapshots = stack.enter_context(Snapshots(asked.snapshots)) if asked.snapshots else None
+            self.writers = stack.pop_all()
+        self.timeline_s: float = asked.timeline
+        self.answers = self.events = self.dropped = 0
+        self.shown_s: dict[str, float] = {}  # how far each source came
+        self.answered_s: dict[str, float] = {}
+        self.latencies: deque[float] = deque(maxlen=LATENCIES)
+        self.failed: list[str] = []
+        self.began = time.monotonic()
+
+    def play(self) -> None:
+        """Until all sources have ended."""
+        names = ", ".join(source.name for source in self.sources)
+        self.say(
+            f"{names}: {len(self.model.classes)} classes, {self.model.tokens_per_second:g} answers/s, on "
+            f"{self.model.device}; Ctrl-C{' or q' if self.window else ''} ends"
+        )
+        timers = [
+            threading.Timer(self.limit_s, source.close) for source in self.sources if self.limit_s and source.is_live
+        ]
+        for timer in timers:  # a stream that stalls shows no frame by which it could be ended
+            timer.daemon = True
+            timer.start()
+        try:
+            for update in self._updates():
+                self.answer(update)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
+    def _updates(self) -> Iterator[StreamUpdate]:
+        if len(self.sources) == 1:
+            self._join(self.sources[0].name, 0)
+            yield from run(self.sources[0], self.model, on_frame=self.frame)
+            return
+        with Engine(self.model, on_frame=self.frame, on_error=self._fail) as engine:
+            for number, source in enumerate(self.sources):
+                self._join(engine.add(source), number)
+            yield from engine.updates()
+
+    def _join(self, name: str, number: int) -> None:
+        source = self.by_name[name] = self.sources[number]
+        recorder = self.recorders[number] if self.recorders else None
+        holds_back = not (source.is_live or source.realtime)  # what the engine does with a file that is not paced
+        self.pictures[name] = Picture(name, self.model, self.timeline_s, self.window, recorder, holds_back)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self.failed.append(name)
+        print(f"{name}: {error}", file=sys.stderr)
+
+    def frame(self, name: str, grab: Grab) -> None:
+        """A frame came, before the engine looks at it."""
+        first_s = self.first_s.setdefault(name, grab.seconds)
+        self.shown_s[name] = grab.seconds - first_s
+        if self.limit_s is not None and grab.seconds - first_s >= self.limit_s:
+            self.by_name[name].close()
+            return
+        self.pictures[name].frame(grab)
+
+    def answer(self, update: StreamUpdate) -> None:
+        """An answer came."""
+        picture = self.pictures[update.source]
+        picture.answer(update)
+        self.dropped += update.dropped
+        self.events += len(update.events)
+        # The end of a source may repeat its last answer, to tell what ended with it.
+        if not (update.is_last and self.answered_s.get(update.source) == update.seconds):
+            self.answers += 1
+            self.latencies.append(update.latency_ms)
+        self.answered_s[update.source] = update.seconds
+        for event in update.events:
+            words = f"{event.label} was seen from {event.start_s:.2f} to {event.end_s:.2f} s ({event.score:.0%})"
+            self.say(self._placed(event, update, words))
+            if self.table:
+                self.table.write(event)
+        for event in update.opened:
+            self.say(self._placed(event, update, f"{event.label} begins ({event.score:.0%})"))
+            if self.snapshots:
+                self.snapshots.write(self._short(event.video), event, picture.drawn(update.image))
+        if self.lines:
+            self.lines.write(update)
+
+    def _short(self, name: str) -> str:
+        """For a file's name: the source's own without folders; numbered where there are several."""
+        short = Path(name).stem or name
+        return short if len(self.sources) == 1 else f"{list(self.by_name).index(name) + 1}-{short}"
+
+    def _placed(self, event: Detection, update: StreamUpdate, words: str) -> str:
+        source = f"  {event.video}" if len(self.sources) > 1 else ""
+        return f"{update.seconds + 1 / self.model.tokens_per_second:9.2f} s{source}  {words}"
+
+    def say(self, words: str) -> None:
+        encoding = getattr(self.say_to, "encoding", None) or "utf-8"  # of a terminal that lacks letters of a label
+        print(words.encode(encoding, "backslashreplace").decode(encoding), file=self.say_to, flush=True)
+
+    def close(self) -> None:
+        """Show and write what is waiting, close all files, and say how it was."""
+        try:
+            for picture in self.pictures.values():
+                picture.flush()
+        finally:
+            self.writers.close()
+        took_s = time.monotonic() - self.began
+        words = [_count(self.answers, "answer"), _count(self.events, "event")]
+        words.append(f"{_count(self.dropped, 'frame')} dropped")
+        if self.latencies:
+            middle, high = np.percentile(self.latencies, [50, 95])
+            words.append(f"latency p50 {middle:.0f} ms, p95 {high:.0f} ms")
+        words.append(f"{sum(self.shown_s.values()):.1f} s of video in {took_s:.1f} s")
+        self.say("; ".join(words))
+        for recorder in self.recorders:
+            if recorder.frames and not recorder.has_failed:
+                self.say(f"recorded: {recorder.path}, {_count(recorder.frames, 'frame')}")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _refuse_what_is_there(asked: argparse.Namespace) -> None:
+    """What a live source showed cannot be seen again, so nothing of an earlier run is overwritten."""
+    files = [*asked.record, asked.events, None if asked.jsonl in (None, "-") else Path(asked.jsonl)]
+    there = [path for path in files if path is not None and path.exists()]
+    if asked.snapshots is not None and asked.snapshots.is_dir() and any(asked.snapshots.glob("*.jpg")):
+        there.append(asked.snapshots)
+    if there:
+        raise FileExistsError(
+            f"{there[0]} is there already, and what a live source showed then cannot be seen again. "
+            "Choose another name, or move it away"
+        )
+
+
+def _numbered(path: Path | None, count: int) -> list[Path]:
+    """One path a source."""
+    if path is None or count == 1:
+        return [path] if path else []
+    return [path.with_name(f"{path.stem}-{number + 1}{path.suffix}") for number in range(count)]

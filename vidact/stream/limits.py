@@ -1,0 +1,118 @@
+"""What a client of the web server may do: how much, how often, and which frames are decoded.
+
+Whoever connects is a stranger. What it sends is bounded before it is looked at; a ``Fault`` closes its session.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vidact.stream.monitor import one_line
+
+POLICY, TOO_MANY = 1008, 1013  # close codes of RFC 6455: the client did what it may not; try again later
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    Args:
+        sessions: open at the same time.
+        connections: of TCP, open at the same time.
+        message_bytes: of one message of a client.
+        pixels: of one frame, read from its header before it is decoded.
+        frames_per_second: of one session; the page sends no more than the model's clock needs.
+        starts_per_second: of one session; each is a stream of its own, and may open a file.
+        idle_s: without any message a session is closed.
+        send_s: a client that takes longer for a message is gone.
+        queue: messages that wait for a slow client; with more it is closed.
+        pictures_per_second: of a named source.
+        picture_side: their longer side.
+        ahead_s: how far a frame's time may run before the server's own.
+        request_s: a connection that has not sent a whole request by then is closed.
+    """
+
+    sessions: int = 16
+    connections: int = 256
+    message_bytes: int = 1 << 20
+    pixels: int = 1_000_000
+    frames_per_second: float = 30.0
+    starts_per_second: float = 1.0
+    idle_s: float = 90.0
+    send_s: float = 10.0
+    queue: int = 256
+    pictures_per_second: float = 15.0
+    picture_side: int = 960
+    ahead_s: float = 1.0
+    request_s: float = 20.0
+
+
+class Fault(Exception):
+    """What a client did that ends its session. ``kind`` is a word for the metrics."""
+
+    def __init__(self, kind: str, text: str, code: int = POLICY) -> None:
+        super().__init__(text)
+        self.kind, self.code = kind, code
+
+
+class Bucket:
+    """A rate: ``take`` says no beyond ``per_second``, after a burst of ``burst``."""
+
+    def __init__(self, per_second: float, burst: float) -> None:
+        self.per_second, self.burst = per_second, burst
+        self._left, self._at = burst, time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(self.burst, self._left + (now - self._at) * self.per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a baseline JPEG, from its header; anything else is a Fault.
+
+    A file of a few kilobytes can ask for gigabytes of pixels, or for the same pixels thousands of times: in a
+    progressive JPEG, or with one scan after the other. Canvases of browsers write one baseline scan.
+    """
+    broken = Fault("garbage", f"a frame of {len(data)} bytes is not a JPEG image; closed")
+    if data[:2] != b"\xff\xd8":
+        raise broken
+    place, size = 2, None
+    while data[place : place + 2] != b"\xff\xda":  # until the first scan
+        if place + 9 > len(data) or data[place] != 0xFF:
+            raise broken
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header; those are tables
+            if marker > 0xC1 or size is not None:
+                raise Fault("garbage", "a frame is a JPEG of many scans; only baseline ones are taken; closed")
+            height, width = struct.unpack_from(">HH", data, place + 5)
+            size = width, height
+        place += 2 + length
+    if size is None:
+        raise broken
+    if data.count(b"\xff\xda", place) > 3:  # one for each colour is allowed
+        raise Fault("garbage", "a frame is a JPEG of many scans; only baseline ones are taken; closed")
+    return size
+
+
+def decode_frame(data: bytes, limits: Limits) -> np.ndarray:
+    """The RGB image (H, W, 3) of a client's JPEG. Nothing is decoded before it is known to be small."""
+    width, height = jpeg_size(data)
+    if width * height > limits.pixels:
+        raise Fault("large", f"a frame has {width}x{height} pixels; at most {limits.pixels:,} are taken; closed")
+    if min(width, height) < 16:
+        raise Fault("garbage", f"a frame has {width}x{height} pixels; at least 16x16 are needed; closed")
+    try:
+        return np.array(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))
+    except Exception as error:  # whatever a decoder makes of a stranger's bytes
+        raise Fault("garbage", f"a frame is a broken JPEG ({one_line(error)}); closed") from None
