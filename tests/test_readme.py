@@ -22,13 +22,14 @@ def commands(page: str) -> list[list[str]]:
 
 
 def test_every_command_exists_and_every_configuration_is_found() -> None:
-    found = [line for page in ("README.md", "docs/getting-started.md") for line in commands(page)]
-    assert len(found) > 8
+    pages = ("README.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+    found = [line for page in pages for line in commands(page)]
+    assert len(found) > 30
     for line in found:
         assert line[0] in cli.COMMANDS
-        config = line[line.index("--config") + 1] if "--config" in line else ""
-        if config.startswith("clip/"):
-            assert cli.find_config(config).is_file()
+        for word in line:
+            if word.startswith(("clip/", "online/")):
+                assert cli.find_config(word).is_file()
 
 
 def test_readme_and_docs_link_to_what_is_there() -> None:

@@ -97,6 +97,19 @@ def test_scoring_again_gives_the_same(trained: Path) -> None:
     assert again["events"] == load(trained / "checkpoints/best.ckpt").record["events"]
 
 
+def test_videos_that_end_before_the_answers_that_teach(tmp_path: Path, capsys) -> None:
+    toy = write_toy(tmp_path / "toy")
+    options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", "--data.bad_events=allow", *SMALL]
+    options.append("--trainer.max_epochs=1")
+    with pytest.raises(ValueError, match=r"teach nothing: .* they have at most 199 .* data.window to 120 or less"):
+        cli.train([*options, f"--run={tmp_path / 'a'}", "--data.window=200", "--model.loss_tokens=last"])
+    for video in ("v0", "v1"):
+        path = toy / "features" / f"{video}.npy"
+        np.save(path, np.load(path)[:90])
+    cli.train([*options, f"--run={tmp_path / 'b'}", "--data.window=120", "--model.loss_tokens=30"])
+    assert "training videos teach nothing: loss_tokens is 30 of a window of 120" in capsys.readouterr().out
+
+
 def batch(window: int = 6, history: int = 0, lookahead: int = 0, dim: int = 4) -> SequenceBatch:
     generator = torch.Generator().manual_seed(0)
     rows = window + lookahead

@@ -139,8 +139,31 @@ class OnlineDetection(pl.LightningModule):
                 f"the network predicts {ahead} tokens ahead, and data.lookahead is {data.lookahead}: there would be no "
                 f"labels to learn from. Set data.lookahead to {ahead}"
             )
+        if stage == "fit":
+            self.refuse_silent_windows()
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
+
+    def refuse_silent_windows(self) -> None:
+        """A video that ends before the answers of its only window that would teach: say so; raise if all do."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        before = data.window - self.taught(data.window)
+        lengths = {sequence.id: len(sequence) for sequence in data.found.split("train")}
+        silent = [name for name, length in lengths.items() if length <= before]
+        if not silent:
+            return
+        words = (
+            f"{len(silent)} of {len(lengths)} training videos teach nothing: loss_tokens is {self.loss_tokens} of a "
+            f"window of {data.window} tokens, and they have at most {before} (the first is {silent[0]})"
+        )
+        if len(silent) == len(lengths):
+            raise ValueError(f"{words}. Set data.window to {min(lengths.values())} or less, or loss_tokens to all")
+        if self.trainer.is_global_zero:
+            print(words)
+
+    def taught(self, window: int) -> int:
+        """How many answers at the end of a window teach."""
+        return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping)
@@ -179,8 +202,7 @@ class OnlineDetection(pl.LightningModule):
             output = self.network(batch.features, batch.start, targets, ignore)
         else:
             output = self.network(batch.features, batch.start)
-        taught = {"all": batch.window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens)
-        n = min(taught, batch.window, output.logits.shape[1])
+        n = min(self.taught(batch.window), output.logits.shape[1])
         future = None if output.future is None else output.future[:, -n:]
         return OnlineOutput(output.logits[:, -n:], future, output.losses)
 
