@@ -332,8 +332,16 @@ def test_every_clip_network_answers_as_pytorch_does(name: str, arguments: dict, 
     check_clip(name, arguments, tmp_path)
 
 
+# One of each kind: an export of so many layers takes a minute or more.
+LARGE = [
+    case
+    for case in LARGE_CLIP_NETWORKS
+    if case[0] in ("tsn_resnet50", "tsm_resnet50_nonlocal", "trn_bn_inception", "slowfast_r50", "x3d_xs", "r2plus1d_18")
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "arguments"), LARGE_CLIP_NETWORKS, ids=map(label, LARGE_CLIP_NETWORKS))
+@pytest.mark.parametrize(("name", "arguments"), LARGE, ids=map(label, LARGE))
 def test_every_large_clip_network_answers_as_pytorch_does(name: str, arguments: dict, tmp_path: Path) -> None:
     check_clip(name, arguments, tmp_path)
 
