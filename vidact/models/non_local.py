@@ -37,7 +37,8 @@ class NonLocal(nn.Module):
         query = self.theta(clip)  # (B, D, T, H, W)
         key = F.max_pool3d(self.phi(clip), (1, 2, 2))
         value = F.max_pool3d(self.g(clip), (1, 2, 2))
-        # The reference does not divide by sqrt(D), hence scale=1.
-        mixed = F.scaled_dot_product_attention(query.flatten(2).mT, key.flatten(2).mT, value.flatten(2).mT, scale=1.0)
+        # The reference does not divide by sqrt(D), hence scale=1. ONNX wants an axis of heads; there is one.
+        rows = [part.flatten(2).mT.unsqueeze(1) for part in (query, key, value)]  # (B, 1, places, D)
+        mixed = F.scaled_dot_product_attention(*rows, scale=1.0).squeeze(1)
         mixed = mixed.mT.unflatten(2, query.shape[2:])  # (B, D, T, H, W)
         return (clip + self.norm(self.out(mixed))).transpose(1, 2).flatten(0, 1)
