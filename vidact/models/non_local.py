@@ -38,7 +38,7 @@ class NonLocal(nn.Module):
         key = F.max_pool3d(self.phi(clip), (1, 2, 2))
         value = F.max_pool3d(self.g(clip), (1, 2, 2))
         # The reference does not divide by sqrt(D), hence scale=1. ONNX wants an axis of heads; there is one.
-        rows = [part.flatten(2).mT.unsqueeze(1) for part in (query, key, value)]  # (B, 1, places, D)
-        mixed = F.scaled_dot_product_attention(*rows, scale=1.0).squeeze(1)
+        q, k, v = (part.flatten(2).mT.unsqueeze(1) for part in (query, key, value))  # (B, 1, places, D)
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0).squeeze(1)
         mixed = mixed.mT.unflatten(2, query.shape[2:])  # (B, D, T, H, W)
         return (clip + self.norm(self.out(mixed))).transpose(1, 2).flatten(0, 1)
