@@ -65,9 +65,9 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
     for row in rows:
         pairs = row["top-1 inside order-only pairs"]
         print(f"{row['network']:<10}{row['top-1']:>8.1%}{pairs:>26.1%}{row['minutes']:>10}")
-    print(f"\n{'detector':<18}{'mAP of tokens':>16}{'of events, tIoU 0.5':>22}{'minutes':>10}")
+    print(f"\n{'detector':<18}{'mAP of tokens':>16}{'mAP of events':>16}{'minutes':>10}")
     for row in detected:
-        print(f"{row['network']:<18}{row['mAP of tokens']:>16.1%}{row['mAP of events']:>22.1%}{row['minutes']:>10}")
+        print(f"{row['network']:<18}{row['mAP of tokens']:>16.1%}{row['mAP of events']:>16.1%}{row['minutes']:>10}")
     print(f"\nreport: {page}")
     print(f"try:    vidact predict --checkpoint {runs[-1]}/checkpoints/best.ckpt {out / 'videos'}")
     if out == DEMO:
@@ -154,7 +154,8 @@ def stream(out: Path) -> Path | None:
         return None
     picture = out / "plots" / "streamed.png"
     with replacing(picture) as half:
-        Image.open(taken).save(half, format="png")
+        image = Image.open(taken)
+        image.resize((2 * image.width, 2 * image.height)).save(half, format="png")
     return picture
 
 
