@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("VIDACT_CACHE", "off")  # tests leave nothing in the home folder; those of the cache name a folder
 
 import numpy as np
 import pytest

@@ -262,7 +262,7 @@ def test_settings_out_of_range():
         ({"rgb_index": 6}, "rgb_index is 6; a chunk of 6 frames has 0 to 5"),
         ({"batch": 0}, "batch is 0"),
         ({"decoder": "vlc"}, "decoder 'vlc' is unknown; choose one of pyav"),
-        ({"flow_network": "resnet_tiny", "flow_method": "raft"}, "no flow method 'raft'"),
+        ({"flow_network": "resnet_tiny", "flow_method": "hs"}, "no flow method 'hs'"),
     ):
         with pytest.raises(ValueError, match=words):
             tiny(**settings)
@@ -277,8 +277,8 @@ def test_names():
         build_network("gone.ckpt")
     with pytest.raises(FileNotFoundError, match=r"'gone\.pth' is neither a file nor a published name"):
         build_network("resnet_tiny", "gone.pth")
-    with pytest.raises(ValueError, match="'tsn_mobilenet_v2' takes no flow_fields, modality"):
-        build_network("tsn_mobilenet_v2", None, modality="flow")
+    with pytest.raises(ValueError, match="'x3d_m' takes no flow_fields, modality"):
+        build_network("x3d_m", None, modality="flow")
     assert {"mobilenet_v2", "resnet50", "bn_inception"} <= set(IMAGE_BACKBONES)
 
 

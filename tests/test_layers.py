@@ -10,8 +10,22 @@ PACKAGE = Path(__file__).parents[1] / "vidact"
 LEVELS = {
     0: ["batch", "events", "files", "metrics", "results", "scores", "timelines"],
     1: ["video", "models"],
-    2: ["data", "features"],
-    3: ["tasks", "stream", "plots", "timeline_plots", "report", "export", "prediction"],
+    2: ["data", "features", "flow_extraction"],
+    3: [
+        *[
+            "tasks",
+            "stream",
+            "plots",
+            "timeline_plots",
+            "report",
+            "export",
+            "prediction",
+            "prepare",
+            "check",
+            "convert",
+        ],
+        "network_table",
+    ],
     4: ["cli", "demo", "doctor"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

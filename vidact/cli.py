@@ -35,11 +35,15 @@ HELP = """usage: vidact COMMAND [options]
   folds     cross-validate over groups          vidact folds --config clip/weizmann/tsm_mobilenetv2
   compare   several networks, several seeds     vidact compare --config online/fir/miniroad online/fir/lstr
   extract   features of videos, for detectors   vidact extract features --videos my_videos --out my_features
+            or their optical flow               vidact extract flow --videos my_clips --out my_flow
+  prepare   check, re-encode or pack videos     vidact prepare check --data my_clips
   predict   name the actions of files           vidact predict --checkpoint runs/x/checkpoints/best.ckpt clip.mp4
   export    ONNX or torch.export of a network   vidact export --checkpoint runs/x/checkpoints/best.ckpt --out x.onnx
   stream    name actions while they happen      vidact stream --checkpoint runs/x/checkpoints/best.ckpt --source 0
   serve     a web page that names them live     vidact serve --checkpoint runs/x/checkpoints/best.ckpt
   fuse      join score files by video           vidact fuse rgb/scores.npz flow/scores.npz --weights 1 1.5
+  convert   published weights into a vidact file   vidact convert --origin tsm --file x.pth --out y.safetensors
+  networks  what each network is and costs      vidact networks
   report    draw a run's results again          vidact report runs/x
   doctor    what is installed and what works    vidact doctor
   demo      make data, train, score, report     vidact demo
@@ -305,6 +309,12 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     if not cli.trainer.is_global_zero:
         return
     task, data = cli.model, cli.datamodule
+    learnt, seen = trained.record.get("flow"), getattr(data, "flow_record", None)
+    if learnt and seen and learnt.get("method") != seen.get("method"):
+        print(
+            f"note: {path} was trained on {learnt.get('method')} flow and is scored on {seen.get('method')} flow, "
+            "which lowers its scores; data.flow and data.flow_method choose it"
+        )
     figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
     figures |= {
         "videos": len(task.test_scores.ids),
@@ -466,10 +476,29 @@ def compare(args: Sequence[str]) -> Path:
 
 
 def extract(args: Sequence[str]) -> None:
-    """Compute once what training reads many times: the features of videos."""
-    from vidact.features import main as extract_main
+    """Compute once what training reads many times: the features of videos, or their optical flow."""
+    if args and args[0] in ("-h", "--help"):
+        print("usage: vidact extract features|flow ...\n\n  features  vectors of untrimmed videos, for detectors\n"
+              "  flow      optical flow of clips, for flow and two-stream networks\n\n"
+              "vidact extract features --help and vidact extract flow --help explain each.")  # fmt: skip
+        raise SystemExit(0)  # as argparse does for the other commands
+    if args and args[0] == "flow":
+        from vidact.flow_extraction import main as flow_main
 
-    if status := extract_main(args):
+        status = flow_main(args[1:])
+    else:
+        from vidact.features import main as features_main
+
+        status = features_main(args)
+    if status:
+        raise SystemExit(status)
+
+
+def prepare(args: Sequence[str]) -> None:
+    """Check a set of videos, re-encode it for fast reading, or pack it."""
+    from vidact.prepare import main as prepare_main
+
+    if status := prepare_main(args):
         raise SystemExit(status)
 
 
@@ -520,6 +549,20 @@ def fuse(args: Sequence[str]) -> None:
     fuse_files(**vars(parser.parse_args(args)))
 
 
+def convert(args: Sequence[str]) -> None:
+    """Turn a published checkpoint into a file that vidact opens."""
+    from vidact.convert import main as convert_main
+
+    convert_main(args)
+
+
+def networks(args: Sequence[str]) -> None:
+    """Compute the table of all clip networks."""
+    from vidact.network_table import main as table_main
+
+    table_main(args)
+
+
 def report(args: Sequence[str]) -> None:
     """Draw the plots and the page of a run folder again."""
     from jsonargparse import auto_cli
@@ -553,11 +596,14 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "folds": folds,
     "compare": compare,
     "extract": extract,
+    "prepare": prepare,
     "predict": predict,
     "stream": stream,
     "serve": serve,
     "export": export,
     "fuse": fuse,
+    "convert": convert,
+    "networks": networks,
     "report": report,
     "doctor": doctor,
     "demo": demo,

@@ -917,7 +917,7 @@ class _Meter:
 def main(args: Sequence[str]) -> int:
     """``vidact extract``: 0, or 1 when a video could not be read."""
     parser = argparse.ArgumentParser(prog="vidact extract", description="Compute once what training reads many times.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="features")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="features|flow")
     features = kinds.add_parser("features", help="one vector for every quarter of a second of each video")
     features.add_argument(
         "--videos", type=Path, required=True, help="a folder, searched with its subfolders, or a file"

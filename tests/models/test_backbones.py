@@ -130,7 +130,7 @@ def test_flow_input():
     assert flow == ClipInput(size=64, channels=10, flow_fields=5, mean=(0.5,), std=(0.226,))
     caffe = tsn_bn_inception(num_classes=2, weights=None, modality="flow").input
     assert (caffe.mean, caffe.std, caffe.scale, caffe.channels) == ((128.0,), (1.0,), 255.0, 10)
-    with pytest.raises(ValueError, match="'rgb' or 'flow'"):
+    with pytest.raises(ValueError, match="'rgb', 'flow' or 'rgb_difference'"):
         tsn_resnet_tiny(2, modality="depth")
     with pytest.raises(ValueError, match="at least one field"):
         tsn_resnet_tiny(2, modality="flow", flow_fields=0)

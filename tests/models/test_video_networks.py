@@ -27,6 +27,11 @@ MILLIONS = {
     "s3d": 8.320,
     "mvit_v2_s": 34.538,
     "swin3d_t": 28.158,
+    "swin3d_s": 49.817,
+    "swin3d_b": 88.049,
+    "mvit_v1_b": 36.611,
+    "slowfast_r101": 62.827,
+    "x3d_l": 6.153,
 }
 
 
@@ -35,7 +40,7 @@ def test_published_size(name):
     with torch.device("meta"):
         network = getattr(vidact.models, name)(num_classes=400, weights=None)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(MILLIONS[name], abs=0.0006)
-    assert network.input.size in (112, 160, 224)
+    assert network.input.size in (112, 160, 224, 312)
 
 
 def theirs(name):

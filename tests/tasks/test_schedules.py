@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
+import vidact.models
+from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms, head_names
 
 
 def test_steps_fall_at_their_epochs() -> None:
@@ -59,6 +60,24 @@ def test_roles_get_their_rates() -> None:
     assert of(network.norm.bias) == pytest.approx((0.01, 0))
     assert of(network.layer_norm.weight) == pytest.approx((0.01, 0))
     assert of(network.memory) == pytest.approx((0.01, 1e-4))
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "heads"),
+    [
+        ("tanet_resnet_tiny", 3, ["fc"]),  # its kernels have three weights
+        ("tanet_resnet_tiny", 16, ["fc"]),  # and its attention over 8 frames a hidden layer of 16
+        ("tin_resnet_tiny", 2, ["fc"]),  # it finds two offsets
+        ("tin_resnet_tiny", 8, ["fc"]),  # from as many numbers as there are frames
+        ("swin3d_t", 96, ["fc"]),  # the width of its first blocks
+        ("trn_resnet_tiny", 3, [f"head.relations.{i}.classify" for i in range(7)]),
+        ("two_stream_resnet_tiny", 3, ["rgb.fc", "flow.fc"]),
+    ],
+)
+def test_the_head_is_the_classifier_at_any_number_of_classes(name: str, num_classes: int, heads: list[str]) -> None:
+    with torch.device("meta"):
+        network = getattr(vidact.models, name)(num_classes, weights=None)
+    assert head_names(network) == heads
 
 
 @pytest.mark.parametrize(("which", "learning"), [("none", 2), ("partial", 1), ("all", 0)])

@@ -3,9 +3,10 @@
 import cv2
 import pytest
 import torch
+import torchvision
 import torchvision.transforms.v2.functional as F
 
-from vidact.video.flow import dequantise, flow, flow_fields, mirror, quantise, stack
+from vidact.video.flow import dequantise, flow, flow_fields, mirror, quantise, raft, rescale, stack
 
 
 def moving_texture(num_frames, x, y, height=96, width=120, seed=0):
@@ -121,10 +122,61 @@ def test_tvl1_says_what_to_install_or_works():
             flow(a, b, "tvl1")
 
 
+@pytest.fixture(scope="module")
+def raft_file(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("raft") / "raft_small.pth"
+    torch.save(torchvision.models.optical_flow.raft_small().state_dict(), path)
+    return str(path)
+
+
+def test_raft_gives_what_torchvision_does(raft_file):
+    """Whole at sides that fit, and cut back to the image at sides that do not."""
+    images = moving_texture(3, 2, 1, 128, 136)
+    network = torchvision.models.optical_flow.raft_small()
+    network.load_state_dict(torch.load(raft_file, weights_only=True))
+    with torch.no_grad():
+        expected = network.eval()(images[:-1] / 127.5 - 1, images[1:] / 127.5 - 1)[-1]
+    fields = flow_fields(images, "raft_small", raft_file)
+    torch.testing.assert_close(fields, expected, rtol=1e-4, atol=1e-4)
+    small = images[..., :60, :100]
+    wide = torch.nn.functional.pad(small.float(), (0, 28, 0, 68), mode="replicate").to(torch.uint8)
+    cut = flow_fields(wide, "raft_small", raft_file)[..., :60, :100]
+    torch.testing.assert_close(flow_fields(small, "raft_small", raft_file), cut, rtol=1e-4, atol=1e-4)
+    assert flow_fields(images[:1], "raft_small", raft_file).shape == (0, 2, 128, 136)
+
+
+def test_raft_says_where_its_weights_are(raft_file, monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    raft.cache_clear()
+    with pytest.raises(OSError, match=r"could not be downloaded.*--weights FILE"):
+        flow(*moving_texture(2, 1, 0), "raft")
+    with pytest.raises(FileNotFoundError, match=r"no file nowhere\.pth"):
+        raft("raft", "nowhere.pth")
+    with pytest.raises(ValueError, match="does not fit torchvision's raft: "):
+        raft("raft", raft_file)
+
+
+def test_a_smaller_video_moves_fewer_pixels():
+    """Flow brought to another size is the flow of the resized video."""
+    images = moving_texture(2, 4, 2, 192, 240)
+    small = F.resize(images, [96, 120], antialias=True)
+    brought = rescale(quantise(flow_fields(images)), (96, 120))
+    difference = dequantise(brought) - flow_fields(small)
+    assert difference[..., 10:-10, 10:-10].abs().median() < 0.15
+    assert dequantise(brought)[0].flatten(1).median(1).values.tolist() == pytest.approx([2, 1], abs=0.15)
+    assert torch.equal(rescale(brought, (96, 120)), brought)
+    squeezed = dequantise(rescale(quantise(flow_fields(images)), (192, 120)))[0]
+    assert squeezed.flatten(1).median(1).values.tolist() == pytest.approx([2, 2], abs=0.15)
+
+
 def test_errors_say_what_is_wrong():
     a, b = moving_texture(2, 1, 0, 32, 40)
-    with pytest.raises(ValueError, match="no flow method 'raft'; there are dis, farneback, tvl1"):
-        flow(a, b, "raft")
+    with pytest.raises(ValueError, match="no flow method 'pwc'; there are dis, farneback, tvl1, raft"):
+        flow(a, b, "pwc")
     with pytest.raises(ValueError, match="two images of one size"):
         flow(a, b[:, :-1])
     with pytest.raises(ValueError, match=r"uint8 RGB images \(T, 3, H, W\); these are torch.float32"):

@@ -391,6 +391,13 @@ def video_id(path: str) -> str:
     return stem if suffix.lower() in VIDEO_SUFFIXES else path
 
 
+def source_id(root: Path, path: Path) -> str:
+    """What a clip's file is called beside others of the data set, in a folder of flow for instance: clips cut from one
+    file share it. A file outside of ``root`` is called by its whole path.
+    """
+    return video_id(_relative(root, path)).lstrip("/")
+
+
 def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
     seen: dict[str, _Found] = {}
     ids = []

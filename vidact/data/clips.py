@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +22,60 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidact.batch import ClipBatch, ClipInput, parse_views
-from vidact.data.annotations import Clip, ClipList, load_clips
+from vidact.data.annotations import Clip, ClipList, load_clips, source_id
 from vidact.video.decode import VideoError, open_video
+from vidact.video.flow import METHODS
+from vidact.video.flow_store import FlowStore, StoredFlow
 from vidact.video.frames import Frames
+from vidact.video.jobs import num_cores
 from vidact.video.sample import ClipSampler, expand
-from vidact.video.transform import Augment, ClipTransform, images_per_index, test_transform, train_transform
+from vidact.video.transform import (
+    Augment,
+    ClipTransform,
+    Cut,
+    TrainTransform,
+    images_per_index,
+    test_transform,
+    train_transform,
+)
+
+NO_MOTION = 128  # the level of a stored field where nothing moves
 
 
 @dataclass
 class Sample:
-    """One video's views (V, T, C, H, W) and its target; ``error`` instead of pixels where the video was unreadable."""
+    """One video's views (V, T, C, H, W) and its target; ``error`` instead of pixels where the video was unreadable.
+
+    ``cut`` stands instead of the views where the device is to finish them.
+    """
 
     id: str
     clips: Tensor | None
     target: Tensor | None
     error: str = ""
+    cut: Cut | None = None
+
+
+@dataclass
+class CutBatch:
+    """A training batch before its pixels are resized, mirrored and normalised, which happens on the device.
+
+    ``pixels`` has B tensors uint8 (T', 3, h, w), each of its own size; ``is_mirrored`` is (B,) bool; the rest is as in
+    ``ClipBatch``.
+    """
+
+    pixels: list[Tensor]
+    is_mirrored: Tensor
+    targets: Tensor
+    ids: list[str]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def pin_memory(self) -> CutBatch:
+        pixels = [one.pin_memory() for one in self.pixels]
+        return CutBatch(pixels, self.is_mirrored, self.targets.pin_memory(), self.ids, self.skipped)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
 
 
 class FrameCache:
@@ -111,6 +150,9 @@ class ClipDataset(Dataset[Sample]):
         training: random sampling seeded by (seed, epoch, index); otherwise deterministic.
         num_clips: temporal views per video; training takes one.
         skip_unreadable: give a Sample that carries the error instead of raising it.
+        cut_only: leave the pixels to the device: samples carry a ``Cut``. For training, and a TrainTransform.
+        flow: stored flow to read where the network takes flow; None computes it from the frames.
+        root: the folder that flow's names are relative to.
     """
 
     def __init__(
@@ -128,11 +170,16 @@ class ClipDataset(Dataset[Sample]):
         decoder: str = "pyav",
         skip_unreadable: bool = False,
         cache: FrameCache | None = None,
+        cut_only: bool = False,
+        flow: FlowStore | None = None,
+        root: Path = Path(),
     ) -> None:
+        self.cut_only = cut_only
         self.clips, self.num_classes, self.multi_label = list(clips), num_classes, multi_label
         self.sampler, self.transform, self.input = sampler, transform, input
         self.training, self.num_clips, self.seed = training, num_clips, seed
         self.decoder, self.skip_unreadable, self.cache = decoder, skip_unreadable, cache
+        self.flow, self.root = flow, root
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -142,7 +189,7 @@ class ClipDataset(Dataset[Sample]):
         clip = self.clips[index]
         generator = np.random.default_rng([self.seed, epoch, index]) if self.training else None
         try:
-            images = self.read(clip, generator)  # (V, T', 3, H, W)
+            images, flow = self.read(clip, generator)
         except VideoError as error:
             if not self.skip_unreadable:
                 raise
@@ -151,20 +198,52 @@ class ClipDataset(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
             if generator is not None:
                 torch.manual_seed(int(generator.integers(2**62)))
+            if self.cut_only:
+                assert isinstance(self.transform, TrainTransform)
+                assert images is not None  # check_parts refuses flow
+                cut, target = self.transform.cut(images[0], target)
+                return Sample(clip.id, None, torch.as_tensor(target), cut=cut)
             views = []
-            for view in images:
-                view, target = self.transform(view, target)
+            for i in range(1 if self.training else self.num_clips):
+                shown, stored = (None if part is None else part[i] for part in (images, flow))
+                view, target = self.transform(shown, target, stored)
                 views.append(view)
         return Sample(clip.id, torch.cat(views), torch.as_tensor(target))
 
-    def read(self, clip: Clip, generator: np.random.Generator | None) -> Tensor:
-        """The sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8."""
-        with self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder) as video:
-            first, count = frame_range(clip, video.times_s)
-            indices = self.sampler(count, generator, num_clips=1 if self.training else self.num_clips)
-            chosen = expand(indices, images_per_index(self.input), count)  # (num_clips, T')
-            images = video.frames_at(chosen.ravel() + first).images
-        return images.unflatten(0, chosen.shape)
+    def read(self, clip: Clip, generator: np.random.Generator | None) -> tuple[Tensor | None, Tensor | None]:
+        """The sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8, and their stored flow.
+
+        Flow is (num_clips, T*L, 2, H, W) uint8; None where it is not stored or the network takes none. Frames are None
+        where the network sees stored flow only: the video is then not even opened, unless seconds cut the clip.
+        """
+        num_clips = 1 if self.training else self.num_clips
+        if self.flow is None or not self.input.flow_fields:
+            with self.open(clip) as video:
+                first, count = frame_range(clip, video.times_s)
+                chosen = expand(self.sampler(count, generator, num_clips), images_per_index(self.input), count)
+                images = video.frames_at(chosen.ravel() + first).images
+            return images.unflatten(0, chosen.shape), None
+        with self.flow.open(source_id(self.root, clip.path)) as flow:
+            shown = None
+            if not self.input.rgb_channels and clip.start_s is None and clip.end_s is None:
+                first, count = 0, len(flow) + 1
+                indices = self.sampler(count, generator, num_clips)
+            else:
+                with self.open(clip) as video:
+                    if len(video) != len(flow) + 1:
+                        raise VideoError(
+                            f"{clip.path} has {len(video)} frames and its stored flow {len(flow)} fields, not "
+                            f"{len(video) - 1}: field i has to follow frame i. Extract it again into {self.flow.root}"
+                        )
+                    first, count = frame_range(clip, video.times_s)
+                    indices = self.sampler(count, generator, num_clips)
+                    if self.input.rgb_channels:
+                        chosen = expand(indices, self.input.images_per_frame, count)
+                        shown = video.frames_at(chosen.ravel() + first).images.unflatten(0, chosen.shape)
+            return shown, stored_fields(flow, indices, self.input.flow_fields, first, count)
+
+    def open(self, clip: Clip) -> Any:
+        return self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder)
 
     def target(self, clip: Clip) -> int | Tensor:
         """A class index, or (K,) 0/1 for multi-label data."""
@@ -173,6 +252,19 @@ class ClipDataset(Dataset[Sample]):
         target = torch.zeros(self.num_classes)
         target[list(clip.label)] = 1
         return target
+
+
+def stored_fields(flow: StoredFlow, indices: np.ndarray, num_fields: int, first: int, count: int) -> Tensor:
+    """``num_fields`` L consecutive fields from each index (V, T) of a clip: (V, T*L, 2, H, W) uint8.
+
+    The clip is frames ``first`` to ``first + count - 1`` of the video. Beyond its last field there is no motion, as
+    where flow is computed from the repeated last frame.
+    """
+    groups = (indices[..., None] + np.arange(num_fields)).reshape(len(indices), -1)  # (V, T*L)
+    inside = groups < count - 1
+    fields = flow.fields_at(np.minimum(first + np.where(inside, groups, 0).ravel(), len(flow) - 1))
+    fields[torch.from_numpy(~inside.ravel())] = NO_MOTION
+    return fields.unflatten(0, groups.shape)
 
 
 def frame_range(clip: Clip, times_s: np.ndarray) -> tuple[int, int]:
@@ -201,9 +293,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.start = 0  # of this process's keys, so many are left out in the epoch that comes: it goes on in its middle
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
+        if epoch != self.epoch:
+            self.start = 0
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -211,15 +306,19 @@ class EpochSampler(Sampler[tuple[int, int]]):
         if self.shuffle:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
         order = np.resize(order, len(self) * self.world_size)  # repeats from the start
-        return ((self.epoch, int(index)) for index in order[self.rank :: self.world_size])
+        return ((self.epoch, int(index)) for index in order[self.rank :: self.world_size][self.start :])
 
     def __len__(self) -> int:
         return -(-self.length // self.world_size)
 
 
-def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch:
+def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch | CutBatch:
     """Stack readable samples; the others are named in ``skipped``. A batch may have no readable one: B is then 0."""
-    skipped = {sample.id: sample.error for sample in samples if sample.clips is None}
+    skipped = {sample.id: sample.error for sample in samples if sample.error}
+    if cuts := [(sample.id, sample.cut, sample.target) for sample in samples if sample.cut is not None]:
+        ids, parts, targets = zip(*cuts, strict=True)
+        mirrored = torch.tensor([cut.is_mirrored for cut in parts])
+        return CutBatch([cut.pixels for cut in parts], mirrored, torch.stack(targets), list(ids), skipped)
     kept = [(sample.id, sample.clips, sample.target) for sample in samples if sample.clips is not None]
     if not kept:
         nothing = torch.zeros(0, 1, input.frames or 1, input.channels, input.size, input.size)
@@ -247,10 +346,16 @@ class ClipData(pl.LightningDataModule):
         unreadable: what training does with a video that cannot be read: skip it by name, or raise.
         max_unreadable: share of the training videos that may be skipped before training stops.
         test_unreadable: the same for validation and test; a skipped video is excluded and counted, never replaced.
-        num_workers: loader processes on each device; None is one per core up to 8 where a GPU computes, and one per
-            four cores where the CPU has to compute as well.
+        num_workers: loader processes on each device; None is one per core that this process may use, up to 8 where a
+            GPU computes, and one per four cores where the CPU has to compute as well.
+        start_method: how loader processes begin: fork, forkserver or spawn; None is Python's own choice.
+        pixels_on: "workers" do all that happens to training pixels; with "device" they only decode and crop, bytes
+            travel instead of floats, and the device resizes, mirrors and normalises: the same draws, the same clips.
         decoder: pyav, decord, opencv or torchcodec.
         cache: "memory" decodes each video once and keeps its frames.
+        flow: folder of stored flow (vidact extract flow), for networks that take flow; None computes it while loading,
+            which needs no room on disk and about 10 ms a field.
+        flow_method: how flow is computed while loading: dis, farneback, tvl1, raft or raft_small.
         seed: of the split, the order and every random draw.
     """
 
@@ -271,13 +376,22 @@ class ClipData(pl.LightningDataModule):
         max_unreadable: float = 0.05,
         test_unreadable: Literal["raise", "skip"] = "raise",
         num_workers: int | None = None,
+        start_method: Literal["fork", "forkserver", "spawn"] | None = None,
+        pixels_on: Literal["workers", "device"] = "workers",
         decoder: str = "pyav",
         cache: Literal["none", "memory"] = "none",
         seed: int = 0,
+        flow: str | None = None,
+        flow_method: str = "dis",
     ) -> None:
         super().__init__()
+        if flow_method not in METHODS:
+            raise ValueError(f"flow_method is {flow_method!r}; flow is computed by {', '.join(METHODS)}")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; a batch needs at least one video")
+        if pixels_on not in ("workers", "device"):
+            raise ValueError(f"pixels_on is {pixels_on!r}; it can be 'workers' or 'device'")
+        self.start_method, self.pixels_on = start_method, pixels_on
         self.root, self.sampler, self.augment = Path(root), sampler, augment
         self.batch_size, self.views, self.test_split = batch_size, views, test_split
         self.group, self.held_out, self.fractions = group, held_out, fractions
@@ -285,6 +399,7 @@ class ClipData(pl.LightningDataModule):
         self.unreadable, self.test_unreadable, self.max_unreadable = unreadable, test_unreadable, max_unreadable
         self.num_workers, self.decoder, self.seed = num_workers, decoder, seed
         self.frames = FrameCache(decoder) if cache == "memory" else None
+        self.flow, self.flow_method = None if flow is None else FlowStore(flow), flow_method
         self.num_clips, self.crops = parse_views(views)
         self.sets: dict[str, ClipDataset] = {}
         self._found: ClipList | None = None
@@ -330,16 +445,31 @@ class ClipData(pl.LightningDataModule):
             self.sampler.segment_length = images_per_index(
                 input
             )  # the network says how many consecutive frames stand behind an index
+        if self.flow is not None and not input.flow_fields:
+            raise ValueError(
+                f"data.flow is {self.flow.root}, but the network takes no flow; build it with modality='flow', take a "
+                "two-stream network, or leave data.flow out"
+            )
         clips = self.found
         self.class_weights = clips.class_weights()
-        train = train_transform(input, self.augment, clips.classes)
+        train = train_transform(input, self.augment, clips.classes, self.flow_method)
         test = partial(self._dataset, training=False, skip_unreadable=self.test_unreadable == "skip")
         self.sets = {
-            "train": self._dataset("train", train, training=True, skip_unreadable=self.unreadable == "skip"),
-            "val": test("val", test_transform(input, crops=1)),
-            "test": test(self.test_split, test_transform(input, crops=self.crops), num_clips=self.num_clips),
+            "train": self._dataset(
+                "train",
+                train,
+                training=True,
+                skip_unreadable=self.unreadable == "skip",
+                cut_only=self.pixels_on == "device",
+            ),
+            "val": test("val", test_transform(input, 1, self.flow_method)),
+            "test": test(
+                self.test_split, test_transform(input, self.crops, self.flow_method), num_clips=self.num_clips
+            ),
         }
-        if self.frames is not None:
+        if self.pixels_on == "device":
+            train.check_parts()
+        if self.frames is not None and (self.flow is None or input.rgb_channels):
             self.frames.fill([clip.path for clip in clips])
 
     def _dataset(self, split: str, transform: ClipTransform, **options: bool | int) -> ClipDataset:
@@ -352,9 +482,18 @@ class ClipData(pl.LightningDataModule):
             multi_label=self.found.multi_label,
             seed=self.seed,
             decoder=self.decoder,
-            cache=self.frames,
+            cache=self.frames if self.flow is None or self.input.rgb_channels else None,
+            flow=self.flow,
+            root=self.found.root,
             **options,  # type: ignore[arg-type]
         )
+
+    @property
+    def flow_record(self) -> dict[str, Any] | None:
+        """How the flow that the network sees was made, for its checkpoint; None for a network without flow."""
+        if not self.input.flow_fields:
+            return None
+        return {"method": self.flow_method} if self.flow is None else self.flow.record.as_dict()
 
     def loader(self, split: str) -> DataLoader[Sample]:
         """Batches of ``split`` for this process; the training order is shuffled."""
@@ -370,7 +509,7 @@ class ClipData(pl.LightningDataModule):
         if workers is None:
             on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
             # on a CPU loader processes and the network's threads wait for each other: ten times slower on two cores
-            workers = min(8, (os.cpu_count() or 1) // (4 if on_cpu else 1))
+            workers = min(8, num_cores() // (4 if on_cpu else 1))
         return DataLoader(
             dataset,
             self.batch_size,
@@ -382,7 +521,16 @@ class ClipData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
+            multiprocessing_context=self.start_method if workers else None,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """What the workers left of the training pixels, on the device."""
+        if not isinstance(batch, CutBatch):
+            return batch
+        cuts = [Cut(*pair) for pair in zip(batch.pixels, batch.is_mirrored.tolist(), strict=True)]
+        clips = self.sets["train"].transform.finish(cuts)  # type: ignore[attr-defined]
+        return ClipBatch(clips, batch.targets, batch.ids, batch.skipped)
 
     def train_dataloader(self) -> DataLoader[Sample]:
         return self.loader("train")

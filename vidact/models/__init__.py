@@ -4,17 +4,28 @@ Clip networks are plain ``nn.Module``s that take clips (B, T, C, H, W) as their 
 Online detectors are ``vidact.models.online.OnlineNetwork``s: they take features (B, T, D) and answer every token.
 """
 
+from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
 from vidact.models.bn_inception import bn_inception_classifier
 from vidact.models.causal import causal_transformer
+from vidact.models.eco import eco_full, eco_lite
 from vidact.models.frame_classifier import frame_classifier
+from vidact.models.gsm import gsm_bn_inception
+from vidact.models.i3d import i3d_inception
 from vidact.models.idn import idn
 from vidact.models.lstr import lstr, testra
 from vidact.models.miniroad import miniroad, miniroad_small
 from vidact.models.oadtr import oadtr
+from vidact.models.stm import stm_resnet18, stm_resnet50, stm_resnet_tiny
+from vidact.models.tanet import tanet_mobilenet_v2, tanet_resnet18, tanet_resnet50, tanet_resnet_tiny
+from vidact.models.tdn import tdn_mobilenet_v2, tdn_resnet18, tdn_resnet50, tdn_resnet101, tdn_resnet_tiny
+from vidact.models.tea import tea_mobilenet_v2, tea_res2net50, tea_res2net_tiny, tea_resnet18, tea_resnet_tiny
+from vidact.models.temporal_pool import tsm_resnet50_pooled, tsm_resnet_tiny_pooled
+from vidact.models.tin import tin_resnet18, tin_resnet50, tin_resnet_tiny
 from vidact.models.trn_recurrent import trn_recurrent, trn_recurrent_small
 from vidact.models.trn_relation import (
     trn_bn_inception,
     trn_mobilenet_v2,
+    trn_relation_head,
     trn_resnet18,
     trn_resnet50,
     trn_resnet_tiny,
@@ -46,6 +57,7 @@ from vidact.models.tsn import (
 )
 from vidact.models.two_stream import (
     two_stream_bn_inception,
+    two_stream_mobilenet_v2,
     two_stream_resnet18,
     two_stream_resnet50,
     two_stream_resnet_tiny,
@@ -55,6 +67,7 @@ from vidact.models.video_networks import (
     csn_r101,
     i3d_r50,
     mc3_18,
+    mvit_v1_b,
     mvit_v2_s,
     r2plus1d_18,
     r2plus1d_r50,
@@ -62,7 +75,11 @@ from vidact.models.video_networks import (
     s3d,
     slow_r50,
     slowfast_r50,
+    slowfast_r101,
+    swin3d_b,
+    swin3d_s,
     swin3d_t,
+    x3d_l,
     x3d_m,
     x3d_s,
     x3d_xs,
@@ -70,11 +87,17 @@ from vidact.models.video_networks import (
 from vidact.models.weights import load, save
 
 __all__ = [
+    "action_net_resnet50",
+    "action_net_resnet_tiny",
     "bn_inception_classifier",
     "c2d_r50",
     "causal_transformer",
     "csn_r101",
+    "eco_full",
+    "eco_lite",
     "frame_classifier",
+    "gsm_bn_inception",
+    "i3d_inception",
     "i3d_r50",
     "idn",
     "load",
@@ -82,6 +105,7 @@ __all__ = [
     "mc3_18",
     "miniroad",
     "miniroad_small",
+    "mvit_v1_b",
     "mvit_v2_s",
     "oadtr",
     "r2plus1d_18",
@@ -91,12 +115,36 @@ __all__ = [
     "save",
     "slow_r50",
     "slowfast_r50",
+    "slowfast_r101",
+    "stm_resnet18",
+    "stm_resnet50",
+    "stm_resnet_tiny",
+    "swin3d_b",
+    "swin3d_s",
     "swin3d_t",
+    "tanet_mobilenet_v2",
+    "tanet_resnet18",
+    "tanet_resnet50",
+    "tanet_resnet_tiny",
+    "tdn_mobilenet_v2",
+    "tdn_resnet18",
+    "tdn_resnet50",
+    "tdn_resnet101",
+    "tdn_resnet_tiny",
+    "tea_mobilenet_v2",
+    "tea_res2net50",
+    "tea_res2net_tiny",
+    "tea_resnet18",
+    "tea_resnet_tiny",
     "testra",
+    "tin_resnet18",
+    "tin_resnet50",
+    "tin_resnet_tiny",
     "trn_bn_inception",
     "trn_mobilenet_v2",
     "trn_recurrent",
     "trn_recurrent_small",
+    "trn_relation_head",
     "trn_resnet18",
     "trn_resnet50",
     "trn_resnet_tiny",
@@ -108,8 +156,10 @@ __all__ = [
     "tsm_resnet34",
     "tsm_resnet50",
     "tsm_resnet50_nonlocal",
+    "tsm_resnet50_pooled",
     "tsm_resnet101",
     "tsm_resnet_tiny",
+    "tsm_resnet_tiny_pooled",
     "tsn_bn_inception",
     "tsn_efficientnet_b0",
     "tsn_mobilenet_v2",
@@ -122,9 +172,11 @@ __all__ = [
     "tsn_resnet_tiny",
     "tsn_timm",
     "two_stream_bn_inception",
+    "two_stream_mobilenet_v2",
     "two_stream_resnet18",
     "two_stream_resnet50",
     "two_stream_resnet_tiny",
+    "x3d_l",
     "x3d_m",
     "x3d_s",
     "x3d_xs",

@@ -307,7 +307,16 @@ def find_first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
     raise ValueError(f"{type(module).__name__} has no 2-D convolution")
 
 
-def with_channels(module: AnyModule, channels: int) -> AnyModule:
+class DifferenceConv2d(nn.Conv2d):
+    """A convolution that is shown L + 1 consecutive RGB images and sees their L differences, each image less the one
+    before it, oldest first (TSN's RGB difference). Normalised images go in, so their mean cancels.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images[:, 3:] - images[:, :-3])  # (N, 3 * (L + 1), H, W) → (N, 3 * L, H, W)
+
+
+def with_channels(module: AnyModule, channels: int, kind: type[nn.Conv2d] = nn.Conv2d) -> AnyModule:
     """Let an image network take ``channels`` channels; the module is changed and returned.
 
     Cross-modality initialisation (Wang et al. 2016, https://arxiv.org/abs/1608.00859): the first convolution's kernel
@@ -317,7 +326,7 @@ def with_channels(module: AnyModule, channels: int) -> AnyModule:
     name, old = find_first_conv(module)
     if old.groups != 1:
         raise ValueError(f"the first convolution {name} is grouped; its input channels cannot be changed")
-    new = nn.Conv2d(
+    new = kind(
         channels,
         old.out_channels,
         old.kernel_size,  # type: ignore[arg-type]
@@ -339,18 +348,25 @@ def with_channels(module: AnyModule, channels: int) -> AnyModule:
 
 
 def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_FIELDS) -> AnyBackbone:
-    """The backbone for "rgb" frames (as it is) or for "flow": ``flow_fields`` consecutive fields, x and y each.
+    """The backbone for "rgb" frames (as it is), for "flow" or for "rgb_difference".
 
-    Flow images are centred on the middle of their range and divided by the mean of the RGB deviations (TSN's rule).
+    "flow" is ``flow_fields`` consecutive fields, x and y each, centred on the middle of their range and divided by the
+    mean of the RGB deviations (TSN's rule). "rgb_difference" is as many differences of consecutive frames, normalised
+    as RGB is in training and testing alike; the published code forgot to in training.
     """
     if modality == "rgb":
         return backbone
-    if modality != "flow":
-        raise ValueError(f"modality is {modality!r}; it is 'rgb' or 'flow'")
+    if modality not in ("flow", "rgb_difference"):
+        raise ValueError(f"modality is {modality!r}; it is 'rgb', 'flow' or 'rgb_difference'")
     if flow_fields < 1:
-        raise ValueError(f"flow_fields is {flow_fields}; a flow network stacks at least one field")
-    with_channels(backbone, 2 * flow_fields)
+        raise ValueError(f"flow_fields is {flow_fields}; a network of motion stacks at least one field")
     old = backbone.input
+    if modality == "rgb_difference":
+        with_channels(backbone, 3 * flow_fields, DifferenceConv2d)
+        images = flow_fields + 1
+        backbone.input = dataclasses.replace(old, channels=3 * images, images_per_frame=images)
+        return backbone
+    with_channels(backbone, 2 * flow_fields)
     backbone.input = dataclasses.replace(
         old,
         channels=2 * flow_fields,

@@ -264,6 +264,18 @@ def trn_resnet_tiny(
     return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
 
 
+@builder
+def trn_relation_head(
+    num_classes: int,
+    feature_dim: int = 256,
+    num_segments: int = 8,
+    scales: str = "multi",
+    eval_relations: int | str = "mean",
+) -> RelationHead:
+    """The head alone, on features (B, S, D) of frames; arguments as in ``RelationHead``."""
+    return RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations)
+
+
 # ---------------------------------------------------------------------------------------------- published weights
 
 _SIZES = {
@@ -318,7 +330,7 @@ def _from_trn(
     rules = [*rules, (r"^(relations\.\d+)\.1\.", r"\1.hidden."), (r"^(relations\.\d+)\.3\.", r"\1.classify.")]
     source = f"the trn_relation_{scales} state dict"
     if backbone is None:
-        head = RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations="all")
+        head = trn_relation_head(num_classes, feature_dim, num_segments, scales, eval_relations="all")
         load_strictly(head, state_dict, rules, source=source)
         return head
     if backbone not in _SIZES:

@@ -13,6 +13,7 @@ Shapes: B videos, T frames, C channels, H x W pixels, N = B*T images, D features
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -341,8 +342,9 @@ def tsm_resnet18(
         shift: "bidirectional", or "causal" for networks that run on a live stream.
         size: crop side in pixels.
         dropout: before the classifier.
-        modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per frame.
-        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per frame, or "rgb_difference" for as many
+            differences of frames.
+        flow_fields: fields or differences stacked on the channels; not read with modality "rgb".
     """
     return TSM(for_modality(backbones.resnet18(weights, size), modality, flow_fields), num_classes, shift, dropout)
 
@@ -520,7 +522,10 @@ def _empty(backbone: str, num_classes: int, modality: str, shift: str, non_local
         raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
     if non_local:
         return tsm_resnet50_nonlocal(num_classes, weights=None, modality=modality)
-    return _SIZES[backbone](num_classes, weights=None, shift=shift, modality=modality)
+    network = _SIZES[backbone](num_classes, weights=None, shift=shift, modality=modality)
+    if modality == "rgb_difference":  # published ones were trained on differences of the bare pixels
+        network.input = dataclasses.replace(network.input, mean=(0.0,), std=(1.0,))
+    return network
 
 
 def from_tsm(

@@ -11,6 +11,7 @@ Shapes: B videos, T frames, C channels, H x W pixels, D features, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,8 +95,9 @@ def tsn_resnet18(
         weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
         size: crop side in pixels.
         dropout: before the classifier.
-        modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per segment.
-        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per segment, or "rgb_difference" for as many
+            differences of frames.
+        flow_fields: fields or differences stacked on the channels; not read with modality "rgb".
     """
     return TSN(for_modality(backbones.resnet18(weights, size), modality, flow_fields), num_classes, dropout)
 
@@ -153,9 +155,16 @@ def tsn_bn_inception(
 
 
 @builder
-def tsn_mobilenet_v2(num_classes: int, weights: str | None = "imagenet", size: int = 224, dropout: float = 0.5) -> TSN:
-    """TSN on MobileNetV2."""
-    return TSN(backbones.mobilenet_v2(weights, size), num_classes, dropout)
+def tsn_mobilenet_v2(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.5,
+    modality: str = "rgb",
+    flow_fields: int = 5,
+) -> TSN:
+    """TSN on MobileNetV2; arguments as in ``tsn_resnet18``."""
+    return TSN(for_modality(backbones.mobilenet_v2(weights, size), modality, flow_fields), num_classes, dropout)
 
 
 @builder
@@ -248,8 +257,10 @@ _SIZES = {
 def _empty(backbone: str, num_classes: int, modality: str) -> TSN:
     if backbone not in _SIZES:
         raise ValueError(f"backbone is {backbone!r}; the TSN layouts know {', '.join(_SIZES)}")
-    options: dict[str, Any] = {} if backbone == "mobilenet_v2" and modality == "rgb" else {"modality": modality}
-    return _SIZES[backbone](num_classes=num_classes, weights=None, **options)
+    network = _SIZES[backbone](num_classes=num_classes, weights=None, modality=modality)
+    if modality == "rgb_difference":  # published ones were trained on differences of the bare pixels
+        network.input = dataclasses.replace(network.input, mean=(0.0,), std=(1.0,))
+    return network
 
 
 def from_tsn(

@@ -1,7 +1,9 @@
 """Two streams: one network looks at RGB frames, another at optical flow, and their scores are added.
 
 Simonyan and Zisserman 2014 (https://arxiv.org/abs/1406.2199), with TSN (https://arxiv.org/abs/1608.00859) in both
-streams and its weights: flow counts one and a half times as much as RGB.
+streams and its weights: flow counts one and a half times as much as RGB. With ``shift`` both streams are TSM
+(https://arxiv.org/abs/1811.08383) instead. The streams may be trained together, or each alone and joined by their files
+(``rgb_weights``, ``flow_weights``) or by their scores (``vidact fuse``).
 
 Shapes: B videos, T frames, C channels (RGB first, then flow fields x, y, x, y, …), H x W pixels, K classes.
 """
@@ -9,13 +11,14 @@ Shapes: B videos, T frames, C channels (RGB first, then flow fields x, y, x, y, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vidact.batch import ClipInput
-from vidact.models import tsn
+from vidact.models import tsm, tsn
 from vidact.models.backbones import check_clip
 from vidact.models.weights import builder, load_strictly, read
 
@@ -121,6 +124,28 @@ def _with_trained(
     return TwoStream(rgb, flow, fusion, scores)
 
 
+def _streams(
+    sizes: tuple[Callable[..., nn.Module], Callable[..., nn.Module]],
+    shift: str | None,
+    num_classes: int,
+    weights: str | None,
+    size: int,
+    dropout: float,
+    flow_fields: int,
+    rgb_weights: str | None,
+    flow_weights: str | None,
+) -> tuple[nn.Module, nn.Module]:
+    """The RGB and the flow stream, by the TSN or, with ``shift``, the TSM function of one size."""
+    build, options = (sizes[0], {}) if shift is None else (sizes[1], {"shift": shift})
+    # A trained stream needs no other start, and never a download.
+    starts = [None if trained else weights for trained in (rgb_weights, flow_weights)]
+    rgb = build(num_classes, weights=starts[0], size=size, dropout=dropout, **options)
+    flow = build(
+        num_classes, weights=starts[1], size=size, dropout=dropout, modality="flow", flow_fields=flow_fields, **options
+    )
+    return rgb, flow
+
+
 @builder
 def two_stream_resnet18(
     num_classes: int,
@@ -132,8 +157,9 @@ def two_stream_resnet18(
     scores: str = "logits",
     rgb_weights: str | None = None,
     flow_weights: str | None = None,
+    shift: str | None = None,
 ) -> TwoStream:
-    """Two TSN-ResNet-18.
+    """Two ResNet-18, TSN or TSM.
 
     Args:
         num_classes: K.
@@ -143,12 +169,12 @@ def two_stream_resnet18(
         flow_fields: consecutive flow fields that one segment shows the flow stream.
         fusion: weights of the RGB and the flow scores.
         scores: what is added, "logits" or "softmax".
-        rgb_weights: the vidact file of a trained ``tsn_resnet18``, taken whole.
+        rgb_weights: the vidact file of a trained ``tsn_resnet18`` (``tsm_resnet18`` with ``shift``), taken whole.
         flow_weights: the same with ``modality="flow"``.
+        shift: None for TSN streams; "bidirectional" or "causal" for TSM streams.
     """
-    # A trained stream needs no other start, and never a download.
-    rgb = tsn.tsn_resnet18(num_classes, None if rgb_weights else weights, size, dropout)
-    flow = tsn.tsn_resnet18(num_classes, None if flow_weights else weights, size, dropout, "flow", flow_fields)
+    sizes = (tsn.tsn_resnet18, tsm.tsm_resnet18)
+    rgb, flow = _streams(sizes, shift, num_classes, weights, size, dropout, flow_fields, rgb_weights, flow_weights)
     return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
 
 
@@ -163,10 +189,30 @@ def two_stream_resnet50(
     scores: str = "logits",
     rgb_weights: str | None = None,
     flow_weights: str | None = None,
+    shift: str | None = None,
 ) -> TwoStream:
-    """Two TSN-ResNet-50; arguments as in ``two_stream_resnet18``."""
-    rgb = tsn.tsn_resnet50(num_classes, None if rgb_weights else weights, size, dropout)
-    flow = tsn.tsn_resnet50(num_classes, None if flow_weights else weights, size, dropout, "flow", flow_fields)
+    """Two ResNet-50, TSN or TSM; arguments as in ``two_stream_resnet18``."""
+    sizes = (tsn.tsn_resnet50, tsm.tsm_resnet50)
+    rgb, flow = _streams(sizes, shift, num_classes, weights, size, dropout, flow_fields, rgb_weights, flow_weights)
+    return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
+
+
+@builder
+def two_stream_mobilenet_v2(
+    num_classes: int,
+    weights: str | None = "imagenet",
+    size: int = 224,
+    dropout: float = 0.5,
+    flow_fields: int = 5,
+    fusion: tuple[float, float] = (1.0, 1.5),
+    scores: str = "logits",
+    rgb_weights: str | None = None,
+    flow_weights: str | None = None,
+    shift: str | None = None,
+) -> TwoStream:
+    """Two MobileNetV2, TSN or TSM; arguments as in ``two_stream_resnet18``."""
+    sizes = (tsn.tsn_mobilenet_v2, tsm.tsm_mobilenet_v2)
+    rgb, flow = _streams(sizes, shift, num_classes, weights, size, dropout, flow_fields, rgb_weights, flow_weights)
     return _with_trained(rgb, flow, rgb_weights, flow_weights, fusion, scores)
 
 

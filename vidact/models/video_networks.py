@@ -130,6 +130,8 @@ def _start(network: VideoNetwork, weights: str | None, published: Callable[[], A
 
 # ---------------------------------------------------------------------------------------------- pytorchvideo
 
+PYTORCHVIDEO: Rules = [(r"^blocks\.\d+\.proj\.", "fc."), (r"^(?!fc\.)", "trunk.")]
+
 
 def _pytorchvideo(
     kind: type[VideoNetwork],
@@ -162,8 +164,7 @@ def _pytorchvideo(
         content = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
         return content["model_state"]
 
-    rules: Rules = [(r"^blocks\.\d+\.proj\.", "fc."), (r"^(?!fc\.)", "trunk.")]
-    _start(network, weights, published, url, rules)
+    _start(network, weights, published, url, PYTORCHVIDEO)
     return network
 
 
@@ -180,6 +181,14 @@ def slowfast_r50(
         dropout: before the classifier.
     """
     return _pytorchvideo(SlowFast, "slowfast", "slowfast_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
+
+
+@builder
+def slowfast_r101(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
+) -> VideoNetwork:
+    """SlowFast-R101 8x8; arguments as in ``slowfast_r50``. Its published weights saw 32 frames at stride 2."""
+    return _pytorchvideo(SlowFast, "slowfast", "slowfast_r101", num_classes, weights, _resized(FACEBOOK, size), dropout)
 
 
 @builder
@@ -224,6 +233,7 @@ def r2plus1d_r50(
     )
 
 
+X3D_LARGE = ClipInput(size=312, mean=(0.45,), std=(0.225,), resize=356)
 X3D_SMALL = ClipInput(size=160, mean=(0.45,), std=(0.225,), resize=182)
 
 
@@ -254,6 +264,12 @@ def x3d_m(num_classes: int, weights: str | None = "kinetics400", size: int = 224
     return _pytorchvideo(VideoNetwork, "x3d", "x3d_m", num_classes, weights, _resized(FACEBOOK, size), dropout)
 
 
+@builder
+def x3d_l(num_classes: int, weights: str | None = "kinetics400", size: int = 312, dropout: float = 0.5) -> VideoNetwork:
+    """X3D-L: 16 frames at stride 5; arguments as in ``x3d_xs``, published scores from size 356."""
+    return _pytorchvideo(VideoNetwork, "x3d", "x3d_l", num_classes, weights, _resized(X3D_LARGE, size), dropout)
+
+
 # ---------------------------------------------------------------------------------------------- torchvision
 
 
@@ -274,9 +290,12 @@ def _torchvision(
     def published() -> Any:
         return member.get_state_dict(progress=False, check_hash=True)
 
-    rules: Rules = [(rf"^{head}\.", "fc."), (r"^(?!fc\.)", "trunk.")]
-    _start(network, weights, published, member.url, rules)
+    _start(network, weights, published, member.url, _torchvision_names(head))
     return network
+
+
+def _torchvision_names(head: str) -> Rules:
+    return [(rf"^{head}\.", "fc."), (r"^(?!fc\.)", "trunk.")]
 
 
 def _resnet_3d(name: str, num_classes: int, weights: str | None, size: int, dropout: float) -> VideoNetwork:
@@ -338,10 +357,14 @@ def mvit_v2_s(num_classes: int, weights: str | None = "kinetics400", dropout: fl
         weights: "kinetics400", a local file with torchvision's names, or None.
         dropout: before the classifier.
     """
-    trunk = torchvision.models.video.mvit_v2_s()
-    dim, trunk.head = trunk.head[1].in_features, nn.Identity()  # type: ignore[assignment]
+    return _mvit("mvit_v2_s", num_classes, weights, dropout)
+
+
+def _mvit(name: str, num_classes: int, weights: str | None, dropout: float) -> VideoNetwork:
+    trunk = getattr(torchvision.models.video, name)()
+    dim, trunk.head = trunk.head[1].in_features, nn.Identity()
     input = dataclasses.replace(FACEBOOK, frames=16)
-    return _torchvision("mvit_v2_s", trunk, dim, r"head\.1", num_classes, weights, input, dropout)
+    return _torchvision(name, trunk, dim, r"head\.1", num_classes, weights, input, dropout)
 
 
 @builder
@@ -349,8 +372,139 @@ def swin3d_t(
     num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
 ) -> VideoNetwork:
     """Video Swin-T (Liu et al. 2022, https://arxiv.org/abs/2106.13230): 32 frames; arguments as in ``r3d_18``."""
-    trunk = torchvision.models.video.swin3d_t()
-    dim, trunk.head = trunk.head.in_features, nn.Identity()  # type: ignore[assignment]
-    return _torchvision(
-        "swin3d_t", trunk, dim, "head", num_classes, weights, _resized(ClipInput(resize=256), size), dropout
-    )
+    return _swin3d("swin3d_t", num_classes, weights, size, dropout)
+
+
+def _swin3d(name: str, num_classes: int, weights: str | None, size: int, dropout: float) -> VideoNetwork:
+    trunk = getattr(torchvision.models.video, name)()
+    dim, trunk.head = trunk.head.in_features, nn.Identity()
+    return _torchvision(name, trunk, dim, "head", num_classes, weights, _resized(ClipInput(resize=256), size), dropout)
+
+
+@builder
+def swin3d_s(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoNetwork:
+    """Video Swin-S: 32 frames; arguments as in ``r3d_18``."""
+    return _swin3d("swin3d_s", num_classes, weights, size, dropout)
+
+
+@builder
+def swin3d_b(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoNetwork:
+    """Video Swin-B: 32 frames; arguments as in ``r3d_18``."""
+    return _swin3d("swin3d_b", num_classes, weights, size, dropout)
+
+
+@builder
+def mvit_v1_b(num_classes: int, weights: str | None = "kinetics400", dropout: float = 0.5) -> VideoNetwork:
+    """MViT-B 16x4 (Fan et al. 2021, https://arxiv.org/abs/2104.11227); arguments as in ``mvit_v2_s``."""
+    return _mvit("mvit_v1_b", num_classes, weights, dropout)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+_OF_PYTORCHVIDEO = {
+    "slowfast_r50": slowfast_r50,
+    "slowfast_r101": slowfast_r101,
+    "slow_r50": slow_r50,
+    "c2d_r50": c2d_r50,
+    "i3d_r50": i3d_r50,
+    "csn_r101": csn_r101,
+    "r2plus1d_r50": r2plus1d_r50,
+    "x3d_xs": x3d_xs,
+    "x3d_s": x3d_s,
+    "x3d_m": x3d_m,
+    "x3d_l": x3d_l,
+}
+_OF_TORCHVISION = {
+    "r3d_18": (r3d_18, "fc"),
+    "mc3_18": (mc3_18, "fc"),
+    "r2plus1d_18": (r2plus1d_18, "fc"),
+    "s3d": (s3d, r"classifier\.1"),
+    "mvit_v1_b": (mvit_v1_b, r"head\.1"),
+    "mvit_v2_s": (mvit_v2_s, r"head\.1"),
+    "swin3d_t": (swin3d_t, "head"),
+    "swin3d_s": (swin3d_s, "head"),
+    "swin3d_b": (swin3d_b, "head"),
+}
+
+# PySlowFast's stages are counted from 1 and pytorchvideo's blocks from 0; the latter also count the pool between the
+# second and the third stage of C2D and I3D.
+_SLOWFAST_INSIDE: Rules = [
+    (r"\.branch1_bn\.", ".branch1_norm."),
+    (r"\.branch1\.", ".branch1_conv."),
+    (r"\.branch2\.([abc])_bn\.", r".branch2.norm_\1."),
+    (r"\.branch2\.([abc])\.", r".branch2.conv_\1."),
+    (r"^head\.projection\.", "fc."),
+    (r"^blocks", "trunk.blocks"),
+]
+_OF_SLOWFAST: dict[str, Rules] = {
+    "slowfast_r50": [
+        (r"^s1\.pathway(\d)_stem\.conv\.", r"blocks.0.multipathway_blocks.\1.conv."),
+        (r"^s1\.pathway(\d)_stem\.bn\.", r"blocks.0.multipathway_blocks.\1.norm."),
+        *(
+            rule
+            for stage in range(1, 6)
+            for rule in (
+                (rf"^s{stage}_fuse\.conv_f2s\.", f"blocks.{stage - 1}.multipathway_fusion.conv_fast_to_slow."),
+                (rf"^s{stage}_fuse\.bn\.", f"blocks.{stage - 1}.multipathway_fusion.norm."),
+                (
+                    rf"^s{stage}\.pathway(\d)_res(\d+)\.",
+                    rf"blocks.{stage - 1}.multipathway_blocks.\1.res_blocks.\2.",
+                ),
+            )
+        ),
+    ],
+    **{
+        name: [
+            (r"^s1\.pathway0_stem\.conv\.", "blocks.0.conv."),
+            (r"^s1\.pathway0_stem\.bn\.", "blocks.0.norm."),
+            *(
+                (rf"^s{stage}\.pathway0_res(\d+)\.", rf"blocks.{stage - 1 + (pooled and stage > 2)}.res_blocks.\1.")
+                for stage in range(2, 6)
+            ),
+        ]
+        for name, pooled in (("slow_r50", False), ("c2d_r50", True), ("i3d_r50", True))
+    },
+}
+_OF_SLOWFAST["slowfast_r101"] = _OF_SLOWFAST["slowfast_r50"]
+
+
+def _known(network: str, names: Mapping[str, Any], whose: str) -> None:
+    if network not in names:
+        raise ValueError(f"network is {network!r}; of {whose}'s there are {', '.join(names)}")
+
+
+def from_pytorchvideo(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
+    """A network of pytorchvideo's hub from its names, ``blocks.0.…``; ``network`` is the function of this package."""
+    _known(network, _OF_PYTORCHVIDEO, "pytorchvideo")
+    built = _OF_PYTORCHVIDEO[network](num_classes, weights=None)
+    load_strictly(built, state_dict, PYTORCHVIDEO, source="the pytorchvideo state dict")
+    return built
+
+
+def from_torchvision(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
+    """A video network of torchvision from its names; ``network`` is the function of this package."""
+    _known(network, _OF_TORCHVISION, "torchvision")
+    function, head = _OF_TORCHVISION[network]
+    built: VideoNetwork = function(num_classes, weights=None)  # type: ignore[operator]
+    tensors = {new: tensor for new, (_, tensor) in rename(state_dict, _torchvision_names(head)).items()}
+    if network == "s3d" and "fc.weight" in tensors:  # its classifier is a 1x1x1 convolution
+        tensors["fc.weight"] = tensors["fc.weight"].flatten(1)
+    load_strictly(built, tensors, source="the torchvision state dict")
+    return built
+
+
+def from_slowfast(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
+    """SlowFast 8x8, Slow, C2D and I3D from PySlowFast's names: ``s2.pathway0_res0.branch2.a.weight``.
+
+    Its X3D is not among them: there the shortcut of every stage has a batch norm, in pytorchvideo's only where the
+    width changes.
+    """
+    _known(network, _OF_SLOWFAST, "PySlowFast")
+    built = _OF_PYTORCHVIDEO[network](num_classes, weights=None)
+    rules = [*_OF_SLOWFAST[network], *_SLOWFAST_INSIDE]
+    load_strictly(built, state_dict, rules, source="the slowfast state dict")
+    return built

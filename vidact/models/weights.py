@@ -45,6 +45,21 @@ REFERENCES = {
     "mmaction2_tsm": "vidact.models.tsm:from_mmaction2_tsm",
     "trn_relation_single": "vidact.models.trn_relation:from_trn_relation_single",
     "trn_relation_multi": "vidact.models.trn_relation:from_trn_relation_multi",
+    "tsm_temporal_pool": "vidact.models.temporal_pool:from_tsm_temporal_pool",
+    "tanet": "vidact.models.tanet:from_tanet",
+    "mmaction2_tanet": "vidact.models.tanet:from_mmaction2_tanet",
+    "tea": "vidact.models.tea:from_tea",
+    "tdn": "vidact.models.tdn:from_tdn",
+    "eco_lite": "vidact.models.eco:from_eco_lite",
+    "eco_full": "vidact.models.eco:from_eco_full",
+    "action_net": "vidact.models.action_net:from_action_net",
+    "gsm": "vidact.models.gsm:from_gsm",
+    "tin": "vidact.models.tin:from_tin",
+    "mmaction2_tin": "vidact.models.tin:from_mmaction2_tin",
+    "pytorchvideo": "vidact.models.video_networks:from_pytorchvideo",
+    "torchvision": "vidact.models.video_networks:from_torchvision",
+    "slowfast": "vidact.models.video_networks:from_slowfast",
+    "i3d": "vidact.models.i3d:from_i3d",
     "trn_recurrent": "vidact.models.trn_recurrent:from_trn_recurrent",
     "oadtr": "vidact.models.oadtr:from_oadtr",
     "lstr": "vidact.models.lstr:from_lstr",
@@ -240,7 +255,8 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of a weight file, and its record where vidact wrote it.
 
     Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
-    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed. The tensors of a detector's feature
+    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed: besides tensors and plain data it may
+    hold the numpy values and the training logs that are listed by name below. The tensors of a detector's feature
     extractor are left out.
     """
     return _read(path)[:2]
@@ -263,7 +279,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         extractor = {key.removeprefix(EXTRACTOR): found[key] for key in found if key.startswith(EXTRACTOR)}
         return {key: value for key, value in found.items() if not key.startswith(EXTRACTOR)}, record, extractor
     try:
-        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+        with torch.serialization.safe_globals([*_NUMPY, *_IGNORED_OBJECTS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle fail in a dozen ways: struct.error, KeyError, IndexError, …
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -284,15 +300,47 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
     return state_dict, record, dict(content.get("extractor", {})) if record is not None else {}
 
 
-# Research code saves its best accuracy as a numpy number beside the tensors (under numpy 1 and 2's module names).
+class Ignored:
+    """Stands for an object of a training run (options, logs) that a published file holds beside its tensors: whatever
+    it was made of is dropped unread.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Ignored:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+# Research code saves its best accuracy as a numpy value beside the tensors (under numpy 1 and 2's module names).
 _numpy_scalar = np.float64(0).__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
-    (_numpy_scalar, "numpy.core.multiarray.scalar"),
-    (_numpy_scalar, "numpy._core.multiarray.scalar"),
+_numpy_array = np.zeros(0).__reduce__()[0]
+_NUMPY: list[Any] = [
+    *((_numpy_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((_numpy_array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    np.ndarray,
     np.dtype,
-    np.dtypes.Float64DType,
-    np.dtypes.Float32DType,
-    np.dtypes.Int64DType,
+    *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
+]
+
+# What else published files are known to hold, by name: the options of argparse, of yacs and of mmengine, its log of
+# losses (whose statistics are stored as attributes looked up), and Lightning's.
+_IGNORED_OBJECTS: list[Any] = [
+    (Ignored, name)
+    for name in (
+        "argparse.Namespace",
+        "builtins.getattr",
+        "fvcore.common.config.CfgNode",
+        "yacs.config.CfgNode",
+        "mmengine.config.config.Config",
+        "mmengine.config.config.ConfigDict",
+        "mmengine.logging.history_buffer.HistoryBuffer",
+        "lightning.fabric.utilities.data.AttributeDict",
+        "pytorch_lightning.utilities.parsing.AttributeDict",
+    )
 ]
 
 

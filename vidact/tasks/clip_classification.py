@@ -93,6 +93,7 @@ class ClipClassification(pl.LightningModule):
         self.classes: list[str] = []
         self.multi_label = False
         self.sampling: dict | None = None
+        self.flow: dict | None = None
         self.skipped: dict[str, str] = {}  # unreadable in training: id → why
         self.excluded: dict[str, str] = {}  # the same in validation and test
         self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target
@@ -104,7 +105,7 @@ class ClipClassification(pl.LightningModule):
     def setup(self, stage: str) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.classes, self.multi_label = data.found.classes, data.found.multi_label
-        self.sampling = data.sampler.record()
+        self.sampling, self.flow = data.sampler.record(), data.flow_record
         if len(self.classes) != self.network.num_classes:
             raise ValueError(
                 f"model.network.num_classes is {self.network.num_classes}, but {data.root} has {len(self.classes)} "
@@ -295,6 +296,7 @@ class ClipClassification(pl.LightningModule):
             "classes": list(self.classes),
             "sampling": self.sampling,
             "multi_label": self.multi_label,
+            **({} if self.flow is None else {"flow": self.flow}),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ class ParameterGroups:
     def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict]:
         """Optimiser groups for every trainable parameter of ``network``, each parameter in exactly one.
 
-        The head is every Linear with ``network.num_classes`` outputs.
+        The head is what ``head_names`` says.
         """
         heads = head_names(network)
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
@@ -107,11 +107,17 @@ def is_conv(module: nn.Module) -> bool:
 
 
 def head_names(network: nn.Module) -> list[str]:
-    """Names of the classifiers: a network of several scales or streams has several."""
+    """Names of the classifiers, Linears with ``network.num_classes`` outputs; several scales or streams have several.
+
+    A Linear inside a backbone or trunk makes features, however many classes there are: TANet's kernels of three frames
+    and TIN's two offsets come from Linears of 3 and 2 outputs.
+    """
     return [
         name
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == network.num_classes
+        if isinstance(module, nn.Linear)
+        and module.out_features == network.num_classes
+        and not {"backbone", "trunk"} & set(name.split("."))
     ]
 
 

@@ -2,7 +2,8 @@
 
 DIS (Kroeger et al. 2016, https://arxiv.org/abs/1603.03590) takes about 10 ms for a 340 x 256 pair on one core and is
 the default; Farneback (2003) under-estimates the motion; TV-L1 (Zach, Pock, Bischof 2007) is what the published
-two-stream networks were trained on, and needs opencv-contrib-python.
+two-stream networks were trained on, and needs opencv-contrib-python; RAFT (Teed and Deng 2020,
+https://arxiv.org/abs/2003.12039) is torchvision's network, the most exact and far the slowest without a GPU.
 
 A field is (2, H, W): channel 0 is x (positive to the right), channel 1 is y (positive downwards), in pixels per frame.
 
@@ -11,17 +12,22 @@ Shapes: T images, L fields stacked on the channels of one time step, H x W pixel
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
-METHODS = ("dis", "farneback", "tvl1")
+METHODS = ("dis", "farneback", "tvl1", "raft", "raft_small")
+# Pixels per frame that the ends of stored levels stand for: dense_flow's, and so every published network's.
+BOUND = 20.0
 
 
 def flow(a: Tensor, b: Tensor, method: str = "dis") -> Tensor:
@@ -30,29 +36,45 @@ def flow(a: Tensor, b: Tensor, method: str = "dis") -> Tensor:
     Args:
         a: uint8 RGB image (3, H, W).
         b: the next image, of the same size.
-        method: "dis", "farneback" or "tvl1".
+        method: one of ``METHODS``.
     """
     if a.shape != b.shape:
         raise ValueError(f"flow needs two images of one size; these are {tuple(a.shape)} and {tuple(b.shape)}")
     return flow_fields(torch.stack([a, b]), method)[0]
 
 
-def flow_fields(images: Tensor, method: str = "dis") -> Tensor:
-    """The T - 1 fields (T - 1, 2, H, W), float32, between consecutive uint8 RGB images (T, 3, H, W)."""
+def flow_fields(images: Tensor, method: str = "dis", weights: str | None = None, device: str = "cpu") -> Tensor:
+    """The T - 1 fields (T - 1, 2, H, W), float32 on the CPU, between consecutive uint8 RGB images (T, 3, H, W).
+
+    Args:
+        images: at least one; the fields have their size.
+        method: one of ``METHODS``.
+        weights: RAFT's: a local file with torchvision's names, or None for the ones that torchvision publishes.
+        device: where RAFT computes; the others use one CPU thread.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"flow takes uint8 RGB images (T, 3, H, W); these are {images.dtype} {tuple(images.shape)}")
+    if len(images) == 1:
+        _known(method)
+        return torch.zeros(0, 2, *images.shape[2:])
+    if method.startswith("raft"):
+        return _raft_fields(images, raft(method, weights, device), device)
     import cv2  # here, so that RGB networks also run where OpenCV's system libraries are missing
 
     calculate = _engine(method)
     grey = [cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY) for image in images.cpu()]
     with _one_thread():
         fields = [calculate(a, b) for a, b in pairwise(grey)]  # each (H, W, 2)
-    if not fields:
-        return torch.zeros(0, 2, *images.shape[2:])
     return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous()
 
 
+def _known(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(f"there is no flow method {method!r}; there are {', '.join(METHODS)}")
+
+
 def _engine(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    _known(method)
     import cv2
 
     # OpenCV's stubs miss these calls or insist on an output array
@@ -63,15 +85,67 @@ def _engine(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     if method == "farneback":
         # pyramid scale, levels, window, iterations, neighbourhood, sigma: the values of OpenCV's tutorial
         return lambda a, b: opencv.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-    if method == "tvl1":
-        if not hasattr(opencv, "optflow"):
-            raise ImportError(
-                "TV-L1 flow is in opencv-contrib-python, and opencv-python is installed. They overwrite each other: "
-                "uninstall opencv-python first, then install opencv-contrib-python; or use method='dis'"
-            )
-        tvl1 = opencv.optflow.DualTVL1OpticalFlow_create()
-        return lambda a, b: tvl1.calc(a, b, None)
-    raise ValueError(f"there is no flow method {method!r}; there are {', '.join(METHODS)}")
+    if not hasattr(opencv, "optflow"):
+        raise ImportError(
+            "TV-L1 flow is in opencv-contrib-python, and opencv-python is installed. They overwrite each other: "
+            "uninstall opencv-python first, then install opencv-contrib-python; or use method='dis'"
+        )
+    tvl1 = opencv.optflow.DualTVL1OpticalFlow_create()
+    return lambda a, b: tvl1.calc(a, b, None)
+
+
+RAFT_STRIDE, RAFT_LEAST = 8, 128  # its maps are an eighth of the image, and its coarsest correlations need 16 of them
+RAFT_PAIRS = 4  # image pairs at once; a 340 x 256 pair takes about 200 MB
+
+
+@functools.lru_cache(maxsize=2)
+def raft(method: str = "raft", weights: str | None = None, device: str = "cpu") -> nn.Module:
+    """torchvision's RAFT in evaluation mode; built once and kept.
+
+    Args:
+        method: "raft" (5.3 M parameters) or "raft_small" (1 M, half as exact).
+        weights: a local file with torchvision's names, or None for the ones that torchvision publishes.
+        device: cpu, cuda or mps.
+    """
+    _known(method)
+    from torchvision.models import optical_flow
+
+    build, published = {
+        "raft": (optical_flow.raft_large, optical_flow.Raft_Large_Weights.DEFAULT),
+        "raft_small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT),
+    }[method]
+    network = build()
+    if weights is None:
+        try:
+            state_dict = published.get_state_dict(progress=False, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"RAFT's weights at {published.url} could not be downloaded ({error}). Fetch that file where there is "
+                "a network and name it (extract flow --weights FILE), or use method='dis', which needs none"
+            ) from error
+    else:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"there is no file {weights} with RAFT's weights")
+        state_dict = torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit torchvision's {method}: {str(error).splitlines()[-1]}") from error
+    return network.eval().to(device)
+
+
+@torch.no_grad()
+def _raft_fields(images: Tensor, network: nn.Module, device: str) -> Tensor:
+    """RAFT takes sides divisible by 8 from 128 upwards: the images' edges are repeated to the right and below."""
+    height, width = images.shape[2:]
+    sides = [max(-(-side // RAFT_STRIDE) * RAFT_STRIDE, RAFT_LEAST) for side in (height, width)]
+    padding = (0, sides[1] - width, 0, sides[0] - height)
+    fields = []
+    for start in range(0, len(images) - 1, RAFT_PAIRS):
+        part = images[start : start + RAFT_PAIRS + 1].to(device).float() / 127.5 - 1
+        part = F.pad(part, padding, mode="replicate")
+        fields.append(network(part[:-1], part[1:])[-1][..., :height, :width].float().cpu())  # the last refinement
+    return torch.cat(fields)
 
 
 @contextmanager
@@ -90,7 +164,7 @@ def _one_thread() -> Iterator[None]:
             cv2.setNumThreads(before)
 
 
-def quantise(fields: Tensor, bound: float = 20.0) -> Tensor:
+def quantise(fields: Tensor, bound: float = BOUND) -> Tensor:
     """Flow as stored images hold it: -bound … bound pixels become uint8 0 … 255, and no motion becomes 128.
 
     Rounded. Extractors that truncate store no motion as 127, half a step to the left of what networks subtract.
@@ -98,9 +172,26 @@ def quantise(fields: Tensor, bound: float = 20.0) -> Tensor:
     return ((fields.clamp(-bound, bound) + bound) * (255 / (2 * bound))).round().to(torch.uint8)
 
 
-def dequantise(levels: Tensor, bound: float = 20.0) -> Tensor:
+def dequantise(levels: Tensor, bound: float = BOUND) -> Tensor:
     """The pixels per frame that uint8 ``levels`` stand for, right to half a step (0.08 for bound 20)."""
     return levels.float() * (2 * bound / 255) - bound
+
+
+def rescale(levels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Stored fields (…, 2, H, W), uint8, as they would be of the same video at another ``size`` (height, width).
+
+    A video half as large moves half as many pixels, so the values shrink with the picture. The same size changes
+    nothing.
+    """
+    height, width = levels.shape[-2:]
+    if (height, width) == tuple(size):
+        return levels
+    ratio = torch.tensor([size[1] / width, size[0] / height], device=levels.device).view(2, 1, 1)
+    fields = dequantise(levels)
+    fields = F.interpolate(fields.flatten(0, -4), size, mode="bilinear", antialias=True).reshape(
+        *levels.shape[:-2], *size
+    )
+    return quantise(fields * ratio)
 
 
 def mirror(fields: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ What a network wants is read from its ClipInput, so no one types a mean. Images 
 cropped before they are resized in training, which is what makes it fast.
 
 Where a network takes flow, it is computed here from consecutive frames, on the resized image before the crop, rounded
-to uint8 as stored flow would be, and then cropped and mirrored as the images are. Colour never touches it.
+to uint8 as stored flow would be, and then cropped and mirrored as the images are; or it was stored, and is given beside
+the images. Colour never touches it.
 
 Randomness is torch's global generator: whoever seeds it decides.
 
@@ -27,7 +28,7 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Video
 
 from vidact.batch import ClipInput
-from vidact.video.flow import flow_fields, mirror, quantise, stack
+from vidact.video.flow import flow_fields, mirror, quantise, rescale, stack
 
 Label = int | Tensor | None
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -207,6 +208,9 @@ class ClipTransform:
     ``transform(images, label) -> (clips, label)``: images uint8 (T*G, 3, H, W) as ``sample.expand`` lays them out with
     ``images_per_index``; clips float32 (V, T, C, side, side). Label is a class, a 0/1 vector of classes, or None.
 
+    With ``stored`` flow uint8 (T*L, 2, h, w), images are (T*I, 3, H, W), the ones that are shown alone, or None for a
+    network that takes flow only. Flow of another size is brought to the images', its values with it.
+
     Args:
         input: what the network wants.
         flow_method: see ``flow.flow``; used only where the network takes flow.
@@ -226,14 +230,20 @@ class ClipTransform:
         # (x / 255 * scale - mean) / std as one product and one sum
         self._factor, self._offset = input.scale / 255 / std, -mean / std
 
-    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
+    def __call__(
+        self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
+    ) -> tuple[Tensor, Label]:
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
-    def _open(self, images: Tensor, resize: bool) -> tuple[Video | None, Video | None]:
+    def _open(self, images: Tensor | None, stored: Tensor | None, resize: bool) -> tuple[Video | None, Video | None]:
         """RGB images (T*I, 3, H, W) and flow (T*L, 2, H, W), both uint8 and None where the network takes none.
 
         Resized to the short side if ``resize``, and always for flow, whose length depends on the size.
         """
+        if stored is not None:
+            return self._open_stored(images, stored)
+        if images is None:
+            raise ValueError("a clip needs images, or stored flow for a network that takes flow only")
         if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
             raise ValueError(
                 f"a clip is uint8 RGB images (time, 3, height, width); this is {images.dtype} {tuple(images.shape)}"
@@ -259,8 +269,38 @@ class ClipTransform:
             flow = Video(quantise(torch.cat(found)).to(images.device))
         return rgb, flow
 
+    def _open_stored(self, images: Tensor | None, stored: Tensor) -> tuple[Video | None, Video | None]:
+        fields, shown = self.input.flow_fields, self.input.images_per_frame
+        if not fields or (images is None) != (self.input.rgb_channels == 0):
+            raise ValueError(
+                f"the network takes {self.input.rgb_channels} channels of RGB and {fields} flow fields; stored flow "
+                f"came {'without' if images is None else 'with'} images"
+            )
+        steps, rest = divmod(len(stored), fields)
+        if rest or not steps or (images is not None and len(images) != steps * shown):
+            raise ValueError(
+                f"{len(stored)} fields and {'no' if images is None else len(images)} images do not make time steps of "
+                f"{fields} fields" + ("" if images is None else f" and {shown} images")
+            )
+        if self.input.frames not in (None, steps):
+            raise ValueError(f"the clip has {steps} frames; the network's weights are made for {self.input.frames}")
+        if images is None:
+            height, width = stored.shape[-2:]
+            short, long = self.resize, int(self.resize * max(height, width) / min(height, width))  # as F.resize does
+            return None, Video(rescale(stored, (short, long) if height <= width else (long, short)))
+        rgb = F.resize(Video(images), [self.resize], antialias=True)
+        return rgb, Video(rescale(stored, rgb.shape[-2:]))
+
     def _normalise(self, rgb: Video | None, flow: Video | None) -> Tensor:
         """Images and fields of one time step on its channels, RGB first: float32 (T, C, H, W)."""
+        return self._to_float(self._join(rgb, flow))
+
+    def _to_float(self, clip: Tensor) -> Tensor:
+        """Normalised float32 of uint8 (…, C, H, W)."""
+        return clip.float().mul_(self._factor.to(clip.device)).add_(self._offset.to(clip.device))
+
+    def _join(self, rgb: Video | None, flow: Video | None) -> Tensor:
+        """Images and fields of one time step on its channels, RGB first: uint8 (T, C, H, W)."""
         parts = []
         if rgb is not None:
             images = rgb.as_subclass(Tensor)
@@ -269,8 +309,15 @@ class ClipTransform:
             parts.append(images.unflatten(0, (-1, self.input.images_per_frame)).flatten(1, 2))
         if flow is not None:
             parts.append(stack(flow.as_subclass(Tensor), self.input.flow_fields))
-        clip = torch.cat(parts, dim=1)
-        return clip.float().mul_(self._factor.to(clip.device)).add_(self._offset.to(clip.device))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@dataclass
+class Cut:
+    """The part of a clip that its random crop shows, ``pixels`` uint8 (T', 3, h, w), and whether to mirror it."""
+
+    pixels: Tensor
+    is_mirrored: bool
 
 
 class TrainTransform(ClipTransform):
@@ -302,8 +349,45 @@ class TrainTransform(ClipTransform):
         # after the normalisation, where 0 is the mean colour and no motion
         self._erase = v2.RandomErasing(augment.erasing, value=0) if augment.erasing else None
 
-    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
-        rgb, flow = self._open(images, resize=False)
+    def check_parts(self) -> None:
+        """Raise ValueError where ``cut`` and ``finish`` cannot stand for a call."""
+        if self._color or self._erase is not None or self.input.flow_fields:
+            raise ValueError(
+                "pixels can be changed on the device by cropping and mirroring alone: color_jitter, rand_augment, "
+                "erasing and flow are the workers' work; set them to 0, or let the workers do all of it"
+            )
+
+    def cut(self, images: Tensor, label: Label = None) -> tuple[Cut, Label]:
+        """The first half of a call: the same draws, and only as many pixels as they need; ``finish`` is the second.
+
+        What lies between may be the way to a GPU. Only crop and mirror can be parted so, see ``check_parts``.
+        """
+        self.check_parts()
+        rgb, _ = self._open(images, None, resize=False)
+        assert rgb is not None  # the network takes no flow, so it takes images
+        top, left, height, width = self._draw_box(rgb)
+        is_mirrored = self._draw_flip(label)
+        if is_mirrored and self.flip_map:
+            label = self.flip_map.exchange(label)
+        pixels = rgb.as_subclass(Tensor)[..., top : top + height, left : left + width]
+        return Cut(pixels.clone(memory_format=torch.channels_last), is_mirrored), label
+
+    def finish(self, cuts: Sequence[Cut]) -> Tensor:
+        """Clips (B, 1, T, C, side, side) float32 of cuts, where their pixels lie: on the CPU or a GPU.
+
+        On the CPU they are to the bit those of a call; a GPU resizes in floating point, and a pixel may be off by one.
+        """
+        side = [self.input.size, self.input.size]
+        clips = []
+        for cut in cuts:
+            pixels = Video(F.resize(cut.pixels, side, antialias=True))
+            clips.append(self._join(F.horizontal_flip(pixels) if cut.is_mirrored else pixels, None))
+        return self._to_float(torch.stack(clips))[:, None]
+
+    def __call__(
+        self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
+    ) -> tuple[Tensor, Label]:
+        rgb, flow = self._open(images, stored, resize=False)
         box = self._draw_box(flow if rgb is None else rgb)  # type: ignore[arg-type]
         side = [self.input.size, self.input.size]
         if rgb is not None:
@@ -365,8 +449,10 @@ class TestTransform(ClipTransform):
             raise ValueError(f"{crops} crops were asked; a test view has 1, 3, 5 or 10")
         self.crops = crops
 
-    def __call__(self, images: Tensor, label: Label = None) -> tuple[Tensor, Label]:
-        rgb, flow = self._open(images, resize=True)
+    def __call__(
+        self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
+    ) -> tuple[Tensor, Label]:
+        rgb, flow = self._open(images, stored, resize=True)
         height, width = (flow if rgb is None else rgb).shape[-2:]  # type: ignore[union-attr]
         views = []
         for top, left, side in self._squares(height, width):
@@ -449,10 +535,13 @@ test_transform.__test__ = False  # type: ignore[attr-defined]
 
 
 def from_record(record: dict[str, Any], crops: int = 1) -> TestTransform:
-    """The test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput."""
+    """The test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput.
+
+    Flow is computed by the method that the network was trained with, which the record names.
+    """
     if "input" not in record:
         raise ValueError(
             f"the record has no 'input', only {', '.join(sorted(record)) or 'nothing'}; "
             "give the record of a network that vidact saved"
         )
-    return test_transform(ClipInput(**record["input"]), crops)
+    return test_transform(ClipInput(**record["input"]), crops, record.get("flow", {}).get("method", "dis"))

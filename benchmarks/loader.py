@@ -1,0 +1,232 @@
+"""Clips a second of the whole training loader: decode, augment to 8 x 224 x 224, batch; ours beside a plain one.
+
+    uv run python benchmarks/loader.py --videos my_clips        # a folder of videos; without it, generated ones
+    uv run python benchmarks/loader.py --videos my_clips --workers 4 --rounds 5 --out runs/loader
+
+The plain loader is what many projects have: decord's ``get_batch``, then OpenCV for every frame. Ours reads the same
+videos as they are, transcoded and packed by ``vidact prepare``. All take one random frame from each of eight segments,
+crop at several scales, mirror, and normalise. Epochs are interleaved, so that a busy machine is busy for all; printed
+are medians, ratios, what the copies cost in bytes and PSNR, and where the time of one clip goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vidact.batch import ClipInput
+from vidact.data.annotations import ClipRow, find_videos, video_id, write_clips_csv
+from vidact.data.clips import ClipData, collate, one_thread
+from vidact.data.synthetic import write_video
+from vidact.prepare import pack_set, transcode_set
+from vidact.results import command_line, save_results
+from vidact.video import Augment, SegmentSampler
+from vidact.video.decode import open_video
+
+INPUT = ClipInput(size=224)
+SEGMENTS = 8
+
+
+class PlainDataset(Dataset[tuple[torch.Tensor, int]]):
+    """decord, and OpenCV frame by frame."""
+
+    def __init__(self, paths: Sequence[Path], segments: int, size: int) -> None:
+        self.paths, self.segments, self.size = list(paths), segments, size
+        self.mean = np.array(INPUT.mean, np.float32)
+        self.std = np.array(INPUT.std, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        import decord
+
+        random = np.random.default_rng()
+        reader = decord.VideoReader(str(self.paths[index]), ctx=decord.cpu(0), num_threads=1)
+        part = len(reader) / self.segments
+        numbers = [int(part * i + random.random() * part) for i in range(self.segments)]
+        frames = reader.get_batch(numbers).asnumpy()  # (T, H, W, 3)
+        height, width = frames.shape[1:3]
+        side = int(min(height, width) * random.choice([1.0, 0.875, 0.75, 0.66]))
+        top, left = random.integers(height - side + 1), random.integers(width - side + 1)
+        is_mirrored = random.random() < 0.5
+        images = []
+        for frame in frames:
+            image = cv2.resize(frame[top : top + side, left : left + side], (self.size, self.size))
+            if is_mirrored:
+                image = cv2.flip(image, 1)
+            image = (image.astype(np.float32) / 255 - self.mean) / self.std
+            images.append(image.transpose(2, 0, 1))
+        return torch.from_numpy(np.stack(images)), 0
+
+
+def our_data(
+    folder: Path, names: Sequence[str], clips: int, workers: int, batch: int, lists: Path, **more: Any
+) -> ClipData:
+    """A data module over so many clips: each video stands in the list as often as it takes."""
+    lists.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(clips):
+        # an end far beyond the video's, another for each repetition, since every clip has its own name
+        rows.append(ClipRow(names[i % len(names)], f"class{i % 2}", "train", end_s=100_000.0 + i))
+    write_clips_csv(lists, rows)
+    (lists / "root.txt").write_text(f"{folder.absolute()}\n")
+    data = ClipData(
+        str(lists), SegmentSampler(SEGMENTS), Augment(flip="always"), batch_size=batch, num_workers=workers, **more
+    )
+    data.prepare(INPUT)
+    return data
+
+
+def generate(folder: Path, count: int, frames: int) -> None:
+    """Videos of Kinetics' size with one key frame at the start: moving patches before a textured wall."""
+    for number in range(count):
+        random = np.random.default_rng(number)
+        wall = cv2.resize(
+            random.integers(0, 255, (32, 43, 3), dtype=np.uint8), (340, 256), interpolation=cv2.INTER_CUBIC
+        )
+        patches = [(random.integers(20, 60), random.uniform(-3, 3, 2), random.integers(0, 255, 3)) for _ in range(6)]
+        film = np.empty((frames, 256, 340, 3), np.uint8)
+        for t in range(frames):
+            image = np.roll(wall, (t // 3, t // 2), (0, 1))
+            for k, (side, speed, colour) in enumerate(patches):
+                y, x = (int(40 * k + speed[0] * t) % 256, int(50 * k + speed[1] * t) % 340)
+                image[y : y + side, x : x + side] = colour
+            film[t] = np.clip(image.astype(int) + random.integers(-6, 7, image.shape), 0, 255)
+        write_video(folder / f"{number:03d}.mp4", film, 30, keyframe_every=frames)
+
+
+def epoch_seconds(loader: DataLoader[Any]) -> float:
+    began = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - began
+
+
+def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
+    """Milliseconds a clip of each part of our loader, in this process, alone."""
+    dataset: Any = data.sets["train"]
+    spent = dict.fromkeys(("open and index", "read the frames", "crop, resize, normalise", "make the batch"), 0.0)
+    samples = []
+    for index in range(clips):
+        clip = dataset.clips[index]
+        generator = np.random.default_rng(index)
+        began = time.perf_counter()
+        with open_video(clip.path, dataset.decoder) as video:
+            count = len(video.times_s)
+            opened = time.perf_counter()
+            images = video.frames_at(dataset.sampler(count, generator)[0]).images
+        read = time.perf_counter()
+        dataset.transform(images, 0)
+        done = time.perf_counter()
+        spent["open and index"] += opened - began
+        spent["read the frames"] += read - opened
+        spent["crop, resize, normalise"] += done - read
+        samples.append(dataset[index])
+        if len(samples) == data.batch_size or index == clips - 1:
+            began = time.perf_counter()
+            collate(samples, INPUT)
+            spent["make the batch"] += time.perf_counter() - began
+            samples = []
+    return {part: 1000 * seconds / clips for part, seconds in spent.items()}
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, help="a folder of videos; generated ones if it is not given")
+    parser.add_argument("--workers", type=int, default=2, help="loader processes of each loader")
+    parser.add_argument("--clips", type=int, default=64, help="clips of an epoch; videos are repeated")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each loader, interleaved")
+    parser.add_argument("--pixels_on", choices=["workers", "device"], default="workers", help="see ClipData")
+    parser.add_argument("--start_method", choices=["fork", "forkserver", "spawn"], help="see ClipData")
+    parser.add_argument("--generated", type=int, default=4, help="how many videos are generated without --videos")
+    parser.add_argument("--frames", type=int, default=300, help="frames of a generated video")
+    parser.add_argument("--out", type=Path, help="folder for results.json")
+    asked = parser.parse_args(args)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _measure(asked, Path(scratch))
+
+
+def _measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    folder = asked.videos
+    if folder is None:
+        folder = scratch / "generated"
+        generate(folder, asked.generated, asked.frames)
+    names = sorted(name for found in find_videos(folder).values() for name in found)
+    if not names:
+        raise FileNotFoundError(f"{folder} holds no video")
+    raw = scratch / "raw"  # the videos alone, whatever lists lie beside them
+    for name in names:
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).symlink_to((folder / name).absolute())
+    transcoded = transcode_set(raw, scratch / "transcoded", progress=False)
+    packed = pack_set(raw, scratch / "packed", progress=False)
+    suffixes = {"raw": None, "transcoded": ".mp4", "packed": ".packed"}
+    loaders: dict[str, DataLoader[Any]] = {}
+    data: dict[str, ClipData] = {}
+    plain = PlainDataset([raw / names[i % len(names)] for i in range(asked.clips)], SEGMENTS, INPUT.size)
+    loaders["decord + OpenCV"] = DataLoader(
+        plain,
+        asked.batch,
+        shuffle=True,
+        num_workers=asked.workers,
+        persistent_workers=asked.workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=one_thread,
+    )
+    for kind, suffix in suffixes.items():
+        copies = names if suffix is None else [video_id(name) + suffix for name in names]
+        data[kind] = our_data(
+            scratch / kind,
+            copies,
+            asked.clips,
+            asked.workers,
+            asked.batch,
+            scratch / "lists" / kind,
+            pixels_on=asked.pixels_on,
+            start_method=asked.start_method,
+        )
+        loaders[f"ours, {kind}"] = data[kind].loader("train")
+    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    for loader in loaders.values():
+        epoch_seconds(loader)  # workers start, indices are cached, pages are read
+    for _ in range(asked.rounds):
+        for name, loader in loaders.items():
+            seconds[name].append(epoch_seconds(loader))
+    rates = {name: asked.clips / statistics.median(taken) for name, taken in seconds.items()}
+    base = rates["decord + OpenCV"]
+    print(f"{len(names)} videos, {asked.workers} workers, batches of {asked.batch}, {SEGMENTS} frames of 224 x 224")
+    for name, rate in rates.items():
+        print(f"{name:>18}  {rate:8.1f} clips/s  {rate / base:6.2f}x")
+    for kind, done in (("transcoded", transcoded), ("packed", packed)):
+        figures = done.figures
+        print(f"{kind:>18}  {figures['bytes_ratio']:.2f}x the bytes, median PSNR {figures['psnr_median']:.2f} dB")
+    parts = {kind: where_time_goes(one, min(asked.clips, 16)) for kind, one in data.items()}
+    print(f"\n{'ms a clip, alone':>26}" + "".join(f"{kind:>12}" for kind in parts))
+    for part in next(iter(parts.values())):
+        print(f"{part:>26}" + "".join(f"{spent[part]:12.2f}" for spent in parts.values()))
+    results = {
+        "clips_per_second": rates,
+        "ratios": {name: rate / base for name, rate in rates.items()},
+        "ms_a_clip": parts,
+        "transcoded": transcoded.figures,
+        "packed": packed.figures,
+    }
+    if asked.out:
+        save_results(asked.out, {"loader": results}, command_line())
+    return results
+
+
+if __name__ == "__main__":
+    main()

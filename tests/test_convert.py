@@ -1,0 +1,363 @@
+"""Published checkpoints become vidact files whole, or are refused by the name of what does not fit."""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import re
+import sys
+import types
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+import vidact
+from vidact import cli
+from vidact.convert import arguments_of, convert, infer, reference
+from vidact.models.i3d import Inception, Pool, Unit, i3d_inception, pad_same
+from vidact.models.online import OnlineNetwork
+from vidact.models.weights import REFERENCES, read
+from vidact.video import ClipSampler
+from vidact.video.transform import from_record
+
+FOLDER = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
+RECORDS = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
+# What no name and no shape tells: of the records' hyperparameters these are given, the rest is found out.
+TOLD = {"alpha", "beta", "feature_dims", "num_heads", "work", "decoder_heads", "window", "long", "feature_dim",
+        "decoder_steps", "hidden_size", "model_dim", "feedforward_dim", "encoder_queries", "encoder_layers",
+        "decoder_layers", "embedding_dim", "num_layers", "hidden_dim", "num_queries", "decoder_hidden_dim"}  # fmt: skip
+
+
+def smallest(origin):
+    found = [record for record in RECORDS if record["origin"] == origin]
+    return min(found, key=lambda record: len(record["state_dict"])) if found else None
+
+
+def filled(record):
+    spec = importlib.util.spec_from_file_location("parity_fill", FOLDER / "fill.py")
+    rule = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+    fixed = record["fixed_buffers"]
+    return {key: torch.as_tensor(rule.fill(key, s)) for key, s in record["state_dict"].items() if key not in fixed}
+
+
+def published(state_dict, path, **beside):
+    """As research code saves it: DataParallel's names, epoch and best accuracy beside the tensors."""
+    content = {"epoch": 50, "arch": "resnet50", "best_prec1": np.float64(71.2), **beside}
+    torch.save({**content, "state_dict": {f"module.{k}": torch.as_tensor(v) for k, v in state_dict.items()}}, path)
+    return path
+
+
+@pytest.mark.parametrize("origin", sorted({record["origin"] for record in RECORDS} & REFERENCES.keys()))
+def test_every_recorded_layout_converts(origin, tmp_path):
+    """The file opens without the library that wrote it, and says how it wants its input."""
+    record = smallest(origin)
+    file = published(filled(record), tmp_path / "published.pth.tar")
+    known = arguments_of(reference(origin))
+    found = infer(read(file)[0], known)
+    given = {
+        name: value
+        for name, value in record["hyperparameters"].items()
+        if name in known and (name in TOLD or name not in found)
+    }
+    for name in found.keys() & record["hyperparameters"].keys():
+        assert found[name] == record["hyperparameters"][name], name
+    network = convert(origin, file, tmp_path / "ours.safetensors", **given)
+    opened = vidact.load(tmp_path / "ours.safetensors")
+    assert opened.record["converted"]["origin"] == origin
+    assert opened.record["converted"]["file"] == "published.pth.tar"
+    if isinstance(network, OnlineNetwork):
+        assert len(opened.record["classes"]) == record["hyperparameters"]["num_classes"] - 1
+        return
+    assert len(opened.record["classes"]) == record["hyperparameters"]["num_classes"] == 11
+    if "input" in opened.record:
+        assert from_record(opened.record).input == network.input
+        frames = ClipSampler.from_record(opened.record["sampling"])(300).shape[1]
+        assert network.input.frames in (None, frames)
+        assert ("flow" in opened.record) == bool(network.input.flow_fields)
+
+
+TSM = "tsm_mobilenetv2"
+
+
+@pytest.fixture(scope="module")
+def tsm():
+    if not RECORDS:
+        pytest.skip(f"no parity records in {FOLDER}; VIDACT_SHARED names their parent folder")
+    return filled(next(record for record in RECORDS if record["name"] == TSM))
+
+
+def test_one_missing_one_extra_one_wrong_shape(tsm, tmp_path):
+    key = "base_model.features.5.conv.0.net.weight"
+    without = {name: value for name, value in tsm.items() if name != key}
+    for words, state_dict in (
+        ("1 missing: backbone.features.5.conv.0.0.weight", without),
+        ("1 unknown: module.somebody.elses", {**tsm, "somebody.elses": torch.zeros(3)}),
+        (f"1 of the wrong shape: module.{key}", {**tsm, key: tsm[key][1:]}),
+    ):
+        file = published(state_dict, tmp_path / "published.pth")
+        with pytest.raises(ValueError, match=rf"published\.pth: .*{re.escape(words)}"):
+            convert("tsm", file, tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_the_command(tsm, tmp_path, capsys):
+    """Names of classes, what was found out and what was not are said."""
+    file, out = published(tsm, tmp_path / "published.pth"), tmp_path / "ours.safetensors"
+    (tmp_path / "classes.txt").write_text("\n".join(f"action {i}" for i in range(11)) + "\n")
+    cli.main(["convert", "--origin", "tsm", "--file", str(file), "--out", str(out), "--classes",
+              str(tmp_path / "classes.txt"), "--num_segments", "16"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "vidact.models.tsm_mobilenet_v2" in said
+    assert "num_classes 11, backbone mobilenet_v2, modality rgb, num_segments 16" in said
+    record = vidact.load(out).record
+    assert record["classes"][3] == "action 3"
+    assert record["sampling"]["arguments"]["num_segments"] == 16
+    cli.main(["convert", "--origin", "tsm", "--file", str(file), "--out", str(out), "--dense"])
+    said = capsys.readouterr().out
+    assert "no classes were named" in said
+    assert "tsm_dense" in said
+    assert "8 frames, since the file does not say" in said
+    for words, more in {
+        "takes no": ["--feature_dim", "3"],
+        "origin 'tsx' is unknown": ["--origin", "tsx"],
+        "there is no file": ["--file", str(tmp_path / "none.pth")],
+        "saved as .safetensors": ["--out", str(tmp_path / "ours.pth")],
+    }.items():
+        with pytest.raises(SystemExit) as left:
+            cli.main(["convert", "--origin", "tsm", "--file", str(file), "--out", str(out), *more])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert words in error or "unrecognized arguments: --feature_dim" in error
+    with pytest.raises(ValueError, match="3 classes are named and the network has 11"):
+        convert("tsm", file, out, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="two classes have the name 'a'"):
+        convert("tsm", file, out, classes=["a"] * 11)
+    with pytest.raises(ValueError, match="is a vidact file already"):
+        convert("tsm", out, tmp_path / "again.safetensors")
+    with pytest.raises(ValueError, match=r"origin tsm takes no long; it takes num_classes"):
+        convert("tsm", file, out, long=3)
+    cli.main(["convert", "--origin", "tsm", "--help-origin"])
+    assert "--non_local" in capsys.readouterr().out
+
+
+def test_the_online_demo_file_is_causal(tsm, tmp_path):
+    """TSM's camera demo: bare names, as a bare state dict."""
+    bare = {}
+    for key, value in tsm.items():
+        name = key.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "classifier.")
+        bare[name] = torch.as_tensor(value)
+    torch.save(OrderedDict(bare), tmp_path / "online.pth")
+    network = convert("tsm", tmp_path / "online.pth", tmp_path / "ours.safetensors")
+    assert network.is_causal
+    state = network.initial_state(1, size=64)
+    logits, _ = network.step(torch.zeros(1, 3, 64, 64), state)
+    assert logits.shape == (1, 11)
+
+
+def test_converted_then_scored(tsm, tmp_path, capsys):
+    """A researcher's published TSM is scored on clips of one's own, in two commands."""
+    from vidact.data.synthetic import CLASSES, write_clips
+    from vidact.results import load_results
+
+    write_clips(tmp_path / "clips", {"train": 1, "val": 1, "test": 1}, classes=CLASSES[:11])
+    file, ours = published(tsm, tmp_path / "published.pth"), tmp_path / "ours.safetensors"
+    cli.main(["convert", "--origin", "tsm", "--file", str(file), "--out", str(ours), "--classes",
+              str(tmp_path / "clips/classes.txt")])  # fmt: skip
+    cli.main(["test", "--config", "clip/folder/tsm_mobilenetv2", "--ckpt", str(ours), "--device=cpu",
+              f"--data.root={tmp_path / 'clips'}", "--model.network.weights=null", "--model.network.size=64",
+              "--data.num_workers=0", "--trainer.precision=32", "--trainer.enable_progress_bar=false",
+              f"--run={tmp_path / 'run'}"])  # fmt: skip
+    tested = load_results(tmp_path / "run")["test"]
+    assert tested["videos"] == 11
+    assert tested["checkpoint"] == str(ours)
+    assert tested["parameters"] == sum(p.numel() for p in vidact.load(ours).parameters())
+
+
+# ---------------------------------------------------------------------------------------------- what files hold
+
+
+def test_logs_and_options_of_training_are_passed_over(tsm, tmp_path, monkeypatch):
+    """MMAction2 keeps a log of losses, others their options; neither library is needed to read past them."""
+    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+
+    class HistoryBuffer:
+        def __init__(self):
+            self._history = np.arange(3.0)
+            self._counts = np.arange(3)
+            self._statistics_methods = {"min": self.minimum}
+
+        def minimum(self):
+            return self._history.min()
+
+    HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
+    HistoryBuffer.__qualname__ = "HistoryBuffer"
+    sys.modules["mmengine.logging.history_buffer"].HistoryBuffer = HistoryBuffer
+    file = published(
+        tsm,
+        tmp_path / "published.pth",
+        message_hub={"log_scalars": OrderedDict(loss=HistoryBuffer())},
+        args=argparse.Namespace(dataset="kinetics"),
+        accuracies=np.zeros(4, np.float32),
+    )
+    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+        monkeypatch.delitem(sys.modules, name)
+    state_dict, record = read(file)
+    assert len(state_dict) == len(tsm)
+    assert record is None
+
+
+class Attack:
+    def __reduce__(self):
+        return os.mkdir, (str(Path(os.environ["ATTACK"])),)
+
+
+def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTACK", str(tmp_path / "ran"))
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "args": Attack()}, tmp_path / "attack.pth")
+    with pytest.raises(ValueError, match="cannot be read as weights"):
+        convert("tsm", tmp_path / "attack.pth", tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ran").exists()
+
+
+# ---------------------------------------------------------------------------------------------- 3-D networks
+
+
+def library(name):
+    torch.manual_seed(0)
+    if hasattr(torchvision.models.video, name):
+        return getattr(torchvision.models.video, name)().eval()
+    module = {"x3d_xs": "x3d", "slow_r50": "resnet", "c2d_r50": "resnet", "slowfast_r50": "slowfast"}[name]
+    network = getattr(importlib.import_module(f"pytorchvideo.models.hub.{module}"), name)(pretrained=False).eval()
+    network.blocks[-1].activation = None
+    return network
+
+
+def pyslowfast(key, name):
+    """pytorchvideo's name → PySlowFast's, for ResNets."""
+    words = key.split(".")
+    block, pathway = int(words[1]), 0
+    if name == "c2d_r50" and block > 2:
+        block -= 1
+    rest = words[2:]
+    if rest[0] == "proj":
+        return f"head.projection.{rest[1]}"
+    if rest[0] == "multipathway_fusion":
+        part = {"conv_fast_to_slow": "conv_f2s", "norm": "bn"}[rest[1]]
+        return ".".join([f"s{block + 1}_fuse", part, *rest[2:]])
+    if rest[0] == "multipathway_blocks":
+        pathway, rest = int(rest[1]), rest[2:]
+    if block == 0:
+        return ".".join([f"s1.pathway{pathway}_stem", {"conv": "conv", "norm": "bn"}[rest[0]], *rest[1:]])
+    number, inner = rest[1], rest[2:]
+    if inner[0] == "branch2":
+        kind, letter = inner[1].split("_")
+        inner = ["branch2", letter if kind == "conv" else f"{letter}_bn", *inner[2:]]
+    else:
+        inner = [{"branch1_conv": "branch1", "branch1_norm": "branch1_bn"}[inner[0]], *inner[1:]]
+    return ".".join([f"s{block + 1}.pathway{pathway}_res{number}", *inner])
+
+
+@pytest.mark.parametrize(
+    ("origin", "name", "frames", "size"),
+    [
+        ("torchvision", "mc3_18", 8, 64),
+        ("torchvision", "s3d", 16, 224),
+        ("pytorchvideo", "x3d_xs", 4, 160),
+        ("slowfast", "c2d_r50", 8, 224),
+        pytest.param("pytorchvideo", "slow_r50", 8, 224, marks=pytest.mark.slow),
+        pytest.param("slowfast", "slowfast_r50", 32, 224, marks=pytest.mark.slow),
+        pytest.param("torchvision", "mvit_v2_s", 16, 224, marks=pytest.mark.slow),
+        pytest.param("torchvision", "mvit_v1_b", 16, 224, marks=pytest.mark.slow),
+        pytest.param("torchvision", "swin3d_s", 4, 64, marks=pytest.mark.slow),
+    ],
+)
+def test_a_library_file_gives_the_library_scores(origin, name, frames, size, tmp_path):
+    theirs = library(name)
+    state_dict = theirs.state_dict()
+    if origin == "slowfast":
+        state_dict = {pyslowfast(key, name): value for key, value in state_dict.items()}
+    torch.save({"model_state": state_dict} if origin != "torchvision" else state_dict, tmp_path / "published.pyth")
+    ours = convert(origin, tmp_path / "published.pyth", tmp_path / "ours.safetensors", network=name)
+    clip = torch.randn(1, frames, 3, size, size)
+    pathways = clip.transpose(1, 2)
+    if name == "slowfast_r50":
+        pathways = [pathways[:, :, torch.linspace(0, frames - 1, frames // 4).long()], pathways]
+    with torch.no_grad():
+        expected = theirs(pathways)
+        torch.testing.assert_close(ours(clip), expected, rtol=1e-4, atol=1e-5 * max(1, expected.abs().max()))
+    if origin == "torchvision":
+        assert ours.record["classes"][0] == "abseiling"  # torchvision lists them
+    with pytest.raises(ValueError, match=f"there are .*{name}"):
+        convert(origin, tmp_path / "published.pyth", tmp_path / "ours.safetensors", network="tsn_resnet50")
+    with pytest.raises(ValueError, match="say which with --network"):
+        convert(origin, tmp_path / "published.pyth", tmp_path / "ours.safetensors")
+
+
+def test_slowfast_with_other_kernels_is_refused_by_name(tmp_path):
+    """SlowFast 4x16 fuses with kernels of 5 frames; ours is 8x8 with 7."""
+    state_dict = {pyslowfast(key, "slowfast_r50"): value for key, value in library("slowfast_r50").state_dict().items()}
+    state_dict["s1_fuse.conv_f2s.weight"] = torch.zeros(16, 8, 5, 1, 1)
+    torch.save({"model_state": state_dict}, tmp_path / "published.pyth")
+    with pytest.raises(ValueError, match=r"1 of the wrong shape: s1_fuse\.conv_f2s\.weight \(16, 8, 5, 1, 1\)"):
+        convert("slowfast", tmp_path / "published.pyth", tmp_path / "ours.safetensors", network="slowfast_r50")
+
+
+# ---------------------------------------------------------------------------------------------- I3D
+
+
+def test_i3d_is_as_large_as_published():
+    """12.697 M parameters in 344 tensors; 27.8 and 111 GMACs for 16 and 64 frames."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        network = i3d_inception(400).eval()
+    assert sum(p.numel() for p in network.parameters()) == 12_697_264
+    assert len(network.state_dict()) == 344
+    for frames, giga in ((16, 27.79), (64, 111.15)):
+        with FlopCounterMode(display=False) as counter:
+            network(torch.empty(1, frames, 3, 224, 224, device="meta"))
+        assert counter.get_total_flops() / 2e9 == pytest.approx(giga, abs=0.01)
+
+
+def test_i3d_pads_as_tensorflow_does():
+    maps = torch.randn(1, 2, 5, 6, 7)
+    assert torch.equal(pad_same(maps, (3, 3, 3), (1, 1, 1)), torch.nn.functional.pad(maps, [1] * 6))
+    halved = pad_same(maps, (7, 7, 7), (2, 2, 2))  # 5 + 6, 6 + 5, 7 + 6
+    assert halved.shape[2:] == (11, 11, 13)
+    assert torch.equal(halved[:, :, 3:8, 2:8, 3:10], maps)  # where the padding is odd, more of it is behind
+    assert Unit(2, 4, 7, 2)(maps).shape[2:] == (3, 3, 4)
+    assert Pool((2, 2, 2), (2, 2, 2))(maps).shape[2:] == (3, 3, 4)
+    assert Inception(2, (1, 2, 3, 4, 5, 6))(maps).shape == (1, 15, 5, 6, 7)
+
+
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+def test_i3d_files(modality, tmp_path):
+    torch.manual_seed(0)
+    network = i3d_inception(7, size=64, modality=modality).eval()
+    names = {key: key.removeprefix("trunk.").replace("fc.", "logits.conv3d.") for key in network.state_dict()}
+    tensors = {names[key]: value for key, value in network.state_dict().items()}
+    tensors["logits.conv3d.weight"] = tensors["logits.conv3d.weight"][..., None, None, None]
+    assert tensors["Mixed_5c.b3b.bn.running_mean"].shape == (128,)
+    torch.save(tensors, tmp_path / "published.pt")
+    ours = convert("i3d", tmp_path / "published.pt", tmp_path / "ours.safetensors")
+    assert (ours.input.flow_fields, ours.input.rgb_channels) == ((0, 3) if modality == "rgb" else (1, 0))
+    channels = ours.input.channels
+    # the published network: a 1x1x1 convolution of windows of 2x7x7, averaged over time
+    clip = torch.randn(1, 32, channels, 224, 224).clamp(-1, 1)
+    with torch.no_grad():
+        maps = clip.transpose(1, 2)
+        for module in list(ours.trunk)[:-3]:
+            maps = module(maps)
+        windows = torch.nn.functional.avg_pool3d(maps, (2, 7, 7), 1)
+        expected = torch.nn.functional.conv3d(windows, tensors["logits.conv3d.weight"], tensors["logits.conv3d.bias"])
+        assert expected.shape[2:] == (3, 1, 1)
+        torch.testing.assert_close(ours(clip), expected.mean((2, 3, 4)), rtol=1e-4, atol=1e-5)
+    tuned = i3d_inception(3, str(tmp_path / "published.pt"), modality=modality)
+    assert torch.equal(tuned.trunk.Mixed_5c.b0.conv3d.weight, network.trunk.Mixed_5c.b0.conv3d.weight)

@@ -1,0 +1,88 @@
+"""The table of networks is computed, so it must agree with what is known of them."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from vidact import cli
+from vidact.models import i3d_r50, tsm_resnet18, tsn_resnet50
+from vidact.network_table import Reach, clip_networks, converters_of, describe, find_reach, markdown, paper_of
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "reach"),
+    [
+        ("tsn_resnet_tiny", {}, Reach(0, 0)),
+        ("tsm_resnet_tiny", {}, Reach(4, 4)),  # four blocks, each of which looks one frame further
+        ("tsm_resnet_tiny", {"shift": "causal"}, Reach(4, 0)),
+        ("trn_resnet_tiny", {}, None),  # its weights fix the clip
+        ("two_stream_resnet_tiny", {}, None),
+    ],
+)
+def test_reach_is_what_the_blocks_add_up_to(name, arguments, reach):
+    before = torch.random.get_rng_state()
+    assert find_reach(name, **arguments) == reach
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_reach_is_measured(monkeypatch):
+    """A network that looks two frames ahead and three back, whatever it is called."""
+
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input = type("Input", (), {"frames": None, "channels": 3})
+            self.gain = nn.Parameter(torch.zeros(()))  # an identity until it is trained
+
+        def frame_features(self, clip):
+            values = clip.mean((2, 3, 4))
+            return (values + self.gain * (values.roll(3, 1) + values.roll(-2, 1)))[..., None]
+
+    monkeypatch.setattr("vidact.network_table.build", lambda *_args, **_options: Looks())
+    assert find_reach("looks") == Reach(before=3, after=2)
+
+
+def test_rows_agree_with_published_figures():
+    row = describe("tsn_mobilenet_v2")
+    assert (row.frames, row.size) == (8, 224)
+    assert row.parameters == pytest.approx(2.736e6, abs=1e3)
+    assert row.gmacs == pytest.approx(2.40, abs=0.01)
+    assert (row.year, row.paper) == (2016, "https://arxiv.org/abs/1608.00859")
+    assert row.reach == Reach(0, 0)
+    line = markdown([row]).splitlines()[-1]
+    assert (
+        "| `tsn_mobilenet_v2` | [2016](https://arxiv.org/abs/1608.00859) | 2.736 | 8 × 224² | 2.40 | 1 | 0 | yes |"
+        in line
+    )
+
+
+def test_papers_and_converters():
+    assert paper_of(tsm_resnet18) == (2019, "https://arxiv.org/abs/1811.08383")
+    assert paper_of(i3d_r50)[0] == 2017
+    assert paper_of(tsn_resnet50)[0] == 2016
+    assert converters_of("tsm_mobilenet_v2") == ("tsm", "mmaction2_tsm")
+    assert converters_of("tsm_efficientnet_b0") == ()
+    assert converters_of("slow_r50") == ("pytorchvideo", "slowfast")
+    assert converters_of("mc3_18") == ("torchvision",)
+    assert converters_of("i3d_inception") == ("i3d",)
+    assert "bn_inception" not in " ".join(converters_of("tsn_resnet50"))
+
+
+def test_every_clip_network_is_in_the_table():
+    names = clip_networks()
+    assert {"tsn_resnet50", "tsm_mobilenet_v2", "trn_bn_inception", "eco_lite", "tanet_resnet50", "swin3d_t"} <= set(
+        names
+    )
+    assert not {"miniroad", "causal_transformer", "trn_relation_head", "tsn_resnet_tiny"} & set(names)
+
+
+def test_the_command(tmp_path, capsys):
+    cli.main(["networks", "--networks", "tsm_resnet_tiny", "--out", str(tmp_path / "networks.md")])
+    page = (tmp_path / "networks.md").read_text()
+    assert re.search(r"`tsm_resnet_tiny, causal` .* 5 \| 0 \| yes", page)
+    assert re.search(r"`tsm_resnet_tiny` .* 9 \| 4 \| no", page)
+    with pytest.raises(SystemExit):
+        cli.main(["networks", "--networks", "tsm_resnet49"])
+    assert "no tsm_resnet49" in capsys.readouterr().err

@@ -1,0 +1,340 @@
+"""Preparing a set: the same videos in another form, whole or absent, whatever interrupts it."""
+
+import errno
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidact import cli, prepare
+from vidact.data.annotations import ClipRow, load_clips, write_clips_csv
+from vidact.data.synthetic import write_video
+from vidact.doctor import write_numbered_video
+from vidact.prepare import pack_set, transcode_set
+from vidact.video import jobs
+from vidact.video.decode import open_video
+from vidact.video.packed import PackedReader, PackSettings
+from vidact.video.transcode import TranscodeSettings
+
+FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
+ROOT = Path(__file__).parents[1]
+FAST = TranscodeSettings(preset="ultrafast", crf=20)
+SMALL = PackSettings(shard_mib=0.002)  # a video or two in a shard
+
+
+def film(seed, frames=24, height=48, width=64):
+    random = np.random.default_rng(seed)
+    coarse = random.integers(30, 220, (height // 8, width // 8, 1), dtype=np.uint8)  # grey: 4:2:0 would blur colours
+    wall = np.kron(coarse, np.ones((8, 8, 3), np.uint8))
+    film = np.repeat(wall[None], frames, 0)
+    for t in range(frames):
+        film[t, 8:24, t : t + 16] = 255 - 8 * t
+    return film
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("clips")
+    rows = []
+    for label in ("jump", "run"):
+        for i, split in enumerate(("train", "val", "test")):
+            rows.append(ClipRow(f"{label}/{i}.b.mp4", label, split, end_s=0.9 if i == 0 else None))
+            write_video(root / rows[-1].path, film(3 * len(label) + i, 20 + 4 * i), 25, keyframe_every=12)
+    write_clips_csv(root, rows, ["jump", "run"])
+    return root
+
+
+def contents(out):
+    """Every file that was made, by its bytes; the notes beside them are the run's own business."""
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file() and jobs.NOTES not in path.parts]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def stamps(out):
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+WAYS = {
+    "transcode": lambda root, out, **more: transcode_set(root, out, FAST, progress=False, **more),
+    "pack": lambda root, out, **more: pack_set(root, out, SMALL, progress=False, **more),
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def prepared(clips, tmp_path_factory: pytest.TempPathFactory):
+    """Both, made without interruption."""
+    made = {}
+    for way, make in WAYS.items():
+        made[way] = tmp_path_factory.mktemp(way)
+        done = make(clips, made[way])
+        assert (done.written, done.kept, done.unreadable) == (6, 0, {})
+    return made
+
+
+def reader_of(path):
+    return PackedReader(path) if path.suffix == ".packed" else open_video(path, cache=False)
+
+
+def test_it_is_the_same_set(clips, prepared, way):
+    out, suffix = prepared[way], {"transcode": ".mp4", "pack": ".packed"}[way]
+    if suffix == ".mp4":
+        before, after = load_clips(clips), load_clips(out)
+        assert [(c.id, c.label, c.split, c.end_s) for c in after] == [(c.id, c.label, c.split, c.end_s) for c in before]
+        assert after.classes == before.classes
+    else:
+        rows = (out / "clips.csv").read_text().splitlines()
+        assert rows[0] == (clips / "clips.csv").read_text().splitlines()[0]
+        assert rows[1].startswith("jump/0.b.packed,jump,")
+    for path in sorted(clips.rglob("*.mp4")):
+        copy = out / path.relative_to(clips).with_suffix(suffix)
+        with open_video(path, cache=False) as source, reader_of(copy) as video:
+            kept = range(len(source)) if way == "transcode" else range(0, len(source), 2)  # 25 a second at 15
+            assert len(video) == len(kept)
+            np.testing.assert_allclose(video.times_s - video.times_s[0], source.times_s[list(kept)], atol=2e-5)
+            a = source.frames_at(list(kept)).images.double()
+            b = video.frames_at(range(len(video))).images.double()
+            psnr = 10 * np.log10(255**2 / ((a - b) ** 2).mean().item())
+            stated = json.loads((out / "prepare.json").read_text())["videos"][copy.relative_to(out).as_posix()]["psnr"]
+            assert psnr == pytest.approx(stated, abs=0.01)
+            assert psnr > 30
+
+
+def test_the_second_run_does_nothing(clips, prepared, way):
+    out = prepared[way]
+    before = stamps(out)
+    done = WAYS[way](clips, out, verify=True)
+    assert (done.written, done.kept) == (0, 6)
+    assert stamps(out) == before
+
+
+@pytest.mark.slow
+def test_workers_do_not_matter(clips, prepared, way, tmp_path):
+    WAYS[way](clips, tmp_path / "out", workers=2)
+    assert contents(tmp_path / "out") == contents(prepared[way])
+
+
+def killed_at(number, way, clips, out, after):
+    """A process that is killed by SIGKILL just before or after the n-th file is moved to its place."""
+
+    def run():
+        replace, calls = os.replace, [0]
+
+        def count(*paths):
+            calls[0] += 1
+            if calls[0] == number and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(*paths)
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = count
+        WAYS[way](clips, out)
+
+    process = FORK.Process(target=run)
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def test_killed_at_any_step_and_run_again(clips, prepared, way, tmp_path):
+    """One process after the other is killed a few steps further on in the same folder; a last one ends the work."""
+    out = tmp_path / "out"
+    steps = [1, 2, 2, 3, 4, 1, 5, 2, 3]
+    kills = sum(killed_at(number, way, clips, out, after=bool(i % 2)) for i, number in enumerate(steps))
+    assert kills >= 5
+    WAYS[way](clips, out, verify=True)
+    assert contents(out) == contents(prepared[way])
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
+    out, chance = tmp_path / "out", random.Random(0)
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import test_prepare as t; from pathlib import Path\n"
+        f"if __name__ == '__main__': t.WAYS[{way!r}](Path({str(clips)!r}), Path({str(out)!r}), workers=2)"
+    )
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        time.sleep(chance.uniform(2, 12))
+        process.kill()
+        process.wait()
+        time.sleep(0.5)  # the workers end with their parent
+    WAYS[way](clips, out, verify=True)
+    assert contents(out) == contents(prepared[way])
+
+
+@pytest.mark.parametrize("what", ["write", "estimate"])
+def test_a_full_disk(clips, prepared, way, tmp_path, monkeypatch, what):
+    """It stops in plain words, nothing is half-written, and with room the work goes on."""
+    out = tmp_path / "out"
+    if what == "estimate":
+        monkeypatch.setattr(jobs, "disk_free", lambda folder: jobs.DISK_RESERVE)
+        with pytest.raises(jobs.DiskFullError, match=r"needs about .* free; nothing was written"):
+            WAYS[way](clips, out)
+        assert not out.exists()
+    else:
+        replace, calls = os.replace, [0]
+
+        def fill(*paths):
+            calls[0] += 1
+            if calls[0] == 5:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", fill)
+        with pytest.raises(jobs.DiskFullError, match=r"is full\. What is finished there is whole"):
+            WAYS[way](clips, out)
+        assert not [path for path in out.rglob(".*") if path.is_file()]
+        whole = contents(prepared[way])
+        assert all(whole[name] == data for name, data in contents(out).items())
+    monkeypatch.undo()
+    WAYS[way](clips, out)
+    assert contents(out) == contents(prepared[way])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system")
+def test_a_disk_that_is_really_full(way, tmp_path):
+    """On a file system of one MiB, by the command: FFmpeg's and tar's own writes fail."""
+    root, small = tmp_path / "set", tmp_path / "small"
+    noise = np.random.default_rng(0).integers(0, 255, (40, 128, 128, 3), dtype=np.uint8)
+    for label in "ab":
+        write_video(root / label / "0.mp4", noise, 25, keyframe_every=12)
+    small.mkdir()
+    options = "--crf 10" if way == "transcode" else "--quality 100 --all_frames"
+    code = (
+        "from vidact import cli; from vidact.video import jobs; jobs.require_room = lambda *a: None; import sys; "
+        "cli.main(sys.argv[1:])"
+    )
+    script = (
+        f"mount -t tmpfs -o size=1m tmpfs {small} && {sys.executable} -c '{code}' prepare {way} --data {root} "
+        f"--out {small}/out --workers 1 {options}; status=$?; find {small}/out -type f -not -path '*/.prepare/*'; "
+        f"exit $status"
+    )
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    assert done.returncode == 2, done.stderr
+    assert "is full. What is finished there is whole and nothing is half-written" in done.stderr
+    assert not [line for line in done.stdout.splitlines() if "/." in line.removeprefix(str(small))]
+
+
+def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path):
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(clips, root)
+    (root / "run/1.b.mp4").write_bytes(b"no video")
+    (root / "run/2.b.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 listed videos do not exist: run/2.b.mp4.*--missing skip"):
+        WAYS[way](root, out)
+    done = WAYS[way](root, out, missing="skip")
+    assert list(done.unreadable) == ["run/1.b.mp4"]
+    assert "not a video" in json.loads((out / "unreadable.json").read_text())["run/1.b.mp4"]
+    assert (out / "clips.csv").read_text().count("\n") == 5
+    write_video(root / "run/1.b.mp4", film(99), 25)  # mended: it is made, and the others are kept
+    done = WAYS[way](root, out, missing="skip")
+    assert done.unreadable == {}
+    assert not (out / "unreadable.json").exists()
+    assert (out / "clips.csv").read_text().count("\n") == 6
+
+
+def test_a_changed_video_is_made_again_and_a_new_one_added(clips, way, tmp_path):
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(clips, root)
+    (root / "clips.csv").unlink()
+    WAYS[way](root, out)
+    suffix = {"transcode": ".mp4", "pack": ".packed"}[way]
+    write_video(root / "jump/0.b.mp4", film(50, 10), 25)
+    write_video(root / "jump/new.mp4", film(51, 12), 25)
+    done = WAYS[way](root, out)
+    assert done.written < 7
+    for name, count in (("jump/0.b", 10), ("jump/new", 12)):
+        with reader_of(out / (name + suffix)) as video:
+            assert len(video) == (count if way == "transcode" else count // 2)
+
+
+def test_what_is_refused(clips, prepared, way, tmp_path):
+    others = {
+        "transcode": lambda: transcode_set(clips, prepared[way], TranscodeSettings(32, preset="ultrafast", crf=20)),
+        "pack": lambda: pack_set(clips, prepared[way], PackSettings(32, shard_mib=0.002)),
+    }
+    before = contents(prepared[way])
+    with pytest.raises(ValueError, match="made with other settings: short_side 256 there, 32 asked"):
+        others[way]()
+    assert contents(prepared[way]) == before
+    with pytest.raises(ValueError, match="lies in the folder of the videos"):
+        WAYS[way](clips, clips / "inside")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    with pytest.raises(ValueError, match=r"holds files that this command did not make \(thesis.txt\)"):
+        WAYS[way](clips, tmp_path / "full")
+    assert not contents(tmp_path / "full")["thesis.txt"]
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("a.mp4", "a.avi"):
+        write_numbered_video(two / name, 5)
+    with pytest.raises(ValueError, match="would both become a"):
+        WAYS[way](two, tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        WAYS[way](tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_damage_is_seen_by_verification(clips, way, tmp_path):
+    out = tmp_path / "out"
+    WAYS[way](clips, out)
+    victim = max((path for path in out.rglob("*") if path.suffix in (".mp4", ".tar")), key=lambda path: path.name)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 255
+    victim.write_bytes(data)
+    with pytest.raises(ValueError, match="is not what was written; delete it"):
+        WAYS[way](clips, out, verify=True)
+    victim.unlink()
+    WAYS[way](clips, out, verify=True)
+
+
+def test_an_estimate_comes_first(clips, way, tmp_path, capsys):
+    command = ["prepare", way, "--data", str(clips), "--out", str(tmp_path / "out"), "--workers", "1"]
+    cli.main(command)
+    said = capsys.readouterr()
+    assert "6 videos to do: about " in said.err
+    assert "measured on the beginnings of" in said.err
+    assert "6/6 videos 100%" in said.err
+    assert "6 videos written, 0 were there, 0 cannot be read" in said.out
+    assert "PSNR to the scaled sources: median" in said.out
+    cli.main(command)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "0 videos written, 6 were there" in said.out
+
+
+def test_the_estimate_is_near(clips, prepared):
+    """Of bytes; time is the machine's affair."""
+    paths = sorted(clips.rglob("*.mp4"))
+    for way, sample, settings in (
+        ("transcode", prepare._transcode_sample, FAST),
+        ("pack", prepare._pack_sample, SMALL),
+    ):
+        estimate = prepare._estimate(paths, sample, settings, 1)
+        written = json.loads((prepared[way] / "prepare.json").read_text())["figures"]["bytes"]
+        assert estimate.sampled == 3
+        assert 0.4 * written < estimate.num_bytes < 2 * written, way
+        assert estimate.seconds > 0

@@ -1,0 +1,152 @@
+"""A copy is the same video: frame by frame, upright, at the same times, as good as asked; and cheap to enter."""
+
+import av
+import numpy as np
+import pytest
+
+from vidact.data.synthetic import write_video
+from vidact.doctor import write_numbered_video
+from vidact.video import transcode as video_transcode
+from vidact.video.decode import open_video
+from vidact.video.transcode import TranscodeJob, TranscodeSettings, scaled_size, transcode
+
+
+def film(frames=30, height=72, width=96):
+    random = np.random.default_rng(0)
+    coarse = random.integers(20, 230, (height // 8, width // 8, 1), dtype=np.uint8)  # grey: 4:2:0 would blur colours
+    wall = np.kron(coarse, np.ones((8, 8, 3), np.uint8))
+    return np.stack([np.roll(wall, t, 1) for t in range(frames)])
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "a.mp4"
+    write_video(path, film(), 30, keyframe_every=30)
+    return path
+
+
+def copy(source, out, **settings):
+    job = TranscodeJob("copy.mp4", source, out, TranscodeSettings(**{"preset": "ultrafast", **settings}))
+    note = transcode(job)
+    assert "error" not in note, note
+    assert job.is_done()
+    return job.target, note
+
+
+def packets(path):
+    with av.open(str(path)) as file:
+        return [packet.is_keyframe for packet in file.demux(video=0) if packet.size]
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+@pytest.mark.parametrize("gop", [1, 4, 8])
+def test_a_key_frame_every_so_many(source, tmp_path, codec, gop):
+    path, _ = copy(source, tmp_path, gop=gop, codec=codec, crf=24)
+    assert packets(path).count(True) == -(-30 // gop)
+    with open_video(path, cache=False) as video, open_video(source, cache=False) as original:
+        np.testing.assert_allclose(video.times_s, original.times_s, atol=1e-5)
+        assert np.diff(np.flatnonzero([*packets(path), True])).max() <= gop
+
+
+@pytest.mark.parametrize("psnr", [30.0, 38.5, 44.0])
+def test_the_psnr_is_reached_and_not_by_far(source, tmp_path, psnr):
+    path, note = copy(source, tmp_path, psnr=psnr)
+    with open_video(path, cache=False) as video, open_video(source, cache=False) as original:
+        a, b = (one.frames_at(range(30)).images.double() for one in (video, original))
+    real = 10 * np.log10(255**2 / ((a - b) ** 2).mean().item())
+    assert note["psnr"] == pytest.approx(real, abs=0.002)
+    assert psnr <= real < psnr + 1.5
+
+
+def test_a_psnr_beyond_reach_ends(tmp_path):
+    """Coloured noise loses its colours to 4:2:0, whatever the rate."""
+    noise = np.random.default_rng(0).integers(0, 255, (10, 32, 32, 3), dtype=np.uint8)
+    with av.open(str(tmp_path / "noise.mkv"), "w") as file:
+        stream = file.add_stream("ffv1", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "bgr0"
+        for image in noise:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    _, note = copy(tmp_path / "noise.mkv", tmp_path / "out", psnr=45.0)
+    assert note["psnr"] < 45
+    assert note["crf"] == 14
+
+
+@pytest.mark.parametrize("jump", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("slope", [0.1, 0.6, 2.0])
+@pytest.mark.parametrize("at_22", [25.0, 38.0, 38.8, 60.0])
+def test_the_search_ends(monkeypatch, slope, jump, at_22):
+    """Whatever the PSNR does as the factor grows, also in jumps: few tries, and the goal met if 14 can meet it."""
+    tried = []
+
+    def psnr(crf):
+        return at_22 - slope * (crf - 22) - jump * (crf > 24) - jump * (crf > 20.5)
+
+    monkeypatch.setattr(video_transcode, "_encode", lambda material, path, settings, crf: tried.append(crf))
+    monkeypatch.setattr(video_transcode, "_prove", lambda material, path: {"psnr": psnr(tried[-1])})
+    found = video_transcode._encode_well(None, None, TranscodeSettings(psnr=38.5))
+    assert len(tried) <= video_transcode.TRIES + 1
+    assert (found["crf"], found["psnr"]) == (tried[-1], psnr(tried[-1]))
+    assert 14 <= found["crf"] <= 51
+    assert found["psnr"] >= 38.5 or psnr(14) < 38.5
+
+
+def test_the_short_side(tmp_path):
+    assert scaled_size(256, 340, 256) == (256, 340)
+    assert scaled_size(1080, 1920, 256) == (256, 456)
+    assert scaled_size(1920, 1080, 256) == (456, 256)
+    assert scaled_size(143, 181, None) == (144, 180)
+    write_video(tmp_path / "a.mp4", film(8, 72, 96), 30)
+    path, note = copy(tmp_path / "a.mp4", tmp_path / "out", short_side=36, crf=20)
+    with open_video(path, cache=False) as video:
+        assert (video.height, video.width) == (36, 48) == (note["height"], note["width"])
+
+
+def test_frame_i_is_frame_i(tmp_path, shared_data):
+    """Rotated, odd, full range, 10 bit, with hidden frames, with a late start: the copy shows what the reader shows."""
+    fixtures = shared_data / "fixtures" / "torchcodec"
+    names = ["nasa_13013_rotated.mp4", "discard_first_keyframe.mp4", "test_non_zero_start.mp4", "animated.gif"]
+    for name in names:
+        path, note = copy(fixtures / name, tmp_path / name, psnr=34.0)
+        with open_video(path, cache=False) as video, open_video(fixtures / name, cache=False) as original:
+            assert len(video) == len(original) == note["frames"]
+            np.testing.assert_allclose(
+                video.times_s - video.times_s[0], original.times_s - original.times_s[0], atol=2e-5
+            )
+            assert (video.width > video.height) == (original.width > original.height)
+        assert note["psnr"] > 30, name  # against the reader's own frames
+
+
+def test_numbers_stay_in_their_places(tmp_path):
+    """AVI stores no times of showing, and its frames are counted."""
+    write_numbered_video(tmp_path / "a.avi", 25)
+    path, note = copy(tmp_path / "a.avi", tmp_path / "out", psnr=36.0)
+    with open_video(path, cache=False) as video, open_video(tmp_path / "a.avi", cache=False) as original:
+        order = [24, 3, 3, 11]
+        a, b = video.frames_at(order).images.double(), original.frames_at(order).images.double()
+    assert ((a - b) ** 2).mean() < 3 * 255**2 / 10 ** (note["psnr"] / 10)
+
+
+def test_a_broken_source_is_an_error_in_words(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x" * 100)
+    job = TranscodeJob("a.mp4", tmp_path / "a.mp4", tmp_path / "out", TranscodeSettings())
+    (tmp_path / "out").mkdir()
+    assert "not a video" in transcode(job)["error"]
+    assert not job.is_done()
+    assert not job.target.exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"codec": "vp9"}, "codec is 'vp9'; it can be h264, hevc"),
+        ({"gop": 0}, "gop is 0"),
+        ({"short_side": 8}, "short_side is 8 pixels; it is at least 16"),
+        ({"psnr": 80}, "psnr is 80 dB"),
+        ({"crf": 60}, "crf is 60"),
+        ({"b_frames": -1}, "b_frames is -1"),
+    ],
+)
+def test_settings_are_checked(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TranscodeSettings(**settings)

@@ -1,0 +1,7 @@
+"""``vidact convert`` from a clone; see --help."""
+
+import sys
+
+from vidact.cli import main
+
+main(["convert", *sys.argv[1:]])

@@ -1,0 +1,8 @@
+"""``vidact prepare`` from a clone; see --help."""
+
+import sys
+
+from vidact.cli import main
+
+if __name__ == "__main__":  # the workers import this file again
+    main(["prepare", *sys.argv[1:]])

@@ -1,0 +1,397 @@
+"""``vidact prepare check``: what is wrong with a set of videos, its lists and its splits.
+
+Every video is decoded whole, once; a run that was stopped goes on, and unchanged videos are not read again. Left in the
+folder ``out``: check.json (every finding and what is known of every video), report.html with a contact sheet, and
+results.json.
+"""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vidact.data.annotations import (
+    SPLITS,
+    ClipList,
+    first_few,
+    groups_of,
+    load_clips,
+    load_events,
+    load_videos,
+)
+from vidact.files import replacing, write_json
+from vidact.prepare import Sources, find_sources
+from vidact.report import write_summary
+from vidact.results import command_line, save_results
+from vidact.video import jobs
+from vidact.video.check import Examined, examine, find_duplicates
+from vidact.video.jobs import Meter
+from vidact.video.packed import size_of
+
+CHECK = "check.json"
+IMBALANCE = 10  # how many times more training clips than the rarest class the most frequent one may have
+NUM_SHOWN = 60  # pictures on a contact sheet
+LATE_S = 1.0  # seconds that an annotation may reach beyond its video
+
+# Errors make training stop, or its figures wrong; the rest is to be looked at.
+ERRORS = frozenset(
+    {
+        "empty file",
+        "no video stream",
+        "truncated",
+        "unreadable",
+        "damaged",
+        "missing",
+        "annotations",
+        "range",
+        "leakage",
+    }
+    | {"label conflict", "group on two sides", "no training clip"}
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: its kind, the videos that it concerns (as the lists write them), and in words."""
+
+    kind: str
+    videos: tuple[str, ...]
+    words: str
+
+    @property
+    def severity(self) -> str:
+        return "error" if self.kind in ERRORS else "warning"
+
+
+@dataclass
+class Checked:
+    """What a check found; ``facts`` is one row for each video."""
+
+    out: Path
+    findings: list[Finding]
+    facts: dict[str, dict[str, Any]]
+    page: Path | None = None
+
+    def kinds(self) -> dict[str, int]:
+        """How many findings of each kind there are."""
+        return dict(sorted(Counter(finding.kind for finding in self.findings).items()))
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    path: Path
+    out: Path
+
+
+def check_set(
+    root: str | Path,
+    out: str | Path,
+    group: str | None = None,
+    least_frames: int = 8,
+    workers: int = 1,
+    progress: bool = True,
+) -> Checked:
+    """Check a folder of videos, with or without lists; see the top of this file for what is left in ``out``.
+
+    Args:
+        root: as for training: a folder with clips.csv, of class folders, or with events.csv and videos.csv.
+        out: folder for the report.
+        group: regular expression with one group, searched in each path: clips of one person or one source video, which
+            must not stand in two splits.
+        least_frames: a video with fewer frames is reported.
+        workers: videos at the same time, one process of one thread each.
+        progress: say on stderr how far it is.
+    """
+    root, out = Path(root), Path(out)
+    sources = find_sources(root)
+    with jobs.alone(out):
+        examined = _examine_all(sources, out, workers, progress)
+        findings = _of_files(sources, examined, least_frames)
+        findings += _of_lists(sources, examined, group)
+        findings.sort(key=lambda finding: (finding.severity, finding.kind, finding.videos))
+        checked = Checked(out, findings, {name: _facts(one) for name, one in examined.items()})
+        _write(checked, sources, examined)
+    return checked
+
+
+# ------------------------------------------------------------------------------------------------------ every file once
+
+
+def _examine(job: _Job) -> Examined:
+    source = jobs.source_state(job.path)
+    found = examine(job.path)
+    jobs.write_note(job.out, job.name, {"source": source, "examined": _to_json(found)})
+    return found
+
+
+def _examine_all(sources: Sources, out: Path, workers: int, progress: bool) -> dict[str, Examined]:
+    found: dict[str, Examined] = {}
+    waiting = []
+    for name, path in sources.videos.items():
+        note = jobs.read_note(out, name)
+        if note is not None and note.get("source") == jobs.source_state(path):
+            found[name] = _from_json(path, note["examined"])
+        else:
+            waiting.append(_Job(name, path, out))
+    waiting.sort(key=lambda job: size_of(job.path), reverse=True)
+    meter = Meter(sum(size_of(job.path) for job in waiting), len(waiting), progress)
+    for job, one in jobs.run(_examine, waiting, workers):
+        found[job.name] = one
+        meter.finish(size_of(job.path), news=f"{job.name}: {one.problems[0][1]}" if one.problems else "")
+    return {name: found[name] for name in sources.videos}
+
+
+def _to_json(found: Examined) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(found).items() if name not in ("path", "picture", "fingerprint")}
+    for name in ("picture", "fingerprint"):
+        if (array := getattr(found, name)) is not None:
+            plain[name] = [list(array.shape), base64.b64encode(zlib.compress(array.tobytes())).decode()]
+    return plain
+
+
+def _from_json(path: Path, plain: dict[str, Any]) -> Examined:
+    plain = dict(plain, problems=[(kind, words) for kind, words in plain["problems"]])
+    for name in ("picture", "fingerprint"):
+        if name in plain:
+            shape, text = plain[name]
+            plain[name] = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(shape)
+    return Examined(path, **plain)
+
+
+def _facts(one: Examined) -> dict[str, Any]:
+    names = ("num_bytes", "num_frames", "fps", "duration_s", "height", "width", "digest")
+    facts = {name: getattr(one, name) for name in names}
+    facts["fps"], facts["duration_s"] = round(facts["fps"], 3), round(facts["duration_s"], 3)
+    return facts | {"problems": [kind for kind, _ in one.problems]}
+
+
+def _of_files(sources: Sources, examined: dict[str, Examined], least_frames: int) -> list[Finding]:
+    findings = [
+        Finding(kind, (name,), words.replace(str(one.path), name))
+        for name, one in examined.items()
+        for kind, words in one.problems
+    ]
+    findings += [
+        Finding("short", (name,), f"{one.num_frames} frames; {least_frames} were expected at least")
+        for name, one in examined.items()
+        if one.is_readable and one.num_frames < least_frames
+    ]
+    findings += [Finding("missing", (name,), "the lists name it and it does not exist") for name in sources.missing]
+    findings += [
+        Finding("unlisted", (name,), "it lies in the folder and no list names it") for name in sources.unlisted
+    ]
+    return findings
+
+
+# --------------------------------------------------------------------------------------------------- lists and splits
+
+
+def _of_lists(sources: Sources, examined: dict[str, Examined], group: str | None) -> list[Finding]:
+    labels: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
+    findings: list[Finding] = []
+    try:
+        if (sources.root / "events.csv").exists():
+            findings += _of_events(sources, examined, splits)
+        else:
+            findings += _of_clips(sources, examined, labels, splits)
+    except ValueError as error:
+        findings.append(Finding("annotations", (), str(error)))
+    if group is not None and splits:
+        findings += _of_groups(sources, splits, group)
+    return findings + _of_duplicates(examined, labels, splits)
+
+
+def _of_clips(
+    sources: Sources, examined: dict[str, Examined], labels: dict[str, set[str]], splits: dict[str, set[str]]
+) -> list[Finding]:
+    clips = load_clips(sources.root, missing="skip", empty_classes="allow")
+    findings = []
+    name_of = {path: name for name, path in sources.videos.items()}
+    for clip in clips:
+        name = name_of[clip.path]
+        labels[name] |= {clips.classes[label] for label in clip.labels}
+        splits[name].add(clip.split)
+        one = examined[name]
+        if not one.is_readable:
+            continue
+        reach_s = max(clip.start_s or 0.0, clip.end_s or 0.0)
+        if reach_s > one.duration_s + LATE_S or (clip.start_s or 0.0) >= one.duration_s:
+            words = f"a clip reaches to {reach_s:.2f} s of a video of {one.duration_s:.2f} s"
+            findings.append(Finding("range", (name,), words))
+    findings += [
+        Finding("leakage", (name,), f"clips of this one file stand in {' and '.join(sorted(sides))}")
+        for name, sides in splits.items()
+        if len(sides) > 1
+    ]
+    return findings + _of_balance(clips)
+
+
+def _of_balance(clips: ClipList) -> list[Finding]:
+    counts = {
+        split: Counter(clips.classes[label] for clip in clips.split(split) for label in clip.labels) for split in SPLITS
+    }
+    every = sum(counts.values(), Counter())
+    findings = []
+    if empty := [name for name in clips.classes if not every[name]]:
+        findings.append(Finding("empty class", (), f"no clip has the class {first_few(empty)}"))
+    if absent := [name for name in clips.classes if every[name] and not counts["train"][name]]:
+        findings.append(Finding("no training clip", (), f"only other splits have the class {first_few(absent)}"))
+    present = {name: count for name, count in counts["train"].items() if count}
+    if present:
+        most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
+        if present[most] > IMBALANCE * present[least]:
+            words = f"{present[most]} training clips of {most!r} and {present[least]} of {least!r}"
+            findings.append(Finding("imbalance", (), f"{words}; data.class_weights can make up for it"))
+    return findings
+
+
+def _of_events(sources: Sources, examined: dict[str, Examined], splits: dict[str, set[str]]) -> list[Finding]:
+    findings = []
+    if (sources.root / "videos.csv").exists():
+        for name, split in load_videos(sources.root / "videos.csv").items():
+            splits[name].add(split)
+    for event in load_events(sources.root / "events.csv"):
+        one = examined.get(event.video)
+        if one is None:
+            if event.video not in sources.missing:
+                findings.append(Finding("range", (event.video,), "events.csv names it and videos.csv does not"))
+        elif one.is_readable and event.end_s > one.duration_s + LATE_S:
+            words = f"{event.label!r} ends at {event.end_s:.2f} s of a video of {one.duration_s:.2f} s"
+            findings.append(Finding("range", (event.video,), words))
+    return findings
+
+
+def _of_groups(sources: Sources, splits: dict[str, set[str]], group: str) -> list[Finding]:
+    names = [name for name in sources.videos if splits[name]]
+    sides: dict[str, set[str]] = defaultdict(set)
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, value in zip(names, groups_of(sources.folder, [sources.videos[n] for n in names], group), strict=True):
+        sides[value] |= splits[name]
+        members[value].append(name)
+    return [
+        Finding("group on two sides", tuple(members[value]), f"{value!r} stands in {' and '.join(sorted(found))}")
+        for value, found in sorted(sides.items())
+        if len(found) > 1
+    ]
+
+
+def _of_duplicates(
+    examined: dict[str, Examined], labels: dict[str, set[str]], splits: dict[str, set[str]]
+) -> list[Finding]:
+    names, found = list(examined), list(examined.values())
+    findings = []
+    for i, j in find_duplicates(found):
+        pair = (names[i], names[j])
+        how = "the same file" if found[i].digest == found[j].digest else "the same pictures, encoded anew"
+        sides = splits[pair[0]] | splits[pair[1]]
+        kind = "leakage" if len(sides) > 1 else "duplicate"
+        where = f" in {' and '.join(sorted(sides))}" if sides else ""
+        findings.append(Finding(kind, pair, f"{how}{where}"))
+        a, b = labels[pair[0]], labels[pair[1]]
+        if a and b and a != b:
+            words = f"{how}, once {', '.join(sorted(a))} and once {', '.join(sorted(b))}"
+            findings.append(Finding("label conflict", pair, words))
+    return findings
+
+
+# ----------------------------------------------------------------------------------------------------------- the report
+
+
+def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) -> None:
+    out = checked.out
+    good = [one for one in examined.values() if one.is_readable]
+    rates = Counter(f"{one.fps:.5g}" for one in good)
+    sizes = Counter(f"{one.width}x{one.height}" for one in good)
+    figures: dict[str, Any] = {
+        "videos": len(examined),
+        "readable": len(good),
+        "findings": len(checked.findings),
+        "errors": sum(finding.severity == "error" for finding in checked.findings),
+        "hours": round(sum(one.duration_s for one in good) / 3600, 4),
+        "bytes": sum(one.num_bytes for one in examined.values()),
+        "frame_rates": dict(rates.most_common(8)),
+        "sizes": dict(sizes.most_common(8)),
+    }
+    rows = [asdict(finding) | {"severity": finding.severity} for finding in checked.findings]
+    write_json(
+        out / CHECK,
+        {
+            "root": str(sources.root),
+            "figures": figures,
+            "kinds": checked.kinds(),
+            "findings": rows,
+            "videos": checked.facts,
+        },
+    )
+    save_results(out, {"check": figures}, command_line())
+    notes = [
+        f"{figures['videos']} videos, {figures['hours']:.2f} hours, {jobs.size_text(figures['bytes'])}; "
+        f"{len(checked.findings)} findings, {figures['errors']} of them errors.",
+        f"Frame rates: {_counted(rates)}. Sizes: {_counted(sizes)}.",
+    ]
+    if not checked.findings:
+        notes.append("Nothing is wrong with this set as far as this check sees.")
+    table = [
+        {
+            "kind": finding.kind,
+            "severity": finding.severity,
+            "videos": first_few(finding.videos, 3),
+            "what": finding.words,
+        }
+        for finding in checked.findings
+    ]
+    concerned = dict.fromkeys(name for finding in checked.findings for name in finding.videos if name in examined)
+    words = {name: ", ".join(dict.fromkeys(f.kind for f in checked.findings if name in f.videos)) for name in concerned}
+    pictures = []
+    if concerned:
+        pictures.append(
+            _sheet([(name, words[name], examined[name]) for name in concerned], out / "plots" / "found.png")
+        )
+    # of the rest, every so many: one of each class at least where the names are sorted by class
+    rest = [name for name in sorted(examined) if name not in concerned]
+    shown = rest[:: max(1, -(-len(rest) // NUM_SHOWN))]
+    if shown:
+        pictures.append(_sheet([(name, "", examined[name]) for name in shown], out / "plots" / "sample.png"))
+    checked.page = write_summary(out, f"Check of {sources.root.resolve().name}", table, notes=notes, pictures=pictures)
+
+
+def _counted(counts: Counter[str]) -> str:
+    most = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
+    return most + (f" and {len(counts) - 5} others" if len(counts) > 5 else "") or "none"
+
+
+def _sheet(shown: Sequence[tuple[str, str, Examined]], path: Path) -> Path:
+    """Middle frames with the names below, and what is wrong with them in red, as a PNG."""
+    shown = shown[:NUM_SHOWN]
+    side, below, columns = 160, 44, min(8, len(shown))
+    rows = -(-len(shown) // columns)
+    sheet = Image.new("RGB", (columns * (side + 8), rows * (side + below)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for place, (name, wrong, one) in enumerate(shown):
+        x, y = place % columns * (side + 8) + 4, place // columns * (side + below) + 4
+        if one.picture is None:
+            draw.rectangle((x, y, x + side, y + side * 3 // 4), fill="#ddd")
+            draw.text((x + 8, y + 8), "no picture", fill="#666", font=font)
+        else:
+            picture = one.picture[:side, :side]
+            sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, y))
+        lines = textwrap.wrap(name if len(name) < 48 else "…" + name[-47:], 26, break_on_hyphens=False)[:2]
+        draw.multiline_text((x, y + side + 2 - 38), "\n".join(lines), fill="black", font=font, stroke_width=2,
+                            stroke_fill="white")  # fmt: skip
+        if wrong:
+            draw.text((x, y + side - 4), wrong[:30], fill="#b00020", font=font, stroke_width=2, stroke_fill="white")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as half:
+        sheet.save(half, format="PNG")
+    return path

@@ -1,0 +1,326 @@
+"""``vidact extract flow``: the optical flow of videos, computed once and read in every epoch.
+
+What is written, and how it is called, is in ``vidact.video.flow_store``. A video's fields appear all at once, so the
+command may be killed at any moment and called again: finished videos are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+from torchvision.tv_tensors import Video
+
+from vidact.features import find_videos, parse_shard, part_of
+from vidact.files import write_json
+from vidact.results import command_line, save_results
+from vidact.video.decode import IMAGE_SUFFIXES, VideoError, VideoReader, open_video
+from vidact.video.flow import BOUND, METHODS, flow_fields, quantise
+from vidact.video.flow_store import LAYOUTS, FlowRecord, FlowStore, FlowWriter, write_record
+
+NOTES = ".extract/flow"  # the folder inside a folder of flow that says which videos are done
+UNREADABLE = "unreadable.json"
+CHUNK = 32  # frames held at once
+
+
+@dataclass
+class FlowExtraction:
+    """Video ids that were ``written``, ``kept`` from a run before, and ``unreadable`` ones with why."""
+
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    num_fields: int = 0
+    took_s: float = 0.0
+
+
+def extract_flow(
+    videos: str | Path,
+    out: str | Path,
+    record: FlowRecord | None = None,
+    *,
+    workers: int = 1,
+    shard: str = "1/1",
+    decoder: str = "pyav",
+    weights: str | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> FlowExtraction:
+    """Write the flow of every video into ``out``.
+
+    Args:
+        videos: a folder as ``load_clips`` reads it, or any folder of video files, or one file.
+        out: the folder of flow; new, empty, or of the same record.
+        record: what to write, and how.
+        workers: videos at the same time, each by one process.
+        shard: "i/n" takes the i-th of n parts, i from 1, so that n machines can share the work.
+        decoder: pyav, decord, opencv or torchcodec.
+        weights: RAFT's file; None for torchvision's own.
+        device: where RAFT computes.
+        progress: a line a video on stderr.
+    """
+    started = time.perf_counter()
+    record = FlowRecord() if record is None else record
+    if record.method not in METHODS:
+        raise ValueError(f"there is no flow method {record.method!r}; there are {', '.join(METHODS)}")
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process works")
+    part, parts = parse_shard(shard)
+    sources = {video: path for video, path in find_sources(videos).items() if part_of(video, parts) == part}
+    flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # or say now why not
+    out = Path(out)
+    write_record(out, record)
+    tasks = [_Task(video, path, out, record, decoder, weights, device) for video, path in sorted(sources.items())]
+    done = FlowExtraction(kept=[task.video for task in tasks if task.is_done()])
+    kept = set(done.kept)
+    tasks = [task for task in tasks if task.video not in kept]
+    if progress and kept:
+        print(f"{len(kept)} videos are done already", file=sys.stderr)
+    for number, (video, num_fields, error) in enumerate(_outcomes(tasks, min(workers, len(tasks))), start=1):
+        if error:
+            done.unreadable[video] = error
+        else:
+            done.written.append(video)
+            done.num_fields += num_fields
+        if progress:
+            left_s = (time.perf_counter() - started) * (len(tasks) / number - 1)
+            news = error or f"{num_fields} fields"
+            print(f"{number}/{len(tasks)}  {left_s / 60:.1f} min left  {video}: {news}", file=sys.stderr, flush=True)
+    report = out / UNREADABLE
+    if done.unreadable:
+        write_json(report, done.unreadable)
+    elif parts == 1:
+        report.unlink(missing_ok=True)
+    done.took_s = time.perf_counter() - started
+    return done
+
+
+def find_sources(videos: str | Path) -> dict[str, Path]:
+    """Videos by id. A folder with clips.csv has those of its rows; any other has its video files, or, where there are
+    none, its folders of images.
+    """
+    from vidact.data.annotations import load_clips, source_id  # here, since it loads Lightning and workers need none
+
+    root = Path(videos)
+    if (root / "clips.csv").is_file():
+        clips = load_clips(root, missing="skip", empty_classes="allow")
+        for note in clips.notes:
+            if note.startswith("skipped"):
+                print(f"{root}: {note}", file=sys.stderr)
+        return {source_id(clips.root, clip.path): clip.path for clip in clips}
+    folders = []
+    if root.is_dir():
+        for place, inner, names in os.walk(root, followlinks=True):
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+            shown = [name for name in names if not name.startswith(".")]
+            if shown and not inner and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown):
+                folders.append(Path(place))
+    try:
+        found = find_videos(root)
+    except FileNotFoundError:
+        if not folders:
+            raise
+        found = {}
+    return found | {source_id(root, folder): folder for folder in folders if folder != root}
+
+
+def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, device: str) -> Iterator[Tensor]:
+    """Each field (2, H, W), uint8, of a video's frames, resized as the record says."""
+    last: Tensor | None = None
+    for start in range(0, len(video), CHUNK):
+        images = video.frames_at(range(start, min(start + CHUNK, len(video)))).images
+        if record.size is not None:  # as the transform does while loading, so that both give the same flow
+            size = [record.size] if isinstance(record.size, int) else [record.size[1], record.size[0]]
+            images = F.resize(Video(images), size, antialias=True).as_subclass(Tensor)
+        joined = images if last is None else torch.cat([last, images])
+        yield from quantise(flow_fields(joined, record.method, weights, device), record.bound)
+        last = images[-1:]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One video to be done."""
+
+    video: str
+    path: Path
+    out: Path
+    record: FlowRecord
+    decoder: str
+    weights: str | None
+    device: str
+
+    @property
+    def note(self) -> Path:
+        return self.out / NOTES / f"{self.video}.json"
+
+    def source(self) -> dict:
+        """By what a video is known to be the one that was read."""
+        stat = self.path.stat()
+        told = json.dumps(self.record.as_dict(), sort_keys=True)
+        return {
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "record_sha256": hashlib.sha256(told.encode()).hexdigest(),
+        }
+
+    def is_done(self) -> bool:
+        """Whether all fields of this very file are there."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            num_fields = note.pop("fields")
+        except (OSError, ValueError, KeyError, AttributeError):
+            return False
+        return note == self.source() and FlowStore(self.out).is_whole(self.video, num_fields)
+
+
+def _run(task: _Task) -> tuple[str, int, str]:
+    """The video's id, its number of fields, and why there are none."""
+    task.note.unlink(missing_ok=True)
+    try:
+        source = task.source()  # before reading: a video that changes meanwhile is made again
+        with open_video(task.path, task.decoder) as video:
+            if len(video) < 2:
+                return task.video, 0, f"{task.path} has one frame; flow needs two"
+            with FlowWriter(task.out, task.video, task.record) as writer:
+                for levels in video_flow(video, task.record, task.weights, task.device):
+                    writer.write(levels)
+    except (VideoError, FileNotFoundError) as error:
+        return task.video, 0, str(error)
+    write_json(task.note, {**source, "fields": writer.num_fields})
+    return task.video, writer.num_fields, ""
+
+
+def _outcomes(tasks: list[_Task], workers: int) -> Iterator[tuple[str, int, str]]:
+    if workers <= 1:
+        yield from map(_run, tasks)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would inherit threads and accelerators in an unknown state
+    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
+        waiting: list[Future[tuple[str, int, str]]] = [pool.submit(_run, task) for task in tasks]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                "a worker was ended, perhaps for want of memory: run the same command again with fewer workers, and "
+                "it goes on from here"
+            ) from None
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """One thread each, and no worker outlives a killed parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    torch.set_num_threads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def main(args: Sequence[str]) -> int:
+    """``vidact extract flow``: 0, or 1 when a video could not be read."""
+    parser = argparse.ArgumentParser(
+        prog="vidact extract flow", description="Compute optical flow once; data.flow names the folder in training."
+    )
+    parser.add_argument(
+        "--videos", type=Path, help="the data's root: a folder with clips.csv, or any folder of videos or of images"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the flow and flow.json")
+    parser.add_argument("--method", default="dis", help=f"{', '.join(METHODS)} (default dis)")
+    parser.add_argument(
+        "--size", default="256", help="short side to resize to (default 256), WIDTHxHEIGHT such as 340x256, or none"
+    )
+    parser.add_argument("--bound", type=float, default=BOUND, help="pixels a frame that level 255 is (default 20)")
+    parser.add_argument("--layout", default="packed", help=f"{', '.join(LAYOUTS)} (default packed)")
+    parser.add_argument("--image", default="jpg", help="jpg, or png without loss (default jpg)")
+    parser.add_argument("--quality", type=int, default=95, help="of jpg (default 95)")
+    parser.add_argument("--weights", help="a file with RAFT's weights; default: torchvision's own")
+    parser.add_argument("--device", default="cpu", help="where RAFT computes: cpu, cuda or mps (default cpu)")
+    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
+    parser.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
+    parser.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
+    parser.add_argument(
+        "--adopt", action="store_true", help="compute nothing: say what flow another program has put into --out"
+    )
+    asked = parser.parse_args(args)
+    if asked.adopt:
+        adopted = FlowRecord(
+            asked.method, asked.bound, _parse_size(asked.size), asked.layout, asked.image, asked.quality
+        )
+        if not asked.out.is_dir():
+            raise FileNotFoundError(f"{asked.out} is not a folder; --adopt is for flow that is there already")
+        write_record(asked.out, adopted)
+        print(f"{asked.out}: {asked.method} flow in the layout {asked.layout}, as it is")
+        return 0
+    if asked.videos is None:
+        raise ValueError("--videos is missing: name the folder of the videos")
+    import cv2
+
+    record = FlowRecord(
+        asked.method, asked.bound, _parse_size(asked.size), asked.layout, asked.image, asked.quality,
+        None if asked.weights is None else Path(asked.weights).name,
+        None if asked.method.startswith("raft") else cv2.__version__,
+    )  # fmt: skip
+    workers = asked.workers
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = cores if asked.device == "cpu" else 1
+    try:
+        done = extract_flow(
+            asked.videos, asked.out, record, workers=workers, shard=asked.shard, decoder=asked.decoder,
+            weights=asked.weights, device=asked.device,
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"\nstopped; the same command goes on from what is in {asked.out}", file=sys.stderr)
+        raise
+    report = f" (see {asked.out / UNREADABLE})" if done.unreadable else ""
+    print(
+        f"{asked.out}: {len(done.written)} videos written ({done.num_fields} fields), {len(done.kept)} were there, "
+        f"{len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
+    )
+    if done.written or done.unreadable:
+        section = {
+            "videos_written": len(done.written),
+            "videos_kept": len(done.kept),
+            "videos_unreadable": len(done.unreadable),
+            "fields_written": done.num_fields,
+            "minutes": round(done.took_s / 60, 2),
+            "workers": workers,
+        }
+        name = "extract_flow" if asked.shard == "1/1" else f"extract_flow_{asked.shard.replace('/', '_of_')}"
+        save_results(asked.out, {name: section}, command_line())
+    return 1 if done.unreadable else 0
+
+
+def _parse_size(text: str) -> int | tuple[int, int] | None:
+    if text == "none":
+        return None
+    try:
+        sides = [int(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2):
+        raise ValueError(f"size is {text!r}; write a short side such as 256, WIDTHxHEIGHT such as 340x256, or none")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])

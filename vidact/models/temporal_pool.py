@@ -1,0 +1,114 @@
+"""TSM with temporal pooling: half of the frames go on (Lin, Gan, Han 2019, https://arxiv.org/abs/1811.08383).
+
+Before the second of a ResNet's four layers, each channel keeps the largest of three neighbouring frames, at every other
+frame. The later layers, which hold most of the work, then run on T / 2 frames.
+
+From https://github.com/mit-han-lab/temporal-shift-module (MIT), option ``--temporal_pool``. Different here: the clip
+length comes from the clip.
+
+Shapes: B videos, T frames, C channels, H x W pixels, N = B*T images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidact.models import backbones
+from vidact.models.backbones import Backbone, ResNet
+from vidact.models.frame_consensus import FrameConsensus
+from vidact.models.tsm import ShiftedBlock, insert_shifts, layers_of
+from vidact.models.weights import Rules, builder, load_strictly
+
+POOLED_BEFORE = "layer2.0"
+
+
+def pool_over_time(images: Tensor, frames: int) -> tuple[Tensor, int]:
+    """The largest of each frame and its neighbours, at every other frame.
+
+    Args:
+        images: (B*T, C, H, W).
+        frames: T.
+
+    Returns:
+        The images that are left, and how many of each clip; an odd T is rounded up.
+    """
+    clip = images.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
+    clip = F.max_pool3d(clip, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
+    return clip.transpose(1, 2).flatten(0, 1), (frames + 1) // 2
+
+
+class PooledTSM(FrameConsensus):
+    """A ResNet with bidirectional temporal shifts and a pooling over time; its logits are averaged over what is left.
+
+    Args:
+        backbone: a torchvision ResNet; its blocks are changed.
+        num_classes: K.
+        dropout: on each frame's vector, before the classifier.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
+        if not isinstance(backbone, ResNet):
+            raise ValueError(f"temporal pooling stands before a ResNet's layer2; {type(backbone).__name__} has none")
+        insert_shifts(backbone, causal=False)
+        super().__init__(backbone, num_classes, dropout)
+
+    def vectors(self, images: Tensor, frames: int) -> Tensor:
+        for name, layer in layers_of(self.backbone):
+            if name == POOLED_BEFORE:
+                images, frames = pool_over_time(images, frames)
+            images = layer(images, frames)[0] if isinstance(layer, ShiftedBlock) else layer(images)
+        return images.mean(dim=(2, 3))
+
+
+# ---------------------------------------------------------------------------------------------- sizes
+
+
+@builder
+def tsm_resnet50_pooled(
+    num_classes: int, weights: str | None = "imagenet", size: int = 224, dropout: float = 0.5
+) -> PooledTSM:
+    """TSM on ResNet-50 with temporal pooling.
+
+    Args:
+        num_classes: K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        size: crop side in pixels.
+        dropout: before the classifier.
+    """
+    return PooledTSM(backbones.resnet50(weights, size), num_classes, dropout)
+
+
+@builder
+def tsm_resnet_tiny_pooled(
+    num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
+) -> PooledTSM:
+    """TSM with temporal pooling on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    return PooledTSM(backbones.resnet_tiny(weights, size, width), num_classes, dropout)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+
+def from_tsm_temporal_pool(
+    state_dict: Mapping[str, Any], num_classes: int, backbone: str = "resnet50", num_segments: int | None = None
+) -> PooledTSM:
+    """TSM with temporal pooling from temporal-shift-module's names: ``base_model.layer2.net.0.conv1.net.weight``, ….
+
+    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    """
+    del num_segments
+    if backbone != "resnet50":
+        raise ValueError(f"backbone is {backbone!r}; the temporal pooling layout knows resnet50")
+    network = tsm_resnet50_pooled(num_classes, weights=None)
+    rules: Rules = [
+        (r"^new_fc\.", "fc."),
+        (r"^base_model\.layer2\.net\.", "base_model.layer2."),
+        (r"\.conv1\.net\.", ".conv1."),
+        (r"^base_model\.", "backbone."),
+    ]
+    load_strictly(network, state_dict, rules, source="the tsm_temporal_pool state dict")
+    return network

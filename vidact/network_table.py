@@ -1,0 +1,284 @@
+"""``vidact networks``: what every clip network is, costs and sees, computed from the networks themselves.
+
+Nothing in the table is typed: papers come from the docstrings, parameters and multiply-adds from the networks without
+numbers, the temporal reach from changing one frame and looking where the answers change, parity from the published
+outputs where their records are at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import vidact.models
+from vidact.convert import CLIPS, SEGMENTS
+from vidact.files import replacing
+from vidact.models.online import OnlineNetwork, OnlineOutput
+from vidact.models.weights import REFERENCES, from_reference
+
+NUM_CLASSES = 400  # Kinetics'
+LONGEST = 320  # frames that are tried to find how far a network sees; the deepest TDN sees more than 79
+PROBE_SIZE = {"inception": 64}  # pixels; what no name here has takes 32
+
+TITLE = """# Networks
+
+Computed by `vidact networks --out docs/networks.md` (with `--parity FOLDER` for the last column): 400 classes, random
+weights, the size and the clip length that each network is published with.
+
+* **GMACs** are billions of multiply-adds of one view.
+* **Reach** is how many frames the answer of one frame depends on, and **delay** how many of them come after it: found
+  by changing one frame and looking which answers change. "clip" means that there is one answer for the whole clip.
+* **Converter** names the layouts of published files that `vidact convert --origin` reads into this network.
+* **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output).
+
+"""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """The frames that one frame's answer depends on: so many before it and so many after it."""
+
+    before: int
+    after: int
+
+    @property
+    def frames(self) -> int:
+        return self.before + 1 + self.after
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network; ``reach`` None where it answers for whole clips only, ``parity`` None without a record."""
+
+    network: str
+    year: int | None
+    paper: str
+    parameters: int
+    frames: int
+    size: int
+    gmacs: float
+    reach: Reach | None
+    converters: tuple[str, ...]
+    parity: float | None
+
+    @property
+    def is_causal(self) -> bool:
+        return self.reach is not None and self.reach.after == 0
+
+
+def clip_networks() -> list[str]:
+    """The builders of clip networks that people use: all but the tiny ones, and those that need a name or no clip."""
+    names = []
+    for name in vidact.models.__all__:
+        function = getattr(vidact.models, name)
+        if not getattr(function, "is_builder", False) or "tiny" in name:
+            continue
+        returned = str(inspect.signature(function).parameters.keys())
+        if "feature_dim" in returned or name in ("bn_inception_classifier", "tsn_timm"):
+            continue
+        names.append(name)
+    return names
+
+
+def build(name: str, size: int | None = None, **arguments: Any) -> Any:
+    """A network with random weights, on the default device."""
+    function = getattr(vidact.models, name)
+    known = inspect.signature(function).parameters
+    if size is not None and "size" in known:
+        arguments["size"] = size
+    return function(NUM_CLASSES, weights=None, **arguments).eval()
+
+
+def describe(name: str, parity: dict[str, float] | None = None, **arguments: Any) -> Row:
+    """The row of ``vidact.models.<name>(**arguments)``."""
+    with torch.device("meta"):
+        network = build(name, **arguments)
+    frames = CLIPS[name][0] if name in CLIPS else network.input.frames or SEGMENTS
+    year, paper = paper_of(getattr(vidact.models, name))
+    shown = name + "".join(f", {value}" for value in arguments.values())
+    return Row(
+        network=shown,
+        year=year,
+        paper=paper,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        frames=frames,
+        size=network.input.size,
+        gmacs=giga_macs(network, frames),
+        reach=find_reach(name, **arguments),
+        converters=converters_of(name),
+        parity=None if arguments else (parity or {}).get(name),
+    )
+
+
+def giga_macs(network: Any, frames: int) -> float:
+    """Billions of multiply-adds of one view, of a network on the meta device; half of what torch counts."""
+    clip = torch.empty(1, frames, network.input.channels, network.input.size, network.input.size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(clip)
+    return counter.get_total_flops() / 2e9
+
+
+def paper_of(function: Callable[..., nn.Module]) -> tuple[int | None, str]:
+    """Year and address of the paper that a function's docstring names, or its file's."""
+    pattern = re.compile(r"\([^()]*?((?:19|20)\d\d), (https?://[^\s)]+)\)", re.DOTALL)
+    module = sys.modules[function.__module__]
+    for text in (inspect.getdoc(function) or "", inspect.getdoc(module) or ""):
+        if match := pattern.search(text):
+            return int(match[1]), match[2]
+    return None, ""
+
+
+# ---------------------------------------------------------------------------------------------- reach
+
+
+@torch.no_grad()
+def find_reach(name: str, **arguments: Any) -> Reach | None:
+    """How far a network sees, by changing one frame in the middle of longer and longer clips.
+
+    None where it gives one answer a clip, or its weights fix the clip's length. Computed in double precision with fresh
+    weights, so that an influence of many small steps is still a difference.
+    """
+    size = next((side for word, side in PROBE_SIZE.items() if word in name), 32)
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    try:
+        network = build(name, size, **arguments)
+        if network.input.frames is not None or not hasattr(network, "frame_features"):
+            return None
+        network = network.double()
+        for parameter in network.parameters():
+            if not parameter.any():  # what starts as an identity would hide what it can see
+                nn.init.normal_(parameter, std=0.5)
+        frames = 9
+        while frames <= LONGEST:
+            clip = torch.randn(1, frames, network.input.channels, size, size, dtype=torch.float64)
+            other, middle = clip.clone(), frames // 2
+            other[:, middle] = torch.randn_like(other[:, middle])
+            before, after = network.frame_features(clip), network.frame_features(other)  # (1, T, D)
+            if before.shape[1] != frames:
+                return None  # frames were pooled, so that no answer is one frame's
+            changed = (before != after).any(dim=2)[0].nonzero().flatten()
+            first, last = int(changed.min()), int(changed.max())
+            if first > 0 and last < frames - 1:
+                # an answer at `last` depends on a frame before it, one at `first` on a frame after it
+                return Reach(before=last - middle, after=middle - first)
+            frames = 2 * frames + 1
+        raise ValueError(f"{name} still sees from end to end of {frames // 2} frames")
+    finally:
+        torch.random.set_rng_state(generator_state)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+
+def converters_of(name: str) -> tuple[str, ...]:
+    """The layouts whose function builds the network."""
+    found = []
+    for origin, place in REFERENCES.items():
+        module = importlib.import_module(place.partition(":")[0])
+        source = inspect.getsource(getattr(module, place.partition(":")[2]))
+        tables = {
+            "pytorchvideo": "_OF_PYTORCHVIDEO",
+            "slowfast": "_OF_SLOWFAST",
+            "torchvision": "_OF_TORCHVISION",
+        }
+        if origin in tables:
+            known = name in getattr(module, tables[origin])
+        else:
+            sizes = getattr(module, "_SIZES", {}) if "_empty(" in source or "_from_" in source else {}
+            known = name in {size.__name__ for size in sizes.values()} or f"{name}(" in source
+            if origin.startswith("mmaction2") and name.endswith(("bn_inception", "resnet50_nonlocal")):
+                known = False  # that layout has neither
+        if known:
+            found.append(origin)
+    return tuple(found)
+
+
+def parity_errors(folder: Path) -> dict[str, float]:
+    """The largest relative difference from the records in ``folder``, by the function that builds the network."""
+    spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
+    if spec is None or spec.loader is None or not (folder / "fill.py").is_file():
+        raise FileNotFoundError(f"{folder} has no fill.py; name the folder of the parity records")
+    rule: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+    errors: dict[str, float] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["origin"] not in REFERENCES:
+            continue
+        fixed = record["fixed_buffers"]
+        tensors = {key: rule.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
+        network: Any = from_reference(record["origin"], tensors, **record["hyperparameters"])
+        if isinstance(network, OnlineNetwork):
+            continue
+        inputs = [torch.from_numpy(rule.signal(name, shape)) for name, shape in record["inputs"].items()]
+        with torch.no_grad():
+            output = network(torch.cat(inputs, dim=-1))
+        assert not isinstance(output, OnlineOutput)
+        wanted = torch.tensor(record["outputs"]["logits"]["values"]).reshape(output.shape)
+        error = float((output - wanted).abs().max() / max(1.0, float(wanted.abs().max())))
+        name = network.recipe["builder"].rpartition(".")[2]
+        errors[name] = max(error, errors.get(name, 0.0))
+    return errors
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def markdown(rows: Iterable[Row]) -> str:
+    lines = [
+        "| network | year | parameters, M | clip | GMACs | reach | delay | causal | converter | parity |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        year = f"[{row.year}]({row.paper})" if row.year else ""
+        reach, delay = (str(row.reach.frames), str(row.reach.after)) if row.reach else ("clip", "clip")
+        converters = " ".join(f"`{origin}`" for origin in row.converters)
+        parity = "" if row.parity is None else f"{row.parity:.0e}"
+        lines.append(
+            f"| `{row.network}` | {year} | {row.parameters / 1e6:.3f} | {row.frames} × {row.size}² | {row.gmacs:.2f} | "
+            f"{reach} | {delay} | {'yes' if row.is_causal else 'no'} | {converters} | {parity} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(args: Sequence[str]) -> int:
+    """``vidact networks``."""
+    parser = argparse.ArgumentParser(prog="vidact networks", description="The table of all clip networks.")
+    parser.add_argument("--networks", nargs="+", help="some of them; default: all")
+    parser.add_argument("--parity", type=Path, help="the folder of parity records")
+    parser.add_argument("--out", type=Path, help="write a page; default: print the table")
+    asked = parser.parse_args(args)
+    names = asked.networks or clip_networks()
+    if unknown := sorted(set(names) - set(vidact.models.__all__)):
+        raise ValueError(f"vidact.models has no {', '.join(unknown)}")
+    parity = parity_errors(asked.parity) if asked.parity else {}
+    rows = []
+    for name in names:
+        variants: list[dict[str, Any]] = [{}]
+        if "shift" in inspect.signature(getattr(vidact.models, name)).parameters and name.startswith("tsm"):
+            variants.append({"shift": "causal"})
+        for arguments in variants:
+            rows.append(describe(name, parity, **arguments))
+            print(f"{len(rows)}  {rows[-1].network}", file=sys.stderr, flush=True)
+    table = markdown(rows)
+    if asked.out is None:
+        print(table, end="")
+    else:
+        with replacing(asked.out) as half:
+            half.write_text(TITLE + table, encoding="utf-8")
+        print(f"{asked.out}: {len(rows)} networks")
+    return 0

@@ -1,0 +1,234 @@
+"""What a video file is worth: whether every frame of it can be decoded, how long it is, and what it shows, in brief.
+
+A file is decoded whole, once, with FFmpeg's own checks turned into errors; what is wrong with it is said in words and
+none of it raises.
+
+Shapes: P pictures of the fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import av.error
+import cv2
+import numpy as np
+
+from vidact.video.decode import VideoError, open_video
+from vidact.video.jobs import file_digest
+from vidact.video.transcode import BATCH
+
+NUM_PICTURES, SIDE = 8, 32  # of the fingerprint
+FLAT = 4.0  # standard deviation of grey values below which a picture shows nothing
+STILL = 3.0  # largest change of a cell of 32 x 32, in grey values, below which nothing moves
+OTHER_RATE = 0.05  # part by which a stated frame rate may miss that of the frames
+OTHER_LENGTH, OTHER_LENGTH_S = 0.1, 0.75  # part and seconds by which a stated duration may miss that of the frames
+
+
+@dataclass
+class Examined:
+    """What one video is; ``problems`` are pairs of kind and words, in the order in which they were found.
+
+    ``picture`` (H, W, 3) uint8 is the middle frame, small; ``fingerprint`` (P, 32, 32) uint8 are grey pictures spread
+    evenly over it. Both are None where nothing could be decoded.
+    """
+
+    path: Path
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    digest: str = ""
+    num_bytes: int = 0
+    num_frames: int = 0
+    fps: float = 0.0
+    duration_s: float = 0.0
+    height: int = 0
+    width: int = 0
+    picture: np.ndarray | None = None
+    fingerprint: np.ndarray | None = None
+
+    def add(self, kind: str, words: object) -> None:
+        self.problems.append((kind, str(words)))
+
+    @property
+    def is_readable(self) -> bool:
+        return self.fingerprint is not None
+
+
+def examine(path: Path) -> Examined:
+    """Decode one video whole and say what is wrong with it."""
+    found = Examined(path)
+    try:
+        if path.is_file():
+            found.num_bytes, found.digest = path.stat().st_size, file_digest(path)
+        else:
+            files = sorted(file for file in path.iterdir() if file.is_file())
+            found.num_bytes = sum(file.stat().st_size for file in files)
+            found.digest = hashlib.sha256("".join(file_digest(file) for file in files).encode()).hexdigest()
+        with open_video(path, cache=False) as video:
+            times_s, found.fps = video.times_s, video.fps
+            found.num_frames, found.height, found.width = len(video), video.height, video.width
+            found.duration_s = float(times_s[-1] - times_s[0]) + 1 / found.fps
+            _look(found, video)
+    except (VideoError, OSError) as error:
+        found.add(_kind_of(str(error), found.num_bytes), error)
+        return found
+    if len(times_s) > 2:
+        _look_at_times(found, times_s)
+    if path.is_file():
+        _look_at_file(found)
+    return found
+
+
+def _kind_of(words: str, num_bytes: int) -> str:
+    if not num_bytes:
+        return "empty file"
+    if "no video stream" in words:
+        return "no video stream"
+    if "cut short" in words or "moov" in words:
+        return "truncated"
+    return "damaged" if "the file is damaged" in words else "unreadable"
+
+
+def _look(found: Examined, video: object) -> None:
+    """Fingerprint, and whether anything is seen and moves."""
+    at = np.linspace(0, found.num_frames - 1, NUM_PICTURES + 2).round().astype(int)[1:-1]
+    middle = int(at[NUM_PICTURES // 2])
+    cells: list[np.ndarray] = []
+    least = np.full((SIDE, SIDE), 255.0, np.float32)
+    most = np.zeros((SIDE, SIDE), np.float32)
+    spread = 0.0
+    for first in range(0, found.num_frames, BATCH):
+        numbers = list(range(first, min(first + BATCH, found.num_frames)))
+        images = video.frames_at(numbers).images.permute(0, 2, 3, 1).numpy()  # type: ignore[attr-defined]
+        for number, image in zip(numbers, images, strict=True):
+            grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+            small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            spread = max(spread, float(grey.std()))
+            least, most = np.minimum(least, small), np.maximum(most, small)
+            cells += [small] * int((at == number).sum())
+            if number == middle:
+                factor = 160 / max(image.shape[:2])
+                found.picture = cv2.resize(
+                    image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+                )
+    found.fingerprint = np.stack(cells)
+    if spread < FLAT:
+        found.add("blank", f"no frame shows anything: grey values spread by at most {spread:.1f} of 255")
+    elif found.num_frames > 1 and float((most - least).max()) < STILL:
+        found.add("frozen", f"all {found.num_frames} frames show the same picture")
+
+
+def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
+    steps = np.diff(times_s)
+    usual = float(np.median(steps))
+    if (steps <= 0).any():
+        found.add("times", f"{int((steps <= 0).sum())} frames are not later than the one before")
+        return
+    own = 1 / usual
+    if abs(found.fps / own - 1) > OTHER_RATE and abs(found.fps * steps.mean() - 1) > OTHER_RATE:
+        found.add("frame rate", f"the file states {found.fps:.3f} frames a second and its frames come at {own:.3f}")
+    gap = int(steps.argmax())
+    if steps[gap] > max(5 * usual, 0.5):
+        found.add("gap", f"no frame for {steps[gap]:.2f} s after {times_s[gap]:.2f} s; frames come every {usual:.3f} s")
+
+
+def _look_at_file(found: Examined) -> None:
+    """What the container says beside the frames, and what the decoder says when it may not hide an error."""
+    damaged, decoded, words = 0, 0, ""
+    try:
+        with av.open(f"file:{found.path}", metadata_errors="replace") as file:
+            stream = file.streams.best("video")
+            assert stream is not None
+            stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+            stated = file.duration / av.time_base if file.duration else 0.0
+            if stream.duration and stream.time_base:
+                stated = max(stated, float(stream.duration * stream.time_base))
+            for packet in file.demux(stream):
+                try:
+                    for frame in packet.decode():
+                        decoded += 1
+                        damaged += bool(frame.is_corrupt)  # type: ignore[union-attr]
+                except av.error.FFmpegError as error:
+                    damaged, words = damaged + 1, words or str(error.strerror)
+    except av.error.FFmpegError as error:
+        damaged, words, stated = damaged + 1, str(error.strerror), 0.0
+    if damaged:
+        found.add(
+            "damaged", f"{damaged} of about {found.num_frames} frames are damaged ({words or 'said the decoder'})"
+        )
+    off_s = stated - found.duration_s
+    if stated and math.isfinite(stated) and abs(off_s) > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
+        found.add("duration", f"the file states {stated:.2f} s and its frames last {found.duration_s:.2f} s")
+
+
+def same_content(a: np.ndarray, b: np.ndarray, most: float = 16.0) -> bool:
+    """Whether two fingerprints (P, 32, 32) are of one video, perhaps encoded or scaled anew.
+
+    Coding moves the mean of a 16th of the width by a few grey values; another person before the same wall, or the same
+    one doing something else, moves some by far more (by 35 at least in a set of nine people before one wall).
+    """
+    return all(cv2.norm(_halved(one), _halved(other), cv2.NORM_INF) <= most for one, other in zip(a, b, strict=True))
+
+
+def _halved(picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(picture, (SIDE // 2, SIDE // 2), interpolation=cv2.INTER_AREA)
+
+
+def find_duplicates(found: list[Examined]) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of videos with the same content; of n copies the n - 1 pairs with the first.
+
+    Equal files count as well as equal pictures in videos of about the same length. Blank videos are all alike and left
+    out; of still pictures only equal lengths are compared.
+    """
+    pairs: list[tuple[int, int]] = []
+    taken: set[int] = set()
+    first_of: dict[str, int] = {}
+    for i, one in enumerate(found):
+        if one.digest and one.num_bytes:
+            if one.digest in first_of:
+                pairs.append((first_of[one.digest], i))
+                taken.add(i)
+            else:
+                first_of[one.digest] = i
+    rows = [
+        i for i, one in enumerate(found)
+        if i not in taken and one.fingerprint is not None and not any(kind == "blank" for kind, _ in one.problems)
+    ]  # fmt: skip
+    if not rows:
+        return sorted(pairs)
+    # the mean brightness of each picture finds candidates without comparing all with all
+    means = np.array([found[i].fingerprint.mean(axis=(1, 2)) for i in rows])  # type: ignore[union-attr]  # (n, P)
+    order = np.argsort(means[:, 0], kind="stable")
+    ordered = means[order]
+    close = 3.0
+    for place, row in enumerate(order):
+        i = rows[row]
+        end = int(np.searchsorted(ordered[:, 0], ordered[place, 0] + close, side="right"))
+        near = np.flatnonzero((np.abs(ordered[place + 1 : end] - ordered[place]) <= close).all(1))
+        for other in near + place + 1:
+            j = rows[order[other]]
+            a, b = found[i], found[j]
+            if abs(a.duration_s - b.duration_s) > 0.05 * max(a.duration_s, b.duration_s) + 0.1:
+                continue
+            if same_content(a.fingerprint, b.fingerprint):  # type: ignore[arg-type]
+                pairs.append((min(i, j), max(i, j)))
+    return _stars(pairs)
+
+
+def _stars(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Each group of connected pairs as the pairs of its first member with the others."""
+    head: dict[int, int] = {}
+
+    def first(i: int) -> int:
+        while head.get(i, i) != i:
+            i = head[i]
+        return i
+
+    for i, j in pairs:
+        a, b = sorted((first(i), first(j)))
+        head[b] = a
+    members = {i for pair in pairs for i in pair}
+    return sorted((first(i), i) for i in members if first(i) != i)

@@ -1,0 +1,153 @@
+"""Which packets of a video hold pictures that no other picture is made from: those may stay undecoded.
+
+Read from the coded stream itself, since containers seldom say it. A picture counts as disposable only where the
+standard forbids every other picture to refer to it and its packet carries nothing else that lasts (no parameter sets,
+no matrices):
+
+* H.264 (ITU-T H.264, 7.4.1): slices with nal_ref_idc 0.
+* HEVC (ITU-T H.265, 7.4.2.2): sub-layer non-reference pictures of the highest temporal sub-layer in the file; one of a
+  lower sub-layer may be referred to from above.
+* MPEG-1 and 2 (ISO/IEC 13818-2, 6.3.9) and MPEG-4 part 2 (ISO/IEC 14496-2, 6.3.5): B-pictures.
+
+Every other codec answers None. In VP8 and VP9 a picture that nothing refers to still leaves its probabilities, motion
+vectors or segments behind; AV1 names its references in headers that only its own decoder reads here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+START_CODE = b"\x00\x00\x01"
+
+H264_SLICE = 1
+H264_HARMLESS = {6, 9, 12}  # supplemental information, delimiter, filler
+HEVC_PICTURES = range(32)
+HEVC_HARMLESS = {35, 38, 39, 40}  # delimiter, filler, supplemental information before and after
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a packet is to the others: its temporal sub-layer (0 where a codec has none), and whether a picture of the
+    same sub-layer may refer to it."""
+
+    layer: int
+    is_needed: bool
+
+
+NEEDED = Role(0, True)
+FREE = Role(0, False)
+Judge = Callable[[bytes], Role | None]
+
+
+def packet_judge(codec: str, extradata: bytes | None) -> Judge | None:
+    """A function from a packet's bytes to its role; None for codecs of which it cannot be told.
+
+    The function returns None for a packet that forbids to leave out anything of its file: two pictures in one packet,
+    of which the decoder shows the second with the next packet.
+    """
+    extradata = extradata or b""
+    if codec == "h264":
+        length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
+        return lambda data: _h264(_units(data, length_bytes))
+    if codec == "hevc":
+        length_bytes = (extradata[21] & 3) + 1 if len(extradata) > 21 and extradata[0] == 1 else 0
+        return lambda data: _hevc(_units(data, length_bytes))
+    return {"mpeg4": _mpeg4, "mpeg1video": _mpeg2, "mpeg2video": _mpeg2}.get(codec)
+
+
+def are_disposable(roles: list[Role | None]) -> list[bool]:
+    """For each packet of a file, from all their roles, whether it may stay undecoded."""
+    if not roles or None in roles:
+        return [False] * len(roles)
+    top = max(role.layer for role in roles if role)
+    return [bool(role) and not role.is_needed and role.layer == top for role in roles]  # type: ignore[union-attr]
+
+
+def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
+    """The first bytes of each NAL unit: after its length (MP4, Matroska), or after a start code (AVI, streams).
+
+    Yields an empty one where the lengths do not add up, which no rule accepts.
+    """
+    if not length_bytes:
+        begin = data.find(START_CODE)
+        if begin < 0:
+            yield b""
+        while begin >= 0:
+            yield data[begin + 3 : begin + 5]
+            begin = data.find(START_CODE, begin + 3)
+        return
+    begin, end = 0, len(data)
+    while begin < end:
+        body = begin + length_bytes
+        begin = body + int.from_bytes(data[begin:body], "big")
+        yield data[body : body + 2] if body < begin <= end else b""
+
+
+def _h264(units: Iterator[bytes]) -> Role:
+    has_picture = False
+    for unit in units:
+        if not unit:
+            return NEEDED
+        kind, importance = unit[0] & 31, unit[0] >> 5 & 3
+        if kind == H264_SLICE and importance == 0:
+            has_picture = True
+        elif kind not in H264_HARMLESS:
+            return NEEDED
+    return FREE if has_picture else NEEDED
+
+
+def _hevc(units: Iterator[bytes]) -> Role:
+    layer, has_picture, is_needed = 0, False, False
+    for unit in units:
+        if len(unit) < 2:
+            return NEEDED
+        kind, stream = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3
+        if stream:  # a second view or a scalable layer, which leans on this picture
+            return Role(7, True)
+        if kind in HEVC_PICTURES:
+            has_picture = True
+            layer = max(layer, (unit[1] & 7) - 1)
+            is_needed |= kind > 14 or kind % 2 == 1  # even up to 14: TRAIL_N, TSA_N, STSA_N, RADL_N, RASL_N
+        elif kind not in HEVC_HARMLESS:
+            is_needed = True
+    return Role(layer, is_needed or not has_picture)
+
+
+def _start_codes(data: bytes) -> Iterator[int]:
+    """Where each start code ends, that is where its value stands."""
+    begin = data.find(START_CODE)
+    while 0 <= begin < len(data) - 3:
+        yield begin + 3
+        begin = data.find(START_CODE, begin + 3)
+
+
+def _mpeg4(data: bytes) -> Role | None:
+    pictures, is_needed = 0, False
+    for place in _start_codes(data):
+        if data[place] == 0xB6:
+            pictures += 1
+            is_needed |= len(data) <= place + 1 or data[place + 1] >> 6 != 2
+        elif data[place] != 0xB2:  # user data
+            is_needed = True
+    if pictures > 1:
+        return None
+    return FREE if pictures == 1 and not is_needed else NEEDED
+
+
+def _mpeg2(data: bytes) -> Role:
+    has_picture = False
+    for place in _start_codes(data):
+        value = data[place]
+        following = data[place + 1 : place + 3]
+        if value == 0x00:
+            if len(following) < 2 or following[1] >> 3 & 7 != 3:
+                return NEEDED
+            has_picture = True
+        elif value == 0xB5:
+            # an extension of the picture's own header (8), or a description; matrices (3) last beyond the picture
+            if not following or following[0] >> 4 not in (7, 8):
+                return NEEDED
+        elif not 0x01 <= value <= 0xAF and value != 0xB2:  # neither a slice nor user data
+            return NEEDED
+    return FREE if has_picture else NEEDED

@@ -1,0 +1,372 @@
+"""Stored flow: what ``vidact extract flow`` writes, and what others wrote by the conventions of the field.
+
+A folder of flow says in ``flow.json`` what made it. Field i, counted from 0, carries frame i to frame i + 1, so a video
+of N frames has N - 1 fields; in the names of files they count from 1, as everybody's do. Pixels hold x and y rounded to
+0 … 255 (``flow.quantise``), each as a grey picture:
+
+``packed``        one file a video, ``<video>.flow.zip``: the pictures of ``tsn`` in a plain zip archive
+``tsn``           ``<video>/flow_x_00001.jpg`` and ``flow_y_…``: dense_flow, TSN, TSM, MMAction2
+``mmaction``      ``<video>/x_00001.jpg`` and ``y_…``: MMAction2 0.x
+``something_v1``  ``000123/000123-x_00001.jpg`` and ``…-y_…``: TSM's Something-Something V1
+``colour``        ``<video>/00001.jpg``: x and y are red and green of one picture, blue is empty: TRN's, TSM's Jester
+``uv``            ``u/<video>/frame000001.jpg`` and ``v/…``: Feichtenhofer's
+
+Shapes: N frames, n fields asked for, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidact.files import write_json
+from vidact.video.decode import VideoError
+from vidact.video.flow import BOUND, dequantise, quantise
+
+RECORD = "flow.json"
+FORMAT = 1
+PACK = ".flow.zip"
+
+# Where x and y of one field are; fields of the templates: {video} is the id, {parent} all of it before the last part
+# (with its slash), {name} the last part, {index} counts from 1.
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "packed": ("flow_x_{index:05d}.jpg", "flow_y_{index:05d}.jpg"),
+    "tsn": ("{video}/flow_x_{index:05d}.jpg", "{video}/flow_y_{index:05d}.jpg"),
+    "mmaction": ("{video}/x_{index:05d}.jpg", "{video}/y_{index:05d}.jpg"),
+    "something_v1": (
+        "{parent}{name:0>6}/{name:0>6}-x_{index:05d}.jpg",
+        "{parent}{name:0>6}/{name:0>6}-y_{index:05d}.jpg",
+    ),
+    "colour": ("{video}/{index:05d}.jpg", "{video}/{index:05d}.jpg"),
+    "uv": ("u/{video}/frame{index:06d}.jpg", "v/{video}/frame{index:06d}.jpg"),
+}
+
+
+@dataclass(frozen=True)
+class FlowRecord:
+    """What a folder of flow holds.
+
+    Args:
+        method: one of ``flow.METHODS``, or another program's name for what it did.
+        bound: the pixels per frame that level 255 stands for.
+        size: what frames were resized to before their flow was computed: the short side, (width, height), or None for
+            the video's own size.
+        layout: one of ``LAYOUTS``.
+        image: "jpg", or "png", which keeps every level and takes about three times the room.
+        quality: of jpg, up to 95.
+        weights: the file of a network that computed it, where there was one.
+        opencv: the version of the library that computed it.
+    """
+
+    method: str = "dis"
+    bound: float = BOUND
+    size: int | tuple[int, int] | None = 256
+    layout: str = "packed"
+    image: str = "jpg"
+    quality: int = 95
+    weights: str | None = None
+    opencv: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"layout is {self.layout!r}; there are {', '.join(LAYOUTS)}")
+        if self.image not in ("jpg", "png"):
+            raise ValueError(f"image is {self.image!r}; flow is stored as 'jpg' or 'png'")
+        if not 1 <= self.quality <= 95:
+            raise ValueError(f"quality is {self.quality}; jpg has 1 to 95")
+        if not self.bound > 0:
+            raise ValueError(f"bound is {self.bound}; it is the greatest motion that is kept, in pixels per frame")
+        sides = self.size if isinstance(self.size, (tuple, list)) else (self.size or 1,)
+        if len(sides) > 2 or any(side < 1 for side in sides):
+            raise ValueError(f"size is {self.size}; it is a short side in pixels, or width and height")
+        if isinstance(self.size, list):  # as JSON gives it back
+            object.__setattr__(self, "size", tuple(self.size))
+
+    @property
+    def templates(self) -> tuple[str, str]:
+        """Where x and y are, with the suffix of the pictures."""
+        x, y = (template.removesuffix("jpg") + self.image for template in LAYOUTS[self.layout])
+        return x, y
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"format": FORMAT} | dataclasses.asdict(self)
+
+
+def read_record(root: str | Path) -> FlowRecord:
+    """What ``flow.json`` of the folder says."""
+    path = Path(root) / RECORD
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{root} has no {RECORD}, so it does not say what its flow is. Write flow with `vidact extract flow`; for "
+            "flow that another program made, say what it is with `vidact extract flow --adopt --out FOLDER --layout … "
+            "--method …`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("format")
+        if version > FORMAT:
+            raise ValueError(f"format {version} is newer than this vidact's {FORMAT}")
+        return FlowRecord(**content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of flow: {error}") from error
+
+
+def write_record(root: str | Path, record: FlowRecord) -> None:
+    """State what a folder holds; refuse one that holds something else."""
+    root = Path(root)
+    if (root / RECORD).exists():
+        there = read_record(root)
+        differ = [
+            f"{field.name} {getattr(there, field.name)!r} there and {getattr(record, field.name)!r} asked"
+            for field in dataclasses.fields(FlowRecord)
+            if getattr(there, field.name) != getattr(record, field.name)
+        ]
+        if differ:
+            raise ValueError(f"{root} holds other flow: {'; '.join(differ)}. Choose another --out")
+        return
+    write_json(root / RECORD, record.as_dict())
+
+
+# ---------------------------------------------------------------------------------------------- names
+
+
+def _names(video: str) -> dict[str, str]:
+    parent, slash, name = video.rpartition("/")
+    return {"video": video, "parent": parent + slash, "name": name}
+
+
+def _pack_of(root: Path, video: str) -> Path:
+    return root / f"{video}{PACK}"
+
+
+def folders_of(root: Path, video: str, record: FlowRecord) -> list[Path]:
+    """The folders of one video's pictures: one, or x's and y's."""
+    paths = [root / Path(template.format(**_names(video), index=1)).parent for template in record.templates]
+    return list(dict.fromkeys(paths))
+
+
+def _count(folder: Path, template: str, video: str) -> int:
+    """How many fields a folder holds; they have to be numbered from 1 without a gap."""
+    name = template.rpartition("/")[2]
+    begin, end = (re.escape(part.format(**_names(video))) for part in re.split(r"\{index[^}]*\}", name))
+    found = [re.fullmatch(rf"{begin}(\d+){end}", file) for file in os.listdir(folder)]
+    numbers = {int(match[1]) for match in found if match}
+    if numbers != set(range(1, len(numbers) + 1)):
+        gap = min(set(range(1, len(numbers) + 1)) - numbers)
+        raise VideoError(
+            f"{folder} has {len(numbers)} fields of flow, and number {gap} is not among them; extract it again"
+        )
+    return len(numbers)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+class FlowStore:
+    """A folder of flow; picklable, so that loader workers may have it.
+
+    Args:
+        root: the folder with ``flow.json``.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"{root} is not a folder; write flow into it with `vidact extract flow`")
+        self.record = read_record(self.root)
+
+    def open(self, video: str) -> StoredFlow:
+        """The flow of a video by its id: its path below the folder of videos, without the suffix."""
+        return StoredFlow(self.root, video, self.record)
+
+    def is_whole(self, video: str, num_fields: int) -> bool:
+        """Whether exactly so many fields of a video are there."""
+        try:
+            with self.open(video) as flow:
+                return len(flow) == num_fields
+        except VideoError:
+            return False
+
+
+class StoredFlow:
+    """The fields of one video, whose number is its length. Raises VideoError where they are not there or damaged."""
+
+    def __init__(self, root: Path, video: str, record: FlowRecord) -> None:
+        self.root, self.video, self.record = root, video, record
+        self._archive: zipfile.ZipFile | None = None
+        x, y = record.templates
+        if record.layout == "packed":
+            path = _pack_of(root, video)
+            if not path.is_file():
+                raise self._absent(path)
+            try:
+                self._archive = zipfile.ZipFile(path)
+                names = self._archive.namelist()
+            except (zipfile.BadZipFile, OSError) as error:
+                raise VideoError(f"{path} cannot be read ({error}); extract it again") from error
+            self._length = self._some(len(names) // 2)
+            if set(names[-2:]) != {name.format(index=self._length) for name in (x, y)}:
+                self.close()
+                raise VideoError(f"{path} does not hold {self._length} numbered fields of x and y; extract it again")
+            return
+        folders = folders_of(root, video, record)
+        for folder in folders:
+            if not folder.is_dir():
+                raise self._absent(folder)
+        counts = [_count(folders[i % len(folders)], template, video) for i, template in enumerate((x, y))]
+        if counts[0] != counts[1]:
+            raise VideoError(f"{folders[0]} has {counts[0]} fields of x and {counts[1]} of y; extract it again")
+        self._length = self._some(counts[0])
+
+    def _some(self, num_fields: int) -> int:
+        if not num_fields:
+            self.close()
+            raise VideoError(f"the flow of {self.video!r} in {self.root} has no field; extract it again")
+        return num_fields
+
+    def _absent(self, path: Path) -> VideoError:
+        return VideoError(
+            f"there is no flow of {self.video!r}: {path} does not exist. Extract it with `vidact extract flow`, or "
+            "let it be computed while loading (data.flow null)"
+        )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def fields_at(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """Fields by number (n, 2, H, W) uint8, in levels of the usual bound of 20 pixels a frame."""
+        asked = np.asarray(indices, dtype=np.int64)
+        outside = asked[(asked < 0) | (asked >= len(self))]
+        if outside.size:
+            raise IndexError(f"field {outside[0]} of {self.video} does not exist: it has {len(self)}")
+        numbers, slots = np.unique(asked, return_inverse=True)
+        pictures = [self._field(int(number)) for number in numbers]
+        if len({picture.shape for picture in pictures}) > 1:
+            raise VideoError(f"the fields of {self.video} in {self.root} differ in size; extract them again")
+        fields = torch.from_numpy(np.stack(pictures)[slots])
+        if self.record.bound != BOUND:
+            fields = quantise(dequantise(fields, self.record.bound))
+        return fields
+
+    def _field(self, number: int) -> np.ndarray:
+        """(2, H, W) uint8."""
+        from PIL import Image
+
+        names = [template.format(**_names(self.video), index=number + 1) for template in self.record.templates]
+        parts = []
+        for name in dict.fromkeys(names):
+            try:
+                source: Any = self.root / name if self._archive is None else io.BytesIO(self._archive.read(name))
+                with Image.open(source) as image:
+                    parts.append(np.asarray(image.convert("RGB" if self.record.layout == "colour" else "L")))
+            except (OSError, KeyError, zipfile.BadZipFile) as error:
+                raise VideoError(f"{name} of {self.root} cannot be read ({error}); extract it again") from error
+        if self.record.layout == "colour":
+            return np.moveaxis(parts[0][..., :2], 2, 0)
+        if parts[0].shape != parts[1].shape:
+            raise VideoError(f"{names[0]} and {names[1]} of {self.root} differ in size; extract them again")
+        return np.stack(parts)
+
+    def close(self) -> None:
+        if self._archive is not None:
+            self._archive.close()
+
+    def __enter__(self) -> StoredFlow:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+class FlowWriter:
+    """Writes one video's fields; they stand under their names when the block ends well, all of them or none.
+
+    >>> with FlowWriter(Path("flow"), "walking/ann", FlowRecord()) as writer:  # doctest: +SKIP
+    ...     writer.write(levels)  # (2, H, W) uint8, field after field
+    """
+
+    def __init__(self, root: Path, video: str, record: FlowRecord) -> None:
+        self.root, self.video, self.record = Path(root), video, record
+        self.num_fields = 0
+        if record.layout == "packed":
+            self.targets = [_pack_of(self.root, video)]
+        else:
+            self.targets = folders_of(self.root, video, record)
+        self.halves = [target.with_name(f".{os.getpid()}.{target.name}") for target in self.targets]
+        self._archive: zipfile.ZipFile | None = None
+
+    def __enter__(self) -> FlowWriter:
+        self._clean()
+        for half in self.halves:
+            half.parent.mkdir(parents=True, exist_ok=True)
+            if self.record.layout == "packed":
+                self._archive = zipfile.ZipFile(half, "w")  # pictures are compressed already
+            else:
+                half.mkdir()
+        return self
+
+    def write(self, levels: Tensor) -> None:
+        """The next field, (2, H, W) uint8."""
+        self.num_fields += 1
+        array = levels.numpy()
+        if self.record.layout == "colour":
+            parts = [np.stack([*array, np.zeros_like(array[0])], axis=-1)]
+        else:
+            parts = [array[0], array[1]]
+        for i, part in enumerate(parts):
+            name = self.record.templates[i].format(**_names(self.video), index=self.num_fields)
+            content = self._encoded(part)
+            if self._archive is not None:
+                # a fixed date, so that the same flow gives the same bytes
+                self._archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+            else:
+                (self.halves[i % len(self.halves)] / Path(name).name).write_bytes(content)
+
+    def _encoded(self, picture: np.ndarray) -> bytes:
+        from PIL import Image
+
+        out = io.BytesIO()
+        if self.record.image == "png":
+            Image.fromarray(picture).save(out, "PNG")
+        else:  # full resolution for colour too, since x and y are no colours
+            options = {"subsampling": 0} if picture.ndim == 3 else {}
+            Image.fromarray(picture).save(out, "JPEG", quality=self.record.quality, **options)
+        return out.getvalue()
+
+    def __exit__(self, kind: object, *rest: object) -> None:
+        if self._archive is not None:
+            self._archive.close()
+        if kind is None:
+            for half, target in zip(self.halves, self.targets, strict=True):
+                if target.is_dir():
+                    shutil.rmtree(target)
+                os.replace(half, target)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what this or a killed process left of this video under a hidden name."""
+        for target in self.targets:
+            if not target.parent.is_dir():
+                continue
+            for path in target.parent.iterdir():
+                if re.fullmatch(rf"\.\d+\.{re.escape(target.name)}", path.name):
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)

@@ -1,0 +1,295 @@
+"""The frames of a video file: how many, when each is shown, where decoding can begin, and what it may leave out.
+
+One pass over the packets tells it where the container stores a presentation time for each and the codec keeps to one
+picture a packet; otherwise the file is decoded once.
+
+Shapes: N frames of the video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from vidact.video.disposable import Role, are_disposable, packet_judge
+from vidact.video.reader import VideoError
+
+# Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
+# picture. Everything else (AVI knows no presentation times, VP8 has packets that show nothing, MPEG-4 packs two
+# pictures into one packet, a transport stream may begin anywhere) is decoded once to be counted.
+STAMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+STAMPED_CODECS = {"h264", "hevc", "vp9", "av1"}
+
+KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
+KEEP_PICTURES = 64 * 2**20  # bytes: pictures that had to be decoded to be counted wait there to be asked for
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How a stored picture becomes an upright one: transpose first, then mirror.
+
+    FFmpeg's display matrix sends the pixel (x, y) to (a x + c y, b x + d y). We honour quarter turns and mirrors, and
+    take the nearest quarter turn of any other angle.
+    """
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    @staticmethod
+    def from_matrix(matrix: np.ndarray) -> Turn:
+        """From the nine int32 of a display matrix: a b u, c d v, x y w."""
+        a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
+        if abs(b) > abs(a):
+            return Turn(True, c < 0, b < 0)
+        return Turn(False, a < 0, d < 0)
+
+    @property
+    def quarters(self) -> int:
+        """Quarter turns counter-clockwise that a library makes which reads FFmpeg's angle and does not see mirrors."""
+        if self.transpose:
+            return 1 if self.mirror_y else 3
+        return 2 if self.mirror_x else 0
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:  # (H, W, 3)
+        if self.transpose:
+            image = image.swapaxes(0, 1)
+        return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """The frames of a file in the order in which they are shown.
+
+    ``stamps`` (N,) are the timestamps by which the decoder's pictures are recognised; None when the file has none that
+    tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
+    ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``. ``disposable``
+    (N,) tells the frames that no other is made from, see ``vidact.video.disposable``. ``height`` and ``width`` are the
+    stored picture's, before ``turn``.
+    """
+
+    times_s: np.ndarray
+    stamps: np.ndarray | None
+    key_frames: np.ndarray
+    key_stamps: np.ndarray
+    disposable: np.ndarray
+    height: int
+    width: int
+    turn: Turn
+    is_interlaced: bool
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    @cached_property
+    def number_of(self) -> dict[int, int]:
+        """Stamp → frame number."""
+        return {} if self.stamps is None else {stamp: i for i, stamp in enumerate(self.stamps.tolist())}
+
+    @cached_property
+    def may_wait(self) -> list[bool]:
+        """``disposable`` as a list, which the decoding loop asks for every packet."""
+        return self.disposable.tolist()
+
+    def key_before(self, number: int) -> int:
+        """Which key frame (an index into ``key_frames``) is the last one not after frame ``number``."""
+        return max(0, int(np.searchsorted(self.key_frames, number, side="right")) - 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PacketNote:
+    """What the index needs to know of a packet, without its data."""
+
+    stamp: int | None
+    is_key: bool
+    is_hidden: bool
+
+
+@dataclass
+class Scan:
+    """One pass over a file: its packets in the order of storing, and the stamps of the pictures that were decoded.
+
+    ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
+    contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
+    are too large to keep; ``fed`` of the packets were decoded.
+    """
+
+    packets: list[PacketNote]
+    roles: list[Role | None]
+    frames: list[int | None]
+    first: av.VideoFrame | None
+    num_missing: int
+    seconds_per_tick: float
+    kept: list[av.Packet] | None
+    pictures: list[av.VideoFrame] | None
+    fed: int
+
+
+def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
+    """The file and its main video stream, or a VideoError in plain words."""
+    if path.stat().st_size == 0:
+        raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
+    try:
+        # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding are no reason to stop
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path} is not a video that can be read ({error.strerror}): {_beginning(path)}") from error
+    if not container.streams:
+        container.close()
+        raise VideoError(f"{path} is not a video that can be read (nothing is in it): {_beginning(path)}")
+    stream = container.streams.best("video")
+    # the cover picture of a song is a video stream to FFmpeg, not to us
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        kinds = sorted({other.type for other in container.streams if other is not stream})
+        container.close()
+        raise VideoError(f"{path} has no video stream, only {' and '.join(kinds) or 'nothing that can be played'}")
+    if stream.codec_context is None:
+        container.close()
+        raise VideoError(f"{path} holds video in a codec that this PyAV cannot decode; transcode it to H.264")
+    return container, stream
+
+
+def _beginning(path: Path) -> str:
+    """What the first bytes of an unreadable file tell."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] in (b"ftyp", b"mdat", b"free"):
+        return "it begins like an MP4 file, so it is probably cut short and lacks its index (the moov atom)"
+    return f"it begins with {head!r}"
+
+
+def is_stamped(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the packets alone tell which frames there are."""
+    return container.format.name in STAMPED_CONTAINERS and stream.codec_context.codec.canonical_name in STAMPED_CODECS
+
+
+def stamped(packet: av.Packet, format: str) -> av.Packet:
+    """The packet, with the stamp by which its picture will be known: in AVI, which has no presentation times and where
+    FFmpeg does not always find one, that may be the time of decoding, as PyAV tells it of such a picture."""
+    if packet.pts is None and format == "avi":
+        packet.pts = packet.dts
+    return packet
+
+
+def decode_packet(packet: av.Packet) -> list[av.VideoFrame]:
+    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does."""
+    try:
+        return packet.decode()  # type: ignore[return-value]
+    except av.error.FFmpegError:
+        return []
+
+
+def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
+    """Read every packet; decode them all, or only until the first picture."""
+    scan = Scan([], [], [], None, 0, float(stream.time_base or 1), [], [], 0)
+    format, num_bytes, is_torn = container.format.name, 0, False
+    judge = packet_judge(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
+    try:
+        for packet in container.demux(stream):
+            stamped(packet, format)
+            if packet.size or packet.dts is not None:  # not the empty one that flushes the decoder
+                scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
+                scan.roles.append(judge(bytes(packet)) if judge else None)
+                is_torn = packet.is_corrupt
+            num_bytes += packet.size
+            if num_bytes > KEEP_PACKETS:
+                scan.kept = None
+            elif scan.kept is not None:
+                scan.kept.append(packet)
+            if decode_all or scan.first is None:
+                scan.fed += 1
+                for frame in decode_packet(packet):
+                    scan.first = scan.first or frame
+                    scan.frames.append(frame.pts)
+                    if scan.pictures is not None:
+                        scan.pictures.append(frame)
+                        if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
+                            scan.pictures = None
+    except av.error.FFmpegError:  # the file breaks off
+        is_torn = True
+    # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last
+    # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
+    if format.startswith("mov"):
+        scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
+    elif is_torn:
+        scan.num_missing = max(0, stream.frames - len(scan.packets))
+    return scan
+
+
+def _num_bytes(frame: av.VideoFrame) -> int:
+    return sum(plane.buffer_size for plane in frame.planes)
+
+
+def index_packets(scan: Scan) -> VideoIndex | None:
+    """The index that the packets promise; None where they do not tell what will be shown."""
+    if not scan.packets or scan.first is None:
+        return None
+    stamps = [packet.stamp for packet in scan.packets if not packet.is_hidden]
+    begin = scan.packets[0]
+    if None in stamps or len(set(stamps)) != len(stamps) or begin.stamp is None or not begin.is_key:
+        return None
+    shown = np.sort(np.array(stamps, dtype=np.int64))
+    # Pictures before the first key frame cannot be decoded; and the first that did come must be the first promised.
+    if shown[0] < begin.stamp or scan.frames[0] != shown[0]:
+        return None
+    return _index(scan, shown, shown * scan.seconds_per_tick)
+
+
+def index_frames(scan: Scan, fps: float) -> VideoIndex:
+    """The index of the pictures that came, in the order in which they came.
+
+    AVI stores no presentation times, so that its stamps may name the pictures out of order: then they still tell the
+    pictures apart, and sorted they are the times. Without stamps, frame i is at i / fps.
+    """
+    if None in scan.frames:
+        return _index(scan, None, np.arange(len(scan.frames)) / fps)
+    stamps = np.array(scan.frames, dtype=np.int64)
+    times_s = np.sort(stamps) * scan.seconds_per_tick
+    return _index(scan, stamps if len(np.unique(stamps)) == len(stamps) else None, times_s)
+
+
+def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoIndex:
+    """Add the key frames and the disposable ones, and from the first picture the size and the turn."""
+    assert scan.first is not None
+    matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
+    numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
+    keys = {0: scan.packets[0].stamp or 0}  # decoding can always begin at the beginning
+    for packet in scan.packets:
+        if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
+            keys[numbers[packet.stamp]] = packet.stamp  # type: ignore[index, assignment]
+    return VideoIndex(
+        times_s=times_s,
+        stamps=stamps,
+        key_frames=np.array(sorted(keys), dtype=np.int64),
+        key_stamps=np.array([keys[number] for number in sorted(keys)], dtype=np.int64),
+        disposable=_disposable(scan, numbers, len(times_s)),
+        height=scan.first.height,
+        width=scan.first.width,
+        is_interlaced=scan.first.interlaced_frame,
+        turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
+    )
+
+
+def _disposable(scan: Scan, numbers: dict[int, int], num_frames: int) -> np.ndarray:
+    """The frames that no other needs (N,). None of them, unless each packet is one frame and the other way round: then
+    nothing that is left out can belong to anything else."""
+    found = np.zeros(num_frames, dtype=bool)
+    shown = [packet.stamp for packet in scan.packets if not packet.is_hidden]
+    if len(shown) != len(numbers) or set(shown) != set(numbers):
+        return found
+    for packet, is_free in zip(scan.packets, are_disposable(scan.roles), strict=True):
+        if is_free and not packet.is_hidden and not packet.is_key:
+            found[numbers[packet.stamp]] = True  # type: ignore[index]
+    return found

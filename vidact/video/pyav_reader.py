@@ -1,0 +1,370 @@
+"""PyAVReader: frames by number through FFmpeg, decoding no more than the frames asked for need.
+
+A request becomes stretches, each decoded from one key frame on. Inside a stretch a packet is not decoded when nobody
+asked for its picture and no other picture is made from it (``vidact.video.disposable``); the decoder then delivers the
+same pictures with some absent. What comes out is held against the index: at the first surprise the file is read from
+its beginning, everything decoded. Only what was asked for becomes RGB.
+
+Shapes: N frames of the video, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from vidact.video.frame_index import (
+    Scan,
+    VideoIndex,
+    decode_packet,
+    index_frames,
+    index_packets,
+    is_stamped,
+    open_container,
+    scan_file,
+    stamped,
+)
+from vidact.video.index_cache import entry_path, load_index, save_index
+from vidact.video.reader import VideoError, VideoReader
+
+# A jump to a key frame refills the decoder; below about this many pictures it is cheaper to decode on.
+JUMP_COSTS = 6
+
+
+class PyAVReader(VideoReader):
+    """The default: an index made from the packets, a plan (go on, or jump to a key frame), and a decoding loop.
+
+    Args:
+        path: a video file.
+        threads: decoding threads, 0 for FFmpeg's choice.
+        index: "auto" or "decode", see ``open_video``.
+        short_side: pixels of the shorter side that the pictures are scaled down to; None leaves them as they are.
+        cache: keep the index between runs, see ``vidact.video.index_cache``.
+        skip: leave out what nobody needs. False decodes everything from the key frame on.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        threads: int = 1,
+        index: str = "auto",
+        short_side: int | None = None,
+        cache: bool = True,
+        skip: bool = True,
+    ) -> None:
+        self.path, self.threads, self.index_from, self.cache = path, threads, index, cache
+        self.short_side = short_side
+        self.may_skip = skip
+        # of the request: its frames, and the greatest: nothing is left out beyond it, for somebody may read on
+        self._wanted: set[int] = set()
+        self._last = -1
+        # frames up to the end of the stretch whose packets did not come by; None where reading will go on behind it
+        self._until: set[int] | None = None
+        self._container: InputContainer | None = None
+        container, stream = self._open()
+        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+        self.fps = float(rate) if rate else 25.0
+        self.format = container.format.name  # FFmpeg's name of it, such as "avi"
+
+    # -- the file
+
+    def _open(self) -> tuple[InputContainer, VideoStream]:
+        """Open the file at its beginning, with nothing read yet."""
+        self.close()
+        self._container, self._stream = open_container(self.path)
+        context = self._stream.codec_context
+        context.thread_count = self.threads
+        if self.threads != 1:
+            context.thread_type = "AUTO"
+        self._is_fresh = True
+        return self._container, self._stream
+
+    def _at_start(self) -> tuple[InputContainer, VideoStream]:
+        """The file at its beginning: as it stands if nothing was read, else opened anew. The caller will read it."""
+        if self._container is None or not self._is_fresh:
+            self._open()
+        assert self._container is not None
+        self._is_fresh = False
+        return self._container, self._stream
+
+    def close(self) -> None:
+        self._forget()
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    def _forget(self) -> None:
+        """Everything that belongs to the open file."""
+        self._coming: Iterator[tuple[int, av.VideoFrame]] = iter(())
+        self._next: int | None = None  # the frame that _coming yields next; None: it is not running
+        self._passed: set[int] = set()  # frames whose packets came by, decoded or left out, and that did not come yet
+        self._packets: list[av.Packet] | None = None  # the whole file, where it is small
+        self._pictures: list[av.VideoFrame] | None = None  # all its pictures, where they had to be decoded
+        self._scaler = VideoReformatter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__ | {"_container": None}
+        for name in ("_stream", "_coming", "_next", "_packets", "_pictures", "_scaler"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
+
+    # -- the index
+
+    @cached_property
+    def index(self) -> VideoIndex:
+        """Made on first use: by one pass over the packets, decoding only the first picture, or by decoding it all."""
+        entry = entry_path(self.path, self.index_from) if self.cache else None
+        index = load_index(entry)
+        if index is None:
+            index = self._make_index()
+            # the same name once more: the file did not change meanwhile
+            if entry is not None and entry == entry_path(self.path, self.index_from):
+                save_index(entry, index)
+        return index
+
+    def _make_index(self) -> VideoIndex:
+        container, stream = self._at_start()
+        if self.index_from == "auto" and is_stamped(container, stream):
+            scan = scan_file(container, stream, decode_all=False)
+            if index := index_packets(scan):
+                self._refuse_if_cut(scan)
+                self._go_on_from(scan, index)
+                return index
+            container, stream = self._at_start()
+        scan = scan_file(container, stream, decode_all=True)
+        if self.index_from == "auto":
+            self._refuse_if_cut(scan)
+        if scan.first is None:
+            raise VideoError(
+                f"{self.path} has {len(scan.packets)} packets of video but no picture can be decoded from them; "
+                "the file is damaged: fetch or make it again"
+            )
+        self._packets, self._pictures = scan.kept, scan.pictures
+        return index_frames(scan, self.fps)
+
+    def _go_on_from(self, scan: Scan, index: VideoIndex) -> None:
+        """Keep the packets, and let reading continue behind the first picture, which is decoded already."""
+        self._packets = scan.kept
+        if scan.kept is not None:
+            self._coming = self._decode(scan.kept[scan.fed :], index, None, scan.pictures or [])
+            self._next = 0
+            self._passed = {index.number_of.get(packet.stamp, -1) for packet in scan.packets[: scan.fed]}  # type: ignore[arg-type]
+
+    def _refuse_if_cut(self, scan: Scan) -> None:
+        """A file shorter than its own table of contents is an error: nobody should train on part of it unknowingly.
+
+        MP4 and AVI say how many packets there should be. Matroska and transport streams do not, and a cut one is
+        simply shorter.
+        """
+        if scan.num_missing:
+            total = len(scan.packets) + scan.num_missing
+            raise VideoError(
+                f"{self.path} is cut short: {self._count_decodable()} of its {total} frames can be decoded. "
+                "Fetch it again, or read what is left with open_video(..., index='decode')"
+            )
+
+    def _count_decodable(self) -> int:
+        container, stream = open_container(self.path)
+        with container:
+            return len(scan_file(container, stream, decode_all=True).frames)
+
+    @property
+    def times_s(self) -> np.ndarray:
+        return self.index.times_s
+
+    @property
+    def width(self) -> int:
+        return self._size[0 if self.index.turn.transpose else 1]
+
+    @property
+    def height(self) -> int:
+        return self._size[1 if self.index.turn.transpose else 0]
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Height and width that the stored picture is converted to; the long side is rounded as torchvision does."""
+        height, width = self.index.height, self.index.width
+        short = min(height, width)
+        if self.short_side is None or self.short_side >= short:
+            return height, width
+        return height * self.short_side // short, width * self.short_side // short
+
+    # -- the plan
+
+    def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
+        index, (height, width) = self.index, self._size
+        is_whole = False
+        try:
+            for number, frame in self._frames(numbers):
+                # a stream may change its picture size; like FFmpeg we scale to the first one's
+                picture = self._scaler.reformat(frame, width, height, "rgb24", threads=self.threads)
+                plane = picture.planes[0]
+                rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)  # type: ignore[call-overload]
+                yield index.turn(rows[:, : 3 * width].reshape(height, width, 3))
+                is_whole = number == numbers[-1]
+        finally:
+            if not is_whole:
+                self._next = None  # frames between were left out, which a later request may want
+
+    def _frames(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        if self._pictures is not None:
+            yield from ((number, self._pictures[number]) for number in numbers)
+            return
+        self._wanted, self._last = set(numbers), numbers[-1] if numbers else -1
+        stretches = self._stretches(numbers)
+        for i, stretch in enumerate(stretches):
+            self._until = None
+            self._seek(stretch[0])
+            if i + 1 < len(stretches):
+                self._until = set(range(self._next or 0, stretch[-1] + 1)) - self._passed
+            for number in stretch:
+                yield number, self._frame(number)
+
+    def _stretches(self, numbers: list[int]) -> list[list[int]]:
+        """The frames in groups, each to be decoded from one key frame on, the first perhaps from where we are."""
+        index, at = self.index, self._next
+        stretches: list[list[int]] = []
+        for number in numbers:
+            key = int(index.key_frames[index.key_before(number)])
+            if not stretches or at is None or number < at or key > at + JUMP_COSTS:
+                stretches.append([])
+            stretches[-1].append(number)
+            at = number + 1
+        return stretches
+
+    def _seek(self, number: int) -> None:
+        """Be where decoding on brings the frame: here if it lies a little ahead, else at the key frame before it."""
+        key = self.index.key_before(number)
+        if self._next is None or number < self._next or self.index.key_frames[key] > self._next + JUMP_COSTS:
+            self._passed = set()
+            self._coming = self._jump(key)
+            self._next = int(self.index.key_frames[key])
+
+    def _frame(self, number: int) -> av.VideoFrame:
+        """Decode on up to the frame; from the start of the file if it does not come."""
+        for attempt in ("here", "from the start"):
+            if attempt == "from the start":
+                self.may_skip, self._until = False, None  # whatever surprised us may do so again
+                self._coming = self._decode(_demux(*self._at_start()), self.index, None)
+            for found, frame in self._coming:
+                self._next = found + 1
+                self._passed.discard(found)
+                if found == number:
+                    return frame
+            self._next = None
+        raise VideoError(
+            f"frame {number} of {self.path} cannot be decoded, only {self._count_decodable()} of its {len(self)} "
+            "frames can: the file is damaged. Fetch it again, or read what is left with "
+            "open_video(..., index='decode')"
+        )
+
+    def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode from a key frame on; from the start of the file where it cannot be jumped in."""
+        index, first, stamp = self.index, int(self.index.key_frames[key]), int(self.index.key_stamps[key])
+        if index.stamps is None or (first == 0 and (self._container is None or self._is_fresh)):
+            return self._decode(_demux(*self._at_start()), index, None)
+        container, stream = (self._container, self._stream) if self._container else self._open()
+        self._is_fresh = False
+        depth = stream.codec_context.reorder_depth
+        if self._packets is not None:
+            stream.codec_context.flush_buffers()
+            place = next((i for i, packet in enumerate(self._packets) if packet.pts == stamp), 0)
+            packets: Iterable[av.Packet] = self._packets[place:]
+        else:
+            try:
+                container.seek(stamp, stream=stream, backward=True)
+            except av.error.FFmpegError:  # a format that cannot be jumped in
+                return self._decode(_demux(*self._at_start()), index, None)
+            packets = _demux(container, stream)
+        # a flushed decoder may have to learn anew how far pictures are out of order, and drops some until it knows
+        stream.codec_context.reorder_depth = max(depth, stream.codec_context.reorder_depth)
+        return self._decode(packets, index, first)
+
+    # -- the loop
+
+    def _decode(
+        self,
+        packets: Iterable[av.Packet],
+        index: VideoIndex,
+        first: int | None,
+        ahead: Iterable[av.VideoFrame] = (),
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Frames with their numbers, from these packets: those ``ahead`` first, which are decoded already.
+
+        ``first`` is the key frame that the file was sent to; None means the start of the file. After a jump, and where
+        frames are left out, every other frame must come, one by one, and the key frame must be a picture that needs no
+        other; at the first surprise this ends, and the caller begins at the start of the file and leaves nothing out.
+        Then missing frames are the file's fault.
+        """
+        number_of = index.number_of
+        is_strict = first is not None or (self.may_skip and index.disposable.any())
+        expected, left_out = first or 0, set[int]()
+        for count, frame in enumerate(_chain(ahead, self._pictures_of(packets, index, left_out))):
+            number = count if index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]
+            if number < 0 or number >= len(index):
+                continue
+            if is_strict:
+                if first is not None and number < first:  # shown before the key frame: its references may be missing
+                    continue
+                while expected in left_out:
+                    left_out.discard(expected)
+                    expected += 1
+                if number != expected or (number == first and not frame.key_frame):
+                    return
+                expected += 1
+            yield number, frame
+
+    def _pictures_of(
+        self, packets: Iterable[av.Packet], index: VideoIndex, left_out: set[int]
+    ) -> Iterator[av.VideoFrame]:
+        """What the decoder makes of the packets; those of which nobody needs anything it never sees."""
+        number_of, may_wait, format = index.number_of, index.may_wait, self.format
+        has_spare = self.may_skip and bool(index.disposable.any())
+        for packet in packets:
+            number = number_of.get(stamped(packet, format).pts, -1)  # type: ignore[arg-type]
+            if number >= 0:
+                self._passed.add(number)
+            if has_spare and 0 <= number < self._last and may_wait[number] and number not in self._wanted:
+                left_out.add(number)
+            else:
+                yield from decode_packet(packet)
+            if self._until is not None and number >= 0:
+                self._until.discard(number)
+                if not self._until:
+                    # the decoder has the whole stretch: it may give out what it holds without waiting for more
+                    yield from _drain(self._stream)
+                    return
+
+
+def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Every packet from here on, the last one empty, which makes the decoder give out what it still holds."""
+    try:
+        yield from container.demux(stream)
+    except av.error.FFmpegError:  # the file breaks off
+        return
+
+
+def _drain(stream: VideoStream) -> list[av.VideoFrame]:
+    """What the decoder still holds; it takes no packet after this until it is flushed."""
+    try:
+        return stream.codec_context.decode(None)
+    except av.error.FFmpegError:
+        return []
+
+
+def _chain(ahead: Iterable[av.VideoFrame], following: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    yield from ahead
+    yield from following

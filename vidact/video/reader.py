@@ -1,0 +1,79 @@
+"""VideoReader: what every reader of frames by number offers, whatever stands behind it.
+
+Shapes: N frames of the video, T frames asked for, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vidact.video.frames import Frames
+
+
+class VideoError(ValueError):
+    """A video that cannot be read: the message names the file, what is wrong with it, and what to do."""
+
+
+class VideoReader:
+    """Frames of one video by number. A reader pickles as its path and settings: a worker opens its own file."""
+
+    path: Path
+    fps: float  # average frame rate; the times of single frames are in ``times_s``
+
+    @property
+    def times_s(self) -> np.ndarray:
+        """When each frame is shown, (N,) float64 seconds; the first need not be 0."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Pixels, of the upright picture as ``frames_at`` brings it."""
+        raise NotImplementedError
+
+    @property
+    def height(self) -> int:
+        """Pixels, of the upright picture as ``frames_at`` brings it."""
+        raise NotImplementedError
+
+    def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
+        """The upright RGB pictures (H, W, 3) of these frames, which are ascending, distinct and in range."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the file. Length and times stay known; asking for frames opens it again."""
+
+    def frames_at(self, indices: Sequence[int] | np.ndarray | Tensor) -> Frames:
+        """Frames by number, in the order asked for; a number may repeat. Decodes each once and stops at the last."""
+        asked = np.asarray(indices)
+        if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
+            raise ValueError(f"frames_at takes a list of whole numbers, got {indices!r}")
+        count = len(self)
+        outside = asked[(asked < 0) | (asked >= count)]
+        if outside.size:
+            raise IndexError(
+                f"frame {outside[0]} of {self.path} does not exist: it has {count} frames, 0 to {count - 1}"
+            )
+        numbers, slots = np.unique(asked.astype(np.int64), return_inverse=True)
+        images = np.empty((len(numbers), self.height, self.width, 3), dtype=np.uint8)
+        for slot, image in enumerate(self.pictures(numbers.tolist())):
+            images[slot] = image
+        if len(numbers) != len(asked) or (slots[1:] < slots[:-1]).any():
+            images = images[slots]
+        return Frames(torch.from_numpy(images).permute(0, 3, 1, 2), self.times_s[asked.astype(np.int64)])
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.path)!r})"
