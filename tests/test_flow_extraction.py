@@ -179,6 +179,8 @@ def test_killed_and_called_again_gives_the_same_bytes(clips, flow, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert contents(tmp_path) != contents(flow)
     extract_flow(clips, tmp_path, EXACT, progress=False)
     assert contents(tmp_path) == contents(flow)
 

@@ -170,12 +170,15 @@ def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
     )
     script = tmp_path / "run.py"
     script.write_text(code)
+    interrupted = 0
     for _ in range(6):
         process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         time.sleep(chance.uniform(2, 12))
+        interrupted += process.poll() is None
         process.kill()
         process.wait()
         time.sleep(0.5)  # the workers end with their parent
+    assert interrupted
     WAYS[way](clips, out, verify=True)
     assert contents(out) == contents(prepared[way])
 

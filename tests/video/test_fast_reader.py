@@ -169,6 +169,7 @@ X265 = st.fixed_dictionaries(
     }
 )
 B_FRAMES = st.fixed_dictionaries({"g": st.integers(1, 30).map(str), "bf": st.integers(0, 3).map(str)})
+KEYS = st.fixed_dictionaries({"g": st.integers(1, 30).map(str)})
 VP9 = st.fixed_dictionaries(
     {"g": st.integers(1, 30).map(str), "cpu-used": st.just("8"), "deadline": st.just("realtime")}
 )
@@ -178,6 +179,7 @@ KINDS = st.one_of(
     st.tuples(st.just("mpeg4"), st.sampled_from(["avi", "mp4"]), B_FRAMES),
     st.tuples(st.just("mpeg2video"), st.sampled_from(["mpg", "mkv", "ts"]), B_FRAMES),
     st.tuples(st.just("libvpx-vp9"), st.sampled_from(["webm", "mp4"]), VP9),
+    st.tuples(st.sampled_from(["flv", "wmv2"]), st.sampled_from(["flv", "asf", "avi", "mkv"]), KEYS),
 )
 RATES = st.sampled_from([Fraction(25), Fraction(30000, 1001), Fraction(24), Fraction(50)])
 
@@ -209,6 +211,17 @@ def test_any_video(tmp_path: Path, kind, rate: Fraction, length: int, seed: int)
 @given(kind=KINDS, rate=RATES, length=st.integers(1, 90), seed=st.integers(0, 2**31))
 def test_any_video_at_length(tmp_path: Path, cache: Path, kind, rate: Fraction, length: int, seed: int) -> None:
     any_video_agrees(tmp_path, kind, rate, length, seed)
+
+
+@pytest.mark.parametrize("suffix", ["mpg", "ts"])
+def test_times_that_a_jump_would_shift(suffix: str, tmp_path: Path, cache: Path) -> None:
+    """A program stream stores one time for several pictures. The first reader makes the index, others find it."""
+    path = tmp_path / f"clip.{suffix}"
+    write_video(path, "mpeg2video", 46, Fraction(25), {"g": "1", "bf": "0"}, seed=236)
+    expected = plain_decoding(path)
+    for _ in range(3):
+        with open_video(path) as video:
+            assert read(video, [25, 17, 20, 6, 8]) == [expected[i] for i in (25, 17, 20, 6, 8)]
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ Shapes: N frames of the video, H x W pixels.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,10 @@ from vidact.video.reader import VideoError, VideoReader
 
 # A jump to a key frame refills the decoder; below about this many pictures it is cheaper to decode on.
 JUMP_COSTS = 6
+
+# Containers that store the time of every packet, so that it is the same after a jump. Program and transport streams
+# store one time for several pictures, and reckon the others from wherever reading began: a jump shifts them.
+JUMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 
 
 class PyAVReader(VideoReader):
@@ -272,17 +277,22 @@ class PyAVReader(VideoReader):
         )
 
     def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from a key frame on; from the start of the file where it cannot be jumped in."""
+        """Decode from a key frame on: jump there, or read the packets up to it and decode none of them."""
         index, first, stamp = self.index, int(self.index.key_frames[key]), int(self.index.key_stamps[key])
         if index.stamps is None or (first == 0 and (self._container is None or self._is_fresh)):
             return self._decode(_demux(*self._at_start()), index, None)
-        container, stream = (self._container, self._stream) if self._container else self._open()
+        depth = self._stream.codec_context.reorder_depth if self._container else 0
+        if self._packets is None and self.format not in JUMPED_CONTAINERS:
+            container, stream = self._at_start()
+        else:
+            container, stream = (self._container, self._stream) if self._container else self._open()
         self._is_fresh = False
-        depth = stream.codec_context.reorder_depth
         if self._packets is not None:
             stream.codec_context.flush_buffers()
             place = next((i for i, packet in enumerate(self._packets) if packet.pts == stamp), 0)
             packets: Iterable[av.Packet] = self._packets[place:]
+        elif self.format not in JUMPED_CONTAINERS:
+            packets = itertools.dropwhile(lambda packet: packet.pts != stamp, _demux(container, stream))
         else:
             try:
                 container.seek(stamp, stream=stream, backward=True)
