@@ -33,7 +33,7 @@ from vidact.video.transform import images_per_index
 LAST_LAYERS = (
     r"^consensus\.classifier\.3\.weight$",
     r"consensus\.fc_fusion_scales\.0\.3\.weight$",
-    r"^new_fc\.weight$",
+    r"^(cls_head\.)?new_fc\.weight$",
     r"^cls_head\.fc_cls\.weight$",
     r"^(base_model\.)?fc_final\.weight$",
     r"^head\.projection\.weight$",
@@ -46,7 +46,8 @@ LAST_LAYERS = (
     r"^(base_model\.)?(fc|last_linear)\.weight$",
 )
 
-# Frames and stride of the clips that the published weights of 3-D networks were trained on, at 30 frames a second.
+# Frames and stride of the clips that published weights were trained on, at 30 frames a second: 3-D networks, and those
+# 2-D ones that look at a window.
 CLIPS = {
     "slowfast_r50": (32, 2),
     "slowfast_r101": (32, 2),
@@ -69,6 +70,8 @@ CLIPS = {
     "swin3d_s": (32, 2),
     "swin3d_b": (32, 2),
     "i3d_inception": (64, 1),
+    "mvfnet_resnet50": (8, 8),
+    "mvfnet_resnet101": (8, 8),
 }
 SEGMENTS = 8  # of the 2-D networks' clips where neither the file nor the user says
 
@@ -234,6 +237,8 @@ def published_sampling(network: Any, asked: Mapping[str, Any]) -> ClipSampler:
     name = network.recipe["builder"].rpartition(".")[2]
     if name in CLIPS:
         frames, stride = CLIPS[name]
+        if asked.get("num_segments"):  # MVFNet's 4, 8 and 16 frames span the same time
+            frames, stride = int(asked["num_segments"]), frames * stride // int(asked["num_segments"])
         return DenseSampler(frames, stride)
     frames = network.input.frames or asked.get("num_segments") or SEGMENTS
     return SegmentSampler(int(frames), images_per_index(network.input))

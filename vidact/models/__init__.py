@@ -14,6 +14,7 @@ from vidact.models.i3d import i3d_inception
 from vidact.models.idn import idn
 from vidact.models.lstr import lstr, testra
 from vidact.models.miniroad import miniroad, miniroad_small
+from vidact.models.mvfnet import mvfnet_resnet50, mvfnet_resnet101, mvfnet_resnet_tiny
 from vidact.models.oadtr import oadtr
 from vidact.models.stm import stm_resnet18, stm_resnet50, stm_resnet_tiny
 from vidact.models.tanet import tanet_mobilenet_v2, tanet_resnet18, tanet_resnet50, tanet_resnet_tiny
@@ -108,6 +109,9 @@ __all__ = [
     "mvit_v1_b",
     "mvit_v2_s",
     "oadtr",
+    "mvfnet_resnet50",
+    "mvfnet_resnet101",
+    "mvfnet_resnet_tiny",
     "r2plus1d_18",
     "r2plus1d_r50",
     "r3d_18",

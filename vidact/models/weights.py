@@ -53,6 +53,7 @@ REFERENCES = {
     "eco_lite": "vidact.models.eco:from_eco_lite",
     "eco_full": "vidact.models.eco:from_eco_full",
     "action_net": "vidact.models.action_net:from_action_net",
+    "mvfnet": "vidact.models.mvfnet:from_mvfnet",
     "gsm": "vidact.models.gsm:from_gsm",
     "tin": "vidact.models.tin:from_tin",
     "mmaction2_tin": "vidact.models.tin:from_mmaction2_tin",
