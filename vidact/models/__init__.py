@@ -7,9 +7,9 @@ Online detectors are ``vidact.models.online.OnlineNetwork``s: they take features
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
 from vidact.models.bn_inception import bn_inception_classifier
 from vidact.models.causal import causal_transformer
-from vidact.models.eco import eco_full, eco_lite
+from vidact.models.eco import eco_full, eco_lite, eco_lite_tiny
 from vidact.models.frame_classifier import frame_classifier
-from vidact.models.gsm import gsm_bn_inception
+from vidact.models.gsm import gsm_bn_inception, gsm_bn_inception_tiny
 from vidact.models.i3d import i3d_inception
 from vidact.models.idn import idn
 from vidact.models.lstr import lstr, testra
@@ -73,6 +73,7 @@ from vidact.models.video_networks import (
     r2plus1d_18,
     r2plus1d_r50,
     r3d_18,
+    r3d_tiny,
     s3d,
     slow_r50,
     slowfast_r50,
@@ -85,6 +86,16 @@ from vidact.models.video_networks import (
     x3d_s,
     x3d_xs,
 )
+from vidact.models.video_transformers import (
+    videomae_base,
+    videomae_large,
+    videomae_small,
+    videomae_tiny,
+    vjepa2_giant,
+    vjepa2_huge,
+    vjepa2_large,
+    vjepa2_tiny,
+)
 from vidact.models.weights import load, save
 
 __all__ = [
@@ -96,8 +107,10 @@ __all__ = [
     "csn_r101",
     "eco_full",
     "eco_lite",
+    "eco_lite_tiny",
     "frame_classifier",
     "gsm_bn_inception",
+    "gsm_bn_inception_tiny",
     "i3d_inception",
     "i3d_r50",
     "idn",
@@ -106,15 +119,16 @@ __all__ = [
     "mc3_18",
     "miniroad",
     "miniroad_small",
-    "mvit_v1_b",
-    "mvit_v2_s",
-    "oadtr",
     "mvfnet_resnet50",
     "mvfnet_resnet101",
     "mvfnet_resnet_tiny",
+    "mvit_v1_b",
+    "mvit_v2_s",
+    "oadtr",
     "r2plus1d_18",
     "r2plus1d_r50",
     "r3d_18",
+    "r3d_tiny",
     "s3d",
     "save",
     "slow_r50",
@@ -180,6 +194,14 @@ __all__ = [
     "two_stream_resnet18",
     "two_stream_resnet50",
     "two_stream_resnet_tiny",
+    "videomae_base",
+    "videomae_large",
+    "videomae_small",
+    "videomae_tiny",
+    "vjepa2_giant",
+    "vjepa2_huge",
+    "vjepa2_large",
+    "vjepa2_tiny",
     "x3d_l",
     "x3d_m",
     "x3d_s",

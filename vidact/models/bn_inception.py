@@ -10,6 +10,7 @@ Shapes: N images, C channels, H x W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,7 +55,10 @@ def halve(maps: Tensor) -> Tensor:
 
 
 class Inception(nn.Module):
-    """Branches side by side: 1x1, 3x3, two 3x3 in a row, and a pool. Stride 2 has no 1x1 and only pools the input."""
+    """Branches side by side: 1x1, 3x3, two 3x3 in a row, and a pool. Stride 2 has no 1x1 and only pools the input.
+
+    All channels are divided by ``narrow``.
+    """
 
     is_checkpoint_block = True
 
@@ -67,8 +71,11 @@ class Inception(nn.Module):
         project: int,
         stride: int = 1,
         pool: str = "average",
+        narrow: int = 1,
     ) -> None:
         super().__init__()
+        inputs, one, project = inputs // narrow, one // narrow, project // narrow
+        three, double = (three[0] // narrow, three[1] // narrow), (double[0] // narrow, double[1] // narrow)
         self.one = ConvNorm(inputs, one, 1) if one else None
         self.three = nn.Sequential(ConvNorm(inputs, three[0], 1), ConvNorm(three[0], three[1], 3, stride))
         self.threes = nn.Sequential(
@@ -93,23 +100,32 @@ class Inception(nn.Module):
 
 
 class BNInception(Backbone):
-    """Everything but the classifier; dim 1024."""
+    """Everything but the classifier; dim 1024.
 
-    def __init__(self, size: int = 224) -> None:
+    Args:
+        size: crop side in pixels.
+        narrow: what all channels are divided by: 1 as published, 2, 4 or 8 for networks that a CPU trains.
+    """
+
+    def __init__(self, size: int = 224, narrow: int = 1) -> None:
+        if narrow not in (1, 2, 4, 8):
+            raise ValueError(f"narrow is {narrow}; the channels of BN-Inception can be divided by 1, 2, 4 or 8")
         super().__init__()
-        self.conv1_7x7_s2 = ConvNorm(3, 64, 7, stride=2)
-        self.conv2_3x3_reduce = ConvNorm(64, 64, 1)
-        self.conv2_3x3 = ConvNorm(64, 192, 3)
-        self.inception_3a = Inception(192, 64, (64, 64), (64, 96), 32)
-        self.inception_3b = Inception(256, 64, (64, 96), (64, 96), 64)
-        self.inception_3c = Inception(320, 0, (128, 160), (64, 96), 0, stride=2)
-        self.inception_4a = Inception(576, 224, (64, 96), (96, 128), 128)
-        self.inception_4b = Inception(576, 192, (96, 128), (96, 128), 128)
-        self.inception_4c = Inception(576, 160, (128, 160), (128, 160), 128)
-        self.inception_4d = Inception(608, 96, (128, 192), (160, 192), 128)
-        self.inception_4e = Inception(608, 0, (128, 192), (192, 256), 0, stride=2)
-        self.inception_5a = Inception(1056, 352, (192, 320), (160, 224), 128)
-        self.inception_5b = Inception(1024, 352, (192, 320), (192, 224), 128, pool="max")
+        self.narrow = narrow
+        inception = partial(Inception, narrow=narrow)
+        self.conv1_7x7_s2 = ConvNorm(3, 64 // narrow, 7, stride=2)
+        self.conv2_3x3_reduce = ConvNorm(64 // narrow, 64 // narrow, 1)
+        self.conv2_3x3 = ConvNorm(64 // narrow, 192 // narrow, 3)
+        self.inception_3a = inception(192, 64, (64, 64), (64, 96), 32)
+        self.inception_3b = inception(256, 64, (64, 96), (64, 96), 64)
+        self.inception_3c = inception(320, 0, (128, 160), (64, 96), 0, stride=2)
+        self.inception_4a = inception(576, 224, (64, 96), (96, 128), 128)
+        self.inception_4b = inception(576, 192, (96, 128), (96, 128), 128)
+        self.inception_4c = inception(576, 160, (128, 160), (128, 160), 128)
+        self.inception_4d = inception(608, 96, (128, 192), (160, 192), 128)
+        self.inception_4e = inception(608, 0, (128, 192), (192, 256), 0, stride=2)
+        self.inception_5a = inception(1056, 352, (192, 320), (160, 224), 128)
+        self.inception_5b = inception(1024, 352, (192, 320), (192, 224), 128, pool="max")
         self.dim = self.inception_5b.outputs
         self.input = ClipInput(size=size, mean=(104.0, 117.0, 128.0), std=(1.0,), order="bgr", scale=255.0)
 
@@ -122,17 +138,18 @@ class BNInception(Backbone):
         return maps
 
 
-def bn_inception(weights: str | None = "imagenet", size: int = 224) -> BNInception:
+def bn_inception(weights: str | None = "imagenet", size: int = 224, narrow: int = 1) -> BNInception:
     """BN-Inception as a backbone.
 
     Args:
         weights: "imagenet", a local file with the published names, or None.
         size: crop side in pixels.
+        narrow: what all channels are divided by, see ``BNInception``; ImageNet's weights fit 1.
     """
-    backbone = BNInception(size)
+    backbone = BNInception(size, narrow)
     if weights is None:
         return backbone
-    if weights == "imagenet":
+    if weights == "imagenet" and narrow == 1:
         try:
             state_dict = torch.hub.load_state_dict_from_url(
                 IMAGENET_URL, map_location="cpu", progress=False, check_hash=True, weights_only=True
@@ -140,7 +157,7 @@ def bn_inception(weights: str | None = "imagenet", size: int = 224) -> BNIncepti
         except (OSError, RuntimeError) as error:
             raise OSError(download_advice(IMAGENET_URL, error)) from error
     else:
-        check_weight_path(weights, ["imagenet"])
+        check_weight_path(weights, ["imagenet"] if narrow == 1 else [])
         state_dict, _ = read(weights)
     # Files converted from Caffe keep batch norm as (1, C).
     state_dict = {

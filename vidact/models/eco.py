@@ -54,13 +54,14 @@ class Unit3D(nn.Module):
 
 
 class ResNet3D(nn.Module):
-    """The 3-D part: (B, 96, T, H, W) → (B, 512)."""
+    """The 3-D part: (B, 96, T, H, W) → (B, 512), all channels divided by ``narrow``."""
 
-    def __init__(self) -> None:
+    def __init__(self, narrow: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(96, 128, 3, padding=1)
-        self.bn = nn.BatchNorm3d(128)
-        widths = [128, 128, 256, 256, 512, 512]
+        widths = [width // narrow for width in (128, 128, 256, 256, 512, 512)]
+        self.conv = nn.Conv3d(96 // narrow, widths[0], 3, padding=1)
+        self.bn = nn.BatchNorm3d(widths[0])
+        self.dim = widths[-1]
         self.units = nn.ModuleList(Unit3D(a, b) for a, b in pairwise(widths))
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
@@ -97,10 +98,10 @@ class ECO(nn.Module):
             for name in [name for name, _ in trunk.named_children() if name.startswith(("inception_4", "inception_5"))]:
                 delattr(trunk, name)
             del trunk.inception_3c.three, trunk.inception_3c.threes[2]
-        self.spatiotemporal = ResNet3D()
+        self.spatiotemporal = ResNet3D(trunk.narrow)
         self.dropout = nn.Dropout(dropout)
         self.dropout_2d = nn.Dropout(dropout_2d)
-        self.dim = dim_2d + 512
+        self.dim = dim_2d + self.spatiotemporal.dim
         self.fc = nn.Linear(self.dim, num_classes)
         nn.init.xavier_uniform_(self.fc.weight)
         nn.init.zeros_(self.fc.bias)
@@ -162,6 +163,14 @@ def eco_full(
 ) -> ECO:
     """ECO-Full; arguments as in ``eco_lite``, and ``dropout_2d`` for the vectors of the 2-D branch."""
     return ECO(bn_inception(weights, size), num_classes, is_full=True, dropout=dropout, dropout_2d=dropout_2d)
+
+
+@builder
+def eco_lite_tiny(
+    num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, narrow: int = 4
+) -> ECO:
+    """ECO-Lite with a quarter of its channels for tests and CPU demos; nobody publishes weights for it."""
+    return ECO(bn_inception(weights, size, narrow), num_classes, is_full=False, dropout=dropout)
 
 
 # ---------------------------------------------------------------------------------------------- published weights

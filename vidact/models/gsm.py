@@ -133,6 +133,14 @@ def gsm_bn_inception(
     return GSM(for_modality(bn_inception(weights, size), modality, flow_fields), num_classes, dropout)
 
 
+@builder
+def gsm_bn_inception_tiny(
+    num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, narrow: int = 4
+) -> GSM:
+    """GSM on a BN-Inception with a quarter of its channels for tests and CPU demos; nobody publishes weights for it."""
+    return GSM(bn_inception(weights, size, narrow), num_classes, dropout)
+
+
 # ---------------------------------------------------------------------------------------------- published weights
 
 

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.video import resnet
 
 from vidact.batch import ClipInput
 from vidact.models.backbones import check_clip, check_weight_path, download_advice
-from vidact.models.weights import Rules, builder, load_strictly, read, rename
+from vidact.models.weights import Rules, builder, load_strictly, load_weights, read, rename
 
 FACEBOOK = ClipInput(mean=(0.45,), std=(0.225,), resize=256)
 TORCHVISION_112 = ClipInput(size=112, mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989), resize=128)
@@ -333,6 +334,37 @@ def r2plus1d_18(
 ) -> VideoNetwork:
     """R(2+1)D on ResNet-18: 16 frames; arguments as in ``r3d_18``."""
     return _resnet_3d("r2plus1d_18", num_classes, weights, size, dropout)
+
+
+@builder
+def r3d_tiny(
+    num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
+) -> VideoNetwork:
+    """A four-block 3-D ResNet for tests and CPU demos; nobody publishes weights for it.
+
+    Args:
+        num_classes: K.
+        weights: a local file, or None.
+        size: crop side in pixels.
+        dropout: before the classifier.
+        width: channels of the first block; the others have 2, 4 and 8 times as many and halve time and space.
+    """
+    trunk = resnet.VideoResNet(resnet.BasicBlock, [resnet.Conv3DSimple] * 4, [1, 1, 1, 1], resnet.BasicStem)
+    trunk.stem = nn.Sequential(
+        nn.Conv3d(3, width, 3, (1, 2, 2), 1, bias=False), nn.BatchNorm3d(width), nn.ReLU(), nn.MaxPool3d((1, 2, 2))
+    )
+    trunk.inplanes = width
+    for number, (factor, stride) in enumerate([(1, 1), (2, 2), (4, 2), (8, 2)], start=1):
+        layer = trunk._make_layer(resnet.BasicBlock, resnet.Conv3DSimple, factor * width, 1, stride)
+        setattr(trunk, f"layer{number}", layer)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    if weights is not None:
+        check_weight_path(weights, [])
+        load_weights(trunk, weights, ignore=r"^fc\.")
+    return VideoNetwork(trunk, 8 * width, num_classes, _resized(TORCHVISION_112, size), dropout)
 
 
 @builder
