@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS
+from networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
 from online_networks import ONLINE_NETWORKS
 from torch import nn
 
@@ -49,6 +49,8 @@ def awake(network):
 
 def build(case):
     """The network, one for all the tests of a case; nobody changes it."""
+    if package := OPTIONAL.get(case[0].partition("_")[0]):
+        pytest.importorskip(package)
     return _build(case[0], json.dumps(case[1]))
 
 
@@ -65,7 +67,7 @@ def assert_same(actual, expected, tolerance=1e-5):
 
 def test_every_network_is_listed():
     """A network of vidact.models without a line in networks.py would escape every law below."""
-    listed = {name for name, _ in [*CLIP_NETWORKS, *LARGE_CLIP_NETWORKS]}
+    listed = {name for name, _ in [*CLIP_NETWORKS, *LARGE_CLIP_NETWORKS]} | set(HUGE_CLIP_NETWORKS)
     builders = {name for name in vidact.models.__all__ if getattr(getattr(vidact.models, name), "is_builder", False)}
     online = {name for name, _ in ONLINE_NETWORKS}  # test_online_laws.py sees to theirs
     assert listed == builders - {"bn_inception_classifier", "trn_relation_head"} - online

@@ -60,6 +60,8 @@ REFERENCES = {
     "pytorchvideo": "vidact.models.video_networks:from_pytorchvideo",
     "torchvision": "vidact.models.video_networks:from_torchvision",
     "slowfast": "vidact.models.video_networks:from_slowfast",
+    "videomae": "vidact.models.video_transformers:from_videomae",
+    "vjepa2": "vidact.models.video_transformers:from_vjepa2",
     "i3d": "vidact.models.i3d:from_i3d",
     "trn_recurrent": "vidact.models.trn_recurrent:from_trn_recurrent",
     "oadtr": "vidact.models.oadtr:from_oadtr",

@@ -1,0 +1,471 @@
+"""VideoMAE and V-JEPA 2: plain vision transformers over tubes of a clip, from Hugging Face's transformers.
+
+A clip is cut into tubes of two frames and 16 x 16 pixels; each becomes a token, and every token sees every other in
+every layer. Both learn from videos without labels, hidden tubes first: VideoMAE (Tong, Song, Wang, Wang 2022,
+https://arxiv.org/abs/2203.12602) paints them, and its tokens are averaged; V-JEPA 2 (Assran et al. 2025,
+https://arxiv.org/abs/2506.09985) foretells their features, and a small transformer pools its tokens into one.
+
+The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``pip install
+vidact[transformers]``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
+https://github.com/facebookresearch/vjepa2 (MIT). Different here: what only learning without labels needs (VideoMAE's
+decoder, V-JEPA 2's predictor) is left out. VideoMAE-S has 6 attention heads, as its authors trained it; the
+configuration that the package's converter gives it says 16, which the same weights do not fit. V-JEPA 2's views are
+resized to the crop's side, as its authors score three of them.
+
+Shapes: B videos, T frames, C channels, H x W pixels, N tokens, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from vidact.batch import ClipInput
+from vidact.models.backbones import check_clip, check_weight_path, download_advice
+from vidact.models.video_networks import VideoNetwork
+from vidact.models.weights import Rules, builder, load_strictly, read, rename
+
+PATCH = 16  # pixels of a tube's side
+TUBE = 2  # frames of a tube
+FRAMES = 16  # VideoMAE's positions are a table for so many
+FILES = ("model.safetensors", "pytorch_model.bin")  # what the hub's folders hold, the better first
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError("VideoMAE and V-JEPA 2 come from transformers: pip install vidact[transformers]") from error
+    return transformers
+
+
+class VideoTransformer(VideoNetwork):
+    """A transformer over the tubes of a clip, one vector from its tokens, and a classifier.
+
+    Args:
+        trunk: (B, T, C, H, W) → (B, D).
+        dim: D.
+        num_classes: K.
+        input: its size is the only one that the trunk's positions are made for.
+        dropout: before the classifier.
+    """
+
+    def features(self, clip: Tensor) -> Tensor:
+        """One vector per clip (B, D)."""
+        check_clip(clip, self.input)
+        frames, size = clip.shape[1], self.input.size
+        if frames % TUBE:
+            raise ValueError(
+                f"the clip has {frames} frames; this network takes them in pairs. Sample {frames - 1 or TUBE} or "
+                f"{frames + 1}"
+            )
+        if clip.shape[3:] != (size, size):
+            raise ValueError(
+                f"the clip has {clip.shape[3]} x {clip.shape[4]} pixels; the positions of this network are made for "
+                f"{size} x {size}. Build it with size={clip.shape[3]} for such clips"
+            )
+        return self.trunk(clip)
+
+
+class MeanOfTokens(nn.Module):
+    """VideoMAE's encoder and the norm of its tokens' mean.
+
+    Args:
+        model: transformers' VideoMAEForVideoClassification.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.videomae, self.fc_norm = model.videomae, model.fc_norm
+        # There the table is no buffer, and is copied to the device for every clip.
+        embeddings = self.videomae.embeddings
+        table = embeddings.__dict__.pop("position_embeddings")
+        embeddings.register_buffer("position_embeddings", table, persistent=False)
+        _mark_blocks(self.videomae.encoder.layer)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B, T, C, H, W) → (B, D)."""
+        return self.fc_norm(self.videomae(clip).last_hidden_state.mean(dim=1))  # (B, N, D) → (B, D)
+
+
+class PooledTokens(nn.Module):
+    """V-JEPA 2's encoder and its attentive pooler: three transformer layers, and a query that looks at all tokens.
+
+    Args:
+        model: transformers' VJEPA2ForVideoClassification.
+        frozen_encoder: let the pooler learn alone.
+    """
+
+    def __init__(self, model: Any, frozen_encoder: bool) -> None:
+        super().__init__()
+        self.encoder, self.pooler = model.vjepa2.encoder, model.pooler
+        self.encoder.requires_grad_(not frozen_encoder)
+        _mark_blocks([*self.encoder.layer, *self.pooler.self_attention_layers])
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B, T, C, H, W) → (B, D)."""
+        return self.pooler(self.encoder(clip).last_hidden_state)  # (B, N, D) → (B, D)
+
+
+def _mark_blocks(layers: Any) -> None:
+    for layer in layers:
+        layer.is_checkpoint_block = True  # see backbones.set_gradient_checkpointing
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Tensors of a published name (downloaded once, then kept by the hub's package), a file, or a folder of the hub."""
+    if weights in published:
+        try:
+            return read(_download(published[weights]))[0]
+        except OSError as error:
+            raise OSError(download_advice(f"https://huggingface.co/{published[weights]}", error)) from error
+    path = Path(weights)
+    if path.is_dir():
+        found = [path / name for name in FILES if (path / name).is_file()]
+        if not found:
+            raise FileNotFoundError(f"the folder {path} has neither {' nor '.join(FILES)}; name the file of weights")
+        return read(found[0])[0]
+    check_weight_path(weights, list(published))
+    return read(path)[0]
+
+
+def _download(repository: str) -> str:
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return huggingface_hub.hf_hub_download(repository, FILES[0])
+    except LocalEntryNotFoundError:  # no network, which is not the same as no such file
+        raise
+    except EntryNotFoundError:
+        return huggingface_hub.hf_hub_download(repository, FILES[1])
+
+
+# In published files the biases of query and value stand beside these layers.
+_VIDEOMAE: Rules = [
+    (r"\.attention\.attention\.q_bias$", ".attention.attention.query.bias"),
+    (r"\.attention\.attention\.v_bias$", ".attention.attention.value.bias"),
+    (r"^classifier\.", "fc."),
+    (r"^(?!fc\.)", "trunk."),
+]
+# What painted the hidden tubes; and the norm of every token, in whose place the mean has one.
+_PAINTING: Rules = [(r"^(decoder\.|encoder_to_decoder\.|mask_token$|videomae\.layernorm\.)", None)]
+
+# The encoder alone is published without "vjepa2." before its names.
+_VJEPA2: Rules = [
+    (r"^(vjepa2\.)?predictor\.", None),
+    (r"^vjepa2\.", ""),
+    (r"^classifier\.", "fc."),
+    (r"^(?!fc\.)", "trunk."),
+]
+
+
+def _names_classes(state_dict: Mapping[str, Any]) -> bool:
+    return any(key.endswith("classifier.weight") for key in state_dict)
+
+
+def _start(network: VideoTransformer, state_dict: Mapping[str, Tensor], rules: Rules, new: str, source: str) -> None:
+    """Copy published tensors; the classifier too where it has as many classes as the network.
+
+    Args:
+        new: regular expression for what weights that learned without labels do not have.
+    """
+    tensors = {name: tensor for name, (_, tensor) in rename(state_dict, rules).items()}
+    optional = r"^fc\."
+    if not _names_classes(state_dict):
+        optional = new
+    elif len(tensors["fc.weight"]) != network.num_classes:
+        del tensors["fc.weight"], tensors["fc.bias"]
+    load_strictly(network, tensors, optional=optional, source=source)
+
+
+# ---------------------------------------------------------------------------------------------- VideoMAE
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What sizes differ in: width D, layers, attention heads, and the width inside a layer."""
+
+    width: int
+    layers: int
+    heads: int
+    inner: int
+
+
+_OF_VIDEOMAE = {
+    "videomae_small": Shape(384, 12, 6, 1536),
+    "videomae_base": Shape(768, 12, 12, 3072),
+    "videomae_large": Shape(1024, 24, 16, 4096),
+    "videomae_tiny": Shape(32, 2, 2, 64),
+}
+_VIDEOMAE_HUB = {
+    "videomae_small": {"kinetics400": "MCG-NJU/videomae-small-finetuned-kinetics"},
+    "videomae_base": {
+        "kinetics400": "MCG-NJU/videomae-base-finetuned-kinetics",
+        "something_v2": "MCG-NJU/videomae-base-finetuned-ssv2",
+        "unlabelled_kinetics400": "MCG-NJU/videomae-base",
+        "unlabelled_something_v2": "MCG-NJU/videomae-base-ssv2",
+    },
+    "videomae_large": {
+        "kinetics400": "MCG-NJU/videomae-large-finetuned-kinetics",
+        "unlabelled_kinetics400": "MCG-NJU/videomae-large",
+    },
+    "videomae_tiny": {},
+}
+
+
+def _videomae(name: str, num_classes: int, weights: str | None, size: int, dropout: float) -> VideoTransformer:
+    _check_size(size)
+    shape, library = _OF_VIDEOMAE[name], _transformers()
+    config = library.VideoMAEConfig(
+        image_size=size,
+        num_frames=FRAMES,
+        tubelet_size=TUBE,
+        patch_size=PATCH,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.inner,
+        num_labels=0,
+    )
+    trunk = MeanOfTokens(library.VideoMAEForVideoClassification(config))
+    clip_input = ClipInput(frames=FRAMES, size=size, resize=size)
+    network = VideoTransformer(trunk, shape.width, num_classes, clip_input, dropout)
+    if weights is not None:
+        state_dict = _state_dict(weights, _VIDEOMAE_HUB[name])
+        rules = _VIDEOMAE if _names_classes(state_dict) else [*_PAINTING, *_VIDEOMAE]
+        _start(network, state_dict, rules, r"^(fc|trunk\.fc_norm)\.", weights)
+    return network
+
+
+def _check_size(size: int) -> None:
+    if size < PATCH or size % PATCH:
+        raise ValueError(f"size is {size}; a crop is cut into squares of {PATCH} pixels, so give a multiple of {PATCH}")
+
+
+@builder
+def videomae_small(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoTransformer:
+    """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-S: 16 frames at stride 4.
+
+    Args:
+        num_classes: K.
+        weights: "kinetics400", a local file or folder with transformers' names, or None.
+        size: crop side in pixels, a multiple of 16; weights are published for 224.
+        dropout: before the classifier.
+    """
+    return _videomae("videomae_small", num_classes, weights, size, dropout)
+
+
+@builder
+def videomae_base(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoTransformer:
+    """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-B; arguments as in ``videomae_small``.
+
+    Its weights may also be "something_v2" (16 frames evenly over the video), or those before any label was seen:
+    "unlabelled_kinetics400" and "unlabelled_something_v2".
+    """
+    return _videomae("videomae_base", num_classes, weights, size, dropout)
+
+
+@builder
+def videomae_large(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoTransformer:
+    """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-L; arguments as in ``videomae_small``.
+
+    Its weights may also be those before any label was seen: "unlabelled_kinetics400".
+    """
+    return _videomae("videomae_large", num_classes, weights, size, dropout)
+
+
+@builder
+def videomae_tiny(
+    num_classes: int, weights: str | None = None, size: int = 32, dropout: float = 0.0
+) -> VideoTransformer:
+    """VideoMAE with two narrow layers for tests; nobody publishes weights for it."""
+    return _videomae("videomae_tiny", num_classes, weights, size, dropout)
+
+
+# ---------------------------------------------------------------------------------------------- V-JEPA 2
+
+_OF_VJEPA2 = {
+    "vjepa2_large": Shape(1024, 24, 16, 4096),
+    "vjepa2_huge": Shape(1280, 32, 16, 5120),
+    "vjepa2_giant": Shape(1408, 40, 22, 6144),
+    "vjepa2_tiny": Shape(32, 2, 2, 64),
+}
+_VJEPA2_HUB = {
+    "vjepa2_large": {
+        "something_v2": "facebook/vjepa2-vitl-fpc16-256-ssv2",
+        "diving48": "facebook/vjepa2-vitl-fpc32-256-diving48",
+        "unlabelled": "facebook/vjepa2-vitl-fpc64-256",
+    },
+    "vjepa2_huge": {"unlabelled": "facebook/vjepa2-vith-fpc64-256"},
+    "vjepa2_giant": {
+        "something_v2": "facebook/vjepa2-vitg-fpc64-384-ssv2",
+        "diving48": "facebook/vjepa2-vitg-fpc32-384-diving48",
+        "unlabelled": "facebook/vjepa2-vitg-fpc64-384",
+        "unlabelled_256": "facebook/vjepa2-vitg-fpc64-256",
+    },
+    "vjepa2_tiny": {},
+}
+
+
+def _vjepa2(
+    name: str, num_classes: int, weights: str | None, size: int, dropout: float, frozen_encoder: bool
+) -> VideoTransformer:
+    _check_size(size)
+    shape, library = _OF_VJEPA2[name], _transformers()
+    config = library.VJEPA2Config(
+        crop_size=size,
+        tubelet_size=TUBE,
+        patch_size=PATCH,
+        hidden_size=shape.width,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        mlp_ratio=shape.inner / shape.width,
+        pred_num_hidden_layers=0,
+        num_labels=1,
+    )
+    trunk = PooledTokens(library.VJEPA2ForVideoClassification(config), frozen_encoder)
+    network = VideoTransformer(trunk, shape.width, num_classes, ClipInput(size=size, resize=size), dropout)
+    if weights is not None:
+        state_dict = _state_dict(weights, _VJEPA2_HUB[name])
+        _start(network, state_dict, _VJEPA2, r"^(fc|trunk\.pooler)\.", weights)
+    return network
+
+
+@builder
+def vjepa2_large(
+    num_classes: int,
+    weights: str | None = "something_v2",
+    size: int = 256,
+    dropout: float = 0.0,
+    frozen_encoder: bool = False,
+) -> VideoTransformer:
+    """V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985), ViT-L: 16 frames, or any even number.
+
+    Args:
+        num_classes: K.
+        weights: "something_v2" or "diving48" for a published pooler and classifier with the encoder, "unlabelled" for
+            the encoder alone, a local file or folder with transformers' names, or None.
+        size: crop side in pixels, a multiple of 16; weights are published for 256.
+        dropout: before the classifier.
+        frozen_encoder: train the pooler and the classifier alone, as the paper does.
+    """
+    return _vjepa2("vjepa2_large", num_classes, weights, size, dropout, frozen_encoder)
+
+
+@builder
+def vjepa2_huge(
+    num_classes: int,
+    weights: str | None = "unlabelled",
+    size: int = 256,
+    dropout: float = 0.0,
+    frozen_encoder: bool = False,
+) -> VideoTransformer:
+    """V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985), ViT-H; arguments as in ``vjepa2_large``.
+
+    The encoder alone is published: "unlabelled".
+    """
+    return _vjepa2("vjepa2_huge", num_classes, weights, size, dropout, frozen_encoder)
+
+
+@builder
+def vjepa2_giant(
+    num_classes: int,
+    weights: str | None = "something_v2",
+    size: int = 384,
+    dropout: float = 0.0,
+    frozen_encoder: bool = False,
+) -> VideoTransformer:
+    """V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985), ViT-g, published at 64 frames of 384 pixels.
+
+    Arguments are as in ``vjepa2_large``; "unlabelled_256" is an encoder for size 256.
+    """
+    return _vjepa2("vjepa2_giant", num_classes, weights, size, dropout, frozen_encoder)
+
+
+@builder
+def vjepa2_tiny(
+    num_classes: int,
+    weights: str | None = None,
+    size: int = 32,
+    dropout: float = 0.0,
+    frozen_encoder: bool = False,
+) -> VideoTransformer:
+    """V-JEPA 2 with two narrow layers for tests; nobody publishes weights for it."""
+    return _vjepa2("vjepa2_tiny", num_classes, weights, size, dropout, frozen_encoder)
+
+
+# ---------------------------------------------------------------------------------------------- published weights
+
+_BUILDERS: dict[str, Callable[..., VideoTransformer]] = {
+    build.__name__: build
+    for build in (
+        videomae_small,
+        videomae_base,
+        videomae_large,
+        videomae_tiny,
+        vjepa2_large,
+        vjepa2_huge,
+        vjepa2_giant,
+        vjepa2_tiny,
+    )
+}
+
+
+def _size_of(state_dict: Mapping[str, Any], sizes: Mapping[str, Shape], whose: str) -> str:
+    """The size whose width and number of layers the names and shapes have."""
+    patches = re.compile(r"patch_embeddings\.proj(ection)?\.weight$")
+    widths = [value.shape[0] for key, value in state_dict.items() if patches.search(key)]
+    layers = {match[1] for key in state_dict if (match := re.search(r"\bencoder\.layer\.(\d+)\.", key))}
+    for name, shape in sizes.items():
+        if widths == [shape.width] and len(layers) == shape.layers:
+            return name
+    known = ", ".join(f"{name} ({shape.width}, {shape.layers})" for name, shape in sizes.items())
+    raise ValueError(
+        f"the state dict has width {widths[0] if widths else 'unknown'} and {len(layers)} layers; "
+        f"the sizes of {whose} are {known}"
+    )
+
+
+def _check_classes(state_dict: Mapping[str, Any], whose: str) -> None:
+    if not _names_classes(state_dict):
+        raise ValueError(
+            f"these {whose} weights learned without labels and have no classifier; pass the file as weights= of a size "
+            "function and train one"
+        )
+
+
+def from_videomae(state_dict: Mapping[str, Any], num_classes: int, size: int = 224) -> VideoTransformer:
+    """VideoMAE from transformers' names, ``videomae.encoder.layer.0.…``; which size it is, the shapes tell."""
+    _check_classes(state_dict, "VideoMAE")
+    name = _size_of(state_dict, _OF_VIDEOMAE, "VideoMAE")
+    network = _BUILDERS[name](num_classes, weights=None, size=size)
+    load_strictly(network, state_dict, _VIDEOMAE, source="the videomae state dict")
+    return network
+
+
+def from_vjepa2(state_dict: Mapping[str, Any], num_classes: int, size: int | None = None) -> VideoTransformer:
+    """V-JEPA 2 from transformers' names, ``vjepa2.encoder.layer.0.…``; which size it is, the shapes tell.
+
+    ``size`` is the crop's side in pixels; None is the one that the size was published with.
+    """
+    _check_classes(state_dict, "V-JEPA 2")
+    name = _size_of(state_dict, _OF_VJEPA2, "V-JEPA 2")
+    sizes = {} if size is None else {"size": size}
+    network = _BUILDERS[name](num_classes, weights=None, **sizes)
+    load_strictly(network, state_dict, _VJEPA2, source="the vjepa2 state dict")
+    return network
