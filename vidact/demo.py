@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,10 +180,10 @@ def first_clip(data: Path, name: str) -> np.ndarray:
         return video.frames_at(SegmentSampler(8)(len(video))[0]).images.permute(0, 2, 3, 1).numpy()
 
 
-def inside_pairs(scores: Scores) -> float:
+def inside_pairs(scores: Scores, pairs: Sequence[tuple[str, str]] = ORDER_PAIRS) -> float:
     """Top-1 among the two members of a pair that differs in temporal order only: 0.5 is guessing."""
     hits = []
-    for pair in ORDER_PAIRS:
+    for pair in pairs:
         members = [scores.classes.index(name) for name in pair]
         here = np.isin(scores.labels, members)
         best = np.take(members, scores.values[here][:, members].argmax(1))
