@@ -1,5 +1,6 @@
 """What a user types, right and wrong: the words of the answers are the test."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -203,3 +204,25 @@ def test_compare_trains_each_configuration_with_each_seed(
 def test_compare_needs_a_name_for_each_row() -> None:
     with pytest.raises(ValueError, match="two configurations are both called miniroad"):
         cli.compare(["--config", "online/fir/miniroad", "online/synthetic/miniroad"])
+
+
+def test_which_groups_each_fold_holds_out() -> None:
+    groups, root = list("abcde"), Path("clips")
+    assert cli.fold_parts(groups, None, None, root) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert cli.fold_parts(groups, None, 2, root) == [["a", "b", "c"], ["d", "e"]]
+    assert cli.fold_parts(groups, "d,a+c", None, root) == [["d"], ["a", "c"]]
+    assert cli.fold_parts(["a", "b", "a+b"], "a+b", None, root) == [["a+b"]]  # a name of its own comes first
+    for asked, number, words in (
+        ("a,x+y", None, "no group x, y; clips has a, b, c, d, e"),
+        ("a,b+a", None, "group a is in two folds"),
+        (None, 6, "--num_folds is 6; the 5 groups of clips make 2 to 5"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            cli.fold_parts(groups, asked, number, root)
+
+
+def test_folds_refuse_what_cannot_be_asked(capsys: pytest.CaptureFixture) -> None:
+    both = ["folds", "--config", "clip/weizmann/tsn_mobilenetv2", "clip/weizmann/tsm_mobilenetv2"]
+    assert "give one of the two" in fails([*both, "--folds", "a", "--num_folds", "3"], capsys)
+    assert "does not name two of the configurations" in fails([*both, "--fuse", "tsn_mobilenetv2+x"], capsys)
+    assert "both called tsn_mobilenetv2" in fails([*both, "clip/weizmann/tsn_mobilenetv2"], capsys)

@@ -109,3 +109,31 @@ def test_folds_hold_each_group_out_once_and_keep_what_is_done(root: Path, tmp_pa
     assert figures["folds"] == 3
     assert figures["videos"] == len(list(made.rglob("*.mp4")))
     assert (out / "a" / "results.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_folds_of_several_configurations_are_one_table(root: Path, tmp_path: Path) -> None:
+    made = tmp_path / "people"
+    clips = load_clips(root)
+    for i, clip in enumerate(clip for clip in clips.clips if clip.split == "train"):
+        target = made / clips.classes[clip.label] / f"{'abcd'[i % 4]}_{i}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(clip.path.read_bytes())
+    names = ["tsn_resnet_tiny", "tsm_resnet_tiny"]
+    out = cli.folds(
+        ["--config", *(f"clip/synthetic/{name}" for name in names), f"--data.root={made}",
+         "--run", str(tmp_path / "out"),
+         "--data.group=([abcd])_[^/]*$", "--data.fractions=[1,0,0]", "--num_folds", "2", "--fuse", "+".join(names),
+         "--model.network.size=32", "--trainer.max_epochs=1", "--data.batch_size=4", "--device=cpu"]
+    )  # fmt: skip
+    figures = load_results(out)
+    fused = figures[" + ".join(names)]
+    assert {path.name for path in (out / names[0]).iterdir() if path.is_dir()} >= {"a+b", "c+d"}
+    assert fused["videos"] == figures[names[0]]["videos"] == len(list(made.rglob("*.mp4")))
+    assert fused["parameters"] == sum(figures[name]["parameters"] for name in names)
+    assert fused["seconds an epoch"] == pytest.approx(sum(figures[name]["seconds an epoch"] for name in names))
+    parts = [load_scores(out / name / "scores.npz").values for name in names]
+    right = (parts[0] + 1.5 * parts[1]).argmax(1) == load_scores(out / names[0] / "scores.npz").labels
+    assert fused["errors"] == (~right).sum()
+    page = (out / "report.html").read_text()
+    assert all(name in page for name in names)

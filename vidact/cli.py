@@ -9,7 +9,9 @@ import argparse
 import csv
 import ctypes
 import difflib
+import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -27,6 +29,7 @@ from vidact.results import load_results, save_results
 
 if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
+    from vidact.scores import Scores
 
 HELP = """usage: vidact COMMAND [options]
 
@@ -72,15 +75,24 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             with replacing(path) as half:
                 super().save_checkpoint(checkpoint, half, storage_options)
 
-    class EpochLines(pl.Callback):
-        """One line an epoch."""
+    class EpochTimes(pl.Callback):
+        """Seconds of each epoch of this process, validation included."""
 
         def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            self.first, self.started = trainer.current_epoch, time.perf_counter()
+            self.seconds: list[float] = []
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            self.started = time.perf_counter()
 
         def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
-            seconds = (time.perf_counter() - self.started) / (done - self.first)
+            self.seconds.append(time.perf_counter() - self.started)
+
+    class EpochLines(EpochTimes):
+        """One line an epoch."""
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+            super().on_train_epoch_end(trainer, task)
+            done, end, seconds = trainer.current_epoch + 1, trainer.max_epochs or 0, float(np.mean(self.seconds))
             shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
             words = [
                 f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
@@ -109,6 +121,8 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             config.trainer.default_root_dir = config.run
             if config.device is not None:
                 config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
+            if command == "test":
+                take_network(config, args)
             fill_from_data(config)
 
         def instantiate_trainer(self, **options: Any) -> pl.Trainer:
@@ -126,10 +140,12 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 best = pl.callbacks.ModelCheckpoint(
                     run / "checkpoints", "best", watched, mode="max", save_last=True, enable_version_counter=False
                 )
-                options["callbacks"] = [*(trainer.callbacks or []), best, pl.callbacks.LearningRateMonitor("epoch")]
+                self.times = EpochTimes()
                 if not sys.stderr.isatty() and trainer.enable_progress_bar is None:  # a log file wants lines, not a bar
                     options["enable_progress_bar"] = False
-                    options["callbacks"].append(EpochLines())
+                    self.times = EpochLines()
+                rates = pl.callbacks.LearningRateMonitor("epoch")
+                options["callbacks"] = [*(trainer.callbacks or []), self.times, best, rates]
                 options["plugins"] = [*(trainer.plugins or []), WholeCheckpoints()]
             return super().instantiate_trainer(**options)
 
@@ -240,6 +256,45 @@ def fill_from_data(config: Any) -> None:
             print(f"{name}: {values[name]}, from {data.root}")
 
 
+def take_network(config: Any, args: Sequence[str]) -> None:
+    """A checkpoint names its own network, and a test builds that one, whatever network the configuration trains.
+
+    What ``args`` say of the network holds all the same; with a network's name among them the configuration stands.
+    Where training starts from is not asked for.
+    """
+    from vidact.models.weights import read
+
+    network = config.model.init_args.network
+    asked = [word.partition("=")[0].removeprefix("--model.network") for word in args if "--model.network" in word]
+    if not {"", ".class_path"} & set(asked):
+        path = checkpoint_path(Path(config.run), config.ckpt or "best")
+        recipe = (read(path)[1] or {}).get("recipe")
+        if recipe is None:
+            raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")
+        given = {name: network.init_args.get(name) for name in (way.rpartition(".")[2] for way in asked)}
+        if unknown := sorted(set(given) - set(recipe["arguments"])):
+            raise ValueError(
+                f"{path} holds a {recipe['builder']}, which takes no {', '.join(unknown)}; "
+                f"it takes {', '.join(recipe['arguments'])}"
+            )
+        differ = [] if network.class_path == recipe["builder"] else [network.class_path]
+        differ += [
+            f"{name} {network.init_args[name]}"
+            for name, value in recipe["arguments"].items()
+            if name in network.init_args and name not in given and not re.search("weights|dropout", name)
+            and network.init_args[name] not in (value, 0 if name in ("num_classes", "feature_dim") else value)
+        ]  # fmt: skip
+        if differ:
+            told = ", ".join(f"{k} {v}" for k, v in recipe["arguments"].items() if "weights" not in k)
+            print(f"the network is the checkpoint's, {recipe['builder']} ({told}), where the configuration has "
+                  f"{', '.join(differ)}")  # fmt: skip
+        network.class_path, arguments = recipe["builder"], recipe["arguments"] | given
+        network.init_args = type(config)(**arguments)
+    for name in network.init_args.keys():
+        if name == "weights" or name.endswith("_weights"):
+            network.init_args[name] = None
+
+
 def checkpoint_path(run: Path, name: str) -> Path:
     """``best``, ``last`` or a path."""
     path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
@@ -273,7 +328,14 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     if not cli.datamodule.found.split(cli.datamodule.test_split) and cli.datamodule.found.split("val"):
         print("the data has no test split: the validation split is scored")
         cli.datamodule.test_split = "val"
-    score(cli, run, "best", command_line("train", args))
+    seconds = cli.times.seconds
+    score(
+        cli,
+        run,
+        "best",
+        command_line("train", args),
+        {"seconds_per_epoch": float(np.median(seconds))} if seconds else {},
+    )
     return run
 
 
@@ -285,9 +347,12 @@ def test(args: Sequence[str]) -> Path:
     return run
 
 
-def score(cli: Any, run: Path, name: str, command: str) -> None:
-    """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder."""
-    from vidact.models.weights import load
+def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, float] | None = None) -> None:
+    """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder.
+
+    ``learnt_in`` are figures of the training, which results.json gets too.
+    """
+    from vidact.models.weights import load, load_strictly
     from vidact.report import write_report
 
     path = checkpoint_path(run, name)
@@ -295,13 +360,16 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
     classes = cli.datamodule.found.classes
     if trained.record["classes"] != classes:
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
+        nameless = all(name.isdecimal() for name in trained.record["classes"])
         raise ValueError(
             f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
-            f"{len(classes)}; they differ in {', '.join(differ[:5])}"
+            f"{len(classes)}; they differ in {', '.join(differ[:5])}. "
+            + ("The checkpoint has numbers for names: vidact convert --classes FILE gives it names. " if nameless else "")
+            + f"To name other classes, train from it: vidact train … --model.init_from {path}"
         )
     if "features" in trained.record:
         refuse_other_features(path, trained.record["features"], cli.datamodule)
-    cli.model.network.load_state_dict(trained.state_dict())
+    load_strictly(cli.model.network, trained.state_dict(), source=str(path))
     if "events" in trained.record:  # thresholds belong to the weights they were tuned for
         cli.model.events = dict(trained.record["events"])
     started = time.perf_counter()
@@ -322,7 +390,7 @@ def score(cli: Any, run: Path, name: str, command: str) -> None:
         "seconds": round(time.perf_counter() - started, 2),
     }
     facts = {"checkpoint": str(path), "classes": len(classes)} | task.save_scores(run, data)
-    save_results(run, {task.section(data): figures | facts}, command)
+    save_results(run, {task.section(data): figures | facts, **(learnt_in or {})}, command)
     page = write_report(run)
     for key, value in figures.items():
         if isinstance(value, int | float):
@@ -363,58 +431,160 @@ def merge_logs(run: Path) -> None:
 
 
 def folds(args: Sequence[str]) -> Path:
-    """Cross-validate: each value of ``data.group`` is held out once; finished folds are kept when run again."""
-    from vidact.data import load_clips
+    """Cross-validate: each value of ``data.group`` is held out once; finished folds are kept when run again.
+
+    Several configurations are cross-validated on the same folds and become the rows of one table.
+    """
     from vidact.report import write_summary
-    from vidact.scores import load_scores, stack
 
     parser = argparse.ArgumentParser(
         prog="vidact folds", description=folds.__doc__, epilog="Further options are those of vidact train.",
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--config", required=True, help="a configuration whose data.group names the groups")
+    # fmt: off
+    parser.add_argument("--config", nargs="+", required=True, help="configurations whose data.group names the groups")
     parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
-    parser.add_argument("--folds", help="comma-separated groups to hold out; default: every one")
+    parser.add_argument("--folds", help="comma-separated groups, + joins those that are held out together; "
+                                        "default: every group alone")
+    parser.add_argument("--num_folds", type=int, help="so many folds, each of several groups in order of their names")
+    parser.add_argument("--fuse", nargs="+", default=[], metavar="RGB+FLOW",
+                        help="two of the configurations as the streams of one more row, their logits added 1 : 1.5")
+    # fmt: on
     asked, others = parser.parse_known_args(args)
-    config = find_config(asked.config)
-    out = asked.run or Path("runs") / f"{config.parent.name}-{config.stem}-folds"
-    base = ["--config", asked.config, *others]
+    if asked.folds and asked.num_folds:
+        raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
+    configs = [find_config(name) for name in asked.config]
+    names = [config.stem for config in configs]
+    if len(configs) == 1:
+        out = asked.run or Path("runs") / f"{configs[0].parent.name}-{names[0]}-folds"
+        cross_validate(configs[0], out, asked.folds, asked.num_folds, others, command_line("folds", args))
+        return out
+    refuse_same_names(names)
+    out = asked.run or Path("runs") / f"{configs[0].parent.name}-folds"
+    pairs = [tuple(pair.split("+")) for pair in asked.fuse]
+    for pair in pairs:
+        if len(pair) != 2 or not set(pair) <= set(names):
+            raise ValueError(f"--fuse {'+'.join(pair)} does not name two of the configurations {', '.join(names)}")
+    command = command_line("folds", args)
+    found = {
+        name: cross_validate(config, out / name, asked.folds, asked.num_folds, others, command)
+        for config, name in zip(configs, names, strict=True)
+    }
+    found |= {f"{rgb} + {flow}": fuse_folds(out / rgb, out / flow, found[rgb], found[flow]) for rgb, flow in pairs}
+    rows = [
+        {
+            "network": name, "mean top-1": figures["mean_top1"], "spread": figures["std_top1"],
+            "least": figures["min_top1"], "greatest": figures["max_top1"], "errors": figures["errors"],
+            "videos": figures["videos"], "parameters": figures["parameters"],
+            "seconds an epoch": figures["seconds_per_epoch"],
+        }
+        for name, figures in found.items()
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row["mean top-1"], reverse=True)
+    save_results(out, {row["network"]: row for row in rows}, command)
+    title = f"{configs[0].parent.name}: {len(rows)} networks, {found[names[0]]['folds']} folds"
+    page = write_summary(out, title, rows)
+    print()
+    for row in rows:
+        print(
+            f"{row['network']:>28}  top-1 {row['mean top-1']:.4f} ± {row['spread']:.4f}  {row['errors']:>3} errors of "
+            f"{row['videos']}  {row['seconds an epoch']:.1f} s an epoch"
+        )
+    print(f"report: {page}")
+    return out
+
+
+def refuse_same_names(names: list[str]) -> None:
+    """Configurations side by side are told apart by the names of their files."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
+
+
+def cross_validate(
+    config: Path, out: Path, asked: str | None, num_folds: int | None, others: list[str], command: str
+) -> dict[str, Any]:
+    """The folds of one configuration: runs below ``out``, its results.json and page; gives the figures."""
+    from vidact.data import load_clips
+    from vidact.report import write_summary
+    from vidact.scores import load_scores, stack
+
+    base = ["--config", str(config), *others]
     probe = make_cli([*base, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
     data, cache = probe.datamodule, probe.datamodule.frames
     if data.group is None:
         raise ValueError("folds needs data.group: a pattern whose group names what is held out, such as the person")
     clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
-    names = asked.folds.split(",") if asked.folds else clips.groups()
-    if unknown := sorted(set(names) - set(clips.groups())):
-        raise ValueError(f"no group {', '.join(unknown)}; {data.root} has {', '.join(clips.groups())}")
-    rows = []
-    for name in names:
+    parts = fold_parts(clips.groups(), asked, num_folds, data.root)
+    names = ["+".join(part) for part in parts]
+    rows: list[dict[str, Any]] = []
+    for name, part in zip(names, parts, strict=True):
         run, started = out / name, time.perf_counter()
         if not (run / "results.json").exists():
-            print(f"\nfold {name}: {names.index(name) + 1} of {len(names)}")
+            print(f"\n{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}")
             resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-            train([*base, "--run", str(run), f"--data.held_out={name}", *resume], cache)
-        result = load_results(run)[probe.model.section(data)]
+            train([*base, "--run", str(run), f"--data.held_out={json.dumps(part)}", *resume], cache)
+        results = load_results(run)
+        result = results[probe.model.section(data)]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
+        if "seconds_per_epoch" in results:
+            rows[-1]["seconds an epoch"] = results["seconds_per_epoch"]
         if (seconds := time.perf_counter() - started) > 1:
             rows[-1]["minutes"] = round(seconds / 60, 1)
     pooled = stack([load_scores(out / name / "scores.npz") for name in names])
-    top1 = np.array([row["top1"] for row in rows])
-    errors = int((pooled.values.argmax(1) != pooled.labels).sum())
-    figures = {
-        "mean_top1": float(top1.mean()), "std_top1": float(top1.std()), "min_top1": float(top1.min()),
-        "max_top1": float(top1.max()), "errors": errors, "videos": len(pooled.ids), "folds": len(names),
+    epochs = [row["seconds an epoch"] for row in rows if "seconds an epoch" in row]
+    figures = fold_figures([row["top1"] for row in rows], pooled) | {
+        "parameters": result["parameters"], "seconds_per_epoch": float(np.median(epochs)) if epochs else float("nan"),
     }  # fmt: skip
     pooled.save(out / "scores.npz")
-    save_results(out, figures | {"rows": rows}, command_line("folds", args))
-    page = write_summary(out, f"{config.parent.name}: {config.stem}, one group held out", rows, pooled=pooled)
+    save_results(out, figures | {"rows": rows}, command)
+    page = write_summary(out, f"{config.parent.name}: {config.stem}, {len(names)} folds", rows, pooled=pooled)
     for row in rows:
         print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos")
     print(
         f"{'mean':>16}  top-1 {figures['mean_top1']:.4f} ± {figures['std_top1']:.4f}, from {figures['min_top1']:.3f} "
-        f"to {figures['max_top1']:.3f}; {errors} errors of {len(pooled.ids)}\nreport: {page}"
+        f"to {figures['max_top1']:.3f}; {figures['errors']} errors of {figures['videos']}\nreport: {page}"
     )
-    return out
+    return figures
+
+
+def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
+    """What is said of several folds together."""
+    return {
+        "mean_top1": float(np.mean(top1)), "std_top1": float(np.std(top1)), "min_top1": min(top1),
+        "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
+        "videos": len(pooled.ids), "folds": len(top1),
+    }  # fmt: skip
+
+
+def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str, Any]) -> dict[str, Any]:
+    """Late fusion of two cross-validations fold by fold, with TSN's weights; it costs what both cost."""
+    from vidact.metrics import topk_accuracy
+    from vidact.scores import fuse as fuse_scores
+    from vidact.scores import load_scores, stack
+
+    names = [row["fold"] for row in load_results(rgb)["rows"]]
+    parts = [
+        fuse_scores([load_scores(stream / name / "scores.npz") for stream in (rgb, flow)], [1.0, 1.5]) for name in names
+    ]
+    figures = fold_figures([topk_accuracy(part.values, part.labels) for part in parts], stack(parts))
+    return figures | {name: of_rgb[name] + of_flow[name] for name in ("parameters", "seconds_per_epoch")}
+
+
+def fold_parts(groups: list[str], asked: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
+    """Which groups each fold holds out: those asked for, so many parts of all, or each group alone."""
+    if num_folds is not None:
+        if not 2 <= num_folds <= len(groups):
+            raise ValueError(f"--num_folds is {num_folds}; the {len(groups)} groups of {root} make 2 to {len(groups)}")
+        return [part.tolist() for part in np.array_split(np.array(groups), num_folds)]
+    parts = [[name] for name in groups]
+    if asked:
+        parts = [[name] if name in groups else name.split("+") for name in asked.split(",")]
+    flat = [name for part in parts for name in part]
+    if unknown := sorted(set(flat) - set(groups)):
+        raise ValueError(f"no group {', '.join(unknown)}; {root} has {', '.join(groups)}")
+    if len(set(flat)) < len(flat):
+        raise ValueError(f"the group {max(flat, key=flat.count)} is in two folds; each is held out once")
+    return parts
 
 
 def compare(args: Sequence[str]) -> Path:
@@ -434,8 +604,7 @@ def compare(args: Sequence[str]) -> Path:
     asked, others = parser.parse_known_args(args)
     configs = [find_config(name) for name in asked.config]
     names = [config.stem for config in configs]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
+    refuse_same_names(names)
     out = asked.run or Path("runs") / f"{configs[0].parent.name}-compared"
     rows, runs = [], []
     for config, name in zip(configs, names, strict=True):

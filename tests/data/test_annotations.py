@@ -326,6 +326,15 @@ def test_the_held_out_group_is_the_test_split(tmp_path):
     assert (len(clips.split("train")), len(clips.split("val"))) == (18, 6)
 
 
+def test_several_groups_are_held_out_together(tmp_path):
+    people(tmp_path)
+    clips = load_clips(tmp_path, group=GROUP, held_out=["c", "e"], fractions=(1, 0, 0))
+    assert {clip.id for clip in clips.split("test")} == {
+        f"{name}/{who}_{name}" for name in ("run", "jump", "wave") for who in "ce"
+    }
+    assert len(clips.split("train")) == 21
+
+
 def test_held_out_replaces_a_stated_split(tmp_path):
     touch(tmp_path, "train/x/a_1.mp4", "train/y/b_1.mp4", "test/x/b_2.mp4", "test/y/a_2.mp4")
     clips = load_clips(tmp_path, group=GROUP, held_out="a", fractions=(1, 0, 0))
@@ -341,8 +350,10 @@ def test_a_stated_split_that_tears_groups_is_noted(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"held_out": "a"}, "held_out='a' names a group, so group must say"),
-        ({"group": GROUP, "held_out": "z"}, "no clip is of the group 'z'; the groups are a, b, c, d, e, f, g, h, i"),
+        ({"held_out": "a"}, "held_out=a names a group, so group must say"),
+        ({"group": GROUP, "held_out": "z"}, "no clip is of the group z; the groups are a, b, c, d, e, f, g, h, i"),
+        ({"group": GROUP, "held_out": ["a", "y", "z"]}, "no clip is of the group y, z; the groups are a, b"),
+        ({"group": GROUP, "held_out": list("abcdefghi")}, "names all groups .* none is left to train on"),
         ({"group": "("}, "is no regular expression"),
         ({"group": "_"}, "with 0 groups; it needs exactly one"),
         ({"group": "([a-h])_"}, "matches no group in 3 of 27 paths: jump/i_jump.mp4"),

@@ -152,7 +152,7 @@ def load_clips(
     group: str | None = None,
     seed: int = 0,
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
-    held_out: str | None = None,
+    held_out: str | Sequence[str] | None = None,
     missing: Literal["raise", "skip"] = "raise",
     empty_classes: Literal["raise", "allow"] = "raise",
 ) -> ClipList:
@@ -168,8 +168,8 @@ def load_clips(
         seed: of the drawn split.
         fractions: shares of train, val and test in the drawn split, of clips or of groups; not used where the data
             state their split. When there are too few for all, train comes first, then test.
-        held_out: one value of ``group``, such as a person: that group is the test split, all others are train
-            (less the share of val that ``fractions`` asks for), whatever split the data state.
+        held_out: one value of ``group``, such as a person, or several: these groups are the test split, all others
+            are train (less the share of val that ``fractions`` asks for), whatever split the data state.
         missing: "raise" when clips.csv names a file that does not exist, or "skip" it and say so in ``notes``.
         empty_classes: "raise" when a class has no clip at all, or "allow" it: a part of a data set keeps
             all its classes.
@@ -205,7 +205,8 @@ def load_clips(
         raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
 
     ids = _unique_ids(root, found)
-    splits = _splits(root, found, group, seed, fractions, held_out, multi_label, notes)
+    apart = [held_out] if isinstance(held_out, str) else list(held_out or [])
+    splits = _splits(root, found, group, seed, fractions, apart, multi_label, notes)
     clips = []
     for clip, name, split in zip(found, ids, splits, strict=True):
         labels = tuple(sorted({index[label] for label in clip.labels}))
@@ -426,19 +427,19 @@ def _splits(
     group: str | None,
     seed: int,
     fractions: Sequence[float],
-    held_out: str | None,
+    held_out: list[str],
     multi_label: bool,
     notes: list[str],
 ) -> list[str]:
     """The split of each clip: held out, stated, or drawn."""
     stated = [clip.split for clip in found if clip.split is not None]
-    if held_out is not None and group is None:
-        raise ValueError(f"held_out={held_out!r} names a group, so group must say how a path tells its group")
+    if held_out and group is None:
+        raise ValueError(f"held_out={first_few(held_out)} names a group, so group must say how a path tells its group")
     # Without a pattern the file is the group: two parts of one recording are no independent test.
     paths = [clip.path for clip in found]
     units = [video_id(_relative(root, path)) for path in paths] if group is None else groups_of(root, paths, group)
 
-    if stated and held_out is None:
+    if stated and not held_out:
         if group is not None:
             sides: dict[str, set[str]] = defaultdict(set)
             for unit, split in zip(units, stated, strict=True):
@@ -451,24 +452,26 @@ def _splits(
     shares = tuple(fractions)
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
         raise ValueError(f"fractions are {shares}; give three shares train, val, test that sum to 1, train above 0")
-    if held_out is not None:
-        if held_out not in units:
+    if held_out:
+        if unknown := [name for name in held_out if name not in units]:
             raise ValueError(
-                f"no clip is of the group {held_out!r}; the groups are {first_few(sorted(set(units)), 50)}"
+                f"no clip is of the group {first_few(unknown)}; the groups are {first_few(sorted(set(units)), 50)}"
             )
+        if len(set(held_out)) == len(set(units)):
+            raise ValueError(f"held_out names all groups ({first_few(held_out)}), so that none is left to train on")
         if stated:
-            notes.append(f"held_out={held_out} replaces the split that the data state")
-        shares = (shares[0], shares[1], 0.0)  # the held-out group is the test split; val is carved from the others
+            notes.append(f"held_out={first_few(held_out)} replaces the split that the data state")
+        shares = (shares[0], shares[1], 0.0)  # the held-out groups are the test split; val is carved from the others
 
     kinds: dict[str, set[str]] = defaultdict(set)
     for unit, clip in zip(units, found, strict=True):
-        if unit != held_out:
+        if unit not in held_out:
             kinds[unit].update(clip.labels)
     strata: dict[str, list[str]] = defaultdict(list)
     for unit, labels in kinds.items():
         # Groups of one class are drawn class by class, so that each split sees every class; others all together.
         strata[next(iter(labels)) if len(labels) == 1 and not multi_label else ""].append(unit)
-    drawn = {held_out: "test"} if held_out is not None else {}
+    drawn = dict.fromkeys(held_out, "test")
     for members in strata.values():
         members.sort(key=lambda unit: hashlib.sha256(f"{seed}/{unit}".encode()).digest())
         names = [name for name, count in zip(SPLITS, _counts(len(members), shares), strict=True) for _ in range(count)]

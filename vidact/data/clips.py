@@ -339,7 +339,8 @@ class ClipData(pl.LightningDataModule):
         test_split: which split a test scores: test, or val where the test labels are not public.
         group: a regular expression with one group, searched in each path; clips for which it gives the same text
             (one person, one source video) never stand on both sides of a split.
-        held_out: a value of the group; its clips are the test split and all others train ("leave one subject out").
+        held_out: a value of the group, or several; their clips are the test split and all others train ("leave one
+            subject out").
         fractions: share of the groups (or files) that go to training, validation and test where the data does not say.
         missing: what to do with a file that clips.csv names and that does not exist: raise, or skip it and say so.
         empty_classes: what to do with a class that has no clip: raise, or allow it (a part of a large data set).
@@ -368,7 +369,7 @@ class ClipData(pl.LightningDataModule):
         views: str = "1x1",
         test_split: Literal["test", "val", "train"] = "test",
         group: str | None = None,
-        held_out: str | None = None,
+        held_out: str | list[str] | None = None,
         fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
         missing: Literal["raise", "skip"] = "raise",
         empty_classes: Literal["raise", "allow"] = "raise",
@@ -502,7 +503,8 @@ class ClipData(pl.LightningDataModule):
             raise ValueError(
                 f"{self.root} has no clip in the split {split!r} "
                 f"({', '.join(f'{name}: {len(part)}' for name, part in self.sets.items())}); "
-                f"name the split in clips.csv, or change data.fractions"
+                f"name the split in clips.csv, change data.fractions or name data.held_out"
+                + (", or score another split with data.test_split" if split == self.test_split else "")
             )
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         workers = self.num_workers
