@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("VIDACT_CACHE", "off")  # tests leave nothing in the home folder; those of the cache name a folder
 
+import lightning.pytorch  # noqa: F401  (its log must not be opened while a test's own stderr stands in for the real one)
 import numpy as np
 import pytest
 import torch

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import re
+import runpy
+import shlex
 import sys
 import types
 from collections import OrderedDict
@@ -22,10 +24,14 @@ from vidact.batch import ClipInput
 from vidact.convert import arguments_of, convert, infer, reference
 from vidact.models.i3d import Inception, Pool, Unit, i3d_inception, pad_same
 from vidact.models.online import OnlineNetwork
-from vidact.models.weights import REFERENCES, read
-from vidact.video import ClipSampler
+from vidact.models.weights import REFERENCES, from_reference, read
+from vidact.prediction import score_video
+from vidact.scores import load_scores, probabilities
+from vidact.video import ClipSampler, DenseSampler
 from vidact.video.transform import from_record
+from vidact.video.transform import test_transform as transform_for
 
+ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[2] / "shared")) / "parity"
 RECORDS = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))]
 # What no name and no shape tells: of the records' hyperparameters these are given, the rest is found out.
@@ -149,11 +155,7 @@ def test_the_command(tsm, tmp_path, capsys):
 
 def test_the_online_demo_file_is_causal(tsm, tmp_path):
     """TSM's camera demo: bare names, as a bare state dict."""
-    bare = {}
-    for key, value in tsm.items():
-        name = key.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "classifier.")
-        bare[name] = torch.as_tensor(value)
-    torch.save(OrderedDict(bare), tmp_path / "online.pth")
+    torch.save(online(tsm), tmp_path / "online.pth")
     network = convert("tsm", tmp_path / "online.pth", tmp_path / "ours.safetensors")
     assert network.is_causal
     state = network.initial_state(1, size=64)
@@ -178,6 +180,99 @@ def test_converted_then_scored(tsm, tmp_path, capsys):
     assert tested["videos"] == 11
     assert tested["checkpoint"] == str(ours)
     assert tested["parameters"] == sum(p.numel() for p in vidact.load(ours).parameters())
+
+
+def online(tsm):
+    """The file of TSM's camera demo: bare names as a bare state dict, without what the shift of clips calls them."""
+    return OrderedDict(
+        (
+            key.removeprefix("base_model.").replace(".net.", ".").replace("new_fc.", "classifier."),
+            torch.as_tensor(value),
+        )
+        for key, value in tsm.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(tsm, tmp_path_factory):
+    """A causal TSM of a published file, and clips of as many classes."""
+    from vidact.data.synthetic import CLASSES, write_clips
+
+    folder = tmp_path_factory.mktemp("converted")
+    write_clips(folder / "clips", {"train": 1, "test": 1}, classes=CLASSES[:11])
+    torch.save(online(tsm), folder / "online.pth")
+    convert("tsm", folder / "online.pth", folder / "causal.safetensors", folder / "clips" / "classes.txt")
+    return folder
+
+
+def test_a_test_builds_the_network_that_the_checkpoint_names(converted, tmp_path, capsys):
+    """The same tensors fit a network that shifts both ways: with the configuration's, the scores would be others'."""
+    known = ["--config", "clip/folder/tsm_mobilenetv2", "--ckpt", str(converted / "causal.safetensors"), "--device=cpu",
+             f"--data.root={converted / 'clips'}", f"--run={tmp_path / 'run'}"]  # fmt: skip
+    made = cli.make_cli(known, "test").model.network
+    assert (made.is_causal, made.input.size) == (True, 224)
+    assert made.recipe == vidact.load(converted / "causal.safetensors").recipe
+    said = capsys.readouterr().out
+    assert "the network is the checkpoint's, vidact.models.tsm_mobilenet_v2 (num_classes 11, shift causal," in said
+    assert "; the configuration has vidact.models.tsm_mobilenet_v2, shift bidirectional, size 112\n" in said
+    # what is asked for on the command line holds
+    made = cli.make_cli([*known, "--model.network.size", "64"], "test").model.network
+    assert (made.is_causal, made.input.size, made.recipe["arguments"]["weights"]) == (True, 64, None)
+    with pytest.raises(ValueError, match=r"holds a vidact.models.tsm_mobilenet_v2, which takes no width; it takes"):
+        cli.make_cli(["--config", "clip/synthetic/tsm_resnet_tiny", *known[2:], "--model.network.width=8"], "test")
+
+
+def test_a_checkpoint_of_another_network_or_other_classes_is_refused(converted, tsm, tmp_path, capsys):
+    known = ["test", "--config", "clip/folder/tsm_mobilenetv2", "--device=cpu", f"--data.root={converted / 'clips'}",
+             f"--run={tmp_path / 'run'}"]  # fmt: skip
+    torch.save(online(tsm), tmp_path / "online.pth")
+    convert("tsm", tmp_path / "online.pth", tmp_path / "nameless.safetensors")
+    wrong = [*known, "--ckpt", str(converted / "causal.safetensors"), "--model.network=vidact.models.tsm_resnet18"]
+    nameless = [*known, "--ckpt", str(tmp_path / "nameless.safetensors")]
+    for args, words in (
+        (wrong, r"causal\.safetensors does not fit TSM: .* missing: backbone\.conv1\.weight"),
+        (nameless, "have numbers for names: name them with vidact convert --classes FILE. To tell"),
+        (nameless, r"train from it: vidact train … --model\.init_from .*nameless\.safetensors"),
+        ([*known, "--ckpt", str(tmp_path / "online.pth")], "does not say which network it holds; .* vidact convert"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.main(args)
+        assert left.value.code == 2
+        assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_three_commands_convert_score_and_stream(tsm, shared_data, tmp_path, monkeypatch, capsys):
+    """The commands of docs/published-weights.md as they stand there, on real videos of people."""
+    if not (shared_data / "weizmann").is_dir():
+        pytest.skip(f"there is no {shared_data / 'weizmann'}")
+    block = re.search(r"```bash\n(python tools/.*?)```", (ROOT / "docs" / "published-weights.md").read_text(), re.S)[1]
+    commands = [shlex.split(line, comments=True)[1:] for line in block.replace("\\\n", " ").splitlines()]
+    assert [Path(words[0]).stem for words in commands] == ["convert", "test", "stream"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "weizmann").symlink_to(shared_data / "weizmann")
+    names = sorted(path.name for path in (tmp_path / "data" / "weizmann").iterdir() if path.is_dir())
+    (tmp_path / "classes.txt").write_text("\n".join(names) + "\n")
+    few = {key: value[: len(names)] if key.startswith("new_fc.") else value for key, value in tsm.items()}
+    torch.save(online(few), tmp_path / commands[0][commands[0].index("--file") + 1])
+    for words in commands:
+        monkeypatch.setattr(sys, "argv", words)
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    said = capsys.readouterr()
+    assert "shift causal" in said.out
+    assert re.search(r"14 answers; \d+ events; 0 frames dropped", said.err + said.out)
+    [results] = (tmp_path / "runs").glob("*/*/results.json")
+    tested = json.loads(results.read_text())["test 5x1"]
+    assert (tested["videos"], tested["excluded"]) == (10, 0)
+    # one of them again, without the commands
+    found = load_scores(results.parent / "scores.npz")
+    network = from_reference("tsm", online(few), backbone="mobilenet_v2", num_classes=10, shift="causal")
+    network.record = {}
+    alone, *_ = score_video(
+        Path(found.paths[3]), network, DenseSampler(8, 3), transform_for(network.input), 5, "cpu", "pyav"
+    )
+    np.testing.assert_allclose(probabilities(found)[3], alone, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- what files hold

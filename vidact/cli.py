@@ -265,34 +265,34 @@ def take_network(config: Any, args: Sequence[str]) -> None:
     from vidact.models.weights import read
 
     network = config.model.init_args.network
-    asked = [word.partition("=")[0].removeprefix("--model.network") for word in args if "--model.network" in word]
-    if not {"", ".class_path"} & set(asked):
+    asked = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
+    if not {"network", "class_path"} & set(asked):
         path = checkpoint_path(Path(config.run), config.ckpt or "best")
         recipe = (read(path)[1] or {}).get("recipe")
         if recipe is None:
             raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")
-        given = {name: network.init_args.get(name) for name in (way.rpartition(".")[2] for way in asked)}
-        if unknown := sorted(set(given) - set(recipe["arguments"])):
+        name, arguments = recipe["builder"], recipe["arguments"]
+        if unknown := sorted(set(asked) - set(arguments)):
             raise ValueError(
-                f"{path} holds a {recipe['builder']}, which takes no {', '.join(unknown)}; "
-                f"it takes {', '.join(recipe['arguments'])}"
+                f"{path} holds a {name}, which takes no {', '.join(unknown)}; it takes {', '.join(arguments)}"
             )
-        differ = [] if network.class_path == recipe["builder"] else [network.class_path]
-        differ += [
-            f"{name} {network.init_args[name]}"
-            for name, value in recipe["arguments"].items()
-            if name in network.init_args and name not in given and not re.search("weights|dropout", name)
-            and network.init_args[name] not in (value, 0 if name in ("num_classes", "feature_dim") else value)
-        ]  # fmt: skip
-        if differ:
-            told = ", ".join(f"{k} {v}" for k, v in recipe["arguments"].items() if "weights" not in k)
-            print(f"the network is the checkpoint's, {recipe['builder']} ({told}), where the configuration has "
-                  f"{', '.join(differ)}")  # fmt: skip
-        network.class_path, arguments = recipe["builder"], recipe["arguments"] | given
-        network.init_args = type(config)(**arguments)
-    for name in network.init_args.keys():
-        if name == "weights" or name.endswith("_weights"):
-            network.init_args[name] = None
+        shown = {key: value for key, value in arguments.items() if not re.search("weights|dropout", key)}
+        differ = {
+            key: network.init_args[key]
+            for key, value in json.loads(json.dumps(shown)).items()
+            if key not in asked and network.init_args.get(key, value) not in (value, 0)  # 0: of the data
+        }
+        if differ or network.class_path != name:
+            words = [f"{key} {value}" for key, value in differ.items()]
+            print(
+                f"the network is the checkpoint's, {name} ({', '.join(f'{k} {v}' for k, v in shown.items())}); "
+                f"the configuration has {', '.join([network.class_path, *words])}"
+            )
+        given = {key: network.init_args.get(key) for key in asked}
+        network.class_path, network.init_args = name, type(config)(**arguments | given)
+    for key in vars(network.init_args):
+        if key == "weights" or key.endswith("_weights"):
+            network.init_args[key] = None
 
 
 def checkpoint_path(run: Path, name: str) -> Path:
@@ -360,12 +360,12 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     classes = cli.datamodule.found.classes
     if trained.record["classes"] != classes:
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
-        nameless = all(name.isdecimal() for name in trained.record["classes"])
+        unnamed = all(name.isdecimal() for name in trained.record["classes"])
         raise ValueError(
             f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
             f"{len(classes)}; they differ in {', '.join(differ[:5])}. "
-            + ("The checkpoint has numbers for names: vidact convert --classes FILE gives it names. " if nameless else "")
-            + f"To name other classes, train from it: vidact train … --model.init_from {path}"
+            f"{'Its classes have numbers for names: name them with vidact convert --classes FILE. ' * unnamed}"
+            f"To tell other classes apart, train from it: vidact train … --model.init_from {path}"
         )
     if "features" in trained.record:
         refuse_other_features(path, trained.record["features"], cli.datamodule)
