@@ -277,11 +277,11 @@ def take_network(config: Any, args: Sequence[str]) -> None:
                 f"{path} holds a {name}, which takes no {', '.join(unknown)}; it takes {', '.join(arguments)}"
             )
         shown = {key: value for key, value in arguments.items() if not re.search("weights|dropout", key)}
-        differ = {
-            key: network.init_args[key]
-            for key, value in json.loads(json.dumps(shown)).items()
-            if key not in asked and network.init_args.get(key, value) not in (value, 0)  # 0: of the data
-        }
+        configured = json.loads(json.dumps({key: network.init_args[key] for key in shown if key in network.init_args}))
+        for key in ("num_classes", "feature_dim", *asked):
+            if key in asked or configured.get(key) == 0:  # 0 is as many as the data has
+                configured.pop(key, None)
+        differ = {key: value for key, value in configured.items() if value != shown[key]}
         if differ or network.class_path != name:
             words = [f"{key} {value}" for key, value in differ.items()]
             print(
