@@ -1,5 +1,6 @@
 """Extracted flow is the flow that loading computes, whoever extracts it and whatever interrupts it."""
 
+import dataclasses
 import multiprocessing
 import os
 import runpy
@@ -8,11 +9,13 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import vidact.models
 from vidact import cli
 from vidact.batch import ClipInput
 from vidact.data import load_clips
@@ -23,6 +26,7 @@ from vidact.flow_extraction import extract_flow, find_sources
 from vidact.results import load_results
 from vidact.video import Augment, SegmentSampler, VideoError, open_video
 from vidact.video.flow_store import FlowRecord, FlowStore
+from vidact.video.transform import from_record
 
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
@@ -61,6 +65,37 @@ def test_stored_flow_is_what_loading_computes(clips, flow, input, split):
         assert a.clips.shape[1:3] == (3, input.channels)
     assert stored.flow_record["method"] == "dis"
     assert computed.flow_record == {"method": "dis"}
+
+
+def test_small_motion_is_seen_within_a_smaller_bound(clips, flow, tmp_path):
+    """Stored and computed flow agree within any bound, and within 4 pixels motion has five times the levels."""
+    narrow = dataclasses.replace(FLOW, flow_bound=4.0)
+    extract_flow(clips, tmp_path, FlowRecord(size=56, image="png", bound=4.0), progress=False)
+    stored, computed = (
+        data(clips, narrow, **options).sets["test"][0].clips for options in ({"flow": str(tmp_path)}, {})
+    )
+    assert torch.equal(stored, computed)
+    wide = data(clips, FLOW).sets["test"][0].clips
+
+    def motion(clip):
+        return (clip * 0.226 + 0.5) * 255 - 128  # levels
+
+    inside = motion(wide).abs() < 20  # 3.1 pixels: what the smaller bound does not cut
+    assert (motion(wide)[inside].abs() > 5).any()
+    assert (motion(stored) - 5 * motion(wide))[inside].abs().max() < 2.5 + 0.5 + 2.1  # the steps, and 127.5 as 128
+    brought = data(clips, narrow, flow=str(flow)).sets["test"][0].clips  # stored with 20 pixels, coarser
+    assert (motion(brought) - motion(stored))[inside].abs().max() < 2.5 + 0.5 + 0.1
+
+
+def test_the_bound_is_of_the_checkpoint(clips):
+    network = vidact.models.tsn_resnet_tiny(16, None, 48, modality="flow", flow_fields=2)
+    made = ClipData(str(clips), SegmentSampler(3), num_workers=0, flow_bound=4.0)
+    made.trainer = SimpleNamespace(lightning_module=SimpleNamespace(network=network), is_global_zero=False)
+    made.setup("test")
+    assert network.input.flow_bound == 4.0
+    assert from_record({"input": network.input.as_dict()}).input.flow_bound == 4.0
+    with pytest.raises(ValueError, match=r"flow_bound is 0; it is the greatest motion"):
+        dataclasses.replace(network.input, flow_bound=0)
 
 
 def test_flow_alone_opens_no_video(clips, flow, monkeypatch):

@@ -25,6 +25,8 @@ class ClipInput:
         channels: channels of one time step: RGB images first, then flow fields (x, y, x, y, …).
         images_per_frame: consecutive RGB images stacked on the channel axis of one time step (TDN: 5).
         flow_fields: consecutive flow fields stacked on the channel axis of one time step (TSN: 5); 0 is RGB only.
+        flow_bound: the pixels a frame that the ends of a field's levels 0 … 255 stand for: 20 in what is published;
+            less for small pictures and slow motion, of which 20 leaves a few levels.
         order: "rgb" or "bgr".
         scale: what the pixel value 255 becomes before the mean is subtracted: 1.0 for 0…1 networks, 255.0 for Caffe's.
         resize: short side in pixels that a test view is resized to before it is cropped; None is ``size * 256 // 224``.
@@ -37,6 +39,7 @@ class ClipInput:
     channels: int = 3
     images_per_frame: int = 1
     flow_fields: int = 0
+    flow_bound: float = 20.0
     order: str = "rgb"
     scale: float = 1.0
     resize: int | None = None
@@ -49,6 +52,8 @@ class ClipInput:
                 f"{self.channels} channels cannot hold {self.images_per_frame} RGB images (or none) "
                 f"and {self.flow_fields} flow fields of two channels"
             )
+        if not self.flow_bound > 0:
+            raise ValueError(f"flow_bound is {self.flow_bound}; it is the greatest motion seen, in pixels a frame")
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             object.__setattr__(self, name, values)

@@ -8,6 +8,7 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,12 +61,12 @@ class Sample:
 class CutBatch:
     """A training batch before its pixels are resized, mirrored and normalised, which happens on the device.
 
-    ``pixels`` has B tensors uint8 (T', 3, h, w), each of its own size; ``is_mirrored`` is (B,) bool; the rest is as in
-    ``ClipBatch``.
+    ``pixels`` has B tensors uint8 (T', 3, h, w), each of its own size; ``is_mirrored`` has B bools, which stay with the
+    CPU: to ask a GPU for them would be to wait for it. The rest is as in ``ClipBatch``.
     """
 
     pixels: list[Tensor]
-    is_mirrored: Tensor
+    is_mirrored: list[bool]
     targets: Tensor
     ids: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
@@ -240,7 +241,7 @@ class ClipDataset(Dataset[Sample]):
                     if self.input.rgb_channels:
                         chosen = expand(indices, self.input.images_per_frame, count)
                         shown = video.frames_at(chosen.ravel() + first).images.unflatten(0, chosen.shape)
-            return shown, stored_fields(flow, indices, self.input.flow_fields, first, count)
+            return shown, stored_fields(flow, indices, self.input, first, count)
 
     def open(self, clip: Clip) -> Any:
         return self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder)
@@ -254,15 +255,16 @@ class ClipDataset(Dataset[Sample]):
         return target
 
 
-def stored_fields(flow: StoredFlow, indices: np.ndarray, num_fields: int, first: int, count: int) -> Tensor:
-    """``num_fields`` L consecutive fields from each index (V, T) of a clip: (V, T*L, 2, H, W) uint8.
+def stored_fields(flow: StoredFlow, indices: np.ndarray, input: ClipInput, first: int, count: int) -> Tensor:
+    """The input's L consecutive fields from each index (V, T) of a clip: (V, T*L, 2, H, W) uint8.
 
     The clip is frames ``first`` to ``first + count - 1`` of the video. Beyond its last field there is no motion, as
     where flow is computed from the repeated last frame.
     """
-    groups = (indices[..., None] + np.arange(num_fields)).reshape(len(indices), -1)  # (V, T*L)
+    groups = (indices[..., None] + np.arange(input.flow_fields)).reshape(len(indices), -1)  # (V, T*L)
     inside = groups < count - 1
-    fields = flow.fields_at(np.minimum(first + np.where(inside, groups, 0).ravel(), len(flow) - 1))
+    chosen = np.minimum(first + np.where(inside, groups, 0).ravel(), len(flow) - 1)
+    fields = flow.fields_at(chosen, input.flow_bound)
     fields[torch.from_numpy(~inside.ravel())] = NO_MOTION
     return fields.unflatten(0, groups.shape)
 
@@ -317,7 +319,7 @@ def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch | CutBatch
     skipped = {sample.id: sample.error for sample in samples if sample.error}
     if cuts := [(sample.id, sample.cut, sample.target) for sample in samples if sample.cut is not None]:
         ids, parts, targets = zip(*cuts, strict=True)
-        mirrored = torch.tensor([cut.is_mirrored for cut in parts])
+        mirrored = [cut.is_mirrored for cut in parts]
         return CutBatch([cut.pixels for cut in parts], mirrored, torch.stack(targets), list(ids), skipped)
     kept = [(sample.id, sample.clips, sample.target) for sample in samples if sample.clips is not None]
     if not kept:
@@ -357,6 +359,9 @@ class ClipData(pl.LightningDataModule):
         flow: folder of stored flow (vidact extract flow), for networks that take flow; None computes it while loading,
             which needs no room on disk and about 10 ms a field.
         flow_method: how flow is computed while loading: dis, farneback, tvl1, raft or raft_small.
+        flow_bound: the pixels a frame at which motion is cut before it becomes levels 0 … 255; the checkpoint keeps it.
+            None is what the network says, as a rule 20. Where pictures are small and motion is slow, 20 leaves a few
+            levels of it, and 5 or 10 is better.
         seed: of the split, the order and every random draw.
     """
 
@@ -384,6 +389,7 @@ class ClipData(pl.LightningDataModule):
         seed: int = 0,
         flow: str | None = None,
         flow_method: str = "dis",
+        flow_bound: float | None = None,
     ) -> None:
         super().__init__()
         if flow_method not in METHODS:
@@ -401,6 +407,7 @@ class ClipData(pl.LightningDataModule):
         self.num_workers, self.decoder, self.seed = num_workers, decoder, seed
         self.frames = FrameCache(decoder) if cache == "memory" else None
         self.flow, self.flow_method = None if flow is None else FlowStore(flow), flow_method
+        self.flow_bound = flow_bound
         self.num_clips, self.crops = parse_views(views)
         self.sets: dict[str, ClipDataset] = {}
         self._found: ClipList | None = None
@@ -425,6 +432,8 @@ class ClipData(pl.LightningDataModule):
         if self.trainer is None:
             raise RuntimeError("ClipData asks the Trainer's network what it takes; pass both to Trainer.fit or .test")
         network: Any = self.trainer.lightning_module.network
+        if self.flow_bound is not None:  # of the network's input from now on, and so of its checkpoint
+            network.input = dataclasses.replace(network.input, flow_bound=self.flow_bound)
         self.prepare(network.input)
         if stage == "fit" and self.trainer.is_global_zero:
             for note in self.found.notes:
@@ -530,7 +539,7 @@ class ClipData(pl.LightningDataModule):
         """What the workers left of the training pixels, on the device."""
         if not isinstance(batch, CutBatch):
             return batch
-        cuts = [Cut(*pair) for pair in zip(batch.pixels, batch.is_mirrored.tolist(), strict=True)]
+        cuts = [Cut(*pair) for pair in zip(batch.pixels, batch.is_mirrored, strict=True)]
         clips = self.sets["train"].transform.finish(cuts)  # type: ignore[attr-defined]
         return ClipBatch(clips, batch.targets, batch.ids, batch.skipped)
 

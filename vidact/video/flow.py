@@ -177,7 +177,7 @@ def dequantise(levels: Tensor, bound: float = BOUND) -> Tensor:
     return levels.float() * (2 * bound / 255) - bound
 
 
-def rescale(levels: Tensor, size: tuple[int, int]) -> Tensor:
+def rescale(levels: Tensor, size: tuple[int, int], bound: float = BOUND) -> Tensor:
     """Stored fields (…, 2, H, W), uint8, as they would be of the same video at another ``size`` (height, width).
 
     A video half as large moves half as many pixels, so the values shrink with the picture. The same size changes
@@ -187,11 +187,11 @@ def rescale(levels: Tensor, size: tuple[int, int]) -> Tensor:
     if (height, width) == tuple(size):
         return levels
     ratio = torch.tensor([size[1] / width, size[0] / height], device=levels.device).view(2, 1, 1)
-    fields = dequantise(levels)
+    fields = dequantise(levels, bound)
     fields = F.interpolate(fields.flatten(0, -4), size, mode="bilinear", antialias=True).reshape(
         *levels.shape[:-2], *size
     )
-    return quantise(fields * ratio)
+    return quantise(fields * ratio, bound)
 
 
 def mirror(fields: Tensor) -> Tensor:

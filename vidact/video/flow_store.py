@@ -246,8 +246,8 @@ class StoredFlow:
     def __len__(self) -> int:
         return self._length
 
-    def fields_at(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Fields by number (n, 2, H, W) uint8, in levels of the usual bound of 20 pixels a frame."""
+    def fields_at(self, indices: Sequence[int] | np.ndarray, bound: float = BOUND) -> Tensor:
+        """Fields by number (n, 2, H, W) uint8, in levels that end at ``bound`` pixels a frame."""
         asked = np.asarray(indices, dtype=np.int64)
         outside = asked[(asked < 0) | (asked >= len(self))]
         if outside.size:
@@ -257,8 +257,8 @@ class StoredFlow:
         if len({picture.shape for picture in pictures}) > 1:
             raise VideoError(f"the fields of {self.video} in {self.root} differ in size; extract them again")
         fields = torch.from_numpy(np.stack(pictures)[slots])
-        if self.record.bound != BOUND:
-            fields = quantise(dequantise(fields, self.record.bound))
+        if self.record.bound != bound:
+            fields = quantise(dequantise(fields, self.record.bound), bound)
         return fields
 
     def _field(self, number: int) -> np.ndarray:

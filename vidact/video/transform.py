@@ -266,7 +266,7 @@ class ClipTransform:
             rgb = Video(groups[:, : self.input.images_per_frame].flatten(0, 1))
         if fields := self.input.flow_fields:
             found = [flow_fields(one[: fields + 1].as_subclass(Tensor), self.flow_method) for one in groups]
-            flow = Video(quantise(torch.cat(found)).to(images.device))
+            flow = Video(quantise(torch.cat(found), self.input.flow_bound).to(images.device))
         return rgb, flow
 
     def _open_stored(self, images: Tensor | None, stored: Tensor) -> tuple[Video | None, Video | None]:
@@ -287,9 +287,10 @@ class ClipTransform:
         if images is None:
             height, width = stored.shape[-2:]
             short, long = self.resize, int(self.resize * max(height, width) / min(height, width))  # as F.resize does
-            return None, Video(rescale(stored, (short, long) if height <= width else (long, short)))
+            sides = (short, long) if height <= width else (long, short)
+            return None, Video(rescale(stored, sides, self.input.flow_bound))
         rgb = F.resize(Video(images), [self.resize], antialias=True)
-        return rgb, Video(rescale(stored, rgb.shape[-2:]))
+        return rgb, Video(rescale(stored, rgb.shape[-2:], self.input.flow_bound))
 
     def _normalise(self, rgb: Video | None, flow: Video | None) -> Tensor:
         """Images and fields of one time step on its channels, RGB first: float32 (T, C, H, W)."""
@@ -297,7 +298,8 @@ class ClipTransform:
 
     def _to_float(self, clip: Tensor) -> Tensor:
         """Normalised float32 of uint8 (…, C, H, W)."""
-        return clip.float().mul_(self._factor.to(clip.device)).add_(self._offset.to(clip.device))
+        factor, offset = (part.to(clip.device, non_blocking=True) for part in (self._factor, self._offset))
+        return clip.float().mul_(factor).add_(offset)
 
     def _join(self, rgb: Video | None, flow: Video | None) -> Tensor:
         """Images and fields of one time step on its channels, RGB first: uint8 (T, C, H, W)."""
