@@ -125,6 +125,25 @@ def test_a_second_run_makes_nothing_again(videos, expected, tmp_path):
     assert contents(out) == expected
 
 
+def test_a_folder_of_an_older_version_goes_on(videos, tmp_path):
+    """It did not write what the networks take by default since."""
+    out = tmp_path / "out"
+    extract(videos, out)
+    record = json.loads((out / "features.json").read_text())
+    del record["network"]["input"]["resize"], record["network"]["recipe"]["arguments"]["flow_fields"]
+    (out / "features.json").write_text(json.dumps(record))
+    for note in (out / ".extract" / "done").rglob("*.json"):
+        note.unlink()
+    made = extract(videos, out)
+    assert sorted(made.written) == IDS
+    assert sorted(extract(videos, out).kept) == IDS
+    assert json.loads((out / "features.json").read_text()) == record
+    record["network"]["input"]["resize"] = 40
+    (out / "features.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"network\.input\.resize 40 and None \(there and asked\)"):
+        extract(videos, out)
+
+
 def test_what_has_changed_is_made_again(videos, expected, tmp_path):
     out = tmp_path / "out"
     extract(videos, out)

@@ -416,7 +416,10 @@ def _hash(state: Mapping[str, Tensor]) -> str:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What two records disagree on, in words: "fps 24.0 and 12.0"."""
+    """What two records disagree on, in words: "fps 24.0 and 12.0".
+
+    What one of them does not say of a network's input or arguments is the default: an older vidact did not have it.
+    """
 
     def flat(record: Any, name: str = "") -> dict[str, Any]:
         if not isinstance(record, Mapping):
@@ -430,9 +433,38 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     def short(value: Any) -> str:
         return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
-    a, b = flat(there), flat(here)
+    a, b = flat(_complete(there)), flat(_complete(here))
     keys = sorted(set(a) | set(b), key=lambda key: list(b).index(key) if key in b else -1)
     return [f"{key} {short(a.get(key))} and {short(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
+
+
+def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the defaults of whatever it does not say of its networks."""
+    full = dict(record)
+    for part in ("network", "flow_network"):
+        described = full.get(part)
+        if not (isinstance(described, Mapping) and {"recipe", "input"} <= described.keys()):
+            continue  # None, or published features
+        recipe = described["recipe"]
+        arguments = {**_defaults(str(recipe.get("builder"))), **recipe.get("arguments", {})}
+        taken = {**ClipInput().as_dict(), **described["input"]}
+        full[part] = {**described, "recipe": {**recipe, "arguments": arguments}, "input": taken}
+    return full
+
+
+def _defaults(build: str) -> dict[str, Any]:
+    """What a builder takes where nothing is said, as a record has it; nothing of one that is not imported."""
+    module, _, name = build.rpartition(".")
+    function = getattr(sys.modules.get(module), name, None)
+    if not getattr(function, "is_builder", False):
+        return {}
+    given = {key: one.default for key, one in inspect.signature(function).parameters.items()}  # type: ignore[arg-type]
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    return {
+        key: None if key == "weights" or key.endswith("_weights") else value
+        for key, value in plain.items()
+        if value is not inspect.Parameter.empty
+    }
 
 
 # ---------------------------------------------------------------------------------------------- by name
@@ -588,8 +620,7 @@ def extract_features(
     part, parts = parse_shard(shard)
     sources = {video: path for video, path in find_videos(videos).items() if part_of(video, parts) == part}
     out = Path(out)
-    record = extractor.record()
-    _claim(out, extractor, record)
+    record = _claim(out, extractor)
     with _alone(out, f"{part}-of-{parts}", shard):
         _sweep(out, sources if parts > 1 else None)
         tasks = [_Task(video, path, out, _fingerprint(record)) for video, path in sources.items()]
@@ -724,9 +755,9 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _claim(out: Path, extractor: FeatureExtractor, record: dict[str, Any]) -> None:
-    """Write the record into a new folder; refuse a folder of other features."""
-    path = out / RECORD
+def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
+    """Write the record into a new folder, refuse a folder of other features; gives the record that stands there."""
+    path, record = out / RECORD, extractor.record()
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for the features")
     if path.exists():
@@ -739,6 +770,7 @@ def _claim(out: Path, extractor: FeatureExtractor, record: dict[str, Any]) -> No
                 f"the features in {out} were made with others than asked: {'; '.join(different)} (there and asked); "
                 "choose another --out"
             )
+        record = there
     elif other := next(out.rglob("*.npy"), None):
         raise ValueError(
             f"{out} holds features ({other.relative_to(out)}) and no {RECORD} that says what made them; "
@@ -748,6 +780,7 @@ def _claim(out: Path, extractor: FeatureExtractor, record: dict[str, Any]) -> No
         write_json(path, record)
     if not (out / EXTRACTOR).exists():
         extractor.save(out / EXTRACTOR)
+    return record
 
 
 def _sweep(out: Path, videos: Iterable[str] | None) -> None:

@@ -442,6 +442,18 @@ def test_a_run_s_checkpoint_streams(features_root, tmp_path):
     np.testing.assert_array_equal([u.scores for u in run(Named("clip", steady(2)), moved)], [u.scores for u in updates])
 
 
+def test_a_checkpoint_of_an_older_version_streams(tmp_path):
+    """Its record of the features does not say what networks take by default since."""
+    extractor = tiny_extractor()
+    network = load(detector_file(tmp_path, extractor))
+    del network.record["features"]["network"]["input"]["scale"]
+    del network.record["features"]["network"]["recipe"]["arguments"]["modality"]
+    assert load_model(network, device="cpu").extractor.record() == extractor.record()
+    network.record["features"]["network"]["input"]["scale"] = 255.0
+    with pytest.raises(ValueError, match=r"trained on other features.*network\.input\.scale 255\.0 and 1\.0"):
+        load_model(network, extractor=extractor, device="cpu")
+
+
 def test_another_extractor_beside_the_features_is_refused(features_root, tmp_path):
     record = json.loads((features_root / "features" / "features.json").read_text())
     assert read_extractor(tmp_path, record) == {}
