@@ -34,7 +34,7 @@ from vidact.stream.sources import Grab
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 sys.path.insert(0, str(Path(__file__).parent / "stream"))
-from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS
+from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 from online_networks import FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
 from playing import Named
 
@@ -298,6 +298,7 @@ def _read_by(program: torch.export.ExportedProgram) -> set[str]:
 
 
 def check_clip(name: str, arguments: dict, tmp_path: Path) -> None:
+    skip_without_package(name)
     network = awake(getattr(vidact.models, name)(num_classes=3, weights=None, **arguments))
     done = export(network, tmp_path / "clip.onnx", frames=network.input.frames or 4, runs=2)
     assert done.what == "clip"

@@ -86,3 +86,6 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["networks", "--networks", "tsm_resnet49"])
     assert "no tsm_resnet49" in capsys.readouterr().err
+    assert converters_of("mvfnet_resnet50") == ("mvfnet",)
+    assert converters_of("videomae_base") == ("videomae",)
+    assert converters_of("vjepa2_giant") == ("vjepa2",)

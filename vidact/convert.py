@@ -70,6 +70,14 @@ CLIPS = {
     "swin3d_s": (32, 2),
     "swin3d_b": (32, 2),
     "i3d_inception": (64, 1),
+    "videomae_small": (16, 4),
+    "videomae_base": (16, 4),
+    "videomae_large": (16, 4),
+    "videomae_tiny": (16, 4),
+    "vjepa2_large": (16, 4),
+    "vjepa2_huge": (64, 2),  # nobody publishes a classifier of it; this is the giant's
+    "vjepa2_giant": (64, 2),
+    "vjepa2_tiny": (16, 4),
     "mvfnet_resnet50": (8, 8),
     "mvfnet_resnet101": (8, 8),
 }
@@ -280,6 +288,12 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="the .safetensors file to write")
     parser.add_argument("--classes", type=Path, help="a file with one class name a line")
     parser.add_argument("--dense", action="store_true", help="a dense window of 64 frames (TSM), instead of segments")
+    parser.add_argument(
+        "--spread",
+        type=int,
+        metavar="N",
+        help="N frames spread over the whole video, where a window is the layout's rule",
+    )
     parser.add_argument("--help-origin", action="store_true", help="what the layout takes")
     asked, others = parser.parse_known_args(args)
     function = reference(asked.origin)
@@ -296,7 +310,11 @@ def main(args: Sequence[str]) -> int:
     for name in known:
         extra.add_argument(f"--{name}", type=_value, default=argparse.SUPPRESS)
     hyperparameters = vars(extra.parse_args(others))
-    sampling = None
+    sampling: ClipSampler | None = None
+    if asked.dense and asked.spread:
+        raise ValueError("--dense is a window of frames and --spread is not; give one of them")
+    if asked.spread:
+        sampling = SegmentSampler(asked.spread)
     if asked.dense:
         frames = hyperparameters.get("num_segments", SEGMENTS)
         sampling = LegacySampler("tsm_dense", int(frames))

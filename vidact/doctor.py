@@ -30,7 +30,9 @@ OPENCVS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
-PACKAGES = ("torch", "torchvision", "lightning", "av", *OPENCVS, "decord", "torchcodec", "timm", "pytorchvideo")
+PACKAGES = (
+    "torch", "torchvision", "lightning", "av", *OPENCVS, "decord", "torchcodec", "timm", "pytorchvideo", "transformers"
+)  # fmt: skip
 GIB = 2**30
 
 # Libraries round and upsample colour differently: up to 5 levels of 255 on test patterns. Another picture is far more.

@@ -1,5 +1,7 @@
 """The networks that the contract tests build, at sizes a CPU can afford. A new network adds its line here."""
 
+import pytest
+
 # (name in vidact.models, arguments); `weights: None` goes without saying.
 CLIP_NETWORKS = [
     ("tsn_resnet_tiny", {"size": 32, "width": 8}),
@@ -111,5 +113,11 @@ LARGE_CLIP_NETWORKS = [
 # Too large to build in a test: their layers are vjepa2_large's, and test_video_transformers.py counts their parameters.
 HUGE_CLIP_NETWORKS = ["vjepa2_huge", "vjepa2_giant"]
 
-# Networks whose layers come from an optional package: name in vidact.models begins with → package.
+# Networks whose layers come from an optional package: how their names in vidact.models begin → the package.
 OPTIONAL = {"videomae": "transformers", "vjepa2": "transformers"}
+
+
+def skip_without_package(name):
+    """Skip the test if the package that the network's layers come from is not installed."""
+    if package := OPTIONAL.get(name.partition("_")[0]):
+        pytest.importorskip(package)

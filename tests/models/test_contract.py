@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
+from networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 from online_networks import ONLINE_NETWORKS
 from torch import nn
 
@@ -49,8 +49,7 @@ def awake(network):
 
 def build(case):
     """The network, one for all the tests of a case; nobody changes it."""
-    if package := OPTIONAL.get(case[0].partition("_")[0]):
-        pytest.importorskip(package)
+    skip_without_package(case[0])
     return _build(case[0], json.dumps(case[1]))
 
 

@@ -126,7 +126,7 @@ def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tens
         try:
             return read(_download(published[weights]))[0]
         except OSError as error:
-            raise OSError(download_advice(f"https://huggingface.co/{published[weights]}", error)) from error
+            raise OSError(download_advice(f"Hugging Face's {published[weights]}/{FILES[0]}", error)) from error
     path = Path(weights)
     if path.is_dir():
         found = [path / name for name in FILES if (path / name).is_file()]

@@ -1,0 +1,291 @@
+"""VideoMAE and V-JEPA 2 mean here what they mean in transformers, under the names of the hub's files."""
+
+import json
+import sys
+
+import pytest
+import torch
+from published import empty, millions
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import vidact
+from vidact import cli
+from vidact.convert import convert
+from vidact.features import FeatureExtractor
+from vidact.models import videomae_tiny, vjepa2_tiny
+from vidact.models.backbones import set_gradient_checkpointing
+from vidact.models.video_transformers import FILES, _download
+from vidact.models.weights import from_reference
+from vidact.network_table import giga_macs
+from vidact.tasks.schedules import ParameterGroups, head_names
+
+transformers = pytest.importorskip("transformers")
+
+SHAPE = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 5, "tubelet_size": 2,
+    "patch_size": 16,
+}  # fmt: skip
+VIDEOMAE = {"intermediate_size": 64, "image_size": 32, "num_frames": 16}
+VJEPA2 = {"mlp_ratio": 2.0, "crop_size": 32, "pred_hidden_size": 24, "pred_num_attention_heads": 2,
+          "pred_num_hidden_layers": 1}  # fmt: skip
+TINY = {"videomae": videomae_tiny, "vjepa2": vjepa2_tiny}
+EACH = pytest.mark.parametrize("origin", TINY)
+
+
+@torch.no_grad()
+def theirs(origin, kind="ForVideoClassification", **options):
+    """The library's own network, every number of it drawn at random."""
+    library = {"videomae": "VideoMAE", "vjepa2": "VJEPA2"}[origin]
+    shape = {"videomae": VIDEOMAE, "vjepa2": VJEPA2}[origin]
+    config = getattr(transformers, f"{library}Config")(**SHAPE, **shape, **options)
+    network = getattr(transformers, library + kind)(config).eval()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 10
+        parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan_in**-0.5 + (parameter.ndim == 1))
+    return network
+
+
+def clip_of(frames=16):
+    return torch.randn(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same_scores(network, reference, clip):
+    with torch.no_grad():
+        expected = reference(clip).logits
+        assert expected.std() > 0.1
+        torch.testing.assert_close(network(clip), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+# Millions of parameters and billions of multiply-adds with 400 classes. VideoMAE's paper has 22, 87 and 305, and 57,
+# 180 and 597; V-JEPA 2's encoders have 0.3, 0.6 and 1 billion, and their pooler comes on top.
+SIZES = [
+    ("videomae_base", 86.535, 180.3, 16),
+    ("vjepa2_large", 353.632, 935.2, 16),
+    pytest.param("videomae_small", 22.034, 56.9, 16, marks=pytest.mark.slow),
+    pytest.param("videomae_large", 304.271, 596.8, 16, marks=pytest.mark.slow),
+    pytest.param("vjepa2_huge", 709.232, 11693.1, 64, marks=pytest.mark.slow),
+    pytest.param("vjepa2_giant", 1105.987, 61169.3, 64, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "macs", "frames"), SIZES)
+def test_published_size(name, parameters, macs, frames):
+    network = empty(name, 400)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 3) == parameters
+    assert giga_macs(network, frames) == pytest.approx(macs, abs=0.05)
+
+
+def test_only_the_predictor_is_left_out():
+    with torch.device("meta"):
+        whole = transformers.VJEPA2ForVideoClassification(transformers.VJEPA2Config(num_labels=174))
+    whole.vjepa2.predictor = nn.Identity()
+    assert millions("vjepa2_large", 174) == round(sum(p.numel() for p in whole.parameters()) / 1e6, 3)
+
+
+@EACH
+def test_converted_file_gives_the_library_scores(origin, tmp_path, capsys):
+    reference = theirs(origin)
+    reference.save_pretrained(tmp_path / "hub")
+    converted = convert(origin, tmp_path / "hub" / FILES[0], tmp_path / "ours.safetensors", size=32)
+    assert converted.record["sampling"]["arguments"]["num_frames"] == 16
+    assert len(converted.record["classes"]) == 5
+    opened = vidact.load(tmp_path / "ours.safetensors")
+    assert opened.recipe["builder"] == f"vidact.models.{origin}_tiny"
+    assert_same_scores(opened, reference, clip_of())
+
+
+def test_the_command_spreads_the_frames_where_asked(tmp_path, capsys):
+    """VideoMAE of Something-Something saw frames of the whole video, the others a window."""
+    theirs("videomae").save_pretrained(tmp_path)
+    command = ["convert", "--origin", "videomae", "--file", str(tmp_path / FILES[0]), "--size", "32", "--out",
+               str(tmp_path / "ours.safetensors")]  # fmt: skip
+    cli.main(command)
+    assert "sampling: DenseSampler" in capsys.readouterr().out
+    cli.main([*command, "--spread", "16"])
+    said = capsys.readouterr().out
+    assert "sampling: SegmentSampler {'num_segments': 16" in said
+    assert "its weights are made for 16 frames" in said
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--spread", "16", "--dense"])
+    assert "give one of them" in capsys.readouterr().err
+
+
+@EACH
+def test_weights_may_be_the_folder_or_the_file(origin, tmp_path):
+    reference = theirs(origin)
+    reference.save_pretrained(tmp_path)
+    for path in (tmp_path, tmp_path / FILES[0]):
+        assert_same_scores(TINY[origin](5, weights=str(path)).eval(), reference, clip_of())
+    other = TINY[origin](7, weights=str(tmp_path)).eval()  # the classifier has other classes, and all else is theirs
+    assert other.fc.out_features == 7
+    assert torch.equal(other.features(clip_of()), TINY[origin](5, weights=str(tmp_path)).eval().features(clip_of()))
+    (tmp_path / FILES[0]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"has neither model\.safetensors nor pytorch_model\.bin"):
+        TINY[origin](5, weights=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="neither a file nor a published name; the names here: none"):
+        TINY[origin](5, weights="kinetics400")
+
+
+def test_biases_under_their_older_names():
+    """Published VideoMAE files have q_bias and v_bias beside the layers; either way gives the same network."""
+    reference = theirs("videomae")
+    tensors = reference.state_dict()
+    older = {
+        key.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): value for key, value in tensors.items()
+    }
+    assert "videomae.encoder.layer.1.attention.attention.q_bias" in older
+    for names in (tensors, older, {f"module.{key}": value for key, value in older.items()}):
+        assert_same_scores(from_reference("videomae", names, num_classes=5, size=32), reference, clip_of())
+
+
+@EACH
+def test_every_tensor_finds_its_place(origin):
+    tensors = theirs(origin).state_dict()
+    key = next(key for key in tensors if ".encoder.layer.1." in key and key.endswith("query.weight"))
+    for words, names in (
+        ("1 missing: trunk.*query.weight", {name: value for name, value in tensors.items() if name != key}),
+        ("1 unknown: somebody.elses", {**tensors, "somebody.elses": torch.zeros(3)}),
+        (f"1 of the wrong shape: {key}", {**tensors, key: tensors[key][1:]}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            from_reference(origin, names, num_classes=5, size=32)
+    with pytest.raises(ValueError, match=rf"width 32 and 1 layers; the sizes .*{origin}_tiny \(32, 2\)"):
+        from_reference(origin, {k: v for k, v in tensors.items() if "encoder.layer.1" not in k}, num_classes=5)
+    with pytest.raises(ValueError, match="learned without labels and have no classifier; pass the file as weights="):
+        from_reference(origin, {k: v for k, v in tensors.items() if "classifier" not in k}, num_classes=5)
+
+
+def test_a_file_without_its_classifier_is_not_taken_for_another_kind(tmp_path):
+    """Fine-tuned weights must be whole, but for the classifier; only those without labels lack the norm before it."""
+    reference = theirs("videomae")
+    reference.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / FILES[0])
+    save_file({key: value for key, value in tensors.items() if "fc_norm" not in key}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=r"2 missing: trunk\.fc_norm\.weight, trunk\.fc_norm\.bias"):
+        videomae_tiny(5, weights=str(tmp_path / "part.safetensors"))
+
+
+@pytest.mark.parametrize(("origin", "kind"), [("videomae", "ForPreTraining"), ("vjepa2", "Model")])
+def test_weights_that_saw_no_label(origin, kind, tmp_path):
+    """The encoder is taken, what it was trained with is dropped by name, and the head is new."""
+    options = {"use_mean_pooling": False} if origin == "videomae" else {}
+    reference = theirs(origin, kind, **options)
+    reference.save_pretrained(tmp_path)
+    network = TINY[origin](5, weights=str(tmp_path)).eval()
+    with torch.no_grad():
+        if origin == "videomae":  # there the tokens still pass the norm that the mean's replaces
+            tokens = network.trunk.videomae(clip_of()).last_hidden_state
+            expected = reference.videomae(clip_of()).last_hidden_state
+            torch.testing.assert_close(reference.videomae.layernorm(tokens), expected)
+        else:
+            expected = reference(clip_of(), skip_predictor=True).last_hidden_state
+            torch.testing.assert_close(network.trunk.encoder(clip_of()).last_hidden_state, expected)
+    tensors = load_file(tmp_path / FILES[0])
+    key = next(name for name in tensors if "encoder.layer.0" in name and name.endswith("key.weight"))
+    save_file({name: value for name, value in tensors.items() if name != key}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=r"1 missing: trunk\..*key\.weight"):
+        TINY[origin](5, weights=str(tmp_path / "part.safetensors"))
+
+
+def test_positions_and_lengths():
+    """VideoMAE is made for 16 frames, V-JEPA 2 for any pairs of them; both know where and when a tube is."""
+    for build in TINY.values():
+        network = build(5, size=48).eval()
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.2)
+        clip = torch.randn(1, 16, 3, 48, 48)
+        with torch.no_grad():
+            logits = network(clip)
+            assert (network(clip.flip(1)) - logits).abs().max() > 1e-4
+            assert (network(clip.roll(16, 4)) - logits).abs().max() > 1e-4
+        with pytest.raises(ValueError, match=r"32 x 48 pixels; the positions of this network are made for 48 x 48"):
+            network(clip[:, :, :, :32])
+        with pytest.raises(ValueError, match=r"size is 40; .*a multiple of 16"):
+            build(5, size=40)
+    assert vjepa2_tiny(5)(torch.randn(1, 6, 3, 32, 32)).shape == (1, 5)
+    with pytest.raises(ValueError, match=r"has 5 frames; this network takes them in pairs\. Sample 4 or 6"):
+        vjepa2_tiny(5)(torch.randn(1, 5, 3, 32, 32))
+    with pytest.raises(ValueError, match="has 8 frames; the weights of this network are made for 16"):
+        videomae_tiny(5)(torch.randn(1, 8, 3, 32, 32))
+
+
+def test_a_frozen_encoder_learns_nothing():
+    network = vjepa2_tiny(5, frozen_encoder=True)
+    learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    assert learning
+    assert all(name.startswith(("trunk.pooler.", "fc.")) for name in learning)
+    assert head_names(network) == ["fc"]
+    groups = ParameterGroups().split(network, lr=1.0, weight_decay=0.1)
+    assert sum(len(group["params"]) for group in groups) == len(learning)
+    network.train()(clip_of()).sum().backward()
+    assert network.trunk.encoder.layer[0].mlp.fc1.weight.grad is None
+    assert network.trunk.pooler.query_tokens.grad is not None
+
+
+@EACH
+def test_gradient_checkpointing_changes_nothing(origin):
+    torch.manual_seed(0)
+    network = TINY[origin](5).train()
+    plain = torch.autograd.grad(network(clip_of()).square().sum(), list(network.parameters()))
+    set_gradient_checkpointing(network)
+    again = torch.autograd.grad(network(clip_of()).square().sum(), list(network.parameters()))
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@EACH
+def test_an_extractor_takes_its_features(origin):
+    network = TINY[origin](5).eval()
+    chunk = 16 if origin == "videomae" else 6
+    extractor = FeatureExtractor(network, chunk=chunk, device="cpu")
+    images = torch.randint(0, 256, (chunk, 3, 40, 50), dtype=torch.uint8)
+    vector = extractor.chunk(images)
+    assert vector.shape == (32,)
+    assert not torch.equal(vector, extractor.chunk(images.flip(0)))
+    loaded = FeatureExtractor.load(json.loads(json.dumps(extractor.record())), extractor.state(), device="cpu")
+    assert torch.equal(loaded.chunk(images), vector)
+    with pytest.raises(ValueError, match=r"16 frames at least|takes them in pairs"):
+        FeatureExtractor(network, chunk=5, device="cpu")
+
+
+# ---------------------------------------------------------------------------------------------- packages and downloads
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    for build in TINY.values():
+        with pytest.raises(ImportError, match=r"come from transformers: pip install vidact\[transformers\]"):
+            build(5)
+
+
+def test_no_network_is_explained(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def offline(repository, name):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    words = r"finetuned-kinetics/model\.safetensors could not be downloaded \(no connection\).*weights=None"
+    with torch.device("meta"), pytest.raises(OSError, match=words):
+        vidact.models.videomae_small(400)
+
+
+def test_an_older_file_is_taken_where_there_is_no_newer_one(monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError
+
+    asked = []
+
+    def download(repository, name):
+        asked.append((repository, name))
+        if name == FILES[0]:
+            raise EntryNotFoundError("404")
+        return f"cache/{name}"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert _download("somebody/network") == "cache/pytorch_model.bin"
+    assert asked == [("somebody/network", name) for name in FILES]
