@@ -13,6 +13,7 @@ from torch import nn
 
 import vidact.models
 from vidact.batch import ClipInput
+from vidact.models.backbones import channels_last, clip_channels_last
 from vidact.models.weights import load, save
 
 
@@ -70,6 +71,17 @@ def test_every_network_is_listed():
     builders = {name for name in vidact.models.__all__ if getattr(getattr(vidact.models, name), "is_builder", False)}
     online = {name for name, _ in ONLINE_NETWORKS}  # test_online_laws.py sees to theirs
     assert listed == builders - {"bn_inception_classifier", "trn_relation_head"} - online
+
+
+@EVERY
+def test_how_tensors_lie_in_memory_does_not_matter(case):
+    """Weights as a GPU would have them, and the clip that goes with them."""
+    network = build(case)
+    clip = clip_for(network)
+    with torch.no_grad():
+        expected = network(clip)
+        turned = channels_last(copy.deepcopy(network), torch.device("cuda"))
+        assert_same(turned(clip_channels_last(clip)), expected, 1e-4)
 
 
 @EVERY

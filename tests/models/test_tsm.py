@@ -56,6 +56,18 @@ def test_causal_shift_takes_only_the_previous_frame():
 
 
 @pytest.mark.parametrize("move", [shift, causal_shift])
+def test_shifted_images_lie_in_memory_as_they_did(move):
+    """A convolution that finds channels first, where its weights have them last, copies every map twice."""
+    images = torch.randn(6, 16, 5, 7)
+    expected, turned = (move(part, frames=3) for part in (images, images.to(memory_format=torch.channels_last)))
+    if move is causal_shift:
+        (expected, _), (turned, _) = expected, turned
+    assert torch.equal(turned, expected)
+    assert expected.is_contiguous()
+    assert turned.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("move", [shift, causal_shift])
 def test_images_must_be_whole_clips(move):
     with pytest.raises(ValueError, match="7 images cannot be split into clips of 4 frames"):
         move(torch.zeros(7, 8, 1, 1), 4)

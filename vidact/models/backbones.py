@@ -381,14 +381,42 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 # ---------------------------------------------------------------------------------------------- memory
 
 
-def channels_last(network: AnyModule) -> AnyModule:
-    """Let 2-D convolutions keep their channels innermost, which is quicker on CPUs and in half precision on GPUs.
+def channels_last(network: AnyModule, device: torch.device | None = None) -> AnyModule:
+    """Let convolutions keep their channels innermost, which is quicker on CPUs and in half precision on GPUs.
 
-    Values and answers are the same but for rounding; a network with 3-D convolutions stays as it is.
+    Values and answers are the same but for rounding. A network with 3-D convolutions is laid out anew for CUDA alone,
+    and only if none of them is grouped: PyTorch computes depthwise 3-D convolutions channel by channel, and would turn
+    every map around before and after one (X3D, CSN).
+
+    Args:
+        network: its weights are changed in place.
+        device: where it is going to compute; None is where its weights lie.
     """
-    if not any(tensor.ndim == 5 for tensor in network.state_dict().values()):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = list(network.parameters())
+    if device is None:
+        device = weights[0].device if weights else torch.device("cpu")
+    if any(weight.ndim == 5 for weight in weights):
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
+        if device.type != "cuda" or any(convolution.groups > 1 for convolution in convolutions):
+            return network
+    for weight in weights:
+        if weight.ndim in (4, 5):
+            layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+            weight.data = weight.data.to(memory_format=layout)
     return network
+
+
+def has_channels_last(network: nn.Module) -> bool:
+    """Whether ``channels_last`` has laid out the weights of ``network``."""
+    # A kernel of one pixel, or of one channel, lies both ways at once.
+    return any(weight.ndim in (4, 5) and not weight.is_contiguous() for weight in network.parameters())
+
+
+def clip_channels_last(clip: Tensor) -> Tensor:
+    """The clip (B, T, C, H, W) with its channels innermost in memory: what the first convolution of such a network,
+    2-D or 3-D, takes without a copy.
+    """
+    return clip.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
@@ -438,6 +466,9 @@ def _is_timm_block(module: nn.Module) -> bool:
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **options)
+    if torch.compiler.is_compiling():
+        # torch.compile writes statistics once, after the pass, however often it computes what they are made of
+        return checkpoint(forward, *inputs, use_reentrant=False, **options)
     contexts = functools.partial(_contexts, block)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
 

@@ -44,12 +44,23 @@ def shift(images: Tensor, frames: int, fold: int = FOLD) -> Tensor:
     """
     if images.shape[0] % frames:
         raise ValueError(f"{images.shape[0]} images cannot be split into clips of {frames} frames")
-    clip = images.unflatten(0, (-1, frames))  # (B, T, C, H, W)
-    n = clip.shape[2] // fold
-    ahead, behind, still = clip.split([n, n, clip.shape[2] - 2 * n], dim=2)
+    axis = channel_axis(images)
+    clip = images.movedim(1, axis).unflatten(0, (-1, frames))  # (B, T, C, H, W) or (B, T, H, W, C)
+    axis += 1
+    n = clip.shape[axis] // fold
+    ahead, behind, still = clip.split([n, n, clip.shape[axis] - 2 * n], dim=axis)
     ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))  # frame t sees t + 1
     behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # frame t sees t - 1
-    return torch.cat([ahead, behind, still], dim=2).flatten(0, 1)  # (B*T, C, H, W)
+    return torch.cat([ahead, behind, still], dim=axis).flatten(0, 1).movedim(axis - 1, 1)  # (B*T, C, H, W)
+
+
+def channel_axis(images: Tensor) -> int:
+    """Where the channels of (N, C, H, W) lie in memory, 1 or 3: results that lie so spare the next convolution a copy.
+
+    Padding and joining five axes would bring them to the front, and every block would turn them around twice.
+    """
+    innermost = images.is_contiguous(memory_format=torch.channels_last)
+    return 3 if innermost and not images.is_contiguous() else 1
 
 
 def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: int = FOLD) -> tuple[Tensor, Tensor]:
@@ -75,8 +86,12 @@ def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: 
             f"the state holds maps of shape {tuple(past.shape)} where these frames have {tuple(moving[:, 0].shape)}; "
             "call initial_state with the batch size and the image size of the frames"
         )
-    behind = torch.cat([past.to(moving.dtype).unsqueeze(1), moving[:, :-1]], dim=1)
-    return torch.cat([behind, still], dim=2).flatten(0, 1), moving[:, -1]
+    axis = channel_axis(images) + 1
+    behind, still = (
+        part.movedim(2, axis)
+        for part in (torch.cat([past.to(moving.dtype).unsqueeze(1), moving[:, :-1]], dim=1), still)
+    )
+    return torch.cat([behind, still], dim=axis).flatten(0, 1).movedim(axis - 1, 1), moving[:, -1]
 
 
 # ---------------------------------------------------------------------------------------------- blocks

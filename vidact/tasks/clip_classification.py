@@ -26,7 +26,7 @@ from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
-from vidact.tasks.training import gather, gradient_norm, make_callbacks, make_optimization
+from vidact.tasks.training import compiled, gather, gradient_norm, make_callbacks, make_optimization
 
 
 def default_optimizer(params: Iterable) -> Optimizer:
@@ -51,6 +51,11 @@ class ClipClassification(pl.LightningModule):
         weigh_classes: weigh the loss by the inverse frequency of each class in the training split.
         ema: decay of an exponential moving average of the weights, used for validation, test and the saved weights.
         checkpoint_blocks: recompute each block in the backward pass: less memory, about a third slower.
+        compile: torch.compile of the network for training batches of data.batch_size: never; gpu, where training runs
+            on CUDA and nowhere else; always, on a CPU too. The first step takes a minute or more; scoring and whatever
+            is saved stay as they are.
+        tf32: let CUDA round the factors of single-precision matrix products to TF32's 10 bits while training.
+            (PyTorch does so in convolutions anyway; mixed precision has few such products.)
         early_stopping: end after this many epochs without a better validation score.
         average: what is averaged over the views of a video.
         views_at_once: views that go through the network together at test; fewer need less memory.
@@ -74,6 +79,8 @@ class ClipClassification(pl.LightningModule):
         early_stopping: int | None = None,
         average: Literal["logits", "softmax"] = "logits",
         views_at_once: int = 32,
+        compile: Literal["never", "gpu", "always"] = "never",
+        tf32: bool = False,
     ) -> None:
         super().__init__()
         self.network: Any = network
@@ -82,6 +89,10 @@ class ClipClassification(pl.LightningModule):
         self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
         self.ema, self.early_stopping = ema, early_stopping
         self.average, self.views_at_once = average, views_at_once
+        if compile not in ("never", "gpu", "always"):
+            raise ValueError(f"compile is {compile!r}; it can be 'never', 'gpu' or 'always'")
+        self.compile_where, self.tf32 = compile, tf32
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # what training calls in the network's place
         num_classes = network.num_classes
         mixes = [
             mix(alpha=alpha, num_classes=num_classes)
@@ -120,10 +131,29 @@ class ClipClassification(pl.LightningModule):
             initialise_from(self.network, self.init_from)
         if stage == "fit":
             freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
-        channels_last(self.network)  # a fifth to a third quicker a step on a CPU
+        device = self.trainer.strategy.root_device  # the network gets there later
+        channels_last(self.network, device)  # a fifth to a third quicker a step on a CPU
+        self.compiled = self.make_compiled(device) if stage == "fit" else None
+
+    def make_compiled(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+        """The compiled forward pass; None, which is said aloud unless it was asked for, where there is none."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        videos = -(-len(data.sets["train"]) // self.trainer.world_size)
+        words = None
+        if self.compile_where == "never":
+            return None
+        if self.compile_where == "gpu" and device.type != "cuda":
+            words = f"model.compile is gpu and training runs on {device.type}"
+        elif videos < data.batch_size:
+            words = f"model.compile is {self.compile_where} and {videos} videos make no batch of {data.batch_size}"
+        if words is None:
+            return compiled(self.network, data.batch_size)
+        if self.trainer.is_global_zero:
+            print(f"{words}: the network is not compiled")
+        return None
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return make_callbacks(self.ema, self.early_stopping)
+        return make_callbacks(self.ema, self.early_stopping, self.tf32)
 
     def configure_optimizers(self) -> Any:
         return make_optimization(
@@ -153,7 +183,7 @@ class ClipClassification(pl.LightningModule):
         if self.mix:
             clips, targets = self.mix(tv_tensors.Video(clips), targets)
             clips = clips.as_subclass(Tensor)
-        logits = self.network(clips).float()
+        logits = (self.compiled or self.network)(clips).float()
         loss = self.loss(logits, targets)
         figures = {"train_loss": loss}
         if targets.ndim == 1:

@@ -63,6 +63,7 @@ class OnlineDetection(pl.LightningModule):
         label_smoothing: 0…1, share of the target that is spread over all outputs.
         ema: decay of an exponential moving average of the weights, used for validation, test and the saved weights.
         early_stopping: end after this many epochs without a better validation score.
+        tf32: let CUDA round the factors of single-precision matrix products to TF32's 10 bits while training.
         protocol: which tokens count in mAP, see ``vidact.metrics.frame_map``.
         event_smoothing: how scores are smoothed before they become events, see ``vidact.events.EventDetector``.
         event_min_seconds: shorter events are dropped.
@@ -87,6 +88,7 @@ class OnlineDetection(pl.LightningModule):
         event_smoothing: float = 0.5,
         event_min_seconds: float = 0.5,
         event_merge_seconds: float = 0.5,
+        tf32: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(loss_tokens, int) and loss_tokens < 1:
@@ -96,7 +98,7 @@ class OnlineDetection(pl.LightningModule):
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.kind, self.loss_tokens, self.future_weight = loss, loss_tokens, future_weight
         self.label_smoothing, self.ema, self.early_stopping = label_smoothing, ema, early_stopping
-        self.protocol = protocol
+        self.protocol, self.tf32 = protocol, tf32
         self.classes: list[str] = []
         self.tokens_per_second = 0.0
         self.features_record: dict[str, Any] = {}
@@ -166,7 +168,7 @@ class OnlineDetection(pl.LightningModule):
         return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return make_callbacks(self.ema, self.early_stopping)
+        return make_callbacks(self.ema, self.early_stopping, self.tf32)
 
     def configure_optimizers(self) -> Any:
         return make_optimization(

@@ -1,4 +1,4 @@
-"""What learning takes whatever is learned: optimiser and schedule, callbacks, and values joined over the processes."""
+"""What learning takes whatever is learned: optimiser and schedule, speed, callbacks, values joined over processes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vidact.models.backbones import clip_channels_last, has_channels_last
 from vidact.tasks.schedules import ParameterGroups, Schedule
+
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # what PyTorch has one kernel a group for, on CUDA
 
 
 def make_optimization(
@@ -27,11 +30,99 @@ def make_optimization(
     asked = make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
     lr = asked["lr"] * lr_scale(trainer, base_batch)
     optimizer = make_optimizer(groups.split(network, lr, asked.get("weight_decay", 0.0)))
+    fuse(optimizer, trainer.strategy.root_device)
     total = int(trainer.estimated_stepping_batches)
     epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
     per_epoch = total / epochs
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, per_epoch, total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def fuse(optimizer: Optimizer, device: torch.device) -> None:
+    """Let one kernel update all tensors of a group where training runs on CUDA; ``fused``, ``foreach`` and
+    ``differentiable`` of the recipe stand.
+
+    Gradients are unscaled before the step, as for any optimiser that is not fused. So they can be clipped, which
+    Lightning refuses otherwise, and a step of 16-mixed that overflows leaves SGD's momentum alone, which PyTorch's own
+    way does not.
+    """
+    if type(optimizer) in FUSED and device.type == "cuda":
+        for group in optimizer.param_groups:
+            if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
+                group["fused"] = True
+    if hasattr(optimizer, "_step_supports_amp_scaling"):  # of an optimiser that the recipe calls fused
+        optimizer._step_supports_amp_scaling = False
+    if type(optimizer) in FUSED:
+        optimizer.register_load_state_dict_pre_hook(_keep_kernel)
+        optimizer.register_load_state_dict_post_hook(_lay_out_state)
+
+
+def _keep_kernel(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A run that goes on elsewhere updates as this device does: PyTorch would take the checkpoint's choice."""
+    groups = [
+        saved | {name: mine[name] for name in ("fused", "foreach")}
+        for saved, mine in zip(state["param_groups"], optimizer.param_groups, strict=False)
+    ]  # PyTorch refuses other numbers of groups in its own words
+    return state | {"param_groups": groups}
+
+
+def _lay_out_state(optimizer: Optimizer) -> None:
+    """Momenta lie in memory as their parameters do, which a fused kernel insists on; another device's may not."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
+def compiled(network: nn.Module, batch_size: int, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
+    """The network's forward pass for training, compiled for batches of ``batch_size`` clips (B, T, C, H, W).
+
+    A batch of another size, as the last one of an epoch or one with an unreadable video, goes through the network as it
+    is: the same numbers but for rounding, and no second compilation. Nothing is compiled before the first batch, and
+    the network itself stays what it was: its tensors, their names, and whoever else calls it.
+
+    Raises RuntimeError at the first batch where the compiler does not work.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # a second of import that only this function needs
+
+    # Compilations of networks that trained before in this process would count towards PyTorch's limit.
+    torch.compiler.reset()
+    fast = torch.compile(lambda clips: network(clips), dynamic=False, backend=backend)
+    lay_out = clip_channels_last if has_channels_last(network) else Tensor.contiguous
+
+    def forward(clips: Tensor) -> Tensor:
+        if len(clips) != batch_size:
+            return network(clips)
+        try:
+            return fast(lay_out(clips))  # one layout, or another one would be compiled again
+        except TorchDynamoException as error:
+            raise RuntimeError(
+                f"model.compile asks for torch.compile of {type(network).__name__}, which failed on "
+                f"{clips.device.type}: {error}\nOn a CPU, torch.compile needs a C++ compiler; on CUDA, Triton, a C "
+                "compiler and Python's headers (apt-get install g++ python3-dev). Without them, set model.compile to "
+                "never"
+            ) from error
+
+    return forward
+
+
+class TensorFloat32(pl.Callback):
+    """While a fit lasts, CUDA may round the factors of single-precision matrix products to 10 bits."""
+
+    before: str | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            self.before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high")
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.before is not None:
+            torch.set_float32_matmul_precision(self.before)
+            self.before = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_fit_end(trainer, pl_module)
 
 
 def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
@@ -45,9 +136,9 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
     return batch / base_batch
 
 
-def make_callbacks(ema: float | None, early_stopping: int | None) -> list[pl.Callback]:
-    """Averaged weights, and an end after so many epochs without a better ``val_score``."""
-    callbacks: list[pl.Callback] = []
+def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
+    """Averaged weights, an end after so many epochs without a better ``val_score``, and rounder products."""
+    callbacks: list[pl.Callback] = [TensorFloat32()] if tf32 else []
     if ema is not None:
         callbacks.append(EMAWeightAveraging(decay=ema))
     if early_stopping is not None:
@@ -59,8 +150,8 @@ def make_callbacks(ema: float | None, early_stopping: int | None) -> list[pl.Cal
 
 def gradient_norm(network: nn.Module) -> torch.Tensor | None:
     """Of all gradients together; None where there is none."""
-    norms = [parameter.grad.norm() for parameter in network.parameters() if parameter.grad is not None]
-    return torch.stack(norms).norm() if norms else None
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
 
 def gather(mine: Any, join: Callable[[list], Any]) -> Any:
