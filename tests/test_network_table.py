@@ -1,14 +1,34 @@
 """The table of networks is computed, so it must agree with what is known of them."""
 
+import json
+import os
 import re
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from vidact import cli
 from vidact.models import i3d_r50, tsm_resnet18, tsn_resnet50
-from vidact.network_table import Reach, clip_networks, converters_of, describe, find_reach, markdown, paper_of
+from vidact.network_table import (
+    Reach,
+    build,
+    clip_networks,
+    converters_of,
+    describe,
+    find_reach,
+    markdown,
+    paper_of,
+    parity_of,
+    read_records,
+    records_table,
+)
+
+ROOT = Path(__file__).parents[1]
+PARITY = Path(os.environ.get("VIDACT_SHARED", ROOT.parent / "shared")) / "parity"
 
 
 @pytest.mark.parametrize(
@@ -67,7 +87,69 @@ def test_papers_and_converters():
     assert converters_of("slow_r50") == ("pytorchvideo", "slowfast")
     assert converters_of("mc3_18") == ("torchvision",)
     assert converters_of("i3d_inception") == ("i3d",)
+    assert converters_of("mvfnet_resnet50") == ("mvfnet",)
+    assert converters_of("videomae_base") == ("videomae",)
+    assert converters_of("vjepa2_giant") == ("vjepa2",)
     assert "bn_inception" not in " ".join(converters_of("tsn_resnet50"))
+
+
+def test_converters_are_found_through_the_functions_that_a_layout_calls():
+    assert converters_of("tdn_resnet101") == ("tdn",)
+    assert converters_of("tin_resnet50") == ("tin", "mmaction2_tin")
+    assert converters_of("tsm_resnet50_nonlocal") == ("tsm",)
+    assert converters_of("tsn_bn_inception") == ("tsn",)
+    assert converters_of("eco_full") == ("eco_full",)
+    assert converters_of("stm_resnet50") == ()
+
+
+@pytest.fixture(scope="module")
+def some_records(tmp_path_factory):
+    """Three of the published outputs, and one of them again with an output that is wrong by a half."""
+    if not (PARITY / "fill.py").is_file():
+        pytest.skip(f"no parity records in {PARITY}; VIDACT_SHARED names their parent folder")
+    folder = tmp_path_factory.mktemp("parity")
+    shutil.copy(PARITY / "fill.py", folder)
+    for name in ("trn_relation_multi", "mmaction2_tsm_mobilenetv2", "miniroad"):
+        shutil.copy(PARITY / f"{name}.json", folder)
+    wrong = json.loads((PARITY / "trn_relation_single.json").read_text())
+    values = wrong["outputs"]["logits"]["values"]
+    values[3] += 0.5 * max(1.0, np.abs(values).max())
+    (folder / "trn_relation_single.json").write_text(json.dumps(wrong))
+    return folder
+
+
+def test_parity_of_networks_and_of_their_parts(some_records, monkeypatch):
+    monkeypatch.setattr("vidact.network_table.find_reach", lambda *_args, **_options: None)
+    monkeypatch.setattr("vidact.network_table.giga_macs", lambda *_args: 0.0)
+    records = {record.name: record for record in read_records(some_records)}
+    assert list(records) == ["miniroad", "mmaction2_tsm_mobilenetv2", "trn_relation_multi", "trn_relation_single"]
+    assert all(record.error < 1e-5 for name, record in records.items() if name != "trn_relation_single")
+    assert 0.3 < records["trn_relation_single"].error < 0.6
+
+    def parity(name, **arguments):
+        with torch.device("meta"):
+            return parity_of(build(name, **arguments), list(records.values()))
+
+    assert parity("tsm_mobilenet_v2") == {"": records["mmaction2_tsm_mobilenetv2"].error}
+    assert parity("trn_resnet18") == {"head": records["trn_relation_multi"].error}
+    assert parity("trn_resnet18", scales="single") == {"head": records["trn_relation_single"].error}
+    assert parity("tsn_mobilenet_v2") == {}  # of the same tensors, which it computes otherwise
+    assert describe("tsm_mobilenet_v2", list(records.values()), shift="causal").parity == {}
+    table = records_table(records.values())
+    assert re.search(r"\| miniroad \| `miniroad` \| `miniroad` \| \de-\d\d \| 1e-04 \|\n", table)
+    row = describe("trn_mobilenet_v2", list(records.values()))
+    assert re.search(r"\| head: \de-\d\d \|$", markdown([row]).splitlines()[-1])
+
+
+def test_the_page_has_the_largest_error_of_every_published_output():
+    if not (PARITY / "fill.py").is_file():
+        pytest.skip(f"no parity records in {PARITY}; VIDACT_SHARED names their parent folder")
+    page = (ROOT / "docs" / "networks.md").read_text()
+    found = re.findall(r"^\| (\w+) \| `\w+` \| `\w+` \| ([\de.-]+) \| ([\de.-]+) \|$", page, re.M)
+    records = [json.loads(path.read_text()) for path in sorted(PARITY.glob("*.json"))]
+    assert [name for name, *_ in found] == [record["name"] for record in records]
+    for (_, error, allowed), record in zip(found, records, strict=True):
+        assert float(error) <= float(allowed) == record.get("tolerance", 1e-4)
 
 
 def test_every_clip_network_is_in_the_table():
@@ -86,6 +168,3 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["networks", "--networks", "tsm_resnet49"])
     assert "no tsm_resnet49" in capsys.readouterr().err
-    assert converters_of("mvfnet_resnet50") == ("mvfnet",)
-    assert converters_of("videomae_base") == ("videomae",)
-    assert converters_of("vjepa2_giant") == ("vjepa2",)

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vidact.models
 from vidact.convert import CLIPS, SEGMENTS
 from vidact.files import replacing
-from vidact.models.online import OnlineNetwork, OnlineOutput
+from vidact.models.bn_inception import ImageClassifier
+from vidact.models.online import OnlineOutput
+from vidact.models.tsn import TSN
 from vidact.models.weights import REFERENCES, from_reference
 
 NUM_CLASSES = 400  # Kinetics'
@@ -43,9 +45,13 @@ weights, the size and the clip length that each network is published with.
   by changing one frame and looking which answers change. "clip" means that there is one answer for the whole clip, or
   that each depends on all of it.
 * **Converter** names the layouts of published files that `vidact convert --origin` reads into this network.
-* **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output).
+* **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output);
+  where published outputs are at hand for a part of the network only, the part is named. The second table has them all.
 
 """
+
+
+Structure = tuple[tuple[str, type], ...]  # every module's name and class, which is what computes
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ class Reach:
 
 @dataclass(frozen=True)
 class Row:
-    """One network; ``reach`` None where it answers for whole clips only, ``parity`` None without a record."""
+    """One network; ``reach`` None where it answers for whole clips only.
+
+    ``parity`` has the largest error of each part that published outputs are known of, by its name in the network, the
+    whole network's under "".
+    """
 
     network: str
     year: int | None
@@ -73,11 +83,27 @@ class Row:
     gmacs: float
     reach: Reach | None
     converters: tuple[str, ...]
-    parity: float | None
+    parity: dict[str, float]
 
     @property
     def is_causal(self) -> bool:
         return self.reach is not None and self.reach.after == 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One published output, and how near the network with the published tensors comes to it.
+
+    ``error`` and ``tolerance`` are relative to max(1, the largest output). ``structure`` is the network's, and that of
+    its backbone where it sees single images.
+    """
+
+    name: str
+    origin: str
+    network: str
+    error: float
+    tolerance: float
+    structure: tuple[Structure, ...]
 
 
 def clip_networks() -> list[str]:
@@ -103,7 +129,7 @@ def build(name: str, size: int | None = None, **arguments: Any) -> Any:
     return function(NUM_CLASSES, weights=None, **arguments).eval()
 
 
-def describe(name: str, parity: dict[str, float] | None = None, **arguments: Any) -> Row:
+def describe(name: str, records: Sequence[Record] = (), **arguments: Any) -> Row:
     """The row of ``vidact.models.<name>(**arguments)``."""
     with torch.device("meta"):
         network = build(name, **arguments)
@@ -120,7 +146,7 @@ def describe(name: str, parity: dict[str, float] | None = None, **arguments: Any
         gmacs=giga_macs(network, frames),
         reach=find_reach(name, **arguments),
         converters=converters_of(name),
-        parity=None if arguments else (parity or {}).get(name),
+        parity={} if arguments else parity_of(network, records),
     )
 
 
@@ -191,16 +217,18 @@ def converters_of(name: str) -> tuple[str, ...]:
     found = []
     for origin, place in REFERENCES.items():
         module = importlib.import_module(place.partition(":")[0])
-        source = inspect.getsource(getattr(module, place.partition(":")[2]))
+        source = _source(module, place.partition(":")[2])
         tables = {
             "pytorchvideo": "_OF_PYTORCHVIDEO",
             "slowfast": "_OF_SLOWFAST",
             "torchvision": "_OF_TORCHVISION",
+            "videomae": "_OF_VIDEOMAE",
+            "vjepa2": "_OF_VJEPA2",
         }
         if origin in tables:
             known = name in getattr(module, tables[origin])
         else:
-            sizes = getattr(module, "_SIZES", {}) if "_empty(" in source or "_from_" in source else {}
+            sizes = getattr(module, "_SIZES", {}) if "_SIZES" in source else {}
             known = name in {size.__name__ for size in sizes.values()} or f"{name}(" in source
             if origin.startswith("mmaction2") and name.endswith(("bn_inception", "resnet50_nonlocal")):
                 known = False  # that layout has neither
@@ -209,34 +237,71 @@ def converters_of(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def parity_errors(folder: Path) -> dict[str, float]:
-    """The largest relative difference from the records in ``folder``, by the function that builds the network."""
+def _source(module: Any, name: str) -> str:
+    """The text of a function and of its file's private functions that it calls."""
+    text, names = "", [name]
+    while names:
+        text += inspect.getsource(getattr(module, names.pop()))
+        called = set(re.findall(r"\b(_\w+)\(", text)) - set(re.findall(r"def (_\w+)\(", text))
+        names = [other for other in called if inspect.isfunction(getattr(module, other, None))]
+    return text
+
+
+def read_records(folder: Path) -> list[Record]:
+    """What the published tensors in ``folder`` give in our networks, beside what they gave in the published code's."""
     spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
     if spec is None or spec.loader is None or not (folder / "fill.py").is_file():
         raise FileNotFoundError(f"{folder} has no fill.py; name the folder of the parity records")
     rule: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rule)
-    errors: dict[str, float] = {}
+    records = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["origin"] not in REFERENCES:
-            continue
         fixed = record["fixed_buffers"]
-            "videomae": "_OF_VIDEOMAE",
-            "vjepa2": "_OF_VJEPA2",
         tensors = {key: rule.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
         network: Any = from_reference(record["origin"], tensors, **record["hyperparameters"])
-        if isinstance(network, OnlineNetwork):
-            continue
         inputs = [torch.from_numpy(rule.signal(name, shape)) for name, shape in record["inputs"].items()]
         with torch.no_grad():
-            output = network(torch.cat(inputs, dim=-1))
-        assert not isinstance(output, OnlineOutput)
-        wanted = torch.tensor(record["outputs"]["logits"]["values"]).reshape(output.shape)
-        error = float((output - wanted).abs().max() / max(1.0, float(wanted.abs().max())))
-        name = network.recipe["builder"].rpartition(".")[2]
-        errors[name] = max(error, errors.get(name, 0.0))
-    return errors
+            found = _named(network(torch.cat(inputs, dim=-1)))
+        error = 0.0
+        for name, wanted in record["outputs"].items():
+            expected = torch.tensor(wanted["values"])
+            if found[name].numel() != expected.numel():
+                raise ValueError(f"{path}: {name} has {expected.numel()} values and the network {found[name].numel()}")
+            difference = (found[name].flatten() - expected.flatten()).abs().max()
+            error = max(error, float(difference) / max(1.0, float(expected.abs().max())))
+        structures = [structure_of(network)]
+        if isinstance(network, TSN | ImageClassifier):  # which are a backbone of images and an average
+            structures.append(structure_of(network.backbone))
+        builder = network.recipe["builder"].rpartition(".")[2] if hasattr(network, "recipe") else type(network).__name__
+        records.append(
+            Record(record["name"], record["origin"], builder, error, record.get("tolerance", 1e-4), tuple(structures))
+        )
+    return records
+
+
+def _named(output: Tensor | OnlineOutput) -> dict[str, Any]:
+    """What a network returned, under the names of the records."""
+    if not isinstance(output, OnlineOutput):
+        return {"logits": output}
+    return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
+
+
+def structure_of(network: nn.Module) -> Structure:
+    return tuple((name, type(module)) for name, module in network.named_modules())
+
+
+def parity_of(network: nn.Module, records: Sequence[Record]) -> dict[str, float]:
+    """The largest errors of the records of a network, or of its parts where none is of the whole."""
+    found: dict[str, float] = {}
+    for name, part in network.named_modules():
+        if name.count(".") > 1 or any(name.startswith(known) for known in found):
+            continue
+        structure = structure_of(part)
+        errors = [record.error for record in records if structure in record.structure and len(structure) > 1]
+        if errors:
+            found[name] = max(errors)
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -251,10 +316,25 @@ def markdown(rows: Iterable[Row]) -> str:
         year = f"[{row.year}]({row.paper})" if row.year else ""
         reach, delay = (str(row.reach.frames), str(row.reach.after)) if row.reach else ("clip", "clip")
         converters = " ".join(f"`{origin}`" for origin in row.converters)
-        parity = "" if row.parity is None else f"{row.parity:.0e}"
+        parity = ", ".join(f"{part}: {error:.0e}" if part else f"{error:.0e}" for part, error in row.parity.items())
         lines.append(
             f"| `{row.network}` | {year} | {row.parameters / 1e6:.3f} | {row.frames} × {row.size}² | {row.gmacs:.2f} | "
             f"{reach} | {delay} | {'yes' if row.is_causal else 'no'} | {converters} | {parity} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def records_table(records: Iterable[Record]) -> str:
+    lines = [
+        "",
+        "## Published outputs",
+        "",
+        "| record | converter | network | largest difference | allowed |",
+        "|---|---|---|---|---|",
+    ]
+    for record in records:
+        lines.append(
+            f"| {record.name} | `{record.origin}` | `{record.network}` | {record.error:.0e} | {record.tolerance:.0e} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -269,16 +349,16 @@ def main(args: Sequence[str]) -> int:
     names = asked.networks or clip_networks()
     if unknown := sorted(set(names) - set(vidact.models.__all__)):
         raise ValueError(f"vidact.models has no {', '.join(unknown)}")
-    parity = parity_errors(asked.parity) if asked.parity else {}
+    records = read_records(asked.parity) if asked.parity else []
     rows = []
     for name in names:
         variants: list[dict[str, Any]] = [{}]
         if "shift" in inspect.signature(getattr(vidact.models, name)).parameters and name.startswith("tsm"):
             variants.append({"shift": "causal"})
         for arguments in variants:
-            rows.append(describe(name, parity, **arguments))
+            rows.append(describe(name, records, **arguments))
             print(f"{len(rows)}  {rows[-1].network}", file=sys.stderr, flush=True)
-    table = markdown(rows)
+    table = markdown(rows) + (records_table(records) if records else "")
     if asked.out is None:
         print(table, end="")
     else:
