@@ -370,8 +370,9 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     if "features" in trained.record:
         refuse_other_features(path, trained.record["features"], cli.datamodule)
     load_strictly(cli.model.network, trained.state_dict(), source=str(path))
-    if "events" in trained.record:  # thresholds belong to the weights they were tuned for
+    if "events" in trained.record:  # thresholds, and what the logits mean, belong to the weights
         cli.model.events = dict(trained.record["events"])
+        cli.model.kind = trained.record.get("scores", cli.model.kind)
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:

@@ -97,6 +97,30 @@ def test_scoring_again_gives_the_same(trained: Path) -> None:
     assert again["events"] == load(trained / "checkpoints/best.ckpt").record["events"]
 
 
+def test_a_test_may_make_events_otherwise(trained: Path, tmp_path: Path) -> None:
+    """What is asked for holds, and the thresholds stay those that were tuned."""
+    before = load_results(trained)["test"]
+    checkpoint = trained / "checkpoints/best.ckpt"
+    options = [f"--run={tmp_path / 'run'}", f"--ckpt={checkpoint}", "--model.event_min_seconds=20"]
+    cli.test(["--config", str(trained / "config.yaml"), *options])
+    again = load_results(tmp_path / "run")["test"]
+    assert again["events"] == {**load(checkpoint).record["events"], "min_seconds": 20.0}
+    assert before["test_events_found"] > 0
+    assert again["test_events_found"] == 0  # the actions last 2.5 s
+    assert again["test_map"] == before["test_map"]
+
+
+def test_a_checkpoint_says_what_its_logits_mean(toy: Path, tmp_path: Path) -> None:
+    """Trained with sigmoid, it is scored with sigmoid, whatever loss the configuration has."""
+    train, scored = tmp_path / "train", tmp_path / "scored"
+    options = ["--config=online/synthetic/miniroad", f"--data.root={toy}", "--trainer.max_epochs=1", *SMALL]
+    cli.train([*options, f"--run={train}", "--model.loss=sigmoid"])
+    cli.test([*options, f"--run={scored}", f"--ckpt={train / 'checkpoints/best.ckpt'}"])
+    first, second = (load_timelines(run / "timelines.npz").scores[0] for run in (train, scored))
+    assert abs(first.sum(1) - 1).max() > 0.01
+    np.testing.assert_array_equal(second, first)
+
+
 def test_videos_that_end_before_the_answers_that_teach(tmp_path: Path, capsys) -> None:
     toy = write_toy(tmp_path / "toy")
     options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", "--data.bad_events=allow", *SMALL]

@@ -104,12 +104,12 @@ class OnlineDetection(pl.LightningModule):
         self.features_record: dict[str, Any] = {}
         self.extractor_state: dict[str, Tensor] = {}  # what made the features, for checkpoints that stream
         # how scores become events; ``on`` is tuned on the validation videos
-        self.events: dict[str, Any] = {
-            "on": 0.5,
+        self.asked_events = {
             "smoothing": event_smoothing,
             "min_seconds": event_min_seconds,
             "merge_seconds": event_merge_seconds,
         }
+        self.events: dict[str, Any] = {"on": 0.5, **self.asked_events}
         self.seen: Timelines | None = None
         self.test_scores: Timelines | None = None
 
@@ -120,6 +120,7 @@ class OnlineDetection(pl.LightningModule):
         found = data.found
         self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
         self.features_record = found.record
+        self.events |= self.asked_events  # a test may ask otherwise than the training that tuned the thresholds
         if stage == "fit":
             self.extractor_state = read_extractor(Path(data.features or data.root / FEATURES), found.record)
         outputs = 1 + len(self.classes)
