@@ -728,6 +728,14 @@ def test_an_allowed_origin_may():
         assert client.hello
 
 
+@pytest.mark.parametrize("origin", ["https://page.example/", "page.example", "https://Page.example", "ftp://page"])
+def test_what_no_browser_sends_is_no_origin(origin):
+    with pytest.raises(
+        ValueError, match=re.escape(repr(origin)) + r" is no origin.*nothing more: https://example\.org"
+    ):
+        make_app(colour_model(), allow_origins=["https://page.example:8443", origin])
+
+
 def test_without_a_token_we_are_called_localhost_only(served, lines):
     """A page of another site may point its name at 127.0.0.1, and be of one origin with us."""
     assert ask(served.port, headers={"Host": f"evil.example:{served.port}"})[0] == 421
@@ -826,6 +834,19 @@ def test_it_says_when_the_camera_will_not_work():
 )  # fmt: skip
 def test_loopback(host, expected):
     assert is_loopback(host) is expected
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"),
+    [
+        ("127.0.0.1", 99999, r"--port is 99999; ports are 1 to 65535"),
+        ("127.0.0.1", 0, r"--port is 0; ports are 1 to 65535"),
+        ("no host", 8000, r"--host is no host, which is no address .* give one of this machine"),
+    ],
+)
+def test_an_address_that_cannot_be_is_said_at_once(host, port, words):
+    with pytest.raises(ValueError, match=words):
+        refuse_taken_port(host, port)
 
 
 def test_a_port_that_is_taken_is_said_at_once(served):

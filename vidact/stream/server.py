@@ -99,6 +99,12 @@ def make_app(
         raise ValueError(f"the token has {len(token)} characters; give {SHORTEST_TOKEN} or more, or let one be made")
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
         raise ValueError("the token goes into cookies and headers: letters, digits and the signs - _ . ~ alone")
+    for origin in allow_origins:
+        if not re.fullmatch(r"https?://[^/?#@\sA-Z]+", origin):
+            raise ValueError(
+                f"{origin!r} is no origin, so no page could ever have it; write https:// or http://, the host in small "
+                "letters, the port if it has one, and nothing more: https://example.org"
+            )
     limits = limits or Limits()
     studio = Studio(model, sources or {}, limits)
     pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
@@ -443,8 +449,16 @@ def serve(
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise OSError, with what to do, where nothing can be served."""
-    family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    """Raise OSError, or ValueError for what is no address, with what to do, where nothing can be served."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"--port is {port}; ports are 1 to 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ValueError(
+            f"--host is {host}, which is no address ({error.strerror}); give one of this machine: 127.0.0.1 for itself "
+            "alone, 0.0.0.0 for everybody"
+        ) from None
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
