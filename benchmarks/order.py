@@ -55,7 +55,7 @@ def main(
     val: int = 15,
     test: int = 20,
     epochs: int | None = None,
-    seed: int = 0,
+    seed: int = 1,
 ) -> None:
     """Make the clips, train and score the networks, write the table and the picture.
 
@@ -66,7 +66,7 @@ def main(
         val: validation clips a class; they choose the epoch.
         test: test clips a class.
         epochs: passes over the training clips; default: what each configuration says.
-        seed: of the clips, of the networks' start and of training.
+        seed: of the clips, of the networks' start and of training. Recipes were chosen on clips of seed 100.
     """
     names = list(NETWORKS) if networks is None else networks
     if unknown := sorted(set(names) - set(NETWORKS)):

@@ -41,8 +41,8 @@ def test_order_benchmark(order, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "train", train)
     order.main(**toy)
     assert load_results(tmp_path)["TSM"] == results["TSM"]
-    with pytest.raises(ValueError, match=r"holds clips of seed 0.*this asks for seed 1.*--out"):
-        order.main(**toy | {"seed": 1})
+    with pytest.raises(ValueError, match=r"holds clips of seed 1.*this asks for seed 2.*--out"):
+        order.main(**toy | {"seed": 2})
 
 
 def test_order_benchmark_refuses_a_network_it_does_not_know(order):
