@@ -140,6 +140,23 @@ def test_biases_under_their_older_names():
         assert_same_scores(from_reference("videomae", names, num_classes=5, size=32), reference, clip_of())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("origin", "name", "frames", "size"), [("videomae", "videomae_base", 16, 224), ("vjepa2", "vjepa2_large", 4, 256)]
+)
+def test_published_sizes_give_the_library_scores(origin, name, frames, size):
+    """The library's defaults are VideoMAE ViT-B and V-JEPA 2 ViT-L; the shapes alone tell which network that is."""
+    library = {"videomae": "VideoMAE", "vjepa2": "VJEPA2"}[origin]
+    config = getattr(transformers, f"{library}Config")(num_labels=7)
+    torch.manual_seed(0)
+    reference = getattr(transformers, f"{library}ForVideoClassification")(config).eval()
+    nn.init.normal_(reference.classifier.weight)
+    network = from_reference(origin, reference.state_dict(), num_classes=7)
+    assert network.recipe["builder"] == f"vidact.models.{name}"
+    assert network.input.size == size
+    assert_same_scores(network, reference, torch.randn(1, frames, 3, size, size))
+
+
 @EACH
 def test_every_tensor_finds_its_place(origin):
     tensors = theirs(origin).state_dict()
