@@ -1,12 +1,18 @@
 """Law 5: every shipped YAML parses, and each network trains one batch at toy size from its own YAML."""
 
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import vidact.models
 from vidact import cli
 from vidact.data.synthetic import write_clips
+
+sys.path.insert(0, str(Path(__file__).parent / "models"))
+from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 
 SHIPPED = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(SHIPPED.rglob("*.yaml"))
@@ -51,16 +57,44 @@ def test_every_clip_config_trains_one_batch(
     if tiny := TINY.get(network_of(path).rpartition(".")[2]):
         pytest.importorskip("transformers")
         swapped = [f"--model.network=vidact.models.{tiny}"]
+    train_one_batch(root, tmp_path / "run", "--config", str(path), *swapped, f"--model.network.size={size}")
+
+
+def train_one_batch(root: Path, run: Path, *args: str) -> None:
     cli.train(
         [
-            "--config", str(path), *swapped, f"--data.root={root}", "--data.group=null", "--data.batch_size=2",
-            "--data.num_workers=0", "--data.cache=none", "--model.network.num_classes=0",
-            "--model.network.weights=null", f"--model.network.size={size}", "--trainer.precision=32",
-            "--trainer.fast_dev_run=true", "--device=cpu", "--trainer.enable_progress_bar=false",
-            "--trainer.enable_model_summary=false", "--run", str(tmp_path / "run"),
+            *args, f"--data.root={root}", "--data.group=null", "--data.batch_size=2", "--data.num_workers=0",
+            "--data.cache=none", "--model.network.num_classes=0", "--model.network.weights=null",
+            "--trainer.precision=32", "--trainer.fast_dev_run=true", "--device=cpu",
+            "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--run", str(run),
         ]
     )  # fmt: skip
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (run / "checkpoints").exists()
+
+
+# What no recipe names is trained by the recipe for one's own videos, in which one line names the network.
+RECIPES = {network_of(path).rpartition(".")[2] for path in CLIP}
+WITHOUT = {name: arguments for name, arguments in [*LARGE_CLIP_NETWORKS, *CLIP_NETWORKS] if name not in RECIPES}
+SMALL = {name for name, _ in CLIP_NETWORKS}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in sorted(WITHOUT)]
+)
+def test_a_network_without_a_recipe_trains_one_batch(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_without_package(name)
+    monkeypatch.chdir(tmp_path)
+    arguments = WITHOUT[name]
+    with torch.device("meta"):
+        network = getattr(vidact.models, name)(num_classes=2, weights=None, **arguments)
+    frames = network.input.frames or max(4, getattr(network, "min_frames", 4))
+    train_one_batch(
+        root, tmp_path / "run", "--config", "clip/folder/tsm_mobilenetv2", f"--model.network=vidact.models.{name}",
+        *(f"--model.network.{key}={value}" for key, value in arguments.items()),
+        f"--data.sampler.num_segments={frames}",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", ONLINE, ids=name_of)
