@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,3 +169,15 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["networks", "--networks", "tsm_resnet49"])
     assert "no tsm_resnet49" in capsys.readouterr().err
+
+
+def test_networks_of_a_package_that_is_absent_are_left_out(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr("vidact.network_table.clip_networks", lambda: ["vjepa2_tiny", "tsn_resnet_tiny"])
+    cli.main(["networks"])
+    said = capsys.readouterr()
+    assert "`tsn_resnet_tiny`" in said.out
+    assert "vjepa2_tiny" not in said.out
+    assert "vjepa2_tiny is left out: VideoMAE and V-JEPA 2 come from transformers: pip install" in said.err
+    with pytest.raises(SystemExit):
+        cli.main(["networks", "--networks", "vjepa2_tiny"])

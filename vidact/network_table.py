@@ -356,7 +356,13 @@ def main(args: Sequence[str]) -> int:
         if "shift" in inspect.signature(getattr(vidact.models, name)).parameters and name.startswith("tsm"):
             variants.append({"shift": "causal"})
         for arguments in variants:
-            rows.append(describe(name, records, **arguments))
+            try:
+                rows.append(describe(name, records, **arguments))
+            except ImportError as error:  # its layers are an optional package's
+                if asked.networks:
+                    raise
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                continue
             print(f"{len(rows)}  {rows[-1].network}", file=sys.stderr, flush=True)
     table = markdown(rows) + (records_table(records) if records else "")
     if asked.out is None:

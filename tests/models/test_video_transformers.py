@@ -174,14 +174,22 @@ def test_every_tensor_finds_its_place(origin):
         from_reference(origin, {k: v for k, v in tensors.items() if "classifier" not in k}, num_classes=5)
 
 
-def test_a_file_without_its_classifier_is_not_taken_for_another_kind(tmp_path):
-    """Fine-tuned weights must be whole, but for the classifier; only those without labels lack the norm before it."""
-    reference = theirs("videomae")
-    reference.save_pretrained(tmp_path)
+@pytest.mark.parametrize(
+    ("origin", "part", "words"),
+    [
+        ("videomae", "fc_norm", r"2 missing: trunk\.fc_norm\.weight, trunk\.fc_norm\.bias"),
+        ("videomae", "classifier.bias", r"1 missing: fc\.bias"),
+        ("vjepa2", "pooler.query_tokens", r"1 missing: trunk\.pooler\.query_tokens"),
+        ("vjepa2", "classifier", r"2 missing: fc\.weight, fc\.bias"),
+    ],
+)
+def test_weights_that_saw_labels_are_taken_whole(origin, part, words, tmp_path):
+    """Only a file with nothing of the head may leave all of it to be trained."""
+    theirs(origin).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / FILES[0])
-    save_file({key: value for key, value in tensors.items() if "fc_norm" not in key}, tmp_path / "part.safetensors")
-    with pytest.raises(ValueError, match=r"2 missing: trunk\.fc_norm\.weight, trunk\.fc_norm\.bias"):
-        videomae_tiny(5, weights=str(tmp_path / "part.safetensors"))
+    save_file({key: value for key, value in tensors.items() if part not in key}, tmp_path / "part.safetensors")
+    with pytest.raises(ValueError, match=words):
+        TINY[origin](5, weights=str(tmp_path / "part.safetensors"))
 
 
 @pytest.mark.parametrize(("origin", "kind"), [("videomae", "ForPreTraining"), ("vjepa2", "Model")])

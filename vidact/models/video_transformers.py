@@ -8,9 +8,9 @@ https://arxiv.org/abs/2506.09985) foretells their features, and a small transfor
 The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``pip install
 vidact[transformers]``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
 https://github.com/facebookresearch/vjepa2 (MIT). Different here: what only learning without labels needs (VideoMAE's
-decoder, V-JEPA 2's predictor) is left out. VideoMAE-S has 6 attention heads, as its authors trained it; the
-configuration that the package's converter gives it says 16, which the same weights do not fit. V-JEPA 2's views are
-resized to the crop's side, as its authors score three of them.
+decoder, V-JEPA 2's predictor) is left out. VideoMAE-S has 6 attention heads, as its authors trained it; the package's
+converter gives it 16, with which the same weights compute something else. V-JEPA 2's views are resized to the crop's
+side, as its authors score three of them.
 
 Shapes: B videos, T frames, C channels, H x W pixels, N tokens, D features, K classes.
 """
@@ -176,14 +176,15 @@ def _start(network: VideoTransformer, state_dict: Mapping[str, Tensor], rules: R
     """Copy published tensors; the classifier too where it has as many classes as the network.
 
     Args:
-        new: regular expression for what weights that learned without labels do not have.
+        new: regular expression for what weights that learned without labels have nothing of.
     """
     tensors = {name: tensor for name, (_, tensor) in rename(state_dict, rules).items()}
-    optional = r"^fc\."
-    if not _names_classes(state_dict):
+    optional = ""
+    if not any(re.search(new, name) for name in tensors):
         optional = new
-    elif len(tensors["fc.weight"]) != network.num_classes:
-        del tensors["fc.weight"], tensors["fc.bias"]
+    elif "fc.weight" in tensors and len(tensors["fc.weight"]) != network.num_classes:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+        optional = r"^fc\."
     load_strictly(network, tensors, optional=optional, source=source)
 
 
