@@ -17,6 +17,18 @@ ONLINE_NETWORKS = [
         "testra",
         {"long": 3, "long_stride": 3, "work": 3, "width": 16, "num_heads": 4, "encoder_queries": [5, 3], "alpha": 0.9},
     ),
+    (
+        "testra",
+        {
+            "long": 3,
+            "long_stride": 2,
+            "work": 4,
+            "width": 16,
+            "num_heads": 4,
+            "encoder_queries": [3, 2],
+            "anticipation_steps": 3,
+        },
+    ),
     ("lstr", {"long": 3, "long_stride": 2, "work": 3, "width": 16, "num_heads": 4, "encoder_queries": [5, 3]}),
     ("lstr", {"long": 6, "long_stride": 1, "work": 4, "width": 16, "num_heads": 4, "encoder_queries": [5, 3]}),
     (

@@ -136,15 +136,41 @@ def test_the_long_memory_reads_every_other_token(name):
         ("testra", {"encoder_queries": [3], "encoder_layers": [2], "decoder_layers": 1}),
         ("testra", {"encoder_queries": [2, 3], "encoder_layers": [3, 1], "decoder_layers": 3, "alpha": 0.9}),
         ("testra", {"work": 1, "long_stride": 3, "hidden_dim": 24}),
+        ("lstr", {"anticipation_steps": 1, "decoder_layers": 1}),
+        ("lstr", {"anticipation_steps": 4, "decoder_layers": 3, "encoder_queries": [3], "encoder_layers": [2]}),
+        ("testra", {"anticipation_steps": 3, "decoder_layers": 1, "alpha": 0.9}),
+        ("testra", {"anticipation_steps": 6, "decoder_layers": 3, "work": 2}),
     ],
 )
 @torch.no_grad()
 def test_step_equals_forward_for_all_depths(name, arguments):
     network = small(name, **arguments)
     features = torch.randn(2, 2 * network.window, 12)
-    steps = network.scan(features).logits
+    steps = network.scan(features)
     for t in range(features.shape[1]):
-        assert_same(steps[:, t], network(features[:, : t + 1]).logits[:, -1])
+        window = network(features[:, : t + 1])
+        assert_same(steps.logits[:, t], window.logits[:, -1])
+        if network.future_offsets:
+            assert window.future.shape == (2, 1, len(network.future_offsets), 5)
+            assert_same(steps.future[:, t], window.future[:, -1])
+
+
+@BOTH
+@torch.no_grad()
+def test_the_tokens_ahead_change_no_answer_and_see_those_before_them(name):
+    """They stand after the work tokens under the same causal mask, and have a classifier and layers in common."""
+    plain, ahead = small(name), small(name, anticipation_steps=3)
+    ahead.load_state_dict({**ahead.state_dict(), **plain.state_dict()})
+    features = torch.randn(2, 30, 12)
+    before = ahead(features)
+    assert_same(before.logits, plain(features).logits)
+    for j in range(3):
+        ahead.future_queries.weight[j] += torch.randn(16)
+        after = ahead(features)
+        assert_same(after.logits, before.logits)
+        apart = (after.future - before.future).abs().amax((0, 1, 3))
+        assert [float(one) > 1e-5 for one in apart] == [k >= j for k in range(3)]
+        before = after
 
 
 @BOTH
@@ -210,6 +236,7 @@ def test_only_testra_reads_its_work_tokens_as_memory():
 
 
 @BOTH
+@torch.no_grad()
 def test_published_weights_take_every_token_unless_told(name):
     hyperparameters = {
         "num_classes": 5,
@@ -236,6 +263,11 @@ def test_published_weights_take_every_token_unless_told(name):
     network = from_reference(name, published, **hyperparameters, long_stride=2)
     assert torch.equal(network(features).logits, ours(features).logits)
     if name == "testra":
+        published["dec_query.weight"] = torch.randn(3, 16)
+        foresees = from_reference(name, published, **hyperparameters, long_stride=2)
+        assert foresees.future_offsets == (1, 2, 3)
+        assert torch.equal(foresees.future_queries.weight, published["dec_query.weight"])
+        assert_same(foresees(features).logits, ours(features).logits)
         assert from_reference(name, published, **hyperparameters, alpha=0.97).alpha == 0.97
     else:
         with pytest.raises(ValueError, match="alpha"):
@@ -251,6 +283,7 @@ def test_published_weights_take_every_token_unless_told(name):
         ({"num_heads": 3}, "width is 16 and num_heads 3; each head"),
         ({"long_stride": 0}, "long_stride 0.*at least 1"),
         ({"alpha": 1.5}, "alpha is 1.5; .*above 0 and at most 1"),
+        ({"anticipation_steps": -1}, "anticipation_steps is -1; it is 0 for none"),
         ({"encoder_queries": [3]}, r"encoder_queries is \[3\] and encoder_layers \[1, 2\]; each stage"),
         ({"encoder_queries": [3, 0]}, r"encoder_queries is \[3, 0\].*each stage"),
     ],

@@ -11,7 +11,7 @@ import vidact
 from vidact import cli
 from vidact.batch import SequenceBatch
 from vidact.data.annotations import Event, rasterise, write_classes, write_events_csv, write_videos_csv
-from vidact.models import frame_classifier, idn, miniroad_small, oadtr
+from vidact.models import frame_classifier, idn, miniroad_small, oadtr, testra
 from vidact.models.online import multi_hot_cross_entropy
 from vidact.models.weights import load
 from vidact.results import load_results
@@ -169,6 +169,20 @@ def test_future_outputs_learn_the_labels_of_their_time() -> None:
         for t in range(5)
         for j, k in enumerate((1, 2, 3))
         if not given.ignore[b, t + k]
+    ]
+    torch.testing.assert_close(task.loss_future(answers, given), torch.stack(by_hand).mean())
+
+
+def test_a_network_that_foresees_from_its_newest_token_alone_learns_the_labels_after_it() -> None:
+    sizes = {"long": 2, "work": 3, "long_stride": 1, "width": 8, "num_heads": 2, "encoder_queries": [2, 2]}
+    task = OnlineDetection(testra(3, 4, **sizes, anticipation_steps=2)).eval()
+    given = batch(window=3, history=2, lookahead=2)
+    given.ignore[:] = False
+    answers = task.answers(given)
+    assert answers.logits.shape[:2] == (2, 3)
+    assert answers.future.shape[:3] == (2, 1, 2)
+    by_hand = [
+        -(given.targets[b, 2 + k] * answers.future[b, 0, k - 1].log_softmax(-1)).sum() for b in range(2) for k in (1, 2)
     ]
     torch.testing.assert_close(task.loss_future(answers, given), torch.stack(by_hand).mean())
 

@@ -4,7 +4,8 @@ https://arxiv.org/abs/2209.09236): minutes of long memory, compressed by a few q
 The last ``work`` tokens are decoded, each seeing those before it, with the help of memory vectors, into which two
 stages of learned queries have compressed the ``long`` tokens before them, sampled every ``long_stride``. TeSTra is
 the same network with three changes: the long memory has no positions and may fade (Laplace kernel, ``alpha`` < 1),
-and the work tokens are read as memory too.
+and the work tokens are read as memory too. TeSTra foresees, too, and here both do where asked: after the work tokens
+stand learned queries, one for each token ahead, which the same classifier answers.
 
 From https://github.com/amazon-science/long-short-term-transformer and https://github.com/zhaoyue-zephyrus/TeSTra
 (both Apache-2.0). Different here:
@@ -14,7 +15,8 @@ From https://github.com/amazon-science/long-short-term-transformer and https://g
 * Streams are exact. The published stream modes differ from the published scores once the memory is full (LSTR) or
   always (TeSTra); here ``step`` gives what ``forward`` gives, from rings of what each token's projections gave once.
 
-Shapes: B videos, T tokens, D features, d width, H heads, Q queries, L long and W work places, K outputs.
+Shapes: B videos, T tokens, D features, d width, H heads, Q queries, L long and W work places, A tokens ahead,
+K outputs.
 """
 
 # ruff: noqa: PT028 (testra is no test)
@@ -31,7 +33,7 @@ from torch import Tensor, nn
 
 from vidact.models.attention import WeightTables, attend, probes, read_memory
 from vidact.models.online import OnlineNetwork, OnlineOutput
-from vidact.models.weights import Rules, builder, load_strictly
+from vidact.models.weights import Rules, builder, load_strictly, rename
 
 State = dict[str, Any]  # tensors, and lists of tensors
 
@@ -159,6 +161,9 @@ class _Tables(NamedTuple):
     long_rest: list[Tensor]  # (L, 2d), what place adds to keys and values of the first stage's other layers
     work_qkv: Tensor  # (W, 3d), what place adds to the first decoder layer's projections
     work_cross: list[Tensor]  # (W, 2d), TeSTra: to keys and values that decoder layers, but the last, read of them
+    coming: Tensor | None  # (1, A, d), the queries for the tokens ahead, in their places
+    coming_qkv: Tensor | None  # (1, A, 3d), the first decoder layer's projections of them
+    coming_cross: list[Tensor]  # (1, A, 2d), TeSTra: keys and values that decoder layers, but the last, read of them
 
 
 class LSTR(OnlineNetwork):
@@ -179,6 +184,7 @@ class LSTR(OnlineNetwork):
         dropout: after the positions and in all layers.
         testra: TeSTra's three changes.
         alpha: what a place of TeSTra's long memory weighs against the next newer one: 1 is the box kernel.
+        anticipation_steps: A, answers for 1…A tokens later; 0 is none.
     """
 
     window: int
@@ -200,6 +206,7 @@ class LSTR(OnlineNetwork):
         dropout: float,
         testra: bool = False,
         alpha: float = 1.0,
+        anticipation_steps: int = 0,
     ) -> None:
         super().__init__()
         if min(long, work, long_stride, decoder_layers) < 1:
@@ -220,8 +227,11 @@ class LSTR(OnlineNetwork):
             raise ValueError(f"width is {width} and num_heads {num_heads}; each head needs a whole share of the width")
         if not 0 < alpha <= 1:
             raise ValueError(f"alpha is {alpha}; the weight of older tokens falls, so it is above 0 and at most 1")
+        if anticipation_steps < 0:
+            raise ValueError(f"anticipation_steps is {anticipation_steps}; it is 0 for none, or how many tokens ahead")
         self.num_classes, self.feature_dim = num_classes, feature_dim
         self.long, self.work, self.long_stride = long, work, long_stride
+        self.future_offsets = tuple(range(1, anticipation_steps + 1))
         self.window = work + long_stride * long
         self.width, self.num_heads = width, num_heads
         self.testra, self.alpha = testra, alpha
@@ -232,8 +242,12 @@ class LSTR(OnlineNetwork):
         self.decoder = Stack(decoder_layers, width, num_heads, hidden_dim, dropout)
         self.classifier = nn.Linear(width, num_classes)
         self.dropout = nn.Dropout(dropout)
+        self.future_queries = nn.Embedding(anticipation_steps, width) if anticipation_steps else None
         # LSTR counts the work tokens on from the long memory; TeSTra's long memory has no positions.
-        self.register_buffer("positions", sinusoids(work if testra else long + work, width), persistent=False)
+        self._work_begins = 0 if testra else long
+        self.register_buffer(
+            "positions", sinusoids(self._work_begins + work + anticipation_steps, width), persistent=False
+        )
         self._tables: WeightTables[_Tables] = WeightTables()
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
@@ -242,7 +256,8 @@ class LSTR(OnlineNetwork):
         Each video's answers are those of ``features[start:]`` alone, tokens before ``start`` being masked; where
         fewer than n tokens are left, the rows before ``start`` repeat the first token's answer, for a loss to ignore.
         The newest row is what ``step`` gives, and so are all rows in the first ``work`` tokens of a video; later, the
-        older rows were decoded with the newest token's long memory and with less of the work memory.
+        older rows were decoded with the newest token's long memory and with less of the work memory. The tokens ahead
+        are answered from the newest alone: ``future`` is (B, 1, A, K).
         """
         self.check(features)
         if torch.is_grad_enabled():
@@ -265,17 +280,17 @@ class LSTR(OnlineNetwork):
             memory_mask = None  # the long memory's; the stages between them see all
 
         work = F.relu(self.embed_work(features[streams, start[:, None] + places.work]))
-        work = self.dropout(work + self.work_positions[:n])
-        # What stands behind a short video's newest token is after it, and so never seen.
-        causal = torch.ones(n, n, dtype=torch.bool, device=device).tril()
+        work = self.dropout(_join(work + self.work_positions[:n], self._coming()))
+        mask = self._sees(torch.arange(work.shape[1], device=device)[None], places.newest, n)
         if self.testra:
-            sees_all = torch.ones(n, memory.shape[1], dtype=torch.bool, device=device)
-            tokens = self.decoder(work, torch.cat([memory, work], 1), causal, torch.cat([sees_all, causal], 1))
+            tokens = self.decoder(
+                work, torch.cat([memory, work], 1), mask, F.pad(mask, (memory.shape[1], 0), value=True)
+            )
         else:
-            tokens = self.decoder(work, memory, causal)
+            tokens = self.decoder(work, memory, mask)
         # The newest token is answered last, wherever it stands.
         rows = torch.arange(1 - n, 1, device=device) + places.newest[:, None]
-        return OnlineOutput(self.classifier(tokens[streams, rows.clamp(min=0)]))
+        return self._answer(tokens[streams, rows.clamp(min=0)], tokens[:, n:])
 
     def initial_state(self, batch_size: int = 1) -> State:
         weight = self.classifier.weight
@@ -304,7 +319,8 @@ class LSTR(OnlineNetwork):
         state = self._remember(feature, state, tables)
         places = self.places(state["count"], self.work)
         memory = self._compress(state, places, tables)
-        return OnlineOutput(self.classifier(self._decode(state, places, memory, tables))), state
+        tokens = self._decode(state, places, memory, tables)
+        return self._answer(tokens[:, :1], tokens[:, 1:]), state
 
     def remember(self, feature: Tensor, state: State) -> State:
         """``step`` without the answer, at a fraction of its cost: for streams that are answered now and then."""
@@ -342,7 +358,27 @@ class LSTR(OnlineNetwork):
 
     @property
     def work_positions(self) -> Tensor:
-        return self.positions[-self.work :]
+        return self.positions[self._work_begins : self._work_begins + self.work]
+
+    def _coming(self) -> Tensor | None:
+        """The queries for the tokens ahead (1, A, d), which stand after a full work memory however full it is."""
+        if self.future_queries is None:
+            return None
+        return (self.future_queries.weight + self.positions[self._work_begins + self.work :])[None]
+
+    def _sees(self, rows: Tensor, newest: Tensor, num_work: int) -> Tensor:
+        """What the decoder's tokens at ``rows`` (B or 1, r) see of all (B, 1, r, W + A): those before, and themselves.
+
+        What stands behind a short video's newest token repeats it and is seen by nobody.
+        """
+        steps = torch.arange(num_work + len(self.future_offsets), device=newest.device)
+        behind = (steps > newest[:, None]) & (steps < num_work)  # (B, W + A)
+        return ((steps <= rows[..., None]) & ~behind[:, None])[:, None]
+
+    def _answer(self, tokens: Tensor, coming: Tensor) -> OnlineOutput:
+        """From the decoder's tokens (B, n, d) and those ahead (B, A, d)."""
+        future = self.classifier(coming)[:, None] if self.future_offsets else None
+        return OnlineOutput(self.classifier(tokens), future)
 
     # ------------------------------------------------------------------------------------ the step's parts
 
@@ -410,20 +446,20 @@ class LSTR(OnlineNetwork):
         return memory
 
     def _decode(self, state: State, places: Places, memory: Tensor, tables: _Tables) -> Tensor:
-        """The newest token (B, 1, d), ready for the classifier."""
-        newest = places.newest[:, None]
-        steps = torch.arange(self.work, device=newest.device)
-        causal = (steps <= steps[:, None])[None, None]  # (1, 1, W, W)
-        work = _at(state["work"], places.work) + self.work_positions  # (B, W, d)
+        """The newest token and those ahead (B, 1 + A, d), ready for the classifier."""
+        work = _join(_at(state["work"], places.work) + self.work_positions, tables.coming)  # (B, W + A, d)
+        everything = torch.arange(work.shape[1], device=work.device)[None]
+        # Only the newest token and those ahead are answered, so the last layer computes no other.
+        answered = torch.cat([places.newest[:, None], everything[:, self.work :].expand(work.shape[0], -1)], 1)
         tokens = work
         for number, layer in enumerate(self.decoder.blocks):
-            # Only the newest token is answered, so the last layer computes no other.
             is_last = number == len(self.decoder.blocks) - 1
-            asking = _at(tokens, newest) if is_last else tokens
-            mask = (steps <= newest)[:, None, None] if is_last else causal
+            asking = _at(tokens, answered) if is_last else tokens
+            mask = self._sees(answered if is_last else everything, places.newest, self.work)
             if number == 0:
-                query, key, value = (_at(state["qkv"], places.work) + tables.work_qkv).chunk(3, dim=-1)
-                query = _at(query, newest) if is_last else query
+                qkv = _join(_at(state["qkv"], places.work) + tables.work_qkv, tables.coming_qkv)
+                query, key, value = qkv.chunk(3, dim=-1)
+                query = _at(query, answered) if is_last else query
                 mixed = layer.self_attention.mix(query, key, value, mask)
             elif is_last:
                 mixed = layer.self_attention.read(asking, tokens, mask)
@@ -439,8 +475,9 @@ class LSTR(OnlineNetwork):
             if is_last:
                 mixed = attention.read(tokens, seen, seen_mask)
             elif self.testra:
-                rows = (_at(state["cross"][number], places.work) + tables.work_cross[number]).chunk(2, dim=-1)
-                pairs = zip(attention.project_memory(memory), rows, strict=True)
+                coming = tables.coming_cross[number] if tables.coming_cross else None
+                own = _join(_at(state["cross"][number], places.work) + tables.work_cross[number], coming)
+                pairs = zip(attention.project_memory(memory), own.chunk(2, dim=-1), strict=True)
                 key, value = (torch.cat(pair, 1) for pair in pairs)
                 mixed = attention.mix(attention.project_query(tokens), key, value, seen_mask)
             else:
@@ -461,6 +498,7 @@ class LSTR(OnlineNetwork):
         long_positions = torch.zeros_like(self.positions[:1]) if self.testra else self.positions[: self.long]
         _, _, value_weight = first.cross_attention.qkv.weight.chunk(3)
         _, _, value_bias = first.cross_attention.qkv.bias.chunk(3)
+        coming, to_qkv = self._coming(), self.decoder.blocks[0].self_attention.qkv
         return _Tables(
             queries=queries,
             asked=asked,
@@ -468,11 +506,16 @@ class LSTR(OnlineNetwork):
             long_logit=probe @ long_positions.T,
             long_value=F.linear(long_positions, value_weight, value_bias),
             long_rest=[torch.cat(layer.cross_attention.project_memory(long_positions), -1) for layer in rest],
-            work_qkv=self.decoder.blocks[0].self_attention.qkv(self.work_positions),
+            work_qkv=to_qkv(self.work_positions),
             work_cross=[
                 torch.cat(layer.cross_attention.project_memory(self.work_positions), -1)
                 for layer in self._cached_crosses()
             ],
+            coming=coming,
+            coming_qkv=None if coming is None else to_qkv(coming),
+            coming_cross=[]
+            if coming is None
+            else [torch.cat(layer.cross_attention.project_memory(coming), -1) for layer in self._cached_crosses()],
         )
 
     def _cached_crosses(self) -> list[Layer]:
@@ -485,6 +528,11 @@ class LSTR(OnlineNetwork):
     def _queries(self) -> list[Tensor]:
         """(Q, d) of each stage."""
         return [queries.weight for queries in self.queries if isinstance(queries, nn.Embedding)]
+
+
+def _join(rows: Tensor, coming: Tensor | None) -> Tensor:
+    """Rows (B, n, …), and after them what is the same for every video (1, A, …)."""
+    return rows if coming is None else torch.cat([rows, coming.expand(rows.shape[0], -1, -1)], 1)
 
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:
@@ -510,6 +558,7 @@ def lstr(
     encoder_layers: Sequence[int] = (1, 2),
     decoder_layers: int = 2,
     dropout: float = 0.2,
+    anticipation_steps: int = 0,
 ) -> LSTR:
     """LSTR as published: 59 million parameters, 512 s of long and 8 s of work memory at 4 tokens a second.
 
@@ -526,6 +575,7 @@ def lstr(
         encoder_layers: layers of each stage.
         decoder_layers: how many.
         dropout: after the positions and in all layers.
+        anticipation_steps: answers for 1…this many tokens later (not in the paper); 0 is none.
     """
     hidden_dim = width if hidden_dim is None else hidden_dim
     return LSTR(
@@ -541,6 +591,7 @@ def lstr(
         encoder_layers,
         decoder_layers,
         dropout,
+        anticipation_steps=anticipation_steps,
     )
 
 
@@ -559,6 +610,7 @@ def testra(
     decoder_layers: int = 2,
     dropout: float = 0.2,
     alpha: float = 1.0,
+    anticipation_steps: int = 0,
 ) -> LSTR:
     """TeSTra as published, sizes and arguments as LSTR's.
 
@@ -577,6 +629,7 @@ def testra(
         dropout: after the positions and in all layers.
         alpha: what a place of the long memory weighs against the next newer one: 1 is the paper's box kernel, less its
             Laplace kernel (0.97 for THUMOS'14).
+        anticipation_steps: answers for 1…this many tokens later, one learned query each; 0 is none.
     """
     hidden_dim = width if hidden_dim is None else hidden_dim
     return LSTR(
@@ -594,6 +647,7 @@ def testra(
         dropout,
         testra=True,
         alpha=alpha,
+        anticipation_steps=anticipation_steps,
     )
 
 
@@ -606,6 +660,7 @@ _RULES: Rules = [
     (r"^pos_encoding\.pe$", None),  # computed
     (r"^feature_head_(long|work)\.input_linear\.0\.", r"embed_\1."),
     (r"^enc_queries\.", "queries."),
+    (r"^dec_query\.", "future_queries."),
     (r"^enc_modules\.(\d+)\.", r"encoder.\1."),
     (r"^dec_modules\.", "decoder."),
     (r"\.self_attn\.", ".self_attention."),
@@ -667,7 +722,11 @@ def from_testra(
     long_stride: int = 1,
     alpha: float = 1.0,
 ) -> LSTR:
-    """TeSTra from its published names, which are LSTR's; ``alpha`` (1: box kernel) is not in the file either."""
+    """TeSTra from its published names, which are LSTR's; ``alpha`` (1: box kernel) is not in the file either.
+
+    A file with a ``dec_query`` makes a network that anticipates, a token for each of its rows.
+    """
+    queries = rename(state_dict, _RULES).get("future_queries.weight")
     network = testra(
         num_classes,
         sum(feature_dims),
@@ -681,6 +740,7 @@ def from_testra(
         encoder_layers,
         decoder_layers,
         alpha=alpha,
+        anticipation_steps=0 if queries is None else len(queries[1]),
     )
     load_strictly(network, state_dict, _RULES, source="the testra state dict")
     return network

@@ -25,8 +25,9 @@ State = Any
 class OnlineOutput:
     """Logits of the last n tokens.
 
-    ``logits`` (B, n, K); ``future`` (B, n, L, K), output j of a token speaks of ``future_offsets[j]`` tokens later;
-    ``losses`` are what a network adds to the training loss by itself, already weighted.
+    ``logits`` (B, n, K); ``future`` (B, m, L, K) of the last m ≤ n of them, output j of a token speaks of
+    ``future_offsets[j]`` tokens later; ``losses`` are what a network adds to the training loss by itself, already
+    weighted.
     """
 
     logits: Tensor
