@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidact.doctor import read_number, write_numbered_video
 from vidact.video.decode import DECODERS, VideoError, open_video
@@ -110,6 +111,37 @@ def test_folders(tmp_path: Path) -> None:
         video.frames_at([0])
     with pytest.raises(ValueError, match="fps is 0"):
         open_video(tmp_path, fps=0)
+
+
+@pytest.mark.parametrize("content", [b"P6 6x 4 255\n" + bytes(72), b"P6 60000 60000 255\n"], ids=["words", "too large"])
+def test_whatever_is_wrong_with_an_image_is_an_error_of_the_video(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "1.ppm").write_bytes(content)
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"1\.ppm is not an image that can be read"):
+        video.frames_at([0])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_of_16_bits_become_8(suffix: str, tmp_path: Path) -> None:
+    """Pillow's own conversion makes them white."""
+    levels = np.arange(256 * 24, dtype=np.uint16).reshape(64, 96) * 10
+    Image.fromarray(levels).save(tmp_path / f"1.{suffix}")
+    with open_video(tmp_path) as video:
+        image = video.frames_at([0]).images[0].numpy()
+    assert (image == (levels >> 8).astype(np.uint8)).all()
+
+
+def test_images_without_a_white_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 6), 0.5, np.float32)).save(tmp_path / "1.tif")
+    with open_video(tmp_path) as video, pytest.raises(VideoError, match=r"1\.tif has values .* store 8 or 16 bits"):
+        video.frames_at([0])
+
+
+def test_hidden_files_beside_images_are_no_images(tmp_path: Path) -> None:
+    """A Mac leaves them in archives."""
+    Image.new("RGB", (6, 4)).save(tmp_path / "1.jpg")
+    (tmp_path / "._1.jpg").write_bytes(b"Mac OS X")
+    with open_video(tmp_path) as video:
+        assert len(video) == len(video.frames_at([0]).images) == 1
 
 
 def test_images_of_one_video_have_one_size(tmp_path: Path) -> None:

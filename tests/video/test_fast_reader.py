@@ -1,10 +1,13 @@
 """What the reader leaves out changes no picture: each frame is the one that a plain decoding of everything gives."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
 import multiprocessing
 import os
+import pickle
+import struct
 import zlib
 from collections.abc import Sequence
 from fractions import Fraction
@@ -39,15 +42,18 @@ def checksum(image: np.ndarray) -> int:
 
 
 def plain_decoding(path: Path) -> list[int]:
-    """A checksum for each picture that PyAV shows, by nothing but a loop over all of them."""
+    """A checksum for each picture that PyAV shows, by nothing but a loop over all of them; packets that cannot be
+    decoded are passed over."""
     sums = []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         assert stream is not None
         stream.codec_context.thread_count = 1
-        for frame in container.decode(stream):
-            turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-            sums.append(checksum(turned))
+        for packet in container.demux(stream):
+            with contextlib.suppress(av.error.FFmpegError):
+                for frame in packet.decode():
+                    turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    sums.append(checksum(turned))
     return sums
 
 
@@ -225,6 +231,158 @@ def test_times_that_a_jump_would_shift(suffix: str, tmp_path: Path, cache: Path)
             assert read(video, [25, 17, 20, 6, 8]) == [expected[i] for i in (25, 17, 20, 6, 8)]
 
 
+def textured(seed: int) -> list[av.VideoFrame]:
+    """40 pictures, a wall that moves."""
+    wall = np.random.default_rng(seed).integers(0, 200, (12, 16, 3), dtype=np.uint8).repeat(6, 0).repeat(6, 1)
+    frames = []
+    for i in range(40):
+        frame = av.VideoFrame.from_ndarray(wall[i // 2 : i // 2 + 48, i // 2 : i // 2 + 64], format="rgb24")
+        frames.append(frame.reformat(format="yuv420p"))
+        frames[-1].pts, frames[-1].time_base = i, Fraction(1, 25)
+    return frames
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
+def test_parameters_that_change_within_a_file(suffix: str, tmp_path: Path, cache: Path) -> None:
+    """Two encodings in a row, the second one's parameter sets standing once, before its first picture. A decoder that
+    jumps from one part into the other would read pictures by the wrong ones, and not notice."""
+    path = tmp_path / f"joined.{suffix}"
+    first, second = ({"preset": "veryfast", "x264-params": f"keyint=10:bframes=0:crf={crf}"} for crf in (40, 10))
+    coder = av.codec.CodecContext.create("libx264", "w")
+    coder.width, coder.height, coder.pix_fmt, coder.time_base = 64, 48, "yuv420p", Fraction(1, 25)
+    coder.flags |= av.codec.context.Flags.global_header  # so that packets have no parameter sets in them
+    coder.options, coder.thread_count = second, 1
+    packets = [packet for frame in textured(1) for packet in coder.encode(frame)] + coder.encode()
+    assert coder.extradata is not None
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options=first)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in textured(0):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        for place, packet in enumerate(packets):
+            copy = av.Packet((bytes(coder.extradata) if place == 0 else b"") + bytes(packet))
+            copy.pts = copy.dts = place + 40
+            copy.stream, copy.is_keyframe, copy.time_base = stream, packet.is_keyframe, Fraction(1, 25)
+            container.mux(copy)
+    assert len(plain_decoding(path)) == 80
+    for _ in range(2):  # the second time with a kept index
+        agrees(path)
+
+
+def with_edits(content: bytes, edits: list[tuple[int, int]]) -> bytes:
+    """An MP4, its index at the front, that plays these parts: length in ms, and start in the track's ticks."""
+    table = struct.pack(">II", 0, len(edits)) + b"".join(struct.pack(">iiI", *edit, 65536) for edit in edits)
+    table = struct.pack(">I4sI4s", 16 + len(table), b"edts", 8 + len(table), b"elst") + table
+    place = content.index(b"edts") - 4
+    (length,) = struct.unpack_from(">I", content, place)
+    more = len(table) - length
+    made = bytearray(content[:place] + table + content[place + length :])
+    for box in (b"moov", b"trak"):
+        at = made.index(box) - 4
+        struct.pack_into(">I", made, at, struct.unpack_from(">I", made, at)[0] + more)
+    at = made.index(b"stco") + 8
+    (count,) = struct.unpack_from(">I", made, at)
+    for chunk in range(at + 4, at + 4 + 4 * count, 4):
+        struct.pack_into(">I", made, chunk, struct.unpack_from(">I", made, chunk)[0] + more)
+    return bytes(made)
+
+
+@pytest.mark.parametrize("starts", [(30, 5), (2, 2), (3, 30)], ids=["backwards", "repeated", "forwards"])
+def test_edit_lists_of_two_parts(starts: tuple[int, int], tmp_path: Path, cache: Path) -> None:
+    """Frames before each part are decoded and hidden, under the stamps of frames that the other part shows."""
+    path = tmp_path / "clip.mp4"
+    options = {"movflags": "faststart"}
+    write_numbered_video(
+        path, 60, codec_options={"g": "20", "bf": "2", "preset": "veryfast"}, container_options=options
+    )
+    with av.open(str(path)) as container:
+        tick = int(1 / container.streams.video[0].time_base) // 25
+    path.write_bytes(with_edits(path.read_bytes(), [(800, start * tick) for start in starts]))
+    with open_video(path) as video:
+        shown = [read_number(image.numpy()) for image in video.frames_at(range(len(video))).images]
+    assert starts[0] in shown
+    assert starts[1] in shown
+    agrees(path)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files that are damaged, or do not stay what they were
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "ts"), ("mpeg4", "avi"), ("mpeg2video", "mkv")],
+)
+def test_damaged_pictures_are_those_of_a_plain_decoding(
+    codec: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder hides the damage with what it decoded before, which a jump or a skipped picture would change."""
+    for name in ("KEEP_PACKETS", "KEEP_PICTURES"):
+        monkeypatch.setattr(frame_index, name, 0)
+    path = tmp_path / f"clip.{suffix}"
+    write_video(path, codec, 50, Fraction(25), {"g": "12", "bf": "2"}, 0)
+    whole, expected = path.read_bytes(), plain_decoding(path)
+    generator = np.random.default_rng(1)
+    harmed = 0
+    for _ in range(4):
+        content = bytearray(whole)
+        for place in generator.integers(len(whole) // 6, len(whole) * 5 // 6, 2):
+            content[place : place + 30] = generator.integers(0, 256, 30, dtype=np.uint8).tobytes()
+        path.write_bytes(content)
+        found = plain_decoding(path)
+        if len(found) != len(expected):
+            continue
+        harmed += found != expected
+        with open_video(path, cache=False) as video:
+            order = generator.permutation(len(found)).tolist()
+            assert [read(video, [number])[0] for number in order] == [found[number] for number in order]
+    assert harmed
+
+
+def test_a_file_that_is_replaced_is_not_read_by_the_old_index(tmp_path: Path, cache: Path) -> None:
+    path, other = tmp_path / "clip.mp4", tmp_path / "other.mp4"
+    write_numbered_video(path, 30, codec_options={"g": "5", "preset": "veryfast"})
+    write_numbered_video(other, 40, codec_options={"g": "8", "preset": "veryfast"})
+    with open_video(other) as video:
+        assert len(video) == 40
+    read_before, opened = open_video(path), open_video(path)
+    assert len(read_before) == 30
+    read_before.close()
+    stored = pickle.dumps(read_before)
+    os.replace(other, path)
+    for video in (read_before, pickle.loads(stored), opened):
+        with pytest.raises(
+            VideoError, match=r"clip\.mp4 was changed or replaced while it was being read; open it anew"
+        ):
+            video.frames_at([20])
+        video.close()
+
+
+def read_in_fork(video: PyAVReader, numbers: list[int], answers: Any) -> None:
+    answers.put([read_number(image.numpy()) for image in video.frames_at(numbers).images])
+    video.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_forked_process_opens_the_file_itself(threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place in an open file is the parent's too, and a decoder's threads stay with the parent."""
+    monkeypatch.setattr(frame_index, "KEEP_PACKETS", 0)
+    path = tmp_path / "clip.mp4"
+    write_numbered_video(path, 60, codec_options={"g": "10", "preset": "veryfast"})
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    with open_video(path, threads=threads, cache=False) as video:
+        assert read_number(video.frames_at([7]).images[0].numpy()) == 7
+        process = context.Process(target=read_in_fork, args=(video, [55, 8, 31], answers), daemon=True)
+        process.start()
+        process.join(60)
+        assert not process.is_alive()
+        assert answers.get(timeout=5) == [55, 8, 31]
+        assert read_number(video.frames_at([8]).images[0].numpy()) == 8
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What is left out
 
@@ -238,10 +396,10 @@ def test_frames_that_nobody_needs_are_not_decoded(tmp_path: Path, monkeypatch: p
     )
     num_decoded, original = 0, frame_index.decode_packet
 
-    def counted(packet: av.Packet) -> list[av.VideoFrame]:
+    def counted(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
         nonlocal num_decoded
         num_decoded += packet.size > 0
-        return original(packet)
+        return original(packet, is_strict)
 
     for module in (frame_index, pyav_reader):
         monkeypatch.setattr(module, "decode_packet", counted)
@@ -511,6 +669,19 @@ def test_a_cache_that_cannot_be_written_is_named_and_no_hindrance(
 def index_once(path: Path) -> int:
     with open_video(path) as video:
         return len(video) + len(video.frames_at([len(video) - 1]).images)
+
+
+def test_a_user_without_a_home_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("VIDACT_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert index_cache.cache_folder() is None
+    write_numbered_video(tmp_path / "clip.mp4", 3)
+    with open_video(tmp_path / "clip.mp4") as video:
+        assert len(video) == 3
 
 
 @pytest.mark.slow

@@ -71,6 +71,21 @@ def test_shards_may_lie_behind_a_url(store):
         PackedReader(store / "a/one.packed").frames_at([0])
 
 
+def test_a_file_url_is_read_as_the_folder(store):
+    local = PackedReader(store / "a/one.packed").frames_at([0, 7, 29]).images
+    moved = store.parent / "another disk"
+    shutil.move(store / "shards", moved)
+    record = json.loads((store / "packed.json").read_text())
+    (store / "packed.json").write_text(json.dumps(record | {"shards": f"file://{moved}"}))
+    assert (open_video(store / "a/one.packed").frames_at([0, 7, 29]).images == local).all()
+
+
+def test_what_a_packed_video_cannot_do_is_refused(store):
+    for asked in ({"short_side": 24}, {"fps": 5.0}):
+        with pytest.raises(ValueError, match="are not for packed videos: pack again"):
+            open_video(store / "a/one.packed", **asked)
+
+
 def test_webdataset_reads_the_shards(store):
     import webdataset
 

@@ -112,6 +112,11 @@ def open_video(
     if path.suffix == PACKED_SUFFIX:
         from vidact.video.packed import PackedReader
 
+        if fps is not None or short_side is not None:
+            raise ValueError(
+                f"{path} holds pictures of one size at their own times; fps={fps} and short_side={short_side} are not "
+                "for packed videos: pack again with the size, or resize the frames"
+            )
         return PackedReader(path)
     if short_side is not None and (decoder != "pyav" or path.is_dir()):
         what = f"{path} is a folder of images" if path.is_dir() else f"decoder is {decoder!r}"
@@ -317,7 +322,7 @@ class ImageFolderReader(VideoReader):
         if not fps > 0:
             raise ValueError(f"fps is {fps}; a folder of images needs a rate above 0")
         self.path, self.fps = path, float(fps)
-        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        files = [file for file in path.iterdir() if is_image(file)]
         if not files:
             raise VideoError(f"{path} is a folder without images; it needs files ending in {', '.join(IMAGE_SUFFIXES)}")
         self.files = sorted(files, key=_natural)
@@ -356,11 +361,24 @@ class ImageFolderReader(VideoReader):
 
         try:
             with Image.open(file) as image:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))  # (H, W, 3)
-        except OSError as error:
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I;16"):  # Pillow would show all but the darkest values white
+                    grey = (np.asarray(upright) >> 8).astype(np.uint8)
+                    return np.repeat(grey[:, :, None], 3, 2)
+                if upright.mode in ("I", "F"):
+                    raise VideoError(f"{file} has values of which none is known to be white; store 8 or 16 bits each")
+                return np.asarray(upright.convert("RGB"))  # (H, W, 3)
+        except VideoError:
+            raise
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, by format
             raise VideoError(
                 f"{file} is not an image that can be read ({error}); make it again or remove it"
             ) from error
+
+
+def is_image(file: Path) -> bool:
+    """By its name; what begins with a dot is no picture but some program's note."""
+    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

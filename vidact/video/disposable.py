@@ -9,6 +9,9 @@ no matrices):
   lower sub-layer may be referred to from above.
 * MPEG-1 and 2 (ISO/IEC 13818-2, 6.3.9) and MPEG-4 part 2 (ISO/IEC 14496-2, 6.3.5): B-pictures.
 
+H.264 and HEVC packets may also carry parameter sets, by which all behind them are read until others come. In most files
+they never change; where they do, decoding can begin only where a key frame brings its own.
+
 Every other codec answers None. In VP8 and VP9 a picture that nothing refers to still leaves its probabilities, motion
 vectors or segments behind; AV1 names its references in headers that only its own decoder reads here.
 """
@@ -16,23 +19,27 @@ vectors or segments behind; AV1 names its references in headers that only its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 START_CODE = b"\x00\x00\x01"
 
 H264_SLICE = 1
 H264_HARMLESS = {6, 9, 12}  # supplemental information, delimiter, filler
+H264_SETS = {7, 8}  # parameter sets of the sequence and of the picture
 HEVC_PICTURES = range(32)
 HEVC_HARMLESS = {35, 38, 39, 40}  # delimiter, filler, supplemental information before and after
+HEVC_SETS = {32, 33, 34}  # parameter sets of the video, the sequence and the picture
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a packet is to the others: its temporal sub-layer (0 where a codec has none), and whether a picture of the
-    same sub-layer may refer to it."""
+    """What a packet is to the others: its temporal sub-layer (0 where a codec has none), whether a picture of the same
+    sub-layer may refer to it, the parameter sets in it, and whether these are all that its picture needs."""
 
     layer: int
     is_needed: bool
+    sets: tuple[bytes, ...] = field(default=(), compare=False)
+    has_all_sets: bool = field(default=False, compare=False)
 
 
 NEEDED = Role(0, True)
@@ -64,8 +71,17 @@ def are_disposable(roles: list[Role | None]) -> list[bool]:
     return [bool(role) and not role.is_needed and role.layer == top for role in roles]  # type: ignore[union-attr]
 
 
+def sets_change(roles: list[Role | None], extradata: bytes | None) -> bool:
+    """Whether packets of a file carry parameter sets that differ, from each other or from the container's own."""
+    carried = [role.sets for role in roles if role and role.sets]
+    if not carried:
+        return False
+    is_other = bool(extradata) and any(one not in extradata for one in carried[0])  # type: ignore[operator]
+    return is_other or any(sets != carried[0] for sets in carried)
+
+
 def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """The first bytes of each NAL unit: after its length (MP4, Matroska), or after a start code (AVI, streams).
+    """Each NAL unit: after its length (MP4, Matroska), or after a start code (AVI, streams).
 
     Yields an empty one where the lengths do not add up, which no rule accepts.
     """
@@ -74,34 +90,43 @@ def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
         if begin < 0:
             yield b""
         while begin >= 0:
-            yield data[begin + 3 : begin + 5]
-            begin = data.find(START_CODE, begin + 3)
+            following = data.find(START_CODE, begin + 3)
+            # a unit ends with a bit that is set; zeros behind it belong to the next start code
+            yield data[begin + 3 : following if following >= 0 else None].rstrip(b"\0")
+            begin = following
         return
     begin, end = 0, len(data)
     while begin < end:
         body = begin + length_bytes
         begin = body + int.from_bytes(data[begin:body], "big")
-        yield data[body : body + 2] if body < begin <= end else b""
+        yield data[body:begin] if body < begin <= end else b""
 
 
 def _h264(units: Iterator[bytes]) -> Role:
-    has_picture = False
+    has_picture, is_needed = False, False
+    sets: dict[bytes, int] = {}
     for unit in units:
         if not unit:
-            return NEEDED
+            is_needed = True
+            break
         kind, importance = unit[0] & 31, unit[0] >> 5 & 3
         if kind == H264_SLICE and importance == 0:
             has_picture = True
+        elif kind in H264_SETS:
+            sets[unit], is_needed = kind, True
         elif kind not in H264_HARMLESS:
-            return NEEDED
-    return FREE if has_picture else NEEDED
+            is_needed = True
+            break  # sets stand before the picture
+    return Role(0, is_needed or not has_picture, tuple(sets), set(sets.values()) == H264_SETS)
 
 
 def _hevc(units: Iterator[bytes]) -> Role:
     layer, has_picture, is_needed = 0, False, False
+    sets: dict[bytes, int] = {}
     for unit in units:
         if len(unit) < 2:
-            return NEEDED
+            is_needed = True
+            break
         kind, stream = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3
         if stream:  # a second view or a scalable layer, which leans on this picture
             return Role(7, True)
@@ -111,7 +136,9 @@ def _hevc(units: Iterator[bytes]) -> Role:
             is_needed |= kind > 14 or kind % 2 == 1  # even up to 14: TRAIL_N, TSA_N, STSA_N, RADL_N, RASL_N
         elif kind not in HEVC_HARMLESS:
             is_needed = True
-    return Role(layer, is_needed or not has_picture)
+            if kind in HEVC_SETS:
+                sets[unit] = kind
+    return Role(layer, is_needed or not has_picture, tuple(sets), set(sets.values()) == HEVC_SETS)
 
 
 def _start_codes(data: bytes) -> Iterator[int]:

@@ -8,6 +8,7 @@ Shapes: N frames of the video.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vidact.video.disposable import Role, are_disposable, packet_judge
+from vidact.video.disposable import Role, are_disposable, packet_judge, sets_change
 from vidact.video.reader import VideoError
 
 # Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
@@ -74,7 +75,8 @@ class VideoIndex:
     tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
     ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``. ``disposable``
     (N,) tells the frames that no other is made from, see ``vidact.video.disposable``. ``height`` and ``width`` are the
-    stored picture's, before ``turn``.
+    stored picture's, before ``turn``. Where ``sets_change``, a decoder that has read on cannot go back to the
+    beginning: it takes a new one.
     """
 
     times_s: np.ndarray
@@ -86,6 +88,7 @@ class VideoIndex:
     width: int
     turn: Turn
     is_interlaced: bool
+    sets_change: bool = False
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -123,7 +126,7 @@ class Scan:
 
     ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
     contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
-    are too large to keep; ``fed`` of the packets were decoded.
+    are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
     """
 
     packets: list[PacketNote]
@@ -135,10 +138,13 @@ class Scan:
     kept: list[av.Packet] | None
     pictures: list[av.VideoFrame] | None
     fed: int
+    sets_change: bool = False
 
 
 def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
     """The file and its main video stream, or a VideoError in plain words."""
+    if not os.access(path, os.R_OK) and path.exists():
+        raise VideoError(f"{path} may not be read by this user; change its permissions")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
     try:
@@ -183,11 +189,13 @@ def stamped(packet: av.Packet, format: str) -> av.Packet:
     return packet
 
 
-def decode_packet(packet: av.Packet) -> list[av.VideoFrame]:
-    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does."""
+def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
+    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does, or raises."""
     try:
         return packet.decode()  # type: ignore[return-value]
     except av.error.FFmpegError:
+        if is_strict:
+            raise
         return []
 
 
@@ -195,13 +203,15 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     """Read every packet; decode them all, or only until the first picture."""
     scan = Scan([], [], [], None, 0, float(stream.time_base or 1), [], [], 0)
     format, num_bytes, is_torn = container.format.name, 0, False
-    judge = packet_judge(stream.codec_context.codec.canonical_name, stream.codec_context.extradata)
+    extradata = stream.codec_context.extradata  # before decoding, which may replace it
+    judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
     try:
         for packet in container.demux(stream):
             stamped(packet, format)
             if packet.size or packet.dts is not None:  # not the empty one that flushes the decoder
                 scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
                 scan.roles.append(judge(bytes(packet)) if judge else None)
+                scan.sets_change |= packet.has_sidedata("new_extradata")
                 is_torn = packet.is_corrupt
             num_bytes += packet.size
             if num_bytes > KEEP_PACKETS:
@@ -219,6 +229,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
                             scan.pictures = None
     except av.error.FFmpegError:  # the file breaks off
         is_torn = True
+    scan.sets_change |= sets_change(scan.roles, extradata)
     # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last
     # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
     if format.startswith("mov"):
@@ -266,7 +277,9 @@ def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoI
     matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
     numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
     keys = {0: scan.packets[0].stamp or 0}  # decoding can always begin at the beginning
-    for packet in scan.packets:
+    for packet, role in zip(scan.packets, scan.roles, strict=True):
+        if scan.sets_change and not (role and role.has_all_sets):
+            continue  # it would be read with the parameters of wherever the decoder was before
         if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
             keys[numbers[packet.stamp]] = packet.stamp  # type: ignore[index, assignment]
     return VideoIndex(
@@ -279,15 +292,17 @@ def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoI
         width=scan.first.width,
         is_interlaced=scan.first.interlaced_frame,
         turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
+        sets_change=scan.sets_change,
     )
 
 
 def _disposable(scan: Scan, numbers: dict[int, int], num_frames: int) -> np.ndarray:
     """The frames that no other needs (N,). None of them, unless each packet is one frame and the other way round: then
-    nothing that is left out can belong to anything else."""
+    nothing that is left out can belong to anything else. An edit list may give a hidden packet a shown one's stamp."""
     found = np.zeros(num_frames, dtype=bool)
     shown = [packet.stamp for packet in scan.packets if not packet.is_hidden]
-    if len(shown) != len(numbers) or set(shown) != set(numbers):
+    hidden = {packet.stamp for packet in scan.packets if packet.is_hidden}
+    if len(shown) != len(numbers) or set(shown) != set(numbers) or not hidden.isdisjoint(numbers):
         return found
     for packet, is_free in zip(scan.packets, are_disposable(scan.roles), strict=True):
         if is_free and not packet.is_hidden and not packet.is_key:

@@ -26,7 +26,7 @@ from vidact.video.frame_index import Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is stored: raise it whenever an index would come out differently
+VERSION = 2  # of what is stored: raise it whenever an index would come out differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT
@@ -34,22 +34,22 @@ SETTLED_S = 2.0  # a video changed later than this ago may change again without 
 USED_S = 86_400.0  # an entry's own time says when it was last used, to a day
 
 _HEAD = struct.Struct("<II")  # version and checksum of the rest
-_FIELDS = struct.Struct("<9q")
+_FIELDS = struct.Struct("<10q")
 
 
 def cache_folder() -> Path | None:
-    """Where indices are kept; None where ``VIDACT_CACHE`` is "off"."""
+    """Where indices are kept; None where ``VIDACT_CACHE`` is "off", or the user has no home."""
     chosen = os.environ.get("VIDACT_CACHE", "")
     if chosen == "off":
         return None
     if chosen:
         return Path(chosen)
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    told = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    below = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
+    try:
+        base = Path(os.environ.get(told) or Path.home() / below)
+    except RuntimeError:  # as in a container that runs under a number without a name
+        return None
     return base / "vidact"
 
 
@@ -143,7 +143,7 @@ def pack(index: VideoIndex) -> bytes:
     )
     turned = (turn.transpose, turn.mirror_x, turn.mirror_y)
     fields = (len(index), len(index.key_frames), index.stamps is not None, index.height, index.width, *turned)
-    rest = _FIELDS.pack(*map(int, fields), int(index.is_interlaced)) + body
+    rest = _FIELDS.pack(*map(int, fields), int(index.is_interlaced), int(index.sets_change)) + body
     return _HEAD.pack(VERSION, zlib.crc32(rest)) + rest
 
 
@@ -154,7 +154,9 @@ def unpack(content: bytes) -> VideoIndex | None:
     version, checksum = _HEAD.unpack_from(content)
     if version != VERSION or zlib.crc32(content[_HEAD.size :]) != checksum:
         return None
-    count, num_keys, has_stamps, height, width, *turned, is_interlaced = _FIELDS.unpack_from(content, _HEAD.size)
+    count, num_keys, has_stamps, height, width, *turned, is_interlaced, change = _FIELDS.unpack_from(
+        content, _HEAD.size
+    )
     place = _HEAD.size + _FIELDS.size
 
     def take(length: int, dtype: str) -> np.ndarray:
@@ -173,4 +175,5 @@ def unpack(content: bytes) -> VideoIndex | None:
         width=width,
         turn=Turn(*map(bool, turned)),
         is_interlaced=bool(is_interlaced),
+        sets_change=bool(change),
     )

@@ -3,7 +3,8 @@
 A request becomes stretches, each decoded from one key frame on. Inside a stretch a packet is not decoded when nobody
 asked for its picture and no other picture is made from it (``vidact.video.disposable``); the decoder then delivers the
 same pictures with some absent. What comes out is held against the index: at the first surprise the file is read from
-its beginning, everything decoded. Only what was asked for becomes RGB.
+its beginning, everything decoded. A damaged picture is one: how it is patched up depends on what was decoded before it.
+Only what was asked for becomes RGB.
 
 Shapes: N frames of the video, H x W pixels.
 """
@@ -11,6 +12,7 @@ Shapes: N frames of the video, H x W pixels.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +46,8 @@ JUMP_COSTS = 6
 # store one time for several pictures, and reckon the others from wherever reading began: a jump shifts them.
 JUMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 
+_INHERITED: list[Any] = []  # files that another process opened: closing them here could wait for threads that it has
+
 
 class PyAVReader(VideoReader):
     """The default: an index made from the packets, a plan (go on, or jump to a key frame), and a decoding loop.
@@ -75,6 +79,7 @@ class PyAVReader(VideoReader):
         # frames up to the end of the stretch whose packets did not come by; None where reading will go on behind it
         self._until: set[int] | None = None
         self._container: InputContainer | None = None
+        self._state: tuple[int, int] | None = None  # by which the file is known to be the one that the index is of
         container, stream = self._open()
         rate = stream.average_rate or stream.guessed_rate or stream.base_rate
         self.fps = float(rate) if rate else 25.0
@@ -85,13 +90,23 @@ class PyAVReader(VideoReader):
     def _open(self) -> tuple[InputContainer, VideoStream]:
         """Open the file at its beginning, with nothing read yet."""
         self.close()
+        self._refuse_if_changed()
         self._container, self._stream = open_container(self.path)
+        self._process = os.getpid()
         context = self._stream.codec_context
         context.thread_count = self.threads
         if self.threads != 1:
             context.thread_type = "AUTO"
         self._is_fresh = True
         return self._container, self._stream
+
+    def _refuse_if_changed(self) -> None:
+        """The index of one file says nothing of another that took its place."""
+        stat = self.path.stat()
+        state = stat.st_size, stat.st_mtime_ns
+        if self._state not in (None, state):
+            raise VideoError(f"{self.path} was changed or replaced while it was being read; open it anew")
+        self._state = state
 
     def _at_start(self) -> tuple[InputContainer, VideoStream]:
         """The file at its beginning: as it stands if nothing was read, else opened anew. The caller will read it."""
@@ -102,10 +117,21 @@ class PyAVReader(VideoReader):
         return self._container, self._stream
 
     def close(self) -> None:
+        if self._leave_to_parent():
+            return
         self._forget()
         if self._container is not None:
             self._container.close()
             self._container = None
+
+    def _leave_to_parent(self) -> bool:
+        """In a forked process: have nothing to do with the open file, whose place in it both would move."""
+        if self._container is None or self._process == os.getpid():
+            return False
+        _INHERITED.append((self._container, self._stream, self._coming, self._packets, self._pictures, self._scaler))
+        self._container = None
+        self._forget()
+        return True
 
     def _forget(self) -> None:
         """Everything that belongs to the open file."""
@@ -131,6 +157,8 @@ class PyAVReader(VideoReader):
     @cached_property
     def index(self) -> VideoIndex:
         """Made on first use: by one pass over the packets, decoding only the first picture, or by decoding it all."""
+        self._leave_to_parent()
+        self._refuse_if_changed()
         entry = entry_path(self.path, self.index_from) if self.cache else None
         index = load_index(entry)
         if index is None:
@@ -225,6 +253,7 @@ class PyAVReader(VideoReader):
                 self._next = None  # frames between were left out, which a later request may want
 
     def _frames(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        self._leave_to_parent()
         if self._pictures is not None:
             yield from ((number, self._pictures[number]) for number in numbers)
             return
@@ -279,7 +308,8 @@ class PyAVReader(VideoReader):
     def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from a key frame on: jump there, or read the packets up to it and decode none of them."""
         index, first, stamp = self.index, int(self.index.key_frames[key]), int(self.index.key_stamps[key])
-        if index.stamps is None or (first == 0 and (self._container is None or self._is_fresh)):
+        is_new = self._container is None or self._is_fresh
+        if index.stamps is None or (first == 0 and (is_new or index.sets_change)):
             return self._decode(_demux(*self._at_start()), index, None)
         depth = self._stream.codec_context.reorder_depth if self._container else 0
         if self._packets is None and self.format not in JUMPED_CONTAINERS:
@@ -289,7 +319,8 @@ class PyAVReader(VideoReader):
         self._is_fresh = False
         if self._packets is not None:
             stream.codec_context.flush_buffers()
-            place = next((i for i, packet in enumerate(self._packets) if packet.pts == stamp), 0)
+            keys = (i for i, packet in enumerate(self._packets) if packet.pts == stamp and packet.is_keyframe)
+            place = next(keys, 0)
             packets: Iterable[av.Packet] = self._packets[place:]
         elif self.format not in JUMPED_CONTAINERS:
             packets = itertools.dropwhile(lambda packet: packet.pts != stamp, _demux(container, stream))
@@ -315,14 +346,14 @@ class PyAVReader(VideoReader):
         """Frames with their numbers, from these packets: those ``ahead`` first, which are decoded already.
 
         ``first`` is the key frame that the file was sent to; None means the start of the file. After a jump, and where
-        frames are left out, every other frame must come, one by one, and the key frame must be a picture that needs no
-        other; at the first surprise this ends, and the caller begins at the start of the file and leaves nothing out.
-        Then missing frames are the file's fault.
+        frames are left out, every other frame must come, one by one and undamaged, and the key frame must be a picture
+        that needs no other; at the first surprise this ends, and the caller begins at the start of the file and leaves
+        nothing out. Then missing frames are the file's fault.
         """
         number_of = index.number_of
         is_strict = first is not None or (self.may_skip and index.disposable.any())
         expected, left_out = first or 0, set[int]()
-        for count, frame in enumerate(_chain(ahead, self._pictures_of(packets, index, left_out))):
+        for count, frame in enumerate(_chain(ahead, self._pictures_of(packets, index, left_out, is_strict))):
             number = count if index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]
             if number < 0 or number >= len(index):
                 continue
@@ -332,15 +363,18 @@ class PyAVReader(VideoReader):
                 while expected in left_out:
                     left_out.discard(expected)
                     expected += 1
-                if number != expected or (number == first and not frame.key_frame):
+                if number != expected or frame.is_corrupt or (number == first and not frame.key_frame):
                     return
                 expected += 1
             yield number, frame
 
     def _pictures_of(
-        self, packets: Iterable[av.Packet], index: VideoIndex, left_out: set[int]
+        self, packets: Iterable[av.Packet], index: VideoIndex, left_out: set[int], is_strict: bool
     ) -> Iterator[av.VideoFrame]:
-        """What the decoder makes of the packets; those of which nobody needs anything it never sees."""
+        """What the decoder makes of the packets; those of which nobody needs anything it never sees.
+
+        ``is_strict``: it ends at one that cannot be decoded.
+        """
         number_of, may_wait, format = index.number_of, index.may_wait, self.format
         has_spare = self.may_skip and bool(index.disposable.any())
         for packet in packets:
@@ -350,7 +384,10 @@ class PyAVReader(VideoReader):
             if has_spare and 0 <= number < self._last and may_wait[number] and number not in self._wanted:
                 left_out.add(number)
             else:
-                yield from decode_packet(packet)
+                try:
+                    yield from decode_packet(packet, is_strict)
+                except av.error.FFmpegError:
+                    return
             if self._until is not None and number >= 0:
                 self._until.discard(number)
                 if not self._until:
