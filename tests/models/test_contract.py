@@ -13,7 +13,7 @@ from torch import nn
 
 import vidact.models
 from vidact.batch import ClipInput
-from vidact.models.backbones import channels_last, clip_channels_last
+from vidact.models.backbones import channels_last, clip_channels_last, set_gradient_checkpointing
 from vidact.models.weights import load, save
 
 
@@ -158,6 +158,48 @@ def test_gradient_reaches_every_parameter(case):
     network.zero_grad(set_to_none=True)
     assert not without
     assert not idle
+
+
+# Blocks that no tiny network has, and all there is around them.
+BLOCKS = ("tsn_bn_inception", "tsn_efficientnet_b0", "tsm_resnet50_nonlocal", "two_stream_resnet50", "eco_full",
+          "slowfast_r50", "csn_r101", "r2plus1d_18", "swin3d_t", "s3d", "i3d_inception")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if "tiny" in case[0] else pytest.param(case, marks=pytest.mark.slow)
+        for case in [*CLIP_NETWORKS, *(case for case in LARGE_CLIP_NETWORKS if case[0] in BLOCKS)]
+    ],
+    ids=lambda case: label(case),
+)
+def test_gradient_checkpointing_changes_only_memory(case):
+    """Logits, gradients and the statistics of batch norms, dropout included."""
+    plain = copy.deepcopy(build(case)).train()
+    thrifty = copy.deepcopy(plain)
+    set_gradient_checkpointing(thrifty)
+    clip = clip_for(plain)
+    kept = []
+    for network in (plain, thrifty):
+        sizes = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = network(clip)
+        logits.square().sum().backward()
+        kept.append((logits, sum(sizes.values())))
+    (expected, all_of_it), (actual, less) = kept
+    assert less < all_of_it
+    assert_same(actual.detach(), expected.detach())
+    largest = max(float(parameter.grad.abs().max()) for parameter in plain.parameters())
+    for (name, parameter), other in zip(plain.named_parameters(), thrifty.parameters(), strict=True):
+        assert float((other.grad - parameter.grad).abs().max()) <= 1e-5 * max(1.0, largest), name
+    for (name, buffer), other in zip(plain.named_buffers(), thrifty.buffers(), strict=True):
+        torch.testing.assert_close(other, buffer, msg=name)
 
 
 @EVERY
