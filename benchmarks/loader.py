@@ -71,7 +71,15 @@ class PlainDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 def our_data(
-    folder: Path, names: Sequence[str], clips: int, workers: int, batch: int, lists: Path, **more: Any
+    folder: Path,
+    names: Sequence[str],
+    clips: int,
+    workers: int,
+    batch: int,
+    lists: Path,
+    segments: int = SEGMENTS,
+    input: ClipInput = INPUT,
+    **more: Any,
 ) -> ClipData:
     """A data module over so many clips: each video stands in the list as often as it takes."""
     lists.mkdir(parents=True, exist_ok=True)
@@ -82,9 +90,9 @@ def our_data(
     write_clips_csv(lists, rows)
     (lists / "root.txt").write_text(f"{folder.absolute()}\n")
     data = ClipData(
-        str(lists), SegmentSampler(SEGMENTS), Augment(flip="always"), batch_size=batch, num_workers=workers, **more
+        str(lists), SegmentSampler(segments), Augment(flip="always"), batch_size=batch, num_workers=workers, **more
     )
-    data.prepare(INPUT)
+    data.prepare(input)
     return data
 
 
@@ -116,7 +124,9 @@ def epoch_seconds(loader: DataLoader[Any]) -> float:
 def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
     """Milliseconds a clip of each part of our loader, in this process, alone."""
     dataset: Any = data.sets["train"]
-    spent = dict.fromkeys(("open and index", "read the frames", "crop, resize, normalise", "make the batch"), 0.0)
+    # a device that finishes the pixels leaves the workers but the crop
+    pixels, change = ("crop", "cut") if dataset.cut_only else ("crop, resize, normalise", "__call__")
+    spent = dict.fromkeys(("open and index", "read the frames", pixels, "make the batch"), 0.0)
     samples = []
     for index in range(clips):
         clip = dataset.clips[index]
@@ -127,15 +137,15 @@ def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
             opened = time.perf_counter()
             images = video.frames_at(dataset.sampler(count, generator)[0]).images
         read = time.perf_counter()
-        dataset.transform(images, 0)
+        getattr(dataset.transform, change)(images, 0)
         done = time.perf_counter()
         spent["open and index"] += opened - began
         spent["read the frames"] += read - opened
-        spent["crop, resize, normalise"] += done - read
+        spent[pixels] += done - read
         samples.append(dataset[index])
         if len(samples) == data.batch_size or index == clips - 1:
             began = time.perf_counter()
-            collate(samples, INPUT)
+            collate(samples, data.input)
             spent["make the batch"] += time.perf_counter() - began
             samples = []
     return {part: 1000 * seconds / clips for part, seconds in spent.items()}
