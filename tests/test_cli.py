@@ -226,3 +226,11 @@ def test_folds_refuse_what_cannot_be_asked(capsys: pytest.CaptureFixture) -> Non
     assert "give one of the two" in fails([*both, "--folds", "a", "--num_folds", "3"], capsys)
     assert "does not name two of the configurations" in fails([*both, "--fuse", "tsn_mobilenetv2+x"], capsys)
     assert "both called tsn_mobilenetv2" in fails([*both, "clip/weizmann/tsn_mobilenetv2"], capsys)
+
+
+def test_an_option_is_the_last_word_wherever_the_configuration_stands(root: Path, tmp_path: Path) -> None:
+    args = ["--trainer.max_epochs=7", "--data.batch_size", "3", f"--data.root={root}", "--run", str(tmp_path)]
+    for config in (["--config", "debug"], ["--config=debug"], ["-c", "debug"]):
+        made = cli.make_cli([*args, *config], "train")
+        assert (made.trainer.max_epochs, made.datamodule.batch_size) == (7, 3)
+    assert cli.expand_config(["--config"]) == ["--config"]  # the parser says what is missing

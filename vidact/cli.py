@@ -178,14 +178,20 @@ def keep_freed_memory() -> None:
 
 
 def expand_config(args: Sequence[str]) -> list[str]:
-    """``--config clip/folder/x`` is a file of yours if there is one, else the configuration that vidact brings."""
-    out = list(args)
-    for i, word in enumerate(out):
+    """``--config clip/folder/x`` is a file of yours if there is one, else the configuration that vidact brings.
+
+    Configurations come first, wherever they were named: an option is always the last word.
+    """
+    configs, rest = [], []
+    words = iter(args)
+    for word in words:
         flag, equals, value = word.partition("=")
-        if flag in ("--config", "-c") and (equals or i + 1 < len(out)):
-            found = str(find_config(value if equals else out[i + 1]))
-            out[i : i + 2 - bool(equals)] = [f"--config={found}"] if equals else [flag, found]
-    return out
+        name = value if equals else next(words, None) if flag in ("--config", "-c") else None
+        if flag in ("--config", "-c") and name is not None:
+            configs.append(f"--config={find_config(name)}")
+        else:
+            rest.append(word)
+    return configs + rest
 
 
 def find_config(name: str) -> Path:
