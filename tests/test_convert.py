@@ -114,6 +114,20 @@ def test_one_missing_one_extra_one_wrong_shape(tsm, tmp_path):
     assert not (tmp_path / "ours.safetensors").exists()
 
 
+# What a layout's function wants to be told, where there is no record to look it up in.
+NETWORK = {"pytorchvideo": "x3d_xs", "slowfast": "slow_r50", "torchvision": "s3d"}
+
+
+@pytest.mark.parametrize("origin", sorted(REFERENCES.keys() - {"videomae", "vjepa2"}))  # test_video_transformers.py
+def test_every_layout_names_what_does_not_belong_to_it(origin):
+    """By the name in the file, whatever the table makes of it."""
+    needed = [name for name, one in arguments_of(reference(origin)).items() if one.default is one.empty]
+    asked = {"num_classes": 5, "num_segments": 8, "network": NETWORK.get(origin)}
+    foreign = {"somebody.elses": torch.zeros(3)}
+    with torch.device("meta"), pytest.raises(ValueError, match=r"1 unknown: somebody\.elses; \d+ missing: \w+"):
+        from_reference(origin, foreign, **{name: asked[name] for name in needed})
+
+
 def test_the_command(tsm, tmp_path, capsys):
     """Names of classes, what was found out and what was not are said."""
     file, out = published(tsm, tmp_path / "published.pth"), tmp_path / "ours.safetensors"

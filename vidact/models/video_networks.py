@@ -522,10 +522,12 @@ def from_torchvision(state_dict: Mapping[str, Any], network: str, num_classes: i
     _known(network, _OF_TORCHVISION, "torchvision")
     function, head = _OF_TORCHVISION[network]
     built: VideoNetwork = function(num_classes, weights=None)  # type: ignore[operator]
-    tensors = {new: tensor for new, (_, tensor) in rename(state_dict, _torchvision_names(head)).items()}
-    if network == "s3d" and "fc.weight" in tensors:  # its classifier is a 1x1x1 convolution
-        tensors["fc.weight"] = tensors["fc.weight"].flatten(1)
-    load_strictly(built, tensors, source="the torchvision state dict")
+    if network == "s3d":  # its classifier is a 1x1x1 convolution
+        state_dict = {
+            key: torch.as_tensor(tensor).flatten(1) if key.endswith("classifier.1.weight") else tensor
+            for key, tensor in state_dict.items()
+        }
+    load_strictly(built, state_dict, _torchvision_names(head), source="the torchvision state dict")
     return built
 
 
