@@ -297,6 +297,33 @@ def test_known_names_cannot_be_bent(tmp_path: Path, text: bytes, said: str) -> N
         read_pickle(path)
 
 
+class Forged:
+    """An array of eight bytes whose type says, by its flags, that they are the address of a Python object."""
+
+    def __init__(self, flags: int, parts: tuple = (None, None, None)) -> None:
+        self.flags, self.parts = flags, parts
+
+    def __reduce__(self):
+        make, arguments, _ = np.empty(1).__reduce__()
+        return make, arguments, (1, (1,), ForgedType(self.flags, self.parts), False, b"\0" * 8)
+
+
+class ForgedType(Forged):
+    def __reduce__(self):
+        return np.dtype, ("V8", False, True), (3, "|", *self.parts, 8, 1, self.flags)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_bytes_are_never_taken_for_addresses(tmp_path: Path, protocol: int) -> None:
+    path = dump(tmp_path / "forged.pickle", Forged(1), protocol)
+    assert pickle.loads(path.read_bytes()).dtype.hasobject  # NumPy believes the flag
+    found = read_pickle(path)
+    assert not found.dtype.hasobject
+    assert found.tobytes() == b"\0" * 8
+    with pytest.raises(ValueError, match="asks for an array of records"):
+        read_pickle(dump(path, Forged(0, (None, ("a",), {"a": (np.dtype("f8"), 0)})), protocol))
+
+
 def test_attributes_set_by_a_pickle_are_gone(tmp_path: Path) -> None:
     """BUILD may write into the function that the pickle was handed; the next one is another."""
     path = tmp_path / "build.pickle"
@@ -316,7 +343,8 @@ def test_broken_pickles(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"none.pickle does not exist"):
         read_pickle(tmp_path / "none.pickle")
     path = dump(tmp_path / "a.pickle", {"x": features(0, 5)})
-    for text in (b"", b"not a pickle", path.read_bytes()[:60]):
+    endless = b"\x80\x04\x8d" + b"\xff" * 8 + b"."  # a text of 2**64 bytes
+    for text in (b"", b"not a pickle", path.read_bytes()[:60], endless):
         path.write_bytes(text)
         with pytest.raises(ValueError, match=r"a.pickle is no pickle of arrays and plain containers"):
             read_pickle(path)

@@ -233,8 +233,15 @@ def read_pickle(path: str | Path) -> Any:
             "run any program, so it was refused before anything in it ran; if you trust where it comes from, convert "
             "it to .npy files yourself"
         ) from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no pickle of arrays and plain containers: {error}") from None
+    except _BROKEN as error:
+        said = str(error) or type(error).__name__
+        raise ValueError(f"{path} is no pickle of arrays and plain containers: {said}") from None
+
+
+# What the bytes of a damaged file make an unpickler raise; sizes in it may be beyond any memory.
+_BROKEN = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError,
+)  # fmt: skip
 
 
 class _Refused(Exception):
@@ -259,11 +266,48 @@ class _ArraysOnly(pickle.Unpickler):
         raise _Refused(f"the outside object {pid!r}")
 
 
-def _dtype(*arguments: Any) -> np.dtype:
-    made = np.dtype(*arguments)
-    if made.hasobject:
-        raise _Refused("an array of Python objects")
-    return made
+class _Dtype:
+    """The type of an array that is to come.
+
+    NumPy's own would take any flags from the pickle, and one of them says that the array's bytes are addresses of
+    Python objects: whoever writes those bytes then writes into memory. So NumPy is not shown the pickle's state, of
+    which nothing but the order of bytes matters.
+    """
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.made = np.dtype(code)
+        if self.made.hasobject:
+            raise _Refused("an array of Python objects")
+        if self.made.fields is not None or self.made.subdtype is not None:
+            raise _Refused("an array of records")
+
+    def __setstate__(self, state: tuple) -> None:
+        order, *parts = state[1:5]  # parts: of records, which there are none of
+        if order not in ("<", ">", "=", "|") or parts != [None, None, None]:
+            raise _Refused("an array of records")
+        self.made = self.made.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array whose state a pickle may set, but not the inside of its type."""
+
+    def __setstate__(self, state: tuple) -> None:
+        *before, kind, is_fortran, content = state
+        super().__setstate__((*before, _known_type(kind), is_fortran, content))
+
+
+def _known_type(kind: Any) -> np.dtype:
+    if not isinstance(kind, _Dtype):
+        raise _Refused("an array of a type of its own")
+    return kind.made
+
+
+def _scalar(kind: Any, content: Any) -> Any:
+    return np.float32(0).__reduce__()[0](_known_type(kind), content)  # type: ignore[operator]
+
+
+def _frombuffer(content: Any, kind: Any, *arguments: Any) -> np.ndarray:
+    return np.empty(1).__reduce_ex__(5)[0](content, _known_type(kind), *arguments)  # type: ignore[operator]
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -278,16 +322,16 @@ def _ndarray(*arguments: Any) -> None:
 
 
 def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    return np.empty(0).__reduce__()[0](np.ndarray, shape, code)  # type: ignore[operator]
+    return _Array(0)  # what it holds comes with its state
 
 
+# NumPy's own functions are asked of NumPy, since their module has moved between its versions.
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _dtype,
+    ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _ndarray,
-    # NumPy's own functions are asked of NumPy, since their module has moved between its versions.
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): np.float32(0).__reduce__()[0],  # type: ignore[dict-item]
-    ("numpy.core.numeric", "_frombuffer"): np.empty(1).__reduce_ex__(5)[0],  # type: ignore[dict-item]
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
     ("builtins", "set"): set,
