@@ -225,6 +225,17 @@ def test_a_failing_source_ends_alone():
     assert fine.is_closed
 
 
+def test_a_failing_source_that_is_alone_tells_its_events_first():
+    camera, file = Live(), Named("file", [*steady(0.55), grab(0.1)])
+    camera.show(*steady(0.55), OSError("the cable"))
+    for source, words in ((camera, "the cable"), (file, "time goes forwards")):
+        told = []  # extend keeps what came before the error
+        with pytest.raises((OSError, ValueError), match=words):
+            told.extend(run(source, always(recording_model(), 0.1, 0.8, 0.1)))
+        assert [event.label for event in told[-1].events] == ["a"]
+        assert told[-1].is_last
+
+
 def test_who_stops_listening_leaves_nothing_behind():
     sources = [Live("a"), Named("b", steady(1.05))]
     updates = run_many(sources, recording_model())

@@ -358,6 +358,8 @@ def test_names_of_sources_hold_no_secrets(tmp_path):
     assert name_sources([str(tmp_path / "a=b.mp4")]) == {"a=b.mp4": str(tmp_path / "a=b.mp4")}
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4 does not exist; a source is a camera's number"):
         name_sources(["door=gone.mp4"])
+    with pytest.raises(ValueError, match=r"ftp:// is not a kind of source; use rtsp://"):
+        name_sources(["door=ftp://10.0.0.7/clip.mp4"])
     with pytest.raises(ValueError, match="two sources are called camera 0"):
         name_sources(["0", "0"])
 

@@ -539,6 +539,8 @@ def run(
 ) -> Iterator[StreamUpdate]:
     """One update for each token of a source, until it ends; the source is read in the caller's thread.
 
+    A source that fails ends as well: its events are told, then its error is raised.
+
     Args:
         source: what ``open_source`` gave, or anything that yields ``Grab``; it stays the caller's to close. Images are
             kept for the length of a token, so they may not be written to again.
@@ -547,12 +549,26 @@ def run(
     """
     streams = Streams(_model(model))
     stream = streams.join(*_traits(source))
-    for grab in source:
+    failures: list[Exception] = []
+    for grab in _until_it_fails(source, failures):
         if on_frame:
             on_frame(stream.name, grab)
-        stream.push(grab)
+        try:
+            stream.push(grab)
+        except ValueError as error:
+            failures.append(error)
+            break
         yield from streams.answers()
     yield from streams.leave(stream)
+    if failures:
+        raise failures[0]
+
+
+def _until_it_fails(source: Iterable[Grab], failures: list[Exception]) -> Iterator[Grab]:
+    try:
+        yield from source
+    except Exception as error:  # whatever a camera's library raises
+        failures.append(error)
 
 
 def run_many(

@@ -27,6 +27,7 @@ from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
 from vidact.stream.sessions import Session, Studio, describe, is_live_address, refuse
+from vidact.stream.sources import refuse_scheme
 
 if TYPE_CHECKING:
     import uvicorn
@@ -490,7 +491,7 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
     """Names that clients see → addresses, of what a user typed: an address, or ``name=address``.
 
     An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
-    folders on this machine are nobody's business. Raises for a path that does not exist.
+    folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
     """
     named: dict[str, str] = {}
     for text in given:
@@ -502,6 +503,8 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
                 f"{address} does not exist; a source is a camera's number (0), a file, a folder, or a URL such as "
                 "rtsp://…, and may have a name before it: lobby=rtsp://…"
             )
+        if "://" in address:
+            refuse_scheme(address)
         if not name and "://" in address:
             parts = urlsplit(address)
             name = f"{parts.hostname}{parts.path}".rstrip("/")

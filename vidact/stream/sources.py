@@ -152,13 +152,18 @@ def open_source(
         raise ValueError(f"{name} runs in real time at its own rate; {option} is for files")
     if camera:
         return CameraSource(int(camera[1]), capture or _opencv_capture, timeout_s, retry_s, report)
-    assert scheme
-    if scheme[1].lower() not in PROTOCOLS:
+    refuse_scheme(text)
+    return UrlSource(text, timeout_s, retry_s, report)
+
+
+def refuse_scheme(url: str) -> None:
+    """Raise SourceError for a URL that is none of those that are opened."""
+    scheme = url.partition("://")[0]
+    if scheme.lower() not in PROTOCOLS:
         raise SourceError(
-            f"{scheme[0]} is not a kind of source; use {', '.join(f'{known}://' for known in PROTOCOLS)}, "
+            f"{scheme}:// is not a kind of source; use {', '.join(f'{known}://' for known in PROTOCOLS)}, "
             "a camera's number, or the path of a file or folder"
         )
-    return UrlSource(text, timeout_s, retry_s, report)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
