@@ -130,7 +130,7 @@ def test_any_length(case):
 def test_batch_mates_change_nothing(case):
     # In double precision: a convolution may sum in another order for another batch size.
     network = copy.deepcopy(build(case)).double()
-    clip = clip_for(network, videos=3).double()
+    clip = clip_for(network).double()
     with torch.no_grad():
         together = network(clip)
         assert_same(network(clip[1:2]), together[1:2])

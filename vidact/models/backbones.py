@@ -20,6 +20,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.models.video.s3d import SepInceptionBlock3D
 
 from vidact.batch import ClipInput
 from vidact.models.weights import load_strictly, load_weights
@@ -422,7 +423,7 @@ def clip_channels_last(clip: Tensor) -> Tensor:
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
     """Trade time for memory: with "block", keep what enters a residual block and compute its inside again.
 
-    Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet), pytorchvideo's, the
+    Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet, S3D), pytorchvideo's, the
     blocks or stages of timm's networks, and any module with ``is_checkpoint_block = True``. It acts in training only;
     outputs, gradients, batch-norm statistics and tensor names stay the same. "none" switches it off.
     """
@@ -509,6 +510,7 @@ def _block_classes() -> tuple[type, ...]:
         models.video.resnet.BasicBlock,
         models.video.resnet.Bottleneck,
         models.video.mvit.MultiscaleBlock,
+        SepInceptionBlock3D,
     ]
     # A network of pytorchvideo cannot exist unless its module has been imported.
     if "pytorchvideo.models.resnet" in sys.modules:

@@ -83,6 +83,8 @@ class Pool(nn.Module):
 class Inception(nn.Module):
     """Four ways of looking at the same maps, side by side."""
 
+    is_checkpoint_block = True
+
     def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.b0 = Unit(channels, widths[0], 1)
