@@ -170,7 +170,8 @@ def test_the_end_of_a_pushed_file_closes_its_events(served):
         client.play(jpeg("blue"), 0.6)
         client.other = []
         client.say(type="end")
-        client.read("ended")
+        ended = client.read("ended")
+        assert (ended["why"], ended["failed"]) == ("the browser's video has ended", False)
         assert [event["label"] for message in client.other for event in message.get("closed", [])] == ["blue"]
         client.start()  # and the session goes on
         assert client.play(jpeg("green"), 0.5)
@@ -255,7 +256,8 @@ def test_a_named_source_is_shown_and_answered(clip):
         (seconds,) = struct.unpack_from("<d", picture)
         assert 0 <= seconds < 2
         assert Image.open(io.BytesIO(picture[8:])).size == (64, 48)
-        assert client.read("ended")["why"] == "corridor has ended"
+        ended = client.read("ended")
+        assert (ended["why"], ended["failed"]) == ("corridor has ended", False)
         answers = [message for message in client.other if message["type"] == "answer"]
         events = [event for answer in answers for event in answer["closed"]]
         assert [(event["label"], round(event["start_s"], 1), round(event["end_s"], 1)) for event in events] == [
@@ -302,7 +304,8 @@ def test_a_source_that_cannot_be_opened_tells_the_client_no_address(tmp_path, li
     secret.write_bytes(b"no video")
     with Serving(sources={"broken": str(secret)}) as served, served.client() as client:
         client.start(0)
-        assert client.read("ended")["why"] == "broken cannot be opened; the server's log says why"
+        ended = client.read("ended")
+        assert (ended["why"], ended["failed"]) == ("broken cannot be opened; the server's log says why", True)
         assert len(lines()) == 1
         assert "secret.mp4" in lines()[0]
         client.start()
@@ -797,9 +800,11 @@ def test_beyond_this_machine_a_token_is_asked_for(monkeypatch, capsys):
         module, "make_app", lambda *given, **named: made.append(named["token"]) or make_app(*given, **named)
     )
     monkeypatch.setattr("uvicorn.Server.run", lambda self: None)
-    module.serve(colour_model(), host="127.0.0.1", port=0)
-    module.serve(colour_model(), host="0.0.0.0", port=0)
-    module.serve(colour_model(), host="0.0.0.0", port=0, token=TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    module.serve(colour_model(), host="127.0.0.1", port=port)
+    module.serve(colour_model(), host="0.0.0.0", port=port)
+    module.serve(colour_model(), host="0.0.0.0", port=port, token=TOKEN)
     assert made[0] is None
     assert len(made[1]) >= 32
     assert made[2] == TOKEN
@@ -807,9 +812,9 @@ def test_beyond_this_machine_a_token_is_asked_for(monkeypatch, capsys):
     assert made[1] in printed
     assert TOKEN not in printed  # which its owner knows, and others may read the log
     with pytest.raises(ValueError, match="has 5 characters; give 16 or more"):
-        module.serve(colour_model(), host="0.0.0.0", port=0, token="short")
+        module.serve(colour_model(), host="0.0.0.0", port=port, token="short")
     with pytest.raises(ValueError, match="letters, digits and the signs"):
-        module.serve(colour_model(), host="0.0.0.0", port=0, token="a token; Path=/elsewhere")
+        module.serve(colour_model(), host="0.0.0.0", port=port, token="a token; Path=/elsewhere")
     with pytest.raises(ValueError, match=r"0\.0\.0\.0 can be reached from other machines, and that needs a token"):
         make_server(make_app(colour_model()), "0.0.0.0")
 

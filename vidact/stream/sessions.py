@@ -191,7 +191,7 @@ class Studio:
             session.dropped += update.dropped
             session.post({**answer, "stream": session.stream, "dropped": session.dropped})
         if update.is_last:
-            self.end(channel, f"{channel.title} has ended")
+            self.end(channel, f"{channel.title} has ended", has_failed=False)
 
     def _source_failed(self, name: str, error: Exception) -> None:
         if channel := self.channels.get(name):
@@ -209,7 +209,7 @@ class Studio:
     async def open_pushed(self, session: Session) -> PushSource:
         """A channel for the frames that a browser sends."""
         source = PushSource()
-        await self._join(self._channel("browser"), source, session)
+        await self._join(self._channel("the browser's video"), source, session)
         return source
 
     async def open_named(self, number: int, session: Session) -> None:
@@ -271,7 +271,7 @@ class Studio:
 
     def _source_ended(self, channel: Channel) -> None:
         # Its last answer may be on the way still.
-        self.loop.call_later(self.END_S, self.end, channel, f"{channel.title} has ended")
+        self.loop.call_later(self.END_S, self.end, channel, f"{channel.title} has ended", False)
 
     async def _show(self, channel: Channel) -> None:
         """Send the newest picture to the sessions that have shown the one before."""
@@ -295,8 +295,8 @@ class Studio:
         if not channel.sessions:
             self.end(channel, "")
 
-    def end(self, channel: Channel, why: str) -> None:
-        """Close the channel, and tell ``why`` to those who see it; once."""
+    def end(self, channel: Channel, why: str, has_failed: bool = True) -> None:
+        """Close the channel, and tell ``why`` to those who see it; once. The end of a file is no failure."""
         if self.channels.pop(channel.name, None) is None:
             return
         for number, shared in list(self.shared.items()):
@@ -308,7 +308,7 @@ class Studio:
             self.loop.run_in_executor(self.opening, channel.source.close)
         for session in channel.sessions:
             session.channel = None
-            session.post({"type": "ended", "stream": session.stream, "why": why})
+            session.post({"type": "ended", "stream": session.stream, "why": why, "failed": has_failed})
         self.metrics.set("vidact_streams", len(self.channels))
 
 

@@ -153,7 +153,7 @@ function receive(message) {
   else if (message.type === "ended") {
     if (message.stream !== state.stream) return;
     closeOpenEvents();
-    notice(message.why);
+    notice(message.why, !message.failed);
     stop();
   }
 }
@@ -795,8 +795,9 @@ function show(text, kind) {
   $("connection").className = `pill ${kind}`;
 }
 
-function notice(text) {
+function notice(text, isNews = false) {
   $("notice").textContent = text;
+  $("notice").classList.toggle("news", isNews);
   $("notice").hidden = !text;
 }
 
