@@ -4,6 +4,7 @@ One test for each entry of a list that was made by reading and running a dozen r
 what the mistake is and where it is made.
 """
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import torchvision.transforms.v2.functional as F
 from torch import nn
 
 import vidact.models
+from vidact import cli
 from vidact.batch import ClipInput
 from vidact.data.clips import ClipData, EpochSampler
 from vidact.data.synthetic import write_clips
 from vidact.metrics import topk_accuracy
 from vidact.models import tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.models.backbones import DifferenceConv2d, find_first_conv
+from vidact.results import load_results
 from vidact.scores import Scores, fuse
 from vidact.stream.sources import _CameraConnection
 from vidact.tasks import ClipClassification
@@ -30,7 +33,7 @@ from vidact.video.sample import expand
 from vidact.video.transform import flip_pairs, test_transform, train_transform
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
-from networks import CLIP_NETWORKS
+from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
 
 # small enough to run several times each; the laws of tests/models/ hold for all
 TINY = [case for case in CLIP_NETWORKS if "tiny" in case[0]]
@@ -208,19 +211,26 @@ def test_11_differences_are_normalised_alike_in_training_and_test():
     torch.testing.assert_close((shown[:, 3:6] - shown[:, :3])[0], difference, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "arguments"), CLIP_NETWORKS, ids=lambda case: case if isinstance(case, str) else "")
-def test_12_every_parameter_is_in_exactly_one_group(name, arguments):
+@pytest.mark.parametrize("networks", [CLIP_NETWORKS, pytest.param(LARGE_CLIP_NETWORKS, marks=pytest.mark.slow)])
+def test_12_every_parameter_is_in_exactly_one_group(networks):
     """TSN and all that descend from it: a layer of a kind not thought of stops training."""
-    network = built(name, arguments)
-    groups = ParameterGroups(head=5, first_conv=5, bias=2).split(network, 0.1, 1e-4)
-    grouped = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
+    for name, arguments in networks:
+        package = OPTIONAL.get(name.partition("_")[0])
+        if package and importlib.util.find_spec(package) is None:
+            continue
+        with torch.device("meta"):
+            network = built(name, arguments)
+        groups = ParameterGroups(head=5, first_conv=5, bias=2).split(network, 0.1, 1e-4)
+        grouped = [id(parameter) for group in groups for parameter in group["params"]]
+        assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters()), name
 
 
 def test_13_norms_average_over_ten_batches():
     """Ports of BN-Inception take Caffe's momentum of .9 for PyTorch's, which means the opposite."""
+    names = {name for name in vidact.models.__all__ if "bn_inception" in name or name.startswith("eco_")}
+    assert {"tsn_bn_inception", "trn_bn_inception", "gsm_bn_inception", "two_stream_bn_inception", "eco_full"} < names
     with torch.device("meta"):
-        networks = [vidact.models.tsn_bn_inception(5, weights=None), vidact.models.eco_full(5, weights=None)]
+        networks = [getattr(vidact.models, name)(5, weights=None) for name in names]
     for network in networks:
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         assert norms
@@ -283,9 +293,14 @@ def test_16_fusion_is_by_video():
         fuse([parts[0], other])
 
 
-def test_17_two_classes_have_a_top5():
+def test_17_two_classes_have_a_top5(root, tmp_path):
     """PySlowFast: top-5 of fewer than five classes crashes."""
     assert topk_accuracy(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([0, 1]), 5) == 1.0
+    trained = cli.train(
+        ["--config", "debug", f"--data.root={root}", "--model.network.size=32", "--device=cpu", "--run", str(tmp_path)]
+    )
+    tested = load_results(trained)["test"]
+    assert (tested["classes"], tested["test_top5"]) == (2, 1.0)
 
 
 def test_18_a_broken_video_is_excluded_and_counted(root, tmp_path):
@@ -358,4 +373,5 @@ def test_21_identical_frames_stay_identical(augment):
 def test_22_no_motion_is_the_middle():
     """MMAction2's extractor truncates, so that no motion is 127; networks subtract 128."""
     assert quantise(torch.zeros(1)).item() == 128
-    assert dequantise(torch.tensor([128], dtype=torch.uint8)).item() == pytest.approx(20 / 255)
+    half_a_step = 20 / 255
+    assert abs(dequantise(torch.tensor([128], dtype=torch.uint8)).item()) <= half_a_step + 1e-5
