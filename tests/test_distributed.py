@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from vidact import cli
 from vidact.data import load_clips
 from vidact.data.synthetic import write_clips
+from vidact.models import tsm_resnet_tiny
 from vidact.results import load_results
 from vidact.scores import load_scores
 
@@ -60,6 +62,31 @@ def test_two_processes_score_as_one(root: Path, tmp_path: Path) -> None:
     for name in ("test_top1", "test_top5", "test_mean_class_accuracy", "videos"):
         assert both[name] == alone[name], name
     assert both["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns_from_the_same_batches(root: Path, tmp_path: Path) -> None:
+    """Where every video counts alike: with batch norms that keep their statistics and without dropout."""
+    known = [
+        *SMALL, f"--data.root={root}", "--device=cpu", "--model.freeze_norms=all", "--model.network.dropout=0",
+        "--trainer.limit_train_batches=null", "--trainer.max_epochs=2",
+    ]  # fmt: skip
+    weights = {}
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        strategy = "ddp" if processes == 2 else "auto"
+        done = vidact(
+            "train", *known, "--run", str(run), f"--data.batch_size={4 // processes}",
+            f"--trainer.devices={processes}", f"--trainer.strategy={strategy}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        weights[processes] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    torch.manual_seed(0)  # the seed of the configuration
+    fresh = tsm_resnet_tiny(len(load_clips(root).classes), size=32).state_dict()
+    moved = max(float((weights[1][f"network.{key}"] - value).abs().max()) for key, value in fresh.items())
+    apart = max(float((weights[1][key] - weights[2][key]).abs().max()) for key in weights[1])
+    assert moved > 1e-3
+    assert apart < 1e-3 * moved
 
 
 @pytest.mark.slow
