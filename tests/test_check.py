@@ -178,6 +178,16 @@ def test_one_file_in_two_splits(clean, tmp_path):
     assert "clips of this one file stand in test and train" in finding.words
 
 
+def test_a_report_among_the_videos_is_refused(clean, tmp_path):
+    """Its pictures would be a class of the set."""
+    with pytest.raises(ValueError, match="lies in the folder of the videos"):
+        check_set(clean, clean / "report", progress=False)
+    assert not (clean / "report").exists()
+    (tmp_path / "report").touch()
+    with pytest.raises(NotADirectoryError, match="report is a file; name a folder"):
+        check_set(clean, tmp_path / "report", progress=False)
+
+
 def test_untrimmed_sets(clean, tmp_path):
     root = tmp_path / "set"
     shutil.copytree(clean, root)

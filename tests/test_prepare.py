@@ -275,6 +275,57 @@ def test_a_changed_video_is_made_again_and_a_new_one_added(clips, way, tmp_path)
             assert len(video) == (count if way == "transcode" else count // 2)
 
 
+def test_names_of_any_length_and_kind(way, tmp_path):
+    """A title may have the 255 bytes that a file's name has at most; notes and half-written files need more."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    names = ["w" * 244, "two\nlines", 'a "quoted", <b>bold</b> & ünï 跳']
+    for seed, name in enumerate(names):
+        write_video(root / "jump" / f"{name}.mp4", film(seed, 6), 25)
+    done = WAYS[way](root, out)
+    assert (done.written, done.unreadable) == (3, {})
+    done = WAYS[way](root, out)
+    assert (done.written, done.kept) == (0, 3)
+
+
+def test_a_name_that_is_no_text_is_refused(way, tmp_path):
+    folder = os.fsencode(tmp_path / "set" / "jump")
+    os.makedirs(folder)
+    try:
+        with open(os.path.join(folder, b"caf\xe9.mp4"), "wb") as file:
+            file.write(b"a video")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    with pytest.raises(ValueError, match=r"caf\\xe9\.mp4' in .* is no UTF-8 name.*rename it"):
+        WAYS[way](tmp_path / "set", tmp_path / "out")
+
+
+def test_what_the_set_no_longer_has_is_named(clips, way, tmp_path):
+    """Its copy would stay in the classes' folders, and be trained on."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(clips, root)
+    (root / "clips.csv").unlink()
+    WAYS[way](root, out)
+    (root / "run/2.b.mp4").unlink()
+    with pytest.raises(ValueError, match=r"holds run/2\.b\..*, which the set no longer has"):
+        WAYS[way](root, out)
+    if way == "transcode":
+        (out / "run/2.b.mp4").unlink()
+        assert WAYS[way](root, out).kept == 5
+        assert "run/2.b.mp4" not in json.loads((out / "prepare.json").read_text())["videos"]
+
+
+def test_an_image_that_changes_in_its_folder_is_a_change(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(b"12345")
+    before = jobs.source_state(folder)
+    assert jobs.source_state(folder) == before
+    time.sleep(0.02)
+    (folder / "1.png").write_bytes(b"54321")
+    assert jobs.source_state(folder) != before
+
+
 def test_what_is_refused(clips, prepared, way, tmp_path):
     others = {
         "transcode": lambda: transcode_set(clips, prepared[way], TranscodeSettings(32, preset="ultrafast", crf=20)),

@@ -29,7 +29,7 @@ from vidact.data.annotations import (
     load_videos,
 )
 from vidact.files import replacing, write_json
-from vidact.prepare import Sources, find_sources
+from vidact.prepare import Sources, find_sources, refuse_inside
 from vidact.report import write_summary
 from vidact.results import command_line, save_results
 from vidact.video import jobs
@@ -114,6 +114,7 @@ def check_set(
     """
     root, out = Path(root), Path(out)
     sources = find_sources(root)
+    refuse_inside(sources, out)
     with jobs.alone(out):
         examined = _examine_all(sources, out, workers, progress)
         findings = _of_files(sources, examined, least_frames)

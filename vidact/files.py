@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -19,12 +20,19 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
+    half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # keeps the suffix, which writers look at
     try:
         yield half
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def short_name(name: str) -> str:
+    """The name of a file where something may be added to it: file systems take 255 bytes, and titles come near that."""
+    if len(os.fsencode(name)) <= 240:
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + Path(name).suffix[-16:]
 
 
 def write_json(path: Path | str, content: Any) -> None:

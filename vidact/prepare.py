@@ -79,6 +79,14 @@ def find_sources(root: Path) -> Sources:
         and not _is_hidden(path.relative_to(folder).as_posix())
         and holds_only_images(path)
     )
+    for name in there:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{name.encode(errors='surrogateescape')!r} in {folder} is no UTF-8 name, which lists and reports are "
+                "written in; rename it"
+            ) from None
     tables = [name for name in ("clips.csv", "videos.csv") if (root / name).exists()]
     if not tables:
         if not there:
@@ -175,8 +183,7 @@ def _open_sources(root: Path, out: Path, missing: str) -> Sources:
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
     sources = find_sources(root)
-    if out.resolve() == sources.folder.resolve() or sources.folder.resolve() in out.resolve().parents:
-        raise ValueError(f"--out {out} lies in the folder of the videos, {sources.folder}; choose one outside it")
+    refuse_inside(sources, out)
     if sources.missing and missing == "raise":
         raise FileNotFoundError(
             f"{len(sources.missing)} listed videos do not exist: {first_few(sources.missing)}. Correct the list, or "
@@ -184,9 +191,15 @@ def _open_sources(root: Path, out: Path, missing: str) -> Sources:
         )
     if not sources.videos:
         raise FileNotFoundError(f"none of the {len(sources.missing)} listed videos is in {sources.folder}")
+    return sources
+
+
+def refuse_inside(sources: Sources, out: Path) -> None:
+    """Raise where results would lie among the videos, and be taken for some of them, or where ``out`` is a file."""
+    if out.resolve() == sources.folder.resolve() or sources.folder.resolve() in out.resolve().parents:
+        raise ValueError(f"--out {out} lies in the folder of the videos, {sources.folder}; choose one outside it")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder")
-    return sources
 
 
 def transcode_set(
@@ -214,9 +227,11 @@ def transcode_set(
     names = _new_names(sources, ".mp4")
     todo = [TranscodeJob(names[name], path, out, settings) for name, path in sources.videos.items()]
     waiting = [job for job in todo if not job.is_done()]
+    _refuse_strangers(out, set(names.values()))
     if waiting:
-        estimate = _estimate([job.source for job in waiting], _transcode_sample, settings, workers)
-        _announce(out, len(waiting), estimate, workers, progress)
+        busy = min(workers, len(waiting))
+        estimate = _estimate([job.source for job in waiting], _transcode_sample, settings, busy)
+        _announce(out, len(waiting), estimate, busy, progress)
     with jobs.alone(out), jobs.full_disk_named(out):
         jobs.claim(out, transcode.settings_record(settings))
         waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
@@ -296,6 +311,16 @@ def pack_set(
         }
         _finish(sources, done, PACKED_SUFFIX, rows, packed.settings_record(settings), {"shards": digests})
     return done
+
+
+def _refuse_strangers(out: Path, names: set[str]) -> None:
+    """Raise where ``out`` holds copies of videos that the set no longer has: a folder without lists is read whole."""
+    path = out / MANIFEST
+    made = json.loads(path.read_text(encoding="utf-8"))["videos"] if path.exists() else {}
+    if gone := sorted(name for name in made if name not in names and (out / name).exists()):
+        raise ValueError(
+            f"{out} holds {first_few(gone)}, which the set no longer has; delete them there, or choose another --out"
+        )
 
 
 def _source_name(sources: Sources, path: Path) -> str:

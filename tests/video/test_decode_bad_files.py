@@ -1,5 +1,6 @@
 """What cannot be read is refused by name, with what is wrong and what to do."""
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -54,6 +55,17 @@ def test_what_is_no_video_is_refused_when_it_is_opened(name: str, tmp_path: Path
 def test_a_missing_path(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4 does not exist"):
         open_video(tmp_path / "nowhere.mp4")
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the video: a set with one such file goes on without it."""
+    path = tmp_path / "clip.mp4"
+    write_numbered_video(path, 3)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root may read everything
+        monkeypatch.setattr(os, "access", lambda *asked: False)
+    with pytest.raises(VideoError, match=r"clip\.mp4 may not be read by this user; change its permissions"):
+        open_video(path)
 
 
 def test_a_cut_file_says_how_much_is_left(tmp_path: Path) -> None:

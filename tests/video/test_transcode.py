@@ -136,6 +136,32 @@ def test_a_broken_source_is_an_error_in_words(tmp_path):
     assert not job.target.exists()
 
 
+def test_two_frames_of_one_time_are_an_error_in_words(tmp_path):
+    """As where two transport streams were joined. The encoder would end the run with a number."""
+    joined = b""
+    for i in range(2):
+        write_numbered_video(tmp_path / "part.ts", 10, times_ms=[320 * i + 40 * number for number in range(10)])
+        joined += (tmp_path / "part.ts").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(joined)
+    with open_video(tmp_path / "joined.ts", cache=False) as video:
+        assert len(video) == 20
+        assert (np.diff(video.times_s) <= 0).any()
+    (tmp_path / "out").mkdir()
+    job = TranscodeJob("a.mp4", tmp_path / "joined.ts", tmp_path / "out", TranscodeSettings(preset="ultrafast"))
+    assert "joined.ts are both shown at" in transcode(job)["error"]
+    assert not job.target.exists()
+
+
+def test_what_an_encoder_refuses_is_an_error_of_the_video(source, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise av.error.InvalidDataError(22, "Invalid argument")
+
+    monkeypatch.setattr(video_transcode, "_write", refuse)
+    (tmp_path / "out").mkdir()
+    found = transcode(TranscodeJob("a.mp4", source, tmp_path / "out", TranscodeSettings()))
+    assert found["error"].endswith("a.mp4 cannot be encoded (Invalid argument)")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -18,9 +18,8 @@ import av.error
 import cv2
 import numpy as np
 
-from vidact.video.decode import VideoError, open_video
+from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.jobs import file_digest
-from vidact.video.transcode import BATCH
 
 NUM_PICTURES, SIDE = 8, 32  # of the fingerprint
 FLAT = 4.0  # standard deviation of grey values below which a picture shows nothing
@@ -92,7 +91,7 @@ def _kind_of(words: str, num_bytes: int) -> str:
     return "damaged" if "the file is damaged" in words else "unreadable"
 
 
-def _look(found: Examined, video: object) -> None:
+def _look(found: Examined, video: VideoReader) -> None:
     """Fingerprint, and whether anything is seen and moves."""
     at = np.linspace(0, found.num_frames - 1, NUM_PICTURES + 2).round().astype(int)[1:-1]
     middle = int(at[NUM_PICTURES // 2])
@@ -100,20 +99,17 @@ def _look(found: Examined, video: object) -> None:
     least = np.full((SIDE, SIDE), 255.0, np.float32)
     most = np.zeros((SIDE, SIDE), np.float32)
     spread = 0.0
-    for first in range(0, found.num_frames, BATCH):
-        numbers = list(range(first, min(first + BATCH, found.num_frames)))
-        images = video.frames_at(numbers).images.permute(0, 2, 3, 1).numpy()  # type: ignore[attr-defined]
-        for number, image in zip(numbers, images, strict=True):
-            grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-            small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-            spread = max(spread, float(grey.std()))
-            least, most = np.minimum(least, small), np.maximum(most, small)
-            cells += [small] * int((at == number).sum())
-            if number == middle:
-                factor = 160 / max(image.shape[:2])
-                found.picture = cv2.resize(
-                    image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-                )
+    for number, image in enumerate(video.pictures(list(range(found.num_frames)))):
+        image = np.ascontiguousarray(image)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        spread = max(spread, float(grey.std()))
+        least, most = np.minimum(least, small), np.maximum(most, small)
+        cells += [small] * int((at == number).sum())
+        if number == middle:
+            factor = 160 / max(image.shape[:2])
+            size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+            found.picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
     found.fingerprint = np.stack(cells)
     if spread < FLAT:
         found.add("blank", f"no frame shows anything: grey values spread by at most {spread:.1f} of 255")
@@ -137,7 +133,7 @@ def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
 
 def _look_at_file(found: Examined) -> None:
     """What the container says beside the frames, and what the decoder says when it may not hide an error."""
-    damaged, decoded, words = 0, 0, ""
+    damaged, words = 0, ""
     try:
         with av.open(f"file:{found.path}", metadata_errors="replace") as file:
             stream = file.streams.best("video")
@@ -149,16 +145,13 @@ def _look_at_file(found: Examined) -> None:
             for packet in file.demux(stream):
                 try:
                     for frame in packet.decode():
-                        decoded += 1
                         damaged += bool(frame.is_corrupt)  # type: ignore[union-attr]
                 except av.error.FFmpegError as error:
                     damaged, words = damaged + 1, words or str(error.strerror)
     except av.error.FFmpegError as error:
         damaged, words, stated = damaged + 1, str(error.strerror), 0.0
     if damaged:
-        found.add(
-            "damaged", f"{damaged} of about {found.num_frames} frames are damaged ({words or 'said the decoder'})"
-        )
+        found.add("damaged", f"the decoder finds damage in {damaged} places ({words or 'it says no more'})")
     off_s = stated - found.duration_s
     if stated and math.isfinite(stated) and abs(off_s) > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
         found.add("duration", f"the file states {stated:.2f} s and its frames last {found.duration_s:.2f} s")

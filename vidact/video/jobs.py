@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vidact.files import write_json
+from vidact.files import short_name, write_json
 
 NOTES = ".prepare"
 DISK_RESERVE = 32 * 2**20  # bytes that a run leaves free
@@ -146,13 +146,14 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
 
 
 def source_state(path: Path) -> dict[str, int]:
-    """By what a source is known to be the one that was read; of a folder of images, the folder's own state."""
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    """By what a source is known to be the one that was read; of a folder of images, all of its files."""
+    stats = [path.stat(), *(file.stat() for file in path.iterdir())] if path.is_dir() else [path.stat()]
+    return {"size": sum(stat.st_size for stat in stats), "mtime_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
 def _note_path(out: Path, name: str) -> Path:
-    return out / NOTES / "done" / f"{name}.json"
+    path = out / NOTES / "done" / name
+    return path.with_name(f"{short_name(path.name)}.json")
 
 
 def read_note(out: Path, name: str) -> dict[str, Any] | None:

@@ -351,7 +351,7 @@ class PyAVReader(VideoReader):
         nothing out. Then missing frames are the file's fault.
         """
         number_of = index.number_of
-        is_strict = first is not None or (self.may_skip and index.disposable.any())
+        is_strict = first is not None or (self.may_skip and bool(index.disposable.any()))
         expected, left_out = first or 0, set[int]()
         for count, frame in enumerate(_chain(ahead, self._pictures_of(packets, index, left_out, is_strict))):
             number = count if index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]

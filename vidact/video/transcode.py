@@ -1,7 +1,7 @@
 """Re-encode a video so that single frames of it are cheap to reach: a key frame every few frames, a smaller side.
 
 Frame i of the copy is frame i of the source as ``open_video`` shows it, upright, at the same time after the first one.
-Sound is dropped, colours are 8 bits of BT.601, and an odd side loses or gains a pixel.
+Sound is dropped, colours become 8 bits of 4:2:0, and an odd side loses or gains a pixel.
 
 Decoding one frame needs every frame since the key frame before it; a key frame every 8 makes that 4.5 on average, and
 B-frames that nothing refers to (``b-pyramid none``) make it fewer still for a reader that passes over them. Bits are
@@ -31,7 +31,6 @@ from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
 from vidact.video.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 
 TICKS = 90_000  # of a second; a millisecond and the common frame rates are whole numbers of them
-BATCH = 32  # frames read at once
 KEPT_BYTES = 256 * 2**20  # scaled pictures kept for a second try; a longer video is read again
 TRIES = 5  # encodings of one video at most, when a PSNR is asked for
 FIRST_CRF = 22.0
@@ -112,8 +111,9 @@ def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, i
 
 def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """A picture (H, W, 3) in another size: averaged over areas, which leaves no moiré."""
+    image = np.ascontiguousarray(image)  # OpenCV takes no mirrored view
     if image.shape[:2] == (height, width):
-        return np.ascontiguousarray(image)
+        return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
@@ -142,8 +142,9 @@ def transcode(job: TranscodeJob) -> dict[str, Any]:
                 found = _encode_well(material, half, job.settings)
                 digest = file_digest(half)
                 num_bytes = half.stat().st_size
-        except VideoError as error:
-            return {"error": str(error)}
+        except (VideoError, av.error.FFmpegError) as error:
+            why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({error.strerror})"
+            return {"error": why}
         note = {"source": source, "bytes": num_bytes, "sha256": digest, **found}
         write_note(job.out, job.name, note)
     return note
@@ -162,6 +163,13 @@ class _Material:
         with open_video(path, cache=False) as video:
             self.num_frames = len(video)
             self.times_s = (video.times_s - video.times_s[0])[:most]
+            late = np.flatnonzero(np.diff(np.round(self.times_s * TICKS)) <= 0)
+            if len(late):
+                number, time_s = late[0], video.times_s[late[0]]
+                raise VideoError(
+                    f"frames {number} and {number + 1} of {path} are both shown at {time_s:.3f} s, and a copy needs a "
+                    "time for each; pack it, or leave it as it is"
+                )
             self.fps = video.fps
             self.height, self.width = scaled_size(video.height, video.width, settings.short_side)
         self.colorspace = 6  # BT.601, which pictures are converted by
@@ -219,8 +227,9 @@ class _Material:
                     begin_s = frame.time if begin_s is None else begin_s
                     if count == len(self) < self.num_frames:
                         break
-                    if begin_s is None or count >= len(self) or frame.format.name != "yuv420p":
+                    if frame.time is None or count >= len(self) or frame.format.name != "yuv420p":
                         raise _NotDirect
+                    assert begin_s is not None
                     if abs(frame.time - begin_s - self.times_s[count]) > 1e-4:
                         raise _NotDirect
                     yield frame.reformat(self.width, self.height, "yuv420p", interpolation="AREA")
@@ -236,10 +245,9 @@ class _NotDirect(Exception):
 
 
 def pictures_of(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """These frames of a video, ascending, as pictures (H, W, 3): a few in memory at a time."""
+    """These frames of a video, ascending, as pictures (H, W, 3), one in memory at a time."""
     with open_video(path, cache=False) as video:
-        for first in range(0, len(numbers), BATCH):
-            yield from video.frames_at(numbers[first : first + BATCH]).images.permute(0, 2, 3, 1).numpy()
+        yield from video.pictures(list(numbers))
 
 
 def _encode_well(material: _Material, path: Path, settings: TranscodeSettings) -> dict[str, Any]:
@@ -328,7 +336,7 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
         if len(video) != len(material) or off_s > 1.5 / TICKS:
             raise VideoError(
                 f"the copy of {material.path} does not equal it: {len(video)} frames of {len(material)}, up to "
-                f"{off_s:.6f} s apart; two frames of the source may carry one time. Leave it as it is"
+                f"{off_s:.6f} s apart. Leave it as it is"
             )
     num_values = material.height * material.width * 3
     for image, copy in zip(material.pictures(), pictures_of(path, range(len(material))), strict=True):
