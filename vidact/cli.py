@@ -557,7 +557,7 @@ def cross_validate(
 def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
     """What is said of several folds together."""
     return {
-        "mean_top1": float(np.mean(top1)), "std_top1": float(np.std(top1)), "min_top1": min(top1),
+        "mean_top1": float(np.mean(top1)), "std_top1": round(float(np.std(top1)), 6), "min_top1": min(top1),
         "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
         "videos": len(pooled.ids), "folds": len(top1),
     }  # fmt: skip
