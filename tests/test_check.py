@@ -144,6 +144,7 @@ def test_a_clean_set_is_clean(clean, tmp_path):
     assert json.loads((tmp_path / "report" / CHECK).read_text())["figures"]["videos"] == len(CLEAN)
 
 
+@pytest.mark.slow
 def test_generated_clips_are_clean(tmp_path):
     """Half of these classes show the same scenes forwards and backwards."""
     write_clips(tmp_path / "clips", {"train": 3, "val": 1, "test": 1})

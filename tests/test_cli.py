@@ -181,6 +181,7 @@ def test_every_tool_has_help(tool: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "usage" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_trains_each_configuration_with_each_seed(
     noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

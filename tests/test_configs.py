@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from _pytest.mark import ParameterSet
 
 import vidact.models
 from vidact import cli
@@ -28,6 +29,7 @@ TOY_SIZES = {  # of the published networks, which a CPU could not afford
     "causal_transformer": {"width": 16},
     "frame_classifier": {},
 }
+SMALL = {name for name, _ in CLIP_NETWORKS}
 # Networks without a size that a step on a CPU could afford: the same layers, few and narrow, stand for them.
 TINY = {"videomae_base": "videomae_tiny", "vjepa2_large": "vjepa2_tiny"}
 
@@ -44,17 +46,28 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def network_of(path: Path) -> str:
-    return yaml.safe_load(path.read_text())["model"]["init_args"]["network"]["class_path"]
+    """The name in vidact.models."""
+    return yaml.safe_load(path.read_text())["model"]["init_args"]["network"]["class_path"].rpartition(".")[2]
 
 
-@pytest.mark.parametrize("path", CLIP, ids=name_of)
+def quick_ones(paths: list[Path]) -> list[Path | ParameterSet]:
+    """The first recipe of each small network; `pytest -m slow` takes the others."""
+    seen = {name for name, _ in LARGE_CLIP_NETWORKS} - SMALL
+    chosen: list[Path | ParameterSet] = []
+    for path in paths:
+        chosen.append(pytest.param(path, marks=pytest.mark.slow) if network_of(path) in seen else path)
+        seen.add(network_of(path))
+    return chosen
+
+
+@pytest.mark.parametrize("path", quick_ones(CLIP), ids=name_of)
 def test_every_clip_config_trains_one_batch(
     path: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     size = "64" if any(word in network_of(path) for word in ("slowfast", "x3d", "bn_inception")) else "32"
     swapped = []
-    if tiny := TINY.get(network_of(path).rpartition(".")[2]):
+    if tiny := TINY.get(network_of(path)):
         pytest.importorskip("transformers")
         swapped = [f"--model.network=vidact.models.{tiny}"]
     train_one_batch(root, tmp_path / "run", "--config", str(path), *swapped, f"--model.network.size={size}")
@@ -73,9 +86,8 @@ def train_one_batch(root: Path, run: Path, *args: str) -> None:
 
 
 # What no recipe names is trained by the recipe for one's own videos, in which one line names the network.
-RECIPES = {network_of(path).rpartition(".")[2] for path in CLIP}
+RECIPES = {network_of(path) for path in CLIP}
 WITHOUT = {name: arguments for name, arguments in [*LARGE_CLIP_NETWORKS, *CLIP_NETWORKS] if name not in RECIPES}
-SMALL = {name for name, _ in CLIP_NETWORKS}
 
 
 @pytest.mark.parametrize(
@@ -97,9 +109,9 @@ def test_a_network_without_a_recipe_trains_one_batch(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ONLINE, ids=name_of)
+@pytest.mark.parametrize("path", quick_ones(ONLINE), ids=name_of)
 def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
-    toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path).rpartition(".")[2]].items()]
+    toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path)].items()]
     cli.train(
         [
             "--config", str(path), f"--data.root={noise_sequences}", "--data.batch_size=2", "--data.num_workers=0",
@@ -117,11 +129,11 @@ def test_online_data_gives_what_the_network_looks_at(path: Path) -> None:
     config = yaml.safe_load(path.read_text())
     data, network = config["data"]["init_args"], config["model"]["init_args"]["network"]["init_args"]
     given = data["window"] + data.get("history", 0)
-    if "long" in network or network_of(path).endswith((".lstr", ".testra")):
+    if "long" in network or network_of(path) in ("lstr", "testra"):
         work = network.get("work", 32)
         assert given == work + network.get("long", 512) * network.get("long_stride", 4)
         assert data["window"] == work
-    if network_of(path).endswith(".oadtr"):
+    if network_of(path) == "oadtr":
         assert (data["window"], given) == (1, network.get("window", 64))
 
 

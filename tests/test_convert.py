@@ -60,7 +60,14 @@ def published(state_dict, path, **beside):
     return path
 
 
-@pytest.mark.parametrize("origin", sorted({record["origin"] for record in RECORDS} & REFERENCES.keys()))
+LARGE = {"eco_full", "eco_lite", "mmaction2_tanet", "tanet", "tdn", "tea"}  # `pytest -m slow`
+RECORDED = [
+    pytest.param(origin, marks=pytest.mark.slow) if origin in LARGE else origin
+    for origin in sorted({record["origin"] for record in RECORDS} & REFERENCES.keys())
+]
+
+
+@pytest.mark.parametrize("origin", RECORDED)
 def test_every_recorded_layout_converts(origin, tmp_path):
     """The file opens without the library that wrote it, and says how it wants its input."""
     record = smallest(origin)
@@ -378,9 +385,9 @@ def pyslowfast(key, name):
     ("origin", "name", "frames", "size"),
     [
         ("torchvision", "mc3_18", 8, 64),
-        ("torchvision", "s3d", 16, 224),
+        pytest.param("torchvision", "s3d", 16, 224, marks=pytest.mark.slow),
         ("pytorchvideo", "x3d_xs", 4, 160),
-        ("slowfast", "c2d_r50", 8, 224),
+        pytest.param("slowfast", "c2d_r50", 8, 224, marks=pytest.mark.slow),
         pytest.param("pytorchvideo", "slow_r50", 8, 224, marks=pytest.mark.slow),
         pytest.param("slowfast", "slowfast_r50", 32, 224, marks=pytest.mark.slow),
         pytest.param("torchvision", "mvit_v2_s", 16, 224, marks=pytest.mark.slow),
@@ -447,7 +454,7 @@ def test_i3d_pads_as_tensorflow_does():
     assert Inception(2, (1, 2, 3, 4, 5, 6))(maps).shape == (1, 15, 5, 6, 7)
 
 
-@pytest.mark.parametrize("modality", ["rgb", "flow"])
+@pytest.mark.parametrize("modality", ["rgb", pytest.param("flow", marks=pytest.mark.slow)])
 def test_i3d_files(modality, tmp_path):
     torch.manual_seed(0)
     network = i3d_inception(7, size=64, modality=modality).eval()

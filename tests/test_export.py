@@ -203,7 +203,10 @@ def test_a_step_of_torch_export_answers_as_pytorch_does(case: tuple[str, dict], 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("tsm_resnet_tiny", id="tsm"), pytest.param("tsn_resnet_tiny", id="tsn", marks=pytest.mark.slow)],
+    [
+        pytest.param("tsm_resnet_tiny", id="tsm", marks=pytest.mark.slow),
+        pytest.param("tsn_resnet_tiny", id="tsn", marks=pytest.mark.slow),
+    ],
 )
 def test_a_network_that_steps_frame_by_frame(name: str, tmp_path: Path) -> None:
     network = recogniser(name, **({"shift": "causal"} if name.startswith("tsm") else {}))

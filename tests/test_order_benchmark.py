@@ -20,6 +20,7 @@ def order():
     return module
 
 
+@pytest.mark.slow
 def test_order_benchmark(order, tmp_path, capsys, monkeypatch):
     toy = {"networks": ["TSN", "TSM"], "out": tmp_path, "clips": 1, "val": 1, "test": 2, "epochs": 1}
     order.main(**toy)

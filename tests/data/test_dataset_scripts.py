@@ -102,6 +102,7 @@ def test_nothing_there_is_an_error(prepare, ucf, tmp_path):
         prepare("ucf101", videos=tmp_path / "videos", annotations=ucf, split=4)
 
 
+@pytest.mark.slow
 def test_the_command_of_the_readme_runs(ucf, tmp_path):
     touch(tmp_path / "UCF-101", "Archery/v_Archery_g02_c01.avi", "Bowling/v_Bowling_g01_c01.avi")
     line = next(line for line in (DATASETS / "ucf101/README.md").read_text().splitlines() if line.startswith("python "))

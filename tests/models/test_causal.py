@@ -360,7 +360,7 @@ def accuracy_after_training(batches, **arguments):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"window": 16}, {"attention": "linear"}, {"attention": "state_space"}],
+    [{"window": 16}, {"attention": "linear"}, pytest.param({"attention": "state_space"}, marks=pytest.mark.slow)],
     ids=["softmax", "linear", "state_space"],
 )
 def test_an_event_is_remembered(arguments):

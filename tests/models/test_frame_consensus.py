@@ -65,7 +65,9 @@ def trained(network, steps=30):
         return (network(clips).argmax(1) == targets).float().mean().item()
 
 
-@EVERY
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "tea_res2net_tiny" else n for n in TINY]
+)
 def test_order_is_learnt(name):
     assert trained(tiny(name)) == 1.0
 

@@ -21,7 +21,13 @@ RECORDS = [
 if not RECORDS:
     pytest.skip(f"no parity records in {FOLDER}; VIDACT_SHARED names their parent folder", allow_module_level=True)
 
-EVERY = pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["name"])
+
+def cases(records):
+    """Records, of which `pytest -m slow` takes the one whose network is largest."""
+    return [pytest.param(r, marks=pytest.mark.slow) if r["origin"] == "eco_full" else r for r in records]
+
+
+EVERY = pytest.mark.parametrize("record", cases(RECORDS), ids=lambda record: record["name"])
 
 
 def rule():
@@ -90,7 +96,7 @@ SMALLEST = [
 ]
 
 
-@pytest.mark.parametrize("record", SMALLEST, ids=lambda record: record["origin"])
+@pytest.mark.parametrize("record", cases(SMALLEST), ids=lambda record: record["origin"])
 def test_names_are_checked_both_ways(record):
     """A gap, a surplus and a wrong shape are errors that name the tensor."""
     state_dict = filled(record)

@@ -179,7 +179,7 @@ def test_parameters_in_millions(num_segments, scales, published, of_the_head):
 
 
 @pytest.mark.parametrize("scales", ["single", "multi"])
-@pytest.mark.parametrize("backbone", ["resnet18", "bn_inception"])
+@pytest.mark.parametrize("backbone", ["resnet18", pytest.param("bn_inception", marks=pytest.mark.slow)])
 def test_whole_networks_from_published_names(scales, backbone):
     """TRN-pytorch's files hold backbone, bottleneck and head; a second table, from our names to theirs, makes one."""
     torch.manual_seed(0)

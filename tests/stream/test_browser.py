@@ -133,6 +133,7 @@ def begins_seen(page: Any) -> list[tuple[float, str]]:
     return [(at, MOTIONS[motion - 1]) for at, motion in page.evaluate("window.watched.seen")[1:] if motion]
 
 
+@pytest.mark.slow
 def test_the_right_label_within_two_seconds(open_page: Any) -> None:
     from playwright.sync_api import expect
 
@@ -203,6 +204,7 @@ def clock(seconds: float) -> str:
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
+@pytest.mark.slow
 def test_a_phone(clip: Path, open_page: Any) -> None:
     """A source of the server, in the dark, and with a finger."""
     phone = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True, "is_mobile": True}

@@ -208,7 +208,9 @@ def test_jitter_and_drops_leave_the_features_of_the_nearest_frames(fps, begin_s)
 # ---------------------------------------------------------------------------------------------- several sources
 
 
-@pytest.mark.parametrize("case", [ONLINE_NETWORKS[4], ONLINE_NETWORKS[8]], ids=label)
+@pytest.mark.parametrize(
+    "case", [pytest.param(ONLINE_NETWORKS[4], marks=pytest.mark.slow), ONLINE_NETWORKS[8]], ids=label
+)
 def test_eight_files_are_eight_single_runs(case, videos, features, extractor, tmp_path):
     """They end at different times, and share every step of the network until then."""
     network = detector(case, features[0])

@@ -15,6 +15,7 @@ def script(name):
     return module
 
 
+@pytest.mark.slow
 def test_the_soak_runs(tmp_path, capsys):
     """A thousand steps prove little but that it runs, and that no thread stays behind a visitor."""
     figures = script("soak").main(steps=1100, warm_up=0.3, out=str(tmp_path))

@@ -214,6 +214,7 @@ def test_a_recording_is_the_same_as_fast_as_can_be(checkpoint, video, tmp_path, 
     assert not np.array_equal(runs[0][6][1][-40:], runs[0][12][1][-40:])  # the timeline moves
 
 
+@pytest.mark.slow
 def test_an_exported_step_streams(checkpoint, video, tmp_path, capsys):
     """The .onnx alone says what the checkpoint says."""
     from vidact.export import export

@@ -170,6 +170,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_recording_plays(tmp_path):
     """All but the last seconds of it: the fragments that were finished."""
     path = tmp_path / "out.mp4"
