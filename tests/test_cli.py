@@ -222,11 +222,27 @@ def test_which_groups_each_fold_holds_out() -> None:
             cli.fold_parts(groups, asked, number, root)
 
 
-def test_folds_refuse_what_cannot_be_asked(capsys: pytest.CaptureFixture) -> None:
+def test_folds_refuse_what_cannot_be_asked(
+    capsys: pytest.CaptureFixture, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     both = ["folds", "--config", "clip/weizmann/tsn_mobilenetv2", "clip/weizmann/tsm_mobilenetv2"]
     assert "give one of the two" in fails([*both, "--folds", "a", "--num_folds", "3"], capsys)
     assert "does not name two of the configurations" in fails([*both, "--fuse", "tsn_mobilenetv2+x"], capsys)
     assert "both called tsn_mobilenetv2" in fails([*both, "clip/weizmann/tsn_mobilenetv2"], capsys)
+    toy = [
+        "folds",
+        "--config",
+        "clip/synthetic/tsn_resnet_tiny",
+        "clip/synthetic/tsm_resnet_tiny",
+        f"--data.root={root}",
+    ]
+    assert "folds needs data.group" in fails(toy, capsys)
+    toy.append("--data.group=(.)[^/]*$")
+    assert "--flow is nowhere, but no network sees flow" in fails([*toy, "--flow", "nowhere"], capsys)
+    toy[3] = "clip/synthetic/tsn_resnet_tiny_flow"
+    assert "nowhere is not a folder" in fails([*toy, "--flow", "nowhere"], capsys)
+    assert not list(tmp_path.rglob("checkpoints"))  # nothing was trained before it was said
 
 
 def test_an_option_is_the_last_word_wherever_the_configuration_stands(root: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from vidact import cli
 from vidact.data import load_clips
@@ -146,14 +147,17 @@ def test_folds_of_several_configurations_are_one_table(root: Path, tmp_path: Pat
         target = made / clips.classes[clip.label] / f"{'abcd'[i % 4]}_{i}.mp4"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(clip.path.read_bytes())
-    names = ["tsn_resnet_tiny", "tsm_resnet_tiny"]
+    names = ["tsn_resnet_tiny", "tsn_resnet_tiny_flow"]
+    cli.extract(["flow", "--videos", str(made), "--out", str(tmp_path / "flow"), "--bound", "5", "--size", "64"])
     out = cli.folds(
         ["--config", *(f"clip/synthetic/{name}" for name in names), f"--data.root={made}",
-         "--run", str(tmp_path / "out"),
+         "--run", str(tmp_path / "out"), "--flow", str(tmp_path / "flow"),
          "--data.group=([abcd])_[^/]*$", "--data.fractions=[1,0,0]", "--num_folds", "2", "--fuse", "+".join(names),
          "--model.network.size=32", "--trainer.max_epochs=1", "--data.batch_size=4", "--device=cpu"]
     )  # fmt: skip
     figures = load_results(out)
+    read = [yaml.safe_load((out / name / "a+b" / "config.yaml").read_text())["data"]["init_args"] for name in names]
+    assert [data["flow"] for data in read] == [None, str(tmp_path / "flow")]
     fused = figures[" + ".join(names)]
     assert {path.name for path in (out / names[0]).iterdir() if path.is_dir()} >= {"a+b", "c+d"}
     assert fused["videos"] == figures[names[0]]["videos"] == len(list(made.rglob("*.mp4")))

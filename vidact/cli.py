@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -442,6 +443,7 @@ def folds(args: Sequence[str]) -> Path:
 
     Several configurations are cross-validated on the same folds and become the rows of one table.
     """
+    from vidact.data.clips import FrameCache
     from vidact.report import write_summary
 
     parser = argparse.ArgumentParser(
@@ -456,27 +458,30 @@ def folds(args: Sequence[str]) -> Path:
     parser.add_argument("--num_folds", type=int, help="so many folds, each of several groups in order of their names")
     parser.add_argument("--fuse", nargs="+", default=[], metavar="RGB+FLOW",
                         help="two of the configurations as the streams of one more row, their logits added 1 : 1.5")
+    parser.add_argument("--flow", type=Path, help="what `vidact extract flow` stored, for the networks that see flow")
     # fmt: on
     asked, others = parser.parse_known_args(args)
     if asked.folds and asked.num_folds:
         raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
     configs = [find_config(name) for name in asked.config]
     names = [config.stem for config in configs]
-    if len(configs) == 1:
-        out = asked.run or Path("runs") / f"{configs[0].parent.name}-{names[0]}-folds"
-        cross_validate(configs[0], out, asked.folds, asked.num_folds, others, command_line("folds", args))
-        return out
     refuse_same_names(names)
-    out = asked.run or Path("runs") / f"{configs[0].parent.name}-folds"
+    several = len(configs) > 1
+    out = asked.run or Path("runs") / f"{configs[0].parent.name}-{'' if several else names[0] + '-'}folds"
     pairs = [tuple(pair.split("+")) for pair in asked.fuse]
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(names):
             raise ValueError(f"--fuse {'+'.join(pair)} does not name two of the configurations {', '.join(names)}")
+    plans = [plan_folds(config, out / config.stem if several else out, asked, others) for config in configs]
+    if asked.flow and not any(plan.reads_flow for plan in plans):
+        raise ValueError(
+            f"--flow is {asked.flow}, but no network sees flow; leave it out, or add one with modality=flow"
+        )
     command = command_line("folds", args)
-    found = {
-        name: cross_validate(config, out / name, asked.folds, asked.num_folds, others, command)
-        for config, name in zip(configs, names, strict=True)
-    }
+    caches = {plan.decoder: FrameCache(plan.decoder) for plan in plans}  # no video is decoded twice
+    found = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
+    if not several:
+        return out
     found |= {f"{rgb} + {flow}": fuse_folds(out / rgb, out / flow, found[rgb], found[flow]) for rgb, flow in pairs}
     rows = [
         {
@@ -507,31 +512,53 @@ def refuse_same_names(names: list[str]) -> None:
         raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
 
 
-def cross_validate(
-    config: Path, out: Path, asked: str | None, num_folds: int | None, others: list[str], command: str
-) -> dict[str, Any]:
-    """The folds of one configuration: runs below ``out``, its results.json and page; gives the figures."""
-    from vidact.data import load_clips
-    from vidact.report import write_summary
-    from vidact.scores import load_scores, stack
+@dataclass(frozen=True)
+class FoldPlan:
+    """One configuration to cross-validate: what `vidact train` is told for each fold, and the groups of each."""
 
-    base = ["--config", str(config), *others]
-    probe = make_cli([*base, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
-    data, cache = probe.datamodule, probe.datamodule.frames
+    config: Path
+    out: Path
+    arguments: list[str]
+    parts: list[list[str]]
+    section: str
+    decoder: str
+    reads_flow: bool
+
+
+def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[str]) -> FoldPlan:
+    """Build everything once, so that what is wrong with any configuration is said before the first one trains."""
+    from vidact.data import load_clips
+
+    arguments = ["--config", str(config), *others]
+    once = ["--trainer.fast_dev_run=true", f"--run={out}"]
+    probe = make_cli([*arguments, *once], "train")
+    if reads_flow := bool(asked.flow and probe.model.network.input.flow_fields):
+        arguments.append(f"--data.flow={asked.flow}")
+        probe = make_cli([*arguments, *once], "train")
+    data = probe.datamodule
     if data.group is None:
         raise ValueError("folds needs data.group: a pattern whose group names what is held out, such as the person")
     clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
-    parts = fold_parts(clips.groups(), asked, num_folds, data.root)
-    names = ["+".join(part) for part in parts]
+    parts = fold_parts(clips.groups(), asked.folds, asked.num_folds, data.root)
+    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow)
+
+
+def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
+    """Runs below ``plan.out``, its results.json and page; gives the figures."""
+    from vidact.report import write_summary
+    from vidact.scores import load_scores, stack
+
+    config, out = plan.config, plan.out
+    names = ["+".join(part) for part in plan.parts]
     rows: list[dict[str, Any]] = []
-    for name, part in zip(names, parts, strict=True):
+    for name, part in zip(names, plan.parts, strict=True):
         run, started = out / name, time.perf_counter()
         if not (run / "results.json").exists():
             print(f"\n{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}")
             resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-            train([*base, "--run", str(run), f"--data.held_out={json.dumps(part)}", *resume], cache)
+            train([*plan.arguments, "--run", str(run), f"--data.held_out={json.dumps(part)}", *resume], cache)
         results = load_results(run)
-        result = results[probe.model.section(data)]
+        result = results[plan.section]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
         if "seconds_per_epoch" in results:
             rows[-1]["seconds an epoch"] = results["seconds_per_epoch"]
@@ -818,7 +845,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def quiet() -> None:
-    """Leave out warnings of other packages that a user can do nothing about."""
+    """Leave out what other packages say and a user can do nothing about."""
     import logging
 
     for words in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
@@ -826,7 +853,8 @@ def quiet() -> None:
                   ".*Checkpoint directory.*exists and is not empty.*", ".*on_epoch=True.*sync_dist.*",
                   ".*Total length of `list` across ranks is zero.*", ".*in eval mode at the start of.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message=words)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":
