@@ -73,6 +73,7 @@ CLIPS = {
     "videomae_small": (16, 4),
     "videomae_base": (16, 4),
     "videomae_large": (16, 4),
+    "videomae_huge": (16, 4),
     "videomae_tiny": (16, 4),
     "vjepa2_large": (16, 4),
     "vjepa2_huge": (64, 2),  # nobody publishes a classifier of it; this is the giant's

@@ -110,7 +110,7 @@ LARGE_CLIP_NETWORKS = [
 
 # Too large for the contract's tests: their layers are those of smaller ones, and test_video_transformers.py counts
 # their parameters.
-HUGE_CLIP_NETWORKS = ["videomae_large", "vjepa2_large", "vjepa2_huge", "vjepa2_giant"]
+HUGE_CLIP_NETWORKS = ["videomae_large", "videomae_huge", "vjepa2_large", "vjepa2_huge", "vjepa2_giant"]
 
 # Networks whose layers come from an optional package: how their names in vidact.models begin → the package.
 OPTIONAL = {"videomae": "transformers", "vjepa2": "transformers"}

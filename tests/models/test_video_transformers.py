@@ -58,13 +58,14 @@ def assert_same_scores(network, reference, clip):
         torch.testing.assert_close(network(clip), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-# Millions of parameters and billions of multiply-adds with 400 classes. VideoMAE's paper has 22, 87 and 305, and 57,
-# 180 and 597; V-JEPA 2's encoders have 0.3, 0.6 and 1 billion, and their pooler comes on top.
+# Millions of parameters and billions of multiply-adds with 400 classes. VideoMAE's paper has 22, 87, 305 and 633,
+# and 57, 180, 597 and 1192; V-JEPA 2's encoders have 0.3, 0.6 and 1 billion, and their pooler comes on top.
 SIZES = [
     ("videomae_base", 86.535, 180.3, 16),
     pytest.param("vjepa2_large", 353.632, 935.2, 16, marks=pytest.mark.slow),
     pytest.param("videomae_small", 22.034, 56.9, 16, marks=pytest.mark.slow),
     pytest.param("videomae_large", 304.271, 596.8, 16, marks=pytest.mark.slow),
+    pytest.param("videomae_huge", 632.119, 1191.0, 16, marks=pytest.mark.slow),
     pytest.param("vjepa2_huge", 709.232, 11693.1, 64, marks=pytest.mark.slow),
     pytest.param("vjepa2_giant", 1105.987, 61169.3, 64, marks=pytest.mark.slow),
 ]
@@ -138,6 +139,86 @@ def test_biases_under_their_older_names():
     assert "videomae.encoder.layer.1.attention.attention.q_bias" in older
     for names in (tensors, older, {f"module.{key}": value for key, value in older.items()}):
         assert_same_scores(from_reference("videomae", names, num_classes=5, size=32), reference, clip_of())
+
+
+# What VideoMAE's authors call a tensor → what the library does; query, key and value are rows of one tensor there.
+AUTHORS = {
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+
+def by_its_authors(tensors, pretraining=False):
+    encoder = "encoder." if pretraining else ""
+    found = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix("videomae.").replace("encoder.layer.", "blocks.")
+        for theirs, library in AUTHORS.items():
+            name = name.replace(library, theirs)
+        name = name.replace("attention.attention.query.bias", "attn.q_bias")
+        name = name.replace("attention.attention.value.bias", "attn.v_bias")
+        if name.endswith("query.weight"):
+            parts = [tensors[f"videomae.encoder.layer.{name.split('.')[1]}.attention.attention.{part}.weight"]
+                     for part in ("query", "key", "value")]  # fmt: skip
+            found[f"{encoder}blocks.{name.split('.')[1]}.attn.qkv.weight"] = torch.cat(parts)
+        elif not name.endswith(("key.weight", "value.weight")):
+            found[(encoder if not name.startswith(("classifier", "fc_norm")) else "") + name] = tensor
+    return {name.replace("classifier.", "head."): tensor for name, tensor in found.items()}
+
+
+def test_files_of_its_authors(tmp_path):
+    """As DeepSpeed saves them, under "module"."""
+    reference = theirs("videomae")
+    tensors = by_its_authors(reference.state_dict())
+    assert {name for name in tensors if "blocks.1." in name or "." not in name[:10]} == {
+        *(f"blocks.1.norm{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")),
+        *(f"blocks.1.{layer}.{kind}" for layer in ("attn.proj", "mlp.fc1", "mlp.fc2") for kind in ("weight", "bias")),
+        *(f"blocks.1.attn.{name}" for name in ("q_bias", "v_bias", "qkv.weight")),
+        *(f"patch_embed.proj.{kind}" for kind in ("weight", "bias")),
+    }
+    assert {name for name in tensors if name.startswith(("head", "fc_norm"))} == {
+        f"{layer}.{kind}" for layer in ("head", "fc_norm") for kind in ("weight", "bias")
+    }
+    torch.save({"module": tensors, "epoch": 74}, tmp_path / "checkpoint.pth")
+    converted = convert("videomae", tmp_path / "checkpoint.pth", tmp_path / "ours.safetensors", size=32)
+    assert len(converted.record["classes"]) == 5
+    assert_same_scores(vidact.load(tmp_path / "ours.safetensors"), reference, clip_of())
+    assert_same_scores(videomae_tiny(5, weights=str(tmp_path / "checkpoint.pth")).eval(), reference, clip_of())
+    for words, wrong in (
+        (r"qkv\.weight has 95 rows; a third each is", {"blocks.1.attn.qkv.weight": torch.zeros(95, 32)}),
+        (r"3 of the wrong shape: .*layer\.1\..*query\.weight", {"blocks.1.attn.qkv.weight": torch.zeros(96, 31)}),
+        ("1 unknown: somebody.elses", {"somebody.elses": torch.zeros(3)}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            from_reference("videomae", {**tensors, **wrong}, num_classes=5, size=32)
+    del tensors["blocks.0.norm2.bias"]
+    with pytest.raises(ValueError, match=r"1 missing: trunk.*layer\.0\.layernorm_after\.bias"):
+        from_reference("videomae", tensors, num_classes=5, size=32)
+
+
+def test_files_of_its_authors_that_saw_no_label(tmp_path):
+    reference = theirs("videomae", "ForPreTraining", use_mean_pooling=False)
+    tensors = by_its_authors(
+        {name: tensor for name, tensor in reference.state_dict().items() if name.startswith("videomae.")}, True
+    )
+    tensors = {name.replace("encoder.layernorm.", "encoder.norm."): tensor for name, tensor in tensors.items()}
+    assert {
+        "encoder.patch_embed.proj.weight",
+        "encoder.blocks.0.attn.qkv.weight",
+        "encoder.norm.bias",
+    } <= tensors.keys()
+    painting = ("mask_token", "encoder_to_decoder.weight", "decoder.blocks.0.attn.qkv.weight", "decoder.head.bias")
+    tensors |= {name: torch.zeros(24) for name in painting}
+    torch.save({"model": tensors}, tmp_path / "checkpoint.pth")
+    network = videomae_tiny(5, weights=str(tmp_path / "checkpoint.pth")).eval()
+    with torch.no_grad():
+        tokens = network.trunk.videomae(clip_of()).last_hidden_state
+        expected = reference.videomae(clip_of()).last_hidden_state
+        torch.testing.assert_close(reference.videomae.layernorm(tokens), expected)
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ from vidact.models.video_networks import (
 )
 from vidact.models.video_transformers import (
     videomae_base,
+    videomae_huge,
     videomae_large,
     videomae_small,
     videomae_tiny,
@@ -195,6 +196,7 @@ __all__ = [
     "two_stream_resnet50",
     "two_stream_resnet_tiny",
     "videomae_base",
+    "videomae_huge",
     "videomae_large",
     "videomae_small",
     "videomae_tiny",

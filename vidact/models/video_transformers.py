@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vidact.batch import ClipInput
@@ -168,6 +169,39 @@ _VJEPA2: Rules = [
 ]
 
 
+# VideoMAE as its authors' code names it; weights that learned without labels have "encoder." before these names.
+_BY_ITS_AUTHORS: Rules = [
+    (r"^encoder\.(?=patch_embed\.|blocks\.|norm\.)", ""),
+    (r"^patch_embed\.proj\.", "videomae.embeddings.patch_embeddings.projection."),
+    (r"^blocks\.(\d+)\.", r"videomae.encoder.layer.\1."),
+    (r"\.attn\.proj\.", ".attention.output.dense."),
+    (r"\.attn\.", ".attention.attention."),
+    (r"\.norm1\.", ".layernorm_before."),
+    (r"\.norm2\.", ".layernorm_after."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^norm\.", "videomae.layernorm."),
+    (r"^head\.", "classifier."),
+]
+
+
+def _library_names(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """VideoMAE's tensors by transformers' names; the authors' files hold query, key and value as one tensor."""
+    names = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if not any(re.search(r"^(encoder\.)?blocks\.\d+\.attn\.qkv\.weight$", name) for name in names):
+        return state_dict
+    parted: dict[str, Any] = {}
+    for name, value in names.items():
+        if name.endswith(".attn.qkv.weight"):
+            if len(value) % 3:
+                raise ValueError(f"{name} has {len(value)} rows; a third each is of query, key and value")
+            parts = zip(("query", "key", "value"), torch.as_tensor(value).chunk(3), strict=True)
+            parted |= {name.replace("qkv", part): tensor for part, tensor in parts}
+        else:
+            parted[name] = value
+    return {name: tensor for name, (_, tensor) in rename(parted, _BY_ITS_AUTHORS).items()}
+
+
 def _names_classes(state_dict: Mapping[str, Any]) -> bool:
     return any(key.endswith("classifier.weight") for key in state_dict)
 
@@ -205,6 +239,7 @@ _OF_VIDEOMAE = {
     "videomae_small": Shape(384, 12, 6, 1536),
     "videomae_base": Shape(768, 12, 12, 3072),
     "videomae_large": Shape(1024, 24, 16, 4096),
+    "videomae_huge": Shape(1280, 32, 16, 5120),
     "videomae_tiny": Shape(32, 2, 2, 64),
 }
 _VIDEOMAE_HUB = {
@@ -219,6 +254,7 @@ _VIDEOMAE_HUB = {
         "kinetics400": "MCG-NJU/videomae-large-finetuned-kinetics",
         "unlabelled_kinetics400": "MCG-NJU/videomae-large",
     },
+    "videomae_huge": {"kinetics400": "MCG-NJU/videomae-huge-finetuned-kinetics"},
     "videomae_tiny": {},
 }
 
@@ -241,7 +277,7 @@ def _videomae(name: str, num_classes: int, weights: str | None, size: int, dropo
     clip_input = ClipInput(frames=FRAMES, size=size, resize=size)
     network = VideoTransformer(trunk, shape.width, num_classes, clip_input, dropout)
     if weights is not None:
-        state_dict = _state_dict(weights, _VIDEOMAE_HUB[name])
+        state_dict = _library_names(_state_dict(weights, _VIDEOMAE_HUB[name]))
         rules = _VIDEOMAE if _names_classes(state_dict) else [*_PAINTING, *_VIDEOMAE]
         _start(network, state_dict, rules, r"^(fc|trunk\.fc_norm)\.", weights)
     return network
@@ -260,7 +296,7 @@ def videomae_small(
 
     Args:
         num_classes: K.
-        weights: "kinetics400", a local file or folder with transformers' names, or None.
+        weights: "kinetics400", a local file or folder with transformers' names or its authors', or None.
         size: crop side in pixels, a multiple of 16; weights are published for 224.
         dropout: before the classifier.
     """
@@ -288,6 +324,14 @@ def videomae_large(
     Its weights may also be those before any label was seen: "unlabelled_kinetics400".
     """
     return _videomae("videomae_large", num_classes, weights, size, dropout)
+
+
+@builder
+def videomae_huge(
+    num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.0
+) -> VideoTransformer:
+    """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-H; arguments as in ``videomae_small``."""
+    return _videomae("videomae_huge", num_classes, weights, size, dropout)
 
 
 @builder
@@ -418,6 +462,7 @@ _BUILDERS: dict[str, Callable[..., VideoTransformer]] = {
         videomae_small,
         videomae_base,
         videomae_large,
+        videomae_huge,
         videomae_tiny,
         vjepa2_large,
         vjepa2_huge,
@@ -451,7 +496,11 @@ def _check_classes(state_dict: Mapping[str, Any], whose: str) -> None:
 
 
 def from_videomae(state_dict: Mapping[str, Any], num_classes: int, size: int = 224) -> VideoTransformer:
-    """VideoMAE from transformers' names, ``videomae.encoder.layer.0.…``; which size it is, the shapes tell."""
+    """VideoMAE from transformers' names, ``videomae.encoder.layer.0.…``, or its authors', ``blocks.0.…``.
+
+    Which size it is, the shapes tell.
+    """
+    state_dict = _library_names(state_dict)
     _check_classes(state_dict, "VideoMAE")
     name = _size_of(state_dict, _OF_VIDEOMAE, "VideoMAE")
     network = _BUILDERS[name](num_classes, weights=None, size=size)

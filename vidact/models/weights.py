@@ -258,9 +258,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """The tensors of a weight file, and its record where vidact wrote it.
 
     Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
-    ``state_dict``, ``model_state`` or ``model``. Nothing in the file is executed: besides tensors and plain data it may
-    hold the numpy values and the training logs that are listed by name below. The tensors of a detector's feature
-    extractor are left out.
+    ``state_dict``, ``model_state``, ``model`` or ``module`` (DeepSpeed's). Nothing in the file is executed: besides
+    tensors and plain data it may hold the numpy values and the training logs that are listed by name below. The tensors
+    of a detector's feature extractor are left out.
     """
     return _read(path)[:2]
 
@@ -291,7 +291,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
     record = content.get("vidact")
     tensors: Any = content
-    for key in ("state_dict", "model_state", "model"):
+    for key in ("state_dict", "model_state", "model", "module"):
         if isinstance(content.get(key), Mapping):
             tensors = content[key]
             break
