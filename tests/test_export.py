@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vidact.export
 import vidact.models
 from vidact import cli
 from vidact.batch import ClipInput
@@ -20,6 +21,7 @@ from vidact.export import (
     OnnxExtractor,
     OnnxFrameStep,
     OnnxStep,
+    _Graph,
     export,
     flatten,
     load_onnx,
@@ -700,6 +702,28 @@ def test_a_file_that_answers_otherwise_is_not_written(
     ):
         export(Countdown(), tmp_path / "x.onnx", runs=1)
     assert (tmp_path / "x.onnx").read_text() == "as before"
+
+
+class Steep(Colours):
+    """Rounding of its last bits is seen in the fourth digit."""
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return (3000 * super().forward(clip)).sin()
+
+
+def test_rounding_that_the_network_amplifies_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vidact.export, "TOLERANCE", 1e-6)
+    network = Steep()
+    export(network, tmp_path / "clip.onnx", frames=4)
+    honest = _Graph.run
+    monkeypatch.setattr(_Graph, "run", lambda self, inputs: {"logits": honest(self, inputs)["logits"] + 1e-2})
+    with pytest.raises(ValueError, match=r"Steep was not exported: .* differ from PyTorch's by up to 0.01"):
+        export(network, tmp_path / "clip.onnx", frames=4)
+    monkeypatch.undo()
+    monkeypatch.setattr(vidact.export, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(vidact.export, "ROUNDINGS", 0)
+    with pytest.raises(ValueError, match="Steep was not exported"):
+        export(network, tmp_path / "clip.onnx", frames=4)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
