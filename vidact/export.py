@@ -154,9 +154,10 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
     is_onnx = path.suffix == ".onnx"
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.graph.state_dict().values())
     if is_onnx and size + len(job.carries) * 4 / 3 > ONNX_LIMIT:
+        extractor = f" and an extractor of {len(job.carries) / 2**30:.1f} GiB" if job.carries else ""
         raise ValueError(
-            f"{job.name} has {size / 2**30:.1f} GiB of weights and an extractor of {len(job.carries) / 2**30:.1f} GiB; "
-            "one ONNX file holds 2 GiB. Export it with format torch, or build it smaller"
+            f"{job.name} has {size / 2**30:.1f} GiB of weights{extractor}; one ONNX file holds 2 GiB. "
+            "Export it with format torch, or build it smaller"
         )
     program = job.trace()
     if is_onnx:
