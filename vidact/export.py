@@ -254,16 +254,11 @@ class _Job:
 
     def compare(self, path: Path, runs: int) -> tuple[float, float]:
         """The largest difference between the file's answers and the network's, and the largest answer."""
-        generator = torch.Generator().manual_seed(0)
-
-        def noise(one: Tensor) -> Tensor:
-            return torch.randn((_CHECKED_STREAMS, *one.shape[1:]), generator=generator)
-
+        inputs = self._noise(runs)
         if self.what == "step":
-            pairs = _steps(self.network, self._step_of(path), (noise(self.example[0]) for _ in range(runs)))
+            pairs = _steps(self.network, self._step_of(path), (token for token, *_ in inputs))
         else:
             run, name = self._forward_of(path), self.outputs[0]
-            inputs = (tuple(map(noise, self.example)) for _ in range(runs))
             pairs = ((self.graph(*one)[name], run(*one)[name]) for one in inputs)
         largest = torch.tensor([[(actual - expected).abs().max(), expected.abs().max()] for expected, actual in pairs])
         difference, answer = largest.amax(0).tolist()  # NaN, where there is one
@@ -278,16 +273,21 @@ class _Job:
         """
         if self.what == "step":
             return 0.0
-        generator = torch.Generator().manual_seed(0)
         exact, name, largest = copy.deepcopy(self.graph).double(), self.outputs[0], 0.0
-        for _ in range(runs):
-            inputs = [torch.randn((_CHECKED_STREAMS, *one.shape[1:]), generator=generator) for one in self.example]
+        for inputs in self._noise(runs):
             try:
                 difference = exact(*(one.double() for one in inputs))[name] - self.graph(*inputs)[name]
             except RuntimeError:  # operands of two types
                 return 0.0
             largest = max(largest, float(difference.abs().max()))
         return largest
+
+    def _noise(self, runs: int) -> Iterator[tuple[Tensor, ...]]:
+        """The random inputs that answers are compared on, the same in every call; of a step, the tokens."""
+        generator = torch.Generator().manual_seed(0)
+        like = self.example[:1] if self.what == "step" else self.example
+        for _ in range(runs):
+            yield tuple(torch.randn((_CHECKED_STREAMS, *one.shape[1:]), generator=generator) for one in like)
 
     def _forward_of(self, path: Path) -> Callable[..., Mapping[str, Tensor]]:
         if path.suffix == ".onnx":

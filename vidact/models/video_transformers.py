@@ -188,7 +188,7 @@ _BY_ITS_AUTHORS: Rules = [
 def _library_names(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     """VideoMAE's tensors by transformers' names; the authors' files hold query, key and value as one tensor."""
     names = {key.removeprefix("module."): value for key, value in state_dict.items()}
-    if not any(re.search(r"^(encoder\.)?blocks\.\d+\.attn\.qkv\.weight$", name) for name in names):
+    if not any(name.endswith(".attn.qkv.weight") for name in names):
         return state_dict
     parted: dict[str, Any] = {}
     for name, value in names.items():
