@@ -138,6 +138,15 @@ def test_every_planted_defect_is_found(planted, tmp_path):
                 assert finding.kind in ("duplicate", "leakage", "label conflict"), finding
 
 
+def test_a_link_to_no_file_is_missing(clean, tmp_path):
+    root = tmp_path / "set"
+    shutil.copytree(clean, root)
+    (root / "clips.csv").unlink()
+    (root / "run/lost.mp4").symlink_to(tmp_path / "gone.mp4")
+    found = check_set(root, tmp_path / "report", progress=False).findings
+    assert [(finding.kind, finding.videos) for finding in found] == [("missing", ("run/lost.mp4",))]
+
+
 def test_a_clean_set_is_clean(clean, tmp_path):
     checked = check_set(clean, tmp_path / "report", group=r"(\w+/\d+)", progress=False)
     assert checked.findings == []

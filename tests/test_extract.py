@@ -423,6 +423,9 @@ def test_no_videos(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     with pytest.raises(FileNotFoundError, match=r"gone\.mp4 is not a file; 1 of 1 videos are missing"):
         extract([tmp_path / "gone.mp4"], tmp_path / "out")
+    (tmp_path / "empty/link.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(FileNotFoundError, match=r"link\.mp4 is not a file; 1 of 1 videos are missing"):
+        extract(tmp_path / "empty", tmp_path / "out")
 
 
 def test_which_videos(films):

@@ -247,7 +247,9 @@ def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path
     shutil.copytree(clips, root)
     (root / "run/1.b.mp4").write_bytes(b"no video")
     (root / "run/2.b.mp4").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 listed videos do not exist: run/2.b.mp4.*--missing skip"):
+    with pytest.raises(
+        FileNotFoundError, match=r"1 videos that are listed, .* do not exist: run/2.b.mp4.*--missing skip"
+    ):
         WAYS[way](root, out)
     done = WAYS[way](root, out, missing="skip")
     assert list(done.unreadable) == ["run/1.b.mp4"]
@@ -258,6 +260,16 @@ def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path
     assert done.unreadable == {}
     assert not (out / "unreadable.json").exists()
     assert (out / "clips.csv").read_text().count("\n") == 6
+
+
+def test_a_link_to_no_file_is_a_missing_video(clips, way, tmp_path):
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(clips, root)
+    (root / "clips.csv").unlink()
+    (root / "run/lost.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(FileNotFoundError, match=r"1 videos that are .*: run/lost\.mp4.*or the link, or leave them out"):
+        WAYS[way](root, out)
+    assert WAYS[way](root, out, missing="skip").written == 6
 
 
 def test_a_changed_video_is_made_again_and_a_new_one_added(clips, way, tmp_path):

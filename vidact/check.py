@@ -187,7 +187,9 @@ def _of_files(sources: Sources, examined: dict[str, Examined], least_frames: int
         for name, one in examined.items()
         if one.is_readable and one.num_frames < least_frames
     ]
-    findings += [Finding("missing", (name,), "the lists name it and it does not exist") for name in sources.missing]
+    findings += [
+        Finding("missing", (name,), "a list names it, or a link, and it does not exist") for name in sources.missing
+    ]
     findings += [
         Finding("unlisted", (name,), "it lies in the folder and no list names it") for name in sources.unlisted
     ]

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 
 import vidact.models
 from vidact.batch import ClipInput
+from vidact.data.annotations import video_id, walk_videos
 from vidact.files import replacing, write_json
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
@@ -668,21 +669,15 @@ def find_videos(videos: str | Path | Sequence[str | Path]) -> dict[str, Path]:
         folder = Path(videos)
         if not folder.exists():
             raise FileNotFoundError(f"{folder} does not exist; give a folder of videos or a video file")
-        for place, inner, names in os.walk(folder, followlinks=True):
-            inner[:] = [name for name in inner if not name.startswith(".")]
-            found += [
-                (path.relative_to(folder).with_suffix("").as_posix(), path)
-                for path in (Path(place, name) for name in names if not name.startswith("."))
-                if path.suffix.lower() in VIDEO_SUFFIXES
-            ]
+        found = [(video_id(name), folder / name) for name in walk_videos(folder)]
         if folder.is_file():
             found = [(folder.stem, folder)]
         if not found:
             raise FileNotFoundError(f"{folder} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
     else:
         found = [(Path(path).stem, Path(path)) for path in videos]
-        if absent := [str(path) for _, path in found if not path.is_file()]:
-            raise FileNotFoundError(f"{absent[0]} is not a file; {len(absent)} of {len(found)} videos are missing")
+    if absent := [str(path) for _, path in found if not path.exists()]:
+        raise FileNotFoundError(f"{absent[0]} is not a file; {len(absent)} of {len(found)} videos are missing")
     sources: dict[str, Path] = {}
     for video, path in sorted(found):
         if video in sources:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
+from vidact.data.annotations import walk_videos
 from vidact.files import replacing
 from vidact.models.weights import load
 from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
@@ -89,7 +90,7 @@ def predictions(
         started = time.perf_counter()
         try:
             scores, start_s, end_s = score_video(video, network, sampler, transform, num_clips, device, decoder)
-        except VideoError as error:
+        except (VideoError, FileNotFoundError) as error:
             if not path.is_dir():
                 raise
             yield Prediction(str(video), error=str(error))
@@ -105,7 +106,7 @@ def find_videos(path: Path) -> list[Path]:
         raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
     if path.is_file():
         return [path]
-    videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    videos = [path / name for name in walk_videos(path)]
     if not videos:
         raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
     return videos

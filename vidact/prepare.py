@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -28,11 +28,11 @@ from typing import Any, Literal
 import numpy as np
 
 from vidact.data.annotations import (
-    find_videos,
     first_few,
     holds_only_images,
     read_text,
     video_id,
+    walk_videos,
 )
 from vidact.files import replacing, write_json
 from vidact.results import command_line, save_results
@@ -52,7 +52,9 @@ MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
 
 @dataclass
 class Sources:
-    """The videos of a set: path below ``folder``, as the lists write it → file. ``missing`` are listed and absent."""
+    """The videos of a set: path below ``folder``, as the lists write it → file. ``missing`` are listed, or links, and
+    lead to no file.
+    """
 
     root: Path
     folder: Path
@@ -70,7 +72,7 @@ def find_sources(root: Path) -> Sources:
         folder = root / read_text(elsewhere).strip()
         if not folder.is_dir():
             raise FileNotFoundError(f"{elsewhere} says that the videos are in {folder}, which is not a folder")
-    there = sorted(path for paths in find_videos(folder).values() for path in paths if not _is_hidden(path))
+    there = walk_videos(folder)
     there += sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
@@ -91,7 +93,7 @@ def find_sources(root: Path) -> Sources:
     if not tables:
         if not there:
             raise FileNotFoundError(f"{root} holds no video and no clips.csv; give the folder of the videos")
-        return Sources(root, folder, {name: folder / name for name in there})
+        return _sources(root, folder, there)
     listed: dict[str, None] = {}
     for table in tables:
         header, rows = _read_rows(root / table)
@@ -105,9 +107,12 @@ def find_sources(root: Path) -> Sources:
                     f"{root / table} names {path}, which lies outside the folder; prepare needs paths below it"
                 )
             listed[path.as_posix()] = None
-    videos = {name: folder / name for name in listed if (folder / name).exists()}
-    missing = [name for name in listed if name not in videos]
-    return Sources(root, folder, videos, missing, [name for name in there if name not in listed])
+    return _sources(root, folder, listed, [name for name in there if name not in listed])
+
+
+def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequence[str] = ()) -> Sources:
+    videos = {name: folder / name for name in names if (folder / name).exists()}
+    return Sources(root, folder, videos, [name for name in names if name not in videos], list(unlisted))
 
 
 def _is_hidden(path: str) -> bool:
@@ -186,11 +191,11 @@ def _open_sources(root: Path, out: Path, missing: str) -> Sources:
     refuse_inside(sources, out)
     if sources.missing and missing == "raise":
         raise FileNotFoundError(
-            f"{len(sources.missing)} listed videos do not exist: {first_few(sources.missing)}. Correct the list, or "
-            "leave them out with --missing skip"
+            f"{len(sources.missing)} videos that are listed, or linked to, do not exist: "
+            f"{first_few(sources.missing)}. Correct the list or the link, or leave them out with --missing skip"
         )
     if not sources.videos:
-        raise FileNotFoundError(f"none of the {len(sources.missing)} listed videos is in {sources.folder}")
+        raise FileNotFoundError(f"none of the {len(sources.missing)} videos of {sources.root} exists")
     return sources
 
 
@@ -218,7 +223,7 @@ def transcode_set(
         out: a new folder, or one that this function filled with the same settings.
         settings: how.
         workers: videos at the same time, one process of one thread each.
-        missing: what to do with listed videos that do not exist.
+        missing: what to do with videos that are listed, or linked to, and do not exist.
         verify: read every copy again and compare its hash, also those of earlier runs.
         progress: say on stderr how far it is, and before it starts what it will take.
     """
@@ -481,7 +486,12 @@ def main(args: Sequence[str]) -> int:
     for kind in (coding, packing):
         kind.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier run")
         kind.add_argument("--short_side", type=int, default=256, help="pixels at most, 0 for any (default 256)")
-        kind.add_argument("--missing", choices=["raise", "skip"], default="raise", help="listed videos without a file")
+        kind.add_argument(
+            "--missing",
+            choices=["raise", "skip"],
+            default="raise",
+            help="videos that are listed, or linked to, without a file",
+        )
         kind.add_argument("--verify", action="store_true", help="read everything again and compare hashes")
     checking.add_argument("--out", type=Path, help="folder of the report (default runs/check-<folder>)")
     for kind in (checking, coding, packing):

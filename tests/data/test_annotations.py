@@ -22,6 +22,7 @@ from vidact.data.annotations import (
     load_videos,
     rasterise,
     split_labels,
+    walk_videos,
     write_classes,
     write_clips_csv,
     write_dataset,
@@ -504,6 +505,21 @@ def test_a_data_set_is_referenced_and_its_missing_videos_are_listed(tmp_path, ca
         write_dataset(tmp_path / "out", videos, rows, [], ["x", "yy"])
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         find_videos(tmp_path / "nowhere")
+
+
+def test_a_link_to_no_file_is_told_and_a_loop_of_links_is_not_walked(tmp_path):
+    root = touch(tmp_path / "clips", "run/a.mp4", "run/b.mp4", "run/.hidden/e.mp4", "walk/c.mp4", "elsewhere/d.mp4")
+    (root / "run/b.mp4").unlink()
+    (root / "run/b.mp4").symlink_to(tmp_path / "gone.mp4")
+    (root / "walk/more").symlink_to(root / "elsewhere")
+    (root / "walk/loop").symlink_to(root)
+    assert walk_videos(root) == ["elsewhere/d.mp4", "run/a.mp4", "run/b.mp4", "walk/c.mp4", "walk/more/d.mp4"]
+    (root / "walk/loop").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 5 videos in .*clips are links to a file that .*: .*run/b\.mp4"):
+        load_clips(root)
+    clips = load_clips(root, missing="skip")
+    assert [clip.id for clip in clips] == ["elsewhere/d", "run/a", "walk/c", "walk/more/d"]
+    assert any("skipped: 1 of 5 videos" in note for note in clips.notes)
 
 
 def test_the_csv_opens_in_any_reader(tmp_path):

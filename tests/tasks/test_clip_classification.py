@@ -108,6 +108,10 @@ def test_a_checkpoint_is_all_that_prediction_needs(root: Path, tmp_path: Path) -
     best = vidact.predict(root, path, top=3)
     assert [len(prediction.labels) for prediction in best] == [3] * len(best)
     assert len(best) == len(clip_data(root).found.clips)
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost/a.mp4").symlink_to(tmp_path / "gone.mp4")
+    (tmp_path / "lost/._b.mp4").write_bytes(b"what macOS leaves")
+    assert [("a.mp4 does not exist" in one.error) for one in vidact.predict(tmp_path / "lost", path)] == [True]
 
 
 def test_views_are_averaged_by_video(root: Path, tmp_path: Path) -> None:

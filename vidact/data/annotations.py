@@ -30,7 +30,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -170,7 +170,8 @@ def load_clips(
             state their split. When there are too few for all, train comes first, then test.
         held_out: one value of ``group``, such as a person, or several: these groups are the test split, all others
             are train (less the share of val that ``fractions`` asks for), whatever split the data state.
-        missing: "raise" when clips.csv names a file that does not exist, or "skip" it and say so in ``notes``.
+        missing: "raise" when clips.csv names a file that does not exist, or a class folder has a link to one, or
+            "skip" it and say so in ``notes``.
         empty_classes: "raise" when a class has no clip at all, or "allow" it: a part of a data set keeps
             all its classes.
     """
@@ -183,10 +184,11 @@ def load_clips(
     table = root / "clips.csv"
     if table.exists():
         root, found, classes, multi_label = _read_clips_csv(table)
-        found = _without_missing(found, table, missing, notes)
+        found = _without_missing(found, f"clips in {table} name a file that does not exist", missing, notes)
     else:
         found, classes = _walk_class_folders(root, notes)
         multi_label = False
+        found = _without_missing(found, f"videos in {root} are links to a file that does not exist", missing, notes)
 
     index = {name: i for i, name in enumerate(classes)}
     counts = Counter(name for clip in found for name in clip.labels)
@@ -270,7 +272,7 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
     return folder, found, classes, multi_label
 
 
-def _without_missing(found: list[_Found], table: Path, missing: str, notes: list[str]) -> list[_Found]:
+def _without_missing(found: list[_Found], what: str, missing: str, notes: list[str]) -> list[_Found]:
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
     exists = {path: path.exists() for path in {clip.path for clip in found}}
@@ -278,7 +280,7 @@ def _without_missing(found: list[_Found], table: Path, missing: str, notes: list
     if not absent:
         return found
     first = ", ".join(str(clip.path) for clip in absent[:5]) + (", …" if len(absent) > 5 else "")
-    said = f"{len(absent)} of {len(found)} clips in {table} name a file that does not exist: {first}"
+    said = f"{len(absent)} of {len(found)} {what}: {first}"
     if missing == "raise":
         raise FileNotFoundError(f"{said}. Correct the paths, or leave these clips out with missing='skip'")
     if len(absent) == len(found):
@@ -778,12 +780,29 @@ def find_videos(folder: str | Path) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the one that holds the videos")
     found: dict[str, list[str]] = defaultdict(list)
-    for place, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                found[stem].append(Path(place, name).relative_to(folder).as_posix())
-    return {stem: sorted(paths) for stem, paths in found.items()}
+    for path in walk_videos(folder):
+        found[PurePosixPath(path).stem].append(path)
+    return dict(found)
+
+
+def walk_videos(folder: Path) -> list[str]:
+    """Every video file below a folder, relative to it, sorted. Links are followed, also those that lead nowhere (but
+    not those to a folder that holds them); hidden files and folders are passed over.
+    """
+    found = []
+    for place, inner, names in os.walk(folder, followlinks=True):
+        here = Path(place)
+        inner[:] = [name for name in inner if not name.startswith(".") and not _leads_up(here / name)]
+        found += [
+            (here / name).relative_to(folder).as_posix()
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _leads_up(folder: Path) -> bool:
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def write_dataset(

@@ -344,7 +344,8 @@ class ClipData(pl.LightningDataModule):
         held_out: a value of the group, or several; their clips are the test split and all others train ("leave one
             subject out").
         fractions: share of the groups (or files) that go to training, validation and test where the data does not say.
-        missing: what to do with a file that clips.csv names and that does not exist: raise, or skip it and say so.
+        missing: what to do with a file that clips.csv names, or a link leads to, and that does not exist: raise, or
+            skip it and say so.
         empty_classes: what to do with a class that has no clip: raise, or allow it (a part of a large data set).
         unreadable: what training does with a video that cannot be read: skip it by name, or raise.
         max_unreadable: share of the training videos that may be skipped before training stops.
