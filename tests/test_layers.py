@@ -1,6 +1,8 @@
 """Imports go downwards only, and heavy packages stay out of the layers that do not need them."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,9 @@ def test_networks_and_pixels_need_no_lightning(path: Path) -> None:
 
 def test_no_file_for_everything_else() -> None:
     assert not [path for path in modules() if path.stem in ("utils", "util", "common", "misc", "helpers")]
+
+
+@pytest.mark.parametrize("name", ["vidact.prepare", "vidact.video", "vidact.data.annotations"])
+def test_videos_are_read_and_prepared_without_torchvision(name: str) -> None:
+    code = f"import sys, {name}; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

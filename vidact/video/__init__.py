@@ -1,5 +1,7 @@
 """Pixels in: frames of a file, which of them make a clip, and what becomes of their pixels."""
 
+from typing import TYPE_CHECKING, Any
+
 from vidact.video.clock import Chunker, Clock, Slot
 from vidact.video.decode import DECODERS, VideoError, VideoReader, open_video
 from vidact.video.flow import flow_fields
@@ -12,7 +14,9 @@ from vidact.video.sample import (
     UniformSampler,
     expand,
 )
-from vidact.video.transform import Augment, ClipTransform, from_record, test_transform, train_transform
+
+if TYPE_CHECKING:
+    from vidact.video.transform import Augment, ClipTransform, from_record, test_transform, train_transform
 
 __all__ = [
     "DECODERS",
@@ -36,3 +40,14 @@ __all__ = [
     "test_transform",
     "train_transform",
 ]
+
+_OF_TRANSFORM = ("Augment", "ClipTransform", "from_record", "test_transform", "train_transform")
+
+
+def __getattr__(name: str) -> Any:
+    """The transforms, once they are asked for: torchvision costs seconds that reading and preparing videos do not."""
+    if name not in _OF_TRANSFORM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vidact.video import transform
+
+    return getattr(transform, name)
