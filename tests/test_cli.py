@@ -2,15 +2,19 @@
 
 import re
 import runpy
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from vidact import __version__, cli
 from vidact.data.synthetic import write_clips
 from vidact.results import load_results
+from vidact.tasks import ClipClassification
 
 SMALL = [
     "--config", "debug", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
@@ -163,6 +167,48 @@ def test_a_finished_run_is_not_overwritten(capsys: pytest.CaptureFixture, run: P
 def test_resuming_without_a_checkpoint(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
     args = ["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path / "r"), "--ckpt", "last"]
     assert "no checkpoint" in fails(args, capsys)
+
+
+def test_ctrl_c_leaves_the_newest_epoch_not_the_best(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    log = ClipClassification.log
+
+    def worse_and_worse(task: ClipClassification, name: str, value: float, **options: Any) -> None:
+        log(task, name, -float(task.current_epoch) if name == "val_score" else value, **options)
+
+    def ctrl_c(task: ClipClassification) -> None:
+        if task.current_epoch == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClipClassification, "log", worse_and_worse)
+    monkeypatch.setattr(ClipClassification, "on_train_epoch_start", ctrl_c)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["train", *SMALL, f"--data.root={root}", f"--run={tmp_path / 'a run'}", "--trainer.max_epochs=6"])
+    finally:
+        signal.signal(signal.SIGINT, handler)  # which Lightning has taken away
+    assert stopped.value.code == 130
+    assert f"continue with: vidact train --config '{tmp_path}/a run/config.yaml' --ckpt last" in capsys.readouterr().err
+    epochs = {
+        name: torch.load(tmp_path / f"a run/checkpoints/{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs == {"best": 0, "last": 2}
+
+
+def test_clips_without_test_and_validation_train_all_the_same(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = (root / "clips.csv").read_text().splitlines()
+    table = [rows[0], *(f"{root}/{row}" for row in rows[1:] if row.endswith("train"))]
+    (tmp_path / "clips.csv").write_text("\n".join(table) + "\n")
+    run = cli.train([*SMALL, f"--data.root={tmp_path}", "--run", str(tmp_path / "run"), "--trainer.max_epochs=2"])
+    assert "no split test and no split val: nothing will be scored" in capsys.readouterr().out
+    assert "test" not in load_results(run)
+    assert (run / "report.html").is_file()
+    assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
 
 
 def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ Training and testing are a LightningCLI; the other commands are typed functions.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import ctypes
 import difflib
+import functools
 import json
 import os
 import re
@@ -16,7 +18,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -138,15 +140,18 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 ]
             if not trainer.fast_dev_run:
                 watched = "val_score" if self.datamodule.found.split("val") else None
-                best = pl.callbacks.ModelCheckpoint(
-                    run / "checkpoints", "best", watched, mode="max", save_last=True, enable_version_counter=False
+                checkpoint = functools.partial(
+                    pl.callbacks.ModelCheckpoint, run / "checkpoints", enable_version_counter=False
                 )
+                best = checkpoint("best", watched, mode="max")
+                # `save_last` of the other would write nothing in an epoch that is not the best
+                last = checkpoint("last", save_on_train_epoch_end=True)
                 self.times = EpochTimes()
                 if not sys.stderr.isatty() and trainer.enable_progress_bar is None:  # a log file wants lines, not a bar
                     options["enable_progress_bar"] = False
                     self.times = EpochLines()
                 rates = pl.callbacks.LearningRateMonitor("epoch")
-                options["callbacks"] = [*(trainer.callbacks or []), self.times, best, rates]
+                options["callbacks"] = [*(trainer.callbacks or []), self.times, best, last, rates]
                 options["plugins"] = [*(trainer.plugins or []), WholeCheckpoints()]
             return super().instantiate_trainer(**options)
 
@@ -324,33 +329,56 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
         print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
-    trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
-    if trainer.interrupted:
-        print(f"stopped; continue with: vidact train --config {run}/config.yaml --ckpt last", file=sys.stderr)
-        raise KeyboardInterrupt
+    wanted, found = cli.datamodule.test_split, cli.datamodule.found
+    scored = next((split for split in (wanted, "val") if found.split(split)), None)
+    if scored is None and trainer.is_global_zero:
+        print(f"no split {wanted} and no split val: nothing will be scored, and the last epoch counts as the best")
+    with ctrl_c_in_words(trainer, run):
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     if trainer.fast_dev_run:
         return run
     if trainer.is_global_zero:
         merge_logs(run)
-    if not cli.datamodule.found.split(cli.datamodule.test_split) and cli.datamodule.found.split("val"):
-        print("the data has no test split: the validation split is scored")
-        cli.datamodule.test_split = "val"
-    seconds = cli.times.seconds
-    score(
-        cli,
-        run,
-        "best",
-        command_line("train", args),
-        {"seconds_per_epoch": float(np.median(seconds))} if seconds else {},
-    )
+    command, seconds = command_line("train", args), cli.times.seconds
+    learnt_in = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
+    if scored is not None:
+        if scored != wanted and trainer.is_global_zero:
+            print(f"the data has no {wanted} split: the validation split is scored")
+        cli.datamodule.test_split = scored
+        with ctrl_c_in_words(trainer, run):
+            score(cli, run, "best", command, learnt_in)
+    elif trainer.is_global_zero:
+        from vidact.report import write_report
+
+        save_results(run, learnt_in, command)
+        print(f"report: {write_report(run)}")
     return run
+
+
+@contextlib.contextmanager
+def ctrl_c_in_words(trainer: Any, trains: Path | None) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning would end the process with status 1, and say how the run goes on."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        words = "stopped"
+        if trains is not None and (trains / "checkpoints" / "last.ckpt").exists():
+            words += f"; continue with: vidact train --config {shlex.quote(f'{trains}/config.yaml')} --ckpt last"
+        elif trains is not None:
+            words += " before anything was saved"
+        if trainer.is_global_zero:
+            print(words, file=sys.stderr)
+        raise KeyboardInterrupt from None
 
 
 def test(args: Sequence[str]) -> Path:
     """Score a trained network on the test split and write the report; gives the run folder."""
     cli = make_cli(args, "test")
     run = Path(cli.config.run)
-    score(cli, run, cli.config.ckpt or "best", command_line("test", args))
+    with ctrl_c_in_words(cli.trainer, None):
+        score(cli, run, cli.config.ckpt or "best", command_line("test", args))
     return run
 
 
@@ -841,6 +869,15 @@ def main(args: Sequence[str] | None = None) -> None:
         if os.environ.get("VIDACT_TRACEBACK"):
             raise
         print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU
+            raise
+        print(
+            f"vidact {args[0]}: {error}\nthe GPU's memory is full: a smaller --data.batch_size takes less, and "
+            "--model.checkpoint_blocks true trains the same network in less",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
 
 

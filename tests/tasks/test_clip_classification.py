@@ -182,7 +182,7 @@ def test_too_many_unreadable_videos_stop_training_and_are_named(root: Path, tmp_
         out.append(f"{target},{rest}")
     (tmp_path / "clips.csv").write_text("\n".join(out) + "\n")
     (tmp_path / "classes.txt").write_text((root / "classes.txt").read_text())
-    with pytest.raises(RuntimeError, match=r"max_unreadable allows 5%"):
+    with pytest.raises(ValueError, match=r"max_unreadable allows 5%"):
         trainer(tmp_path).fit(ClipClassification(network(root)), clip_data(tmp_path))
     assert "broken1" in (tmp_path / "unreadable.json").read_text()
     trainer(tmp_path).fit(ClipClassification(network(root)), clip_data(tmp_path, max_unreadable=0.9))

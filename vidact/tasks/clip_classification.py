@@ -214,7 +214,7 @@ class ClipClassification(pl.LightningModule):
         words = f"{len(skipped)} of {total} training videos could not be read; {report} names them"
         if len(skipped) > data.max_unreadable * total:
             first, reason = next(iter(skipped.items()))
-            raise RuntimeError(
+            raise ValueError(
                 f"{words}. data.max_unreadable allows {data.max_unreadable:.0%}. The first is {first}: {reason}"
             )
         if self.trainer.is_global_zero:
@@ -251,7 +251,7 @@ class ClipClassification(pl.LightningModule):
         by_id = {id: (score, target) for id, score, target in rows}
         ids = sorted(by_id)
         if not ids:
-            raise RuntimeError(
+            raise ValueError(
                 f"no video of the split could be read: {len(self.excluded)} were skipped, "
                 f"such as {next(iter(self.excluded.items()), ('none', ''))}"
             )

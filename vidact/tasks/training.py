@@ -81,7 +81,7 @@ def compiled(network: nn.Module, batch_size: int, backend: str = "inductor") -> 
     is: the same numbers but for rounding, and no second compilation. Nothing is compiled before the first batch, and
     the network itself stays what it was: its tensors, their names, and whoever else calls it.
 
-    Raises RuntimeError at the first batch where the compiler does not work.
+    Raises OSError at the first batch where the compiler does not work.
     """
     from torch._dynamo.exc import TorchDynamoException  # a second of import that only this function needs
 
@@ -96,7 +96,7 @@ def compiled(network: nn.Module, batch_size: int, backend: str = "inductor") -> 
         try:
             return fast(lay_out(clips))  # one layout, or another one would be compiled again
         except TorchDynamoException as error:
-            raise RuntimeError(
+            raise OSError(
                 f"model.compile asks for torch.compile of {type(network).__name__}, which failed on "
                 f"{clips.device.type}: {error}\nOn a CPU, torch.compile needs a C++ compiler; on CUDA, Triton, a C "
                 "compiler and Python's headers (apt-get install g++ python3-dev). Without them, set model.compile to "
