@@ -147,6 +147,13 @@ def test_a_link_to_no_file_is_missing(clean, tmp_path):
     assert [(finding.kind, finding.videos) for finding in found] == [("missing", ("run/lost.mp4",))]
 
 
+def test_a_pattern_is_refused_before_videos_are_read(clean, tmp_path):
+    for pattern, words in (("(", "no regular expression"), ("(nobody)", "matches no group in")):
+        with pytest.raises(ValueError, match=words):
+            check_set(clean, tmp_path / "report", group=pattern, progress=False)
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_clean_set_is_clean(clean, tmp_path):
     checked = check_set(clean, tmp_path / "report", group=r"(\w+/\d+)", progress=False)
     assert checked.findings == []

@@ -1,5 +1,6 @@
 """What a user types, right and wrong: the words of the answers are the test."""
 
+import json
 import re
 import runpy
 import signal
@@ -70,8 +71,6 @@ def test_testing_again_gives_the_same_figures(run: Path) -> None:
 
 
 def test_predict_prints_labels_scores_and_seconds(run: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
-    import json
-
     video = next(root.rglob("*.mp4"))
     cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(video), "--json"])
     answer = json.loads(capsys.readouterr().out)
@@ -89,6 +88,52 @@ def test_predict_draws_on_the_video(run: Path, root: Path, tmp_path: Path) -> No
     with open_video(video) as before, open_video(out) as after:
         assert len(before) == len(after)
         assert (before.frames_at([0]).images.float() - after.frames_at([0]).images.float()).abs().max() > 60
+
+
+def test_predict_writes_over_no_video(run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    video = clips / "a.mp4"
+    video.write_bytes(next(root.rglob("*.mp4")).read_bytes())
+    (clips / "a.avi").write_bytes(b"another")
+    (tmp_path / "link.mp4").symlink_to(video)
+    before = video.read_bytes()
+    for path, out, words in (
+        (video, video, "is the video itself; give another name"),
+        (video, tmp_path / "link.mp4", "is the video itself"),
+        (video, tmp_path, "is a folder; for one video give the file to write"),
+        (video, tmp_path / "x.webm", "a video that can be written ends in .mp4, .m4v, .mov, .mkv, .avi"),
+        (clips, clips, "lies in the folder of the videos"),
+        (clips, clips / "drawn", "lies in the folder of the videos"),
+        (clips, video, "is a file; for a folder of videos give a folder"),
+        (clips, tmp_path / "drawn", "a.avi and .*a.mp4 would both become .*a.mp4"),
+    ):
+        args = ["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(path), "--annotate", str(out)]
+        assert re.search(words, fails(args, capsys)), out
+    assert video.read_bytes() == before
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_predict_takes_a_folder_of_images_for_a_video(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from PIL import Image
+
+    from vidact import open_video
+
+    video = next(root.rglob("*.mp4"))
+    (tmp_path / "clips/images").mkdir(parents=True)
+    with open_video(video) as frames:
+        for i, image in enumerate(frames.frames_at(range(len(frames))).images):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"clips/images/{i:04d}.png")
+    answers = []
+    for path in (video, tmp_path / "clips/images", tmp_path / "clips"):
+        cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(path), "--json"])
+        answers.append(json.loads(capsys.readouterr().out)["labels"])
+    assert answers[0] == answers[1] == answers[2]
+    assert "top is 0; at least one label is given" in fails(
+        ["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(video), "--top", "0"], capsys
+    )
 
 
 def test_predict_goes_on_past_a_broken_file(

@@ -262,6 +262,17 @@ def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path
     assert (out / "clips.csv").read_text().count("\n") == 6
 
 
+def test_class_folders_that_were_prepared_are_trained_on(clips, way, tmp_path):
+    root, out = tmp_path / "set", tmp_path / "out"
+    shutil.copytree(clips, root)
+    (root / "clips.csv").write_text("path,label\n, \nrun/1.b.mp4,x\nrun/2.b.mp4,x\n")
+    assert WAYS[way](root, tmp_path / "listed").written == 2  # and a row of blanks is no video
+    for name in ("clips.csv", "classes.txt"):
+        (root / name).unlink(missing_ok=True)
+    WAYS[way](root, out)
+    assert load_clips(out).classes == load_clips(root).classes == ["jump", "run"]
+
+
 def test_a_link_to_no_file_is_a_missing_video(clips, way, tmp_path):
     root, out = tmp_path / "set", tmp_path / "out"
     shutil.copytree(clips, root)

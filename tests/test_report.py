@@ -158,9 +158,14 @@ def test_run_that_was_only_tested(run):
 
 
 def test_empty_run(run):
+    (run / "config.yaml").touch()
     page = Page(write_report(run))
     assert page.images == []
     assert page.words.count("`vidact test` writes") == 2
+    (run / "config.yaml").unlink()
+    (run / "clip.mp4").touch()
+    with pytest.raises(FileNotFoundError, match=r"holds nothing of a run \(config\.yaml, .*name a run folder"):
+        write_report(run)
     with pytest.raises(FileNotFoundError, match="none is not a folder"):
         write_report(run / "none")
 
@@ -234,7 +239,7 @@ def test_summary_of_folds(tmp_path):
 def test_summary_of_runs_with_the_same_name(tmp_path):
     """Seeds of several detectors: each run is named by where it lies."""
     for name in ("miniroad/seed0", "oadtr/seed0"):
-        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "logs").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     runs = [tmp_path / "miniroad" / "seed0", tmp_path / "oadtr" / "seed0"]
     words = Page(write_summary(tmp_path, "table", [{"detector": "MiniROAD"}], runs)).words

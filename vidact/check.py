@@ -115,6 +115,8 @@ def check_set(
     root, out = Path(root), Path(out)
     sources = find_sources(root)
     refuse_inside(sources, out)
+    if group is not None:  # said before hours of decoding, not after
+        groups_of(sources.folder, list(sources.videos.values()), group)
     with jobs.alone(out):
         examined = _examine_all(sources, out, workers, progress)
         findings = _of_files(sources, examined, least_frames)

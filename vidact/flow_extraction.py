@@ -25,10 +25,11 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.tv_tensors import Video
 
+from vidact.data.annotations import load_clips, source_id, walk_videos
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
 from vidact.results import command_line, save_results
-from vidact.video.decode import IMAGE_SUFFIXES, VideoError, VideoReader, open_video
+from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.flow import BOUND, METHODS, flow_fields, quantise
 from vidact.video.flow_store import LAYOUTS, FlowRecord, FlowStore, FlowWriter, write_record
 
@@ -113,8 +114,6 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
     """Videos by id. A folder with clips.csv has those of its rows; any other has its video files, or, where there are
     none, its folders of images.
     """
-    from vidact.data.annotations import load_clips, source_id  # here, since it loads Lightning and workers need none
-
     root = Path(videos)
     if (root / "clips.csv").is_file():
         clips = load_clips(root, missing="skip", empty_classes="allow")
@@ -122,20 +121,10 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
             if note.startswith("skipped"):
                 print(f"{root}: {note}", file=sys.stderr)
         return {source_id(clips.root, clip.path): clip.path for clip in clips}
-    folders = []
-    if root.is_dir():
-        for place, inner, names in os.walk(root, followlinks=True):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            shown = [name for name in names if not name.startswith(".")]
-            if shown and not inner and all(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in shown):
-                folders.append(Path(place))
-    try:
-        found = find_videos(root)
-    except FileNotFoundError:
-        if not folders:
-            raise
-        found = {}
-    return found | {source_id(root, folder): folder for folder in folders if folder != root}
+    files = walk_videos(root)
+    folders = [root / name for name in walk_videos(root, images_below=1) if name not in set(files)]
+    found = find_videos(root) if files or not folders else {}
+    return found | {source_id(root, folder): folder for folder in folders}
 
 
 def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, device: str) -> Iterator[Tensor]:

@@ -17,12 +17,15 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
-from vidact.data.annotations import walk_videos
+from vidact.data.annotations import holds_only_images, video_id, walk_videos
 from vidact.files import replacing
 from vidact.models.weights import load
 from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
+
+# what an annotated video may end in, and FFmpeg's name of its container
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ def predictions(
     path: str | Path, checkpoint: str | Path, *, top: int, views: str, device: str | None, decoder: str
 ) -> Iterator[Prediction]:
     """The same, one at a time as they are ready."""
+    if top < 1:
+        raise ValueError(f"top is {top}; at least one label is given")
     path = Path(path)
     videos = find_videos(path)
     num_clips, crops = parse_views(views)
@@ -91,7 +96,7 @@ def predictions(
         try:
             scores, start_s, end_s = score_video(video, network, sampler, transform, num_clips, device, decoder)
         except (VideoError, FileNotFoundError) as error:
-            if not path.is_dir():
+            if is_one_video(path):
                 raise
             yield Prediction(str(video), error=str(error))
             continue
@@ -101,15 +106,46 @@ def predictions(
 
 
 def find_videos(path: Path) -> list[Path]:
-    """The file itself, or the videos below a folder."""
+    """The video itself, a file or a folder of images, or the videos below a folder."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
-    if path.is_file():
+    if is_one_video(path):
         return [path]
-    videos = [path / name for name in walk_videos(path)]
+    videos = [path / name for name in walk_videos(path, images_below=1)]
     if not videos:
         raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
     return videos
+
+
+def is_one_video(path: Path) -> bool:
+    return path.is_file() or holds_only_images(path)
+
+
+def annotated_paths(path: Path, out: Path) -> dict[Path, Path]:
+    """Where the annotated copy of each video goes: ``out``, or below it where ``path`` is a folder of videos.
+
+    Raises ValueError where a copy would replace a video, or another copy, or would not be a video.
+    """
+    if is_one_video(path):
+        if out.is_dir():
+            raise ValueError(f"--annotate {out} is a folder; for one video give the file to write, such as {out}/x.mp4")
+        if out.suffix.lower() not in CONTAINERS:
+            raise ValueError(f"--annotate {out}: a video that can be written ends in {', '.join(CONTAINERS)}")
+        targets = {path: out}
+    else:
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--annotate {out} is a file; for a folder of videos give a folder")
+        if out.resolve() == path.resolve() or path.resolve() in out.resolve().parents:
+            raise ValueError(f"--annotate {out} lies in the folder of the videos, {path}; give one outside it")
+        targets = {video: out / f"{video_id(video.relative_to(path).as_posix())}.mp4" for video in find_videos(path)}
+    taken: dict[Path, Path] = {}
+    for video, target in targets.items():
+        if target in taken:
+            raise ValueError(f"{taken[target]} and {video} would both become {target}; rename one of them")
+        if target.exists() and target.samefile(video):
+            raise ValueError(f"--annotate {target} is the video itself; give another name")
+        taken[target] = video
+    return targets
 
 
 @torch.inference_mode()
@@ -152,7 +188,7 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
     with open_video(prediction.path, decoder=decoder) as video, replacing(out) as half:
         width, height = video.width // 2 * 2, video.height // 2 * 2  # H.264 in 4:2:0 takes even sides
         scale = max(0.35, min(width, height) / 480)
-        with av.open(str(half), "w", format=Path(out).suffix.lstrip(".") or "mp4") as container:
+        with av.open(str(half), "w", format=CONTAINERS[Path(out).suffix.lower()]) as container:
             stream = container.add_stream("libx264", rate=Fraction(video.fps).limit_denominator(1001))
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for start in range(0, len(video), 32):
@@ -175,7 +211,7 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
 def main(args: Sequence[str]) -> int:
     """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
     parser = argparse.ArgumentParser(prog="vidact predict", description="Name the actions of videos.")
-    parser.add_argument("path", type=Path, help="a video file, or a folder that is searched with its subfolders")
+    parser.add_argument("path", type=Path, help="a video file or a folder of its images, or a folder that is searched")
     parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
     parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
     parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
@@ -184,6 +220,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
     asked = parser.parse_args(args)
+    targets = annotated_paths(asked.path, asked.annotate) if asked.annotate and asked.path.exists() else {}
     failed = 0
     for prediction in predictions(
         asked.path, asked.checkpoint, top=asked.top, views=asked.views, device=asked.device, decoder=asked.decoder
@@ -198,6 +235,5 @@ def main(args: Sequence[str]) -> int:
             failed += 1
             print(f"{prediction.path}: {prediction.error}", file=sys.stderr)
         elif asked.annotate:
-            inside = Path(prediction.path).relative_to(asked.path).with_suffix(".mp4") if asked.path.is_dir() else None
-            annotate(prediction, asked.annotate / inside if inside else asked.annotate, decoder=asked.decoder)
+            annotate(prediction, targets[Path(prediction.path)], decoder=asked.decoder)
     return 1 if failed else 0

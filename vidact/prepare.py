@@ -29,8 +29,9 @@ import numpy as np
 
 from vidact.data.annotations import (
     first_few,
-    holds_only_images,
+    is_table,
     read_text,
+    refuse_odd_names,
     video_id,
     walk_videos,
 )
@@ -72,24 +73,9 @@ def find_sources(root: Path) -> Sources:
         folder = root / read_text(elsewhere).strip()
         if not folder.is_dir():
             raise FileNotFoundError(f"{elsewhere} says that the videos are in {folder}, which is not a folder")
-    there = walk_videos(folder)
-    there += sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.is_dir()
-        and len(path.relative_to(folder).parts) > 1  # a video of its class's folder
-        and not _is_hidden(path.relative_to(folder).as_posix())
-        and holds_only_images(path)
-    )
-    for name in there:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"{name.encode(errors='surrogateescape')!r} in {folder} is no UTF-8 name, which lists and reports are "
-                "written in; rename it"
-            ) from None
-    tables = [name for name in ("clips.csv", "videos.csv") if (root / name).exists()]
+    there = walk_videos(folder, images_below=2)  # a folder of images is a video of its class's folder
+    refuse_odd_names(folder, there)
+    tables = [name for name in ("clips.csv", "videos.csv") if is_table(root / name)]
     if not tables:
         if not there:
             raise FileNotFoundError(f"{root} holds no video and no clips.csv; give the folder of the videos")
@@ -115,12 +101,9 @@ def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequenc
     return Sources(root, folder, videos, [name for name in names if name not in videos], list(unlisted))
 
 
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in PurePosixPath(path).parts)
-
-
 def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path), newline="")) if any(row)]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path), newline=""))]
+    rows = [row for row in rows if any(row)]
     if not rows:
         raise ValueError(f"{path} is empty")
     if crooked := [row for row in rows if len(row) != len(rows[0])]:
@@ -203,8 +186,8 @@ def refuse_inside(sources: Sources, out: Path) -> None:
     """Raise where results would lie among the videos, and be taken for some of them, or where ``out`` is a file."""
     if out.resolve() == sources.folder.resolve() or sources.folder.resolve() in out.resolve().parents:
         raise ValueError(f"--out {out} lies in the folder of the videos, {sources.folder}; choose one outside it")
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"{out} is a file; name a folder")
+    if file := next((path for path in (out, *out.parents) if path.is_file()), None):
+        raise NotADirectoryError(f"--out {out}: {file} is a file; name a folder")
 
 
 def transcode_set(

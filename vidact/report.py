@@ -71,12 +71,15 @@ SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_reca
 NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
 
 
+OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json")
+
+
 def write_report(run: Path, title: str | None = None) -> Path:
     """Draw the plots of a run folder and write its report.html; gives the page's path.
 
     Takes what is there of metrics.csv, scores.npz (clips), timelines.npz (an online detector), results.json,
     unreadable.json and config.yaml; the page names what is missing and which command makes it. Raises
-    FileNotFoundError when the folder does not exist.
+    FileNotFoundError when the folder does not exist, or holds nothing of a run.
 
     Args:
         run: the run folder.
@@ -87,6 +90,8 @@ def write_report(run: Path, title: str | None = None) -> Path:
         raise FileNotFoundError(
             f"{run} is not a folder; a report is made of a run folder, such as `vidact train` writes"
         )
+    if not any((run / name).exists() for name in OF_A_RUN):
+        raise FileNotFoundError(f"{run} holds nothing of a run ({', '.join(OF_A_RUN)}); name a run folder")
     missing: list[str] = []
     results = _try(lambda: load_results(run), missing)
     scores = detected = None

@@ -522,6 +522,59 @@ def test_a_link_to_no_file_is_told_and_a_loop_of_links_is_not_walked(tmp_path):
     assert any("skipped: 1 of 5 videos" in note for note in clips.notes)
 
 
+def test_links_that_lead_up_or_to_themselves(tmp_path):
+    root = touch(tmp_path / "clips", "run/a.mp4", "walk/c.mp4")
+    (root / "run/loop").symlink_to(root)
+    (root / "run/self").symlink_to(root / "run")
+    (root / "walk/itself").symlink_to(root / "walk/itself")
+    assert [clip.id for clip in load_clips(root)] == ["run/a", "walk/c"]
+    (root / "walk/d.mp4").symlink_to(root / "walk/d.mp4")
+    assert walk_videos(root) == ["run/a.mp4", "walk/c.mp4", "walk/d.mp4"]
+    with pytest.raises(FileNotFoundError, match=r"links to a file that does not exist: .*walk/d\.mp4"):
+        load_clips(root)
+
+
+def test_folders_of_splits_by_any_usual_name(tmp_path):
+    root = touch(tmp_path / "clips", "Train/run/a.mp4", "Train/walk/b.mp4", "testing/run/c.mp4", "Val/walk/d.mp4")
+    assert [(clip.id, clip.split) for clip in load_clips(root)] == [
+        ("Train/run/a", "train"), ("Train/walk/b", "train"), ("Val/walk/d", "val"), ("testing/run/c", "test"),
+    ]  # fmt: skip
+    touch(root, "extra/walk/e.mp4")
+    with pytest.raises(ValueError, match=r"folders of splits \(Train, Val, testing\) and others .*\(extra\); move the"):
+        load_clips(root)
+
+
+def test_videos_beside_the_class_folders_are_counted(tmp_path):
+    root = touch(tmp_path / "clips", "run/a.mp4", "walk/b.mp4", "c.mp4")
+    assert any("ignored 1 videos beside the folders" in note and "c.mp4" in note for note in load_clips(root).notes)
+
+
+def test_the_shards_of_packed_videos_are_no_class(tmp_path):
+    root = touch(tmp_path / "clips", "run/a.packed", "walk/b.packed", "packed.json", "shards/0.tar")
+    assert load_clips(root).classes == ["run", "walk"]
+
+
+def test_what_cannot_be_a_list_or_a_name(tmp_path):
+    root = touch(tmp_path / "clips", "run/a.mp4", "walk/b.mp4")
+    (root / "clips.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(FileNotFoundError, match=r"clips\.csv is a link to .*gone\.csv, which does not exist"):
+        load_clips(root)
+    (root / "clips.csv").unlink()
+    (root / "clips.csv").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"clips\.csv is a folder; it should be a table"):
+        load_clips(root)
+    (root / "clips.csv").rmdir()
+    with pytest.raises(ValueError, match=r"fractions are .*nan"):
+        load_clips(root, fractions=(0.5, float("nan"), 0.5))
+    write(root, f"path,label\n{'x' * 300}.mp4,run\nwalk/b.mp4,walk\n")
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 clips in .* name a file that does not exist"):
+        load_clips(root)
+    (root / "clips.csv").unlink()
+    (root / "run" / "\udcff.mp4").touch()
+    with pytest.raises(ValueError, match=r"is no UTF-8 name, which lists and reports are written in; rename it"):
+        load_clips(root)
+
+
 def test_the_csv_opens_in_any_reader(tmp_path):
     write_clips_csv(tmp_path, [ClipRow("a,b.mp4", "x", "train", 0.1 + 0.2)])
     with open(tmp_path / "clips.csv", newline="") as file:

@@ -166,6 +166,7 @@ def test_what_an_encoder_refuses_is_an_error_of_the_video(source, tmp_path, monk
     ("settings", "words"),
     [
         ({"codec": "vp9"}, "codec is 'vp9'; it can be h264, hevc"),
+        ({"preset": "silly"}, "preset is 'silly'; it can be ultrafast, "),
         ({"gop": 0}, "gop is 0"),
         ({"short_side": 8}, "short_side is 8 pixels; it is at least 16"),
         ({"psnr": 80}, "psnr is 80 dB"),

@@ -36,10 +36,18 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vidact.files import replacing
-from vidact.video.decode import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
 DEFAULT_FRACTIONS = (0.7, 0.15, 0.15)
 AMBIGUOUS = "ambiguous"
 
@@ -182,7 +190,7 @@ def load_clips(
         raise NotADirectoryError(f"{root} is a file; give its folder")
     notes: list[str] = []
     table = root / "clips.csv"
-    if table.exists():
+    if is_table(table):
         root, found, classes, multi_label = _read_clips_csv(table)
         found = _without_missing(found, f"clips in {table} name a file that does not exist", missing, notes)
     else:
@@ -206,6 +214,7 @@ def load_clips(
     if len(classes) < 2 and not multi_label:
         raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
 
+    refuse_odd_names(root, (clip.path for clip in found))
     ids = _unique_ids(root, found)
     apart = [held_out] if isinstance(held_out, str) else list(held_out or [])
     splits = _splits(root, found, group, seed, fractions, apart, multi_label, notes)
@@ -275,7 +284,7 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
 def _without_missing(found: list[_Found], what: str, missing: str, notes: list[str]) -> list[_Found]:
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
-    exists = {path: path.exists() for path in {clip.path for clip in found}}
+    exists = {path: _exists(path) for path in {clip.path for clip in found}}
     absent = [clip for clip in found if not exists[clip.path]]
     if not absent:
         return found
@@ -291,7 +300,8 @@ def _without_missing(found: list[_Found], what: str, missing: str, notes: list[s
 
 def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], list[str]]:
     walk = _Walk()
-    folders = {name: walk.videos(root / name) for name in walk.entries(root)[0]}
+    names, beside = walk.entries(root)
+    folders = {name: walk.videos(root / name) for name in names}
     holding = [name for name, videos in folders.items() if videos]
     if not holding:
         what = "has neither a clips.csv nor class folders"
@@ -302,8 +312,18 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of images inside the class's folder"
         )
     found = []
-    if all(name in SPLIT_FOLDERS and not any(v.parent == root / name for v in folders[name]) for name in holding):
-        sides = [(SPLIT_FOLDERS[name], root / name) for name in holding]
+    sides = [
+        (SPLIT_FOLDERS[name.lower()], root / name)
+        for name in holding
+        if name.lower() in SPLIT_FOLDERS and not any(video.parent == root / name for video in folders[name])
+    ]
+    strangers = sorted(set(holding) - {side.name for _, side in sides})
+    if strangers and len({split for split, _ in sides}) > 1:
+        raise ValueError(
+            f"{root} has folders of splits ({first_few([side.name for _, side in sides])}) and others with videos "
+            f"beside them ({first_few(strangers)}); move the others away, or say which video is what in a clips.csv"
+        )
+    if not strangers:
         classes = sorted({name for _, side in sides for name in walk.entries(side)[0]})
         for split, side in sides:
             for video in folders[side.name]:
@@ -316,6 +336,8 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
         for name in classes:
             for video in folders[name]:
                 found.append(_Found(str(video), video, (name,), None, None, None))
+    if beside:
+        notes.append(f"ignored {len(beside)} videos beside the folders in {root}: {first_few(beside)}")
     if walk.hidden:
         notes.append(f"ignored {walk.hidden} hidden files or folders in {root}")
     if walk.others:
@@ -342,12 +364,14 @@ class _Walk:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     hidden += 1
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     folders.append(entry.name)
                 elif suffix in VIDEO_SUFFIXES:
                     videos.append(entry.name)
                 else:
                     others[suffix] += 1
+        if (folder / STORE).is_file():  # of packed videos
+            folders = [name for name in folders if name != SHARDS]
         if folder not in self._seen:
             self._seen.add(folder)
             self.hidden += hidden
@@ -367,6 +391,13 @@ class _Walk:
         return sorted(found)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder, or a link to one that does not hold the link itself."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    return os.path.isdir(entry.path) and not _leads_up(Path(entry.path))
+
+
 def holds_only_images(folder: Path) -> bool:
     """Is this folder a video stored as images: images, and neither videos nor folders beside them?"""
     images = False
@@ -375,7 +406,7 @@ def holds_only_images(folder: Path) -> bool:
             suffix = os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):
                 continue
-            if suffix in VIDEO_SUFFIXES or entry.is_dir():
+            if suffix in VIDEO_SUFFIXES or _is_folder(entry):
                 return False
             images = images or suffix in IMAGE_SUFFIXES
     return images
@@ -452,7 +483,7 @@ def _splits(
         return stated
 
     shares = tuple(fractions)
-    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
+    if len(shares) != 3 or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6 or shares[0] == 0:
         raise ValueError(f"fractions are {shares}; give three shares train, val, test that sum to 1, train above 0")
     if held_out:
         if unknown := [name for name in held_out if name not in units]:
@@ -785,14 +816,19 @@ def find_videos(folder: str | Path) -> dict[str, list[str]]:
     return dict(found)
 
 
-def walk_videos(folder: Path) -> list[str]:
+def walk_videos(folder: Path, images_below: int | None = None) -> list[str]:
     """Every video file below a folder, relative to it, sorted. Links are followed, also those that lead nowhere (but
     not those to a folder that holds them); hidden files and folders are passed over.
+
+    With ``images_below``, folders of nothing but images are videos too, if they lie at least so many levels below.
     """
     found = []
     for place, inner, names in os.walk(folder, followlinks=True):
         here = Path(place)
         inner[:] = [name for name in inner if not name.startswith(".") and not _leads_up(here / name)]
+        depth = len(here.relative_to(folder).parts)
+        if images_below is not None and depth >= images_below and holds_only_images(here):
+            found.append(here.relative_to(folder).as_posix())
         found += [
             (here / name).relative_to(folder).as_posix()
             for name in names
@@ -802,7 +838,38 @@ def walk_videos(folder: Path) -> list[str]:
 
 
 def _leads_up(folder: Path) -> bool:
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    if not folder.is_symlink():
+        return False
+    # `Path.resolve` raises where a link leads to itself
+    return Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name of more than 255 bytes
+        return False
+
+
+def is_table(path: Path) -> bool:
+    """Whether a list is there. Raises where something of its name is there that cannot be read as one."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; it should be a table, or have another name")
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist; correct or remove it")
+    return path.exists()
+
+
+def refuse_odd_names(folder: Path, paths: Iterable[str | Path]) -> None:
+    """Raise ValueError at the first path that is not UTF-8, which lists and reports are written in."""
+    for path in map(str, paths):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{path.encode(errors='surrogateescape')!r} in {folder} is no UTF-8 name, which lists and reports are "
+                "written in; rename it"
+            ) from None
 
 
 def write_dataset(

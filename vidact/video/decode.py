@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 PACKED_SUFFIX = ".packed"  # one video of a store that ``vidact prepare pack`` made
+STORE, SHARDS = "packed.json", "shards"  # what says that a folder is such a store, and where its pixels are
 VIDEO_SUFFIXES = frozenset(
     {
         PACKED_SUFFIX,

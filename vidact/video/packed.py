@@ -31,13 +31,11 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing, write_json
-from vidact.video.decode import PACKED_SUFFIX, open_video
+from vidact.video.decode import PACKED_SUFFIX, SHARDS, STORE, open_video
 from vidact.video.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 from vidact.video.reader import VideoError, VideoReader
 from vidact.video.transcode import pictures_of, psnr_of, scaled, squared_difference
 
-STORE = "packed.json"
-SHARDS = "shards"
 VERSION = 1
 
 

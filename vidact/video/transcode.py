@@ -44,6 +44,11 @@ CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
                                         "pools": "none", "frame-threads": "1"}),
 }  # fmt: skip
 
+# of both encoders
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"),
+)
+
 
 @dataclass(frozen=True)
 class TranscodeSettings:
@@ -70,6 +75,8 @@ class TranscodeSettings:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise ValueError(f"codec is {self.codec!r}; it can be {', '.join(CODECS)}")
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; it can be {', '.join(PRESETS)}")
         if self.short_side is not None and self.short_side < 16:
             raise ValueError(f"short_side is {self.short_side} pixels; it is at least 16")
         if self.gop < 1:
