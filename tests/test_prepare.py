@@ -349,6 +349,20 @@ def test_an_image_that_changes_in_its_folder_is_a_change(tmp_path):
     assert jobs.source_state(folder) != before
 
 
+def test_a_folder_from_before_x264_was_told_to_be_cpu_independent_is_refused(clips, tmp_path):
+    """What is there was made in another way, and what is missing would be made in the present one."""
+    out = tmp_path / "out"
+    WAYS["transcode"](clips, out)
+    settings = out / jobs.NOTES / "settings.json"
+    record = json.loads(settings.read_text())
+    del record["x264"]
+    settings.write_text(json.dumps(record))
+    before = contents(out)
+    with pytest.raises(ValueError, match="made with other settings: x264 None there, 'cpu-independent' asked"):
+        WAYS["transcode"](clips, out)
+    assert contents(out) == before
+
+
 def test_what_is_refused(clips, prepared, way, tmp_path):
     others = {
         "transcode": lambda: transcode_set(clips, prepared[way], TranscodeSettings(32, preset="ultrafast", crf=20)),

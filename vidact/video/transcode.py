@@ -39,7 +39,9 @@ DB_PER_CRF = 0.62  # how much PSNR a step of the rate factor costs, about; only 
 
 # what each codec is told beside its rate factor; {gop} and {b} are filled in
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "h264": ("libx264", "x264-params", {"open-gop": "0", "b-pyramid": "none", "scenecut": "0"}),
+    # without cpu-independent, x264's AVX-512 code (mbtree_propagate_list) takes eight macroblocks at once, also beyond
+    # the last one of a row: where a width is no multiple of 128, unset memory has a say in how bits are spent
+    "h264": ("libx264", "x264-params", {"open-gop": "0", "b-pyramid": "none", "scenecut": "0", "cpu-independent": "1"}),
     "hevc": ("libx265", "x265-params", {"open-gop": "0", "b-pyramid": "0", "scenecut": "0", "log-level": "error",
                                         "pools": "none", "frame-threads": "1"}),
 }  # fmt: skip
@@ -370,4 +372,7 @@ def sample(path: Path, target: Path, settings: TranscodeSettings, num_frames: in
 
 def settings_record(settings: TranscodeSettings) -> dict[str, Any]:
     """What a folder of copies is made with."""
-    return {"made_by": "vidact prepare transcode", **asdict(settings)}
+    record = {"made_by": "vidact prepare transcode", **asdict(settings)}
+    if settings.codec == "h264":  # where a folder does not say so, its copies are not those that would be made now
+        record["x264"] = "cpu-independent"
+    return record
