@@ -256,6 +256,30 @@ def test_clips_without_test_and_validation_train_all_the_same(
     assert torch.load(run / "checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--data.batch_size=x", "--data.batch_size: expected int. Got value: x"),
+        ("--data.batchsize=3", "--data.batchsize: vidact.data.ClipData has no such option; did you mean batch_size?"),
+        ("--model.network.sise=3", "--model.network.sise: vidact.models.tsm_resnet_tiny has no such option; did you"),
+        (
+            "--data.augment.crop=silly",
+            "--data.augment.crop: expected 'multiscale', 'resized', 'none'. Got value",
+        ),
+        ("--data.sampler=Nope", "--data.sampler: there is no Nope; give a class's full name"),
+        ("--model.network=vidact.models.nope", "--model.network: module 'vidact.models' has no attribute 'nope'"),
+        ("--trainer.max_epochs=x", "--trainer.max_epochs: expected int; it is 'x'"),
+        ("--data.views=0x3", "vidact train: views is '0x3'; write clips x crops"),
+    ],
+)
+def test_a_wrong_option_is_said_in_plain_words(
+    option: str, words: str, capsys: pytest.CaptureFixture, root: Path, tmp_path: Path
+) -> None:
+    said = fails(["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path), option], capsys)
+    assert words in said
+    assert "Given value" not in said
+
+
 def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.ckpt"
     other.write_bytes(b"junk")

@@ -11,6 +11,8 @@ import csv
 import ctypes
 import difflib
 import functools
+import importlib
+import inspect
 import json
 import os
 import re
@@ -868,7 +870,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MemoryError, argparse.ArgumentError) as error:
         if os.environ.get("VIDACT_TRACEBACK"):
             raise
-        print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(f"vidact {args[0]}: {in_plain_words(str(error))}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU
@@ -879,6 +881,44 @@ def main(args: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+
+
+def in_plain_words(error: str) -> str:
+    """What jsonargparse says of a wrong option, as ``option: what is wrong``; any other text as it is."""
+    if "Does not validate against any of the Union subtypes" not in error and 'Parser key "' not in error:
+        return error
+    keys, said, owner = [], [], None
+    for line in (line.strip().removeprefix("- ") for line in error.split("Given value type:")[0].splitlines()):
+        if found := re.fullmatch(r'Parser key "(.+)":(.*)', line):
+            keys.append(found[1])
+            line = found[2].strip()
+        if found := re.fullmatch(r"Problem with given class_path '(.+)':", line):
+            owner = found[1]
+        elif found := re.fullmatch(r"Option '(.+)' is not accepted", line):
+            keys.append(found[1].partition(".")[0])
+            said.append(f"{owner} has no such option; {closest_options(owner, keys[-1])}")
+        elif found := re.fullmatch(r"Expected a dot import path string: (.+)", line):
+            said.append(f"there is no {found[1]}; give a class's full name, such as vidact.models.tsm_resnet50")
+        elif line and not line.startswith(("Does not validate", "Subtypes:", "Errors:", "Expected a path but")):
+            line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line)
+            line = re.sub(
+                r"^Expected an? (?:typing\.Literal\[(.+)\]|(\w+))", lambda at: f"expected {at[1] or at[2]}", line
+            )
+            said += [line] if line != "expected NoneType" else []
+    got = re.search(r"Given value: (?!NestedArg|Namespace)(.+)", error)
+    words = " or ".join(said) + (f"; it is {got[1]!r}" if got and said else "")
+    return f"--{'.'.join(keys)}: {words}" if keys and said else words or error
+
+
+def closest_options(owner: str | None, name: str) -> str:
+    """Options of a class, by its dotted name, that resemble a name, or else all of them."""
+    module, _, attribute = (owner or "").rpartition(".")
+    try:
+        known = [*inspect.signature(getattr(importlib.import_module(module), attribute)).parameters]
+    except (ImportError, AttributeError, ValueError):
+        return "see --help"
+    close = difflib.get_close_matches(name, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
 
 
 def quiet() -> None:
