@@ -5,10 +5,12 @@ import importlib
 import pytest
 import torch
 import torchvision
+from torch._dynamo.utils import counters
 
 import vidact.models
 from vidact.models.backbones import set_gradient_checkpointing
 from vidact.models.video_networks import WindowPool, slow_frames
+from vidact.tasks.training import compiled
 
 # Millions of parameters with 400 classes, measured on the libraries' own networks.
 MILLIONS = {
@@ -159,3 +161,17 @@ def test_gradient_checkpointing_reaches_the_libraries_blocks():
         set_gradient_checkpointing(network)
         network(torch.randn(2, 4, 3, 32, 32)).sum().backward()
         assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "frames"), [("slow_r50", 2), ("slowfast_r50", 8), ("x3d_xs", 4)])
+def test_compiles_in_one_piece(name: str, frames: int) -> None:
+    """A block a stage, which has everything that the other blocks have."""
+    torch.manual_seed(0)
+    network = getattr(vidact.models, name)(num_classes=3, weights=None, size=32, dropout=0.0).train()
+    for stage in network.modules():
+        if type(stage).__name__ == "ResStage":
+            stage.res_blocks = stage.res_blocks[:1]
+    counters.clear()
+    compiled(network, 2, backend="aot_eager")(torch.randn(2, frames, 3, 32, 32)).sum().backward()
+    assert counters["stats"]["unique_graphs"] == 1
+    assert all(parameter.grad is not None for parameter in network.parameters())

@@ -158,6 +158,7 @@ def _pytorchvideo(
         pools = trunk.blocks[-2].pool
         for i, pool in enumerate(pools):
             pools[i] = nn.Sequential(WindowPool(pool.kernel_size), nn.AdaptiveAvgPool3d(1))
+    _let_compile(trunk)
     network = kind(trunk, dim, num_classes, input, dropout)
     url = hub.checkpoint_paths[name]
 
@@ -167,6 +168,18 @@ def _pytorchvideo(
 
     _start(network, weights, published, url, PYTORCHVIDEO)
     return network
+
+
+def _let_compile(trunk: nn.Module) -> None:
+    """Take from pytorchvideo's modules what torch.compile stumbles over: strides that are NumPy's integers, which cut
+    the network into pieces, and X3D's Swish, whose backward pass asks for ``ctx.saved_variables``.
+    """
+    for module in list(trunk.modules()):
+        if isinstance(module, nn.Conv3d):
+            module.stride = tuple(int(step) for step in module.stride)  # type: ignore[assignment]
+        for name, child in module.named_children():
+            if type(child).__name__ == "Swish":
+                setattr(module, name, nn.SiLU())  # the same function
 
 
 @builder
