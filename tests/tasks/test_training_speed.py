@@ -9,7 +9,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import TorchDynamoException
 from torch._dynamo.utils import counters
+from torch._functorch.compilers import nop
 
 import vidact
 from vidact.data.clips import ClipData
@@ -23,6 +26,11 @@ from vidact.video import SegmentSampler
 
 CUDA = torch.device("cuda")
 CLIPS = torch.randn(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    torch.compiler.reset()
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +151,40 @@ def test_a_compiler_that_fails_is_named() -> None:
     quick = compiled(tsn_resnet_tiny(num_classes=3, weights=None, size=32, width=8), 1, backend=broken)
     with pytest.raises(OSError, match=r"(?s)torch.compile of TSN, which failed on cpu.*no compiler here.*to never"):
         quick(torch.randn(1, 2, 3, 32, 32))
+
+
+def test_a_compiler_that_fails_in_the_backward_pass_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(graph, inputs):
+        raise TorchDynamoException("no compiler here")
+
+    backend = aot_autograd(fw_compiler=nop, bw_compiler=broken)
+    monkeypatch.setattr(clip_classification, "compiled", functools.partial(compiled, backend=backend))
+    with pytest.raises(OSError, match=r"(?s)torch.compile of TSM, which failed on cpu.*no compiler here.*to never"):
+        fit(root, tmp_path, ClipClassification(network(), compile="always"))
+
+
+def test_a_network_that_cannot_be_compiled_whole_is_refused() -> None:
+    class Asks(nn.Module):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()  # as what it cannot translate makes it do
+            return clip
+
+    with pytest.raises(OSError, match=r"(?s)torch.compile of Asks, which failed on cpu.*does not translate.*to never"):
+        compiled(Asks(), 2, backend="eager")(CLIPS)
+
+
+def test_networks_compiled_side_by_side_stay_compiled() -> None:
+    quick = []
+    for width in (8, 16):
+        made = tsn_resnet_tiny(num_classes=3, weights=None, size=32, width=width)
+        quick.append(compiled(made, 2, backend="eager"))
+        quick[-1](CLIPS)
+    counters.clear()
+    for forward in quick:
+        forward(CLIPS)
+    assert counters["stats"]["unique_graphs"] == 0
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,14 @@ from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
-from vidact.tasks.training import compiled, gather, gradient_norm, make_callbacks, make_optimization
+from vidact.tasks.training import (
+    compiled,
+    compiler_errors_in_words,
+    gather,
+    gradient_norm,
+    make_callbacks,
+    make_optimization,
+)
 
 
 def default_optimizer(params: Iterable) -> Optimizer:
@@ -147,6 +154,8 @@ class ClipClassification(pl.LightningModule):
         elif videos < data.batch_size:
             words = f"model.compile is {self.compile_where} and {videos} videos make no batch of {data.batch_size}"
         if words is None:
+            # Compilations of networks that trained before in this process would count towards PyTorch's limit.
+            torch.compiler.reset()
             return compiled(self.network, data.batch_size)
         if self.trainer.is_global_zero:
             print(f"{words}: the network is not compiled")
@@ -197,6 +206,12 @@ class ClipClassification(pl.LightningModule):
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, smooth, weight=self.class_weights)
         return F.cross_entropy(logits, targets, weight=self.class_weights, label_smoothing=self.label_smoothing)
+
+    def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        if self.compiled is None:
+            return super().backward(loss, *args, **options)
+        with compiler_errors_in_words(self.network, loss.device):
+            super().backward(loss, *args, **options)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if (norm := gradient_norm(self.network)) is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning.pytorch as pl
@@ -81,29 +82,39 @@ def compiled(network: nn.Module, batch_size: int, backend: str = "inductor") -> 
     is: the same numbers but for rounding, and no second compilation. Nothing is compiled before the first batch, and
     the network itself stays what it was: its tensors, their names, and whoever else calls it.
 
-    Raises OSError at the first batch where the compiler does not work.
+    Raises OSError at the first batch where the compiler does not work, or cannot take the network in one piece.
     """
-    from torch._dynamo.exc import TorchDynamoException  # a second of import that only this function needs
-
-    # Compilations of networks that trained before in this process would count towards PyTorch's limit.
-    torch.compiler.reset()
-    fast = torch.compile(lambda clips: network(clips), dynamic=False, backend=backend)
+    # In pieces, with Python between them, it would train on without a word and be little quicker.
+    fast = torch.compile(lambda clips: network(clips), fullgraph=True, dynamic=False, backend=backend)
     lay_out = clip_channels_last if has_channels_last(network) else Tensor.contiguous
 
     def forward(clips: Tensor) -> Tensor:
         if len(clips) != batch_size:
             return network(clips)
-        try:
+        with compiler_errors_in_words(network, clips.device):
             return fast(lay_out(clips))  # one layout, or another one would be compiled again
-        except TorchDynamoException as error:
-            raise OSError(
-                f"model.compile asks for torch.compile of {type(network).__name__}, which failed on "
-                f"{clips.device.type}: {error}\nOn a CPU, torch.compile needs a C++ compiler; on CUDA, Triton, a C "
-                "compiler and Python's headers (apt-get install g++ python3-dev). Without them, set model.compile to "
-                "never"
-            ) from error
 
     return forward
+
+
+@contextlib.contextmanager
+def compiler_errors_in_words(network: nn.Module, device: torch.device) -> Iterator[None]:
+    """Raise OSError with advice where torch.compile fails, which it does in the first forward or backward pass."""
+    from torch._dynamo.exc import TorchDynamoException, Unsupported  # a second of import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        advice = (
+            "On a CPU, torch.compile needs a C++ compiler; on CUDA, Triton, a C compiler and Python's headers "
+            "(apt-get install g++ python3-dev). Without them, set model.compile to never"
+        )
+        if isinstance(error, Unsupported):
+            advice = "The network has code that torch.compile does not translate: set model.compile to never"
+        raise OSError(
+            f"model.compile asks for torch.compile of {type(network).__name__}, which failed on {device.type}: "
+            f"{error}\n{advice}"
+        ) from error
 
 
 class TensorFloat32(pl.Callback):
