@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.exc import TorchDynamoException
@@ -21,7 +22,7 @@ from vidact.models import r3d_tiny, tsm_resnet_tiny, tsn_resnet_tiny, x3d_s
 from vidact.models.backbones import channels_last, clip_channels_last, has_channels_last
 from vidact.models.tsm import shift
 from vidact.tasks import ClipClassification, clip_classification
-from vidact.tasks.training import TensorFloat32, compiled, fuse, gradient_norm
+from vidact.tasks.training import MovingAverage, TensorFloat32, compiled, fuse, gradient_norm
 from vidact.video import SegmentSampler
 
 CUDA = torch.device("cuda")
@@ -308,6 +309,61 @@ def test_the_gradient_norm_is_of_all_gradients_together() -> None:
     made(torch.randn(4, 3)).square().sum().backward()
     together = torch.cat([made.weight.grad.flatten(), made.bias.grad])
     torch.testing.assert_close(gradient_norm(made), together.norm())
+
+
+# ---- averaged weights
+
+
+def test_the_average_lies_where_the_network_computes_and_waits_for_nothing() -> None:
+    """As Lightning calls it: set up before the network, which is then laid out and moved."""
+    task = ClipClassification(network())
+    average = MovingAverage(0.9)
+    strategy = SimpleNamespace(root_device=torch.device("meta"))
+    trainer = SimpleNamespace(strategy=strategy, state=SimpleNamespace(fn="fit"), global_step=0)
+    average.setup(trainer, task, "fit")
+    channels_last(task.network)
+    average.on_fit_start(trainer, task)
+    copies = [*average._average_model.module.parameters(), *average._average_model.module.buffers()]
+    task.to("meta")
+    for mine, theirs in zip(copies, (*task.parameters(), *task.buffers()), strict=True):
+        assert mine.device.type == "meta"
+        assert mine.stride() == theirs.stride()
+    for trainer.global_step in (1, 2, 3):  # a number of the device, which meta tensors have not, would be waited for
+        average.on_train_batch_end(trainer, task, None, None, 0)
+    assert average.state_dict() == {"latest_update_step": 3}
+    assert average._average_model.n_averaged == 3
+
+
+def test_the_average_is_lightnings_and_goes_on_with_what_it_saved(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, lightnings = (ClipClassification(network(), ema=0.9) for _ in range(2))
+    mine = fit(root, tmp_path, ours)
+    with monkeypatch.context() as patched:
+        patched.setattr(clip_classification, "make_callbacks", lambda ema, *_: [EMAWeightAveraging(decay=ema)])
+        theirs = fit(root, tmp_path, lightnings)
+    further = []
+    for name, trainer in (("mine", mine), ("theirs", theirs)):
+        trainer.save_checkpoint(tmp_path / f"{name}.ckpt")
+        further.append(ClipClassification(network(), ema=0.9))
+        resumed = pl.Trainer(**{**RESUMED, "default_root_dir": tmp_path})
+        resumed.fit(further[-1], clip_data(root), ckpt_path=tmp_path / f"{name}.ckpt")
+        (average,) = (callback for callback in resumed.callbacks if isinstance(callback, MovingAverage))
+        assert average._average_model.n_averaged == average._latest_update_step == resumed.global_step
+    counts = {name for name, value in ours.state_dict().items() if not value.is_floating_point()}
+    for a, b in ((ours, lightnings), further):
+        for name, value in a.state_dict().items():
+            if name not in counts:  # of batches, of which an average means nothing
+                torch.testing.assert_close(value, b.state_dict()[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_the_average_knows_the_weights_of_classes(root: Path, tmp_path: Path) -> None:
+    """A tensor that the module gets only in its ``setup``, and the first of its buffers."""
+    task = ClipClassification(network(), ema=0.5, weigh_classes=True)
+    trainer = fit(root, tmp_path, task)
+    (average,) = (callback for callback in trainer.callbacks if isinstance(callback, MovingAverage))
+    assert torch.equal(average._average_model.module.class_weights, task.class_weights)
+    assert_same_weights(average._average_model.module, task)
 
 
 # ---- memory layout and precision

@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vidact.models.backbones import clip_channels_last, has_channels_last
 from vidact.tasks.schedules import ParameterGroups, Schedule
@@ -136,6 +137,62 @@ class TensorFloat32(pl.Callback):
         self.on_fit_end(trainer, pl_module)
 
 
+class MovingAverage(WeightAveraging):
+    """The exponential moving average of weights and statistics, which validation, test and checkpoints see.
+
+    Lightning's own EMAWeightAveraging makes its copy before the network is laid out and moved, so that every step takes
+    all weights off the GPU. This one lies where the network computes, and a step waits for nothing.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+
+    @property
+    def state_key(self) -> str:
+        return "EMAWeightAveraging"  # the name in checkpoints that it saved, which go on with this one
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._average_model = None
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if trainer.state.fn == "fit":
+            self.start(trainer, pl_module)
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._average_model is None:
+            self.start(trainer, pl_module)
+
+    def start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Copy the module as its ``setup`` left it, to where it is moved for training."""
+        self._average_model = Average(pl_module, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        self._average_model.module.to(trainer.strategy.root_device)
+
+
+class Average(AveragedModel):
+    """PyTorch's, but for reading its count of updates from the device at every one of them."""
+
+    def update_parameters(self, model: nn.Module) -> None:
+        assert self.multi_avg_fn is not None
+        begun = bool(self.n_averaged)  # on the CPU, since only the module was moved
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averaged = [pair for pair in pairs if begun and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]  # later, batch norm's counts
+        if averaged:
+            self.multi_avg_fn([old for old, _ in averaged], [new for _, new in averaged], self.n_averaged)
+        if copied:
+            torch._foreach_copy_([old for old, _ in copied], [new for _, new in copied])
+        self.n_averaged += 1
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+
+
 def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
     """Linear scaling: items a step over the number that the lr was chosen for; None is no scaling."""
     if base_batch is None:
@@ -151,7 +208,7 @@ def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = F
     """Averaged weights, an end after so many epochs without a better ``val_score``, and rounder products."""
     callbacks: list[pl.Callback] = [TensorFloat32()] if tf32 else []
     if ema is not None:
-        callbacks.append(EMAWeightAveraging(decay=ema))
+        callbacks.append(MovingAverage(ema))
     if early_stopping is not None:
         callbacks.append(
             pl.callbacks.EarlyStopping("val_score", mode="max", patience=early_stopping, check_finite=False)
