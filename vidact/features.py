@@ -543,7 +543,7 @@ def build_network(
     if unknown := sorted(set(given) - set(takes)):
         raise ValueError(f"network {name!r} takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would begin the GPU's numbers anew as well
         return build(**given)
 
 

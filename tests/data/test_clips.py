@@ -10,6 +10,7 @@ from vidact.batch import ClipInput, parse_views
 from vidact.data import load_clips
 from vidact.data.clips import ClipData, EpochSampler, FrameCache, collate
 from vidact.data.synthetic import write_clips
+from vidact.features import build_network
 from vidact.video import Augment, SegmentSampler, VideoError
 
 INPUT = ClipInput(size=32)
@@ -61,6 +62,14 @@ def test_the_global_generators_are_left_alone(root: Path) -> None:
     before = torch.random.get_rng_state()
     made.sets["train"][(0, 0)]
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_reading_in_the_main_process_begins_no_other_device_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)  # what torch.manual_seed calls
+    batches(data(root, num_workers=0))
+    build_network("resnet_tiny", size=32)
+    assert not seeds
 
 
 def test_evaluation_repeats_itself(root: Path) -> None:

@@ -198,7 +198,8 @@ class ClipDataset(Dataset[Sample]):
         target: int | Tensor | None = self.target(clip)
         with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
             if generator is not None:
-                torch.manual_seed(int(generator.integers(2**62)))
+                # torch.manual_seed would begin the GPU's numbers anew as well
+                torch.default_generator.manual_seed(int(generator.integers(2**62)))
             if self.cut_only:
                 assert isinstance(self.transform, TrainTransform)
                 assert images is not None  # check_parts refuses flow
