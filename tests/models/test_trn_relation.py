@@ -92,6 +92,16 @@ def test_training_is_seeded_by_torch():
     assert not torch.equal(runs[0], runs[2])
 
 
+def test_training_draws_a_permutation_of_each_scale_in_turn():
+    network = head(num_segments=6).train()
+    torch.manual_seed(3)
+    chosen = network._chosen()
+    torch.manual_seed(3)
+    for relation, subsets in zip(network.relations, chosen, strict=True):
+        drawn = torch.randperm(len(relation.subsets))[: relation.num_trained]
+        assert torch.equal(subsets, relation.subsets[drawn])
+
+
 @pytest.mark.parametrize("eval_relations", ["mean", "all", 1, 3, 100])
 def test_evaluation_draws_nothing(eval_relations):
     """The reference's test accuracy changes from run to run; ours does not, nor does it touch the generator."""
@@ -106,9 +116,9 @@ def test_evaluation_draws_nothing(eval_relations):
 
 def test_a_number_of_relations_is_spread_evenly():
     network = head(num_segments=8, eval_relations=3).eval()
-    pairs = network._chosen(network.relations[-1])
-    assert pairs.tolist() == [[0, 5], [2, 4], [4, 6]]  # the 5th, 15th and 24th of 28
-    assert len(network._chosen(network.relations[0])) == 1
+    chosen = network._chosen()
+    assert chosen[-1].tolist() == [[0, 5], [2, 4], [4, 6]]  # the 5th, 15th and 24th of 28
+    assert len(chosen[0]) == 1
     features = torch.randn(2, 8, 6)
     many = head(num_segments=8, eval_relations=math.comb(8, 4)).eval()
     torch.testing.assert_close(many(features), head(num_segments=8).eval()(features))

@@ -133,6 +133,13 @@ def test_slow_pathway_sees_the_published_frames(frames):
     assert slow_frames(clip).flatten().tolist() == expected.tolist()
 
 
+def test_slow_frames_of_every_length():
+    for slow in range(1, 65):
+        frames = 4 * slow
+        expected = [i * (frames - 1) // max(slow - 1, 1) for i in range(slow)]
+        assert slow_frames(torch.arange(frames).view(1, frames, 1, 1, 1)).flatten().tolist() == expected
+
+
 def test_slowfast_says_which_lengths_it_takes():
     with pytest.raises(ValueError, match=r"divisible by 4; the clip has 30\. Sample 28 or 32"):
         slow_frames(torch.zeros(1, 30, 3, 2, 2))

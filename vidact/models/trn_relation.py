@@ -105,22 +105,32 @@ class RelationHead(nn.Module):
             )
         features = features.relu()
         logits = features.new_zeros((), dtype=torch.float32)
-        for relation in self.relations:
-            subsets = self._chosen(relation)
+        for relation, subsets in zip(self.relations, self._chosen(), strict=True):
             times = len(subsets) if self.eval_relations == "all" and not self.training else relation.num_trained
             logits = logits + times * relation(features, subsets).float()
         return logits
 
-    def _chosen(self, relation: nn.Module) -> Tensor:
-        """Subsets (n, s) to read now: in training as many as the reference draws, from torch's generator."""
-        subsets: Tensor = relation.subsets  # type: ignore[assignment]
-        count = len(subsets)
+    def _chosen(self) -> list[Tensor]:
+        """Subsets (n, s) to read now of each scale; in training the reference's number, by torch's generator."""
+        subsets: list[Tensor] = [relation.subsets for relation in self.relations]  # type: ignore[misc]
         if self.training:
-            return subsets[torch.randperm(count)[: relation.num_trained].to(subsets.device)]
-        if isinstance(self.eval_relations, int) and self.eval_relations < count:
-            step = count / self.eval_relations
-            return subsets[[math.floor((i + 0.5) * step) for i in range(self.eval_relations)]]
-        return subsets
+            places = [
+                torch.randperm(len(every))[: relation.num_trained]
+                for every, relation in zip(subsets, self.relations, strict=True)
+            ]
+        elif isinstance(self.eval_relations, int):
+            places = [evenly_spaced(len(every), self.eval_relations) for every in subsets]
+        else:
+            return subsets
+        # One copy to the device for all scales, which nothing waits for.
+        moved = torch.cat(places).to(subsets[0].device, non_blocking=True)
+        return [every[part] for every, part in zip(subsets, moved.split([len(part) for part in places]), strict=True)]
+
+
+def evenly_spaced(count: int, most: int) -> Tensor:
+    """At most ``most`` of 0 … count - 1, ascending."""
+    step = max(1.0, count / most)
+    return torch.tensor([math.floor((i + 0.5) * step) for i in range(min(count, most))])
 
 
 class TRN(nn.Module):

@@ -11,6 +11,7 @@ Shapes: B videos, T frames, C channels (RGB first, then flow fields x, y, x, y, 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -58,9 +59,9 @@ class TwoStream(nn.Module):
         rgb, flow = (network(part) for network, part in self.streams(clip))
         if self.scores == "logits":
             return self.fusion[0] * rgb + self.fusion[1] * flow
-        share = torch.tensor(self.fusion, device=rgb.device) / sum(self.fusion)
-        parts = torch.stack([rgb.log_softmax(dim=1), flow.log_softmax(dim=1)])  # (2, B, K)
-        return torch.logsumexp(parts + share.log()[:, None, None], dim=0)
+        logs = [math.log(weight / sum(self.fusion)) if weight else -math.inf for weight in self.fusion]
+        parts = [stream.log_softmax(dim=1) + log for stream, log in zip((rgb, flow), logs, strict=True)]
+        return torch.logsumexp(torch.stack(parts), dim=0)  # of (2, B, K)
 
     def features(self, clip: Tensor) -> Tensor:
         """The two streams' vectors side by side (B, D_rgb + D_flow)."""

@@ -85,7 +85,8 @@ def slow_frames(clip: Tensor) -> Tensor:
             f"Sample {max(ALPHA, frames // ALPHA * ALPHA)} or {(frames // ALPHA + 1) * ALPHA}"
         )
     slow = frames // ALPHA
-    return clip[:, [i * (frames - 1) // max(slow - 1, 1) for i in range(slow)]]
+    places = torch.arange(slow, device=clip.device) * (frames - 1) // max(slow - 1, 1)
+    return clip[:, places]
 
 
 class WindowPool(nn.Module):
