@@ -12,8 +12,8 @@ camera   A simulated camera through the camera source's own reader thread: from 
          an answer looked at, to the answer. A token of six frames is answered when the last of them is certain, and an
          image network looks at the fourth, so about 0.12 s of it are waiting and not computing.
 files    Frames a second of several files in one process, in shared batches, and of as many runs one after another.
-gpu      With CUDA: the streams one GPU holds at 4 tokens a second. Networks and transfer only: decoding and resizing
-         are the CPU's, and ``prepare`` is what a token costs one of its cores.
+gpu      With CUDA: the streams one GPU holds at 4 tokens a second. Networks, the streams' states and transfer only:
+         decoding and resizing are the CPU's, and ``prepare`` is what a token costs one of its cores.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from torch import Tensor
 import vidact.models
 from vidact.events import EventDetector
 from vidact.features import build_extractor
+from vidact.models.online import one_stream, stack_states
 from vidact.results import command_line, save_results
 from vidact.stream import StreamModel, load_model, open_source, run, run_many
 
@@ -80,6 +81,8 @@ def main(
         raise ValueError(f"window is {window}, repeats {repeats} and streams {streams}; each is at least 1")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = f"torch {torch.__version__}, {cores} cores, {torch.get_num_threads()} threads"
+    if torch.cuda.is_available() and ("gpu" in parts or not str(device).startswith(("cpu", "mps"))):
+        facts = f"{torch.cuda.get_device_name()}, {facts}"
     print(facts)
     size = {"size": 32} if toy else {}
     model = detector(backbone, device, toy)
@@ -300,7 +303,7 @@ def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) ->
 
 
 def measure_gpu(model: StreamModel, size: tuple[int, int], batch: int = 256, repeats: int = 10) -> dict[str, float]:
-    """Streams at 4 tokens a second, when ``batch`` of them have a token at the same time."""
+    """Streams at 4 tokens a second, when ``batch`` of them have a token at the same time, each with its own state."""
     assert model.extractor is not None
     model.extractor.batch = batch
     image = noise(size, 0)
@@ -308,10 +311,11 @@ def measure_gpu(model: StreamModel, size: tuple[int, int], batch: int = 256, rep
     prepared = [model.prepare([image] * len(model.places)) for _ in range(8)]
     prepare_s = (time.perf_counter() - started) / 8
     tokens = [prepared[i % 8] for i in range(batch)]
-    state, times = model.network.initial_state(batch), []
+    states, times = [model.network.initial_state(1) for _ in tokens], []
     for _ in range(repeats + 2):
         started = time.perf_counter()
-        _, _, state = model.answer(model.inputs(tokens), state)
+        _, _, state = model.answer(model.inputs(tokens), stack_states(states))
+        states = [one_stream(state, i) for i in range(batch)]  # as vidact.stream keeps them
         times.append(time.perf_counter() - started)
     batch_s = statistics.median(times[2:])
     return {

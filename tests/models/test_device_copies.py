@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from vidact.models import tsn_resnet_tiny
+from vidact.models.online import one_stream, select_streams
 from vidact.models.trn_relation import RelationHead
 from vidact.models.two_stream import TwoStream
 from vidact.models.video_networks import slow_frames
@@ -57,11 +58,20 @@ def relations(training: bool) -> Callable[[], Tensor]:
         lambda: relations(training=True),
         lambda: relations(training=False),
         two_streams,
+        lambda: lambda: one_stream({"memory": torch.empty(4, 8, 3, device="meta")}, 1),
     ],
-    ids=["slow frames", "relations in training", "relations", "two streams"],
+    ids=["slow frames", "relations in training", "relations", "two streams", "one stream"],
 )
 def test_nothing_is_waited_for(build: Callable[[], Callable[[], Tensor]]) -> None:
     run = build()
     with Crossings() as crossings:
         run()
     assert not crossings.found
+
+
+def test_one_stream_is_what_would_be_selected_in_memory_of_its_own() -> None:
+    state = {"memory": torch.randn(4, 8, 3), "count": [torch.arange(4)]}
+    alone, selected = one_stream(state, 2), select_streams(state, torch.tensor([2]))
+    assert torch.equal(alone["memory"], selected["memory"])
+    assert alone["count"][0].tolist() == [2]
+    assert alone["memory"].untyped_storage().nbytes() == alone["memory"].nbytes

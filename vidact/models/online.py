@@ -127,6 +127,11 @@ def select_streams(state: State, index: Tensor) -> State:
     return map_state(lambda tensor: tensor[index.to(tensor.device)], state)
 
 
+def one_stream(state: State, i: int) -> State:
+    """The ``i``-th stream alone, in memory of its own; unlike ``select_streams`` it waits for no device."""
+    return map_state(lambda tensor: tensor[i : i + 1].clone(), state)
+
+
 def last_window(features: Tensor, window: int) -> Tensor:
     """The last ``window`` tokens (B, window, D); what is missing on the left repeats the first token."""
     missing = window - features.shape[1]

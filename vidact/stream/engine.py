@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from vidact.events import Detection, EventDetector
 from vidact.features import FeatureExtractor, differences
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, select_streams, stack_states
+from vidact.models.online import OnlineNetwork, OnlineOutput, State, one_stream, stack_states
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import load
@@ -523,7 +523,7 @@ class Streams:
         scores, future, state = self.model.answer(given, state)
         updates = []
         for i, (stream, (seconds, _, captured)) in enumerate(zip(ready, taken, strict=True)):
-            stream.state = state if alone else select_streams(state, torch.tensor([i]))
+            stream.state = state if alone else one_stream(state, i)
             updates.append(stream.update(seconds, captured, scores[i], None if future is None else future[i]))
         return updates
 
