@@ -18,7 +18,7 @@ from torch._functorch.compilers import nop
 import vidact
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
-from vidact.models import r3d_tiny, tsm_resnet_tiny, tsn_resnet_tiny, x3d_s
+from vidact.models import eco_lite_tiny, gsm_bn_inception_tiny, r3d_tiny, tsm_resnet_tiny, tsn_resnet_tiny, x3d_s
 from vidact.models.backbones import channels_last, clip_channels_last, has_channels_last
 from vidact.models.tsm import shift
 from vidact.tasks import ClipClassification, clip_classification
@@ -380,6 +380,17 @@ def test_which_networks_have_their_channels_last() -> None:
     made = channels_last(r3d_tiny(num_classes=3, weights=None, width=8, size=32), CUDA)
     kernels = [weight for weight in made.parameters() if weight.ndim == 5]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last_3d) for kernel in kernels)
+
+
+def test_2d_convolutions_beside_3d_ones_have_their_channels_last() -> None:
+    for device in (torch.device("cpu"), CUDA):
+        for build, grouped in ((gsm_bn_inception_tiny, True), (eco_lite_tiny, False)):
+            made = channels_last(build(num_classes=3, weights=None, size=32), device)
+            kernels = {dims: [weight for weight in made.parameters() if weight.ndim == dims] for dims in (4, 5)}
+            assert kernels[5]
+            assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels[4])
+            if grouped or device != CUDA:
+                assert all(kernel.is_contiguous() for kernel in kernels[5])
 
 
 def test_a_clip_with_channels_last_is_the_same_clip() -> None:

@@ -385,9 +385,9 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 def channels_last(network: AnyModule, device: torch.device | None = None) -> AnyModule:
     """Let convolutions keep their channels innermost, which is quicker on CPUs and in half precision on GPUs.
 
-    Values and answers are the same but for rounding. A network with 3-D convolutions is laid out anew for CUDA alone,
-    and only if none of them is grouped: PyTorch computes depthwise 3-D convolutions channel by channel, and would turn
-    every map around before and after one (X3D, CSN).
+    Values and answers are the same but for rounding. Kernels of 3-D convolutions are laid out anew for CUDA alone, and
+    only if none of them is grouped: PyTorch computes depthwise 3-D convolutions channel by channel, and would turn
+    every map around before and after one (X3D, CSN). Those of 2-D convolutions beside them are laid out in any case.
 
     Args:
         network: its weights are changed in place.
@@ -396,14 +396,12 @@ def channels_last(network: AnyModule, device: torch.device | None = None) -> Any
     weights = list(network.parameters())
     if device is None:
         device = weights[0].device if weights else torch.device("cpu")
-    if any(weight.ndim == 5 for weight in weights):
-        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv3d)]
-        if device.type != "cuda" or any(convolution.groups > 1 for convolution in convolutions):
-            return network
+    grouped = any(module.groups > 1 for module in network.modules() if isinstance(module, nn.Conv3d))
     for weight in weights:
-        if weight.ndim in (4, 5):
-            layout = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
-            weight.data = weight.data.to(memory_format=layout)
+        if weight.ndim == 4:
+            weight.data = weight.data.to(memory_format=torch.channels_last)
+        elif weight.ndim == 5 and device.type == "cuda" and not grouped:
+            weight.data = weight.data.to(memory_format=torch.channels_last_3d)
     return network
 
 
