@@ -19,6 +19,7 @@ import torch
 from vidact.batch import parse_views
 from vidact.data.annotations import holds_only_images, video_id, walk_videos
 from vidact.files import replacing
+from vidact.models.backbones import channels_last
 from vidact.models.weights import load
 from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
@@ -91,6 +92,8 @@ def predictions(
     sampler, transform = ClipSampler.from_record(record["sampling"]), from_record(record, crops=crops)
     device = device or best_device()
     network.to(device)
+    if torch.device(device).type == "cuda":
+        channels_last(network)
     for video in videos:
         started = time.perf_counter()
         try:
@@ -162,14 +165,14 @@ def score_video(
     with open_video(path, decoder=decoder) as video:
         indices = expand(sampler(len(video), num_clips=num_clips), images_per_index(network.input), len(video))
         frames = video.frames_at(indices.ravel())
-    total = torch.zeros(network.num_classes)
+    total = torch.zeros(network.num_classes, device=device)
     count = 0
     for images in frames.images.unflatten(0, indices.shape):
         clips, _ = transform(images)  # (V, T, C, H, W)
         for clip in clips:
-            total += network(clip[None].to(device)).float().cpu()[0]
+            total += network(clip[None].to(device)).float()[0]
             count += 1
-    logits = total / count
+    logits = total.cpu() / count  # once, since the CPU prepares the next view while the device looks at this one
     scores = logits.sigmoid() if network.record.get("multi_label") else logits.softmax(0)
     return scores.numpy(), float(frames.times_s.min()), float(frames.times_s.max())
 
