@@ -178,7 +178,7 @@ def _channels(conv: nn.Conv2d, place: Place) -> int:
 
 def difference(later: Tensor, earlier: Tensor) -> Tensor:
     """``later`` of the next frame minus ``earlier`` of this one, zeros at the last frame; both (B, T, C, H, W)."""
-    return F.pad(later[:, 1:] - earlier[:, :-1], (0, 0, 0, 0, 0, 0, 0, 1))
+    return pad_time(later[:, 1:] - earlier[:, :-1], 0, 1)
 
 
 def mix_neighbours(clip: Tensor, previous: Tensor, present: Tensor, following: Tensor) -> Tensor:
@@ -186,10 +186,20 @@ def mix_neighbours(clip: Tensor, previous: Tensor, present: Tensor, following: T
 
     The weights are what broadcasts to the clip: (C, 1, 1) for every clip, (B, 1, C, 1, 1) for each.
     """
-    padded = F.pad(clip, (0, 0, 0, 0, 0, 0, 1, 1))
+    padded = pad_time(clip, 1, 1)
     # In the clip's precision: under bf16 the weights are single, and would make the maps so.
     before, now, after = (weights.to(clip.dtype) for weights in (previous, present, following))
     return before * padded[:, :-2] + now * clip + after * padded[:, 2:]
+
+
+def pad_time(clip: Tensor, before: int, after: int) -> Tensor:
+    """Frames of zeros before and after a clip's (B, T, C, H, W); channels that lie innermost in memory stay there.
+
+    See ``tsm.channel_axis``.
+    """
+    if clip.stride(2) < clip.stride(4):
+        return F.pad(clip.movedim(2, 4), (0, 0, 0, 0, 0, 0, before, after)).movedim(4, 2)
+    return F.pad(clip, (0, 0, 0, 0, 0, 0, before, after))
 
 
 class TemporalConv(nn.Module):

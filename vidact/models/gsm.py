@@ -23,6 +23,7 @@ from vidact.models.backbones import for_modality
 from vidact.models.bn_inception import RULES as BN_INCEPTION_RULES
 from vidact.models.bn_inception import BNInception, ConvNorm, Inception, bn_inception, halve
 from vidact.models.frame_consensus import FrameConsensus
+from vidact.models.tsm import channel_axis
 from vidact.models.weights import Rules, builder, load_strictly
 
 
@@ -45,8 +46,10 @@ class GateShift(nn.Module):
         behind = F.pad(moving[:, 1, :, :-1], (0, 0, 0, 0, 1, 0))  # frame t gets t - 1
         mixed = halves - moving + torch.stack([ahead, behind], dim=1)
         # In each half, channels of its first and second quarter take turns: 0, C / 4, 1, C / 4 + 1, …
-        mixed = mixed.unflatten(2, (2, -1)).transpose(2, 3).flatten(1, 3)
-        return mixed.transpose(1, 2).flatten(0, 1)
+        mixed = mixed.unflatten(2, (2, -1)).transpose(2, 3)  # (B, 2, C / 4, 2, T, H, W)
+        if channel_axis(images) == 3:
+            return mixed.permute(0, 4, 5, 6, 1, 2, 3).flatten(4).flatten(0, 1).movedim(3, 1)
+        return mixed.flatten(1, 3).transpose(1, 2).flatten(0, 1)
 
 
 class GatedConvNorm(nn.Module):

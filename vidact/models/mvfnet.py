@@ -49,6 +49,7 @@ class MultiViewFusion(nn.Module):
     def forward(self, images: Tensor, frames: int) -> Tensor:
         """Images (B*T, C, H, W) → the same shape."""
         views, still = images.split([self.fused, images.shape[1] - self.fused], dim=1)
+        views = views.clone()  # in one piece, or each of the convolutions would copy it
         views = self.over_time(views, frames) + self.over_height(views) + self.over_width(views)
         return torch.cat([F.hardswish(self.norm(views)), still], dim=1)
 

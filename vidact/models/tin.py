@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
 from vidact.models.frame_consensus import FrameConsensus, insert
+from vidact.models.tsm import channel_axis
 from vidact.models.tsn import MMACTION2_RESNET
 from vidact.models.weights import Rules, builder, load_strictly
 
@@ -83,7 +84,10 @@ class Interlace(nn.Module):
         moved = fractional_shift(moving.unflatten(2, (4, -1)), torch.cat([offsets, -offsets], dim=1))
         # Groups 0 and 2 share a weight, and so do 1 and 3.
         moved = moved * torch.cat([weights, weights], dim=1).transpose(1, 2)[..., None, None, None]
-        return torch.cat([moved.flatten(2, 3), still], dim=2).flatten(0, 1)
+        moved = moved.flatten(2, 3).flatten(0, 1)
+        if channel_axis(images) == 3:
+            moved = moved.contiguous(memory_format=torch.channels_last)
+        return torch.cat([moved, still.flatten(0, 1)], dim=1)
 
 
 def fractional_shift(groups: Tensor, offsets: Tensor) -> Tensor:
