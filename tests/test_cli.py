@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -294,6 +295,56 @@ def test_every_tool_has_help(tool: Path, monkeypatch: pytest.MonkeyPatch, capsys
         runpy.run_path(str(tool), run_name="__main__")
     assert stopped.value.code == 0
     assert "usage" in capsys.readouterr().out
+
+
+def test_a_finished_run_stands_for_no_other_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(args: list[str], cache: None) -> None:
+        trained.append(args)
+        (tmp_path / "run/results.json").write_text("{}")
+
+    monkeypatch.setattr(cli, "train", train)
+    config = tmp_path / "a.yaml"
+    config.write_text("trainer: {max_epochs: 3}\n")
+    first = ["--config", str(config), "--data.root", "clips", "--seed_everything=1"]
+    cli.train_once(tmp_path / "run", first, "a, seed 1")
+    assert trained == [[*first, f"--run={tmp_path}/run"]]
+    same = ["--config", str(config), "--seed_everything", "1", "--data.root=clips", "--data.num_workers=4"]
+    cli.train_once(tmp_path / "run", same, "a, seed 1")
+    with pytest.raises(ValueError, match=r"run was made with other settings .*: option\.data\.root clips and others"):
+        cli.train_once(tmp_path / "run", [*first[:3], "others", "--seed_everything=1"], "a, seed 1")
+    config.write_text("trainer: {max_epochs: 4}\n")
+    with pytest.raises(ValueError, match=r"config\.trainer\.max_epochs 3 and 4 \(there and asked\)\. Choose another"):
+        cli.train_once(tmp_path / "run", first, "a, seed 1")
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--seeds", "0", "0"], "seeds are [0, 0]; give numbers from 0, each once"),
+        (["--seeds", "-1"], "seeds are [-1]; give numbers"),
+        (["--model.nonsense=3"], "has no such option"),
+    ],
+)
+def test_compare_refuses_before_it_trains(
+    more: list[str], words: str, noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = ["--config", "online/fir/frame_classifier", f"--data.root={noise_sequences}", f"--run={tmp_path / 'runs'}"]
+    assert words in fails(["compare", *args, *more], capsys)
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_compare_without_a_test_split(noise_sequences: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(noise_sequences, root)
+    (root / "videos.csv").write_text(re.sub(r",test\b", ",train", (root / "videos.csv").read_text()))
+    out = cli.compare([
+        "--config", "online/fir/frame_classifier", "--seeds", "3", f"--data.root={root}", "--trainer.max_epochs=1",
+        "--device=cpu", "--trainer.enable_progress_bar=false", f"--run={tmp_path / 'runs'}",
+    ])  # fmt: skip
+    assert "mean val_map" in load_results(out)["frame_classifier"]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact import __version__
-from vidact.files import replacing
+from vidact.files import replacing, write_json
 from vidact.results import load_results, save_results
 
 if TYPE_CHECKING:
@@ -536,6 +536,10 @@ def folds(args: Sequence[str]) -> Path:
     return out
 
 
+# options that a run may be continued, or kept, without
+OF_NO_FIGURE = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
+
+
 def refuse_same_names(names: list[str]) -> None:
     """Configurations side by side are told apart by the names of their files."""
     if len(set(names)) < len(names):
@@ -583,10 +587,8 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
     rows: list[dict[str, Any]] = []
     for name, part in zip(names, plan.parts, strict=True):
         run, started = out / name, time.perf_counter()
-        if not (run / "results.json").exists():
-            print(f"\n{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}")
-            resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-            train([*plan.arguments, "--run", str(run), f"--data.held_out={json.dumps(part)}", *resume], cache)
+        title = f"{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}"
+        train_once(run, [*plan.arguments, f"--data.held_out={json.dumps(part)}"], title, cache)
         results = load_results(run)
         result = results[plan.section]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
@@ -609,6 +611,39 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
         f"to {figures['max_top1']:.3f}; {figures['errors']} errors of {figures['videos']}\nreport: {page}"
     )
     return figures
+
+
+def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | None = None) -> None:
+    """``train``, if that run is not finished yet; one that was stopped goes on.
+
+    Raises ValueError where the run was made with other settings: its figures would stand for those that are asked.
+    """
+    import yaml
+
+    from vidact.features import differences
+
+    options: dict[str, list[str]] = {}
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            options[name.lstrip("-")] = [value] if equals else []
+        else:
+            options[[*options][-1]].append(word)
+    config = yaml.safe_load(Path(options.pop("config")[0]).read_text(encoding="utf-8"))
+    said = {name: " ".join(words) for name, words in options.items() if name not in OF_NO_FIGURE}
+    asked, path = {"config": config, "option": said}, run / "asked.json"
+    if path.exists() and (differ := differences(json.loads(path.read_text(encoding="utf-8")), asked)):
+        raise ValueError(
+            f"{run} was made with other settings than asked: {'; '.join(differ)} (there and asked). Choose another "
+            "--run, or delete that folder"
+        )
+    if (run / "results.json").exists():
+        return
+    print(f"\n{title}")
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(path, asked)
+    resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
+    train([*arguments, f"--run={run}", *resume], cache)
 
 
 def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
@@ -669,21 +704,22 @@ def compare(args: Sequence[str]) -> Path:
     configs = [find_config(name) for name in asked.config]
     names = [config.stem for config in configs]
     refuse_same_names(names)
+    if len(set(asked.seeds)) < len(asked.seeds) or min(asked.seeds) < 0:
+        raise ValueError(f"seeds are {asked.seeds}; give numbers from 0, each once")
     out = asked.run or Path("runs") / f"{configs[0].parent.name}-compared"
+    sections = [scored_section(config, out, others) for config in configs]
     rows, runs = [], []
-    for config, name in zip(configs, names, strict=True):
+    for config, name, (section, split) in zip(configs, names, sections, strict=True):
         figures, minutes = [], 0.0
         for seed in asked.seeds:
-            run = out / name / f"seed{seed}"
-            if not (run / "results.json").exists():
-                print(f"\n{name}, seed {seed}")
-                began = time.perf_counter()
-                resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-                train(["--config", str(config), f"--seed_everything={seed}", f"--run={run}", *others, *resume])
+            run, began = out / name / f"seed{seed}", time.perf_counter()
+            is_done = (run / "results.json").exists()
+            train_once(run, ["--config", str(config), f"--seed_everything={seed}", *others], f"{name}, seed {seed}")
+            if not is_done:
                 save_results(run, {"minutes": (time.perf_counter() - began) / 60}, command_line("compare", args))
             results = load_results(run)
-            tested = results["test"]
-            figure = "test_map" if "test_map" in tested else "test_top1"
+            tested = results[section]
+            figure = f"{split}_map" if f"{split}_map" in tested else f"{split}_top1"
             figures.append(tested[figure])
             minutes += results.get("minutes", 0.0)
         runs.append(out / name / f"seed{asked.seeds[0]}")
@@ -703,6 +739,19 @@ def compare(args: Sequence[str]) -> Path:
         )
     print(f"report: {page}")
     return out
+
+
+def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str]:
+    """Where a run's results.json will have the figures of its test, and of which split; builds everything once, so that
+    what is wrong with any configuration is said before the first one trains.
+    """
+    probe = make_cli(["--config", str(config), *others, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
+    data = probe.datamodule
+    split = next((split for split in (data.test_split, "val") if data.found.split(split)), None)
+    if split is None:
+        raise ValueError(f"{data.root} has no split {data.test_split} and no split val, so that nothing is compared")
+    data.test_split = split
+    return probe.model.section(data), split
 
 
 # ---- the other commands
