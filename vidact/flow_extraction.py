@@ -25,7 +25,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.tv_tensors import Video
 
-from vidact.data.annotations import load_clips, source_id, walk_videos
+from vidact.data.annotations import is_table, load_clips, source_id, walk_videos
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
 from vidact.results import command_line, save_results
@@ -115,7 +115,7 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
     none, its folders of images.
     """
     root = Path(videos)
-    if (root / "clips.csv").is_file():
+    if is_table(root / "clips.csv"):
         clips = load_clips(root, missing="skip", empty_classes="allow")
         for note in clips.notes:
             if note.startswith("skipped"):
