@@ -159,6 +159,28 @@ def test_what_has_changed_is_made_again(videos, expected, tmp_path):
     assert now == {name: data for name, data in expected.items() if name != "c.npy"}
 
 
+@pytest.mark.parametrize("length", [0, 100, -4], ids=["empty", "cut in its head", "cut at its end"])
+@pytest.mark.parametrize("name", ["a.npy", "extractor.safetensors"])
+def test_what_is_damaged_is_made_again(name, length, videos, expected, tmp_path):
+    """A full disk and a torn copy leave files that are too short."""
+    out = tmp_path / "out"
+    extract(videos, out)
+    extractor_file = (out / "extractor.safetensors").read_bytes()
+    (out / name).write_bytes((out / name).read_bytes()[:length])
+    assert extract(videos, out).written == (["a"] if name == "a.npy" else [])
+    assert contents(out) == expected
+    assert (out / "extractor.safetensors").read_bytes() == extractor_file
+
+
+def test_an_extractor_file_with_other_weights_is_written_again(videos, tmp_path):
+    out = tmp_path / "out"
+    extract(videos, out)
+    whole = (out / "extractor.safetensors").read_bytes()
+    (out / "extractor.safetensors").write_bytes(whole[:-64] + bytes(64))
+    extract(videos, out)
+    assert (out / "extractor.safetensors").read_bytes() == whole
+
+
 def test_a_broken_file_among_good_ones(videos, expected, tmp_path, capsys):
     """It is named, its neighbours are done, the exit status says so; mended, it is done too."""
     out, broken = tmp_path / "out", videos / "inner" / "a.mp4"

@@ -716,7 +716,7 @@ class _Task:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             tokens = note.pop("tokens")
             array = np.load(self.target, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, AttributeError):
+        except (OSError, EOFError, ValueError, KeyError, AttributeError):  # an empty .npy is an EOFError
             return False
         return note == self.source() and array.dtype == np.float32 and array.shape == (tokens, dim)
 
@@ -773,9 +773,19 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
         )
     else:
         write_json(path, record)
-    if not (out / EXTRACTOR).exists():
+    if not _holds(out / EXTRACTOR, record):
         extractor.save(out / EXTRACTOR)
     return record
+
+
+def _holds(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the file is there, whole, and the extractor of the record."""
+    try:
+        tensors, there = read(path)
+    except (OSError, ValueError):
+        return False
+    is_its = there is not None and "extractor" in there and not differences(there["extractor"], record)
+    return is_its and _hash(tensors) == record["weights_sha256"]
 
 
 def _sweep(out: Path, videos: Iterable[str] | None) -> None:
