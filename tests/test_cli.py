@@ -417,3 +417,20 @@ def test_an_option_is_the_last_word_wherever_the_configuration_stands(root: Path
         made = cli.make_cli([*args, *config], "train")
         assert (made.trainer.max_epochs, made.datamodule.batch_size) == (7, 3)
     assert cli.expand_config(["--config"]) == ["--config"]  # the parser says what is missing
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "extract features --videos . --out x",
+        "extract flow --videos . --out x",
+        "predict . --checkpoint x",
+        "stream --checkpoint x",
+        "serve --checkpoint x",
+    ],
+)
+def test_a_device_that_is_not_here(command: str, device: str, capsys: pytest.CaptureFixture) -> None:
+    said = fails([*command.split(), "--device", device], capsys)
+    assert f"--device is {device}, which PyTorch does not have here" in said
+    assert "it has cpu" in said

@@ -46,6 +46,7 @@ from torch import Tensor, nn
 import vidact.models
 from vidact.batch import ClipInput
 from vidact.data.annotations import video_id, walk_videos
+from vidact.device import refuse_device
 from vidact.files import replacing, write_json
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
@@ -985,6 +986,7 @@ def main(args: Sequence[str]) -> int:
     features.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
     features.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
     asked = parser.parse_args(args)
+    refuse_device(asked.device)
     part, parts = parse_shard(asked.shard)
     find_videos(asked.videos)  # before a network is built
     extractor = build_extractor(

@@ -26,6 +26,7 @@ from torch import Tensor
 from torchvision.tv_tensors import Video
 
 from vidact.data.annotations import is_table, load_clips, source_id, walk_videos
+from vidact.device import refuse_device
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
 from vidact.results import command_line, save_results
@@ -254,6 +255,7 @@ def main(args: Sequence[str]) -> int:
         "--adopt", action="store_true", help="compute nothing: say what flow another program has put into --out"
     )
     asked = parser.parse_args(args)
+    refuse_device(asked.device)
     if asked.adopt:
         adopted = FlowRecord(
             asked.method, asked.bound, _parse_size(asked.size), asked.layout, asked.image, asked.quality

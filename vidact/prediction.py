@@ -18,6 +18,7 @@ import torch
 
 from vidact.batch import parse_views
 from vidact.data.annotations import holds_only_images, video_id, walk_videos
+from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
 from vidact.models.weights import load
@@ -223,6 +224,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
     asked = parser.parse_args(args)
+    refuse_device(asked.device)
     targets = annotated_paths(asked.path, asked.annotate) if asked.annotate and asked.path.exists() else {}
     failed = 0
     for prediction in predictions(

@@ -10,7 +10,6 @@ import os
 import shlex
 import signal
 import sys
-import textwrap
 import threading
 import time
 from collections import deque
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
 from vidact.stream.engine import Engine, StreamModel, StreamUpdate, load_model, run
@@ -116,8 +115,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
     if is_onnx and asked.runtime != "onnx":
         raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
-    if asked.device is not None:
-        _refuse_device(asked.device)
+    refuse_device(asked.device)
     asked.source = asked.source or ["0"]
     asked.record = _numbered(asked.record, len(asked.source))
     _refuse_overwriting(asked)
@@ -151,16 +149,6 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
     with table.open(encoding="utf-8", newline="") as file:
         tested = [table.parent / row["video"] for row in csv.DictReader(file) if row["split"] == "test"]
     return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
-
-
-def _refuse_device(name: str) -> None:
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # an unknown name; one that this PyTorch was built without
-        best = torch.accelerator.current_accelerator(check_available=True)
-        known = "cpu" if best is None else f"cpu and {best}"
-        why = textwrap.shorten(str(error), 100, placeholder=" …")
-        raise ValueError(f"--device is {name}, which PyTorch does not have here ({why}); it has {known}") from None
 
 
 def _refuse_overwriting(asked: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from vidact.device import refuse_device
 from vidact.stream.command import RUNTIMES, demo_model
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
@@ -557,6 +558,7 @@ def main(args: Sequence[str]) -> None:
     asked = parser.parse_args(args)
     if asked.sessions < 1:
         raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
+    refuse_device(asked.device)
     sources = name_sources(asked.source)
     checkpoint = asked.checkpoint
     if checkpoint is None:

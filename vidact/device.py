@@ -1,0 +1,20 @@
+"""Devices by name: what this PyTorch has here."""
+
+from __future__ import annotations
+
+import textwrap
+
+import torch
+
+
+def refuse_device(name: str | None) -> None:
+    """Raise ValueError for a --device that this PyTorch does not have here; None, the best there is, is always fine."""
+    if name is None:
+        return
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # an unknown name; one that this PyTorch was built without
+        best = torch.accelerator.current_accelerator(check_available=True)
+        known = "cpu" if best is None else f"cpu and {best}"
+        why = textwrap.shorten(str(error), 100, placeholder=" …")
+        raise ValueError(f"--device is {name}, which PyTorch does not have here ({why}); it has {known}") from None
