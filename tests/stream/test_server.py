@@ -365,6 +365,9 @@ def test_names_of_sources_hold_no_secrets(tmp_path):
         name_sources(["door=ftp://10.0.0.7/clip.mp4"])
     with pytest.raises(ValueError, match="two sources are called camera 0"):
         name_sources(["0", "0"])
+    for nothing in ("", " ", "door="):  # a variable of a script that is not set
+        with pytest.raises(ValueError, match="a source is empty; give a camera's number"):
+            name_sources([nothing])
 
 
 # ---- faults
@@ -848,6 +851,7 @@ def test_loopback(host, expected):
     [
         ("127.0.0.1", 99999, r"--port is 99999; ports are 1 to 65535"),
         ("127.0.0.1", 0, r"--port is 0; ports are 1 to 65535"),
+        ("198.51.100.1", 8000, r"--host is 198.51.100.1, which is not this machine's .*; give one of this machine"),
         ("no host", 8000, r"--host is no host, which is no address .* give one of this machine"),
     ],
 )

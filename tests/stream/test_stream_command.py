@@ -463,6 +463,7 @@ def test_a_recogniser_that_cannot_stream(video, tmp_path, capsys):
         ("nowhere.mp4", "nowhere.mp4 does not exist; a source is a camera's number"),
         ("ftp://host/x.mp4", "ftp:// is not a kind of source"),
         (__file__, "is not a video that can be read"),
+        ("", "a source is empty; give a camera's number"),
         ("4242", "camera 4242 cannot be opened"),
         ("http://127.0.0.1:1/x.mp4", "http://127.0.0.1:1/x.mp4 cannot be opened"),
     ],

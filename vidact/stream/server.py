@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import hmac
 import ipaddress
 import logging
@@ -28,7 +29,7 @@ from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
 from vidact.stream.sessions import Session, Studio, describe, is_live_address, refuse
-from vidact.stream.sources import refuse_scheme
+from vidact.stream.sources import EMPTY, SourceError, refuse_scheme
 
 if TYPE_CHECKING:
     import uvicorn
@@ -454,18 +455,20 @@ def refuse_taken_port(host: str, port: int) -> None:
     """Raise OSError, or ValueError for what is no address, with what to do, where nothing can be served."""
     if not 0 < port < 2**16:
         raise ValueError(f"--port is {port}; ports are 1 to 65535")
+    own_address = "give one of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for everybody"
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise ValueError(
-            f"--host is {host}, which is no address ({error.strerror}); give one of this machine: 127.0.0.1 for itself "
-            "alone, 0.0.0.0 for everybody"
-        ) from None
+        raise ValueError(f"--host is {host}, which is no address ({error.strerror}); {own_address}") from None
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ValueError(
+                    f"--host is {host}, which is not this machine's ({error.strerror}); {own_address}"
+                ) from None
             raise OSError(f"cannot serve on {host} port {port} ({error.strerror}); choose another --port") from error
 
 
@@ -499,6 +502,8 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
         word, equals, rest = text.partition("=")
         is_named = bool(equals) and not Path(text).exists() and not re.search(r"[/\\:?]", word)
         name, address = (word.strip(), rest) if is_named else ("", text)
+        if not address.strip():
+            raise SourceError(EMPTY)
         if not is_live_address(address) and not Path(address).exists():
             raise FileNotFoundError(
                 f"{address} does not exist; a source is a camera's number (0), a file, a folder, or a URL such as "

@@ -59,6 +59,8 @@ CAMERAS = 8  # numbers that are tried in search of a camera
 LAG_S = 2.0  # a stream's own times may lie so far behind the wall clock: it stalled, and what it held back comes
 LEAD_S = 30.0  # pushed times may run so far ahead of the wall clock: a short file may be pushed at once
 
+EMPTY = "a source is empty; give a camera's number (0), a file, a folder, or a URL such as rtsp://…"
+
 Report = Callable[[str], None]
 
 
@@ -142,6 +144,8 @@ def open_source(
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
     report = on_event or log.warning
     text = str(uri)
+    if not text.strip():
+        raise SourceError(EMPTY)
     camera = re.fullmatch(r"(?:/dev/video)?(\d+)", text)
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
     if isinstance(uri, Path) or not (camera or scheme):
