@@ -482,3 +482,28 @@ def test_workers_and_options(films, tmp_path, capsys):
     status, words = fails(command(films, tmp_path / "out", "--network", "mobilenetv2"), capsys)
     assert "did you mean 'mobilenet_v2'" in words
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--workers", "0"], "workers is 0; at least one process works"),
+        (["--flow-method", "banana"], "there is no flow method 'banana'; there are dis, farneback, tvl1"),
+        (["--flow-method", "tvl1"], "--flow-method is tvl1, but resnet_tiny sees no flow; leave it out"),
+        (["--flow-weights", "none"], "flow_weights is None, but there is no flow_network; name one, or leave it out"),
+    ],
+)
+def test_a_wrong_option(options, words, films, tmp_path, capsys):
+    """Before anything is computed, or said to be."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command(films, tmp_path / "out", *options))
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out) == (2, "")
+    assert words in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flow_method_where_there_is_flow(videos, tmp_path):
+    flow = ["--flow-network", "resnet_tiny", "--flow-weights", "none", "--flow-method", "farneback"]
+    cli.main(command(videos / "a.mp4", tmp_path / "out", *flow))
+    assert json.loads((tmp_path / "out" / "features.json").read_text())["flow_method"] == "farneback"

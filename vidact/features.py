@@ -55,6 +55,7 @@ from vidact.models.weights import build_from_recipe, builder, describe, is_vidac
 from vidact.results import command_line, save_results
 from vidact.video import Chunker, Clock, SegmentSampler, Slot, VideoError, VideoReader, expand, open_video
 from vidact.video.decode import DECODERS, VIDEO_SUFFIXES
+from vidact.video.flow import METHODS
 from vidact.video.transform import ClipTransform, images_per_index, test_transform
 
 FORMAT = 1
@@ -134,6 +135,8 @@ class FeatureExtractor:
     ) -> None:
         if decoder not in DECODERS:
             raise ValueError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
+        if flow_method not in METHODS:
+            raise ValueError(f"there is no flow method {flow_method!r}; there are {', '.join(METHODS)}")
         if batch is not None and batch < 1:
             raise ValueError(f"batch is {batch}; at least one chunk is computed at a time")
         if device is None:
@@ -187,6 +190,10 @@ class FeatureExtractor:
         network = backbones.channels_last(network.eval().requires_grad_(False).to(self.device))
         places = expand(starts, group, self.chunk_size).tolist()
         return _Look(network, test_transform(taken, 1, self.flow_method), places, is_image, int(network.dim))  # type: ignore[arg-type]
+
+    @property
+    def takes_flow(self) -> bool:
+        return any(look.transform.input.flow_fields for look in self._looks)
 
     @property
     def tokens_per_second(self) -> float:
@@ -275,7 +282,7 @@ class FeatureExtractor:
             "frames": [look.places for look in self._looks],
             "dim": self.dim,
             "crops": 1,
-            "flow_method": self.flow_method if any(look.transform.input.flow_fields for look in self._looks) else None,
+            "flow_method": self.flow_method if self.takes_flow else None,
             "decoder": self.decoder,
         }
 
@@ -566,6 +573,8 @@ def build_extractor(
 
     A flow network given by its name looks at all ``chunk - 1`` flow fields of a chunk.
     """
+    if flow_network is None and flow_weights != "default":
+        raise ValueError(f"flow_weights is {flow_weights!r}, but there is no flow_network; name one, or leave it out")
     flow = None if flow_network is None else build_network(flow_network, flow_weights, size, "flow", max(chunk - 1, 1))
     return FeatureExtractor(
         build_network(network, weights, size), fps, chunk, rgb_index, flow, flow_method, decoder, device, batch
@@ -617,8 +626,7 @@ def extract_features(
         progress: say on stderr what is done and how long the rest will take.
     """
     started = time.perf_counter()
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one process works")
+    _refuse_workers(workers)
     part, parts = parse_shard(shard)
     sources = {video: path for video, path in find_videos(videos).items() if part_of(video, parts) == part}
     out = Path(out)
@@ -648,6 +656,11 @@ def extract_features(
             report.unlink(missing_ok=True)
     done.took_s = time.perf_counter() - started
     return done
+
+
+def _refuse_workers(workers: int) -> None:
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process works")
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -979,7 +992,7 @@ def main(args: Sequence[str]) -> int:
     )
     features.add_argument("--flow-network", help="append features of optical flow by this network (a name or a file)")
     features.add_argument("--flow-weights", default="default", help="as --weights, for the flow network")
-    features.add_argument("--flow-method", default="dis", help="dis, farneback or tvl1")
+    features.add_argument("--flow-method", help="dis, farneback or tvl1 (default dis)")
     features.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
     features.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     features.add_argument("--batch", type=int, help="chunks computed at once; default: 1 on a CPU, 32 elsewhere")
@@ -987,6 +1000,8 @@ def main(args: Sequence[str]) -> int:
     features.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
     asked = parser.parse_args(args)
     refuse_device(asked.device)
+    if asked.workers is not None:
+        _refuse_workers(asked.workers)
     part, parts = parse_shard(asked.shard)
     find_videos(asked.videos)  # before a network is built
     extractor = build_extractor(
@@ -998,11 +1013,16 @@ def main(args: Sequence[str]) -> int:
         rgb_index=asked.rgb_index,
         flow_network=asked.flow_network,
         flow_weights=None if asked.flow_weights == "none" else asked.flow_weights,
-        flow_method=asked.flow_method,
+        flow_method=asked.flow_method or "dis",
         decoder=asked.decoder,
         device=asked.device,
         batch=asked.batch,
     )
+    if asked.flow_method and not extractor.takes_flow:
+        raise ValueError(
+            f"--flow-method is {asked.flow_method}, but {asked.network} sees no flow; leave it out, or name a "
+            "--flow-network"
+        )
     if (workers := asked.workers) is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = cores if extractor.device.type == "cpu" else min(cores, 4)  # each holds the network on the device
