@@ -294,3 +294,10 @@ def test_every_origin_has_its_function():
         assert re.fullmatch(r"[a-z0-9_]+", origin)
         module, _, name = place.partition(":")
         assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize(("name", "words"), [("x.onnx", "is an ONNX file"), ("x.pt2", "no stream plays one")])
+def test_an_exported_file_is_no_checkpoint(name, words, tmp_path):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(ValueError, match=rf"{words}.*which is not read here; give the \.ckpt or \.safetensors"):
+        load(tmp_path / name)

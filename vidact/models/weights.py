@@ -35,6 +35,12 @@ from vidact.files import replacing
 FORMAT = 1
 EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
 
+# What `vidact export` writes and nothing here reads: the suffix, and what a user is told.
+EXPORTED = {
+    ".onnx": "an ONNX file",
+    ".pt2": "a program of torch.export (no stream plays one: export it as .onnx for that)",
+}
+
 # Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → its function,
 # whose module is imported when the word is asked for.
 REFERENCES = {
@@ -223,6 +229,11 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
         )
     if record.get("format", 0) > FORMAT:
         raise ValueError(f"{path} has format {record['format']}; this vidact reads up to {FORMAT}: install a newer one")
+    if "extractor" in record:
+        raise ValueError(
+            f"{path} is the extractor of a detector's features and names no actions itself. It is for `vidact extract "
+            "features --network`, and for --extractor of `vidact stream`, `serve` and `export`"
+        )
     if "recipe" not in record:
         raise ValueError(f"{path}: its record has no recipe, so the network cannot be built")
     try:
@@ -274,6 +285,11 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         )
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    if path.suffix in EXPORTED:
+        raise ValueError(
+            f"{path} is {EXPORTED[path.suffix]}, which is not read here; give the .ckpt or .safetensors that it was "
+            "exported from"
+        )
     if path.suffix == ".safetensors":
         record = _read_record(path)
         found = safetensors.torch.load_file(path)
