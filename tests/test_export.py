@@ -617,6 +617,8 @@ def test_a_wrong_checkpoint_is_refused(miniroad: OnlineNetwork, tmp_path: Path) 
     out = tmp_path / "x.onnx"
     with pytest.raises(FileNotFoundError, match=r"there is no file absent.ckpt"):
         export("absent.ckpt", out)
+    with pytest.raises(FileExistsError, match=r"test_export.py cannot be made .* is a file\); choose another place"):
+        export(miniroad, Path(__file__) / "x.onnx")
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "bare.ckpt")
     with pytest.raises(ValueError, match="holds weights but no vidact record"):
         export(tmp_path / "bare.ckpt", out)

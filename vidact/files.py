@@ -19,13 +19,23 @@ def replacing(path: Path | str) -> Iterator[Path]:
     ...     half.write_text("{}")
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # keeps the suffix, which writers look at
     try:
         yield half
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder and those above it, where they are not there yet; raises OSError with what stands in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        file = next((above for above in (folder, *folder.parents) if above.is_file()), None)
+        why = f"{file} is a file" if file else error.strerror
+        raise type(error)(f"the folder {folder} cannot be made ({why}); choose another place") from error
 
 
 def short_name(name: str) -> str:

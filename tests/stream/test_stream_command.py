@@ -287,8 +287,8 @@ def test_a_window_that_is_closed_before_there_is_a_source():
 
 
 def test_a_recording_that_fails_leaves_the_rest_whole(checkpoint, video, tmp_path, capsys):
-    """Its disk is full, say: one line, and the events and answers so far are there."""
-    (tmp_path / "r.mp4").mkdir()
+    """Its disk is full: one line, and the events and answers so far are there."""
+    (tmp_path / "r.mp4").symlink_to("/dev/full")
     with pytest.raises(OSError, match=r"r\.mp4 cannot be recorded any further"):
         stream(
             "--checkpoint", checkpoint, "--source", video, "--fast", "--record", tmp_path / "r.mp4",
@@ -486,7 +486,7 @@ def test_a_file_that_was_cut_short(checkpoint, video, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--threshold", "1.5"], "on is 1.5; a threshold on probabilities is above 0 and at most 1"),
+        (["--threshold", "1.5"], "--threshold is 1.5; a threshold on probabilities is above 0 and at most 1"),
         (["--seconds", "0"], "--seconds is 0; give a number above 0"),
         (["--seconds", "inf"], "--seconds is inf; give a number above 0"),
         (["--timeline", "-1"], "--timeline is -1; give seconds above 0, at most 3600"),
@@ -497,6 +497,12 @@ def test_a_file_that_was_cut_short(checkpoint, video, tmp_path, capsys):
         (["--jsonl", "a.txt", "--events", "b/../a.txt"], "--events and --jsonl are both a.txt"),
         (["--record", "out.avi"], "out.avi: recordings are mp4 files"),
         (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["--snapshots", __file__], "which is a file; name a folder for the pictures"),
+        (["--events", "."], "--events is ., which is a folder; name a file"),
+        (["--jsonl", "."], "--jsonl is ., which is a folder; name a file"),
+        (["--events", "/proc/x/e.csv"], "the folder /proc/x cannot be made (No such file"),
+        (["--jsonl", f"{__file__}/a.jsonl"], "test_stream_command.py is a file); choose another place"),
+        (["--jsonl", "/proc/x.jsonl"], "/proc/x.jsonl cannot be written (No such file"),
     ],
 )
 def test_a_wrong_option(options, words, checkpoint, video, capsys):

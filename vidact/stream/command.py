@@ -58,8 +58,9 @@ def main(args: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_messages())
         window = None if asked.no_window else stack.enter_context(Window(on_close=stop))
-        events = {} if asked.threshold is None else {"on": asked.threshold, "off": None}
-        model = RUNTIMES[asked.runtime](asked.checkpoint, extractor=asked.extractor, events=events, device=asked.device)
+        model = RUNTIMES[asked.runtime](
+            asked.checkpoint, extractor=asked.extractor, events=events_at(asked.threshold), device=asked.device
+        )
         # A file that is as fast as it is read; what is live always runs in real time.
         realtime = None if asked.fast else True
         sources = [stack.enter_context(open_source(uri, realtime=realtime)) for uri in asked.source]
@@ -111,6 +112,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--seconds is {asked.seconds:g}; give a number above 0")
     if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
         raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
+    events_at(asked.threshold)  # before anything is opened
     is_onnx = asked.checkpoint.suffix == ".onnx"
     asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
     if is_onnx and asked.runtime != "onnx":
@@ -120,6 +122,15 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     asked.record = _numbered(asked.record, len(asked.source))
     _refuse_overwriting(asked)
     return asked
+
+
+def events_at(threshold: float | None) -> dict[str, Any]:
+    """What --threshold sets of a model's events."""
+    if threshold is None:
+        return {}
+    if not 0 < threshold <= 1:
+        raise ValueError(f"--threshold is {threshold:g}; a threshold on probabilities is above 0 and at most 1")
+    return {"on": threshold, "off": None}
 
 
 def _without_checkpoint(args: Sequence[str]) -> str:
@@ -152,7 +163,7 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
 
 
 def _refuse_overwriting(asked: argparse.Namespace) -> None:
-    """No file is written twice, over a source, or among the files of a folder that is a source."""
+    """No file is a folder, or written twice, over a source, or among the files of a folder that is a source."""
     taken: dict[Path, str] = {}
     outputs = [("--record", path) for path in asked.record]
     outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]
@@ -161,6 +172,10 @@ def _refuse_overwriting(asked: argparse.Namespace) -> None:
     for option, path in outputs:
         if path is None:
             continue
+        if option == "--snapshots" and path.is_file():
+            raise ValueError(f"--snapshots is {path}, which is a file; name a folder for the pictures")
+        if option != "--snapshots" and path.is_dir():
+            raise ValueError(f"{option} is {path}, which is a folder; name a file, in it or elsewhere")
         place = path.resolve()
         if place in taken:
             raise ValueError(f"{taken[place]} and {option} are both {path}; give each its own name")

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vidact.device import refuse_device
-from vidact.stream.command import RUNTIMES, demo_model
+from vidact.stream.command import RUNTIMES, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
@@ -564,13 +564,13 @@ def main(args: Sequence[str]) -> None:
     if asked.sessions < 1:
         raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
     refuse_device(asked.device)
+    events = events_at(asked.threshold)
     sources = name_sources(asked.source)
     checkpoint = asked.checkpoint
     if checkpoint is None:
         checkpoint, shown = demo_model()
         print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
         sources = sources or shown
-    events = {} if asked.threshold is None else {"on": asked.threshold, "off": None}
     open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
     log_lines()
     serve(

@@ -30,7 +30,7 @@ from av.video.frame import PictureType
 from PIL import Image
 
 from vidact.events import Detection
-from vidact.files import replacing
+from vidact.files import make_folder, replacing
 
 if TYPE_CHECKING:
     from vidact.stream.engine import StreamUpdate
@@ -64,8 +64,11 @@ class _LineWriter(_Writer):
         if self.is_stdout:
             self.file = sys.stdout
         else:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self.file = Path(path).open("w", encoding="utf-8", newline="")  # noqa: SIM115  (closed with the writer)
+            make_folder(Path(path).parent)
+            try:
+                self.file = Path(path).open("w", encoding="utf-8", newline="")  # noqa: SIM115  (closed with the writer)
+            except OSError as error:
+                raise type(error)(f"{path} cannot be written ({error.strerror}); choose another name") from error
 
     def close(self) -> None:
         if not self.is_stdout:
@@ -141,7 +144,7 @@ class Snapshots(_Writer):
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
 
     def write(self, source: str, event: Detection, image: np.ndarray) -> Path:
         """Keep ``image``, uint8 RGB (H, W, 3), under the name of the source, the event's second and its label."""
@@ -176,7 +179,7 @@ class Recorder(_Writer):
         self.path = Path(path)
         if self.path.suffix.lower() != ".mp4":
             raise ValueError(f"{self.path.name}: recordings are mp4 files; choose a name that ends so")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self.frames = 0
         self.has_failed = False  # the file ends before the last frame
         self._waiting: queue.Queue[tuple[float, np.ndarray] | None] = queue.Queue(WAITING_FRAMES)
