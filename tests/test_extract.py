@@ -432,6 +432,8 @@ def test_a_folder_of_other_features(films, tmp_path, capsys):
         extract(films, tmp_path / "garbled")
     with pytest.raises(NotADirectoryError, match=r"notes\.txt is a file; name a folder"):
         extract(films, films / "notes.txt")
+    with pytest.raises(NotADirectoryError, match=r"notes\.txt/sub cannot be made .*notes\.txt is a file\); choose"):
+        extract(films, films / "notes.txt" / "sub")
 
 
 def test_no_videos(tmp_path, capsys):
@@ -507,3 +509,18 @@ def test_a_flow_method_where_there_is_flow(videos, tmp_path):
     flow = ["--flow-network", "resnet_tiny", "--flow-weights", "none", "--flow-method", "farneback"]
     cli.main(command(videos / "a.mp4", tmp_path / "out", *flow))
     assert json.loads((tmp_path / "out" / "features.json").read_text())["flow_method"] == "farneback"
+
+
+def test_the_extractor_of_a_folder_gives_other_videos_the_same(films, tmp_path, capsys):
+    """By itself, with a clock and chunk that are not the command's own."""
+    common = ["extract", "features", "--device", "cpu", "--workers", "1", "--videos", str(films / "a.mp4"), "--out"]
+    cli.main([*common, str(tmp_path / "a"), "--network", "resnet_tiny", "--size", "32", "--fps", "12", "--chunk", "4"])
+    kept = str(tmp_path / "a" / "extractor.safetensors")
+    cli.main([*common, str(tmp_path / "b"), "--network", kept])
+    for name in ("a.npy", "features.json", "extractor.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    status, words = fails([*common, str(tmp_path / "c"), "--network", kept, "--fps", "25"], capsys)
+    assert status == 2
+    assert "extractor.safetensors is a whole extractor and brings its own; leave out fps 25" in words
+    status, words = fails([*common, str(tmp_path / "c"), "--flow-network", kept], capsys)
+    assert "is the extractor of a detector's features and names no actions itself" in words

@@ -571,14 +571,26 @@ def build_extractor(
 ) -> FeatureExtractor:
     """An extractor from names and files: ``build_network`` for each network, the rest as ``FeatureExtractor`` takes it.
 
-    A flow network given by its name looks at all ``chunk - 1`` flow fields of a chunk.
+    A flow network given by its name looks at all ``chunk - 1`` flow fields of a chunk. The extractor.safetensors of a
+    folder of features, as ``network``, is that extractor; it brings all but ``device`` and ``batch``.
     """
+    given = {name: value for name, value in locals().items() if name not in ("network", "device", "batch")}
+    if _is_extractor(network):
+        known = inspect.signature(build_extractor).parameters
+        if named := [f"{name} {value}" for name, value in given.items() if value != known[name].default]:
+            raise ValueError(f"{network} is a whole extractor and brings its own; leave out {', '.join(named)}")
+        return FeatureExtractor.open(network, device, batch)
     if flow_network is None and flow_weights != "default":
         raise ValueError(f"flow_weights is {flow_weights!r}, but there is no flow_network; name one, or leave it out")
     flow = None if flow_network is None else build_network(flow_network, flow_weights, size, "flow", max(chunk - 1, 1))
     return FeatureExtractor(
         build_network(network, weights, size), fps, chunk, rgb_index, flow, flow_method, decoder, device, batch
     )
+
+
+def _is_extractor(network: str) -> bool:
+    path = Path(network)
+    return path.suffix == ".safetensors" and path.is_file() and "extractor" in (read(path)[1] or {})
 
 
 # ---------------------------------------------------------------------------------------------- the loop over files
@@ -978,8 +990,8 @@ def main(args: Sequence[str]) -> int:
     features.add_argument(
         "--network",
         default="mobilenet_v2",
-        help=f"{', '.join(IMAGE_BACKBONES)}, timm/<a name there>, a clip network of vidact.models, or the file of a "
-        "trained one (default mobilenet_v2)",
+        help=f"{', '.join(IMAGE_BACKBONES)}, timm/<a name there>, a clip network of vidact.models, the file of a "
+        "trained one, or the extractor.safetensors of a folder of features, to make the same (default mobilenet_v2)",
     )
     features.add_argument(
         "--weights", default="default", help="a file, a published name, or none; default: the network's published ones"
