@@ -126,8 +126,10 @@ def open_source(
     """Open a camera, a file, a folder or a URL.
 
     Args:
-        uri: a camera's number ("0"), a video file, a folder of images (one video) or of videos (played one after
-            another), or an rtsp, rtsps, http or https URL.
+        uri: a camera's number ("0"), a video file, a folder of images (one video) or of videos, or an rtsp, rtsps, http
+            or https URL. The videos of a folder are one source: each begins where the one before ended, so state, time
+            and events go on from file to file, under the folder's name. For what each gives by itself, open them one by
+            one.
         realtime: True plays a file at its own speed, None or False as fast as it is read. Cameras and URLs always run
             in real time.
         fps: pictures a second of a folder of images (default 25).
