@@ -192,11 +192,13 @@ def load_clips(
     table = root / "clips.csv"
     if is_table(table):
         root, found, classes, multi_label = _read_clips_csv(table)
-        found = _without_missing(found, f"clips in {table} name a file that does not exist", missing, notes)
+        lost = {path for path in {clip.path for clip in found} if not _exists(path)}
+        what = f"clips in {table} name a file that does not exist"
     else:
-        found, classes = _walk_class_folders(root, notes)
+        found, classes, lost = _walk_class_folders(root, notes)
         multi_label = False
-        found = _without_missing(found, f"videos in {root} are links to a file that does not exist", missing, notes)
+        what = f"videos in {root} are links to a file that does not exist"
+    found = _without_missing(found, lost, what, missing, notes)
 
     index = {name: i for i, name in enumerate(classes)}
     counts = Counter(name for clip in found for name in clip.labels)
@@ -281,11 +283,10 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
     return folder, found, classes, multi_label
 
 
-def _without_missing(found: list[_Found], what: str, missing: str, notes: list[str]) -> list[_Found]:
+def _without_missing(found: list[_Found], lost: set[Path], what: str, missing: str, notes: list[str]) -> list[_Found]:
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
-    exists = {path: _exists(path) for path in {clip.path for clip in found}}
-    absent = [clip for clip in found if not exists[clip.path]]
+    absent = [clip for clip in found if clip.path in lost]
     if not absent:
         return found
     first = ", ".join(str(clip.path) for clip in absent[:5]) + (", …" if len(absent) > 5 else "")
@@ -295,10 +296,11 @@ def _without_missing(found: list[_Found], what: str, missing: str, notes: list[s
     if len(absent) == len(found):
         raise FileNotFoundError(f"{said}. None is left")
     notes.append(f"skipped: {said}")
-    return [clip for clip in found if exists[clip.path]]
+    return [clip for clip in found if clip.path not in lost]
 
 
-def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], list[str]]:
+def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], list[str], set[Path]]:
+    """Videos, classes, and which of the videos are links that lead nowhere."""
     walk = _Walk()
     names, beside = walk.entries(root)
     folders = {name: walk.videos(root / name) for name in names}
@@ -343,7 +345,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
     if walk.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(walk.others.items()))
         notes.append(f"ignored {walk.others.total()} files in {root} that are not videos: {kinds}")
-    return found, classes
+    return found, classes, walk.lost
 
 
 class _Walk:
@@ -352,6 +354,7 @@ class _Walk:
     def __init__(self) -> None:
         self.hidden = 0
         self.others: Counter[str] = Counter()
+        self.lost: set[Path] = set()
         self._seen: set[Path] = set()
 
     def entries(self, folder: Path) -> tuple[list[str], list[str]]:
@@ -368,6 +371,8 @@ class _Walk:
                     folders.append(entry.name)
                 elif suffix in VIDEO_SUFFIXES:
                     videos.append(entry.name)
+                    if entry.is_symlink() and not os.path.exists(entry.path):
+                        self.lost.add(folder / entry.name)
                 else:
                     others[suffix] += 1
         if (folder / STORE).is_file():  # of packed videos
