@@ -145,6 +145,12 @@ def test_a_link_to_no_file_is_missing(clean, tmp_path):
     (root / "run/lost.mp4").symlink_to(tmp_path / "gone.mp4")
     found = check_set(root, tmp_path / "report", progress=False).findings
     assert [(finding.kind, finding.videos) for finding in found] == [("missing", ("run/lost.mp4",))]
+    name = f"{'x' * 300}.mp4"  # which no file can have
+    write_clips_csv(root, [ClipRow(path, label, split) for path, (label, split, _) in CLEAN.items()])
+    with (root / "clips.csv").open("a") as table:
+        table.write(f"{name},run,train\n")
+    found = check_set(root, tmp_path / "report", progress=False).findings
+    assert ("missing", (name,)) in [(finding.kind, finding.videos) for finding in found]
 
 
 def test_a_pattern_is_refused_before_videos_are_read(clean, tmp_path):

@@ -30,6 +30,7 @@ import numpy as np
 from vidact.data.annotations import (
     first_few,
     is_table,
+    is_there,
     read_text,
     refuse_odd_names,
     video_id,
@@ -97,7 +98,7 @@ def find_sources(root: Path) -> Sources:
 
 
 def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequence[str] = ()) -> Sources:
-    videos = {name: folder / name for name in names if (folder / name).exists()}
+    videos = {name: folder / name for name in names if is_there(folder / name)}
     return Sources(root, folder, videos, [name for name in names if name not in videos], list(unlisted))
 
 

@@ -192,7 +192,7 @@ def load_clips(
     table = root / "clips.csv"
     if is_table(table):
         root, found, classes, multi_label = _read_clips_csv(table)
-        lost = {path for path in {clip.path for clip in found} if not _exists(path)}
+        lost = {path for path in {clip.path for clip in found} if not is_there(path)}
         what = f"clips in {table} name a file that does not exist"
     else:
         found, classes, lost = _walk_class_folders(root, notes)
@@ -849,7 +849,8 @@ def _leads_up(folder: Path) -> bool:
     return Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
 
 
-def _exists(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists; a name that no file can have does not."""
     try:
         return path.exists()
     except OSError:  # such as a name of more than 255 bytes
