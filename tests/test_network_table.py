@@ -178,6 +178,6 @@ def test_networks_of_a_package_that_is_absent_are_left_out(monkeypatch, capsys):
     said = capsys.readouterr()
     assert "`tsn_resnet_tiny`" in said.out
     assert "vjepa2_tiny" not in said.out
-    assert "vjepa2_tiny is left out: VideoMAE and V-JEPA 2 come from transformers: pip install" in said.err
+    assert "vjepa2_tiny is left out: VideoMAE and V-JEPA 2 come from transformers: run `uv sync --extra" in said.err
     with pytest.raises(SystemExit):
         cli.main(["networks", "--networks", "vjepa2_tiny"])

@@ -84,7 +84,7 @@ def test_timm(monkeypatch):
     with pytest.raises(ValueError, match="timm has no network 'resnet10x'"):
         timm_backbone("resnet10x", None)
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"pip install vidact\[timm\]"):
+    with pytest.raises(ImportError, match="run `uv sync --extra timm` in the clone of vidact"):
         timm_backbone("resnet10t", None)
 
 

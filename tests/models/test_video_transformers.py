@@ -363,7 +363,7 @@ def test_an_extractor_takes_its_features(origin):
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     for build in TINY.values():
-        with pytest.raises(ImportError, match=r"come from transformers: pip install vidact\[transformers\]"):
+        with pytest.raises(ImportError, match=r"come from transformers: run `uv sync --extra transformers`"):
             build(5)
 
 
