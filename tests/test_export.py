@@ -733,7 +733,9 @@ def test_a_missing_package_is_named(
     package: str, miniroad: OnlineNetwork, miniroad_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=f"{package} is missing: run `uv sync --extra onnx` .*pip install onnx onnxruntime onnxscript"):
+    with pytest.raises(
+        ImportError, match=f"{package} is missing: run `uv sync --extra onnx` .*pip install onnx onnxruntime onnxscript"
+    ):
         export(miniroad, tmp_path / "x.onnx")
     if package == "onnxruntime":
         with pytest.raises(ImportError, match="runs in onnxruntime, which is missing: run `uv sync --extra onnx`"):

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from vidact.export import _Graph
+from vidact.models import videomae_tiny
+from vidact.models.backbones import timm_backbone
 from vidact.packages import EXTRAS, how_to_install
+from vidact.stream.server import _import_uvicorn
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -76,20 +80,19 @@ def test_commands_of_the_pages_work_after_the_install_text():
             assert "getting-started.md#install" in before, f"{page.name} does not say how `vidact` is found"
 
 
-@pytest.mark.parametrize(
-    ("missing", "act", "words"),
-    [
-        ("timm", lambda: __import__("vidact.models", fromlist=["_"]).tsn_timm(3, "resnet10t"), "uv sync --extra timm"),
-        ("transformers", lambda: __import__("vidact.models", fromlist=["_"]).videomae_tiny(3), "uv sync --extra transf"),
-        ("onnxruntime", lambda: __import__("vidact.export", fromlist=["_"])._Graph(b"", "x"), "uv sync --extra onnx"),
-        ("uvicorn", lambda: __import__("vidact.stream.server", fromlist=["_"])._import_uvicorn(), "`uv sync`"),
-    ],
-)  # fmt: skip
-def test_a_missing_package_is_told_with_words_that_work(missing, act, words, monkeypatch):
-    monkeypatch.setitem(sys.modules, missing, None)
-    if missing == "uvicorn":
-        for name in [name for name in sys.modules if name.startswith("uvicorn.")]:
-            monkeypatch.setitem(sys.modules, name, None)
+MISSING = {
+    "timm": (lambda: timm_backbone("resnet10t"), "`uv sync --extra timm`"),
+    "transformers": (lambda: videomae_tiny(3), "`uv sync --extra transformers`"),
+    "onnxruntime": (lambda: _Graph(b"", "x.onnx"), "`uv sync --extra onnx`"),
+    "uvicorn.protocols": (_import_uvicorn, "`uv sync`"),
+}
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_a_missing_package_is_told_with_words_that_work(package, monkeypatch):
+    act, words = MISSING[package]
+    for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=words):
         act()
 

@@ -47,6 +47,7 @@ from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
 from vidact.models.weights import load
+from vidact.packages import how_to_install
 from vidact.stream.engine import StreamModel, load_model, stream_recogniser
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import images_per_index
@@ -194,7 +195,7 @@ def _check_packages() -> None:
     except ImportError as error:
         raise ImportError(
             f"ONNX files are written by onnx and onnxscript and compared by onnxruntime, and {error.name} is missing: "
-            "pip install onnx onnxruntime onnxscript; or export with format torch"
+            f"{how_to_install('onnx', 'onnxruntime', 'onnxscript')}; or export with format torch"
         ) from error
 
 
@@ -582,7 +583,9 @@ class _Graph:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ImportError(f"{name} runs in onnxruntime, which is missing: pip install onnxruntime") from error
+            raise ImportError(
+                f"{name} runs in onnxruntime, which is missing: {how_to_install('onnxruntime')}"
+            ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3

@@ -24,6 +24,7 @@ from torchvision.models.video.s3d import SepInceptionBlock3D
 
 from vidact.batch import ClipInput
 from vidact.models.weights import load_strictly, load_weights
+from vidact.packages import how_to_install
 
 FLOW_FIELDS = 5  # consecutive flow fields one look at the motion takes: 10 channels (TSN, TSM)
 
@@ -265,7 +266,7 @@ def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None 
     try:
         import timm
     except ImportError as error:
-        raise ImportError(f"the backbone {name!r} comes from timm: pip install vidact[timm]") from error
+        raise ImportError(f"the backbone {name!r} comes from timm: {how_to_install('timm')}") from error
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(f"timm has no network {name!r}" + (f"; it has {', '.join(close)}, …" if close else ""))

@@ -26,6 +26,7 @@ from vidact.models import backbones
 from vidact.models.backbones import ResNet, check_weight_path, download_advice
 from vidact.models.frame_consensus import FrameConsensus, TemporalBlock, TemporalConv, difference, insert
 from vidact.models.weights import Rules, builder, load_strictly, read
+from vidact.packages import how_to_install
 
 GROUPS = 4
 REDUCTION = 16  # motion is looked at in a sixteenth of the channels
@@ -172,7 +173,7 @@ def _load_res2net(backbone: ResNet, weights: str | None) -> None:
         try:
             import timm
         except ImportError as error:
-            raise ImportError(f"the weights of {RES2NET50} come from timm: pip install vidact[timm]") from error
+            raise ImportError(f"the weights of {RES2NET50} come from timm: {how_to_install('timm')}") from error
         try:
             state_dict = timm.create_model(RES2NET50, pretrained=True).state_dict()
         except (OSError, RuntimeError) as error:

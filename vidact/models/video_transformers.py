@@ -5,8 +5,8 @@ every layer. Both learn from videos without labels, hidden tubes first: VideoMAE
 https://arxiv.org/abs/2203.12602) paints them, and its tokens are averaged; V-JEPA 2 (Assran et al. 2025,
 https://arxiv.org/abs/2506.09985) foretells their features, and a small transformer pools its tokens into one.
 
-The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``pip install
-vidact[transformers]``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
+The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``uv sync
+--extra transformers``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
 https://github.com/facebookresearch/vjepa2 (MIT). Different here: what only learning without labels needs (VideoMAE's
 decoder, V-JEPA 2's predictor) is left out. VideoMAE-S has 6 attention heads, as its authors trained it; the package's
 converter gives it 16, with which the same weights compute something else. V-JEPA 2's views are resized to the crop's
@@ -30,6 +30,7 @@ from vidact.batch import ClipInput
 from vidact.models.backbones import check_clip, check_weight_path, download_advice
 from vidact.models.video_networks import VideoNetwork
 from vidact.models.weights import Rules, builder, load_strictly, read, rename
+from vidact.packages import how_to_install
 
 PATCH = 16  # pixels of a tube's side
 TUBE = 2  # frames of a tube
@@ -41,7 +42,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("VideoMAE and V-JEPA 2 come from transformers: pip install vidact[transformers]") from error
+        raise ImportError(f"VideoMAE and V-JEPA 2 come from transformers: {how_to_install('transformers')}") from error
     return transformers
 
 

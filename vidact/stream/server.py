@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from vidact.device import refuse_device
+from vidact.packages import how_to_install
 from vidact.stream.command import RUNTIMES, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
@@ -276,7 +277,8 @@ def _import_uvicorn() -> None:
         import uvicorn.protocols.websockets.websockets_sansio_impl  # noqa: F401  it needs websockets
     except ImportError as error:
         raise ImportError(
-            "the web server needs starlette, uvicorn and websockets: pip install starlette uvicorn websockets"
+            "the web server needs starlette, uvicorn and websockets: "
+            + how_to_install("starlette", "uvicorn", "websockets")
         ) from error
 
 

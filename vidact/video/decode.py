@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from vidact.packages import how_to_install
 from vidact.video.frame_index import Turn, VideoIndex
 from vidact.video.pyav_reader import PyAVReader
 from vidact.video.reader import VideoError, VideoReader
@@ -203,7 +204,7 @@ class DecordReader(_OtherReader):
     B-frames), so it is made to deliver every frame in order. It turns pictures by the angle alone."""
 
     name = module = "decord"
-    install = "run: pip install decord (wheels exist for x86-64 Linux and Windows), or use decoder='pyav'"
+    install = f"{how_to_install('decord')} (wheels exist for x86-64 Linux and Windows); or use decoder='pyav'"
 
     def _library(self) -> ModuleType:
         # decord spreads its own zlib over the process; OpenCV reads PNG files only if it found another one before
@@ -236,7 +237,7 @@ class OpenCVReader(_OtherReader):
     stream even where another is the main one, and since version 5 it tone-maps HDR, slowly."""
 
     name, module = "opencv", "cv2"
-    install = "run: pip install opencv-python, or use decoder='pyav'"
+    install = f"{how_to_install('opencv-python')}; or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         if self.index.is_interlaced and int(self._library().__version__.split(".")[0]) >= 5:
@@ -275,7 +276,7 @@ class TorchCodecReader(_OtherReader):
     streams, x264's intra-refresh). It turns pictures by the angle alone, since its metadata has a ``rotation``."""
 
     name, module = "torchcodec", "torchcodec.decoders"
-    install = "run: pip install torchcodec, and install FFmpeg's shared libraries; or use decoder='pyav'"
+    install = f"{how_to_install('torchcodec')}, and install FFmpeg's shared libraries; or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         if not numbers:

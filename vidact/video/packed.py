@@ -31,6 +31,7 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing, write_json
+from vidact.packages import how_to_install
 from vidact.video.decode import PACKED_SUFFIX, SHARDS, STORE, open_video
 from vidact.video.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 from vidact.video.reader import VideoError, VideoReader
@@ -141,7 +142,7 @@ def pack(job: PackJob) -> dict[str, Any]:
     try:
         from webdataset.writer import TarWriter
     except ImportError as error:
-        raise ImportError("packing writes its shards with webdataset; run: pip install webdataset") from error
+        raise ImportError(f"packing writes its shards with webdataset; {how_to_install('webdataset')}") from error
 
     forget_note(job.out, job.shard)
     for video in job.videos:  # of another state of its source; and the shard will be another
@@ -349,7 +350,7 @@ class PackedReader(VideoReader):
         try:
             import fsspec
         except ImportError as error:
-            raise ImportError(f"{self._shards} is read with fsspec; run: pip install fsspec") from error
+            raise ImportError(f"{self._shards} is read with fsspec; {how_to_install('fsspec')}") from error
         files, place = fsspec.core.url_to_fs(f"{self._shards.rstrip('/')}/{self._shard_name}")
         begins = [self._offsets[number] for number in numbers]
         ends = [begin + self._sizes[number] for begin, number in zip(begins, numbers, strict=True)]

@@ -1,0 +1,27 @@
+"""What to install for what is missing: the words of every error about a package.
+
+vidact is on no package index, so the name after ``pip install`` would be a stranger's; its extras are installed from
+the clone. The packages themselves may be installed by name.
+"""
+
+from __future__ import annotations
+
+# The extras of pyproject.toml, and what each installs that not everybody has.
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "packed": ("fsspec", "webdataset"),
+    "timm": ("timm",),
+    "torchcodec": ("torchcodec",),
+    "transformers": ("transformers",),
+}
+
+
+def how_to_install(*packages: str) -> str:
+    """What a user without these packages has to run, as the end of a sentence.
+
+    >>> how_to_install("timm")
+    'run `uv sync --extra timm` in the clone of vidact, or `pip install timm`'
+    """
+    extras = [extra for extra, members in EXTRAS.items() if set(members) & set(packages)]
+    sync = " ".join(["uv sync", *(f"--extra {extra}" for extra in extras)])
+    return f"run `{sync}` in the clone of vidact, or `pip install {' '.join(packages)}`"
