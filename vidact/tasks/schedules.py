@@ -33,14 +33,39 @@ class Schedule:
     warmup_start: float = 0.1
     final: float = 0.0
 
-    def factor(self, step: int, steps_per_epoch: float, total_steps: int) -> float:
-        """Multiplier of the learning rate at optimiser step ``step`` (from 0) of ``total_steps``."""
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether the rate depends on how many steps an epoch has."""
+        return self.kind == "step" or self.warmup_epochs > 0
+
+    def unreached(self, steps_per_epoch: float, total_steps: int | None) -> list[str]:
+        """What of the schedule a training of ``total_steps`` ends before, in words."""
+        if not total_steps or not steps_per_epoch:
+            return []
+        warmup, notes = self.warmup_epochs * steps_per_epoch, []
+        if warmup >= total_steps > 1:
+            notes.append(
+                f"the warm-up takes {warmup:g} steps and training {total_steps}, which never has the full rate"
+            )
+        beyond = [f"{at:g}" for at in self.milestones if at * steps_per_epoch >= total_steps]
+        if self.kind == "step" and beyond:
+            notes.append(
+                f"milestones {', '.join(beyond)} lie beyond the training of {total_steps / steps_per_epoch:g} epochs"
+            )
+        return notes
+
+    def factor(self, step: int, steps_per_epoch: float, total_steps: int | None) -> float:
+        """Multiplier of the learning rate at optimiser step ``step`` (from 0) of ``total_steps``.
+
+        A cosine needs ``total_steps``; the others do without (None).
+        """
         warmup = self.warmup_epochs * steps_per_epoch
         if step < warmup:
             return self.warmup_start + (1 - self.warmup_start) * step / warmup
         if self.kind == "step":
             return self.gamma ** sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
         if self.kind == "cosine":
+            assert total_steps is not None
             progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
         return 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -33,11 +34,43 @@ def make_optimization(
     lr = asked["lr"] * lr_scale(trainer, base_batch)
     optimizer = make_optimizer(groups.split(network, lr, asked.get("weight_decay", 0.0)))
     fuse(optimizer, trainer.strategy.root_device)
-    total = int(trainer.estimated_stepping_batches)
-    epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 1
-    per_epoch = total / epochs
+    per_epoch, total = count_steps(trainer, schedule)
+    if trainer.is_global_zero:
+        for note in schedule.unreached(per_epoch, total):
+            print(f"learning rate: {note}")
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, per_epoch, total))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def count_steps(trainer: pl.Trainer, schedule: Schedule) -> tuple[int, int | None]:
+    """Optimiser steps an epoch, and of the whole training: None where only time or an early stop ends it.
+
+    Lightning's ``estimated_stepping_batches`` is the second number, and no epoch's length follows from it where
+    ``max_steps`` ends training in the middle of an epoch or ``max_time`` ends it somewhere.
+
+    Raises ValueError for a schedule that needs a number which does not exist.
+    """
+    trainer.fit_loop.setup_data()  # what the batches are counted of; nothing happens where it is there
+    schedulers = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    changing = any(len(set(scheduler.scheduling.values())) > 1 for scheduler in schedulers)
+    if changing and schedule.counts_epochs:
+        raise ValueError(
+            f"schedule.kind is {schedule.kind} with {schedule.warmup_epochs:g} epochs of warm-up, counted in epochs of "
+            "equally many steps, and GradientAccumulationScheduler changes how many an epoch has. Take "
+            "trainer.accumulate_grad_batches, or schedule.kind constant without a warm-up"
+        )
+    per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(per_epoch * trainer.max_epochs)
+    if not limits and schedule.kind == "cosine":
+        raise ValueError(
+            "schedule.kind is cosine, and a cosine falls until the last step; this training has none, since "
+            f"trainer.max_epochs is {trainer.max_epochs} and trainer.max_steps {trainer.max_steps}. Set "
+            "trainer.max_epochs or trainer.max_steps (trainer.max_time may still end it earlier), or schedule.kind to "
+            "step or constant"
+        )
+    return per_epoch, min(limits) if limits else None
 
 
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
@@ -116,6 +149,33 @@ def compiler_errors_in_words(network: nn.Module, device: torch.device) -> Iterat
             f"model.compile asks for torch.compile of {type(network).__name__}, which failed on {device.type}: "
             f"{error}\n{advice}"
         ) from error
+
+
+class WholeSteps(pl.Callback):
+    """A step is the mean of the batches that were gathered for it.
+
+    Lightning divides by ``accumulate_grad_batches`` whatever comes: the rest of an epoch that it does not divide, an
+    epoch of fewer batches, or a batch without a readable video would make a smaller step than the others.
+    """
+
+    gathered = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
+        self.gathered += len(batch) > 0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        asked, gathered, self.gathered = trainer.accumulate_grad_batches, self.gathered, 0
+        if asked == 1:
+            return
+        factor: float | Tensor = asked / max(1, gathered)
+        if trainer.world_size > 1:  # a tensor, since to ask a GPU for its value would be to wait for it
+            together = torch.tensor(float(gathered), device=trainer.strategy.root_device)
+            factor = asked * trainer.world_size / trainer.strategy.reduce(together, reduce_op="sum").clamp(min=1)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients and not (isinstance(factor, float) and factor == 1):
+            torch._foreach_mul_(gradients, factor)
 
 
 class TensorFloat32(pl.Callback):
@@ -205,8 +265,8 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
 
 
 def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
-    """Averaged weights, an end after so many epochs without a better ``val_score``, and rounder products."""
-    callbacks: list[pl.Callback] = [TensorFloat32()] if tf32 else []
+    """Whole steps, averaged weights, an end after so many epochs without a better ``val_score``, rounder products."""
+    callbacks: list[pl.Callback] = [WholeSteps(), *([TensorFloat32()] if tf32 else [])]
     if ema is not None:
         callbacks.append(MovingAverage(ema))
     if early_stopping is not None:
