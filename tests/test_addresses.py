@@ -1,0 +1,150 @@
+"""Nothing of a user or password is shown, whatever signs they hold, and what is shown still says which source it is."""
+
+import logging
+import re
+import shlex
+import sys
+
+import pytest
+
+from vidact import cli
+from vidact.addresses import from_environment, public, without_secrets
+from vidact.results import command_line
+from vidact.stream.server import name_sources
+from vidact.stream.sources import SourceError, open_source
+
+PASSWORDS = ["secret", "se/cret", "se#cret", "se?cret", "se[cret", "se]cret", "se cret", "se@cret", "@secret@", "s@e/c#r?e@t",
+             "se:cret", "se//cret", "1/2@secret", "se://cret", "se%2Fcret", "se&cret=1", "'secret\"", "sécrét", "se\\cret"]  # fmt: skip
+
+
+def pieces(password: str) -> list[str]:
+    """What must not be seen of it: every run of letters that is long enough to be told from other words."""
+    return [word for word in re.findall(r"\w+", password) if len(word) > 1 and word != "2Fcret"]
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("scheme", ["rtsp", "rtsps", "http", "https", "RTSP", "s3"])
+def test_no_part_of_a_password_is_shown(scheme, password):
+    address = f"{scheme}://hikuser:{password}@10.0.0.7:554/cam?token=abcdef"
+    for shown in (public(address), without_secrets(f"it said '{address}' and more")):
+        for word in ("hikuser", "abcdef", *pieces(password)):
+            assert word not in shown, shown
+    if not password.startswith("1"):  # a name, a port and a path are as likely there: then nothing is shown
+        assert public(address) == f"{scheme}://10.0.0.7:554/cam?…"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://10.0.0.7/stream", "rtsp://10.0.0.7/stream"),
+        ("http://[fe80::1]:80/a.mjpg", "http://[fe80::1]:80/a.mjpg"),
+        ("http://u:p@[::1]:80/a", "http://[::1]:80/a"),
+        ("http://host/list.m3u8?auth=1&x=2#t=3", "http://host/list.m3u8?…"),
+        ("http://host/list.m3u8#token=3", "http://host/list.m3u8"),
+        # cameras take user and password within the path
+        ("rtsp://10.0.0.7:554/user=admin&password=secret&channel=1.sdp", "rtsp://10.0.0.7:554/user=…"),
+        ("rtsp://10.0.0.7/a;token=secret/b", "rtsp://10.0.0.7/a;token=…/b"),
+        # forgotten: the host, the scheme, a slash
+        ("rtsp://admin:secret", "rtsp://…"),
+        ("rtsp://admin:se/cret", "rtsp://…"),
+        ("admin:secret@10.0.0.7/cam", "…@10.0.0.7/cam"),
+        ("rtsp:/admin:secret@10.0.0.7/cam", "…@10.0.0.7/cam"),
+        (" rtsp://admin:secret@10.0.0.7/cam", " rtsp://10.0.0.7/cam"),
+        ("lobby=rtsp://admin:secret@10.0.0.7/cam", "lobby=rtsp://10.0.0.7/cam"),
+        # it may be a path with an @ or a password with a slash: neither is shown
+        ("http://secret/cret@10.0.0.7/cam", "http://…@10.0.0.7/cam"),
+        ("http://host/cam?password=se@cret", "http://…"),
+        ("simplecache::s3://key:secret@bucket/shards", "simplecache::s3://bucket/shards"),
+        # what is no address stays as it is
+        ("clips/jump@2x.mp4", "clips/jump@2x.mp4"),
+        ("C:\\videos\\a@b.mp4", "C:\\videos\\a@b.mp4"),
+        ("0", "0"),
+    ],
+)
+def test_what_is_shown(address, shown):
+    assert public(address) == shown
+
+
+def test_secrets_in_a_text():
+    text = "cannot open 'rtsp://a:b/c@h/x?token=1', https://u:p@i/y: 401\nsee http://host/z."
+    assert without_secrets(text) == "cannot open 'rtsp://h/x?…', https://i/y: 401\nsee http://host/z."
+    assert without_secrets("nothing to hide: a@b, 3://4") == "nothing to hide: a@b, 3://4"
+
+
+# ---- where an address is given
+
+
+@pytest.mark.parametrize(
+    ("password", "sign"), [("pa/ss", "write %2F for /"), ("pa#ss", "write %23 for #"), ("pa?ss", "write %3F for ?"),
+                           ("pa[ss", "write %5B for ["), ("pa]ss", "write %5D for ]"),
+                           ("p/a?ss", "write %2F for /, %3F for ?")],
+)  # fmt: skip
+@pytest.mark.parametrize("give", [open_source, lambda address: name_sources([address])], ids=["stream", "serve"])
+def test_signs_that_end_an_address_are_told_with_how_to_write_them(give, password, sign):
+    with pytest.raises(SourceError) as error:
+        give(f"rtsp://admin:{password}@127.0.0.1:9/cam")
+    assert sign in str(error.value)
+    assert "127.0.0.1:9/cam" in str(error.value)
+    for word in ("admin", "pa", "ss@"):
+        assert word not in str(error.value).replace("password", "")
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "ftp", "rtsp:/x", "rtsp "])
+def test_no_error_holds_a_password(scheme, password, monkeypatch, caplog):
+    """Whatever is wrong with a source: its scheme, its signs, its host, its port."""
+    address = f"{scheme}://hikuser:{password}@127.0.0.1:9/cam"
+    caplog.set_level(logging.DEBUG)
+    for give in (
+        lambda: open_source(address, timeout_s=2),
+        lambda: open_source(address, fps=5),
+        lambda: name_sources([address, address]),
+        lambda: name_sources([f"door={address}", f"door={address}"]),
+        lambda: cli.main(["stream", "--checkpoint", "none.ckpt", "--no-window", "--source", address]),
+    ):
+        with pytest.raises((ValueError, OSError, SystemExit)) as error:
+            give()
+        told = f"{error.value}{caplog.text}"
+        for word in ("hikuser", *pieces(password)):
+            assert word not in told
+
+
+def test_an_address_without_a_host_is_told():
+    with pytest.raises(SourceError, match=r"rtsp://… names no host: rtsp://user:password@host/path"):
+        open_source("rtsp://admin:secret")
+
+
+def test_names_on_the_page_hold_no_secrets():
+    given = ["rtsp://a:p@ss@10.0.0.7:554/stream?token=1", "rtsp://10.0.0.8/user=admin_password=secret_channel=1"]
+    assert list(name_sources(given)) == ["10.0.0.7/stream", "10.0.0.8/user=…"]
+
+
+def test_user_and_password_from_the_environment(monkeypatch):
+    monkeypatch.setenv("CAMERA_USER", "admin")
+    monkeypatch.setenv("CAMERA_PASSWORD", "p@ss/w#r?d [1]%")
+    given = "rtsp://${CAMERA_USER}:${CAMERA_PASSWORD}@10.0.0.7/stream"
+    assert from_environment(given) == "rtsp://admin:p%40ss%2Fw%23r%3Fd%20%5B1%5D%25@10.0.0.7/stream"
+    assert public(given) == "rtsp://10.0.0.7/stream"
+    assert name_sources([f"lobby={given}"]) == {"lobby": given}  # which is read when it is opened
+    assert from_environment("rtsp://10.0.0.7/${CAMERA_USER}") == "rtsp://10.0.0.7/${CAMERA_USER}"  # of users alone
+    for give in (open_source, lambda address: name_sources([address])):
+        with pytest.raises(
+            SourceError, match=r"rtsp://10.0.0.7/stream asks for the variable NOT_SET, which is not set"
+        ):
+            give("rtsp://admin:${NOT_SET}@10.0.0.7/stream")
+
+
+def test_the_command_in_a_record_holds_no_secrets(monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["vidact", "x", "--source", "rtsp://a:pa ss/w@h/c?t=1", "--out=s3://k:s@b/c", "d e"]
+    )
+    assert shlex.split(command_line()) == ["vidact", "x", "--source", "rtsp://h/c?…", "--out=s3://b/c", "d e"]
+    assert shlex.split(cli.command_line("test", ["--a", "rtsp://a:b@h/c"])) == ["vidact", "test", "--a", "rtsp://h/c"]
+
+
+def test_an_option_that_is_none_does_not_tell_the_password(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["stream", "--checkpoint", "none.ckpt", "rtsp://hikuser:se/cret@10.0.0.7/cam"])
+    said = capsys.readouterr()
+    assert "hikuser" not in said.err + said.out
+    assert "cret" not in said.err + said.out
