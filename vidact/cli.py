@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact import __version__
+from vidact.addresses import without_secrets
 from vidact.files import replacing, write_json
 from vidact.results import load_results, save_results
 
@@ -894,7 +895,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
 
 def command_line(command: str, args: Sequence[str]) -> str:
     """What was asked, for results.json."""
-    return shlex.join(["vidact", command, *args])
+    return shlex.join(["vidact", command, *map(without_secrets, args)])
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -919,7 +920,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, ImportError, MemoryError, argparse.ArgumentError) as error:
         if os.environ.get("VIDACT_TRACEBACK"):
             raise
-        print(f"vidact {args[0]}: {in_plain_words(str(error))}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(
+            f"vidact {args[0]}: {without_secrets(in_plain_words(str(error)))}\n(VIDACT_TRACEBACK=1 shows where)",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vidact.addresses import without_secrets
 from vidact.files import write_json
 
 
@@ -51,7 +52,8 @@ def load_results(run: Path | str) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command of this process, as a shell would take it from the folder that it runs in."""
+    """The command of this process, as a shell would take it from the folder that it runs in, without the
+    secrets of addresses."""
     script, arguments = Path(sys.argv[0]), sys.argv[1:]
     if script.name == "__main__.py":
         words = ["python", "-m", script.parent.name]
@@ -60,7 +62,7 @@ def command_line() -> str:
         words = ["python", str(script.relative_to(Path.cwd()) if inside else script)]
     else:
         words = [script.name or "python"]
-    return shlex.join(words + arguments)
+    return shlex.join(words + [without_secrets(word) for word in arguments])
 
 
 def _plain(value: Any) -> Any:

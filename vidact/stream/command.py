@@ -15,10 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from vidact.addresses import without_secrets
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
@@ -73,9 +74,16 @@ def main(args: Sequence[str]) -> int:
     return 1 if session.failed else 0
 
 
+class Parser(argparse.ArgumentParser):
+    """Options whose values may be addresses: what it says of wrong ones holds no secrets."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_secrets(message))
+
+
 def parse(args: Sequence[str]) -> argparse.Namespace:
     """The options, with --source and --runtime filled in; raises ValueError for what cannot be."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact stream",
         description="Name the actions of a camera, a file or a network stream while they happen.",
         epilog="q in the window, or Ctrl-C, ends it; everything is then written out. JSON lines and events are written "

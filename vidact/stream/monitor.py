@@ -10,6 +10,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar
 
+from vidact.addresses import without_secrets
+
 log = logging.getLogger("vidact.stream.server")
 
 
@@ -100,5 +102,5 @@ class Faults:
 
 
 def one_line(error: BaseException | str) -> str:
-    """What went wrong, short and without line breaks."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """What went wrong, short, without line breaks and without the secrets of addresses."""
+    return without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import hmac
@@ -23,14 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from vidact.addresses import name_of, public
 from vidact.device import refuse_device
 from vidact.packages import how_to_install
-from vidact.stream.command import RUNTIMES, demo_model, events_at
+from vidact.stream.command import RUNTIMES, Parser, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
 from vidact.stream.sessions import Session, Studio, describe, is_live_address, refuse
-from vidact.stream.sources import EMPTY, SourceError, refuse_scheme
+from vidact.stream.sources import EMPTY, SourceError, refuse_address
 
 if TYPE_CHECKING:
     import uvicorn
@@ -508,18 +508,17 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
             raise SourceError(EMPTY)
         if not is_live_address(address) and not Path(address).exists():
             raise FileNotFoundError(
-                f"{address} does not exist; a source is a camera's number (0), a file, a folder, or a URL such as "
-                "rtsp://…, and may have a name before it: lobby=rtsp://…"
+                f"{public(address)} does not exist; a source is a camera's number (0), a file, a folder, or a URL such "
+                "as rtsp://…, and may have a name before it: lobby=rtsp://…"
             )
         if "://" in address:
-            refuse_scheme(address)
+            refuse_address(address)
         if not name and "://" in address:
-            parts = urlsplit(address)
-            name = f"{parts.hostname}{parts.path}".rstrip("/")
+            name = name_of(address)
         elif not name:
             name = f"camera {address}" if address.isdigit() else Path(address).resolve().name
         if name in named:
-            raise ValueError(f"two sources are called {name}; name them apart: --source left={address}")
+            raise ValueError(f"two sources are called {name}; name them apart: --source left={public(address)}")
         named[name] = address
     return named
 
@@ -529,7 +528,7 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
 
 def main(args: Sequence[str]) -> None:
     """``vidact serve``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact serve",
         description="A page on which a browser's camera, a file or a camera of this machine is named while it runs.",
         epilog="Prometheus reads /metrics; /healthz says whether it runs. VIDACT_TOKEN sets the token, too.",

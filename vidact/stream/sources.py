@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import av
 import av.error
@@ -33,6 +32,7 @@ import av.format
 import numpy as np
 from av.video.stream import VideoStream
 
+from vidact.addresses import from_environment, host_of, public, refuse_signs
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -153,13 +153,23 @@ def open_source(
     if isinstance(uri, Path) or not (camera or scheme):
         return _open_path(Path(text), bool(realtime), fps, report)
     if realtime is False or fps is not None:
-        name = _public_name(text) if scheme else f"camera {text}"
+        name = public(text) if scheme else f"camera {text}"
         option = "realtime=False" if realtime is False else f"fps={fps:g}"
         raise ValueError(f"{name} runs in real time at its own rate; {option} is for files")
     if camera:
         return CameraSource(int(camera[1]), capture or _opencv_capture, timeout_s, retry_s, report)
-    refuse_scheme(text)
+    refuse_address(text)
     return UrlSource(text, timeout_s, retry_s, report)
+
+
+def refuse_address(url: str) -> None:
+    """Raise SourceError for a URL that can be known not to open: its scheme, what its user and password hold."""
+    refuse_scheme(url)
+    try:
+        refuse_signs(url)
+        from_environment(url)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
 
 
 def refuse_scheme(url: str) -> None:
@@ -167,8 +177,8 @@ def refuse_scheme(url: str) -> None:
     scheme = url.partition("://")[0]
     if scheme.lower() not in PROTOCOLS:
         raise SourceError(
-            f"{scheme}:// is not a kind of source; use {', '.join(f'{known}://' for known in PROTOCOLS)}, "
-            "a camera's number, or the path of a file or folder"
+            f"{public(f'{scheme}://')} is not a kind of source; use "
+            f"{', '.join(f'{known}://' for known in PROTOCOLS)}, a camera's number, or the path of a file or folder"
         )
 
 
@@ -179,7 +189,8 @@ def refuse_scheme(url: str) -> None:
 def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) -> FileSource:
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} does not exist; a source is a camera's number (0), a file, a folder, or a URL such as rtsp://…"
+            f"{public(str(path))} does not exist; a source is a camera's number (0), a file, a folder, or a URL such "
+            "as rtsp://…"
         )
     if not path.is_dir():
         return FileSource([path], str(path), realtime, fps, report)
@@ -675,12 +686,6 @@ class CameraSource(_ReconnectingSource):
 # -- URLs
 
 
-def _public_name(url: str) -> str:
-    """A URL without its password and its query, which may hold a token."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{'?…' if parts.query else ''}"
-
-
 class _UrlConnection:
     """A stream, read by PyAV with time limits for opening and for each packet.
 
@@ -694,17 +699,21 @@ class _UrlConnection:
 
     def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool]) -> None:
         self._timeout_s, self._wait = timeout_s, wait
-        name, scheme = _public_name(url), urlsplit(url).scheme.lower()
+        name, scheme = public(url), url.partition("://")[0].lower()
         # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
         options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "500000"}
         if scheme.startswith("rtsp"):
             options["rtsp_flags"] = "prefer_tcp"  # over UDP, pictures arrive with holes
         begin = time.monotonic()
         try:
-            self._container = av.open(url, timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace")
+            self._container = av.open(
+                from_environment(url), timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace"
+            )
         except av.error.FFmpegError as error:
             why = self._why(error, begin, "it does not answer")
-            if not _is_known_host(host := urlsplit(url).hostname or ""):
+            if (host := host_of(url)) is None:
+                why = f"{why}; if what stands before its @ is a user and a password, write %2F for a / in them"
+            elif not _is_known_host(host):
                 why = f"no host is known by the name {host!r}"
             raise SourceError(f"{name} cannot be opened: {why}") from None  # FFmpeg's error holds the password
         stream = self._container.streams.best("video")
@@ -788,4 +797,4 @@ class UrlSource(_ReconnectingSource):
         def connect() -> _Connection:
             return _UrlConnection(url, timeout_s, self._closed.wait)
 
-        super().__init__(_public_name(url), connect, False, timeout_s, retry_s, report)
+        super().__init__(public(url), connect, False, timeout_s, retry_s, report)
