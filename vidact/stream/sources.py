@@ -33,6 +33,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from vidact.addresses import from_environment, host_of, public, refuse_signs
+from vidact.video.colours import to_rgb
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -43,6 +44,7 @@ from vidact.video.decode import (
     _natural,
     open_video,
 )
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, reason
 
 log = logging.getLogger(__name__)
 
@@ -648,10 +650,13 @@ class _CameraConnection:
         import cv2
 
         while True:
-            if not self._camera.grab():
-                raise SourceError("it gives no more pictures")
-            captured = time.monotonic()
-            is_good, image = self._camera.retrieve()
+            try:
+                if not self._camera.grab():
+                    raise SourceError("it gives no more pictures")
+                captured = time.monotonic()
+                is_good, image = self._camera.retrieve()
+            except cv2.error as error:
+                raise SourceError(reason(error)) from None
             if is_good and _is_picture(image):
                 yield _Picture(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), None, captured)
             else:
@@ -699,17 +704,18 @@ class _UrlConnection:
 
     def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool]) -> None:
         self._timeout_s, self._wait = timeout_s, wait
-        name, scheme = public(url), url.partition("://")[0].lower()
+        self._name = name = public(url)
+        scheme = url.partition("://")[0].lower()
         # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
         options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "500000"}
         if scheme.startswith("rtsp"):
             options["rtsp_flags"] = "prefer_tcp"  # over UDP, pictures arrive with holes
-        begin = time.monotonic()
+        address, begin = from_environment(url), time.monotonic()
         try:
             self._container = av.open(
-                from_environment(url), timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace"
+                address, timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace"
             )
-        except av.error.FFmpegError as error:
+        except Exception as error:  # whatever the library raises
             why = self._why(error, begin, "it does not answer")
             if (host := host_of(url)) is None:
                 why = f"{why}; if what stands before its @ is a user and a password, write %2F for a / in them"
@@ -729,46 +735,51 @@ class _UrlConnection:
         # FFmpeg invents times, 25 pictures a second, where a format such as MJPEG has none
         self._has_times = av.format.Flags.no_timestamps not in av.format.Flags(kind.flags)
 
-    def _why(self, error: av.error.FFmpegError, since: float, silent: str) -> str:
+    def _why(self, error: Exception, since: float, silent: str) -> str:
         if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
             return f"{silent} for {self._timeout_s:g} s"
-        return str(error.strerror)
+        # only FFmpeg's own words are known to be without the address
+        return reason(error) if isinstance(error, av.error.FFmpegError) else type(error).__name__
 
     def pictures(self) -> Iterator[_Picture | None]:
         heard = time.monotonic()
         begin: float | None = None  # when the stamp 0 is due
-        try:
-            # the packets of sound too: they show that no pictures come
-            for packet in self._container.demux():
-                heard = time.monotonic()
-                if packet.stream is not self._stream:
-                    yield None
-                    continue
+        faults: list[Exception] = []
+        # the packets of sound too: they show that no pictures come
+        for packet in demux(self._container, faults=faults):
+            heard = time.monotonic()
+            if packet.stream is not self._stream:
+                yield None
+                continue
+            try:
+                frames = decode_packet(packet, is_strict=True)
+            except UndecodableError:
+                yield _Picture(None, None, heard)
+                continue
+            for frame in frames:
                 try:
-                    frames: list[Any] = packet.decode()
-                except av.error.FFmpegError:
+                    image = None if frame.is_corrupt else _upright(frame, self._name)
+                except VideoError:
+                    image = None
+                if image is None:
                     yield _Picture(None, None, heard)
                     continue
-                for frame in frames:
-                    if frame.is_corrupt:
-                        yield _Picture(None, None, heard)
-                        continue
-                    stamp_s = frame.time if self._has_times else None
-                    captured = heard
-                    if self._is_paced and stamp_s is not None:
-                        begin = heard - stamp_s if begin is None else begin
-                        early_s = begin + stamp_s - time.monotonic()
-                        if not 0 <= early_s <= self._timeout_s:  # late, or the times have jumped
-                            begin -= early_s
-                        elif self._wait(early_s):
-                            return
-                        captured = time.monotonic()
-                    yield _Picture(_upright(frame), stamp_s, captured)
-                if not frames:
-                    yield None
-        except av.error.FFmpegError as error:
-            why = self._why(error, heard, "it has sent nothing")
-            raise SourceError("it was cut off" if error.errno == errno.EIO else why) from None
+                stamp_s = frame.time if self._has_times else None
+                captured = heard
+                if self._is_paced and stamp_s is not None:
+                    begin = heard - stamp_s if begin is None else begin
+                    early_s = begin + stamp_s - time.monotonic()
+                    if not 0 <= early_s <= self._timeout_s:  # late, or the times have jumped
+                        begin -= early_s
+                    elif self._wait(early_s):
+                        return
+                    captured = time.monotonic()
+                yield _Picture(image, stamp_s, captured)
+            if not frames:
+                yield None
+        if faults:
+            why = self._why(faults[0], heard, "it has sent nothing")
+            raise SourceError("it was cut off" if getattr(faults[0], "errno", 0) == errno.EIO else why)
         if not self._is_file:
             raise SourceError("it was cut off")
 
@@ -782,8 +793,8 @@ def _is_known_host(host: str) -> bool:
     return False
 
 
-def _upright(frame: av.VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+def _upright(frame: av.VideoFrame, name: str) -> np.ndarray:
+    image = to_rgb(frame, name)
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
         image = Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32))(image)

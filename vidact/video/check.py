@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import av
-import av.error
 import cv2
 import numpy as np
 
 from vidact.video.decode import VideoError, VideoReader, open_video
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
 from vidact.video.jobs import file_digest
 
 NUM_PICTURES, SIDE = 8, 32  # of the fingerprint
@@ -133,23 +133,20 @@ def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
 
 def _look_at_file(found: Examined) -> None:
     """What the container says beside the frames, and what the decoder says when it may not hide an error."""
-    damaged, words = 0, ""
-    try:
-        with av.open(f"file:{found.path}", metadata_errors="replace") as file:
-            stream = file.streams.best("video")
-            assert stream is not None
-            stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
-            stated = file.duration / av.time_base if file.duration else 0.0
-            if stream.duration and stream.time_base:
-                stated = max(stated, float(stream.duration * stream.time_base))
-            for packet in file.demux(stream):
-                try:
-                    for frame in packet.decode():
-                        damaged += bool(frame.is_corrupt)  # type: ignore[union-attr]
-                except av.error.FFmpegError as error:
-                    damaged, words = damaged + 1, words or str(error.strerror)
-    except av.error.FFmpegError as error:
-        damaged, words, stated = damaged + 1, str(error.strerror), 0.0
+    damaged, words, faults = 0, "", list[Exception]()
+    file, stream = open_container(found.path)
+    with file:
+        stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
+        stated = file.duration / av.time_base if file.duration else 0.0
+        if stream.duration and stream.time_base:
+            stated = max(stated, float(stream.duration * stream.time_base))
+        for packet in demux(file, stream, faults=faults):
+            try:
+                damaged += sum(frame.is_corrupt for frame in decode_packet(packet, is_strict=True))
+            except UndecodableError as error:
+                damaged, words = damaged + 1, words or reason(error.__cause__)
+    if faults:
+        damaged, words = damaged + 1, words or reason(faults[0])
     if damaged:
         found.add("damaged", f"the decoder finds damage in {damaged} places ({words or 'it says no more'})")
     off_s = stated - found.duration_s

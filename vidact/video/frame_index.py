@@ -9,6 +9,7 @@ Shapes: N frames of the video.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +128,7 @@ class Scan:
     ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
     contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
+    ``fault``: what ended the pass before the file's end.
     """
 
     packets: list[PacketNote]
@@ -139,19 +141,33 @@ class Scan:
     pictures: list[av.VideoFrame] | None
     fed: int
     sets_change: bool = False
+    fault: Exception | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the library lost its way in the file, other than by coming to where it breaks off."""
+        return self.fault is not None and not isinstance(self.fault, av.error.FFmpegError)
 
 
-def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
-    """The file and its main video stream, or a VideoError in plain words."""
+# What makes FFmpeg look for streams in the whole file, or the first 64 MiB, and not in the first seconds only.
+WHOLE = {"probesize": str(64 * 2**20), "analyzeduration": str(24 * 3600 * 10**6)}
+
+
+def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
+    """The file and its main video stream, or a VideoError in plain words.
+
+    Args:
+        options: FFmpeg's, such as ``WHOLE``.
+    """
     if not os.access(path, os.R_OK) and path.exists():
         raise VideoError(f"{path} may not be read by this user; change its permissions")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
     try:
         # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding are no reason to stop
-        container = av.open(f"file:{path}", metadata_errors="replace")
-    except av.error.FFmpegError as error:
-        raise VideoError(f"{path} is not a video that can be read ({error.strerror}): {_beginning(path)}") from error
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except Exception as error:  # whatever the library raises
+        raise VideoError(f"{path} is not a video that can be read ({reason(error)}): {_beginning(path)}") from error
     if not container.streams:
         container.close()
         raise VideoError(f"{path} is not a video that can be read (nothing is in it): {_beginning(path)}")
@@ -165,6 +181,12 @@ def open_container(path: Path) -> tuple[InputContainer, VideoStream]:
         container.close()
         raise VideoError(f"{path} holds video in a codec that this PyAV cannot decode; transcode it to H.264")
     return container, stream
+
+
+def reason(error: BaseException | None) -> str:
+    """What a library's error says, in one line; FFmpeg's without its number and the file's name."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(said).splitlines()[0]
 
 
 def _beginning(path: Path) -> str:
@@ -190,12 +212,46 @@ def stamped(packet: av.Packet, format: str) -> av.Packet:
 
 
 def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
-    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does, or raises."""
+    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does, or raises
+    UndecodableError where ``is_strict``."""
     try:
         return packet.decode()  # type: ignore[return-value]
-    except av.error.FFmpegError:
+    except Exception as error:  # whatever the library raises
         if is_strict:
-            raise
+            raise UndecodableError from error
+        return []
+
+
+class UndecodableError(Exception):
+    """A packet of which the decoder makes nothing."""
+
+
+def demux(
+    container: InputContainer, *streams: VideoStream, faults: list[Exception] | None = None
+) -> Iterator[av.Packet]:
+    """Every packet of these streams (of all, where none is named) from here on, at the end an empty one of each, which
+    makes the decoder give out what it still holds.
+
+    Ends where the file cannot be read further; what was raised there is added to ``faults``.
+    """
+    packets = container.demux(*streams)
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except Exception as error:  # FFmpeg's where the file breaks off, PyAV's own where it loses its way
+            if faults is not None:
+                faults.append(error)
+            return
+        yield packet
+
+
+def drain(stream: VideoStream) -> list[av.VideoFrame]:
+    """What the decoder still holds; it takes no packet after this until it is flushed."""
+    try:
+        return stream.codec_context.decode(None)
+    except Exception:  # whatever the library raises
         return []
 
 
@@ -205,30 +261,26 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     format, num_bytes, is_torn = container.format.name, 0, False
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
-    try:
-        for packet in container.demux(stream):
-            stamped(packet, format)
-            if packet.size or packet.dts is not None:  # not the empty one that flushes the decoder
-                scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
-                scan.roles.append(judge(bytes(packet)) if judge else None)
-                scan.sets_change |= packet.has_sidedata("new_extradata")
-                is_torn = packet.is_corrupt
-            num_bytes += packet.size
-            if num_bytes > KEEP_PACKETS:
-                scan.kept = None
-            elif scan.kept is not None:
-                scan.kept.append(packet)
-            if decode_all or scan.first is None:
-                scan.fed += 1
-                for frame in decode_packet(packet):
-                    scan.first = scan.first or frame
-                    scan.frames.append(frame.pts)
-                    if scan.pictures is not None:
-                        scan.pictures.append(frame)
-                        if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
-                            scan.pictures = None
-    except av.error.FFmpegError:  # the file breaks off
-        is_torn = True
+    faults: list[Exception] = []
+    for packet in demux(container, stream, faults=faults):
+        stamped(packet, format)
+        if packet.size or packet.dts is not None:  # not the empty one that flushes the decoder
+            scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
+            scan.roles.append(judge(bytes(packet)) if judge else None)
+            scan.sets_change |= packet.has_sidedata("new_extradata")
+            is_torn = packet.is_corrupt
+        num_bytes += packet.size
+        if num_bytes > KEEP_PACKETS:
+            scan.kept = None
+        elif scan.kept is not None:
+            scan.kept.append(packet)
+        if decode_all or scan.first is None:
+            scan.fed += 1
+            _take(scan, decode_packet(packet), decode_all)
+    if faults:
+        scan.fault, is_torn = faults[0], True
+        if decode_all:
+            _take(scan, drain(stream), decode_all)
     scan.sets_change |= sets_change(scan.roles, extradata)
     # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last
     # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
@@ -237,6 +289,16 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     elif is_torn:
         scan.num_missing = max(0, stream.frames - len(scan.packets))
     return scan
+
+
+def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
+    for frame in frames:
+        scan.first = scan.first or frame
+        scan.frames.append(frame.pts)
+        if scan.pictures is not None:
+            scan.pictures.append(frame)
+            if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
+                scan.pictures = None
 
 
 def _num_bytes(frame: av.VideoFrame) -> int:

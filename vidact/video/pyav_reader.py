@@ -19,20 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.error
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
+from vidact.video.colours import to_rgb
 from vidact.video.frame_index import (
+    WHOLE,
     Scan,
+    UndecodableError,
     VideoIndex,
     decode_packet,
+    demux,
+    drain,
     index_frames,
     index_packets,
     is_stamped,
     open_container,
+    reason,
     scan_file,
     stamped,
 )
@@ -87,11 +92,11 @@ class PyAVReader(VideoReader):
 
     # -- the file
 
-    def _open(self) -> tuple[InputContainer, VideoStream]:
+    def _open(self, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
         """Open the file at its beginning, with nothing read yet."""
         self.close()
         self._refuse_if_changed()
-        self._container, self._stream = open_container(self.path)
+        self._container, self._stream = open_container(self.path, options)
         self._process = os.getpid()
         context = self._stream.codec_context
         context.thread_count = self.threads
@@ -172,13 +177,17 @@ class PyAVReader(VideoReader):
         container, stream = self._at_start()
         if self.index_from == "auto" and is_stamped(container, stream):
             scan = scan_file(container, stream, decode_all=False)
-            if index := index_packets(scan):
+            if not scan.is_lost and (index := index_packets(scan)):
                 self._refuse_if_cut(scan)
                 self._go_on_from(scan, index)
                 return index
             container, stream = self._at_start()
         scan = scan_file(container, stream, decode_all=True)
         if self.index_from == "auto":
+            if scan.is_lost:  # as where a stream begins later than FFmpeg looked for streams
+                self._open(WHOLE)
+                scan = scan_file(*self._at_start(), decode_all=True)
+            self._refuse_if_lost(scan)
             self._refuse_if_cut(scan)
         if scan.first is None:
             raise VideoError(
@@ -195,6 +204,14 @@ class PyAVReader(VideoReader):
             self._coming = self._decode(scan.kept[scan.fed :], index, None, scan.pictures or [])
             self._next = 0
             self._passed = {index.number_of.get(packet.stamp, -1) for packet in scan.packets[: scan.fed]}  # type: ignore[arg-type]
+
+    def _refuse_if_lost(self, scan: Scan) -> None:
+        """Where the library does not come to the end of a file, nobody knows what is missing."""
+        if scan.is_lost:
+            raise VideoError(
+                f"{self.path} is damaged: FFmpeg loses its way behind {len(scan.frames)} frames "
+                f"({reason(scan.fault)}). Fetch it again, or read what is left with open_video(..., index='decode')"  # type: ignore[arg-type]
+            )
 
     def _refuse_if_cut(self, scan: Scan) -> None:
         """A file shorter than its own table of contents is an error: nobody should train on part of it unknowingly.
@@ -243,10 +260,7 @@ class PyAVReader(VideoReader):
         try:
             for number, frame in self._frames(numbers):
                 # a stream may change its picture size; like FFmpeg we scale to the first one's
-                picture = self._scaler.reformat(frame, width, height, "rgb24", threads=self.threads)
-                plane = picture.planes[0]
-                rows = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)  # type: ignore[call-overload]
-                yield index.turn(rows[:, : 3 * width].reshape(height, width, 3))
+                yield index.turn(to_rgb(frame, self.path, height, width, self._scaler, self.threads))
                 is_whole = number == numbers[-1]
         finally:
             if not is_whole:
@@ -292,7 +306,7 @@ class PyAVReader(VideoReader):
         for attempt in ("here", "from the start"):
             if attempt == "from the start":
                 self.may_skip, self._until = False, None  # whatever surprised us may do so again
-                self._coming = self._decode(_demux(*self._at_start()), self.index, None)
+                self._coming = self._decode(demux(*self._at_start()), self.index, None)
             for found, frame in self._coming:
                 self._next = found + 1
                 self._passed.discard(found)
@@ -310,7 +324,7 @@ class PyAVReader(VideoReader):
         index, first, stamp = self.index, int(self.index.key_frames[key]), int(self.index.key_stamps[key])
         is_new = self._container is None or self._is_fresh
         if index.stamps is None or (first == 0 and (is_new or index.sets_change)):
-            return self._decode(_demux(*self._at_start()), index, None)
+            return self._decode(demux(*self._at_start()), index, None)
         depth = self._stream.codec_context.reorder_depth if self._container else 0
         if self._packets is None and self.format not in JUMPED_CONTAINERS:
             container, stream = self._at_start()
@@ -323,13 +337,13 @@ class PyAVReader(VideoReader):
             place = next(keys, 0)
             packets: Iterable[av.Packet] = self._packets[place:]
         elif self.format not in JUMPED_CONTAINERS:
-            packets = itertools.dropwhile(lambda packet: packet.pts != stamp, _demux(container, stream))
+            packets = itertools.dropwhile(lambda packet: packet.pts != stamp, demux(container, stream))
         else:
             try:
                 container.seek(stamp, stream=stream, backward=True)
-            except av.error.FFmpegError:  # a format that cannot be jumped in
-                return self._decode(_demux(*self._at_start()), index, None)
-            packets = _demux(container, stream)
+            except Exception:  # a format that cannot be jumped in, whatever the library raises there
+                return self._decode(demux(*self._at_start()), index, None)
+            packets = demux(container, stream)
         # a flushed decoder may have to learn anew how far pictures are out of order, and drops some until it knows
         stream.codec_context.reorder_depth = max(depth, stream.codec_context.reorder_depth)
         return self._decode(packets, index, first)
@@ -386,30 +400,15 @@ class PyAVReader(VideoReader):
             else:
                 try:
                     yield from decode_packet(packet, is_strict)
-                except av.error.FFmpegError:
+                except UndecodableError:
                     return
             if self._until is not None and number >= 0:
                 self._until.discard(number)
                 if not self._until:
                     # the decoder has the whole stretch: it may give out what it holds without waiting for more
-                    yield from _drain(self._stream)
+                    yield from drain(self._stream)
                     return
-
-
-def _demux(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
-    """Every packet from here on, the last one empty, which makes the decoder give out what it still holds."""
-    try:
-        yield from container.demux(stream)
-    except av.error.FFmpegError:  # the file breaks off
-        return
-
-
-def _drain(stream: VideoStream) -> list[av.VideoFrame]:
-    """What the decoder still holds; it takes no packet after this until it is flushed."""
-    try:
-        return stream.codec_context.decode(None)
-    except av.error.FFmpegError:
-        return []
+        yield from drain(self._stream)  # where the file broke off, nothing came that did so
 
 
 def _chain(ahead: Iterable[av.VideoFrame], following: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:

@@ -13,7 +13,6 @@ Shapes: T frames, H x W pixels.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +26,9 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing
-from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
+from vidact.video.colours import UNKNOWN_MATRICES
+from vidact.video.decode import PACKED_SUFFIX, VideoError, open_video
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
 from vidact.video.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 
 TICKS = 90_000  # of a second; a millisecond and the common frame rates are whole numbers of them
@@ -152,7 +153,7 @@ def transcode(job: TranscodeJob) -> dict[str, Any]:
                 digest = file_digest(half)
                 num_bytes = half.stat().st_size
         except (VideoError, av.error.FFmpegError) as error:
-            why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({error.strerror})"
+            why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({reason(error)})"
             return {"error": why}
         note = {"source": source, "bytes": num_bytes, "sha256": digest, **found}
         write_note(job.out, job.name, note)
@@ -183,14 +184,15 @@ class _Material:
             self.height, self.width = scaled_size(video.height, video.width, settings.short_side)
         self.colorspace = 6  # BT.601, which pictures are converted by
         self.is_direct = False
-        if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-            with contextlib.suppress(av.error.FFmpegError), av.open(f"file:{path}", metadata_errors="replace") as file:
-                stream: Any = file.streams.best("video")
-                first: Any = next(file.decode(stream), None)
+        if path.is_file() and path.suffix != PACKED_SUFFIX:
+            file, stream = open_container(path)
+            with file:
+                first: Any = next((frame for packet in demux(file, stream) for frame in decode_packet(packet)), None)
                 if first is not None:
                     self.is_direct = (
                         first.format.name == "yuv420p"
                         and int(first.color_range) != 2
+                        and int(first.colorspace) not in UNKNOWN_MATRICES
                         and "DISPLAYMATRIX" not in first.side_data
                     )
                     self.colorspace = int(first.colorspace) if self.is_direct else 6
@@ -226,13 +228,13 @@ class _Material:
         )
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        count = 0
-        try:
-            with av.open(f"file:{self.path}", metadata_errors="replace") as file:
-                begin_s: float | None = None
-                stream: Any = file.streams.best("video")
-                frame: Any
-                for frame in file.decode(stream):
+        count, faults = 0, list[Exception]()
+        begin_s: float | None = None
+        file, stream = open_container(self.path)
+        with file:
+            try:
+                packets = demux(file, stream, faults=faults)
+                for frame in (frame for packet in packets for frame in decode_packet(packet, is_strict=True)):
                     begin_s = frame.time if begin_s is None else begin_s
                     if count == len(self) < self.num_frames:
                         break
@@ -243,8 +245,10 @@ class _Material:
                         raise _NotDirect
                     yield frame.reformat(self.width, self.height, "yuv420p", interpolation="AREA")
                     count += 1
-        except av.error.FFmpegError:
-            raise _NotDirect from None
+            except (UndecodableError, av.error.FFmpegError):
+                raise _NotDirect from None
+        if faults:
+            raise _NotDirect
         if count != len(self):
             raise _NotDirect
 
