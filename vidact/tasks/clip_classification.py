@@ -27,6 +27,7 @@ from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
 from vidact.tasks.training import (
+    MakesOptimizer,
     compiled,
     compiler_errors_in_words,
     gather,
@@ -91,7 +92,7 @@ class ClipClassification(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.network: Any = network
-        self.make_optimizer = optimizer
+        self.make_optimizer = MakesOptimizer(optimizer)
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
         self.ema, self.early_stopping = ema, early_stopping

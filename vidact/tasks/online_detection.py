@@ -32,7 +32,7 @@ from vidact.metrics import (
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
 from vidact.tasks.schedules import ParameterGroups, Schedule
-from vidact.tasks.training import gather, gradient_norm, make_callbacks, make_optimization
+from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.timelines import Timelines, stack_timelines
 
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
@@ -94,7 +94,7 @@ class OnlineDetection(pl.LightningModule):
         if isinstance(loss_tokens, int) and loss_tokens < 1:
             raise ValueError(f"loss_tokens is {loss_tokens}; at least the last answer teaches")
         self.network: Any = network
-        self.make_optimizer = optimizer
+        self.make_optimizer = MakesOptimizer(optimizer)
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.kind, self.loss_tokens, self.future_weight = loss, loss_tokens, future_weight
         self.label_smoothing, self.ema, self.early_stopping = label_smoothing, ema, early_stopping

@@ -73,6 +73,23 @@ def count_steps(trainer: pl.Trainer, schedule: Schedule) -> tuple[int, int | Non
     return per_epoch, min(limits) if limits else None
 
 
+class MakesOptimizer:
+    """What makes the optimiser, shared by all copies of the task that holds it.
+
+    A recipe's class is made by jsonargparse, whose function knows the command line and so the Trainer with its data: a
+    callback that copies the module, as averages do, would copy those too, and fails once DDP has wrapped the module.
+    """
+
+    def __init__(self, make: Callable[[Iterable], Optimizer]) -> None:
+        self.make = make
+
+    def __call__(self, parameters: Iterable) -> Optimizer:
+        return self.make(parameters)
+
+    def __deepcopy__(self, memo: dict) -> MakesOptimizer:
+        return self
+
+
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
     """Let one kernel update all tensors of a group where training runs on CUDA; ``fused``, ``foreach`` and
     ``differentiable`` of the recipe stand.
