@@ -1,0 +1,190 @@
+"""Work by several processes: Ctrl-C at any moment is for the parent alone, and an estimate times work, not start-up."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vidact.doctor import write_numbered_video
+from vidact.video.jobs import Meter
+
+ROOT = Path(__file__).parents[2]
+
+# A worker that takes long to start, as one that imports torch does, and says when it has begun to.
+SLOW_START = """
+import sys, time
+from pathlib import Path
+if __name__ != "__main__":
+    Path(sys.argv[1], "starting").touch()
+    time.sleep(1)
+import multiprocessing
+from vidact.video import jobs
+
+def work(job):
+    time.sleep(30)
+
+def process(number):
+    time.sleep(30)
+
+if __name__ == "__main__":
+    try:
+        if sys.argv[2] == "pool":
+            list(jobs.run(work, [1, 2, 3], workers=2))
+        else:
+            context = jobs.process_context(sys.argv[2])
+            started = [context.Process(target=process, args=(number,), daemon=True) for number in range(2)]
+            for one in started:
+                one.start()
+            for one in started:
+                one.join()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(130)
+"""
+
+
+def interrupted(args, is_time, tmp_path):
+    """Exit status and stderr of a command after Ctrl-C, which a terminal sends to every process of the group."""
+    with (tmp_path / "stderr").open("w+") as said:
+        process = subprocess.Popen(
+            args, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PWD": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        end = time.monotonic() + 120
+        while not is_time() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        assert process.poll() is None, (tmp_path / "stderr").read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        try:
+            status = process.wait(60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        said.seek(0)
+        return status, said.read()
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="Ctrl-C is sent to a process group")
+@pytest.mark.parametrize("how", ["pool", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+def test_ctrl_c_while_processes_start(how, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SLOW_START)
+    status, said = interrupted(
+        [sys.executable, str(script), str(tmp_path), how], (tmp_path / "starting").exists, tmp_path
+    )
+    assert (status, said) == (130, "stopped\n")
+
+
+COMMANDS = {
+    "features": "extract features --videos videos --out out --network tsn_resnet_tiny --weights none --workers 2",
+    "flow": "extract flow --videos videos --out out --workers 2",
+    "transcode": "prepare transcode --data videos --out out --workers 2",
+    "check": "prepare check --data videos --out out --workers 2",
+    "train": "train --config clip/synthetic/tsm_resnet_tiny --data.root videos --run out --data.num_workers 2 "
+             "--data.start_method spawn --trainer.max_epochs 50",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="a process's children are read from /proc")
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ctrl_c_while_a_command_starts_its_processes(command, seconds, tmp_path):
+    for label in ("jump", "walk"):
+        for number in range(4):
+            (tmp_path / "videos" / label).mkdir(parents=True, exist_ok=True)
+            write_numbered_video(tmp_path / "videos" / label / f"{number}.mp4", 300)
+    args = [sys.executable, "-m", "vidact.cli", *COMMANDS[command].split()]
+    started = []
+
+    def is_time():
+        mine = [
+            path.parent
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"multiprocessing" in (words := read(path)) and b"resource_tracker" not in words
+            and read(path.with_name("environ")).find(b"PWD=" + str(tmp_path).encode()) >= 0
+        ]  # fmt: skip
+        if len(mine) >= 2 and not started:
+            started.append(time.monotonic())
+        return bool(started) and time.monotonic() - started[0] >= seconds
+
+    def read(path):
+        try:
+            return path.read_bytes()
+        except OSError:
+            return b""
+
+    status, said = interrupted(args, is_time, tmp_path)
+    assert status == 130, said
+    assert "Traceback" not in said
+    assert len(re.findall("^stopped", said, re.M)) == 1
+    time.sleep(1)
+    started.clear()
+    assert not is_time(), "a worker outlives its parent"
+
+
+def test_every_command_says_that_it_was_stopped(monkeypatch, capsys):
+    from vidact import cli
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "fuse", stop)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fuse"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped"
+
+
+# ------------------------------------------------------------------------------------------------------ estimates
+
+
+class Time:
+    def __init__(self, monkeypatch):
+        self.now = 1000.0
+        monkeypatch.setattr("vidact.video.jobs.time.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Time(monkeypatch)
+
+
+def test_start_up_is_not_work(clock, capsys):
+    """Ten seconds of imports before the first of 200 equal videos of half a second: 99 s are left, not 35 minutes."""
+    meter = Meter(200, 200)
+    clock.now += 10
+    meter.begin()
+    meter.move("0", 0.0)
+    for number in range(20):
+        clock.now += 0.5
+        meter.finish(1, news=f"{number}: done", piece=str(number))
+    lines = capsys.readouterr().err.splitlines()
+    assert "left" not in lines[0]  # half a second of work says nothing of a minute and a half
+    assert lines[-1].startswith("20/200 videos  10%, 1.5 min left")
+
+
+def test_what_a_worker_has_in_hand_counts(clock, capsys):
+    """One video of an hour: its progress is the run's."""
+    meter = Meter(1000, 1)
+    meter.begin(clock.now)
+    clock.now += 60
+    meter.move("long", 250)
+    assert "0/1 videos  25%, 3.0 min left" in capsys.readouterr().err
+    clock.now += 180
+    meter.finish(1000, piece="long")
+    assert "1/1 videos 100%" in capsys.readouterr().err
+
+
+def test_work_of_another_process_begins_when_it_says(clock, capsys):
+    meter = Meter(10, 10)
+    clock.now += 30
+    meter.begin(clock.now - 4)  # told with the first result
+    meter.finish(1, news="first")
+    meter.begin(clock.now - 1)  # a later job of another worker changes nothing
+    assert "1/10 videos  10%, 36 s left" in capsys.readouterr().err
