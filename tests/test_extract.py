@@ -212,7 +212,7 @@ def test_the_command_and_the_tool(films, expected, tmp_path, monkeypatch, capsys
     words = capsys.readouterr()
     assert "resnet_tiny: 128 numbers a token, 4 tokens/s, 1 workers on cpu" in words.out
     assert "5 videos written" in words.out
-    assert "5/5 videos 100% 0.0 min left  " in words.err
+    assert "5/5 videos 100%  " in words.err
     assert contents(tmp_path) == expected
     assert load_results(tmp_path)["extract"]["videos_written"] == 5
 

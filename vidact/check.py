@@ -148,7 +148,7 @@ def _examine_all(sources: Sources, out: Path, workers: int, progress: bool) -> d
             waiting.append(_Job(name, path, out))
     waiting.sort(key=lambda job: size_of(job.path), reverse=True)
     meter = Meter(sum(size_of(job.path) for job in waiting), len(waiting), progress)
-    for job, one in jobs.run(_examine, waiting, workers):
+    for job, one in jobs.run(_examine, waiting, workers, meter):
         found[job.name] = one
         meter.finish(size_of(job.path), news=f"{job.name}: {one.problems[0][1]}" if one.problems else "")
     return {name: found[name] for name in sources.videos}

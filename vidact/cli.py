@@ -366,14 +366,12 @@ def ctrl_c_in_words(trainer: Any, trains: Path | None) -> Iterator[None]:
     except SystemExit:
         if not trainer.interrupted:
             raise
-        words = "stopped"
+        words = ""
         if trains is not None and (trains / "checkpoints" / "last.ckpt").exists():
-            words += f"; continue with: vidact train --config {shlex.quote(f'{trains}/config.yaml')} --ckpt last"
+            words = f"continue with: vidact train --config {shlex.quote(f'{trains}/config.yaml')} --ckpt last"
         elif trains is not None:
-            words += " before anything was saved"
-        if trainer.is_global_zero:
-            print(words, file=sys.stderr)
-        raise KeyboardInterrupt from None
+            words = "nothing was saved yet"
+        raise KeyboardInterrupt(words) from None
 
 
 def test(args: Sequence[str]) -> Path:
@@ -913,9 +911,14 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"vidact: no command {args[0]!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     quiet()
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that train together
+    if "torch" not in sys.modules and is_first:
+        print(f"vidact {args[0]}: loading …", file=sys.stderr, flush=True)  # PyTorch and Lightning take seconds
     try:
         COMMANDS[args[0]](args[1:])
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        if is_first:
+            print(f"{chr(10) * sys.stderr.isatty()}stopped{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, ImportError, MemoryError, argparse.ArgumentError) as error:
         if os.environ.get("VIDACT_TRACEBACK"):

@@ -24,12 +24,8 @@ import inspect
 import json
 import multiprocessing
 import multiprocessing.connection
-import os
 import re
-import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -56,6 +52,7 @@ from vidact.results import command_line, save_results
 from vidact.video import Chunker, Clock, SegmentSampler, Slot, VideoError, VideoReader, expand, open_video
 from vidact.video.decode import DECODERS, VIDEO_SUFFIXES
 from vidact.video.flow import METHODS
+from vidact.video.jobs import Meter, end_with_parent, num_cores, process_context
 from vidact.video.transform import ClipTransform, images_per_index, test_transform
 
 FORMAT = 1
@@ -651,12 +648,21 @@ def extract_features(
         tasks = [task for task in tasks if task.video not in set(done.kept)]
         # the longest first, so that the last ones do not leave the other workers idle
         tasks.sort(key=lambda task: task.path.stat().st_size, reverse=True)
-        meter = _Meter(tasks, len(done.kept), progress)
+        sizes = {task.video: max(task.path.stat().st_size, 1) for task in tasks}
+        meter = Meter(sum(sizes.values()), len(tasks), progress)
+        if progress and tasks and done.kept:
+            print(f"{len(done.kept)} videos are done already", file=sys.stderr)
         workers = min(workers, len(tasks))
         run = _in_this_process if workers <= 1 else _in_processes
-        with contextlib.closing(run(tasks, extractor, workers, meter)) as outcomes:
+
+        def move(video: str, part: float) -> None:
+            meter.begin()
+            meter.move(video, part * sizes[video])
+
+        with contextlib.closing(run(tasks, extractor, workers, move)) as outcomes:
             for outcome in outcomes:
-                meter.finish(outcome)
+                news = f"{outcome.video}: {outcome.error or f'{outcome.tokens} tokens'}"
+                meter.finish(sizes[outcome.video], news=news, piece=outcome.video)
                 if outcome.error:
                     done.unreadable[outcome.video] = outcome.error
                 else:
@@ -846,20 +852,23 @@ def _alone(out: Path, name: str, shard: str) -> Iterator[None]:
 
 
 def _in_this_process(
-    tasks: list[_Task], extractor: FeatureExtractor, workers: int, meter: _Meter
+    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
 ) -> Generator[_Outcome]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a worker: the number of threads shows in the last bits
     try:
         for task in tasks:
-            yield _extract(task, extractor, lambda done, video=task.video: meter.move(video, done))  # type: ignore[misc]
+            move(task.video, 0.0)
+            yield _extract(task, extractor, lambda part, video=task.video: move(video, part))  # type: ignore[misc]
     finally:
         torch.set_num_threads(threads)
 
 
-def _in_processes(tasks: list[_Task], extractor: FeatureExtractor, workers: int, meter: _Meter) -> Generator[_Outcome]:
+def _in_processes(
+    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
+) -> Generator[_Outcome]:
     """Give each worker a video at a time. Each has its own pipe, so that one which dies takes no lock with it."""
-    context = multiprocessing.get_context("spawn")  # a fork would inherit threads and accelerators in an unknown state
+    context = process_context()
     # as bytes: tensors sent to a process go through shared memory, of which containers have little
     bundle = (extractor.record(), safetensors.torch.save(extractor.state()), str(extractor.device), extractor.batch)
     waiting = list(reversed(tasks))
@@ -868,7 +877,7 @@ def _in_processes(tasks: list[_Task], extractor: FeatureExtractor, workers: int,
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
-            processes[ours] = context.Process(target=_work, args=(theirs, *bundle), daemon=True)
+            processes[ours] = context.Process(target=_work, args=(theirs, *bundle), daemon=True)  # type: ignore[attr-defined]
             processes[ours].start()
             theirs.close()
             doing[ours] = waiting.pop()
@@ -887,7 +896,7 @@ def _in_processes(tasks: list[_Task], extractor: FeatureExtractor, workers: int,
                 if isinstance(message, Exception):
                     raise message
                 if isinstance(message, float):
-                    meter.move(doing[link].video, message)
+                    move(doing[link].video, message)
                     continue
                 yield message
                 del doing[link]
@@ -902,77 +911,27 @@ def _in_processes(tasks: list[_Task], extractor: FeatureExtractor, workers: int,
 
 def _work(link: Connection, record: dict[str, Any], state: bytes, device: str, batch: int) -> None:
     """A worker process: videos in, outcomes out, until the other end of the link is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(1)
     try:
         extractor = FeatureExtractor.load(record, safetensors.torch.load(state), device=device, batch=batch)
         while True:
-            told = time.monotonic()
+            task, told = link.recv(), time.monotonic()
+            link.send(0.0)  # work begins: what came before was start-up
 
-            def tell(done: float) -> None:
+            def tell(part: float) -> None:
                 nonlocal told
                 if time.monotonic() - told > 0.5:
-                    link.send(float(done))
+                    link.send(float(part))
                     told = time.monotonic()
 
-            link.send(_extract(link.recv(), extractor, tell))
+            link.send(_extract(task, extractor, tell))
     except EOFError:
         return
     except Exception as error:
         # What the command line puts into plain words stays what it is; anything else is a bug, and needs its place.
         plain = next((kind for kind in (ValueError, ImportError, OSError) if isinstance(error, kind)), None)
         link.send(plain(str(error)) if plain else RuntimeError(traceback.format_exc()))
-
-
-def _end_with_parent() -> None:
-    """A killed parent leaves no workers behind."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-class _Meter:
-    """How far the run is, by bytes of video: one moving line on a terminal, in a log a line a video."""
-
-    def __init__(self, tasks: list[_Task], kept: int, is_on: bool) -> None:
-        self.sizes = {task.video: max(task.path.stat().st_size, 1) for task in tasks}
-        self.parts: dict[str, float] = {}
-        self.finished = 0
-        self.is_on = is_on and bool(tasks)
-        self.is_terminal = sys.stderr.isatty()
-        self.started = self.told = time.monotonic()
-        if is_on and kept:
-            print(f"{kept} videos are done already", file=sys.stderr)
-
-    def move(self, video: str, done: float) -> None:
-        self.parts[video] = done
-        if time.monotonic() - self.told > (0.5 if self.is_terminal else 60):
-            self._tell("")
-
-    def finish(self, outcome: _Outcome) -> None:
-        self.parts[outcome.video] = 1.0
-        self.finished += 1
-        self._tell(f"{outcome.video}: {outcome.error or f'{outcome.tokens} tokens'}")
-
-    def _tell(self, news: str) -> None:
-        if not self.is_on:
-            return
-        self.told = time.monotonic()
-        done = sum(self.sizes[video] * part for video, part in self.parts.items()) / sum(self.sizes.values())
-        left_s = (self.told - self.started) * (1 / done - 1) if done else 0.0
-        state = f"{self.finished}/{len(self.sizes)} videos {done:4.0%} {left_s / 60:.1f} min left"
-        if self.is_terminal:
-            width = shutil.get_terminal_size().columns
-            filled = round(20 * done)
-            line = f"{state} [{'#' * filled}{'.' * (20 - filled)}]"
-            if news:
-                print(f"\r{news:<{width - 1}}", file=sys.stderr)
-            end = "\n" if self.finished == len(self.sizes) else ""
-            print(f"\r{line:<{width - 1}}"[:width], end=end, file=sys.stderr, flush=True)
-        else:
-            print(f"{state}  {news}", file=sys.stderr, flush=True)
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -1036,7 +995,7 @@ def main(args: Sequence[str]) -> int:
             "--flow-network"
         )
     if (workers := asked.workers) is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = num_cores()
         workers = cores if extractor.device.type == "cpu" else min(cores, 4)  # each holds the network on the device
     print(
         f"{asked.network}: {extractor.dim} numbers a token, {extractor.tokens_per_second:g} tokens/s, "
@@ -1048,8 +1007,7 @@ def main(args: Sequence[str]) -> int:
     try:
         done = extract_features(asked.videos, asked.out, extractor, workers, asked.shard)
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from what is in {asked.out}", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
     report = f" (see {done.report})" if done.unreadable else ""
     print(
         f"{asked.out}: {len(done.written)} videos written ({done.tokens} tokens), {len(done.kept)} were there, "

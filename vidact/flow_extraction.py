@@ -9,14 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-import os
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,9 +25,11 @@ from vidact.device import refuse_device
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
 from vidact.results import command_line, save_results
+from vidact.video import jobs
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.flow import BOUND, METHODS, flow_fields, quantise
 from vidact.video.flow_store import LAYOUTS, FlowRecord, FlowStore, FlowWriter, write_record
+from vidact.video.jobs import Meter
 
 NOTES = ".extract/flow"  # the folder inside a folder of flow that says which videos are done
 UNREADABLE = "unreadable.json"
@@ -92,16 +89,15 @@ def extract_flow(
     tasks = [task for task in tasks if task.video not in kept]
     if progress and kept:
         print(f"{len(kept)} videos are done already", file=sys.stderr)
-    for number, (video, num_fields, error) in enumerate(_outcomes(tasks, min(workers, len(tasks))), start=1):
+    sizes = {task.video: task.source()["size"] for task in tasks}
+    meter = Meter(sum(sizes.values()), len(tasks), progress)
+    for _, (video, num_fields, error) in jobs.run(_run, tasks, workers, meter):
         if error:
             done.unreadable[video] = error
         else:
             done.written.append(video)
             done.num_fields += num_fields
-        if progress:
-            left_s = (time.perf_counter() - started) * (len(tasks) / number - 1)
-            news = error or f"{num_fields} fields"
-            print(f"{number}/{len(tasks)}  {left_s / 60:.1f} min left  {video}: {news}", file=sys.stderr, flush=True)
+        meter.finish(sizes[video], news=f"{video}: {error or f'{num_fields} fields'}")
     report = out / UNREADABLE
     if done.unreadable:
         write_json(report, done.unreadable)
@@ -194,38 +190,6 @@ def _run(task: _Task) -> tuple[str, int, str]:
     return task.video, writer.num_fields, ""
 
 
-def _outcomes(tasks: list[_Task], workers: int) -> Iterator[tuple[str, int, str]]:
-    if workers <= 1:
-        yield from map(_run, tasks)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would inherit threads and accelerators in an unknown state
-    with ProcessPoolExecutor(workers, context, _begin_worker) as pool:
-        waiting: list[Future[tuple[str, int, str]]] = [pool.submit(_run, task) for task in tasks]
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                "a worker was ended, perhaps for want of memory: run the same command again with fewer workers, and "
-                "it goes on from here"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _begin_worker() -> None:
-    """One thread each, and no worker outlives a killed parent."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    torch.set_num_threads(1)
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 # ---------------------------------------------------------------------------------------------- the command
 
 
@@ -276,16 +240,14 @@ def main(args: Sequence[str]) -> int:
     )  # fmt: skip
     workers = asked.workers
     if workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = cores if asked.device == "cpu" else 1
+        workers = jobs.num_cores() if asked.device == "cpu" else 1
     try:
         done = extract_flow(
             asked.videos, asked.out, record, workers=workers, shard=asked.shard, decoder=asked.decoder,
             weights=asked.weights, device=asked.device,
         )  # fmt: skip
     except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on from what is in {asked.out}", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
     report = f" (see {asked.out / UNREADABLE})" if done.unreadable else ""
     print(
         f"{asked.out}: {len(done.written)} videos written ({done.num_fields} fields), {len(done.kept)} were there, "

@@ -226,7 +226,7 @@ def transcode_set(
         waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
         done = Prepared(out, kept=len(todo) - len(waiting))
         meter = Meter(sum(size_of(job.source) for job in waiting), len(waiting), progress)
-        for job, note in jobs.run(transcode.transcode, waiting, workers):
+        for job, note in jobs.run(transcode.transcode, waiting, workers, meter):
             if error := note.get("error"):
                 done.unreadable[_source_name(sources, job.source)] = error
             else:
@@ -278,7 +278,7 @@ def pack_set(
         packed.write_store(out, settings)
         done = Prepared(out, kept=sum(len(job.videos) for job in todo if job not in waiting))
         meter = Meter(sum(job.num_bytes for job in waiting), sum(len(job.videos) for job in waiting), progress)
-        for job, note in jobs.run(packed.pack, waiting, workers):
+        for job, note in jobs.run(packed.pack, waiting, workers, meter):
             errors = {name: row["error"] for name, row in note["videos"].items() if "error" in row}
             done.written += len(job.videos) - len(errors)
             meter.finish(job.num_bytes, len(job.videos), "; ".join(f"{name}: {why}" for name, why in errors.items()))
@@ -378,6 +378,7 @@ def _finish(
 
 def _verify(digests: dict[Path, str], progress: bool) -> None:
     meter = Meter(sum(path.stat().st_size for path in digests), len(digests), progress, "files verified")
+    meter.begin()
     for path, digest in digests.items():
         if jobs.file_digest(path) != digest:
             raise ValueError(f"{path} is not what was written; delete it and run the same command again")
@@ -505,8 +506,7 @@ def main(args: Sequence[str]) -> int:
             settings = PackSettings(short_side, fps, asked.quality, asked.shard_mib)
             done = pack_set(asked.data, asked.out, settings, **common)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        raise
+        raise KeyboardInterrupt("the same command goes on from here") from None
     if done.has_changed or not (done.out / "results.json").exists():
         save_results(done.out, {asked.kind: done.figures}, command_line())
     print(_summary(done, time.monotonic() - began))

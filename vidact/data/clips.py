@@ -28,7 +28,7 @@ from vidact.video.decode import VideoError, open_video
 from vidact.video.flow import METHODS
 from vidact.video.flow_store import FlowStore, StoredFlow
 from vidact.video.frames import Frames
-from vidact.video.jobs import num_cores
+from vidact.video.jobs import num_cores, process_context
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import (
     Augment,
@@ -534,7 +534,7 @@ class ClipData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
-            multiprocessing_context=self.start_method if workers else None,
+            multiprocessing_context=process_context(self.start_method) if workers else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidact.batch import SequenceBatch
 from vidact.data.clips import EpochSampler, one_thread
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
+from vidact.video.jobs import process_context
 
 __all__ = ["Sequence", "SequenceData", "SequenceDataset", "SequenceList", "collate", "load_sequences"]
 
@@ -285,6 +286,7 @@ class SequenceData(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
+            multiprocessing_context=process_context(None) if workers else None,
         )
 
     def train_dataloader(self) -> DataLoader[SequenceBatch]:

@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,30 +47,121 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1) -> Iterator[tuple[Job, Result]]:
+# ---------------------------------------------------------------------------------------------- processes
+
+
+@contextlib.contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back while a process starts, and raise KeyboardInterrupt afterwards if there was one.
+
+    A terminal sends SIGINT to every process of the group. The new process inherits that the signal is blocked, so that
+    one which is still importing its libraries prints no traceback of its own; and the parent, interrupted between the
+    start and the first message, would leave it a message cut short.
+    """
+    held: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    if os.name == "posix":
+        resource_tracker.ensure_running()  # the first process starts it, and it would leave the signal unblocked
+    if is_main and callable(handler):
+        signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that waited is handled here
+        if is_main and callable(handler):
+            signal.signal(signal.SIGINT, handler)
+    if held and callable(handler):
+        handler(signal.SIGINT, None)
+
+
+class _Held:
+    def start(self) -> None:
+        with interrupts_held():
+            super().start()  # type: ignore[misc]
+
+
+class HeldSpawnProcess(_Held, SpawnProcess):
+    pass
+
+
+class HeldSpawnContext(SpawnContext):
+    Process = HeldSpawnProcess  # type: ignore[assignment]
+
+
+_CONTEXTS: dict[str, type[BaseContext]] = {"spawn": HeldSpawnContext}
+
+if sys.platform != "win32":
+    from multiprocessing.context import ForkContext, ForkProcess, ForkServerContext, ForkServerProcess
+
+    class HeldForkProcess(_Held, ForkProcess):
+        pass
+
+    class HeldForkContext(ForkContext):
+        Process = HeldForkProcess  # type: ignore[assignment]
+
+    class HeldForkServerProcess(_Held, ForkServerProcess):
+        pass
+
+    class HeldForkServerContext(ForkServerContext):
+        Process = HeldForkServerProcess  # type: ignore[assignment]
+
+    _CONTEXTS |= {"fork": HeldForkContext, "forkserver": HeldForkServerContext}
+
+
+def process_context(method: str | None = "spawn") -> BaseContext:
+    """A context of multiprocessing whose processes leave Ctrl-C to this one, from their first instant.
+
+    ``method`` is spawn, forkserver or fork; None is Python's own choice. A fork inherits threads and accelerators in an
+    unknown state.
+    """
+    return _CONTEXTS[method or multiprocessing.get_start_method()]()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it ends, killed or not."""
+
+    def wait_for_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait_for_parent, daemon=True).start()
+
+
+def run(
+    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1, meter: Meter | None = None
+) -> Iterator[tuple[Job, Result]]:
     """Each job with its result, as they are finished; what ``work`` raises ends the run and is raised here.
 
     With one worker the work is done here; else by ``workers`` processes of one thread each, which end with this one.
-    ``work`` and jobs are pickled, so a script that calls this needs ``if __name__ == "__main__":``.
+    ``work`` and jobs are pickled, so a script that calls this needs ``if __name__ == "__main__":``. ``meter`` learns
+    when the work began.
     """
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one process works")
+    meter = meter or Meter(0, 0, is_on=False)
     if min(workers, len(jobs)) <= 1:
+        meter.begin()
         for job in jobs:
             yield job, work(job)
         return
-    # a fork would inherit threads in an unknown state
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=_begin)
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=process_context(), initializer=_begin)
     waiting = list(reversed(jobs))
-    doing: dict[Future[Result], Job] = {}
+    doing: dict[Future[tuple[float, Result]], Job] = {}
     try:
         while waiting or doing:
             while waiting and len(doing) < 2 * workers:  # few in hand: an error should end the run soon
                 job = waiting.pop()
-                doing[pool.submit(work, job)] = job
+                with interrupts_held():  # until the pool knows the process that it starts, which it has to end
+                    doing[pool.submit(_timed, work, job)] = job
             for future in wait(doing, return_when=FIRST_COMPLETED).done:
-                yield doing.pop(future), future.result()
+                began, result = future.result()
+                meter.begin(began)
+                yield doing.pop(future), result
     except BrokenProcessPool:
         raise ChildProcessError(
             "a worker was ended from outside, perhaps for want of memory: run the same command again with fewer "
@@ -81,21 +174,19 @@ def run(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1) ->
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _timed(work: Callable[[Job], Result], job: Job) -> tuple[float, Result]:
+    """When the work on a job began, by the clock that all processes of a machine share, and its result."""
+    began = time.monotonic()
+    return began, work(job)
+
+
 def _begin() -> None:
-    """In a worker, before its first job."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    """Prepare a worker for its first job."""
+    end_with_parent()
     torch.set_num_threads(1)
     import cv2
 
     cv2.setNumThreads(0)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 # ---------------------------------------------------------------------------------------------- the folder of results
@@ -240,27 +331,54 @@ def time_text(seconds: float) -> str:
 
 
 class Meter:
-    """How far a run is, by bytes of its sources: one moving line on a terminal, now and then a line in a log."""
+    """How far a run is, by bytes of its sources: one moving line on a terminal, now and then a line in a log.
+
+    The time that is left follows from the work that was done since ``begin``; the start of processes is none.
+
+    Args:
+        total_bytes: of all pieces of work.
+        count: of what is counted in ``words``.
+        is_on: whether anything is said at all.
+    """
+
+    TIMED_S = 3.0  # of work, before it says anything of the rest
 
     def __init__(self, total_bytes: int, count: int, is_on: bool = True, words: str = "videos") -> None:
         self.total, self.count, self.words = max(total_bytes, 1), count, words
         self.done_bytes = self.done = 0
+        self.in_hand: dict[str, float] = {}
         self.is_on, self.is_terminal = is_on and count > 0, sys.stderr.isatty()
-        self.started = self.told = time.monotonic()
+        self.began: float | None = None
+        self.told = time.monotonic()
 
-    def finish(self, num_bytes: int, count: int = 1, news: str = "") -> None:
-        """Some work is done; ``news`` is what must be read of it."""
+    def begin(self, at: float | None = None) -> None:
+        """Work begins now, or began at a moment of ``time.monotonic``; the first call counts."""
+        if self.began is None:
+            self.began = time.monotonic() if at is None else at
+
+    def move(self, piece: str, num_bytes: float) -> None:
+        """So many bytes of a piece that is not finished are done."""
+        self.in_hand[piece] = num_bytes
+        if time.monotonic() - self.told > (0.5 if self.is_terminal else 30):
+            self._tell("")
+
+    def finish(self, num_bytes: int, count: int = 1, news: str = "", piece: str = "") -> None:
+        """A piece of work is done, of so many bytes; ``news`` is what must be read of it."""
+        self.in_hand.pop(piece, None)
         self.done_bytes += num_bytes
         self.done += count
-        now = time.monotonic()
-        if not self.is_on or not (
-            news or self.done >= self.count or now - self.told > (0.2 if self.is_terminal else 30)
-        ):
+        if news or self.done >= self.count or time.monotonic() - self.told > (0.2 if self.is_terminal else 30):
+            self._tell(news)
+
+    def _tell(self, news: str) -> None:
+        if not self.is_on:
             return
-        self.told = now
-        share = min(self.done_bytes / self.total, 1.0)
-        left_s = (now - self.started) * (1 / share - 1) if share else 0.0
-        state = f"{self.done}/{self.count} {self.words} {share:4.0%}, {time_text(left_s)} left"
+        self.told = time.monotonic()
+        share = min((self.done_bytes + sum(self.in_hand.values())) / self.total, 1.0)
+        state = f"{self.done}/{self.count} {self.words} {share:4.0%}"
+        worked_s = 0.0 if self.began is None else self.told - self.began
+        if self.done < self.count and share and worked_s >= self.TIMED_S:
+            state += f", {time_text(worked_s * (1 / share - 1))} left"
         if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
             if news:
