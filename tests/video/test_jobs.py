@@ -92,8 +92,9 @@ COMMANDS = {
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="a process's children are read from /proc")
-@pytest.mark.parametrize("seconds", [0.0, 3.0])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "seconds"), [("features", 3.0), ("flow", 3.0), ("transcode", 0.0), ("check", 1.0), ("train", 0.0)]
+)
 def test_ctrl_c_while_a_command_starts_its_processes(command, seconds, tmp_path):
     for label in ("jump", "walk"):
         for number in range(4):
@@ -139,6 +140,21 @@ def test_every_command_says_that_it_was_stopped(monkeypatch, capsys):
         cli.main(["fuse"])
     assert left.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped"
+
+
+def test_a_command_says_at_once_that_it_loads(monkeypatch, capsys):
+    """Before PyTorch and Lightning are imported, which takes ten seconds and more; once a process has them, no more."""
+    from vidact import cli
+
+    monkeypatch.setitem(cli.COMMANDS, "fuse", lambda args: None)
+    cli.main(["fuse"])
+    assert capsys.readouterr().err == ""
+    monkeypatch.delitem(sys.modules, "torch")
+    cli.main(["fuse"])
+    assert capsys.readouterr().err == "vidact fuse: loading …\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")  # one of several processes: the first one says it
+    cli.main(["fuse"])
+    assert capsys.readouterr().err == ""
 
 
 # ------------------------------------------------------------------------------------------------------ estimates
