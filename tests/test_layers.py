@@ -10,7 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vidact"
 
 LEVELS = {
-    0: ["addresses", "batch", "device", "events", "files", "metrics", "packages", "results", "scores", "timelines"],
+    0: [
+        *["addresses", "batch", "device", "events", "files", "metrics", "names", "packages", "results", "scores"],
+        "timelines",
+    ],
     1: ["video", "models"],
     2: ["data", "features", "flow_extraction"],
     3: [

@@ -11,7 +11,7 @@ import base64
 import textwrap
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vidact.data.annotations import (
-    SPLITS,
-    ClipList,
-    first_few,
-    groups_of,
-    load_clips,
-    load_events,
-    load_videos,
-)
+from vidact.data.annotations import SPLITS, ClipList, groups_of, load_clips, load_events, load_videos
 from vidact.files import replacing, write_json
+from vidact.names import alike, first_few, plain_path, spelt
 from vidact.prepare import Sources, find_sources, refuse_inside
 from vidact.report import write_summary
 from vidact.results import command_line, save_results
@@ -239,7 +232,14 @@ def _of_clips(
         for name, sides in splits.items()
         if len(sides) > 1
     ]
-    return findings + _of_balance(clips)
+    return findings + _of_names(clips.classes) + _of_balance(clips)
+
+
+def _of_names(classes: Iterable[str]) -> list[Finding]:
+    return [
+        Finding("classes look alike", (), f"{', '.join(map(spelt, group))}: give them one name if they are one class")
+        for group in alike(sorted(classes))
+    ]
 
 
 def _of_balance(clips: ClipList) -> list[Finding]:
@@ -266,10 +266,14 @@ def _of_events(sources: Sources, examined: dict[str, Examined], splits: dict[str
     if (sources.root / "videos.csv").exists():
         for name, split in load_videos(sources.root / "videos.csv").items():
             splits[name].add(split)
-    for event in load_events(sources.root / "events.csv"):
-        one = examined.get(event.video)
+    by_name = {plain_path(name): one for name, one in examined.items()}
+    missing = set(map(plain_path, sources.missing))
+    events = load_events(sources.root / "events.csv")
+    findings += _of_names({event.label for event in events})
+    for event in events:
+        one = by_name.get(plain_path(event.video))
         if one is None:
-            if event.video not in sources.missing:
+            if plain_path(event.video) not in missing:
                 findings.append(Finding("range", (event.video,), "events.csv names it and videos.csv does not"))
         elif one.is_readable and event.end_s > one.duration_s + LATE_S:
             words = f"{event.label!r} ends at {event.end_s:.2f} s of a video of {one.duration_s:.2f} s"

@@ -31,6 +31,7 @@ import numpy as np
 from vidact import __version__
 from vidact.addresses import without_secrets
 from vidact.files import replacing, write_json
+from vidact.names import same_names
 from vidact.results import load_results, save_results
 
 if TYPE_CHECKING:
@@ -394,7 +395,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     path = checkpoint_path(run, name)
     trained: Any = load(path)
     classes = cli.datamodule.found.classes
-    if trained.record["classes"] != classes:
+    if not same_names(trained.record["classes"], classes):
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
         unnamed = all(name.isdecimal() for name in trained.record["classes"])
         raise ValueError(

@@ -24,8 +24,10 @@ import torchvision
 from torch import Tensor, nn
 
 from vidact.batch import ClipInput
+from vidact.data.tables import read_lines
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import REFERENCES, from_reference, load, read, save
+from vidact.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, LegacySampler, SegmentSampler
 from vidact.video.transform import images_per_index
 
@@ -227,9 +229,8 @@ def class_names(
         print(f"no classes were named: they are called 0 to {count - 1} (--classes FILE names them)")
         return [str(number) for number in range(count)]
     if isinstance(classes, (str, Path)):
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-        classes = [line.strip() for line in lines if line.strip()]
-    names = list(classes)
+        classes = [line for line in read_lines(Path(classes)) if line]
+    names = [plain_name(name) for name in classes]
     # detectors trained with an output for ambiguous frames keep it; it has no name
     if len(names) not in ((count, count - 1) if is_online else (count,)):
         raise ValueError(

@@ -27,16 +27,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidact.data.annotations import (
-    first_few,
-    is_table,
-    is_there,
-    read_text,
-    refuse_odd_names,
-    video_id,
-    walk_videos,
-)
+from vidact.data.annotations import is_table, refuse_odd_names, video_id, walk_videos
+from vidact.data.tables import Table, read_table, read_text
 from vidact.files import replacing, write_json
+from vidact.names import Finder, first_few, is_there, plain_path
 from vidact.results import command_line, save_results
 from vidact.video import jobs, packed, transcode
 from vidact.video.decode import VideoError
@@ -45,6 +39,7 @@ from vidact.video.packed import PACKED_SUFFIX, SHARDS, PackJob, PackSettings, Pa
 from vidact.video.transcode import TranscodeJob, TranscodeSettings
 
 TABLES = {"clips.csv": "path", "videos.csv": "video", "events.csv": "video"}  # lists and their column of videos
+COLUMNS = ("label", "labels", "start_s", "end_s", "split")
 SAMPLED, SAMPLED_FRAMES = 3, 64  # videos and frames of each that an estimate is made from
 MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
 
@@ -83,12 +78,8 @@ def find_sources(root: Path) -> Sources:
         return _sources(root, folder, there)
     listed: dict[str, None] = {}
     for table in tables:
-        header, rows = _read_rows(root / table)
-        if TABLES[table] not in header:
-            raise ValueError(f"{root / table} has no column {TABLES[table]!r}; its header is {','.join(header)}")
-        column = header.index(TABLES[table])
-        for row in rows:
-            path = PurePosixPath(row[column])
+        for _, row in _read(root / table).rows:
+            path = PurePosixPath(row[TABLES[table]])
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(
                     f"{root / table} names {path}, which lies outside the folder; prepare needs paths below it"
@@ -98,18 +89,21 @@ def find_sources(root: Path) -> Sources:
 
 
 def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequence[str] = ()) -> Sources:
-    videos = {name: folder / name for name in names if is_there(folder / name)}
-    return Sources(root, folder, videos, [name for name in names if name not in videos], list(unlisted))
+    finder = Finder(folder)
+    paths = {name: finder.find(name) for name in names}
+    videos = {name: path for name, path in paths.items() if is_there(path)}
+    found = {path.relative_to(folder).as_posix() for path in videos.values()}
+    return Sources(
+        root,
+        folder,
+        videos,
+        [name for name in names if name not in videos],
+        [name for name in unlisted if name not in found],
+    )
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(read_text(path), newline=""))]
-    rows = [row for row in rows if any(row)]
-    if not rows:
-        raise ValueError(f"{path} is empty")
-    if crooked := [row for row in rows if len(row) != len(rows[0])]:
-        raise ValueError(f"{path} has a row of {len(crooked[0])} cells under {len(rows[0])}: {','.join(crooked[0])!r}")
-    return rows[0], rows[1:]
+def _read(table: Path) -> Table:
+    return read_table(table, ((TABLES[table.name],),), COLUMNS)
 
 
 def _new_names(sources: Sources, suffix: str) -> dict[str, str]:
@@ -126,19 +120,18 @@ def _new_names(sources: Sources, suffix: str) -> dict[str, str]:
 
 def _write_lists(sources: Sources, out: Path, suffix: str, left_out: set[str]) -> None:
     """The set's lists with the copies' names, without the rows of what was left out."""
-    gone = {video_id(name) for name in left_out}
+    gone = {plain_path(video_id(name)) for name in left_out}
     for table, named in TABLES.items():
         if not (sources.root / table).exists():
             continue
-        header, rows = _read_rows(sources.root / table)
-        column = header.index(named)
+        read = _read(sources.root / table)
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
-        for row in rows:
-            name = video_id(PurePosixPath(row[column]).as_posix())
-            if name not in gone:
-                writer.writerow([*row[:column], name + suffix, *row[column + 1 :]])
+        writer = csv.DictWriter(text, read.header, lineterminator="\n")
+        writer.writeheader()
+        for _, row in read.rows:
+            name = video_id(PurePosixPath(row[named]).as_posix())
+            if plain_path(name) not in gone:
+                writer.writerow(row | {named: name + suffix})
         _write_if_new(out / table, text.getvalue())
     if (listed := sources.root / "classes.txt").exists():
         _write_if_new(out / "classes.txt", read_text(listed))
@@ -313,7 +306,7 @@ def _refuse_strangers(out: Path, names: set[str]) -> None:
 
 
 def _source_name(sources: Sources, path: Path) -> str:
-    return path.relative_to(sources.folder).as_posix()
+    return next(name for name, known in sources.videos.items() if known == path)
 
 
 def _row(note: dict[str, Any]) -> dict[str, Any]:

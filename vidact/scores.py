@@ -29,6 +29,7 @@ from vidact.metrics.topk import (
     per_class_accuracy,
     topk_accuracy,
 )
+from vidact.names import plain_name, plain_path
 from vidact.results import command_line, save_results
 
 FORMAT = "vidact scores 1"
@@ -58,7 +59,8 @@ class Scores:
     paths: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.ids, self.classes = [str(id) for id in self.ids], [str(name) for name in self.classes]
+        self.ids = [plain_path(str(id)) for id in self.ids]
+        self.classes = [plain_name(str(name)) for name in self.classes]
         self.paths = [str(path) for path in self.paths]
         self.values = np.asarray(self.values, dtype=np.float32)
         self.labels = np.asarray(self.labels)

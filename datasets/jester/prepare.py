@@ -1,12 +1,12 @@
 """Turn Jester's lists into clips.csv; README.md beside this file says what to download."""
 
-import csv
 import os
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, read_text, write_dataset
+from vidact.data.annotations import ClipRow, write_dataset
+from vidact.data.tables import read_cells, read_lines
 
 
 def prepare(videos: Path, annotations: Path, out: Path = Path("data/jester")) -> None:
@@ -19,17 +19,15 @@ def prepare(videos: Path, annotations: Path, out: Path = Path("data/jester")) ->
     """
     if not videos.is_dir():
         raise FileNotFoundError(f"{videos} is not a folder; give the one that holds the numbered frame folders")
-    lines = read_text(annotations / "jester-v1-labels.csv").splitlines()
-    classes = [line.strip() for line in lines if line.strip()]
+    classes = [line for line in read_lines(annotations / "jester-v1-labels.csv") if line]
     # Only the top level is listed: there are 148 092 frame folders with five million images in them.
     found = {Path(name).stem: name for name in sorted(os.listdir(videos))}
     rows, missing = [], []
     for split, name in (("train", "train"), ("val", "validation")):
-        lines = read_text(annotations / f"jester-v1-{name}.csv").splitlines()
-        for row in csv.reader(lines, delimiter=";"):  # id;label, without a header
-            if row and row[0] in found:
-                rows.append(ClipRow(found[row[0]], row[1].strip(), split))
-            elif row:
+        for _, row in read_cells(annotations / f"jester-v1-{name}.csv", ";"):  # id;label, without a header
+            if row[0] in found:
+                rows.append(ClipRow(found[row[0]], row[1], split))
+            else:
                 missing.append(row[0])
     write_dataset(out, videos, rows, missing, classes)
 

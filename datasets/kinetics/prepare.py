@@ -1,12 +1,13 @@
 """Turn the CSV files of Kinetics-400, 600 or 700 into clips.csv; README.md beside this file says what to download."""
 
-import csv
 from pathlib import Path
 from typing import Literal
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import SPLIT_FOLDERS, ClipRow, find_videos, load_classes, read_text, write_dataset
+from vidact.data.annotations import SPLIT_FOLDERS, ClipRow, find_videos, load_classes, write_dataset
+from vidact.data.tables import read_table
+from vidact.names import plain_name
 
 SPLITS = SPLIT_FOLDERS | {"validate": "val"}
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")
@@ -37,18 +38,18 @@ def prepare(
     if not tables:
         raise FileNotFoundError(f"{annotations} is neither a CSV file nor a folder with one")
     for path in tables:
-        reader = csv.DictReader(read_text(path).splitlines())
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        table = read_table(path, (), COLUMNS)
+        absent = [name for name in COLUMNS if name not in table.header]
         if absent == ["label"] and annotations.is_dir():
             print(f"{path} has no labels and is left out")
             continue
         if absent:
             why = "its labels were not published: leave it out" if absent == ["label"] else "is it a Kinetics CSV?"
             raise ValueError(f"{path} has no column {', '.join(absent)}; {why}")
-        for row in reader:
-            label, split = row["label"].strip(), SPLITS.get(row["split"])
+        for line, row in table.rows:
+            label, split = plain_name(row["label"]), SPLITS.get(row["split"])
             if split is None:
-                raise ValueError(f"{path} row {reader.line_num}: the split {row['split']!r} is unknown")
+                raise ValueError(f"{path} row {line}: the split {row['split']!r} is unknown")
             labels.add(label)
             start_s, end_s = float(row["time_start"]), float(row["time_end"])
             name = row["youtube_id"]

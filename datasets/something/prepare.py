@@ -1,13 +1,13 @@
 """Turn the lists of Something-Something V1 or V2 into clips.csv; README.md beside this file says what to download."""
 
-import csv
 import json
 import os
 from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, read_text, write_dataset
+from vidact.data.annotations import ClipRow, write_dataset
+from vidact.data.tables import read_cells, read_lines, read_text
 
 
 def prepare(videos: Path, annotations: Path, version: int = 2, out: Path | None = None) -> None:
@@ -39,11 +39,10 @@ def prepare(videos: Path, annotations: Path, version: int = 2, out: Path | None 
 def read_v1(annotations: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
     """Lines ``id;label`` without a header; the label file has one name a line."""
     stem = "something-something-v1"
-    classes = [line.strip() for line in read_text(annotations / f"{stem}-labels.csv").splitlines() if line.strip()]
+    classes = [line for line in read_lines(annotations / f"{stem}-labels.csv") if line]
     lists = {}
     for split, name in (("train", "train"), ("val", "validation")):
-        lines = read_text(annotations / f"{stem}-{name}.csv").splitlines()
-        lists[split] = [(row[0], row[1].strip()) for row in csv.reader(lines, delimiter=";") if row]
+        lists[split] = [(row[0], row[1]) for _, row in read_cells(annotations / f"{stem}-{name}.csv", ";")]
     return classes, lists
 
 

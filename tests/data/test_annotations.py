@@ -131,7 +131,7 @@ def test_absolute_paths_and_root_txt_reach_videos_elsewhere(tmp_path):
         ("path,label\n", None, "is empty: it has a header and no clips"),
         ("path\na.mp4\n", None, "wrong header .* it lacks label"),
         ("a.mp4,run\nb.mp4,walk\n", None, r"wrong header .* begins 'a.mp4,run' where path,label.* lacks path, label"),
-        ("path;label\na.mp4;run\n", None, "wrong header .* begins 'path;label'"),
+        ("path|label\na.mp4|run\n", None, "wrong header .* begins 'path.label'"),
         ("path,label,start\na.mp4,run,1\n", None, "wrong header .* it has no use for 'start'"),
         ("path,label,label\na.mp4,run,1\n", None, "a column comes twice"),
         ("path,label\na.mp4,run,fast\n", None, "row 2 has 3 cells and the header 2"),

@@ -98,7 +98,7 @@ def test_quotes_that_pair_or_stand_inside_a_cell_are_letters(root, quote):
         ("path,label\na.mp4,x\nb.mp4,\0\0\0\nc.mp4,y\n", r"row 3 has a NUL byte"),
         (
             "path,label\na.mp4,x\nb.mp4,café\n".encode("cp1252"),
-            r"is not UTF-8 text \(byte 29\); save it as UTF-8.* row 3",
+            r"is not UTF-8 text \(byte 28\); save it as UTF-8.* row 3",
         ),
         ("path,label\na.mp4,x\nb.mp4,跳\n".encode("shift_jis"), r"is not UTF-8 text .* row 3"),
         (table(point=","), r"row 2 has 6 cells and the header 4"),

@@ -9,11 +9,14 @@
 ``events.csv``   ``video,start_s,end_s,label``: one action in an untrimmed video a row.
 ``videos.csv``   ``video,split``: the split of each untrimmed video.
 
+``vidact.data.tables`` says how these files may be written, and other columns in them are ignored. Names are compared
+as ``vidact.names`` says: those that look the same are the same.
+
 A folder of class folders needs no file at all: the folder's name is the class, everything below it with a video's
 suffix is a clip, and so is a sub-folder that holds images and nothing else. Top-level folders train, val (or valid,
 validation) and test that hold class folders are the splits.
 
-Times are in seconds. Files are UTF-8.
+Times are in seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vidact.data.tables import read_lines, read_table, read_text
 from vidact.files import replacing
+from vidact.names import Finder, first_few, is_there, notes_on_names, plain_name, plain_path, spelt
 from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -191,7 +196,7 @@ def load_clips(
     notes: list[str] = []
     table = root / "clips.csv"
     if is_table(table):
-        root, found, classes, multi_label = _read_clips_csv(table)
+        root, found, classes, multi_label = _read_clips_csv(table, notes)
         lost = {path for path in {clip.path for clip in found} if not is_there(path)}
         what = f"clips in {table} name a file that does not exist"
     else:
@@ -235,9 +240,10 @@ def load_clips(
     return result
 
 
-def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
-    header, rows = _read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split"))
-    if not rows:
+def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[_Found], list[str], bool]:
+    read = read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split"))
+    notes += read.notes
+    if not read.rows:
         raise ValueError(f"{table} is empty: it has a header and no clips")
     folder = table.parent
     if (elsewhere := folder / "root.txt").exists():
@@ -246,26 +252,28 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
             raise FileNotFoundError(
                 f"{elsewhere} says that the videos are in {folder}, which is not a folder; correct it"
             )
-    column = "labels" if "labels" in header else "label"
-    found = []
-    for line, row in rows:
+    column = "labels" if "labels" in read.header else "label"
+    finder = Finder(folder)
+    found: list[_Found] = []
+    spellings: list[str] = []
+    for line, row in read.rows:
         where = f"{table} row {line}"
-        path = Path(row["path"])
         if not row["path"]:
             raise ValueError(f"{where} has no path")
+        path = Path(row["path"])
         if not path.is_absolute() and ".." in path.parts:
             raise ValueError(f"{where}: the path {row['path']} may leave {folder}; write it without '..' or in full")
-        labels = split_labels(row[column])
-        if not labels and column == "label":
+        names = split_labels(row[column])
+        spellings += names
+        if not names and column == "label":
             raise ValueError(f"{where} has no label; a clip without any is possible only under the header 'labels'")
         start_s = _seconds(row.get("start_s", ""), where, "start_s")
         end_s = _seconds(row.get("end_s", ""), where, "end_s")
         if end_s is not None and (start_s or 0.0) >= end_s:
             raise ValueError(f"{where} starts at {start_s or 0.0:g} s and ends at {end_s:g} s; the start comes first")
-        split = row.get("split")
-        if split is not None and split not in SPLITS:
-            raise ValueError(f"{where}: the split is {split!r}; it can be {', '.join(SPLITS)}")
-        found.append(_Found(where, folder / path, labels, start_s, end_s, split))
+        split = _split_of(row["split"], where) if "split" in row else None
+        labels = tuple(plain_name(name) for name in names)
+        found.append(_Found(where, finder.find(row["path"]), labels, start_s, end_s, split))
     multi_label = column == "labels" or any(len(clip.labels) > 1 for clip in found)
 
     listed = table.with_name("classes.txt")
@@ -273,14 +281,23 @@ def _read_clips_csv(table: Path) -> tuple[Path, list[_Found], list[str], bool]:
         classes = sorted({label for clip in found for label in clip.labels})
         if not classes:
             raise ValueError(f"{table} has no label in any row")
+        notes += notes_on_names("classes", spellings)
         return folder, found, classes, multi_label
     classes = load_classes(listed)
+    notes += notes_on_names("classes", [*classes, *spellings])
     known = set(classes)
     for clip in found:
         for label in clip.labels:
             if label not in known:
                 raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {closest(label, classes)}")
     return folder, found, classes, multi_label
+
+
+def _split_of(cell: str, where: str) -> str:
+    split = SPLIT_FOLDERS.get(plain_name(cell).lower())
+    if split is None:
+        raise ValueError(f"{where}: the split is {cell!r}; it can be {', '.join(SPLITS)}")
+    return split
 
 
 def _without_missing(found: list[_Found], lost: set[Path], what: str, missing: str, notes: list[str]) -> list[_Found]:
@@ -315,9 +332,10 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
         )
     found = []
     sides = [
-        (SPLIT_FOLDERS[name.lower()], root / name)
+        (split, root / name)
         for name in holding
-        if name.lower() in SPLIT_FOLDERS and not any(video.parent == root / name for video in folders[name])
+        if (split := SPLIT_FOLDERS.get(plain_name(name).lower()))
+        and not any(video.parent == root / name for video in folders[name])
     ]
     strangers = sorted(set(holding) - {side.name for _, side in sides})
     if strangers and len({split for split, _ in sides}) > 1:
@@ -326,18 +344,20 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             f"beside them ({first_few(strangers)}); move the others away, or say which video is what in a clips.csv"
         )
     if not strangers:
-        classes = sorted({name for _, side in sides for name in walk.entries(side)[0]})
+        named = [name for _, side in sides for name in walk.entries(side)[0]]
         for split, side in sides:
             for video in folders[side.name]:
-                found.append(_Found(str(video), video, (video.relative_to(side).parts[0],), None, None, split))
+                label = plain_name(video.relative_to(side).parts[0])
+                found.append(_Found(str(video), video, (label,), None, None, split))
         others = [name for name in folders if name not in holding]
         if others:
             notes.append(f"took {first_few(holding)} of {root} for splits; {first_few(others)} without videos ignored")
     else:
-        classes = sorted(folders)
-        for name in classes:
+        named = list(folders)
+        for name in named:
             for video in folders[name]:
-                found.append(_Found(str(video), video, (name,), None, None, None))
+                found.append(_Found(str(video), video, (plain_name(name),), None, None, None))
+    classes = sorted({plain_name(name) for name in named})
     if beside:
         notes.append(f"ignored {len(beside)} videos beside the folders in {root}: {first_few(beside)}")
     if walk.hidden:
@@ -345,6 +365,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
     if walk.others:
         kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(walk.others.items()))
         notes.append(f"ignored {walk.others.total()} files in {root} that are not videos: {kinds}")
+    notes += notes_on_names("classes", named)
     return found, classes, walk.lost
 
 
@@ -418,6 +439,7 @@ def holds_only_images(folder: Path) -> bool:
 
 
 def _relative(root: Path, path: Path) -> str:
+    """The path below the root as it is on disk; one outside of it in full."""
     for folder in (root, root.absolute()):
         if path.is_relative_to(folder):
             return path.relative_to(folder).as_posix()
@@ -434,21 +456,30 @@ def source_id(root: Path, path: Path) -> str:
     """What a clip's file is called beside others of the data set, in a folder of flow for instance: clips cut from one
     file share it. A file outside of ``root`` is called by its whole path.
     """
+    # by its name on disk, plain or not: extraction writes that one
     return video_id(_relative(root, path)).lstrip("/")
+
+
+def _plain_id(root: Path, path: Path) -> str:
+    """A video's id: the same on every machine, however its file system writes accents."""
+    return plain_path(video_id(_relative(root, path)))
 
 
 def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
     seen: dict[str, _Found] = {}
     ids = []
     for clip in found:
-        name = video_id(_relative(root, clip.path))
+        name = _plain_id(root, clip.path)
         if clip.start_s is not None or clip.end_s is not None:
             name += f"@{_short(clip.start_s or 0.0)}-{'end' if clip.end_s is None else _short(clip.end_s)}"
         if name in seen:
             first = seen[name]
             again = "" if first.path != clip.path else "; a clip with several labels is one row with label a;b"
+            paths = [str(first.path), str(clip.path)]
+            if paths[0] != paths[1] and plain_path(paths[0]) == plain_path(paths[1]):
+                again = f": they differ in what is not seen, {' and '.join(spelt(path) for path in paths)}"
             raise ValueError(
-                f"two videos with the same id {name!r}: {first.path} ({first.where}) and {clip.path} ({clip.where}); "
+                f"two videos with the same id {name!r}: {paths[0]} ({first.where}) and {paths[1]} ({clip.where}); "
                 f"rename or remove one{again}"
             )
         seen[name] = clip
@@ -475,7 +506,8 @@ def _splits(
         raise ValueError(f"held_out={first_few(held_out)} names a group, so group must say how a path tells its group")
     # Without a pattern the file is the group: two parts of one recording are no independent test.
     paths = [clip.path for clip in found]
-    units = [video_id(_relative(root, path)) for path in paths] if group is None else groups_of(root, paths, group)
+    units = [_plain_id(root, path) for path in paths] if group is None else groups_of(root, paths, group)
+    held_out = [plain_name(name) for name in held_out]
 
     if stated and not held_out:
         if group is not None:
@@ -541,11 +573,12 @@ def groups_of(root: Path, paths: list[Path], pattern: str) -> list[str]:
         raise ValueError(f"group is {pattern!r} with {expression.groups} groups; it needs exactly one, in parentheses")
     groups, strangers = [], []
     for path in paths:
-        match = expression.search(_relative(root, path))
+        name = plain_path(_relative(root, path))
+        match = expression.search(name)
         if match is None or match[1] is None:
-            strangers.append(_relative(root, path))
+            strangers.append(name)
         else:
-            groups.append(match[1])
+            groups.append(plain_name(match[1]))
     if strangers:
         raise ValueError(
             f"group {pattern!r} matches no group in {len(strangers)} of {len(paths)} paths: {first_few(strangers)}"
@@ -573,34 +606,43 @@ class Targets(NamedTuple):
     ignore: np.ndarray
 
 
-def load_events(path: str | Path) -> list[Event]:
-    """Read an events.csv, in the order of its rows."""
+def load_events(path: str | Path, notes: list[str] | None = None) -> list[Event]:
+    """Read an events.csv, in the order of its rows; what a stream writes with ``--events`` is one.
+
+    ``notes`` gets sentences on columns that are ignored and on labels that look alike.
+    """
     path = Path(path)
-    _, rows = _read_table(path, (("video",), ("start_s",), ("end_s",), ("label",)), ())
+    table = read_table(path, (("video",), ("start_s",), ("end_s",), ("label",)))
     events = []
-    for line, row in rows:
+    for line, row in table.rows:
         where = f"{path} row {line}"
-        if not row["video"] or not row["label"]:
+        if not row["video"] or not plain_name(row["label"]):
             raise ValueError(f"{where} has no {'label' if row['video'] else 'video'}")
         start_s, end_s = _seconds(row["start_s"], where, "start_s"), _seconds(row["end_s"], where, "end_s")
         if start_s is None or end_s is None:
             raise ValueError(f"{where} has no {'end_s' if start_s is not None else 'start_s'}")
         if start_s >= end_s:
             raise ValueError(f"{where} starts at {start_s:g} s and ends at {end_s:g} s; the start comes first")
-        events.append(Event(row["video"], start_s, end_s, row["label"]))
+        events.append(Event(row["video"], start_s, end_s, plain_name(row["label"])))
+    if notes is not None:
+        notes += table.notes + notes_on_names("classes", [row["label"] for _, row in table.rows])
     return events
 
 
-def load_videos(path: str | Path) -> dict[str, str]:
-    """Read a videos.csv: each untrimmed video's split."""
+def load_videos(path: str | Path, notes: list[str] | None = None) -> dict[str, str]:
+    """Read a videos.csv: each untrimmed video's split. ``notes`` gets sentences on columns that are ignored."""
     path = Path(path)
+    table = read_table(path, (("video",), ("split",)))
     videos: dict[str, str] = {}
-    for line, row in _read_table(path, (("video",), ("split",)), ())[1]:
-        if row["split"] not in SPLITS:
-            raise ValueError(f"{path} row {line}: the split is {row['split']!r}; it can be {', '.join(SPLITS)}")
+    for line, row in table.rows:
+        if not row["video"]:
+            raise ValueError(f"{path} row {line} has no video")
+        split = _split_of(row["split"], f"{path} row {line}")
         if row["video"] in videos:
             raise ValueError(f"{path} row {line} names {row['video']} a second time")
-        videos[row["video"]] = row["split"]
+        videos[row["video"]] = split
+    if notes is not None:
+        notes += table.notes
     return videos
 
 
@@ -660,14 +702,19 @@ def events_of(targets: Targets, video: str, tokens_per_second: float, classes: S
 def load_classes(path: str | Path) -> list[str]:
     """Read a classes.txt."""
     path = Path(path)
-    classes = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    lines = read_lines(path)
+    classes = [plain_name(line) for line in lines]
     if not classes:
         raise ValueError(f"{path} is empty; write one class name a line")
     if "" in classes:
         raise ValueError(f"{path} line {classes.index('') + 1} is empty; the line is the index, so no line may be")
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
-        raise ValueError(f"{path} names {first_few(twice)} more than once")
+        rows = [i for i, name in enumerate(classes) if name == twice[0]]
+        said = f"rows {' and '.join(str(i + 1) for i in rows)}"
+        if len({lines[i] for i in rows}) > 1:
+            said += f" differ in what is not seen: {', '.join(spelt(lines[i]) for i in rows)}"
+        raise ValueError(f"{path} names {first_few(twice)} more than once: {said}")
     return classes
 
 
@@ -679,57 +726,12 @@ def split_labels(cell: str) -> tuple[str, ...]:
             names.append("")
         else:
             names[-1] += part[-1]
-    return tuple(name.strip() for name in names if name.strip())
+    return tuple(name.strip() for name in names if plain_name(name))
 
 
 def join_labels(names: Iterable[str]) -> str:
     """The inverse of ``split_labels``."""
     return ";".join(name.replace("\\", "\\\\").replace(";", "\\;") for name in names)
-
-
-def read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-
-
-def _read_table(
-    path: Path, required: Sequence[tuple[str, ...]], optional: Sequence[str]
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header and rows with their line numbers; each of ``required`` is a column by one of several names."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    lines = ((reader.line_num, [cell.strip() for cell in cells]) for cells in reader)
-    try:
-        table = [(line, cells) for line, cells in lines if any(cells)]
-    except csv.Error as error:
-        raise ValueError(f"{path} line {reader.line_num} is no CSV: {error}") from None
-    wanted = ",".join(names[0] for names in required) + "".join(f"[,{name}]" for name in optional)
-    if not table:
-        raise ValueError(f"{path} is empty; its first line is {wanted}")
-    header = table[0][1]
-    permitted = {name for names in required for name in names} | set(optional)
-    absent = [names[0] for names in required if sum(name in header for name in names) != 1]
-    unknown = [name for name in header if name not in permitted]
-    if absent or unknown or len(set(header)) < len(header):
-        wrong = "a column comes twice"
-        if absent:
-            wrong = f"it lacks {', '.join(absent)}"
-        elif unknown:
-            wrong = f"it has no use for {', '.join(map(repr, unknown))}"
-        raise ValueError(
-            f"wrong header in {path}: the file begins {','.join(header)!r} where {wanted} is expected; {wrong}"
-        )
-    rows = []
-    for line, cells in table[1:]:
-        if len(cells) != len(header):
-            raise ValueError(
-                f"{path} row {line} has {len(cells)} cells and the header {len(header)}; quote cells with commas"
-            )
-        rows.append((line, dict(zip(header, cells, strict=True))))
-    return header, rows
 
 
 def _seconds(cell: str, where: str, column: str) -> float | None:
@@ -747,10 +749,6 @@ def _seconds(cell: str, where: str, column: str) -> float | None:
 def _short(seconds: float) -> str:
     """At most a millisecond's digits: 2, 2.5, 0.033."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
-
-
-def first_few(names: Sequence[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f", … ({len(names)} in all)" if len(names) > limit else "")
 
 
 def closest(name: str, names: list[str]) -> str:
@@ -797,7 +795,12 @@ def write_text(path: Path, text: str) -> None:
 
 def _write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        for cell in map(str, row):
+            if "\n" in cell or "\r" in cell:
+                raise ValueError(f"{cell!r} has a line break, and a cell of {path} is one line; give it another name")
+        writer.writerow(row)
     write_text(path, text.getvalue())
 
 
@@ -847,14 +850,6 @@ def _leads_up(folder: Path) -> bool:
         return False
     # `Path.resolve` raises where a link leads to itself
     return Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
-
-
-def is_there(path: Path) -> bool:
-    """Whether a file or folder exists; a name that no file can have does not."""
-    try:
-        return path.exists()
-    except OSError:  # such as a name of more than 255 bytes
-        return False
 
 
 def is_table(path: Path) -> bool:

@@ -23,19 +23,19 @@ from vidact.data.annotations import (
     AMBIGUOUS,
     SPLITS,
     Event,
-    first_few,
     groups_of,
     load_classes,
     load_events,
     load_videos,
     rasterise,
-    read_text,
     video_id,
     write_classes,
     write_events_csv,
     write_videos_csv,
 )
+from vidact.data.tables import read_text
 from vidact.files import replacing, write_json
+from vidact.names import Finder, first_few, is_there, notes_on_names, plain_path, spelt
 
 FEATURES = "features"  # the folder beside events.csv
 RECORD = "features.json"
@@ -166,8 +166,8 @@ def load_sequences(
                 "(video,start_s,end_s,label), videos.csv (video,split) and classes.txt"
             )
     notes: list[str] = []
-    splits = _read_splits(root / "videos.csv")
-    events = _read_events(root / "events.csv", splits)
+    splits = _read_splits(root / "videos.csv", notes)
+    events = _read_events(root / "events.csv", splits, notes)
     if (root / "classes.txt").exists():
         classes = load_classes(root / "classes.txt")
     else:
@@ -175,6 +175,7 @@ def load_sequences(
         notes.append(f"{root} has no classes.txt; the classes are the sorted labels: {first_few(classes)}")
     if not classes:
         raise ValueError(f"{root / 'events.csv'} has no event of any class")
+    notes += [note for note in notes_on_names("classes", classes) if note not in notes]
 
     record, rate = read_record(folder, tokens_per_second)
     arrays = _read_features(folder, list(splits), record, rate, missing, notes)
@@ -193,27 +194,31 @@ def load_sequences(
     return result
 
 
-def _read_splits(table: Path) -> dict[str, str]:
+def _read_splits(table: Path, notes: list[str]) -> dict[str, str]:
     """The split of each video by its id."""
-    videos = load_videos(table)
+    videos = load_videos(table, notes)
     if not videos:
         raise ValueError(f"{table} is empty: it has a header and no videos")
     splits: dict[str, str] = {}
     for video, split in videos.items():
         if Path(video).is_absolute() or ".." in Path(video).parts:
             raise ValueError(f"{table}: the path {video} may leave its folder; write it relative and without '..'")
-        if video_id(video) in splits:
-            raise ValueError(f"{table} has two videos with the id {video_id(video)}; rename one, suffixes do not count")
-        splits[video_id(video)] = split
+        name = plain_path(video_id(video))
+        if name in splits:
+            twins = [spelt(other) for other in videos if plain_path(video_id(other)) == name]
+            raise ValueError(
+                f"{table} has two videos with the id {name}; rename one, suffixes do not count: {' and '.join(twins)}"
+            )
+        splits[name] = split
     return splits
 
 
-def _read_events(table: Path, splits: Mapping[str, str]) -> dict[str, list[Event]]:
+def _read_events(table: Path, splits: Mapping[str, str], notes: list[str]) -> dict[str, list[Event]]:
     """The events of each video of ``splits``, by their start."""
     events: dict[str, list[Event]] = {video: [] for video in splits}
     strangers: dict[str, None] = {}
-    for event in load_events(table):
-        video = video_id(event.video)
+    for event in load_events(table, notes):
+        video = plain_path(video_id(event.video))
         if video in events:
             events[video].append(replace(event, video=video))
         else:
@@ -262,7 +267,9 @@ def _read_features(
     folder: Path, videos: list[str], record: dict, rate: float, missing: str, notes: list[str]
 ) -> dict[str, np.ndarray]:
     """The checked features of each video, memory-mapped."""
-    absent = [video for video in videos if not _file(folder, video).exists()]
+    finder = Finder(folder)
+    paths = {video: finder.find(f"{video}.npy") for video in videos}
+    absent = [video for video in videos if not is_there(paths[video])]
     if absent:
         said = f"{len(absent)} of {len(videos)} videos have no features in {folder}: {first_few(absent)}"
         elsewhere = {path.stem for path in folder.rglob("*.npy")}
@@ -280,9 +287,8 @@ def _read_features(
         notes.append(f"skipped: {said}")
     arrays: dict[str, np.ndarray] = {}
     dim, whose = record.get("dim"), f"{folder / RECORD} says"
-    for video in videos:
-        path = _file(folder, video)
-        if not path.exists():
+    for video, path in paths.items():
+        if not is_there(path):
             continue
         array = read_array(path)
         if array.dtype != np.float32 or array.ndim != 2 or len(array) == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import logging
 import os
 import shlex
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from vidact.addresses import without_secrets
+from vidact.data.annotations import load_videos
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
@@ -165,8 +165,7 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
     table = demo / "untrimmed" / "videos.csv"
     if not table.exists():
         return checkpoint, {}
-    with table.open(encoding="utf-8", newline="") as file:
-        tested = [table.parent / row["video"] for row in csv.DictReader(file) if row["split"] == "test"]
+    tested = [table.parent / video for video, split in load_videos(table).items() if split == "test"]
     return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
 
 

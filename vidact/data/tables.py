@@ -1,0 +1,205 @@
+"""Text and tables as people's programs save them: every row is read, or an error names the row that cannot be.
+
+Text is UTF-8, with or without a byte order mark, or UTF-16 or UTF-32, which Excel's "Unicode text" is; its lines end as
+on any system. A table has one row a line, its cells parted by commas, semicolons or tabs (the header tells by which).
+No cell holds a line break: a quote that is not closed in its line would swallow the rows below it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidact.names import plain_name
+
+DELIMITERS = (",", ";", "\t")
+# the longer mark first: that of UTF-32 begins with that of UTF-16
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table under its header.
+
+    ``rows`` are pairs of a line's number, the first line being 1, and its cells by column, without blanks at their
+    ends; ``header`` holds the columns' names in small letters. ``notes`` are sentences on what was ignored.
+    """
+
+    path: Path
+    header: list[str]
+    rows: list[tuple[int, dict[str, str]]]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError, with the row, where it is not text in one of the encodings above."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    mark, encoding = next(((mark, name) for mark, name in MARKS if data.startswith(mark)), (b"", _unmarked(data)))
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        at = len(mark) + error.start
+        if encoding != "utf-8":
+            raise ValueError(f"{path} is no {encoding[:6].upper()} text (byte {at}); save it as UTF-8") from None
+        row = len(_BREAK.findall(data[:at].decode("latin-1"))) + 1
+        line = _BREAK.split(data.decode("latin-1"))[row - 1]
+        raise ValueError(
+            f'{path} is not UTF-8 text (byte {at}); save it as UTF-8, in Excel as "CSV UTF-8". The first letter in '
+            f"another encoding is in row {row}: {line.encode('latin-1')[:80]!r}"
+        ) from None
+    if (at := text.find("\0")) >= 0:
+        row = len(_BREAK.findall(text[:at])) + 1
+        raise ValueError(f"{path} row {row} has a NUL byte, so the file is damaged or no text; save it again as UTF-8")
+    return text
+
+
+_BREAK = re.compile(r"\r*\n|\r")  # \r\r\n is what Windows makes of \r\n that is written as text
+
+
+def _unmarked(data: bytes) -> str:
+    """The encoding of text without a mark: in UTF-16 and UTF-32 the zeros of Latin letters stand in fixed places."""
+    head = data[: 4 * (min(len(data), 256) // 4)] or data[: len(data) // 2 * 2]
+    zeros = [head[i::4].count(0) * 4 / max(1, len(head)) for i in range(4)]
+    common = 0.6  # of the letters; those of other scripts have no zero
+    if min(zeros[1:]) > common and not zeros[0]:
+        return "utf-32-le"
+    if min(zeros[:3]) > common and not zeros[3]:
+        return "utf-32-be"
+    if min(zeros[1], zeros[3]) > common and not zeros[0] + zeros[2]:
+        return "utf-16-le"
+    if min(zeros[0], zeros[2]) > common and not zeros[1] + zeros[3]:
+        return "utf-16-be"
+    return "utf-8"
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text, without blanks at their ends and without the empty ones that end it."""
+    lines = [line.strip() for line in _BREAK.split(read_text(path))]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def read_cells(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
+    """Line number and cells of each row of a table without a header; rows without any text are left out."""
+    return _cells(path, _BREAK.split(read_text(path)), 1, delimiter)
+
+
+def read_table(path: Path, required: Sequence[tuple[str, ...]], optional: Sequence[str] = ()) -> Table:
+    """A table by its header; each of ``required`` is a column by one of several names.
+
+    Other columns are kept, and told in ``notes``, unless their name is near to that of an optional column, which is
+    then missing: raises ValueError, as where a row has not the header's cells. In a table of semicolons the seconds
+    (columns whose names end in ``_s``) may have a decimal comma, since programs write such tables where the comma is
+    the decimal sign; they are given with a point.
+    """
+    lines, first = _BREAK.split(read_text(path)), 1
+    fixed: tuple[str, ...] = DELIMITERS
+    if lines and (told := re.fullmatch(r'\s*"?sep=([,;\t])"?\s*', lines[0], re.IGNORECASE)):  # Excel's own first line
+        lines, first, fixed = lines[1:], 2, (told[1],)
+    wanted = ",".join(names[0] for names in required) + "".join(f"[,{name}]" for name in optional)
+    at = next((number for number, line in enumerate(lines) if line.strip(" ,;\t")), None)
+    if at is None:
+        raise ValueError(f"{path} is empty; its first line is {wanted}")
+    headers = {delimiter: _header(lines[at], delimiter) for delimiter in fixed}
+    known = {name for names in required for name in names} | set(optional)
+    delimiter = max(headers, key=lambda one: len(known & set(headers[one])))  # of equals the first: the comma
+    header = headers[delimiter]
+    if not header:
+        _cells(path, [lines[at]], first + at, delimiter)  # says what is wrong with it
+    notes = _check_header(path, lines[at], header, required, optional, wanted)
+    rows = []
+    for line, cells in _cells(path, lines[at + 1 :], first + at + 1, delimiter):
+        if not any(cells[len(header) :]):
+            cells = cells[: len(header)]
+        if len(cells) < len(header) and not known & set(header[len(cells) :]):
+            cells += [""] * (len(header) - len(cells))
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{path} row {line} has {len(cells)} cells and the header {len(header)}; quote cells with commas"
+            )
+        row = dict(zip(header, cells, strict=True))
+        if delimiter == ";":
+            row |= {
+                name: cell.replace(",", ".")
+                for name, cell in row.items()
+                if name.endswith("_s") and re.fullmatch(r"[+-]?\d*,\d+", cell)
+            }
+        row.pop("", None)
+        rows.append((line, row))
+    return Table(path, [name for name in header if name], rows, notes)
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    """The columns that a line names by this delimiter; none where its quotes do not fit to it."""
+    try:
+        cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=True), [])
+    except csv.Error:
+        return []
+    header = [plain_name(cell).lower() for cell in cells]
+    while header and not header[-1]:  # a delimiter at the end of each line makes no column
+        header.pop()
+    return header
+
+
+def _check_header(
+    path: Path,
+    text: str,
+    header: list[str],
+    required: Sequence[tuple[str, ...]],
+    optional: Sequence[str],
+    wanted: str,
+) -> list[str]:
+    """Notes on the columns that nothing is made of; raises where one is missing, misspelt or there twice."""
+    known = [name for names in required for name in names] + list(optional)
+    absent = [names[0] for names in required if sum(name in header for name in names) != 1]
+    others = [name for name in header if name and name not in known]
+    free = [name for name in optional if name not in header]
+    near = {name: found[0] for name in others if (found := difflib.get_close_matches(name, free, 1, 0.7))}
+    named = [name for name in header if name]
+    wrong = ""
+    if absent:
+        wrong = f"it lacks {', '.join(absent)}"
+    elif near:
+        wrong = f"it has no use for {', '.join(map(repr, near))}; {', '.join(map(repr, near.values()))} is near"
+    elif len(set(named)) < len(named):
+        wrong = "a column comes twice"
+    if wrong:
+        raise ValueError(
+            f"wrong header in {path}: the file begins {text.strip().lstrip(chr(0xFEFF))!r} where {wanted} is expected; "
+            f"{wrong}"
+        )
+    if not others:
+        return []
+    columns = "column" if len(others) == 1 else "columns"
+    return [f"ignored the {columns} {', '.join(map(repr, others))} of {path}"]
+
+
+def _cells(path: Path, lines: Sequence[str], first: int, delimiter: str) -> list[tuple[int, list[str]]]:
+    rows = []
+    for number, line in enumerate(lines, first):
+        try:
+            parsed = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True, strict=True), [])
+        except csv.Error:
+            raise ValueError(
+                f"{path} row {number} has quotes that do not pair in it: {line.strip()!r}. Close the quote in its row, "
+                'since a cell is one line, or write a quote inside of a name twice and the whole cell in quotes: "a""b"'
+            ) from None
+        cells = [cell.strip() for cell in parsed]
+        if any(cells):
+            rows.append((number, cells))
+    return rows
