@@ -246,7 +246,7 @@ def test_a_shard_has_its_own_report(videos, tmp_path):
 
 
 def test_workers_change_no_byte(films, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.multiprocessing, "get_context", lambda kind: FORK)
+    monkeypatch.setattr(features, "process_context", lambda: FORK)
     done = extract(films, tmp_path, workers=3)
     assert sorted(done.written) == IDS
     assert contents(tmp_path) == expected
@@ -254,7 +254,7 @@ def test_workers_change_no_byte(films, expected, tmp_path, monkeypatch):
 
 
 def test_a_worker_that_dies_is_an_error_and_leaves_no_half(videos, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.multiprocessing, "get_context", lambda kind: FORK)
+    monkeypatch.setattr(features, "process_context", lambda: FORK)
 
     def die(path, decoder):
         if path.name == "c.MP4":
@@ -272,7 +272,7 @@ def test_a_worker_that_dies_is_an_error_and_leaves_no_half(videos, expected, tmp
 
 
 def test_an_error_in_a_worker_is_the_users_to_see(films, tmp_path, monkeypatch):
-    monkeypatch.setattr(features.multiprocessing, "get_context", lambda kind: FORK)
+    monkeypatch.setattr(features, "process_context", lambda: FORK)
 
     def fail(error):
         def open_it(path, decoder):
