@@ -97,6 +97,51 @@ def test_every_recorded_layout_converts(origin, tmp_path):
         assert ("flow" in opened.record) == bool(network.input.flow_fields)
 
 
+# What a detector's tensors do not tell: how a layer's width is cut into heads, and how far back its memories reach.
+UNTOLD = {
+    "miniroad": set(),
+    "trn_recurrent": {"decoder_steps"},
+    "oadtr": {"num_heads", "decoder_heads"},
+    "lstr": {"num_heads", "long", "work"},
+    "testra": {"num_heads", "long", "work"},
+}
+
+
+@pytest.mark.parametrize("origin", UNTOLD)
+def test_a_detectors_sizes_are_read_from_its_tensors(origin, tmp_path, monkeypatch, capsys):
+    """Nothing but what no tensor tells is given, and the network computes what it computes with every size given."""
+    if not RECORDS:
+        pytest.skip(f"no parity records in {FOLDER}; VIDACT_SHARED names their parent folder")
+    record = smallest(origin)
+    published(filled(record), tmp_path / "published.pth")
+    given = {name: value for name, value in record["hyperparameters"].items() if name in UNTOLD[origin]}
+    options = [word for name, value in given.items() for word in (f"--{name}", json.dumps(value))]
+    monkeypatch.chdir(tmp_path)
+    cli.main(["convert", "--origin", origin, "--file", "published.pth", "--out", "ours.safetensors", *options])
+    said = capsys.readouterr().out
+    ours = vidact.load(tmp_path / "ours.safetensors")
+    theirs = from_reference(origin, filled(record), **record["hyperparameters"]).eval()
+    assert ours.recipe["arguments"] == theirs.recipe["arguments"]
+    features = torch.randn(1, 30, sum(record["hyperparameters"]["feature_dims"]))
+    with torch.no_grad():
+        assert torch.equal(ours(features).logits, theirs(features).logits)
+    assert f"feature_dims [{features.shape[2]}]" in said
+    # what was neither given nor told is named with the value that was taken
+    published(filled(record), tmp_path / "published.pth")
+    (tmp_path / "ours.safetensors").unlink()
+    if UNTOLD[origin] - {"num_heads", "decoder_heads"}:
+        few = [word for name, value in given.items() if "heads" in name for word in (f"--{name}", json.dumps(value))]
+        cli.main(["convert", "--origin", origin, "--file", "published.pth", "--out", "ours.safetensors", *few])
+        expected = {"trn_recurrent": "decoder_steps 8 (", "lstr": "long 512, work 32,", "testra": "long 512, work 32,"}
+        assert f"the file does not say {expected[origin]}" in capsys.readouterr().out
+
+
+def test_published_sizes_keep_both_parts_of_their_features():
+    tensors = {"module.layer1.0.weight": torch.empty(2048, 3072, device="meta")}
+    known = arguments_of(reference("miniroad"))
+    assert infer(tensors, known, "miniroad") == {"embedding_dim": 2048}  # 2048 of RGB and 1024 of flow, as published
+
+
 TSM = "tsm_mobilenetv2"
 
 
