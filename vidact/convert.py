@@ -84,6 +84,46 @@ CLIPS = {
     "mvfnet_resnet50": (8, 8),
     "mvfnet_resnet101": (8, 8),
 }
+
+# What the shapes of a detector tell: argument → (the names of a tensor, an axis of it). Where a group of the pattern is
+# a number, the argument has a value for each; without an axis it counts the numbers, for each first group where there
+# are two.
+_LSTR: dict[str, tuple[str, int | None]] = {
+    "num_classes": (r"^classifier\.weight$", 0),
+    "feature_dims": (r"^feature_head_work\.input_linear\.0\.weight$", 1),
+    "model_dim": (r"^feature_head_work\.input_linear\.0\.weight$", 0),
+    "feedforward_dim": (r"^dec_modules\.layers\.0\.linear1\.weight$", 0),
+    "encoder_queries": (r"^enc_queries\.(\d+)\.weight$", 0),
+    "encoder_layers": (r"^enc_modules\.(\d+)\.layers\.(\d+)\.linear1\.weight$", None),
+    "decoder_layers": (r"^dec_modules\.layers\.(\d+)\.linear1\.weight$", None),
+}
+SIZES: dict[str, dict[str, tuple[str, int | None]]] = {
+    "miniroad": {
+        "num_classes": (r"^f_classification\.0\.weight$", 0),
+        "feature_dims": (r"^layer1\.0\.weight$", 1),
+        "embedding_dim": (r"^layer1\.0\.weight$", 0),
+        "hidden_dim": (r"^gru\.weight_hh_l0$", 1),
+    },
+    "trn_recurrent": {
+        "num_classes": (r"^classifier\.weight$", 0),
+        "feature_dims": (r"^feature_extractor\.input_linear\.0\.weight$", 1),
+        "hidden_size": (r"^hx_trans\.0\.weight$", 0),
+    },
+    "oadtr": {
+        "num_classes": (r"^classifier\.weight$", 0),
+        "feature_dims": (r"^linear_encoding\.weight$", 1),
+        "embedding_dim": (r"^linear_encoding\.weight$", 0),
+        "window": (r"^position_encoding\.pe\.weight$", 0),  # and one more for the task token
+        "num_layers": (r"^encoder\.net\.(\d+)\.fn\.fn\.qkv\.weight$", None),
+        "hidden_dim": (r"^encoder\.net\.1\.fn\.fn\.net\.0\.weight$", 0),
+        "num_queries": (r"^decoder_cls_token$", 1),
+        "decoder_layers": (r"^decoder\.layers\.(\d+)\.conv1\.weight$", None),
+        "decoder_hidden_dim": (r"^decoder\.layers\.0\.conv1\.weight$", 0),
+    },
+    "lstr": _LSTR,
+    "testra": _LSTR,
+}
+
 SEGMENTS = 8  # of the 2-D networks' clips where neither the file nor the user says
 
 
@@ -117,7 +157,7 @@ def convert(
     known = arguments_of(function)
     if unknown := sorted(set(hyperparameters) - set(known)):
         raise ValueError(f"origin {origin} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
-    told = infer(state_dict, known)
+    told = infer(state_dict, known, origin)
     if "network" in known and "network" not in hyperparameters:
         raise ValueError(f"origin {origin} has several networks: say which with --network, such as --network slow_r50")
     asked = {**told, **hyperparameters}
@@ -165,9 +205,11 @@ def arguments_of(function: Callable[..., nn.Module]) -> dict[str, inspect.Parame
     return dict(list(inspect.signature(function).parameters.items())[1:])
 
 
-def infer(state_dict: Mapping[str, Tensor], known: Mapping[str, object]) -> dict[str, Any]:
-    """The hyperparameters among ``known`` that names and shapes tell."""
+def infer(state_dict: Mapping[str, Tensor], known: Mapping[str, object], origin: str = "") -> dict[str, Any]:
+    """The hyperparameters among ``known`` that names and shapes tell of a layout."""
     tensors = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if origin in SIZES:
+        return _sizes(tensors, known, SIZES[origin])
     found: dict[str, Any] = {}
     for pattern in LAST_LAYERS:
         if last := next((key for key in tensors if re.search(pattern, key)), None):
@@ -186,6 +228,38 @@ def infer(state_dict: Mapping[str, Tensor], known: Mapping[str, object]) -> dict
     if any(key.startswith("features.") for key in tensors):
         found["shift"] = "causal"  # the names of TSM's online network
     return {name: value for name, value in found.items() if name in known}
+
+
+def _sizes(
+    tensors: Mapping[str, Tensor], known: Mapping[str, object], table: Mapping[str, tuple[str, int | None]]
+) -> dict[str, Any]:
+    """A detector's hyperparameters, from its shapes."""
+    found: dict[str, Any] = {}
+    for name, (pattern, axis) in table.items():
+        matches = [(match, value) for key, value in tensors.items() if (match := re.search(pattern, key))]
+        if not matches:
+            continue  # the tensor is missing, which loading says by its name
+        numbers = sorted({tuple(int(group) for group in match.groups()) for match, _ in matches})
+        if axis is None:
+            counts = {number[:-1]: 0 for number in numbers}
+            for number in numbers:
+                counts[number[:-1]] += 1
+            found[name] = list(counts.values()) if len(numbers[0]) > 1 else len(numbers)
+            continue
+        if any(value.ndim <= axis for _, value in matches):
+            continue
+        sizes = {tuple(int(group) for group in match.groups()): value.shape[axis] for match, value in matches}
+        found[name] = [sizes[number] for number in numbers] if numbers[0] else sizes[()]
+    if "window" in found:
+        found["window"] -= 1
+    if "feature_dims" in found:
+        published = known["feature_dims"]
+        default = published.default if isinstance(published, inspect.Parameter) else ()
+        if found["feature_dims"] == sum(default):
+            del found["feature_dims"]  # of RGB and flow, as the default has it
+        else:
+            found["feature_dims"] = [found["feature_dims"]]
+    return found
 
 
 def _backbone(tensors: Mapping[str, Tensor]) -> str | None:
@@ -271,6 +345,16 @@ def remarks(network: Any, asked: Mapping[str, Any]) -> list[str]:
         elif "num_segments" not in asked and "network" not in asked:
             said.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
     elif isinstance(network, OnlineNetwork):
+        record: dict[str, Any] = network.record  # type: ignore[assignment]
+        origin = record["converted"]["origin"]
+        untold = {
+            name: parameter.default
+            for name, parameter in arguments_of(reference(origin)).items()
+            if name not in asked and name not in SIZES[origin]
+        }
+        if untold:
+            values = ", ".join(f"{name} {value}" for name, value in untold.items())
+            said.append(f"the file does not say {values} (as published; --{next(iter(untold))} … for another)")
         said.append("it takes features, which the file does not describe; give it those that it was trained on")
     return said
 
