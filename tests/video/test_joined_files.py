@@ -1,0 +1,368 @@
+"""Files whose stamps begin anew inside them: joined recordings, clocks that were set, counts that wrapped.
+
+What is right is read from the packets of a plain decoding: the order in which pictures come, and their own stamps, each
+part beginning where the one before ended.
+"""
+
+import itertools
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_fast_reader import index_sets, plain_decoding, read
+
+from vidact.doctor import numbered_picture, read_number
+from vidact.video import Chunker, Clock, frame_index, index_cache
+from vidact.video.check import examine
+from vidact.video.decode import VideoError, open_video
+from vidact.video.packed import PackJob, PackSettings, PackVideo, pack, write_store
+from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
+
+FPS = 25
+X264 = {"preset": "veryfast", "g": "12", "bf": "2"}
+CODECS = {
+    "ts": ("libx264", X264, {}),
+    "mkv": ("libx264", X264, {}),
+    "flv": ("libx264", X264, {}),
+    "mp4": ("libx264", X264, {"movflags": "frag_keyframe+empty_moov+default_base_moof"}),
+    "mpg": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
+    "vob": ("mpeg2video", {"g": "12", "bf": "2"}, {}),
+    "webm": ("libvpx-vp9", {"g": "12", "cpu-used": "8", "deadline": "realtime"}, {}),
+}
+
+
+def write_part(
+    path: Path,
+    length: int,
+    begin_s: float = 0.0,
+    first: int = 0,
+    size: int = 1,
+    codec: str | None = None,
+    container: dict[str, str] | None = None,
+    **options: str,
+) -> bytes:
+    """The bytes of a video of numbered pictures from ``first`` on, stamped from ``begin_s`` on.
+
+    FLV comes without its header, as a server writes what it goes on with in the same file."""
+    suffix = path.suffix[1:]
+    own, own_options, container_options = CODECS[suffix]
+    with av.open(str(path), "w", options=container or container_options) as file:
+        stream = file.add_stream(codec or own, rate=FPS, options=own_options | options)
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = (side * size for side in numbered_picture(0).shape[:2])
+        stream.codec_context.thread_count = 1
+        for i in range(first, first + length):
+            image = numbered_picture(i).repeat(size, 0).repeat(size, 1)
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round((i - first + begin_s * FPS) * 1000), Fraction(1, 1000 * FPS)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path.read_bytes()[13 if suffix == "flv" and first else 0 :]
+
+
+def join(folder: Path, suffix: str, parts: list[tuple[int, float]], **options: str) -> Path:
+    """One file of parts, each (length, begin_s), whose pictures are numbered from 0 on."""
+    firsts = itertools.accumulate((length for length, _ in parts), initial=0)
+    content = [
+        write_part(folder / f"part.{suffix}", length, begin_s, first, **options)
+        for (length, begin_s), first in zip(parts, firsts, strict=False)
+    ]
+    path = folder / f"joined.{suffix}"
+    path.write_bytes(b"".join(content))
+    return path
+
+
+def true_times(path: Path) -> np.ndarray:
+    """Seconds of each picture after the first, from the stamps that a plain decoding shows.
+
+    Stamps that rise are believed, up to a pause of 13 hours; any others begin anew, a frame after the picture before.
+    Counts of 33 bits are compared as such."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        period = 2**33 if container.format.name in ("mpegts", "mpeg") else 0
+        stamps = [frame.pts for packet in container.demux(stream) for frame in packet.decode()]
+        tick_s = float(stream.time_base)
+    times_s = [0.0]
+    for before, stamp in itertools.pairwise(stamps):
+        step_s = (stamp - before) * tick_s
+        if period:
+            step_s = (stamp % period - before % period) * tick_s
+            if step_s < -(period / 2) * tick_s and step_s + period * tick_s < 60:
+                step_s += period * tick_s
+        times_s.append(times_s[-1] + (step_s if 0 < step_s < 13 * 3600 else 1 / FPS))
+    return np.array(times_s)
+
+
+def assert_read_as_decoded(path: Path) -> None:
+    """Length, times and pictures, in any order, by readers that keep the file and by such that jump in it."""
+    expected, times_s = plain_decoding(path), true_times(path)
+    for kept in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            if not kept:
+                patch.setattr(frame_index, "KEEP_PACKETS", 0)
+            patch.setattr(frame_index, "KEEP_PICTURES", 0)
+            with open_video(path) as video:
+                assert len(video) == len(expected)
+                np.testing.assert_allclose(video.times_s - video.times_s[0], times_s, atol=2e-3)
+                assert (np.diff(video.times_s) > 0).all()
+                for indices in index_sets(len(expected), np.random.default_rng(0)):
+                    assert read(video, indices) == [expected[i] for i in indices], indices
+
+
+PARTS = st.lists(
+    st.tuples(st.integers(1, 40), st.sampled_from([0.0, 0.2, 0.9, 1.02, 3.0, 700.0])), min_size=2, max_size=4
+)
+EXAMPLES = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
+
+
+@settings(max_examples=25, **EXAMPLES)
+@given(suffix=st.sampled_from(sorted(CODECS)), parts=PARTS, b_frames=st.integers(0, 3), gop=st.integers(3, 20))
+def test_any_joined_file(tmp_path: Path, suffix: str, parts: list[tuple[int, float]], b_frames: int, gop: int) -> None:
+    """Gaps, overlaps and restarts, whatever lies between."""
+    options = {"g": str(gop)} if suffix == "webm" else {"g": str(gop), "bf": str(b_frames)}
+    assert_read_as_decoded(join(tmp_path, suffix, parts, **options))
+
+
+@pytest.mark.slow
+@settings(max_examples=300, **EXAMPLES)
+@given(suffix=st.sampled_from(sorted(CODECS)), parts=PARTS, b_frames=st.integers(0, 3), gop=st.integers(3, 20))
+def test_any_joined_file_at_length(
+    tmp_path: Path, suffix: str, parts: list[tuple[int, float]], b_frames: int, gop: int
+) -> None:
+    options = {"g": str(gop)} if suffix == "webm" else {"g": str(gop), "bf": str(b_frames)}
+    assert_read_as_decoded(join(tmp_path, suffix, parts, **options))
+
+
+@pytest.mark.parametrize("suffix", sorted(set(CODECS) - {"mp4"}))
+@pytest.mark.parametrize("begin_s", [0.0, 0.9])
+def test_two_parts_of_two_seconds(suffix: str, begin_s: float, tmp_path: Path) -> None:
+    """The second begins anew, or between the stamps of the first."""
+    path = join(tmp_path, suffix, [(50, 0.0), (50, begin_s)])
+    with open_video(path) as video:
+        times_s = video.times_s - video.times_s[0]
+        # of a program stream's last picture FFmpeg guesses the time, 20 ms too early
+        assert times_s[[50, 99]] == pytest.approx([2.0, 3.96], abs=0.021 if suffix in ("mpg", "vob") else 1e-3)
+        assert Chunker(6).indices(Clock(24).indices(video.times_s)).shape == (16, 6)
+        assert [read_number(image.numpy()) for image in video.frames_at([99, 0, 50, 49]).images] == [99, 0, 50, 49]
+        assert video.index.parts.tolist() == [0, 50]
+
+
+def test_fragments_that_the_demuxer_takes_for_others(tmp_path: Path) -> None:
+    """A second MP4's first fragment is looked up as the first one's and never shown; what is shown has its place."""
+    path = join(tmp_path, "mp4", [(50, 0.0), (50, 0.0)])
+    assert_read_as_decoded(path)
+    with open_video(path) as video:
+        assert [read_number(image.numpy()) for image in video.frames_at([49, 50]).images] == [49, 62]
+
+
+def raised(stamp: float) -> float:
+    """Seconds such that a transport stream's count of 33 bits stands there once it is written, which adds 1.4 s."""
+    return 2**33 / 90_000 + stamp - 1.4
+
+
+@pytest.mark.parametrize(
+    ("parts", "times_s"),
+    [
+        ([(40, raised(-0.8))], {39: 1.56}),  # in the middle of a part
+        ([(20, raised(-2)), (20, 1.0)], {19: 0.76, 20: 4.4, 39: 5.16}),  # between parts, 2.4 s after the count's end
+        ([(20, 1.0), (40, raised(-0.8))], {19: 0.76, 20: 0.8, 59: 2.36}),  # in the second, after 26 hours: begun anew
+        ([(20, 1000.0), (20, 1.0)], {19: 0.76, 20: 0.8, 39: 1.56}),  # raised by FFmpeg, which sees a wrap in it
+        # the third goes on in the count of the second, which FFmpeg raised and it did not
+        ([(20, 1000.0), (20, 1.0), (20, 1002.0)], {20: 0.8, 39: 1.56, 40: 1001.8, 59: 1002.56}),
+    ],
+    ids=["inside", "between", "second part", "no wrap", "there and back"],
+)
+def test_counts_that_wrap(parts: list[tuple[int, float]], times_s: dict[int, float], tmp_path: Path) -> None:
+    path = join(tmp_path, "ts", parts)
+    assert_read_as_decoded_pictures(path)
+    with open_video(path) as video:
+        found = video.times_s - video.times_s[0]
+        assert {i: found[i] for i in times_s} == pytest.approx(times_s, abs=3e-3)
+
+
+def assert_read_as_decoded_pictures(path: Path) -> None:
+    expected = plain_decoding(path)
+    with open_video(path) as video:
+        assert len(video) == len(expected)
+        for indices in index_sets(len(expected), np.random.default_rng(0)):
+            assert read(video, indices) == [expected[i] for i in indices], indices
+
+
+def test_a_clock_set_forward_by_years_is_no_pause(tmp_path: Path) -> None:
+    """A camera that learns the date while it records: 1.7e9 s later by its stamps, the next picture in truth."""
+    path = join(tmp_path, "mkv", [(30, 0.0), (30, 1.7e9)])
+    with open_video(path) as video:
+        assert video.times_s[[29, 30, 59]] == pytest.approx([1.16, 1.2, 2.36], abs=1e-3)
+
+
+def test_a_pause_stays_a_pause(tmp_path: Path) -> None:
+    path = join(tmp_path, "ts", [(30, 1.0), (30, 701.0)])
+    with open_video(path) as video:
+        assert (video.times_s - video.times_s[0])[[29, 30, 59]] == pytest.approx([1.16, 700.0, 701.16], abs=1e-3)
+        assert video.index.parts.tolist() == [0]
+
+
+def test_a_clock_set_back_between_key_frames(tmp_path: Path) -> None:
+    """Without B-frames the order of storing is that of showing, so that the smallest fall is seen."""
+    write_part(tmp_path / "clip.mkv", 50, bf="0", g="50")
+    content = b""
+    for begin, stop, back_ms in ((0, 25, 0), (25, 50, 200)):
+        with av.open(str(tmp_path / "clip.mkv")) as source, av.open(str(tmp_path / "half.ts"), "w") as out:
+            stream = out.add_stream_from_template(source.streams.video[0])
+            for place, packet in enumerate(source.demux(source.streams.video[0])):
+                if begin <= place < stop:
+                    packet.pts = packet.dts = 1000 + 40 * place - back_ms
+                    packet.stream = stream
+                    out.mux(packet)
+        content += (tmp_path / "half.ts").read_bytes()
+    path = tmp_path / "set.ts"
+    path.write_bytes(content)
+    with open_video(path) as video:
+        assert len(video) == 50
+        assert (video.times_s - video.times_s[0])[[24, 25, 49]] == pytest.approx([0.96, 1.0, 1.96], abs=1e-3)
+    assert_read_as_decoded_pictures(path)
+
+
+def test_parts_of_other_sizes_are_scaled_to_the_first(tmp_path: Path) -> None:
+    content = write_part(tmp_path / "a.ts", 30) + write_part(tmp_path / "b.ts", 30, first=30, size=2)
+    (tmp_path / "joined.ts").write_bytes(content)
+    with open_video(tmp_path / "joined.ts") as video:
+        assert (len(video), video.height, video.width) == (60, 64, 96)
+        assert [read_number(image.numpy()) for image in video.frames_at([45, 3, 59]).images] == [45, 3, 59]
+        assert video.times_s[-1] - video.times_s[0] == pytest.approx(59 / FPS, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec", "size"), [("ts", "mpeg2video", 1), ("mkv", "libx264", 2)], ids=["codec", "parameters"]
+)
+def test_a_part_in_another_coding_is_refused(suffix: str, codec: str, size: int, tmp_path: Path) -> None:
+    """What the first part's decoder makes nothing of is no video that ended early."""
+    content = write_part(tmp_path / f"a.{suffix}", 30)
+    options = {"bf": "0", "preset": "ultrafast"} if codec == "libx264" else {}
+    content += write_part(tmp_path / f"b.{suffix}", 30, first=30, size=size, codec=codec, **options)
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(content)
+    with open_video(path) as video, pytest.raises(VideoError, match=r"joined of 2 parts.*coded otherwise.*Take the"):
+        len(video)
+    with open_video(path, index="decode") as video:
+        assert 0 < len(video) <= 60
+    assert any("joined" in words for _, words in examine(path).problems)
+
+
+@pytest.mark.parametrize("decoder", ["decord", "opencv", "torchcodec"])
+@pytest.mark.parametrize("suffix", ["ts", "mkv", "webm", "mp4", "flv"])
+def test_other_decoders_are_right_or_refuse(decoder: str, suffix: str, tmp_path: Path) -> None:
+    path = join(tmp_path, suffix, [(30, 0.0), (30, 0.5)])
+    with open_video(path) as video:
+        expected = [read_number(image.numpy()) for image in video.frames_at(range(len(video))).images]
+    order = [40, 3, 0, 10, 20, 31, len(expected) - 1]
+    try:
+        with open_video(path, decoder) as video:
+            numbers = [read_number(image.numpy()) for image in video.frames_at(order).images]
+    except ImportError as error:
+        pytest.skip(str(error))
+    except VideoError as error:
+        assert "use decoder='pyav'" in str(error)  # noqa: PT017  (being right is permitted as well)
+    else:
+        assert numbers == [expected[i] for i in order]
+
+
+def test_copies_of_a_joined_file_last_as_long(tmp_path: Path) -> None:
+    path = join(tmp_path, "ts", [(50, 0.0), (50, 0.9)])
+    found = transcode(TranscodeJob("copy.mp4", path, tmp_path / "copies", TranscodeSettings(crf=30)))
+    assert (found["frames"], found["seconds"]) == (100, pytest.approx(4.0, abs=0.01))
+    with open_video(tmp_path / "copies" / "copy.mp4") as video:
+        assert [read_number(image.numpy()) for image in video.frames_at([99, 50, 10]).images] == [99, 50, 10]
+    pytest.importorskip("webdataset")
+    settings = PackSettings(fps=None)
+    write_store(tmp_path / "store", settings)
+    packed = pack(PackJob(0, (PackVideo("joined.packed", path),), tmp_path / "store", settings))
+    assert packed["videos"]["joined.packed"]["frames"] == 100
+
+
+def test_an_index_of_before_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older vidact kept the stamps of joined files mixed up; its entries are not read."""
+    monkeypatch.setenv("VIDACT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index_cache, "SETTLED_S", 0.0)
+    path = join(tmp_path, "ts", [(50, 0.0), (50, 0.0)])
+    for _ in range(2):  # made, and found again
+        with open_video(path) as video:
+            assert video.times_s[-1] - video.times_s[0] == pytest.approx(3.96, abs=1e-3)
+            assert read_number(video.frames_at([70]).images[0].numpy()) == 70
+            assert video.index.parts.tolist() == [0, 50]
+    (entry,) = (file for file in (tmp_path / "cache").rglob("*") if file.is_file())
+    assert int(entry.parent.parent.name[1:]) > 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# vidact prepare check
+
+
+@pytest.mark.parametrize("suffix", ["ts", "flv", "mpg"])
+def test_check_names_a_joined_file(suffix: str, tmp_path: Path) -> None:
+    found = examine(join(tmp_path, suffix, [(50, 0.0), (50, 0.9), (25, 0.0)]))
+    (words,) = [words for kind, words in found.problems if kind == "joined"]
+    assert "3 parts" in words
+    assert ("1.98 s, 3.98 s" if suffix == "mpg" else "2.00 s, 4.00 s") in words
+    assert found.duration_s == pytest.approx(5.0, abs=0.03)
+    assert "duration" not in {kind for kind, _ in found.problems}
+
+
+def test_check_names_the_third_matroska_file(tmp_path: Path) -> None:
+    """FFmpeg's demuxer goes on with a second one and ends before a third."""
+    found = examine(join(tmp_path, "mkv", [(50, 0.0), (50, 0.9), (25, 0.0)]))
+    assert found.num_frames == 100
+    two, behind = [words for kind, words in found.problems if kind == "joined"]
+    assert "2 parts" in two
+    assert "nothing from there on is read" in behind
+
+
+def test_check_names_a_clock_set_forward(tmp_path: Path) -> None:
+    found = examine(join(tmp_path, "ts", [(50, 1000.0), (50, 0.0)]))
+    assert [kind for kind, _ in found.problems].count("joined") == 1
+
+
+@pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])
+def test_check_names_what_stands_behind_the_end(suffix: str, tmp_path: Path) -> None:
+    """FFmpeg, and whoever plays by it, ends before a second header; nobody would miss the part behind it."""
+    part = tmp_path / f"part.{suffix}"
+    if suffix == "flv":
+        whole = write_part(part, 50)
+    else:
+        from vidact.doctor import write_numbered_video
+
+        codec = {"codec": "mpeg4"} if suffix == "avi" else {}
+        write_numbered_video(part, 50, **codec)
+        whole = part.read_bytes()
+    assert not [words for kind, words in examine(part).problems if kind == "joined"]
+    path = tmp_path / f"joined.{suffix}"
+    path.write_bytes(whole + whole)
+    found = examine(path)
+    joined = [words for kind, words in found.problems if kind == "joined"]
+    if found.num_frames == 50:
+        assert len(joined) == 1
+        assert f"byte {len(whole)}" in joined[0]
+    else:  # AVI counts on
+        assert found.num_frames == 100
+
+
+def test_check_names_a_part_in_a_stream_of_its_own(tmp_path: Path) -> None:
+    """A player shows the stream that it found at the beginning, to its end."""
+    content = write_part(tmp_path / "a.ts", 30)
+    content += write_part(tmp_path / "b.ts", 30, first=30, container={"mpegts_start_pid": "512"})
+    (tmp_path / "joined.ts").write_bytes(content)
+    found = examine(tmp_path / "joined.ts")
+    assert found.num_frames == 30
+    (words,) = [words for kind, words in found.problems if kind == "joined"]
+    assert "another stream, of which nothing is read" in words
+
+
+def test_check_says_nothing_of_a_whole_file(tmp_path: Path) -> None:
+    for suffix in CODECS:
+        write_part(tmp_path / f"whole.{suffix}", 50)
+        assert "joined" not in {kind for kind, _ in examine(tmp_path / f"whole.{suffix}").problems}
