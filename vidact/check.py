@@ -26,7 +26,7 @@ from vidact.prepare import Sources, find_sources, refuse_inside
 from vidact.report import write_summary
 from vidact.results import command_line, save_results
 from vidact.video import jobs
-from vidact.video.check import Examined, examine, find_duplicates
+from vidact.video.check import RULES, Examined, examine, find_duplicates
 from vidact.video.jobs import Meter
 from vidact.video.packed import size_of
 
@@ -126,7 +126,7 @@ def check_set(
 def _examine(job: _Job) -> Examined:
     source = jobs.source_state(job.path)
     found = examine(job.path)
-    jobs.write_note(job.out, job.name, {"source": source, "examined": _to_json(found)})
+    jobs.write_note(job.out, job.name, {"source": source, "rules": RULES, "examined": _to_json(found)})
     return found
 
 
@@ -135,7 +135,7 @@ def _examine_all(sources: Sources, out: Path, workers: int, progress: bool) -> d
     waiting = []
     for name, path in sources.videos.items():
         note = jobs.read_note(out, name)
-        if note is not None and note.get("source") == jobs.source_state(path):
+        if note is not None and note.get("source") == jobs.source_state(path) and note.get("rules") == RULES:
             found[name] = _from_json(path, note["examined"])
         else:
             waiting.append(_Job(name, path, out))

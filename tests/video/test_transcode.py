@@ -173,18 +173,21 @@ def test_a_broken_source_is_an_error_in_words(tmp_path):
 
 
 def test_two_frames_of_one_time_are_an_error_in_words(tmp_path):
-    """As where two transport streams were joined. The encoder would end the run with a number."""
-    joined = b""
-    for i in range(2):
-        write_numbered_video(tmp_path / "part.ts", 10, times_ms=[320 * i + 40 * number for number in range(10)])
-        joined += (tmp_path / "part.ts").read_bytes()
-    (tmp_path / "joined.ts").write_bytes(joined)
-    with open_video(tmp_path / "joined.ts", cache=False) as video:
+    """As a camera's bursts are stamped. The encoder would end the run with a number."""
+    write_numbered_video(tmp_path / "steady.mkv", 20, codec_options={"bf": "0", "g": "20"})
+    with av.open(str(tmp_path / "steady.mkv")) as steady, av.open(str(tmp_path / "burst.mkv"), "w") as burst:
+        stream = burst.add_stream_from_template(steady.streams.video[0])
+        for number, packet in enumerate(steady.demux(steady.streams.video[0])):
+            if packet.size:
+                packet.pts = packet.dts = 40 * (number - (number == 7))
+                packet.stream = stream
+                burst.mux(packet)
+    with open_video(tmp_path / "burst.mkv", cache=False) as video:
         assert len(video) == 20
-        assert (np.diff(video.times_s) <= 0).any()
+        assert np.flatnonzero(np.diff(video.times_s) <= 0).tolist() == [6]
     (tmp_path / "out").mkdir()
-    job = TranscodeJob("a.mp4", tmp_path / "joined.ts", tmp_path / "out", TranscodeSettings(preset="ultrafast"))
-    assert "joined.ts are both shown at" in transcode(job)["error"]
+    job = TranscodeJob("a.mp4", tmp_path / "burst.mkv", tmp_path / "out", TranscodeSettings(preset="ultrafast"))
+    assert "burst.mkv are both shown at" in transcode(job)["error"]
     assert not job.target.exists()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,22 @@ import numpy as np
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
 from vidact.video.jobs import file_digest
+from vidact.video.pyav_reader import PyAVReader
 
+RULES = 2  # of what is found: raise it whenever something else is, so that notes of before are not taken for it
 NUM_PICTURES, SIDE = 8, 32  # of the fingerprint
 FLAT = 4.0  # standard deviation of grey values below which a picture shows nothing
 STILL = 3.0  # largest change of a cell of 32 x 32, in grey values, below which nothing moves
 OTHER_RATE = 0.05  # part by which a stated frame rate may miss that of the frames
+# What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
+# end before a second one.
+HEADS = {
+    "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0),
+    "flv": (b"FLV\x01", 0),
+    "matroska,webm": (b"\x1a\x45\xdf\xa3", 0),  # the third one
+    "mov,mp4,m4a,3gp,3g2,mj2": (b"ftyp", 4),
+}
+UNREAD = 0.02, 2**14  # part and bytes of a transport stream behind the last packet that is too much for no other one
 OTHER_LENGTH, OTHER_LENGTH_S = 0.1, 0.75  # part and seconds by which a stated duration may miss that of the frames
 
 
@@ -71,6 +83,8 @@ def examine(path: Path) -> Examined:
             found.num_frames, found.height, found.width = len(video), video.height, video.width
             found.duration_s = float(times_s[-1] - times_s[0]) + 1 / found.fps
             _look(found, video)
+            if isinstance(video, PyAVReader):
+                _look_at_parts(found, video)
     except (VideoError, OSError) as error:
         found.add(_kind_of(str(error), found.num_bytes), error)
         return found
@@ -117,6 +131,19 @@ def _look(found: Examined, video: VideoReader) -> None:
         found.add("frozen", f"all {found.num_frames} frames show the same picture")
 
 
+def _look_at_parts(found: Examined, video: PyAVReader) -> None:
+    """Whether its stamps begin anew inside it."""
+    first = video.index.parts[1:]
+    if len(first):
+        at = ", ".join(f"{time_s:.2f} s" for time_s in (video.times_s[first] - video.times_s[0])[:5])
+        found.add(
+            "joined",
+            f"the file is joined of {len(first) + 1} parts, whose timestamps begin anew at {at}"
+            f"{', …' if len(first) > 5 else ''}; it is read as one video, each part behind the one before. Other "
+            "programs may show other times",
+        )
+
+
 def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
     steps = np.diff(times_s)
     usual = float(np.median(steps))
@@ -134,13 +161,22 @@ def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
 def _look_at_file(found: Examined) -> None:
     """What the container says beside the frames, and what the decoder says when it may not hide an error."""
     damaged, words, faults = 0, "", list[Exception]()
+    ends: dict[int, int] = {}  # bytes: where the last packet of each stream ends, and the first one of other video
+    begins: dict[int, int] = {}
     file, stream = open_container(found.path)
     with file:
+        format, own = file.format.name, stream.index
         stream.codec_context.options = {"err_detect": "crccheck+bitstream+buffer+explode"}
         stated = file.duration / av.time_base if file.duration else 0.0
         if stream.duration and stream.time_base:
             stated = max(stated, float(stream.duration * stream.time_base))
-        for packet in demux(file, stream, faults=faults):
+        for packet in demux(file, faults=faults):
+            number, place = packet.stream.index, packet.pos or 0
+            ends[number] = max(ends.get(number, 0), place + packet.size)
+            if number != own:
+                if packet.stream.type == "video":
+                    begins.setdefault(number, place)
+                continue
             try:
                 damaged += sum(frame.is_corrupt for frame in decode_packet(packet, is_strict=True))
             except UndecodableError as error:
@@ -150,8 +186,37 @@ def _look_at_file(found: Examined) -> None:
     if damaged:
         found.add("damaged", f"the decoder finds damage in {damaged} places ({words or 'it says no more'})")
     off_s = stated - found.duration_s
-    if stated and math.isfinite(stated) and abs(off_s) > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
+    is_joined = any(kind == "joined" for kind, _ in found.problems)
+    is_stated = bool(stated) and math.isfinite(stated) and not is_joined
+    if is_stated and abs(off_s) > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
         found.add("duration", f"the file states {stated:.2f} s and its frames last {found.duration_s:.2f} s")
+    if own in ends:
+        _look_behind(found, format, ends[own], max(ends.values()), min(begins.values(), default=0))
+
+
+def _look_behind(found: Examined, format: str, end: int, last: int, other: int) -> None:
+    """Whether a part stands behind what is read: the video ends at byte ``end``, the last of all streams at ``last``,
+    and another video stream begins at ``other``."""
+    if format in HEADS and (place := _find(found.path, *HEADS[format], last)) is not None:
+        found.add(
+            "joined",
+            f"a second file begins at byte {place} of {found.num_bytes}, and nothing from there on is read; join files "
+            "with a program that writes one header, or take them apart",
+        )
+    is_silent = format in ("mpegts", "mpeg") and found.num_bytes - last > max(UNREAD[0] * found.num_bytes, UNREAD[1])
+    if other >= end or is_silent:
+        found.add(
+            "joined",
+            f"the video ends at byte {end} of {found.num_bytes}: what follows is another stream, of which nothing is "
+            "read. Take the parts as files of their own, or write them into one with one stream",
+        )
+
+
+def _find(path: Path, head: bytes, before: int, begin: int) -> int | None:
+    """Where a file begins inside this one, at byte ``begin`` or behind: ``before`` bytes before its ``head``."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(head, max(begin, before + 1))
+        return None if place < 0 else place - before
 
 
 def same_content(a: np.ndarray, b: np.ndarray, most: float = 16.0) -> bool:

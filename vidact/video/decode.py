@@ -178,6 +178,11 @@ class _OtherReader(VideoReader):
     def _error(self, what: object) -> VideoError:
         return VideoError(f"{self.name} cannot read {self.path}: {_first_line(what)}; use decoder='pyav'")
 
+    def _refuse_joined(self) -> None:
+        """For libraries that find or order pictures by timestamps."""
+        if self.index.is_joined:
+            raise self._error(f"the file is joined of {len(self.index.parts)} parts, whose timestamps begin anew")
+
     def _checked(self, image: np.ndarray) -> np.ndarray:
         """Refuse a picture of another size: the library took another stream of the file."""
         size, stored = image.shape[1::-1], (self.index.width, self.index.height)
@@ -216,6 +221,7 @@ class DecordReader(_OtherReader):
         decord, turn = self._library(), self.index.turn
         if self._file.format == "mpegts":
             raise self._error("it loses the beginning of MPEG transport streams")
+        self._refuse_joined()
         for number in numbers:
             try:
                 if self._reader is None or self._next > number:
@@ -282,6 +288,7 @@ class TorchCodecReader(_OtherReader):
         if not numbers:
             return
         stamps, library = self.index.stamps, self._library()
+        self._refuse_joined()
         if stamps is None or (np.diff(stamps) <= 0).any():
             raise self._error("the file's timestamps do not follow the order of its pictures")
         try:

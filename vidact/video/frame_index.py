@@ -8,9 +8,11 @@ Shapes: N frames of the video.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right, insort
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,13 @@ from vidact.video.reader import VideoError
 # pictures into one packet, a transport stream may begin anywhere) is decoded once to be counted.
 STAMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 STAMPED_CODECS = {"h264", "hevc", "vp9", "av1"}
+
+# Bits of the stamps of containers whose count begins anew at its end. FFmpeg unwraps what it recognises by the first
+# stamp of the file, so that of a joined file some are left wrapped, and others are raised that were not.
+STAMP_BITS = {"mpegts": 33, "mpeg": 33, "flv": 32}
+WRAP_S = 3600.0  # seconds: a count that begins at 0 again, and does not go on within this time, is another one
+ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clock was set. FFmpeg's own limit
+DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
 KEEP_PICTURES = 64 * 2**20  # bytes: pictures that had to be decoded to be counted wait there to be asked for
@@ -74,22 +83,29 @@ class VideoIndex:
 
     ``stamps`` (N,) are the timestamps by which the decoder's pictures are recognised; None when the file has none that
     tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
-    ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``. ``disposable``
-    (N,) tells the frames that no other is made from, see ``vidact.video.disposable``. ``height`` and ``width`` are the
-    stored picture's, before ``turn``. Where ``sets_change``, a decoder that has read on cannot go back to the
-    beginning: it takes a new one.
+    ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``, which is the
+    ``key_packets[j]``-th that is stored. ``disposable`` (N,) tells the frames that no other is made from, see
+    ``vidact.video.disposable``. ``height`` and ``width`` are the stored picture's, before ``turn``. Where
+    ``sets_change``, a decoder that has read on cannot go back to the beginning: it takes a new one.
+
+    A joined file's stamps begin anew inside it. ``parts`` are the first frames of its parts, [0] in any other file.
+    ``lifts`` (R, 2) are the packets, counted as they are stored, from which on so many ticks are added to the stamps of
+    the file, so that ``stamps`` differ from part to part; empty where nothing is added.
     """
 
     times_s: np.ndarray
     stamps: np.ndarray | None
     key_frames: np.ndarray
     key_stamps: np.ndarray
+    key_packets: np.ndarray
     disposable: np.ndarray
     height: int
     width: int
     turn: Turn
     is_interlaced: bool
     sets_change: bool = False
+    parts: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
+    lifts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -98,6 +114,10 @@ class VideoIndex:
     def number_of(self) -> dict[int, int]:
         """Stamp → frame number."""
         return {} if self.stamps is None else {stamp: i for i, stamp in enumerate(self.stamps.tolist())}
+
+    @property
+    def is_joined(self) -> bool:
+        return len(self.parts) > 1
 
     @cached_property
     def may_wait(self) -> list[bool]:
@@ -110,6 +130,72 @@ class VideoIndex:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+class Lifter:
+    """Lifts the stamps of packets, in the order of storing, over those before where they begin anew.
+
+    A part begins where a stamp falls back and no B-frame explains it: at a key frame, before which everything stored is
+    shown; or below more stamps than a decoder may hold back; or where it runs ahead by more than a pause can last. What
+    is added to a part's stamps makes them differ from all before and says nothing of time. ``floors`` holds for each
+    part the least of its lifted stamps, ``lifts`` where so many ticks begin to be added: there are more of these, since
+    the count of a part may wrap.
+    """
+
+    def __init__(self, format: str, seconds_per_tick: float) -> None:
+        self._period = 2 ** STAMP_BITS[format] if format in STAMP_BITS else 0
+        self._wrap = round(WRAP_S / seconds_per_tick)
+        self._longest = min(ABSURD_S / seconds_per_tick, self._period / 2 or math.inf)
+        self._count = self._lift = 0
+        self._own_lift: int | None = None  # what is added to a stamp as it stands in the file, not raised by FFmpeg
+        self._latest: list[int] = []  # the greatest lifted stamps of the part, ascending
+        self._is_key = False  # whether a key frame was stored since the last one that is shown
+        self.depth = 0  # most packets stored before one that is shown before them
+        self.lifts: list[tuple[int, int]] = []
+        self.floors: list[int] = []
+
+    def __call__(self, packet: av.Packet) -> None:
+        """One more packet; its stamps are lifted in place."""
+        self._is_key |= packet.is_keyframe
+        if packet.pts is not None and not packet.is_discard:  # a hidden one's stamp is not its own
+            before, self._lift = self._lift, self._lifted(packet) - packet.pts
+            if self._lift != before:
+                self.lifts.append((self._count, self._lift))
+            self._is_key = False
+        lift(packet, self._lift)
+        self._count += 1
+
+    def _lifted(self, packet: av.Packet) -> int:
+        assert packet.pts is not None
+        own = packet.pts % self._period if self._period else packet.pts
+        if self._own_lift is None:
+            self._own_lift, self._latest, self.floors = packet.pts - own, [packet.pts], [packet.pts]
+            return packet.pts
+        most, lifted = self._latest[-1], own + self._own_lift
+        for turn in (self._period, -self._period):
+            if abs(lifted - most) > self._wrap >= abs(lifted + turn - most):
+                lifted += turn
+        held_back = len(self._latest) - bisect_right(self._latest, lifted)
+        is_back = held_back > DEEPEST or (self._is_key and lifted <= most)
+        if is_back or lifted - most > self._longest:
+            self.floors.append(most + 1)
+            self._latest = []
+            # so far on that what is shown before the part's first packet stays above the part before
+            lifted = most + (packet.duration or 0) + self._wrap
+        else:
+            self.depth = max(self.depth, held_back)
+        self._own_lift = lifted - own
+        insort(self._latest, lifted)
+        del self._latest[: -DEEPEST - 1]
+        return lifted
+
+
+def lift(packet: av.Packet, ticks: int) -> None:
+    """Add so many ticks to a packet's stamps."""
+    if ticks:
+        for name in ("pts", "dts"):
+            stamp = getattr(packet, name)
+            setattr(packet, name, None if stamp is None else stamp + ticks)
 
 
 @dataclass
@@ -128,7 +214,9 @@ class Scan:
     ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
     contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
-    ``fault``: what ended the pass before the file's end.
+    ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
+    decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
+    the order of showing.
     """
 
     packets: list[PacketNote]
@@ -140,8 +228,11 @@ class Scan:
     kept: list[av.Packet] | None
     pictures: list[av.VideoFrame] | None
     fed: int
+    lifter: Lifter
     sets_change: bool = False
     fault: Exception | None = None
+    durations: list[int] = field(default_factory=list)
+    reorder_depth: int = 0
 
     @property
     def is_lost(self) -> bool:
@@ -211,6 +302,11 @@ def stamped(packet: av.Packet, format: str) -> av.Packet:
     return packet
 
 
+def is_stored(packet: av.Packet) -> bool:
+    """Whether it is one of the file's packets, and not the empty one at the end that flushes the decoder."""
+    return bool(packet.size) or packet.dts is not None
+
+
 def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
     """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does, or raises
     UndecodableError where ``is_strict``."""
@@ -257,14 +353,16 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
 
 def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
     """Read every packet; decode them all, or only until the first picture."""
-    scan = Scan([], [], [], None, 0, float(stream.time_base or 1), [], [], 0)
-    format, num_bytes, is_torn = container.format.name, 0, False
+    format, tick_s = container.format.name, float(stream.time_base or 1)
+    scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
+    num_bytes, is_torn = 0, False
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
     faults: list[Exception] = []
     for packet in demux(container, stream, faults=faults):
         stamped(packet, format)
-        if packet.size or packet.dts is not None:  # not the empty one that flushes the decoder
+        if is_stored(packet):
+            scan.lifter(packet)
             scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
             scan.roles.append(judge(bytes(packet)) if judge else None)
             scan.sets_change |= packet.has_sidedata("new_extradata")
@@ -281,6 +379,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
         scan.fault, is_torn = faults[0], True
         if decode_all:
             _take(scan, drain(stream), decode_all)
+    scan.reorder_depth = stream.codec_context.reorder_depth
     scan.sets_change |= sets_change(scan.roles, extradata)
     # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last
     # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
@@ -295,6 +394,7 @@ def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
     for frame in frames:
         scan.first = scan.first or frame
         scan.frames.append(frame.pts)
+        scan.durations.append(frame.duration or 0)
         if scan.pictures is not None:
             scan.pictures.append(frame)
             if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
@@ -313,6 +413,9 @@ def index_packets(scan: Scan) -> VideoIndex | None:
     begin = scan.packets[0]
     if None in stamps or len(set(stamps)) != len(stamps) or begin.stamp is None or not begin.is_key:
         return None
+    # Where stamps begin anew, or are farther out of order than the decoder puts right, only decoding tells the order.
+    if scan.lifter.lifts or scan.lifter.depth > scan.reorder_depth:
+        return None
     shown = np.sort(np.array(stamps, dtype=np.int64))
     # Pictures before the first key frame cannot be decoded; and the first that did come must be the first promised.
     if shown[0] < begin.stamp or scan.frames[0] != shown[0]:
@@ -325,36 +428,64 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
 
     AVI stores no presentation times, so that its stamps may name the pictures out of order: then they still tell the
     pictures apart, and sorted they are the times. Without stamps, frame i is at i / fps.
+
+    Where stamps begin anew, a part begins where the one before ends: with its last picture's duration.
     """
     if None in scan.frames:
         return _index(scan, None, np.arange(len(scan.frames)) / fps)
     stamps = np.array(scan.frames, dtype=np.int64)
-    times_s = np.sort(stamps) * scan.seconds_per_tick
-    return _index(scan, stamps if len(np.unique(stamps)) == len(stamps) else None, times_s)
+    first = _first_of_parts(scan, stamps)
+    parts = [np.sort(part).astype(np.float64) for part in np.split(stamps, first[1:])]
+    steps = np.concatenate([np.diff(part) for part in parts])
+    step = float(np.median(steps)) if len(steps) else 0.0
+    # Durations are believed where they are the time from one picture to the next: those of fields, and guessed ones,
+    # are not.
+    is_true = not step or abs(np.median(scan.durations) / step - 1) < 0.1
+    for number in range(1, len(parts)):
+        last = scan.durations[first[number] - 1] if is_true else 0
+        begin = parts[number - 1][-1] + (last or step or 1 / fps / scan.seconds_per_tick)
+        parts[number] += begin - parts[number][0]
+    names = stamps if len(np.unique(stamps)) == len(stamps) else None
+    return _index(scan, names, np.concatenate(parts) * scan.seconds_per_tick, first)
 
 
-def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray) -> VideoIndex:
+def _first_of_parts(scan: Scan, stamps: np.ndarray) -> list[int]:
+    """The number of the first picture of each part; ``stamps`` (N,) are the pictures', as they came."""
+    part = np.maximum.accumulate(np.searchsorted(scan.lifter.floors, stamps, side="right"))
+    begins = part[1:] > part[:-1]
+    if scan.reorder_depth == 0 and len(stamps) > 1:
+        # nothing is put into another order, so that whatever falls back by more than a picture begins anew
+        steps = np.diff(stamps)
+        begins |= -steps > np.median(np.abs(steps))
+    return [0, *(np.flatnonzero(begins) + 1).tolist()]
+
+
+def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, parts: Sequence[int] = (0,)) -> VideoIndex:
     """Add the key frames and the disposable ones, and from the first picture the size and the turn."""
     assert scan.first is not None
     matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
     numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
-    keys = {0: scan.packets[0].stamp or 0}  # decoding can always begin at the beginning
-    for packet, role in zip(scan.packets, scan.roles, strict=True):
+    keys = {0: (scan.packets[0].stamp or 0, 0)}  # decoding can always begin at the beginning
+    for place, (packet, role) in enumerate(zip(scan.packets, scan.roles, strict=True)):
         if scan.sets_change and not (role and role.has_all_sets):
             continue  # it would be read with the parameters of wherever the decoder was before
         if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
-            keys[numbers[packet.stamp]] = packet.stamp  # type: ignore[index, assignment]
+            keys[numbers[packet.stamp]] = packet.stamp, place  # type: ignore[index, assignment]
+    key_frames = sorted(keys)
     return VideoIndex(
         times_s=times_s,
         stamps=stamps,
-        key_frames=np.array(sorted(keys), dtype=np.int64),
-        key_stamps=np.array([keys[number] for number in sorted(keys)], dtype=np.int64),
+        key_frames=np.array(key_frames, dtype=np.int64),
+        key_stamps=np.array([keys[number][0] for number in key_frames], dtype=np.int64),
+        key_packets=np.array([keys[number][1] for number in key_frames], dtype=np.int64),
         disposable=_disposable(scan, numbers, len(times_s)),
         height=scan.first.height,
         width=scan.first.width,
         is_interlaced=scan.first.interlaced_frame,
         turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
         sets_change=scan.sets_change,
+        parts=np.array(parts, dtype=np.int64),
+        lifts=np.array(scan.lifter.lifts, dtype=np.int64).reshape(-1, 2),
     )
 
 

@@ -26,7 +26,7 @@ from vidact.video.frame_index import Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 2  # of what is stored: raise it whenever an index would come out differently
+VERSION = 3  # of what is stored: raise it whenever an index would come out differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT
@@ -34,7 +34,7 @@ SETTLED_S = 2.0  # a video changed later than this ago may change again without 
 USED_S = 86_400.0  # an entry's own time says when it was last used, to a day
 
 _HEAD = struct.Struct("<II")  # version and checksum of the rest
-_FIELDS = struct.Struct("<10q")
+_FIELDS = struct.Struct("<12q")
 
 
 def cache_folder() -> Path | None:
@@ -138,11 +138,15 @@ def pack(index: VideoIndex) -> bytes:
             b"" if index.stamps is None else index.stamps.astype("<i8").tobytes(),
             index.key_frames.astype("<i8").tobytes(),
             index.key_stamps.astype("<i8").tobytes(),
+            index.key_packets.astype("<i8").tobytes(),
+            index.parts.astype("<i8").tobytes(),
+            index.lifts.astype("<i8").tobytes(),
             np.packbits(index.disposable).tobytes(),
         ]
     )
     turned = (turn.transpose, turn.mirror_x, turn.mirror_y)
-    fields = (len(index), len(index.key_frames), index.stamps is not None, index.height, index.width, *turned)
+    counts = (len(index), len(index.key_frames), len(index.parts), len(index.lifts))
+    fields = (*counts, index.stamps is not None, index.height, index.width, *turned)
     rest = _FIELDS.pack(*map(int, fields), int(index.is_interlaced), int(index.sets_change)) + body
     return _HEAD.pack(VERSION, zlib.crc32(rest)) + rest
 
@@ -154,8 +158,8 @@ def unpack(content: bytes) -> VideoIndex | None:
     version, checksum = _HEAD.unpack_from(content)
     if version != VERSION or zlib.crc32(content[_HEAD.size :]) != checksum:
         return None
-    count, num_keys, has_stamps, height, width, *turned, is_interlaced, change = _FIELDS.unpack_from(
-        content, _HEAD.size
+    count, num_keys, num_parts, num_lifts, has_stamps, height, width, *turned, is_interlaced, change = (
+        _FIELDS.unpack_from(content, _HEAD.size)
     )
     place = _HEAD.size + _FIELDS.size
 
@@ -170,6 +174,9 @@ def unpack(content: bytes) -> VideoIndex | None:
         stamps=take(count, "<i8") if has_stamps else None,
         key_frames=take(num_keys, "<i8"),
         key_stamps=take(num_keys, "<i8"),
+        key_packets=take(num_keys, "<i8"),
+        parts=take(num_parts, "<i8"),
+        lifts=take(2 * num_lifts, "<i8").reshape(-1, 2),
         disposable=np.unpackbits(take(-(-count // 8), "u1"), count=count).astype(bool),
         height=height,
         width=width,

@@ -36,6 +36,8 @@ from vidact.video.frame_index import (
     index_frames,
     index_packets,
     is_stamped,
+    is_stored,
+    lift,
     open_container,
     reason,
     scan_file,
@@ -194,6 +196,8 @@ class PyAVReader(VideoReader):
                 f"{self.path} has {len(scan.packets)} packets of video but no picture can be decoded from them; "
                 "the file is damaged: fetch or make it again"
             )
+        if self.index_from == "auto":
+            self._refuse_if_coded_otherwise(scan)
         self._packets, self._pictures = scan.kept, scan.pictures
         return index_frames(scan, self.fps)
 
@@ -224,6 +228,26 @@ class PyAVReader(VideoReader):
             raise VideoError(
                 f"{self.path} is cut short: {self._count_decodable()} of its {total} frames can be decoded. "
                 "Fetch it again, or read what is left with open_video(..., index='decode')"
+            )
+
+    def _refuse_if_coded_otherwise(self, scan: Scan) -> None:
+        """A part of a joined file that the decoder of the first one cannot read is no end of the video."""
+        floors = scan.lifter.floors
+        if len(floors) < 2:
+            return
+        stamps = [packet.stamp for packet in scan.packets if packet.stamp is not None and not packet.is_hidden]
+        pictures = [stamp for stamp in scan.frames if stamp is not None]
+        stored, shown = (
+            np.bincount(np.searchsorted(floors[1:], given, side="right"), minlength=len(floors))
+            for given in (stamps, pictures)
+        )
+        if (lost := np.flatnonzero(2 * shown < stored)).size:
+            part = int(lost[0])
+            raise VideoError(
+                f"{self.path} is joined of {len(floors)} parts, and of the {stored[part]} pictures of part {part + 1} "
+                f"{shown[part]} can be decoded: it is coded otherwise than the first. Take the parts as files of their "
+                "own, encode them alike before they are joined, or read what can be decoded with "
+                "open_video(..., index='decode')"
             )
 
     def _count_decodable(self) -> int:
@@ -306,7 +330,7 @@ class PyAVReader(VideoReader):
         for attempt in ("here", "from the start"):
             if attempt == "from the start":
                 self.may_skip, self._until = False, None  # whatever surprised us may do so again
-                self._coming = self._decode(demux(*self._at_start()), self.index, None)
+                self._coming = self._decode(self._from_start(), self.index, None)
             for found, frame in self._coming:
                 self._next = found + 1
                 self._passed.discard(found)
@@ -321,32 +345,34 @@ class PyAVReader(VideoReader):
 
     def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
         """Decode from a key frame on: jump there, or read the packets up to it and decode none of them."""
-        index, first, stamp = self.index, int(self.index.key_frames[key]), int(self.index.key_stamps[key])
+        index, first, place = self.index, int(self.index.key_frames[key]), int(self.index.key_packets[key])
         is_new = self._container is None or self._is_fresh
         if index.stamps is None or (first == 0 and (is_new or index.sets_change)):
-            return self._decode(demux(*self._at_start()), index, None)
+            return self._decode(self._from_start(), index, None)
         depth = self._stream.codec_context.reorder_depth if self._container else 0
-        if self._packets is None and self.format not in JUMPED_CONTAINERS:
-            container, stream = self._at_start()
+        if self._packets is not None:
+            _, stream = (self._container, self._stream) if self._container else self._open()
+            self._is_fresh = False
+            stream.codec_context.flush_buffers()
+            packets: Iterable[av.Packet] = self._packets[place:]
+        elif self.format not in JUMPED_CONTAINERS or len(index.lifts):
+            packets = itertools.islice(self._from_start(), place, None)
+            stream = self._stream
         else:
             container, stream = (self._container, self._stream) if self._container else self._open()
-        self._is_fresh = False
-        if self._packets is not None:
-            stream.codec_context.flush_buffers()
-            keys = (i for i, packet in enumerate(self._packets) if packet.pts == stamp and packet.is_keyframe)
-            place = next(keys, 0)
-            packets: Iterable[av.Packet] = self._packets[place:]
-        elif self.format not in JUMPED_CONTAINERS:
-            packets = itertools.dropwhile(lambda packet: packet.pts != stamp, demux(container, stream))
-        else:
+            self._is_fresh = False
             try:
-                container.seek(stamp, stream=stream, backward=True)
+                container.seek(int(index.key_stamps[key]), stream=stream, backward=True)
             except Exception:  # a format that cannot be jumped in, whatever the library raises there
-                return self._decode(demux(*self._at_start()), index, None)
+                return self._decode(self._from_start(), index, None)
             packets = demux(container, stream)
         # a flushed decoder may have to learn anew how far pictures are out of order, and drops some until it knows
         stream.codec_context.reorder_depth = max(depth, stream.codec_context.reorder_depth)
         return self._decode(packets, index, first)
+
+    def _from_start(self) -> Iterator[av.Packet]:
+        """Every packet of the file, opened anew, stamped as in the index."""
+        return _lifted(demux(*self._at_start()), self.index.lifts)
 
     # -- the loop
 
@@ -409,6 +435,24 @@ class PyAVReader(VideoReader):
                     yield from drain(self._stream)
                     return
         yield from drain(self._stream)  # where the file broke off, nothing came that did so
+
+
+def _lifted(packets: Iterator[av.Packet], lifts: np.ndarray) -> Iterator[av.Packet]:
+    """All packets of a file, their stamps lifted as the index says."""
+    if not len(lifts):
+        return packets
+
+    def each() -> Iterator[av.Packet]:
+        ticks_from, ticks = dict(lifts.tolist()), 0
+        place = 0
+        for packet in packets:
+            if is_stored(packet):
+                ticks = ticks_from.get(place, ticks)
+                lift(packet, ticks)
+                place += 1
+            yield packet
+
+    return each()
 
 
 def _chain(ahead: Iterable[av.VideoFrame], following: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
