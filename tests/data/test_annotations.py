@@ -224,7 +224,7 @@ def test_empty_classes_may_be_kept(tmp_path):
 
 
 def test_class_folders_need_no_file(tmp_path):
-    touch(tmp_path, "run/a.mp4", "run/deep/b.AVI", "jump/c.webm", "jump/frames/001.jpg", "jump/frames/002.jpg")
+    touch(tmp_path, "run/a.mp4", "run/deep/b.AVI", "jump/c/001.jpg", "jump/frames/001.jpg", "jump/frames/002.jpg")
     touch(tmp_path, "jump/.hidden.mp4", "jump/notes.txt", "README.md", ".git/x.mp4")
     clips = load_clips(tmp_path)
     assert clips.classes == ["jump", "run"]

@@ -1,0 +1,141 @@
+"""What is no clip becomes none, and is told: what file systems and programs keep beside videos, and previews."""
+
+from pathlib import Path
+
+import pytest
+
+from vidact.data.annotations import load_clips, walk_videos
+from vidact.prediction import find_videos
+from vidact.prepare import find_sources
+
+CLIPS = [f"{label}/{i}.mp4" for label in ("jump", "run") for i in range(3)]
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+# beside jump/0.mp4, by whom
+LITTER = [
+    "jump/@eaDir/0.mp4/SYNOVIDEO_VIDEO_SCREENSHOT.jpg",  # Synology's index
+    "jump/@eaDir/0.mp4/SYNOPHOTO_THUMB_M.jpg",
+    "jump/@eaDir/0.mp4",  # a folder's name, here of a file
+    "jump/#recycle/9.mp4",  # Synology's bin
+    "jump/@Recycle/9.mp4",  # QNAP's
+    "jump/.@__thumb/s8000.mp4",  # QNAP's previews
+    "jump/.AppleDouble/0.mp4",  # netatalk
+    "jump/._0.mp4",  # a Mac on another's disk
+    "__MACOSX/jump/._0.mp4",  # a Mac's zip
+    "__MACOSX/jump/0.mp4",
+    ".Trashes/501/9.mp4",
+    ".Trash-1000/files/9.mp4",
+    "$RECYCLE.BIN/S-1-5/$R1.mp4",
+    "System Volume Information/x.mp4",
+    "lost+found/#12345.mp4",
+    "jump/.thumbnails/0001.jpg",  # Android
+    "jump/.ipynb_checkpoints/0-checkpoint.mp4",
+    "jump/.syncthing.0.mp4.tmp",
+    ".stversions/jump/9.mp4",
+    ".git/x.mp4",
+    "jump/GX010001.THM",  # GoPro's preview
+    "jump/GL010001.LRV",  # and its small copy
+    "jump/0-poster.jpg",
+    "jump/0.srt",
+    "jump/Thumbs.db",
+    "jump/thumbs/0.jpg",  # previews of the videos beside them
+    "jump/thumbs/0001.jpg",
+    "jump/0.trickplay/320 - 10x10/0.jpg",  # Jellyfin's
+    "jump/previews/0/0001.jpg",
+    "jump/M4ROOT/THMBNL/C0001T01.JPG",  # Sony's
+    "thumbs/0001.jpg",
+    "thumbnails/jump/0001.jpg",
+    "@eaDir/jump/SYNOPHOTO_THUMB_M.jpg",
+]
+
+
+@pytest.mark.parametrize("name", LITTER)
+def test_what_lies_beside_videos_is_no_clip(tmp_path, name):
+    root = touch(tmp_path, *CLIPS, name)
+    clips = load_clips(root)
+    assert [clip.id for clip in clips] == [path.removesuffix(".mp4") for path in CLIPS]
+    assert clips.classes == ["jump", "run"]
+    assert clips.notes, "what was passed over is told"
+    for below in (1, 2):
+        assert walk_videos(root, images_below=below) == CLIPS
+    assert [path.relative_to(root).as_posix() for path in find_videos(root)] == CLIPS
+    assert list(find_sources(root).videos) == CLIPS
+
+
+def test_the_notes_say_what_was_passed_over(tmp_path):
+    root = touch(tmp_path, *CLIPS, *(f"jump/@eaDir/{i}.mp4/SYNOVIDEO_VIDEO_SCREENSHOT.jpg" for i in range(3)))
+    touch(root, "run/@eaDir/x.jpg", "jump/thumbs/1.jpg", "jump/thumbs/2.jpg", "run/notes.txt", "jump/._0.mp4")
+    notes = load_clips(root).notes
+    assert f"ignored 1 hidden files or folders in {root}" in notes
+    assert f"ignored 2 folders in {root} that a system or a program keeps for itself: jump/@eaDir, run/@eaDir" in notes
+    assert f"ignored 1 folders of images in {root} that are no clips: jump/thumbs (videos lie beside it)" in notes
+
+
+def test_folders_of_numbered_images_are_clips(tmp_path):
+    frames = [f"jump/one/frame_{i:05d}.jpg" for i in range(1, 4)] + [f"jump/two/{i}.png" for i in range(9, 12)]
+    frames += ["run/deep/three/img1.jpg", "run/four/x 2020-01-01 10.00.01.jpg", "run/four/x 2020-01-01 10.00.02.jpg"]
+    root = touch(tmp_path, *frames, "run/five.mp4.txt", "jump/one/._frame_00001.jpg", "jump/one/Thumbs.db")
+    assert [clip.id for clip in load_clips(root)] == ["jump/one", "jump/two", "run/deep/three", "run/four"]
+    assert walk_videos(root, images_below=2) == ["jump/one", "jump/two", "run/deep/three", "run/four"]
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["cover.jpg"], "'cover.jpg' has no number"),
+        (["0001.jpg", "0002.jpg", "folder.jpg"], "'folder.jpg' has no number"),
+        (["left_1.jpg", "left_2.jpg", "right_1.jpg"], "'left_1.jpg' and 'right_1.jpg' are of two rows"),
+        (["flow_x_00001.jpg", "flow_y_00001.jpg", "img_00001.jpg"], "are of two rows"),
+    ],
+)
+def test_other_folders_of_images_are_told(tmp_path, names, why):
+    root = touch(tmp_path, "jump/one/1.jpg", "jump/one/2.jpg", "run/two/1.jpg", *(f"run/odd/{name}" for name in names))
+    clips = load_clips(root)
+    assert [clip.id for clip in clips] == ["jump/one", "run/two"]
+    (note,) = [note for note in clips.notes if "folders of images" in note]
+    assert why in note
+    touch(root, *(f"walk/odd/{name}" for name in names))
+    with pytest.raises(ValueError, match=r"empty class walk: .*walk/odd"):
+        load_clips(root)
+
+
+def test_a_class_of_videos_and_a_class_of_images(tmp_path):
+    """Beside means in the same folder, or below it: a stray video beside the class folders parts nothing."""
+    root = touch(tmp_path, "jump/0.mp4", "run/a/1.jpg", "run/a/2.jpg", "stray.mp4")
+    assert [clip.id for clip in load_clips(root)] == ["jump/0", "run/a"]
+    assert walk_videos(root, images_below=2) == ["jump/0.mp4", "run/a", "stray.mp4"]
+
+
+def test_a_class_may_be_called_thumbs(tmp_path):
+    root = touch(tmp_path, "thumbs/0.mp4", "preview/1.mp4", "@home/2.mp4")
+    assert load_clips(root).classes == ["@home", "preview", "thumbs"]
+
+
+def test_other_commands_tell_it_too(tmp_path, capsys):
+    from vidact.features import find_videos as find_untrimmed
+    from vidact.flow_extraction import find_sources as find_flow
+
+    root = touch(tmp_path, *CLIPS, "jump/@eaDir/0.mp4/x.jpg", "__MACOSX/0.mp4", "lost+found/1.mp4", "jump/._0.mp4")
+    assert list(find_untrimmed(root)) == [name.removesuffix(".mp4") for name in CLIPS]
+    assert list(find_flow(root)) == [name.removesuffix(".mp4") for name in CLIPS]
+    notes: list[str] = []
+    walk_videos(root, notes=notes)
+    assert any("jump/@eaDir" in note and "lost+found" in note for note in notes)
+
+
+def test_a_folder_that_is_streamed_or_examined_has_no_litter(tmp_path):
+    from vidact.doctor import videos_below
+    from vidact.stream.sources import files_of
+
+    root = touch(tmp_path, "1.mp4", "2.mp4", "10.mp4", "._1.mp4", "@eaDir/1.mp4/x.jpg", ".hidden.mp4", "._x.jpg")
+    assert [path.name for path in files_of(root)[0]] == ["1.mp4", "2.mp4", "10.mp4"]
+    assert files_of(root)[1] == []
+    touch(root, "@eaDir/3.mp4", "deep/4.mp4")
+    assert [path.name for path in videos_below(root)] == ["1.mp4", "10.mp4", "2.mp4", "4.mp4"]
