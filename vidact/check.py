@@ -8,6 +8,7 @@ results.json.
 from __future__ import annotations
 
 import base64
+import sys
 import textwrap
 import zlib
 from collections import Counter, defaultdict
@@ -107,6 +108,8 @@ def check_set(
     """
     root, out = Path(root), Path(out)
     sources = find_sources(root)
+    for note in sources.notes:
+        print(note, file=sys.stderr)
     refuse_inside(sources, out)
     if group is not None:  # said before hours of decoding, not after
         groups_of(sources.folder, list(sources.videos.values()), group)
@@ -349,6 +352,7 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
         f"{len(checked.findings)} findings, {figures['errors']} of them errors.",
         f"Frame rates: {_counted(rates)}. Sizes: {_counted(sizes)}.",
     ]
+    notes += sources.notes
     if not checked.findings:
         notes.append("Nothing is wrong with this set as far as this check sees.")
     table = [

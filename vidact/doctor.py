@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import vidact
+from vidact.data.folders import walk_videos
 from vidact.files import write_json
 from vidact.results import command_line
 from vidact.video.decode import DECODERS, VIDEO_SUFFIXES, open_video
@@ -163,6 +164,11 @@ def suggestions(versions: dict[str, str], decoders: dict[str, str], devices: dic
 # Videos through decoders
 
 
+def videos_below(folder: Path) -> list[Path]:
+    """The video files below a folder, sorted; links that lead nowhere are none."""
+    return sorted(path for name in walk_videos(folder) if (path := folder / name).is_file())
+
+
 def check_videos(videos: Path, decoders: list[str]) -> list[dict[str, Any]]:
     """One row per video and decoder: what the decoder says of it, or the ``reason`` why it fails.
 
@@ -171,7 +177,7 @@ def check_videos(videos: Path, decoders: list[str]) -> list[dict[str, Any]]:
     if videos.is_file():
         paths, root = [videos], videos.parent
     else:
-        paths, root = sorted(p for p in videos.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()), videos
+        paths, root = videos_below(videos), videos
     if not paths:
         raise ValueError(f"{videos} holds no video; a video is a file ending in {', '.join(sorted(VIDEO_SUFFIXES))}")
     rows = []

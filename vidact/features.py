@@ -41,7 +41,8 @@ from torch import Tensor, nn
 
 import vidact.models
 from vidact.batch import ClipInput
-from vidact.data.annotations import video_id, walk_videos
+from vidact.data.annotations import video_id
+from vidact.data.folders import walk_videos
 from vidact.device import refuse_device
 from vidact.files import replacing, write_json
 from vidact.models import backbones
@@ -694,14 +695,17 @@ def part_of(video: str, parts: int) -> int:
     return 1 + int(hashlib.sha256(video.encode()).hexdigest(), 16) % parts
 
 
-def find_videos(videos: str | Path | Sequence[str | Path]) -> dict[str, Path]:
-    """Video files by id: the path below the folder without its suffix, or a listed file's name without its suffix."""
+def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
+    """Video files by id: the path below the folder without its suffix, or a listed file's name without its suffix.
+
+    ``notes`` gets sentences on folders that were passed over.
+    """
     found: list[tuple[str, Path]] = []
     if isinstance(videos, (str, Path)):
         folder = Path(videos)
         if not folder.exists():
             raise FileNotFoundError(f"{folder} does not exist; give a folder of videos or a video file")
-        found = [(video_id(name), folder / name) for name in walk_videos(folder)]
+        found = [(video_id(name), folder / name) for name in walk_videos(folder, notes=notes)]
         if folder.is_file():
             found = [(folder.stem, folder)]
         if not found:
@@ -974,7 +978,10 @@ def main(args: Sequence[str]) -> int:
     if asked.workers is not None:
         _refuse_workers(asked.workers)
     part, parts = parse_shard(asked.shard)
-    find_videos(asked.videos)  # before a network is built
+    passed_over: list[str] = []
+    find_videos(asked.videos, passed_over)  # before a network is built
+    for note in passed_over:
+        print(note, file=sys.stderr)
     extractor = build_extractor(
         network=asked.network,
         weights=None if asked.weights == "none" else asked.weights,

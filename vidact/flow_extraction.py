@@ -20,7 +20,8 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.tv_tensors import Video
 
-from vidact.data.annotations import is_table, load_clips, source_id, walk_videos
+from vidact.data.annotations import is_table, load_clips, source_id
+from vidact.data.folders import walk_videos
 from vidact.device import refuse_device
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
@@ -118,8 +119,11 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
             if note.startswith("skipped"):
                 print(f"{root}: {note}", file=sys.stderr)
         return {source_id(clips.root, clip.path): clip.path for clip in clips}
+    notes: list[str] = []
     files = walk_videos(root)
-    folders = [root / name for name in walk_videos(root, images_below=1) if name not in set(files)]
+    folders = [root / name for name in walk_videos(root, images_below=1, notes=notes) if name not in set(files)]
+    for note in notes:
+        print(note, file=sys.stderr)
     found = find_videos(root) if files or not folders else {}
     return found | {source_id(root, folder): folder for folder in folders}
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
-from vidact.data.annotations import holds_only_images, video_id, walk_videos
+from vidact.data.annotations import video_id
+from vidact.data.folders import holds_only_images, walk_videos
 from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last

@@ -27,7 +27,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidact.data.annotations import is_table, refuse_odd_names, video_id, walk_videos
+from vidact.data.annotations import is_table, refuse_odd_names, video_id
+from vidact.data.folders import walk_videos
 from vidact.data.tables import Table, read_table, read_text
 from vidact.files import replacing, write_json
 from vidact.names import Finder, first_few, is_there, plain_path
@@ -50,7 +51,7 @@ MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
 @dataclass
 class Sources:
     """The videos of a set: path below ``folder``, as the lists write it → file. ``missing`` are listed, or links, and
-    lead to no file.
+    lead to no file; ``notes`` are sentences on what was passed over.
     """
 
     root: Path
@@ -58,6 +59,7 @@ class Sources:
     videos: dict[str, Path]
     missing: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def find_sources(root: Path) -> Sources:
@@ -69,26 +71,32 @@ def find_sources(root: Path) -> Sources:
         folder = root / read_text(elsewhere).strip()
         if not folder.is_dir():
             raise FileNotFoundError(f"{elsewhere} says that the videos are in {folder}, which is not a folder")
-    there = walk_videos(folder, images_below=2)  # a folder of images is a video of its class's folder
+    notes: list[str] = []
+    # a folder of images is a video of its class's folder
+    there = walk_videos(folder, images_below=2, notes=notes)
     refuse_odd_names(folder, there)
     tables = [name for name in ("clips.csv", "videos.csv") if is_table(root / name)]
     if not tables:
         if not there:
             raise FileNotFoundError(f"{root} holds no video and no clips.csv; give the folder of the videos")
-        return _sources(root, folder, there)
+        return _sources(root, folder, there, notes=notes)
     listed: dict[str, None] = {}
     for table in tables:
-        for _, row in _read(root / table).rows:
+        read = _read(root / table)
+        notes += read.notes
+        for _, row in read.rows:
             path = PurePosixPath(row[TABLES[table]])
             if path.is_absolute() or ".." in path.parts:
                 raise ValueError(
                     f"{root / table} names {path}, which lies outside the folder; prepare needs paths below it"
                 )
             listed[path.as_posix()] = None
-    return _sources(root, folder, listed, [name for name in there if name not in listed])
+    return _sources(root, folder, listed, [name for name in there if name not in listed], notes)
 
 
-def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequence[str] = ()) -> Sources:
+def _sources(
+    root: Path, folder: Path, names: Collection[str], unlisted: Sequence[str] = (), notes: Sequence[str] = ()
+) -> Sources:
     finder = Finder(folder)
     paths = {name: finder.find(name) for name in names}
     videos = {name: path for name, path in paths.items() if is_there(path)}
@@ -99,6 +107,7 @@ def _sources(root: Path, folder: Path, names: Collection[str], unlisted: Sequenc
         videos,
         [name for name in names if name not in videos],
         [name for name in unlisted if name not in found],
+        list(notes),
     )
 
 
@@ -165,6 +174,8 @@ def _open_sources(root: Path, out: Path, missing: str) -> Sources:
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
     sources = find_sources(root)
+    for note in sources.notes:
+        print(note, file=sys.stderr)
     refuse_inside(sources, out)
     if sources.missing and missing == "raise":
         raise FileNotFoundError(

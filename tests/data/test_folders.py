@@ -106,6 +106,22 @@ def test_other_folders_of_images_are_told(tmp_path, names, why):
         load_clips(root)
 
 
+def test_images_right_in_a_class_folder_are_no_clip_in_any_layout(tmp_path):
+    names = ["0001.jpg", "0002.jpg"]
+    root = touch(tmp_path / "a", *(f"{side}/run/{name}" for side in ("train", "test") for name in names))
+    touch(root, "train/jump/one/1.jpg", "test/jump/two/1.jpg")
+    with pytest.raises(ValueError, match=r"empty class run: .*train/run \(it is a class's folder"):
+        load_clips(root)
+    assert [clip.id for clip in load_clips(root, empty_classes="allow")] == ["test/jump/two", "train/jump/one"]
+
+
+def test_links_that_lead_to_each_other(tmp_path):
+    root = touch(tmp_path, "jump/0.mp4", "run/1.mp4")
+    (root / "jump/more").symlink_to(root / "run")
+    (root / "run/more").symlink_to(root / "jump")
+    assert walk_videos(root) == ["jump/0.mp4", "jump/more/1.mp4", "run/1.mp4", "run/more/0.mp4"]
+
+
 def test_a_class_of_videos_and_a_class_of_images(tmp_path):
     """Beside means in the same folder, or below it: a stray video beside the class folders parts nothing."""
     root = touch(tmp_path, "jump/0.mp4", "run/a/1.jpg", "run/a/2.jpg", "stray.mp4")

@@ -13,7 +13,8 @@
 as ``vidact.names`` says: those that look the same are the same.
 
 A folder of class folders needs no file at all: the folder's name is the class, everything below it with a video's
-suffix is a clip, and so is a sub-folder that holds images and nothing else. Top-level folders train, val (or valid,
+suffix is a clip, and so is a sub-folder that holds numbered images and nothing else; ``vidact.data.folders`` says what
+is passed over. Top-level folders train, val (or valid,
 validation) and test that hold class folders are the splits.
 
 Times are in seconds.
@@ -38,10 +39,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vidact.data.folders import PREVIEWS, Walk, is_video_file, walk_videos
 from vidact.data.tables import read_lines, read_table, read_text
 from vidact.files import replacing
 from vidact.names import Finder, first_few, is_there, notes_on_names, plain_name, plain_path, spelt
-from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
+from vidact.video.decode import VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {
@@ -212,6 +214,7 @@ def load_clips(
         said = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
         if not table.exists():
             said = f"this class folder of {root} holds no video (suffixes {', '.join(sorted(VIDEO_SUFFIXES))})"
+            said += "".join(f"; {note}" for note in notes if "folders of images" in note)
         raise ValueError(
             f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
             "empty_classes='allow'"
@@ -318,9 +321,10 @@ def _without_missing(found: list[_Found], lost: set[Path], what: str, missing: s
 
 def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], list[str], set[Path]]:
     """Videos, classes, and which of the videos are links that lead nowhere."""
-    walk = _Walk()
-    names, beside = walk.entries(root)
-    folders = {name: walk.videos(root / name) for name in names}
+    walk = Walk(root, images_below=2)  # a folder of images is a clip of its class's folder
+    folders = {name: walk.below(name) for name in walk.folders[""]}
+    previews = [name for name, videos in folders.items() if not videos and name.lower() in PREVIEWS]
+    folders = {name: videos for name, videos in folders.items() if name not in previews}
     holding = [name for name, videos in folders.items() if videos]
     if not holding:
         what = "has neither a clips.csv nor class folders"
@@ -328,26 +332,30 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             what = f"has no clips.csv, and every class folder ({first_few(list(folders))}) is without any video"
         raise ValueError(
             f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
-            f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of images inside the class's folder"
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of numbered images inside the class's folder"
+            + "".join(f"; {note}" for note in walk.notes())
         )
     found = []
     sides = [
-        (split, root / name)
+        (split, name)
         for name in holding
         if (split := SPLIT_FOLDERS.get(plain_name(name).lower()))
-        and not any(video.parent == root / name for video in folders[name])
+        and not any(video.parent == root / name and is_video_file(video) for video in folders[name])
     ]
-    strangers = sorted(set(holding) - {side.name for _, side in sides})
+    strangers = sorted(set(holding) - {side for _, side in sides})
     if strangers and len({split for split, _ in sides}) > 1:
         raise ValueError(
-            f"{root} has folders of splits ({first_few([side.name for _, side in sides])}) and others with videos "
+            f"{root} has folders of splits ({first_few([side for _, side in sides])}) and others with videos "
             f"beside them ({first_few(strangers)}); move the others away, or say which video is what in a clips.csv"
         )
     if not strangers:
-        named = [name for _, side in sides for name in walk.entries(side)[0]]
+        named = [name for _, side in sides for name in walk.folders[side]]
         for split, side in sides:
-            for video in folders[side.name]:
-                label = plain_name(video.relative_to(side).parts[0])
+            for video in folders[side]:
+                if video.parent == root / side:  # a folder of images
+                    walk.pictures[f"{side}/{video.name}"] = "it is a class's folder, and each clip has a folder in it"
+                    continue
+                label = plain_name(video.relative_to(root / side).parts[0])
                 found.append(_Found(str(video), video, (label,), None, None, split))
         others = [name for name in folders if name not in holding]
         if others:
@@ -358,84 +366,12 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             for video in folders[name]:
                 found.append(_Found(str(video), video, (plain_name(name),), None, None, None))
     classes = sorted({plain_name(name) for name in named})
-    if beside:
+    if beside := [name for name in walk.videos if "/" not in name]:
         notes.append(f"ignored {len(beside)} videos beside the folders in {root}: {first_few(beside)}")
-    if walk.hidden:
-        notes.append(f"ignored {walk.hidden} hidden files or folders in {root}")
-    if walk.others:
-        kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(walk.others.items()))
-        notes.append(f"ignored {walk.others.total()} files in {root} that are not videos: {kinds}")
-    notes += notes_on_names("classes", named)
-    return found, classes, walk.lost
-
-
-class _Walk:
-    """Finds videos below a folder, counting what it passes by."""
-
-    def __init__(self) -> None:
-        self.hidden = 0
-        self.others: Counter[str] = Counter()
-        self.lost: set[Path] = set()
-        self._seen: set[Path] = set()
-
-    def entries(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Names of the sub-folders and of the videos in a folder, each sorted."""
-        folders, videos = [], []
-        others: Counter[str] = Counter()
-        hidden = 0
-        with os.scandir(folder) as scan:
-            for entry in scan:
-                suffix = os.path.splitext(entry.name)[1].lower()
-                if entry.name.startswith("."):
-                    hidden += 1
-                elif _is_folder(entry):
-                    folders.append(entry.name)
-                elif suffix in VIDEO_SUFFIXES:
-                    videos.append(entry.name)
-                    if entry.is_symlink() and not os.path.exists(entry.path):
-                        self.lost.add(folder / entry.name)
-                else:
-                    others[suffix] += 1
-        if (folder / STORE).is_file():  # of packed videos
-            folders = [name for name in folders if name != SHARDS]
-        if folder not in self._seen:
-            self._seen.add(folder)
-            self.hidden += hidden
-            self.others += others
-        return sorted(folders), sorted(videos)
-
-    def videos(self, folder: Path) -> list[Path]:
-        """Every video below a folder, sorted; the folder itself is not taken for one."""
-        folders, files = self.entries(folder)
-        found = [folder / name for name in files]
-        for name in folders:
-            inside = folder / name
-            if holds_only_images(inside):
-                found.append(inside)
-            else:
-                found += self.videos(inside)
-        return sorted(found)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """A folder, or a link to one that does not hold the link itself."""
-    if not entry.is_symlink():
-        return entry.is_dir()
-    return os.path.isdir(entry.path) and not _leads_up(Path(entry.path))
-
-
-def holds_only_images(folder: Path) -> bool:
-    """Is this folder a video stored as images: images, and neither videos nor folders beside them?"""
-    images = False
-    with os.scandir(folder) as scan:
-        for entry in scan:
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if suffix in VIDEO_SUFFIXES or _is_folder(entry):
-                return False
-            images = images or suffix in IMAGE_SUFFIXES
-    return images
+    if previews:
+        notes.append(f"ignored {len(previews)} folders in {root} of previews, without videos: {first_few(previews)}")
+    notes += walk.notes() + notes_on_names("classes", named)
+    return found, classes, {root / name for name in walk.lost}
 
 
 def _relative(root: Path, path: Path) -> str:
@@ -822,34 +758,6 @@ def find_videos(folder: str | Path) -> dict[str, list[str]]:
     for path in walk_videos(folder):
         found[PurePosixPath(path).stem].append(path)
     return dict(found)
-
-
-def walk_videos(folder: Path, images_below: int | None = None) -> list[str]:
-    """Every video file below a folder, relative to it, sorted. Links are followed, also those that lead nowhere (but
-    not those to a folder that holds them); hidden files and folders are passed over.
-
-    With ``images_below``, folders of nothing but images are videos too, if they lie at least so many levels below.
-    """
-    found = []
-    for place, inner, names in os.walk(folder, followlinks=True):
-        here = Path(place)
-        inner[:] = [name for name in inner if not name.startswith(".") and not _leads_up(here / name)]
-        depth = len(here.relative_to(folder).parts)
-        if images_below is not None and depth >= images_below and holds_only_images(here):
-            found.append(here.relative_to(folder).as_posix())
-        found += [
-            (here / name).relative_to(folder).as_posix()
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
-        ]
-    return sorted(found)
-
-
-def _leads_up(folder: Path) -> bool:
-    if not folder.is_symlink():
-        return False
-    # `Path.resolve` raises where a link leads to itself
-    return Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
 
 
 def is_table(path: Path) -> bool:

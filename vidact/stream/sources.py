@@ -33,6 +33,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 from vidact.addresses import from_environment, host_of, public, refuse_signs
+from vidact.data.folders import is_hidden
 from vidact.video.colours import to_rgb
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
@@ -196,9 +197,7 @@ def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) ->
         )
     if not path.is_dir():
         return FileSource([path], str(path), realtime, fps, report)
-    files = sorted((file for file in path.iterdir() if file.is_file()), key=_natural)
-    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    videos, images = files_of(path)
     if videos and images:
         raise SourceError(
             f"{path} holds {len(videos)} videos and {len(images)} images; a folder is played as the one or the other, "
@@ -207,6 +206,13 @@ def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) ->
     if not videos and not images:
         raise SourceError(f"{path} is a folder without videos or images; name a file, or a folder that has some")
     return FileSource(videos or [path], str(path), realtime, fps, report)
+
+
+def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The videos and the images right in a folder, each in natural order: 2 before 10."""
+    files = sorted((file for file in folder.iterdir() if file.is_file() and not is_hidden(file.name)), key=_natural)
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
+    return videos, [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 class FileSource(Source):

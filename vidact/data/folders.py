@@ -1,0 +1,188 @@
+"""Which files and folders below a folder are videos, and what is passed over.
+
+A video is a file with a video's suffix, or a folder of images and nothing else: where no video lies beside it or beside
+a folder that it lies in, since images there are previews, and where its images are numbered, since they are frames.
+Hidden files and folders, and folders that a system or a program keeps for itself, hold no videos of anybody's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vidact.names import first_few, plain_name
+from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
+
+KEPT_BY_PROGRAMS = frozenset(
+    {"@eadir", "@tmp", "@sharebin", "@sharesnap", "#recycle", "#snapshot"}  # Synology
+    | {"@recycle", "@recently-snapshot", "@__thumb", "@transcode"}  # QNAP
+    | {"__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"}  # macOS
+    | {"$recycle.bin", "$extend", "recycler", "recycled", "system volume information", "found.000"}  # Windows
+    | {"lost+found", "lost.dir", "__pycache__", "_gsdata_"}  # Unix, Android, Python, GoodSync
+)
+PREVIEWS = frozenset({"thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl", "preview", "previews"})
+
+
+def is_kept_by_program(name: str) -> bool:
+    """Whether a folder of this name belongs to a file system or a program, and not to its user."""
+    return plain_name(name).lower() in KEPT_BY_PROGRAMS
+
+
+def is_video_file(path: Path) -> bool:
+    """By its name, and whatever it holds: not a folder of images."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, as those are that macOS writes beside others' (``._a.mp4``)."""
+    return name.startswith(".")
+
+
+@dataclass
+class Walk:
+    """The videos below a folder, and what was passed over.
+
+    ``videos`` and the other names are relative to ``root``, with slashes. A link is followed, also one that leads
+    nowhere (``lost``), but not one to a folder that holds it.
+
+    Args:
+        root: the folder.
+        images_below: folders of images are videos too if they lie at least so many levels below, 1 being the folder's
+            own; None takes files alone.
+    """
+
+    root: Path
+    images_below: int | None = None
+    videos: list[str] = field(default_factory=list, init=False)
+    folders: dict[str, list[str]] = field(default_factory=dict, init=False)  # of each folder those in it, sorted
+    lost: list[str] = field(default_factory=list, init=False)
+    hidden: int = field(default=0, init=False)
+    kept: list[str] = field(default_factory=list, init=False)
+    pictures: dict[str, str] = field(default_factory=dict, init=False)  # folders of images that are none, and why
+    others: Counter[str] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self._visit(self.root, (), [os.path.realpath(self.root)], "")
+        self.videos.sort()
+
+    def _visit(self, folder: Path, parts: tuple[str, ...], chain: list[str], previews: str) -> None:
+        """``chain`` are the real paths of the folders above, ``previews`` why images here are no frames, or empty."""
+        inner, num_videos = [], len(self.videos)
+        is_store = (folder / STORE).is_file()  # of packed videos
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if is_hidden(entry.name):
+                    self.hidden += 1
+                elif _is_folder(entry, chain):
+                    if is_kept_by_program(entry.name):
+                        self.kept.append("/".join((*parts, entry.name)))
+                    elif not (is_store and entry.name == SHARDS):
+                        inner.append(entry.name)
+                elif suffix in VIDEO_SUFFIXES:
+                    self.videos.append("/".join((*parts, entry.name)))
+                    if entry.is_symlink() and not os.path.exists(entry.path):
+                        self.lost.append(self.videos[-1])
+                else:
+                    self.others[suffix] += 1
+        self.folders["/".join(parts)] = sorted(inner)
+        below = self.images_below
+        if below is not None and len(parts) >= below - 1 and len(self.videos) > num_videos:
+            previews = previews or "videos lie beside it"
+        for name in sorted(inner):
+            path, here = folder / name, (*parts, name)
+            inside = previews or ("its name is that of previews" if name.lower() in PREVIEWS else "")
+            if below is None or len(here) < below or not holds_only_images(path):
+                real = os.path.realpath(path) if path.is_symlink() else os.path.join(chain[-1], name)
+                self._visit(path, here, [*chain, real], inside)
+            elif why := inside or _why_no_frames(path):
+                self.pictures["/".join(here)] = why
+            else:
+                self.videos.append("/".join(here))
+
+    def below(self, folder: str) -> list[Path]:
+        """The videos below a folder, as paths, sorted."""
+        start = f"{folder}/" if folder else ""
+        return sorted(self.root / name for name in self.videos if name.startswith(start))
+
+    def notes(self, of_files: bool = True) -> list[str]:
+        """Sentences on what was passed over: folders, and files too, which lie in any place where nobody means them for
+        videos.
+        """
+        said = []
+        if self.hidden and of_files:
+            said.append(f"ignored {self.hidden} hidden files or folders in {self.root}")
+        if self.kept:
+            said.append(
+                f"ignored {len(self.kept)} folders in {self.root} that a system or a program keeps for itself: "
+                f"{first_few(sorted(self.kept))}"
+            )
+        if self.pictures:
+            shown = [f"{name} ({why})" for name, why in sorted(self.pictures.items())]
+            said.append(f"ignored {len(shown)} folders of images in {self.root} that are no clips: {first_few(shown)}")
+        if self.others and of_files:
+            kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(self.others.items()))
+            said.append(f"ignored {self.others.total()} files in {self.root} that are not videos: {kinds}")
+        return said
+
+
+def walk_videos(folder: Path, images_below: int | None = None, notes: list[str] | None = None) -> list[str]:
+    """Every video below a folder, relative to it, sorted; none where it is no folder. See ``Walk``.
+
+    ``notes`` gets sentences on folders that were passed over.
+    """
+    if not folder.is_dir():
+        return []
+    walk = Walk(folder, images_below)
+    if notes is not None:
+        notes += walk.notes(of_files=False)
+    return walk.videos
+
+
+def holds_only_images(folder: Path) -> bool:
+    """Is this a folder of images, with neither videos nor folders of its user's beside them?"""
+    images = False
+    for entry in _entries(folder):
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in VIDEO_SUFFIXES or _is_folder(entry, [os.path.realpath(folder)]):
+            return False
+        images = images or suffix in IMAGE_SUFFIXES
+    return images
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """What a folder holds, without what is hidden or a program's."""
+    with os.scandir(folder) as scan:
+        for entry in scan:
+            if not is_hidden(entry.name) and not is_kept_by_program(entry.name):
+                yield entry
+
+
+def _why_no_frames(folder: Path) -> str:
+    """What says that these images are not the frames of one video; empty where they are numbered and differ in that."""
+    rows: dict[str, str] = {}  # a name with its numbers left out: one that has it
+    for name in sorted(entry.name for entry in _entries(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        if not re.search(r"\d", stem):
+            return f"{name!r} has no number"
+        rows.setdefault(re.sub(r"\d+", "0", stem.lower()), name)
+    if len(rows) > 1:
+        first, second, *_ = rows.values()
+        return f"{first!r} and {second!r} are of two rows of numbers"
+    return ""
+
+
+def _is_folder(entry: os.DirEntry[str], chain: list[str]) -> bool:
+    """A folder, or a link to one that holds none of ``chain``, the real paths of the folders above."""
+    if not entry.is_symlink():
+        return entry.is_dir()
+    if not os.path.isdir(entry.path):  # as where it leads to itself
+        return False
+    real = os.path.realpath(entry.path)
+    return not any(os.path.commonpath([real, above]) == real for above in chain)
