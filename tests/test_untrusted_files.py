@@ -77,8 +77,8 @@ def test_the_place_of_the_shards_is_a_text(shards: object, store: Path) -> None:
 
 @pytest.mark.parametrize(
     "shard",
-    ["../shards/000000.tar", "/etc/passwd", "a/b.tar", "..\\x.tar", "", ".", "..", "x.tar?versionId=1", "x.tar#y", "a::b",
-     "c:.tar", "x\n.tar", "%2e%2e%2fx.tar", "~/x.tar", "*.tar", 5, None, ["000000.tar"], {"a": 1}],
+    ["../shards/000000.tar", "/etc/passwd", "a/b.tar", "..\\x.tar", "", ".", "..", "x.tar?versionId=1", "x.tar#y",
+     "a::b", "c:.tar", "x\n.tar", "%2e%2e%2fx.tar", "~/x.tar", "*.tar", 5, None, ["000000.tar"], {"a": 1}],
 )  # fmt: skip
 def test_a_shard_is_a_plain_name(shard: object, store: Path) -> None:
     rewrite(store / "a/one.packed", shard=shard)
@@ -123,7 +123,7 @@ LISTS = {
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n",
     "hls of a file": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{other}\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile {name}\n",
-    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
 }
 
 

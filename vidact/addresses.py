@@ -63,8 +63,8 @@ def _place(rest: str) -> str:
 
 def _path(tail: str) -> str:
     """A path whose values are hidden: some cameras take user and password there."""
-    path, query = re.match(r"([^?#]*)(\?)?", tail).groups()  # type: ignore[union-attr]  it always matches
-    return re.sub(r"=[^/]+", "=…", path) + ("?…" if query else "")
+    path = re.split(r"[?#]", tail, maxsplit=1)[0]
+    return re.sub(r"=[^/]+", "=…", path) + ("?…" if tail[len(path) :].startswith("?") else "")
 
 
 def host_of(address: str) -> str | None:

@@ -244,6 +244,17 @@ class Scan:
 WHOLE = {"probesize": str(64 * 2**20), "analyzeduration": str(24 * 3600 * 10**6)}
 
 
+# Kinds of files that hold no video and name other files, hosts or devices instead, or are programs. A file of a data
+# set may come from anybody, so what it names is not opened, whatever its own name ends in.
+NAMING = {
+    *("applehttp", "avisynth", "concat", "concatf", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp"),
+    *("vapoursynth", "vobsub", "webm_dash_manifest"),
+}
+# For ``av.open`` of a file: read as one of the other kinds, and nothing but files is opened for it.
+ALONE = {"format_whitelist": ",".join(sorted(av.formats_available - NAMING)), "protocol_whitelist": "file"}
+_LISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"# VobSub", b"<?xml", b"<MPD", b"RTSPtext")
+
+
 def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
     """The file and its main video stream, or a VideoError in plain words.
 
@@ -256,7 +267,7 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[I
         raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
     try:
         # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding are no reason to stop
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+        container = av.open(f"file:{path}", options=ALONE | (options or {}), metadata_errors="replace")
     except Exception as error:  # whatever the library raises
         raise VideoError(f"{path} is not a video that can be read ({reason(error)}): {_beginning(path)}") from error
     if not container.streams:
@@ -284,6 +295,8 @@ def _beginning(path: Path) -> str:
     """What the first bytes of an unreadable file tell."""
     with path.open("rb") as file:
         head = file.read(12)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS):
+        return "it holds no pictures and names other files, which are not opened for it; give the files themselves"
     if head[4:8] in (b"ftyp", b"mdat", b"free"):
         return "it begins like an MP4 file, so it is probably cut short and lacks its index (the moov atom)"
     return f"it begins with {head!r}"

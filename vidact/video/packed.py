@@ -6,8 +6,8 @@
 
 A ``.packed`` file is a video to ``PackedReader``: it stands for the source in folders and in clips.csv, and frames are
 read by their place in the shard, so that order, shuffling and resuming are the caller's as with any files. The shards
-may lie elsewhere: ``packed.json`` names their folder, or a URL that fsspec opens (``s3://…``, ``gs://…``,
-``https://…``, ``simplecache::s3://…``). WebDataset reads the same shards from start to end.
+may lie elsewhere: ``packed.json`` names their folder, or a URL of ``SCHEMES``, which fsspec opens. WebDataset
+reads the same shards from start to end.
 
 JPEGs are larger than video. Less of it is kept instead of more bytes spent: at most ``fps`` frames a second, and a
 short side that is no longer than asked; ``times_s`` are those of the frames that were kept.
@@ -20,16 +20,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import cv2
 import numpy as np
 
+from vidact.addresses import public, without_secrets
 from vidact.files import replacing, write_json
 from vidact.packages import how_to_install
 from vidact.video.decode import PACKED_SUFFIX, SHARDS, STORE, open_video
@@ -38,6 +42,10 @@ from vidact.video.reader import VideoError, VideoReader
 from vidact.video.transcode import pictures_of, psnr_of, scaled, squared_difference
 
 VERSION = 1
+
+# Where shards may lie beside a folder. A store may come from anybody, and fsspec knows chained and templated file
+# systems that open whatever the store says, here or elsewhere: they are none of these.
+SCHEMES = ("https", "http", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
 
 @dataclass(frozen=True)
@@ -270,12 +278,22 @@ def _shards_of(store: Path, mtime_ns: int) -> str:
     """The folder or URL of the shards, from packed.json."""
     try:
         record = json.loads(store.read_text(encoding="utf-8"))
-        shards, version = str(record["shards"]), record["version"]
+        shards, version = record["shards"], record["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise VideoError(f"{store} cannot be read ({error!r}); pack again, or fetch it again") from None
     if version != VERSION:
         raise VideoError(f"{store} is of version {version} and this vidact reads {VERSION}; pack again")
-    return shards if "://" in shards else str((store.parent / shards).resolve())
+    if not isinstance(shards, str) or not shards:
+        raise VideoError(f"{store} names no place of its shards but {shards!r}; write their folder or address")
+    scheme = shards.partition("://")[0] if "://" in shards else ""
+    if scheme == "file":
+        shards, scheme = url2pathname(urlsplit(shards).path), ""
+    if (scheme and scheme not in SCHEMES) or "::" in shards:
+        raise VideoError(
+            f"{store} names {public(shards)}; shards are a folder or begin with "
+            f"{', '.join(f'{known}://' for known in SCHEMES)}, without ::, since a store may come from anybody"
+        )
+    return shards if scheme else str((store.parent / shards).resolve())
 
 
 class PackedReader(VideoReader):
@@ -290,11 +308,15 @@ class PackedReader(VideoReader):
             self._offsets, self._sizes = entry["offsets"], entry["sizes"]
             self._times_s = np.array(entry["times_s"], dtype=np.float64)
             self._height, self._width, self.fps = int(entry["height"]), int(entry["width"]), float(entry["fps"])
-            store = Path(os.path.normpath(self.path.absolute().parent / entry["store"])) / STORE
-            self._shard_name = entry["shard"]
+            above, self._shard_name = entry["store"], entry["shard"]
             whole = len(self._times_s) == len(self._offsets) == len(self._sizes) > 0 and math.isfinite(self.fps)
         except (ValueError, KeyError, TypeError) as error:
             raise VideoError(f"{self.path} is no packed video ({error!r}); pack it again") from None
+        if not isinstance(above, str) or not re.fullmatch(r"\.|\.\.(/\.\.)*", above):
+            raise VideoError(f"{self.path} names the store {above!r}; its store lies above it: . or .., ../.., …")
+        if not isinstance(self._shard_name, str) or not re.fullmatch(r"\w[\w-]*\.tar", self._shard_name):
+            raise VideoError(f"{self.path} names the shard {self._shard_name!r}; a shard is a plain name: 000000.tar")
+        store = Path(os.path.normpath(self.path.absolute().parent / above)) / STORE
         if not whole:
             raise VideoError(f"{self.path} is damaged: its lists are of different lengths; pack it again")
         if not store.is_file():
@@ -319,7 +341,7 @@ class PackedReader(VideoReader):
             image = _decode(data) if len(data) == self._sizes[number] and data[:2] == b"\xff\xd8" else None
             if image is None or image.shape != (self._height, self._width, 3):
                 raise VideoError(
-                    f"frame {number} of {self.path} is not in {self._shards}/{self._shard_name} where it should be; "
+                    f"frame {number} of {self.path} is not in {self._shard} where it should be; "
                     "the shard is of another run or damaged: fetch it again, or pack again"
                 )
             yield image
@@ -329,17 +351,26 @@ class PackedReader(VideoReader):
         if "://" in self._shards:
             return self._fetch(numbers)
         if self._file is None:
+            shard = Path(self._shards, self._shard_name)
+            if shard.exists() and not shard.is_file():  # a pipe would be waited for
+                raise VideoError(f"{self.path} lies in the shard {shard}, which is no file; fetch it again")
             try:
-                self._file = open(os.path.join(self._shards, self._shard_name), "rb", buffering=0)  # noqa: SIM115
+                self._file = shard.open("rb", buffering=0)
             except FileNotFoundError:
                 raise VideoError(
-                    f"{self.path} lies in the shard {self._shards}/{self._shard_name}, which does not exist; "
+                    f"{self.path} lies in the shard {shard}, which does not exist; "
                     f"put it there, or say in {STORE} where the shards are"
                 ) from None
         if hasattr(os, "pread"):
             file = self._file.fileno()
             return [os.pread(file, self._sizes[number], self._offsets[number]) for number in numbers]
         return [self._seek(number) for number in numbers]
+
+    @property
+    def _shard(self) -> str:
+        """Where the shard is, for messages."""
+        place = f"{self._shards}/{self._shard_name}"
+        return public(place) if "://" in place else place
 
     def _seek(self, number: int) -> bytes:
         assert self._file is not None
@@ -350,7 +381,7 @@ class PackedReader(VideoReader):
         try:
             import fsspec
         except ImportError as error:
-            raise ImportError(f"{self._shards} is read with fsspec; {how_to_install('fsspec')}") from error
+            raise ImportError(f"{public(self._shards)} is read with fsspec; {how_to_install('fsspec')}") from error
         files, place = fsspec.core.url_to_fs(f"{self._shards.rstrip('/')}/{self._shard_name}")
         begins = [self._offsets[number] for number in numbers]
         ends = [begin + self._sizes[number] for begin, number in zip(begins, numbers, strict=True)]
@@ -358,8 +389,8 @@ class PackedReader(VideoReader):
             return files.cat_ranges([place] * len(begins), begins, ends, on_error="raise")
         except Exception as error:  # whatever a storage library raises
             raise VideoError(
-                f"{self.path} cannot be fetched from {self._shards}/{self._shard_name} "
-                f"({type(error).__name__}: {error})"
+                f"{self.path} cannot be fetched from {self._shard} "
+                f"({type(error).__name__}: {without_secrets(str(error).replace(place, self._shard))})"
             ) from error
 
     def close(self) -> None:
