@@ -147,7 +147,7 @@ class Lifter:
         self._wrap = round(WRAP_S / seconds_per_tick)
         self._longest = min(ABSURD_S / seconds_per_tick, self._period / 2 or math.inf)
         self._count = self._lift = 0
-        self._own_lift: int | None = None  # what is added to a stamp as it stands in the file, not raised by FFmpeg
+        self._own_lift = 0  # what is added to a stamp as it stands in the file, not raised by FFmpeg
         self._latest: list[int] = []  # the greatest lifted stamps of the part, ascending
         self._is_key = False  # whether a key frame was stored since the last one that is shown
         self.depth = 0  # most packets stored before one that is shown before them
@@ -156,46 +156,54 @@ class Lifter:
 
     def __call__(self, packet: av.Packet) -> None:
         """One more packet; its stamps are lifted in place."""
-        self._is_key |= packet.is_keyframe
-        if packet.pts is not None and not packet.is_discard:  # a hidden one's stamp is not its own
-            before, self._lift = self._lift, self._lifted(packet) - packet.pts
-            if self._lift != before:
-                self.lifts.append((self._count, self._lift))
+        stamp = packet.pts
+        self._is_key = self._is_key or packet.is_keyframe
+        if stamp is not None and not packet.is_discard:  # a hidden one's stamp is not its own
+            ticks = self._lifted(stamp, packet) - stamp
+            if ticks != self._lift:
+                self._lift = ticks
+                self.lifts.append((self._count, ticks))
             self._is_key = False
-        lift(packet, self._lift)
+        if self._lift:
+            lift(packet, self._lift)
         self._count += 1
 
-    def _lifted(self, packet: av.Packet) -> int:
-        assert packet.pts is not None
-        own = packet.pts % self._period if self._period else packet.pts
-        if self._own_lift is None:
-            self._own_lift, self._latest, self.floors = packet.pts - own, [packet.pts], [packet.pts]
-            return packet.pts
-        most, lifted = self._latest[-1], own + self._own_lift
+    def _lifted(self, stamp: int, packet: av.Packet) -> int:
+        own = stamp % self._period if self._period else stamp
+        latest = self._latest
+        if not latest:
+            self._own_lift, self.floors = stamp - own, [stamp]
+            latest.append(stamp)
+            return stamp
+        most, lifted = latest[-1], own + self._own_lift
+        if not most < lifted <= most + self._wrap:
+            lifted = self._fallen_or_far(lifted, most, packet.duration or 0)
+            self._own_lift = lifted - own
+        insort(latest, lifted)
+        if len(latest) > DEEPEST + 1:
+            del latest[0]
+        return lifted
+
+    def _fallen_or_far(self, lifted: int, most: int, duration: int) -> int:
+        """A stamp that does not follow closely on the greatest one, ``most``: wrapped, out of order, or begun anew."""
         for turn in (self._period, -self._period):
             if abs(lifted - most) > self._wrap >= abs(lifted + turn - most):
                 lifted += turn
         held_back = len(self._latest) - bisect_right(self._latest, lifted)
         is_back = held_back > DEEPEST or (self._is_key and lifted <= most)
-        if is_back or lifted - most > self._longest:
-            self.floors.append(most + 1)
-            self._latest = []
-            # so far on that what is shown before the part's first packet stays above the part before
-            lifted = most + (packet.duration or 0) + self._wrap
-        else:
+        if not is_back and lifted - most <= self._longest:
             self.depth = max(self.depth, held_back)
-        self._own_lift = lifted - own
-        insort(self._latest, lifted)
-        del self._latest[: -DEEPEST - 1]
-        return lifted
+            return lifted
+        self.floors.append(most + 1)
+        self._latest.clear()
+        # so far on that what is shown before the part's first packet stays above the part before
+        return most + duration + self._wrap
 
 
 def lift(packet: av.Packet, ticks: int) -> None:
     """Add so many ticks to a packet's stamps."""
-    if ticks:
-        for name in ("pts", "dts"):
-            stamp = getattr(packet, name)
-            setattr(packet, name, None if stamp is None else stamp + ticks)
+    packet.pts = None if packet.pts is None else packet.pts + ticks
+    packet.dts = None if packet.dts is None else packet.dts + ticks
 
 
 @dataclass
