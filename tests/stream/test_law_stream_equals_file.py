@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import vidact.models
@@ -259,3 +260,19 @@ def test_a_source_that_joins_late_gets_its_own_answers(extractor):
     for name, own in frames.items():
         np.testing.assert_allclose(got[name], [u.scores for u in run(own, model)], atol=1e-6)
         assert len(got[name]) == 10
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["run", "engine"])
+def test_a_last_picture_that_stays_is_seen_to_its_end(many, extractor, tmp_path):
+    """A GIF of ten pictures, the last shown for five seconds: 5.9 s, 23 tokens."""
+    path = tmp_path / "lasting.gif"
+    pictures = [Image.fromarray(numbered_picture(i)) for i in range(10)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=[100] * 9 + [5000])
+    with open_video(path) as video:
+        tokens = extractor.video(video)
+    network = detector(ONLINE_NETWORKS[0], tokens)
+    model = load_model(checkpoint(network, extractor, 0.5, tmp_path / "detector.safetensors"), device="cpu")
+    updates = list(run_many([open_source(path)], model) if many else run(open_source(path), model))
+    np.testing.assert_allclose([update.scores for update in updates], scan(network, tokens)[0], atol=1e-5)
+    assert len(updates) == len(tokens) == 23
+    assert updates[-1].is_last
