@@ -243,7 +243,7 @@ class FeatureExtractor:
 
         Raises VideoError for a video shorter than one chunk.
         """
-        slots = Clock(self.fps).indices(reader.times_s)
+        slots = Clock(self.fps).indices(reader.times_s, reader.end_s)
         numbers = Chunker(self.chunk_size).indices(slots)[:, self.frames]  # (T, frames looked at)
         if not len(numbers):
             raise VideoError(
@@ -388,9 +388,13 @@ class FeatureStream:
         self._shape = image.shape
         return self._tokens(self._clock.push(time_s, image))
 
-    def finish(self) -> list[tuple[float, Tensor]]:
-        """The source has ended: the token that its last slot completes, if it does. Half a chunk makes none."""
-        return self._tokens(self._clock.finish())
+    def finish(self, end_s: float | None = None) -> list[tuple[float, Tensor]]:
+        """The source has ended: the tokens that its last slots complete. Half a chunk makes none.
+
+        Args:
+            end_s: when its last frame ends (``VideoReader.end_s``); None: nobody knows, as of a camera.
+        """
+        return self._tokens(self._clock.finish(end_s))
 
     def _tokens(self, slots: list[Slot]) -> list[tuple[float, Tensor]]:
         tokens = []

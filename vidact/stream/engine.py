@@ -397,9 +397,9 @@ class Stream:
         tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         self._chunk(self.clock.push(grab.seconds, _Frame(tensor, grab.captured)))
 
-    def finish(self) -> None:
-        """No more frames come."""
-        self._chunk(self.clock.finish())
+    def finish(self, end_s: float | None = None) -> None:
+        """No more frames come; the last one ends at ``end_s``, None where nobody knows."""
+        self._chunk(self.clock.finish(end_s))
 
     def _chunk(self, slots: list[Slot]) -> None:
         self.chunks += [chunk for slot in slots if (chunk := self.chunker.push(slot))]
@@ -477,9 +477,13 @@ class Streams:
                 if before is not None:
                     yield before
 
-    def leave(self, stream: Stream) -> Iterator[StreamUpdate]:
-        """The source has ended: its last token, if one is complete, and the events that were going on."""
-        stream.finish()
+    def leave(self, stream: Stream, end_s: float | None = None) -> Iterator[StreamUpdate]:
+        """The source has ended: its last tokens, if any are complete, and the events that were going on.
+
+        Args:
+            end_s: when its last frame ends, see ``Source.end_s``.
+        """
+        stream.finish(end_s)
         yield from self.answers([stream])
         stream.end_events()
         del self.streams[stream.name]
@@ -559,7 +563,7 @@ def run(
             failures.append(error)
             break
         yield from streams.answers()
-    yield from streams.leave(stream)
+    yield from streams.leave(stream, getattr(source, "end_s", None))
     if failures:
         raise failures[0]
 
@@ -693,7 +697,7 @@ class Engine:
         with self._lock:
             if reader in self._readers:
                 self._readers.remove(reader)
-            last = list(self._streams.leave(reader.stream))
+            last = list(self._streams.leave(reader.stream, getattr(reader.source, "end_s", None)))
         reader.stop()
         yield from last
         if why is None:

@@ -93,6 +93,7 @@ class Source:
     fps: float | None  # as the source says; None: it does not
     dropped: int = 0  # pictures so far that nobody took
     skipped: int = 0  # corrupt pictures so far
+    end_s: float | None = None  # when the last picture ends, once a file has been played to its end
 
     def __iter__(self) -> Iterator[Grab]:
         return self
@@ -277,15 +278,20 @@ class FileSource(Source):
                 for seconds, image in self._play_video():
                     end = begin + seconds
                     yield end, image
+                end = max(end, begin + self._video.end_s - float(self._video.times_s[0]))
             except VideoError as error:
                 if self._count == 1:
                     raise
                 self._report(f"left out: {error}")
+                end = end + 1 / self._video.fps
             finally:
                 self._video.close()
-            if self._closed.is_set() or (video := self._next_video()) is None:
+            if self._closed.is_set():
                 return
-            begin = end + 1 / self._video.fps
+            begin = end
+            if (video := self._next_video()) is None:
+                self.end_s = end
+                return
             self._video = video
 
     def _play_video(self) -> Iterator[tuple[float, np.ndarray]]:

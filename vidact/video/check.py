@@ -18,7 +18,7 @@ import av
 import cv2
 import numpy as np
 
-from vidact.video.decode import VideoError, VideoReader, open_video
+from vidact.video.decode import PACKED_SUFFIX, VideoError, VideoReader, open_video
 from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
 from vidact.video.jobs import file_digest
 from vidact.video.pyav_reader import PyAVReader
@@ -81,7 +81,7 @@ def examine(path: Path) -> Examined:
         with open_video(path, cache=False) as video:
             times_s, found.fps = video.times_s, video.fps
             found.num_frames, found.height, found.width = len(video), video.height, video.width
-            found.duration_s = float(times_s[-1] - times_s[0]) + 1 / found.fps
+            found.duration_s = video.end_s - float(times_s[0])
             _look(found, video)
             if isinstance(video, PyAVReader):
                 _look_at_parts(found, video)
@@ -90,7 +90,7 @@ def examine(path: Path) -> Examined:
         return found
     if len(times_s) > 2:
         _look_at_times(found, times_s)
-    if path.is_file():
+    if path.is_file() and path.suffix != PACKED_SUFFIX:
         _look_at_file(found)
     return found
 

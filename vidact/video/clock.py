@@ -79,11 +79,22 @@ class Clock:
         self._last_s, self._place, self._image = time_s, place, image
         return certain
 
-    def finish(self) -> list[Slot]:
-        """No more frames come: the slot just after the last frame, if that lies less than half a slot ahead."""
-        if self._first_s is None or not self._next - self._place < 0.5 - NEAR:
+    def finish(self, end_s: float | None = None) -> list[Slot]:
+        """No more frames come: the slots that the last one still fills.
+
+        They are the one just after it, if that lies less than half a slot ahead, and those that lie by more than half
+        in the time up to ``end_s``, where the last frame ends. None: nobody knows.
+        """
+        if self._first_s is None:
             return []
-        return [self._slot(self._image)]
+        count = self._count(self._place, end_s, self._first_s)
+        return [self._slot(self._image) for _ in range(self._next, count)]
+
+    def _count(self, place: float, end_s: float | None, first_s: float) -> int:
+        """How many slots a source has whose last frame lies at ``place``, in slots, and ends at ``end_s``."""
+        count = math.floor(place + NEAR) + 1
+        count += count - place < 0.5 - NEAR
+        return count if end_s is None else max(count, math.floor((end_s - first_s) * self.fps + 0.5 + NEAR))
 
     def _slot(self, image: Any) -> Slot:
         assert self._first_s is not None
@@ -91,10 +102,10 @@ class Clock:
         self._next += 1
         return slot
 
-    def indices(self, times_s: np.ndarray) -> np.ndarray:
+    def indices(self, times_s: np.ndarray, end_s: float | None = None) -> np.ndarray:
         """For each slot of a whole video the number of the frame it shows, int64 (S,); ``times_s`` (N,) ascend.
 
-        It is what pushing all the frames and finishing would show; the clock itself is left as it is.
+        It is what pushing all the frames and ``finish(end_s)`` would show; the clock itself is left as it is.
         """
         times_s = np.asarray(times_s, dtype=np.float64)
         if times_s.ndim != 1 or not np.isfinite(times_s).all():
@@ -109,9 +120,7 @@ class Clock:
                 f"frame {i + 1} of {times_s[i + 1]:.3f} s comes after one of {times_s[i]:.3f} s; time goes forwards"
             )
         places = (times_s - times_s[0]) * self.fps
-        count = math.floor(places[-1] + NEAR) + 1
-        count += count - places[-1] < 0.5 - NEAR
-        slots = np.arange(count)
+        slots = np.arange(self._count(float(places[-1]), end_s, float(times_s[0])))
         after = np.searchsorted(places + NEAR, slots)  # the frame whose arrival makes the slot certain; N: none does
         before = np.maximum(after - 1, 0)
         after = np.minimum(after, len(places) - 1)

@@ -162,6 +162,10 @@ class _OtherReader(VideoReader):
         return self.index.times_s
 
     @property
+    def end_s(self) -> float:
+        return self.index.end_s
+
+    @property
     def width(self) -> int:
         return self._file.width
 

@@ -41,6 +41,7 @@ ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clo
 DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
+LONGEST_PICTURE_S = 24 * 3600.0  # a last picture that is said to be shown for longer is a broken number
 KEEP_PICTURES = 64 * 2**20  # bytes: pictures that had to be decoded to be counted wait there to be asked for
 
 
@@ -79,7 +80,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The frames of a file in the order in which they are shown.
+    """The frames of a file in the order in which they are shown; the last ends at ``end_s``.
 
     ``stamps`` (N,) are the timestamps by which the decoder's pictures are recognised; None when the file has none that
     tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
@@ -94,6 +95,7 @@ class VideoIndex:
     """
 
     times_s: np.ndarray
+    end_s: float
     stamps: np.ndarray | None
     key_frames: np.ndarray
     key_stamps: np.ndarray
@@ -213,6 +215,7 @@ class PacketNote:
     stamp: int | None
     is_key: bool
     is_hidden: bool
+    duration: int  # ticks; 0 where the file does not say
 
 
 @dataclass
@@ -224,7 +227,7 @@ class Scan:
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
     ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
-    the order of showing.
+    the order of showing. ``limit``: the stamp at which the track ends, as an edit list may say.
     """
 
     packets: list[PacketNote]
@@ -241,6 +244,7 @@ class Scan:
     fault: Exception | None = None
     durations: list[int] = field(default_factory=list)
     reorder_depth: int = 0
+    limit: int | None = None
 
     @property
     def is_lost(self) -> bool:
@@ -384,7 +388,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
         stamped(packet, format)
         if is_stored(packet):
             scan.lifter(packet)
-            scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard))
+            scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
             scan.roles.append(judge(bytes(packet)) if judge else None)
             scan.sets_change |= packet.has_sidedata("new_extradata")
             is_torn = packet.is_corrupt
@@ -406,6 +410,8 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
     if format.startswith("mov"):
         scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
+        if stream.duration and stream.start_time is not None:
+            scan.limit = stream.start_time + stream.duration
     elif is_torn:
         scan.num_missing = max(0, stream.frames - len(scan.packets))
     return scan
@@ -426,7 +432,7 @@ def _num_bytes(frame: av.VideoFrame) -> int:
     return sum(plane.buffer_size for plane in frame.planes)
 
 
-def index_packets(scan: Scan) -> VideoIndex | None:
+def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
     """The index that the packets promise; None where they do not tell what will be shown."""
     if not scan.packets or scan.first is None:
         return None
@@ -441,7 +447,8 @@ def index_packets(scan: Scan) -> VideoIndex | None:
     # Pictures before the first key frame cannot be decoded; and the first that did come must be the first promised.
     if shown[0] < begin.stamp or scan.frames[0] != shown[0]:
         return None
-    return _index(scan, shown, shown * scan.seconds_per_tick)
+    last = max((packet for packet in scan.packets if not packet.is_hidden), key=lambda packet: packet.stamp or 0)
+    return _index(scan, shown, shown * scan.seconds_per_tick, _last_s(scan, int(shown[-1]), last.duration, fps))
 
 
 def index_frames(scan: Scan, fps: float) -> VideoIndex:
@@ -453,7 +460,7 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     Where stamps begin anew, a part begins where the one before ends: with its last picture's duration.
     """
     if None in scan.frames:
-        return _index(scan, None, np.arange(len(scan.frames)) / fps)
+        return _index(scan, None, np.arange(len(scan.frames)) / fps, 1 / fps)
     stamps = np.array(scan.frames, dtype=np.int64)
     first = _first_of_parts(scan, stamps)
     parts = [np.sort(part).astype(np.float64) for part in np.split(stamps, first[1:])]
@@ -462,12 +469,13 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     # Durations are believed where they are the time from one picture to the next: those of fields, and guessed ones,
     # are not.
     is_true = not step or abs(np.median(scan.durations) / step - 1) < 0.1
+    usual = step or 1 / fps / scan.seconds_per_tick
     for number in range(1, len(parts)):
         last = scan.durations[first[number] - 1] if is_true else 0
-        begin = parts[number - 1][-1] + (last or step or 1 / fps / scan.seconds_per_tick)
-        parts[number] += begin - parts[number][0]
+        parts[number] += parts[number - 1][-1] + (last or usual) - parts[number][0]
     names = stamps if len(np.unique(stamps)) == len(stamps) else None
-    return _index(scan, names, np.concatenate(parts) * scan.seconds_per_tick, first)
+    last_s = _last_s(scan, int(stamps[-1]), scan.durations[-1] if is_true else usual, fps)
+    return _index(scan, names, np.concatenate(parts) * scan.seconds_per_tick, last_s, first)
 
 
 def _first_of_parts(scan: Scan, stamps: np.ndarray) -> list[int]:
@@ -481,7 +489,24 @@ def _first_of_parts(scan: Scan, stamps: np.ndarray) -> list[int]:
     return [0, *(np.flatnonzero(begins) + 1).tolist()]
 
 
-def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, parts: Sequence[int] = (0,)) -> VideoIndex:
+def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
+    """How long the last picture, of this stamp and with this duration, is shown, in seconds.
+
+    MP4 counts the length of a track in the order of storing, so that the packet stored last may say it, be its picture
+    shown last or not. What an edit list ends, ends there.
+    """
+    shown = [packet for packet in scan.packets if not packet.is_hidden and packet.stamp is not None]
+    if scan.limit is not None and shown and shown[-1].duration:
+        ticks = max(ticks, shown[-1].stamp + shown[-1].duration - stamp)  # type: ignore[operator]
+    if scan.limit is not None and scan.limit > stamp:
+        ticks = min(ticks, scan.limit - stamp)
+    last_s = ticks * scan.seconds_per_tick
+    return last_s if 0 < last_s < LONGEST_PICTURE_S else 1 / fps
+
+
+def _index(
+    scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, last_s: float, parts: Sequence[int] = (0,)
+) -> VideoIndex:
     """Add the key frames and the disposable ones, and from the first picture the size and the turn."""
     assert scan.first is not None
     matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
@@ -495,6 +520,7 @@ def _index(scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, parts: Se
     key_frames = sorted(keys)
     return VideoIndex(
         times_s=times_s,
+        end_s=float(times_s[-1]) + last_s,
         stamps=stamps,
         key_frames=np.array(key_frames, dtype=np.int64),
         key_stamps=np.array([keys[number][0] for number in key_frames], dtype=np.int64),

@@ -26,7 +26,7 @@ from vidact.video.frame_index import Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 3  # of what is stored: raise it whenever an index would come out differently
+VERSION = 4  # of what is stored: raise it whenever an index would come out differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT
@@ -134,7 +134,7 @@ def pack(index: VideoIndex) -> bytes:
     turn = index.turn
     body = b"".join(
         [
-            index.times_s.astype("<f8").tobytes(),
+            np.append(index.times_s, index.end_s).astype("<f8").tobytes(),
             b"" if index.stamps is None else index.stamps.astype("<i8").tobytes(),
             index.key_frames.astype("<i8").tobytes(),
             index.key_stamps.astype("<i8").tobytes(),
@@ -169,8 +169,10 @@ def unpack(content: bytes) -> VideoIndex | None:
         place += found.nbytes
         return found.astype(found.dtype.newbyteorder("="))
 
+    times_s = take(count + 1, "<f8")
     return VideoIndex(
-        times_s=take(count, "<f8"),
+        times_s=times_s[:-1],
+        end_s=float(times_s[-1]),
         stamps=take(count, "<i8") if has_stamps else None,
         key_frames=take(num_keys, "<i8"),
         key_stamps=take(num_keys, "<i8"),

@@ -186,7 +186,7 @@ def pack(job: PackJob) -> dict[str, Any]:
                         "version": VERSION,
                         "store": "/".join([".."] * (len(PurePosixPath(video.name).parts) - 1)) or ".",
                         "shard": job.shard,
-                        **{word: entry[word] for word in ("height", "width", "fps", "times_s")},
+                        **{word: entry[word] for word in ("height", "width", "fps", "times_s", "end_s")},
                         "sizes": [len(data) for data in jpegs],
                     }
                     names[key] = video.name
@@ -216,7 +216,7 @@ def sample(path: Path, settings: PackSettings, num_frames: int) -> tuple[int, fl
 def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tuple[dict[str, Any], list[bytes], float]:
     """What a ``.packed`` file says of a video, its JPEGs, and their squared error to the scaled source."""
     with open_video(path, cache=False) as video:
-        times_s, fps = video.times_s, video.fps
+        times_s, end_s, fps = video.times_s, video.end_s, video.fps
         height, width = video.height, video.width
     kept = kept_frames(times_s, settings.fps)
     numbers = kept[:most].tolist()
@@ -228,7 +228,6 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
         image = scaled(image, height, width)
         jpegs.append(cv2.imencode(".jpg", image[:, :, ::-1], options)[1].tobytes())
         error += squared_difference(image, _decode(jpegs[-1]))
-    seconds = float(times_s[-1] - times_s[0])
     rate = fps * len(kept) / len(times_s)
     entry = {
         "height": height,
@@ -237,7 +236,8 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
         "times_s": [round(float(time_s), 6) for time_s in times_s[numbers]],
         "kept": len(kept),
         "of_frames": len(times_s),
-        "seconds": round(seconds + 1 / fps, 3),
+        "end_s": round(end_s, 6),
+        "seconds": round(end_s - float(times_s[0]), 3),
     }
     return entry, jpegs, error
 
@@ -308,6 +308,7 @@ class PackedReader(VideoReader):
             self._offsets, self._sizes = entry["offsets"], entry["sizes"]
             self._times_s = np.array(entry["times_s"], dtype=np.float64)
             self._height, self._width, self.fps = int(entry["height"]), int(entry["width"]), float(entry["fps"])
+            self._end_s = float(entry["end_s"]) if "end_s" in entry else None  # older stores lack it
             above, self._shard_name = entry["store"], entry["shard"]
             whole = len(self._times_s) == len(self._offsets) == len(self._sizes) > 0 and math.isfinite(self.fps)
         except (ValueError, KeyError, TypeError) as error:
@@ -327,6 +328,10 @@ class PackedReader(VideoReader):
     @property
     def times_s(self) -> np.ndarray:
         return self._times_s
+
+    @property
+    def end_s(self) -> float:
+        return super().end_s if self._end_s is None else self._end_s
 
     @property
     def width(self) -> int:

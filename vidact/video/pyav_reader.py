@@ -179,7 +179,7 @@ class PyAVReader(VideoReader):
         container, stream = self._at_start()
         if self.index_from == "auto" and is_stamped(container, stream):
             scan = scan_file(container, stream, decode_all=False)
-            if not scan.is_lost and (index := index_packets(scan)):
+            if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
                 self._go_on_from(scan, index)
                 return index
@@ -258,6 +258,10 @@ class PyAVReader(VideoReader):
     @property
     def times_s(self) -> np.ndarray:
         return self.index.times_s
+
+    @property
+    def end_s(self) -> float:
+        return self.index.end_s
 
     @property
     def width(self) -> int:

@@ -40,6 +40,11 @@ class VideoReader:
         """Pixels, of the upright picture as ``frames_at`` brings it."""
         raise NotImplementedError
 
+    @property
+    def end_s(self) -> float:
+        """When the last picture ends, in seconds of ``times_s``: as the file says, else a frame's usual time later."""
+        return float(self.times_s[-1]) + 1 / self.fps
+
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         """The upright RGB pictures (H, W, 3) of these frames, which are ascending, distinct and in range."""
         raise NotImplementedError

@@ -173,6 +173,9 @@ class _Material:
         with open_video(path, cache=False) as video:
             self.num_frames = len(video)
             self.times_s = (video.times_s - video.times_s[0])[:most]
+            self.end_s = video.end_s - float(video.times_s[0])
+            if len(self.times_s) < self.num_frames:  # a sample ends where the frame after it begins
+                self.end_s = float(video.times_s[len(self.times_s)] - video.times_s[0])
             late = np.flatnonzero(np.diff(np.round(self.times_s * TICKS)) <= 0)
             if len(late):
                 number, time_s = late[0], video.times_s[late[0]]
@@ -334,11 +337,32 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
         context.colorspace, context.color_range = material.colorspace, 1  # limited range
         if settings.codec == "hevc":
             context.codec_tag = "hvc1"
-        for frame, time_s in zip(material.frames(), material.times_s, strict=True):
-            frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
-            frame.pict_type = 0  # the encoder chooses, not the source
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode())
+        for packet in _ended(_packets(stream, material), round(material.end_s * TICKS)):
+            file.mux(packet)
+
+
+def _packets(stream: Any, material: _Material) -> Iterator[av.Packet]:
+    for frame, time_s in zip(material.frames(), material.times_s, strict=True):
+        frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
+        frame.pict_type = 0  # the encoder chooses, not the source
+        yield from stream.encode(frame)
+    yield from stream.encode()
+
+
+def _ended(packets: Iterator[av.Packet], end: int) -> Iterator[av.Packet]:
+    """The packets, their durations such that the track ends at ``end`` (ticks): the one stored last makes up for it."""
+    reached = 0
+    last: av.Packet | None = None
+    for packet in packets:
+        if last is not None:
+            yield last
+        pts = packet.pts or 0
+        packet.duration = max(1, min(packet.duration or 0, end - pts))
+        reached, last = max(reached, pts + packet.duration), packet
+    assert last is not None
+    if reached < end:
+        last.duration = end - (last.pts or 0)
+    yield last
 
 
 def _prove(material: _Material, path: Path) -> dict[str, Any]:
@@ -346,6 +370,7 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
     error, lowest = 0.0, math.inf
     with open_video(path, cache=False) as video:
         off_s = np.abs(video.times_s - video.times_s[0] - material.times_s).max() if len(video) == len(material) else 0
+        off_s = max(off_s, abs(video.end_s - float(video.times_s[0]) - material.end_s))
         if len(video) != len(material) or off_s > 1.5 / TICKS:
             raise VideoError(
                 f"the copy of {material.path} does not equal it: {len(video)} frames of {len(material)}, up to "
@@ -359,7 +384,7 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
     psnr = psnr_of(error, num_values * len(material))
     return {
         "frames": len(material),
-        "seconds": round(float(material.times_s[-1]) + 1 / material.fps, 3),
+        "seconds": round(material.end_s, 3),
         "height": material.height,
         "width": material.width,
         "psnr": round(min(psnr, 99.0), 3),
