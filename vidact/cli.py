@@ -87,19 +87,22 @@ def make_cli(args: Sequence[str], command: str) -> Any:
 
         def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
             self.seconds: list[float] = []
+            self.started: float | None = None  # a run may go on in the middle of an epoch, which then is not timed
 
         def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
             self.started = time.perf_counter()
 
         def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
+            if self.started is not None:
+                self.seconds.append(time.perf_counter() - self.started)
 
     class EpochLines(EpochTimes):
         """One line an epoch."""
 
         def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
             super().on_train_epoch_end(trainer, task)
-            done, end, seconds = trainer.current_epoch + 1, trainer.max_epochs or 0, float(np.mean(self.seconds))
+            done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
+            seconds = float(np.mean(self.seconds)) if self.seconds else float("nan")
             shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
             words = [
                 f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -315,6 +315,34 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.length // self.world_size)
 
 
+class EpochLoader(DataLoader):
+    """Batches of an ``EpochSampler``'s keys.
+
+    Nothing is drawn and no process starts before the first batch is asked for. A Trainer makes its iterator earlier
+    than it knows which epoch a checkpoint is from; what had been fetched by then would be that of another epoch.
+    """
+
+    done: Callable[[], int] | None = None  # of the epoch that comes, so many batches are left out
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self.done is not None and isinstance(self.sampler, EpochSampler):
+            assert self.batch_size is not None
+            self.sampler.start = self.done() * self.batch_size
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where an epoch goes on follows from the Trainer's count of batches."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def batches_done(trainer: pl.Trainer) -> int:
+    """How many batches of the epoch that goes on were trained on; 0 at an epoch's start and where nothing trains."""
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.training else 0
+
+
 def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch | CutBatch:
     """Stack readable samples; the others are named in ``skipped``. A batch may have no readable one: B is then 0."""
     skipped = {sample.id: sample.error for sample in samples if sample.error}
@@ -523,7 +551,7 @@ class ClipData(pl.LightningDataModule):
             on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
             # on a CPU loader processes and the network's threads wait for each other: ten times slower on two cores
             workers = min(8, num_cores() // (4 if on_cpu else 1))
-        return DataLoader(
+        loader = EpochLoader(
             dataset,
             self.batch_size,
             sampler=EpochSampler(
@@ -536,6 +564,9 @@ class ClipData(pl.LightningDataModule):
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(self.start_method) if workers else None,
         )
+        if self.trainer and split == "train":
+            loader.done = partial(batches_done, self.trainer)
+        return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """What the workers left of the training pixels, on the device."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence as Several
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vidact.batch import SequenceBatch
-from vidact.data.clips import EpochSampler, one_thread
+from vidact.data.clips import EpochLoader, EpochSampler, batches_done, one_thread
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
 from vidact.video.jobs import process_context
 
@@ -277,7 +278,7 @@ class SequenceData(pl.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = 0 if self.is_in_memory else 2
-        return DataLoader(
+        loader = EpochLoader(
             dataset,
             self.batch_size if training else self.test_batch_size,
             sampler=EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size),
@@ -288,6 +289,9 @@ class SequenceData(pl.LightningDataModule):
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(None) if workers else None,
         )
+        if self.trainer and training:
+            loader.done = partial(batches_done, self.trainer)
+        return loader
 
     def train_dataloader(self) -> DataLoader[SequenceBatch]:
         return self.loader("train")

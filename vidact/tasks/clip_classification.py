@@ -25,7 +25,8 @@ from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_acc
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
-from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms
+from vidact.tasks.resuming import refuse_what_does_not_fit
+from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms
 from vidact.tasks.training import (
     MakesOptimizer,
     compiled,
@@ -161,6 +162,11 @@ class ClipClassification(pl.LightningModule):
         if self.trainer.is_global_zero:
             print(f"{words}: the network is not compiled")
         return None
+
+    @property
+    def backbone(self) -> torch.nn.ModuleList:
+        """What Lightning's BackboneFinetuning freezes at first."""
+        return backbone(self.network)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)
@@ -347,3 +353,6 @@ class ClipClassification(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["vidact"] = self.record
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_what_does_not_fit(self, checkpoint)

@@ -31,7 +31,8 @@ from vidact.metrics import (
 )
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
-from vidact.tasks.schedules import ParameterGroups, Schedule
+from vidact.tasks.resuming import refuse_what_does_not_fit
+from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.timelines import Timelines, stack_timelines
 
@@ -168,6 +169,11 @@ class OnlineDetection(pl.LightningModule):
         """How many answers at the end of a window teach."""
         return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
+    @property
+    def backbone(self) -> torch.nn.ModuleList:
+        """What Lightning's BackboneFinetuning freezes at first."""
+        return backbone(self.network)
+
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)
 
@@ -176,8 +182,11 @@ class OnlineDetection(pl.LightningModule):
             self.trainer, self.network, self.make_optimizer, self.groups, self.schedule, self.base_batch
         )
 
-    def on_train_epoch_start(self) -> None:
+    def on_fit_start(self) -> None:
         self.train()  # Lightning's fit keeps whatever mode it finds
+
+    def on_train_epoch_start(self) -> None:
+        self.train()
 
     # ---- training
 
@@ -381,6 +390,9 @@ class OnlineDetection(pl.LightningModule):
         checkpoint["vidact"] = self.record
         if self.extractor_state:
             checkpoint["extractor"] = self.extractor_state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_what_does_not_fit(self, checkpoint)
 
 
 def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:

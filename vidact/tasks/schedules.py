@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
@@ -54,7 +56,7 @@ class Schedule:
             )
         return notes
 
-    def factor(self, step: int, steps_per_epoch: float, total_steps: int | None) -> float:
+    def factor(self, step: float, steps_per_epoch: float, total_steps: int | None) -> float:
         """Multiplier of the learning rate at optimiser step ``step`` (from 0) of ``total_steps``.
 
         A cosine needs ``total_steps``; the others do without (None).
@@ -69,6 +71,37 @@ class Schedule:
             progress = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
             return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
         return 1.0
+
+
+class Rates(LambdaLR):
+    """A schedule, applied to an optimiser at every step.
+
+    A run that goes on has the rates that it asks for, whatever the checkpoint's run had asked for. Where an epoch has
+    another number of steps than before, the schedule goes on from the same point, in epochs. Groups of parameters that
+    are added later have the rate that they are given.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, schedule: Schedule, steps_per_epoch: float, total_steps: int | None
+    ) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.shift = 0.0  # steps that the schedule is ahead of those that were made
+        super().__init__(optimizer, lambda step: schedule.factor(step + self.shift, self.steps_per_epoch, total_steps))
+
+    def get_lr(self) -> list[Any]:
+        later = self.optimizer.param_groups[len(self.base_lrs) :]
+        return [*super().get_lr(), *(group["lr"] for group in later)]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        asked, per_epoch = self.base_lrs, self.steps_per_epoch
+        super().load_state_dict(state_dict)
+        before = state_dict.get("steps_per_epoch", per_epoch)  # older versions wrote none
+        if before != per_epoch:
+            self.shift = (self.last_epoch + self.shift) / before * per_epoch - self.last_epoch
+        self.base_lrs, self.steps_per_epoch = asked, per_epoch
+        for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=False):
+            group["initial_lr"], group["lr"] = base, base * factor(self.last_epoch)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 @dataclass(frozen=True)
@@ -144,6 +177,22 @@ def head_names(network: nn.Module) -> list[str]:
         and module.out_features == network.num_classes
         and not {"backbone", "trunk"} & set(name.split("."))
     ]
+
+
+def backbone(network: nn.Module) -> nn.ModuleList:
+    """All of a network but its classifiers, as the largest modules that hold none of them."""
+    heads = head_names(network)
+
+    def without_heads(module: nn.Module, prefix: str) -> list[nn.Module]:
+        parts: list[nn.Module] = []
+        for name, child in module.named_children():
+            path = f"{prefix}{name}"
+            if path not in heads:
+                holds = any(head.startswith(f"{path}.") for head in heads)
+                parts += without_heads(child, f"{path}.") if holds else [child]
+        return parts
+
+    return nn.ModuleList(without_heads(network, ""))
 
 
 def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:

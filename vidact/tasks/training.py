@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vidact.models.backbones import clip_channels_last, has_channels_last
-from vidact.tasks.schedules import ParameterGroups, Schedule
+from vidact.tasks.resuming import Resumption
+from vidact.tasks.schedules import ParameterGroups, Rates, Schedule
 
 FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # what PyTorch has one kernel a group for, on CUDA
 
@@ -38,7 +39,7 @@ def make_optimization(
     if trainer.is_global_zero:
         for note in schedule.unreached(per_epoch, total):
             print(f"learning rate: {note}")
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule.factor(step, per_epoch, total))
+    scheduler = Rates(optimizer, schedule, per_epoch, total)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -104,17 +105,29 @@ def fuse(optimizer: Optimizer, device: torch.device) -> None:
                 group["fused"] = True
     if hasattr(optimizer, "_step_supports_amp_scaling"):  # of an optimiser that the recipe calls fused
         optimizer._step_supports_amp_scaling = False
+    optimizer.register_load_state_dict_pre_hook(_keep_asked)
     if type(optimizer) in FUSED:
-        optimizer.register_load_state_dict_pre_hook(_keep_kernel)
         optimizer.register_load_state_dict_post_hook(_lay_out_state)
 
 
-def _keep_kernel(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A run that goes on elsewhere updates as this device does: PyTorch would take the checkpoint's choice."""
-    groups = [
-        saved | {name: mine[name] for name in ("fused", "foreach")}
-        for saved, mine in zip(state["param_groups"], optimizer.param_groups, strict=False)
-    ]  # PyTorch refuses other numbers of groups in its own words
+def _keep_asked(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """A run that goes on updates as it is asked to, and as its device does, with the checkpoint's momenta: PyTorch
+    would take all options from the checkpoint. (Rates belong to the schedule.)
+
+    Raises ValueError where the checkpoint's momenta are those of other groups of parameters.
+    """
+    saved, mine = state["param_groups"], optimizer.param_groups
+    sizes = [[len(group["params"]) for group in groups] for groups in (saved, mine)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the checkpoint's optimiser has groups of {sizes[0]} parameters and this run's of {sizes[1]}. Resume with "
+            "the model.groups, model.freeze_norms, weight decay and callbacks it was trained with, or start from its "
+            "weights with --model.init_from"
+        )
+    # Optimisers of other packages keep some of their state among the options.
+    is_plain = type(optimizer).__module__.startswith("torch.optim")
+    kept = [name for name in optimizer.defaults if name != "lr" and (is_plain or name == "weight_decay")]
+    groups = [a | {name: b[name] for name in kept if name in a and name in b} for a, b in zip(saved, mine, strict=True)]
     return state | {"param_groups": groups}
 
 
@@ -175,7 +188,17 @@ class WholeSteps(pl.Callback):
     epoch of fewer batches, or a batch without a readable video would make a smaller step than the others.
     """
 
-    gathered = 0
+    gathered: float = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gathered": self.gathered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.gathered = state_dict["gathered"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if all(parameter.grad is None for parameter in pl_module.parameters()):  # the group is done anew
+            self.gathered = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
         self.gathered += len(batch) > 0
@@ -282,8 +305,10 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
 
 
 def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
-    """Whole steps, averaged weights, an end after so many epochs without a better ``val_score``, rounder products."""
-    callbacks: list[pl.Callback] = [WholeSteps(), *([TensorFloat32()] if tf32 else [])]
+    """Exact resuming, whole steps, rounder products, averaged weights, an end after so many epochs without a better
+    ``val_score``.
+    """
+    callbacks: list[pl.Callback] = [Resumption(), WholeSteps(), *([TensorFloat32()] if tf32 else [])]
     if ema is not None:
         callbacks.append(MovingAverage(ema))
     if early_stopping is not None:

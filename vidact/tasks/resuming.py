@@ -1,0 +1,278 @@
+"""A training that goes on: where it was, to the batch, and draws that depend on nothing but where it is.
+
+Lightning counts epochs and batches, and its loops guess from these counts where a checkpoint was saved. The guesses are
+wrong in the middle of an epoch and under ``max_steps``: batches repeat, epochs are counted twice, validations are
+missed. Here the place follows from the counts by one rule, and the loops start from there.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.loops import _FitLoop, _Loop, _TrainingEpochLoop
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.plugins.precision import DoublePrecision
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training is: in ``epoch`` (from 0), with so many of its batches done.
+
+    ``is_between`` says that the epoch has not begun. ``owes_end`` says that a checkpoint was saved before the last
+    batch was brought to its end: a validation may be due.
+    """
+
+    epoch: int
+    batches: int = 0
+    is_between: bool = True
+    owes_end: bool = False
+
+    @staticmethod
+    def of(counts: dict[str, Any], accumulate: int = 1, has_gradients: bool = False) -> Place:
+        """The place that a checkpoint's ``loops["fit_loop"]`` speaks of.
+
+        ``accumulate`` batches make a step. In the middle of such a group the gradients of its batches have to be there;
+        without them the group is done again.
+        """
+        epochs, batches = counts["epoch_progress"]["current"], counts["epoch_loop.batch_progress"]
+        current = batches["current"]
+        has_ended = epochs["processed"] >= epochs["started"]
+        if epochs["started"] == 0 or (has_ended and batches["is_last_batch"]):
+            return Place(epochs["started"])
+        # An epoch that max_steps or max_time ended has not ended: with more steps or time it goes on.
+        done, owes_end = current["processed"], current["completed"] < current["processed"]
+        is_whole = current["ready"] == done  # a batch that an error interrupted may have left gradients
+        if not batches["is_last_batch"] and done % accumulate and not (has_gradients and is_whole):
+            done, owes_end = done - done % accumulate, False
+        return Place(epochs["started"] - 1, done, is_between=False, owes_end=owes_end)
+
+    def counts(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """``saved`` counts as Lightning's loops have them at this place in a run without interruption."""
+        counts = copy.deepcopy(saved)
+        begun = self.epoch + (not self.is_between)
+        epochs = {"ready": begun, "started": begun, "processed": self.epoch, "completed": self.epoch}
+        counts["epoch_progress"] = {"total": dict(epochs), "current": epochs}
+        progress = counts["epoch_loop.batch_progress"]
+        before = progress["current"]["processed"]
+        total = progress["total"]["processed"] - (0 if self.is_between else before - self.batches)
+        progress["total"] = dict.fromkeys(progress["total"], total)
+        progress["current"] = dict.fromkeys(progress["current"], self.batches)
+        progress["is_last_batch"] = not self.is_between and self.batches == before and progress["is_last_batch"]
+        for part in ("total", "current"):
+            validation = counts["epoch_loop.val_loop.batch_progress"]
+            validation[part] = dict.fromkeys(validation[part], 0)
+        if not self.owes_end:  # what loggers count steps with is increased at a batch's end, after checkpoints
+            steps = counts["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
+            counts["epoch_loop.state_dict"]["_batches_that_stepped"] = steps["total"]["completed"]
+        return counts
+
+    def describe(self, num_batches: float) -> str:
+        """Epochs and batches count from 1."""
+        if self.is_between:
+            return f"goes on after epoch {self.epoch}" if self.epoch else "begins with epoch 1"
+        return f"goes on in epoch {self.epoch + 1} after {self.batches} of {num_batches} batches"
+
+
+class FitLoop(_FitLoop):
+    """Lightning's, but for where it goes on."""
+
+    place: Place | None = None  # of the checkpoint, until the first batch
+    has_gradients = False  # whether the checkpoint holds those of accumulated batches
+
+    def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
+        self.place = Place.of(state_dict, self.trainer.accumulate_grad_batches, self.has_gradients)
+        super().load_state_dict(self.place.counts(state_dict), prefix)
+        if self.place.is_between:  # a fresh epoch, which Lightning calls a restarted one under max_steps
+            _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
+
+    def run(self) -> None:
+        self.setup_data()
+        if self.place is not None and self.skip and self.trainer.is_global_zero:
+            limits = f"trainer.max_epochs is {self.max_epochs} and trainer.max_steps {self.max_steps}"
+            print(f"nothing is left to train: {self.place.epoch} epochs are done, {limits}", flush=True)
+        super().run()
+
+    def reset(self) -> None:
+        super().reset()
+        if self.place is None:
+            return
+        if self.place.batches > self.max_batches:
+            raise ValueError(
+                f"the checkpoint is from epoch {self.place.epoch + 1}, {self.place.batches} batches into it, and an "
+                f"epoch has {self.max_batches} batches now. Resume with the options it was trained with, or from an "
+                "epoch's end (last.ckpt)"
+            )
+        if self.trainer.is_global_zero:
+            print(self.place.describe(self.max_batches), flush=True)
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Lightning's, but that it goes on with the next batch and repeats or leaves out no validation."""
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        super().on_run_start(data_fetcher)
+        fit_loop = self.trainer.fit_loop
+        place, fit_loop.place = fit_loop.place, None  # type: ignore[attr-defined]
+        if place is None or place.is_between:
+            return
+        self.restarting = False
+        if place.owes_end:
+            self.on_advance_end(data_fetcher)
+
+
+def count_exactly(trainer: pl.Trainer) -> None:
+    """Let a Trainer's loops, before it loads a checkpoint, go on exactly where they were."""
+    # The loops hold what the Trainer has told them so far (data, limits), so they are made over and not made anew.
+    if type(trainer.fit_loop) is _FitLoop and type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop:
+        trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
+
+
+def seed_draws(trainer: pl.Trainer, batch_idx: int) -> None:
+    """Let what a training step draws (dropout, MixUp, stochastic depth …) follow from the seeds, the place and the
+    process, on every device: a run that goes on draws what it would have drawn.
+    """
+    seeds = [int(os.environ.get("PL_GLOBAL_SEED") or 0), getattr(trainer.datamodule, "seed", 0)]  # type: ignore[attr-defined]
+    place = [trainer.current_epoch, batch_idx, trainer.global_rank]
+    wide, narrow = np.random.SeedSequence([*seeds, *place]).generate_state(2, np.uint64).tolist()
+    torch.manual_seed(wide >> 1)  # the generators of all devices, without waiting for them
+    np.random.seed(narrow % 2**32)  # noqa: NPY002  (networks of other packages draw from it)
+    random.seed(narrow)
+
+
+class Resumption(pl.Callback):
+    """What a training needs to be interrupted at any batch and to go on as if it had not been."""
+
+    state: dict[str, Any] = {}  # noqa: RUF012  (what the checkpoint says, replaced and never changed)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.state = {}
+        if stage == "fit":
+            count_exactly(trainer)
+            if isinstance(trainer.precision_plugin, DoublePrecision):
+                # Lightning does so once it has loaded a checkpoint, into the single precision that the task has by then
+                trainer.precision_plugin.convert_module(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state: dict[str, Any] = {
+            "frozen": [name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad],
+            "without_statistics": [name for name, norm in _norms(pl_module) if not norm.track_running_stats],
+            "batches": batch_facts(trainer),
+        }
+        loop = trainer.fit_loop.epoch_loop
+        progress: Any = loop.batch_progress.current
+        if progress.processed == progress.ready and loop._should_accumulate():  # in the middle of a group of batches
+            state["gradients"] = {
+                name: parameter.grad if trainer.world_size == 1 else trainer.strategy.reduce(parameter.grad)
+                for name, parameter in pl_module.named_parameters()
+                if parameter.grad is not None
+            }  # the mean of all processes', which is what their step will be made of
+        checkpoint["training"] = state
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.state = checkpoint.get("training") or {}  # older versions wrote none
+        if isinstance(trainer.fit_loop, FitLoop):
+            trainer.fit_loop.has_gradients = "gradients" in self.state
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let those parameters learn, and those norms keep statistics, that did so when the checkpoint was saved: a
+        callback that thaws a backbone at some epoch freezes it at the start of every run.
+        """
+        if not self.state:
+            return
+        frozen, without = set(self.state["frozen"]), set(self.state["without_statistics"])
+        for name, parameter in pl_module.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        for name, norm in _norms(pl_module):
+            norm.track_running_stats = name not in without
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        gradients = self.state.get("gradients", {})
+        for name, parameter in pl_module.named_parameters():
+            if name in gradients:
+                parameter.grad = torch.empty_like(parameter).copy_(gradients[name])
+        self.state = {}
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        seed_draws(trainer, batch_idx)
+
+
+def batch_facts(trainer: pl.Trainer) -> dict[str, int]:
+    """What a number of batches means."""
+    return {
+        "data.batch_size": int(getattr(trainer.datamodule, "batch_size", 0)),  # type: ignore[attr-defined]
+        "processes": trainer.world_size,
+        "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+    }
+
+
+def _norms(task: nn.Module) -> list[tuple[str, Any]]:
+    return [
+        (name, module)
+        for name, module in task.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    ]
+
+
+def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Raise ValueError, before anything is loaded, where training cannot go on from ``checkpoint``."""
+    if task._trainer is None or task.trainer.state.fn != TrainerFn.FITTING:
+        return
+    path = task.trainer.ckpt_path
+    anew = f"To start from its weights: --model.init_from {path}"
+    if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
+        raise ValueError(f"{path} holds weights and no state of a training, so no training goes on from it. {anew}")
+    record: dict[str, Any] = checkpoint.get("vidact") or {}
+    mine: dict[str, Any] = task.record  # type: ignore[assignment]
+    if "classes" in record and record["classes"] != mine["classes"]:
+        differ = sorted(set(record["classes"]) ^ set(mine["classes"])) or ["their order"]
+        raise ValueError(f"{path} was trained on other classes than the data's: {', '.join(differ[:5])}. {anew}")
+    there, here = record.get("recipe"), mine.get("recipe")
+    if there and here and (differ := network_differences(there, here)):
+        raise ValueError(f"{path} holds another network than the one that is asked for: {'; '.join(differ)}. {anew}")
+    if "current_model_state" in checkpoint and not any(
+        isinstance(callback, pl.callbacks.WeightAveraging)
+        for callback in task.trainer.callbacks  # type: ignore[attr-defined]
+    ):
+        raise ValueError(
+            f"{path} was trained with averaged weights, which are not those that training goes on from without. Give "
+            f"--model.ema as it was. {anew}"
+        )
+    state = checkpoint.get("training") or {}
+    trainer = task.trainer
+    place = Place.of(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches, "gradients" in state)
+    now = batch_facts(trainer)
+    differ = [f"{name} {was} and {now[name]}" for name, was in state.get("batches", now).items() if was != now[name]]
+    if differ and not place.is_between:
+        raise ValueError(
+            f"{path} is from the middle of epoch {place.epoch + 1}, and its batches were others than those asked for: "
+            f"{'; '.join(differ)} (there and asked). Resume with the same, or from an epoch's end (last.ckpt)"
+        )
+
+
+def network_differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """What tells two networks' recipes apart, but for where their weights came from and how much they drop."""
+    if there["builder"] != here["builder"]:
+        return [f"{there['builder']} and {here['builder']} (there and asked)"]
+    differ = []
+    for name in {**there["arguments"], **here["arguments"]}:
+        if name == "weights" or name.endswith("_weights") or "drop" in name:
+            continue
+        if name in there["arguments"] and name in here["arguments"]:
+            was, is_now = there["arguments"][name], here["arguments"][name]
+            differ += [f"{name} {was} and {is_now} (there and asked)"] if was != is_now else []
+    return differ
