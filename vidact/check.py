@@ -101,7 +101,7 @@ def check_set(
         root: as for training: a folder with clips.csv, of class folders, or with events.csv and videos.csv.
         out: folder for the report.
         group: regular expression with one group, searched in each path: clips of one person or one source video, which
-            must not stand in two splits.
+            must not stand in two splits. None takes the column ``group`` of the lists, if they have one.
         least_frames: a video with fewer frames is reported.
         workers: videos at the same time, one process of one thread each.
         progress: say on stderr how far it is.
@@ -208,7 +208,7 @@ def _of_lists(sources: Sources, examined: dict[str, Examined], group: str | None
             findings += _of_clips(sources, examined, labels, splits)
     except ValueError as error:
         findings.append(Finding("annotations", (), str(error)))
-    if group is not None and splits:
+    if splits:
         findings += _of_groups(sources, splits, group)
     return findings + _of_duplicates(examined, labels, splits)
 
@@ -284,11 +284,17 @@ def _of_events(sources: Sources, examined: dict[str, Examined], splits: dict[str
     return findings
 
 
-def _of_groups(sources: Sources, splits: dict[str, set[str]], group: str) -> list[Finding]:
-    names = [name for name in sources.videos if splits[name]]
+def _of_groups(sources: Sources, splits: dict[str, set[str]], group: str | None) -> list[Finding]:
+    """People, or sources, in two splits: by the pattern, or else by the lists' column ``group``."""
+    names = [name for name in sources.videos if splits.get(name)]
+    if group is not None:
+        groups = groups_of(sources.folder, [sources.videos[name] for name in names], group)
+    else:
+        names = [name for name in names if name in sources.groups]
+        groups = [sources.groups[name] for name in names]
     sides: dict[str, set[str]] = defaultdict(set)
     members: dict[str, list[str]] = defaultdict(list)
-    for name, value in zip(names, groups_of(sources.folder, [sources.videos[n] for n in names], group), strict=True):
+    for name, value in zip(names, groups, strict=True):
         sides[value] |= splits[name]
         members[value].append(name)
     return [

@@ -573,9 +573,12 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
         arguments.append(f"--data.flow={asked.flow}")
         probe = make_cli([*arguments, *once], "train")
     data = probe.datamodule
-    if data.group is None:
-        raise ValueError("folds needs data.group: a pattern whose group names what is held out, such as the person")
     clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
+    if not clips.has_groups:
+        raise ValueError(
+            "folds needs data.group: a pattern whose group names what is held out, such as the person; or a column "
+            f"group in {data.root / 'clips.csv'}"
+        )
     parts = fold_parts(clips.groups(), asked.folds, asked.num_folds, data.root)
     return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow)
 

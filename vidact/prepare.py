@@ -31,7 +31,7 @@ from vidact.data.annotations import is_table, refuse_odd_names, video_id
 from vidact.data.folders import walk_videos
 from vidact.data.tables import Table, read_table, read_text
 from vidact.files import replacing, write_json
-from vidact.names import Finder, first_few, is_there, plain_path
+from vidact.names import Finder, first_few, is_there, plain_name, plain_path
 from vidact.results import command_line, save_results
 from vidact.video import jobs, packed, transcode
 from vidact.video.decode import VideoError
@@ -40,7 +40,7 @@ from vidact.video.packed import PACKED_SUFFIX, SHARDS, PackJob, PackSettings, Pa
 from vidact.video.transcode import TranscodeJob, TranscodeSettings
 
 TABLES = {"clips.csv": "path", "videos.csv": "video", "events.csv": "video"}  # lists and their column of videos
-COLUMNS = ("label", "labels", "start_s", "end_s", "split")
+COLUMNS = ("label", "labels", "start_s", "end_s", "split", "group")
 SAMPLED, SAMPLED_FRAMES = 3, 64  # videos and frames of each that an estimate is made from
 MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
 
@@ -51,7 +51,8 @@ MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
 @dataclass
 class Sources:
     """The videos of a set: path below ``folder``, as the lists write it → file. ``missing`` are listed, or links, and
-    lead to no file; ``notes`` are sentences on what was passed over.
+    lead to no file; ``notes`` are sentences on what was passed over, ``groups`` the group of
+    each video where a column of its list names it.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class Sources:
     missing: list[str] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 def find_sources(root: Path) -> Sources:
@@ -81,6 +83,7 @@ def find_sources(root: Path) -> Sources:
             raise FileNotFoundError(f"{root} holds no video and no clips.csv; give the folder of the videos")
         return _sources(root, folder, there, notes=notes)
     listed: dict[str, None] = {}
+    groups: dict[str, str] = {}
     for table in tables:
         read = _read(root / table)
         notes += read.notes
@@ -91,7 +94,11 @@ def find_sources(root: Path) -> Sources:
                     f"{root / table} names {path}, which lies outside the folder; prepare needs paths below it"
                 )
             listed[path.as_posix()] = None
-    return _sources(root, folder, listed, [name for name in there if name not in listed], notes)
+            if row.get("group"):
+                groups[path.as_posix()] = plain_name(row["group"])
+    found = _sources(root, folder, listed, [name for name in there if name not in listed], notes)
+    found.groups = groups
+    return found
 
 
 def _sources(
@@ -455,7 +462,11 @@ def main(args: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
     checking = kinds.add_parser("check", help="what is wrong with files, lists and splits: JSON and a page")
-    checking.add_argument("--group", help="pattern with one group, searched in each path: the person, or source video")
+    checking.add_argument(
+        "--group",
+        help="pattern with one group, searched in each path: the person, or source video; "
+        "without it a column group of the lists tells them",
+    )
     checking.add_argument("--least_frames", type=int, default=8, help="shorter videos are reported (default 8)")
     checking.add_argument("--show", action="store_true", help="open the page in a browser")
     smaller = TranscodeSettings()

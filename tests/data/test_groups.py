@@ -86,7 +86,7 @@ def test_without_groups_nothing_is_held_out(tmp_path):
     for letter in "ab":
         (tmp_path / f"{letter}.mp4").touch()
     write_clips_csv(tmp_path, [ClipRow("a.mp4", "x"), ClipRow("b.mp4", "y")])
-    with pytest.raises(ValueError, match="neither a pattern group nor a column group"):
+    with pytest.raises(ValueError, match="without a group pattern and without a column group"):
         load_clips(tmp_path).groups()
     with pytest.raises(ValueError, match=r"held_out=a names a group, so group must say .*a column group"):
         load_clips(tmp_path, held_out="a")

@@ -1,13 +1,14 @@
 """The one on-disk format: which videos there are, what happens in them, and which split they belong to.
 
-``clips.csv``    ``path,label[,start_s,end_s][,split]``: one trimmed clip a row. ``path`` is relative to its folder
-                 (or to the folder that a ``root.txt`` beside it names) or absolute; a relative path never leaves that
-                 folder. ``split`` is train, val or test. Several labels in one cell are separated by ``;``: the data
-                 are then multi-label. A header ``labels`` instead of ``label`` says so even when no row has two, and
-                 only there may the cell be empty. Inside a name, ``\\;`` is a semicolon and ``\\\\`` a backslash.
+``clips.csv``    ``path,label[,start_s,end_s][,split][,group]``: one trimmed clip a row. ``path`` is relative to its
+                 folder (or to the folder that a ``root.txt`` beside it names) or absolute; a relative path never
+                 leaves that folder. ``split`` is train, val or test. ``group`` is the person, or the source, that must
+                 not stand in two splits. Several labels in one cell are separated by ``;``: the data are then
+                 multi-label. A header ``labels`` instead of ``label`` says so even when no row has two, and only there
+                 may the cell be empty. Inside a name, ``\\;`` is a semicolon and ``\\\\`` a backslash.
 ``classes.txt``  one class name a line; the line is the index. Without it the classes are the sorted labels.
 ``events.csv``   ``video,start_s,end_s,label``: one action in an untrimmed video a row.
-``videos.csv``   ``video,split``: the split of each untrimmed video.
+``videos.csv``   ``video,split[,group]``: the split of each untrimmed video.
 
 ``vidact.data.tables`` says how these files may be written, and other columns in them are ignored. Names are compared
 as ``vidact.names`` says: those that look the same are the same.
@@ -68,7 +69,7 @@ class Clip:
 
     ``id`` is the path relative to the root without the video suffix, and ``@start-end`` where the clip is a part of the
     file. ``label`` is a class index; for multi-label data a sorted tuple of them. ``start_s`` None is the beginning of
-    the file, ``end_s`` None its end.
+    the file, ``end_s`` None its end. ``group`` is the person, or the source, where a pattern or a column tells it.
     """
 
     id: str
@@ -77,6 +78,7 @@ class Clip:
     start_s: float | None
     end_s: float | None
     split: str
+    group: str | None = None
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -112,10 +114,17 @@ class ClipList:
         return [clip for clip in self if clip.split == name]
 
     def groups(self) -> list[str]:
-        """The values that the ``group`` pattern takes, sorted: people, or source videos."""
-        if self.group is None:
-            raise ValueError("these clips were loaded without a group pattern, so they have no groups")
-        return sorted(set(groups_of(self.root, [clip.path for clip in self], self.group)))
+        """The groups that the pattern, or the column of clips.csv, tells, sorted: people, or source videos."""
+        if not self.has_groups:
+            raise ValueError(
+                "these clips were loaded without a group pattern and without a column group, so they have no groups"
+            )
+        return sorted({clip.group for clip in self if clip.group is not None})
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether it is known which clips belong together."""
+        return any(clip.group is not None for clip in self)
 
     def class_weights(self) -> np.ndarray:
         """Inverse frequencies of the classes in the training split, float32 (K,).
@@ -149,6 +158,7 @@ class ClipRow(NamedTuple):
     split: str | None = None
     start_s: float | None = None
     end_s: float | None = None
+    group: str | None = None
 
 
 class _Found(NamedTuple):
@@ -160,6 +170,7 @@ class _Found(NamedTuple):
     start_s: float | None
     end_s: float | None
     split: str | None
+    group: str | None = None
 
 
 def load_clips(
@@ -179,7 +190,8 @@ def load_clips(
     Args:
         root: the folder.
         group: regular expression with one group, searched in the path relative to the root (with its suffix);
-            clips with equal matches never stand in two splits. Whole groups are then drawn.
+            clips with equal matches never stand in two splits. Whole groups are then drawn. It replaces the column
+            ``group`` of clips.csv, which says the same without a pattern.
         seed: of the drawn split.
         fractions: shares of train, val and test in the drawn split, of clips or of groups; not used where the data
             state their split. When there are too few for all, train comes first, then test.
@@ -227,12 +239,14 @@ def load_clips(
     refuse_odd_names(root, (clip.path for clip in found))
     ids = _unique_ids(root, found)
     apart = [held_out] if isinstance(held_out, str) else list(held_out or [])
-    splits = _splits(root, found, group, seed, fractions, apart, multi_label, notes)
+    groups = _groups(root, found, group, table, notes)
+    splits = _splits(root, found, groups, seed, fractions, apart, multi_label, notes)
+    members: list[str | None] = [None] * len(found) if groups is None else [*groups]
     clips = []
-    for clip, name, split in zip(found, ids, splits, strict=True):
+    for clip, name, split, of in zip(found, ids, splits, members, strict=True):
         labels = tuple(sorted({index[label] for label in clip.labels}))
         label = labels if multi_label else labels[0]
-        clips.append(Clip(name, clip.path, label, clip.start_s, clip.end_s, split))
+        clips.append(Clip(name, clip.path, label, clip.start_s, clip.end_s, split, of))
     result = ClipList(root, clips, classes, multi_label, notes, group)
     for split in SPLITS:
         part = result.split(split)
@@ -244,7 +258,7 @@ def load_clips(
 
 
 def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[_Found], list[str], bool]:
-    read = read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split"))
+    read = read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split", "group"))
     notes += read.notes
     if not read.rows:
         raise ValueError(f"{table} is empty: it has a header and no clips")
@@ -276,7 +290,8 @@ def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[_Found], 
             raise ValueError(f"{where} starts at {start_s or 0.0:g} s and ends at {end_s:g} s; the start comes first")
         split = _split_of(row["split"], where) if "split" in row else None
         labels = tuple(plain_name(name) for name in names)
-        found.append(_Found(where, finder.find(row["path"]), labels, start_s, end_s, split))
+        group = _group_of(row, where)
+        found.append(_Found(where, finder.find(row["path"]), labels, start_s, end_s, split, group))
     multi_label = column == "labels" or any(len(clip.labels) > 1 for clip in found)
 
     listed = table.with_name("classes.txt")
@@ -294,6 +309,14 @@ def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[_Found], 
             if label not in known:
                 raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {closest(label, classes)}")
     return folder, found, classes, multi_label
+
+
+def _group_of(row: Mapping[str, str], where: str) -> str | None:
+    if "group" not in row:
+        return None
+    if not (group := plain_name(row["group"])):
+        raise ValueError(f"{where} has no group; name one in every row, or leave the column out")
+    return group
 
 
 def _split_of(cell: str, where: str) -> str:
@@ -426,10 +449,29 @@ def _unique_ids(root: Path, found: list[_Found]) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
+def _groups(root: Path, found: list[_Found], pattern: str | None, table: Path, notes: list[str]) -> list[str] | None:
+    """The group of each clip, by the pattern or else by the column; None where neither tells it."""
+    told = [clip.group for clip in found if clip.group is not None]
+    if pattern is not None:
+        if told:
+            notes.append(f"the pattern group {pattern!r} replaces the column group of {table}")
+        return groups_of(root, [clip.path for clip in found], pattern)
+    if not told:
+        return None
+    of: dict[Path, str] = {}
+    for clip, group in zip(found, told, strict=True):
+        if of.setdefault(clip.path, group) != group:
+            raise ValueError(
+                f"{clip.where}: {clip.path} is of the group {of[clip.path]} in one row and of {group} in another; "
+                "parts of one file belong together"
+            )
+    return told
+
+
 def _splits(
     root: Path,
     found: list[_Found],
-    group: str | None,
+    groups: list[str] | None,
     seed: int,
     fractions: Sequence[float],
     held_out: list[str],
@@ -438,15 +480,17 @@ def _splits(
 ) -> list[str]:
     """The split of each clip: held out, stated, or drawn."""
     stated = [clip.split for clip in found if clip.split is not None]
-    if held_out and group is None:
-        raise ValueError(f"held_out={first_few(held_out)} names a group, so group must say how a path tells its group")
-    # Without a pattern the file is the group: two parts of one recording are no independent test.
-    paths = [clip.path for clip in found]
-    units = [_plain_id(root, path) for path in paths] if group is None else groups_of(root, paths, group)
+    if held_out and groups is None:
+        raise ValueError(
+            f"held_out={first_few(held_out)} names a group, so group must say how a path tells its group, or a column "
+            "group of clips.csv must name it"
+        )
+    # Without groups the file is the group: two parts of one recording are no independent test.
+    units = groups or [_plain_id(root, clip.path) for clip in found]
     held_out = [plain_name(name) for name in held_out]
 
     if stated and not held_out:
-        if group is not None:
+        if groups is not None:
             sides: dict[str, set[str]] = defaultdict(set)
             for unit, split in zip(units, stated, strict=True):
                 sides[unit].add(split)
@@ -568,7 +612,7 @@ def load_events(path: str | Path, notes: list[str] | None = None) -> list[Event]
 def load_videos(path: str | Path, notes: list[str] | None = None) -> dict[str, str]:
     """Read a videos.csv: each untrimmed video's split. ``notes`` gets sentences on columns that are ignored."""
     path = Path(path)
-    table = read_table(path, (("video",), ("split",)))
+    table = read_table(path, (("video",), ("split",)), ("group",))
     videos: dict[str, str] = {}
     for line, row in table.rows:
         if not row["video"]:
@@ -580,6 +624,14 @@ def load_videos(path: str | Path, notes: list[str] | None = None) -> dict[str, s
     if notes is not None:
         notes += table.notes
     return videos
+
+
+def load_groups(path: str | Path) -> dict[str, str]:
+    """Read the column ``group`` of a videos.csv; empty where it has none."""
+    path = Path(path)
+    table = read_table(path, (("video",), ("split",)), ("group",))
+    found = {row["video"]: _group_of(row, f"{path} row {line}") for line, row in table.rows}
+    return {video: group for video, group in found.items() if group is not None}
 
 
 def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float, classes: Sequence[str]) -> Targets:
@@ -700,7 +752,9 @@ def write_clips_csv(root: str | Path, rows: Iterable[ClipRow], classes: Sequence
     rows = list(rows)
     root = Path(root)
     multi_label = any(not isinstance(row.label, str) for row in rows)
-    optional = [name for name in ("start_s", "end_s", "split") if any(getattr(row, name) is not None for row in rows)]
+    optional = [
+        name for name in ("start_s", "end_s", "split", "group") if any(getattr(row, name) is not None for row in rows)
+    ]
     lines: list[list[object]] = [["path", "labels" if multi_label else "label", *optional]]
     for row in rows:
         labels = join_labels([row.label] if isinstance(row.label, str) else row.label)

@@ -369,7 +369,8 @@ class ClipData(pl.LightningDataModule):
         views: clips x crops of one video at test, such as 1x1 or 10x3; validation during training takes 1x1.
         test_split: which split a test scores: test, or val where the test labels are not public.
         group: a regular expression with one group, searched in each path; clips for which it gives the same text
-            (one person, one source video) never stand on both sides of a split.
+            (one person, one source video) never stand on both sides of a split. It replaces the column ``group`` of
+            clips.csv.
         held_out: a value of the group, or several; their clips are the test split and all others train ("leave one
             subject out").
         fractions: share of the groups (or files) that go to training, validation and test where the data does not say.

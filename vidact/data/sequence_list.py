@@ -26,6 +26,7 @@ from vidact.data.annotations import (
     groups_of,
     load_classes,
     load_events,
+    load_groups,
     load_videos,
     rasterise,
     video_id,
@@ -140,7 +141,8 @@ def load_sequences(
         tokens_per_second: refuse features of another rate. Needed where the folder has no features.json.
         val_fraction: share of the training videos (or groups) that go to val. Whole videos are drawn by a hash of seed
             and name, such that val has, if that can be, every class and none is lost to train. 0 carves nothing.
-        group: regular expression with one group, searched in each id: videos with equal matches stay together.
+        group: regular expression with one group, searched in each id: videos with equal matches stay together. It
+            replaces the column ``group`` of videos.csv, which says the same without a pattern.
         seed: of the carved split.
         missing: "raise" when a video has no features, or "skip" it and say so in ``notes``.
         bad_events: "raise" when an event reaches beyond the end of the features by more than ``tolerance_s``, or
@@ -188,7 +190,8 @@ def load_sequences(
     for video, array in arrays.items():
         targets = rasterise(checked[video], len(array), rate, classes)
         sequences.append(Sequence(video, splits[video], array, *targets, events=tuple(checked[video])))
-    sequences = _carve_val(sequences, root, val_fraction, group, seed, notes)
+    groups = _groups(root, list(arrays), group, notes)
+    sequences = _carve_val(sequences, root, val_fraction, groups, seed, notes)
     result = SequenceList(sequences, classes, rate, record, notes)
     _note_labels(result, root)
     return result
@@ -413,20 +416,30 @@ def _note_labels(sequences: SequenceList, root: Path) -> None:
         sequences.notes.append(f"{len(silent)} videos have no event and are all background: {first_few(silent)}")
 
 
+def _groups(root: Path, videos: list[str], pattern: str | None, notes: list[str]) -> dict[str, str]:
+    """The group of each video: what the pattern finds in it, or the column of videos.csv, or the video alone."""
+    column = {plain_path(video_id(video)): group for video, group in load_groups(root / "videos.csv").items()}
+    if pattern is None:
+        return {video: column.get(video, video) for video in videos}
+    if column:
+        notes.append(f"the pattern group {pattern!r} replaces the column group of {root / 'videos.csv'}")
+    return dict(zip(videos, groups_of(root, [root / video for video in videos], pattern), strict=True))
+
+
 def _carve_val(
-    sequences: list[Sequence], root: Path, fraction: float, group: str | None, seed: int, notes: list[str]
+    sequences: list[Sequence], root: Path, fraction: float, groups: Mapping[str, str], seed: int, notes: list[str]
 ) -> list[Sequence]:
     """Move a share of the training videos to val where there is no val."""
     train = [sequence for sequence in sequences if sequence.split == "train"]
     if not fraction or not train or any(sequence.split == "val" for sequence in sequences):
         return sequences
-    names = [s.id for s in train] if group is None else groups_of(root, [root / s.id for s in train], group)
+    names = [groups[sequence.id] for sequence in train]
     kinds: dict[str, set[str]] = {}
     for name, sequence in zip(names, train, strict=True):
         kinds.setdefault(name, set()).update(_actions(sequence))
     if len(kinds) < 2:
         raise ValueError(
-            f"{root} has one training {'video' if group is None else 'group'}, so none can be kept for validation; "
+            f"{root} has one training {'video' if len(train) == 1 else 'group'}, so none can be kept for validation; "
             "name a video with the split val in videos.csv, or train without (val_fraction=0)"
         )
     drawn = _draw(kinds, fraction, seed)
