@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from vidact.doctor import numbered_picture, read_number, write_numbered_video
+from vidact.stream import sources
 from vidact.stream.sources import Grab, Source, SourceError, find_cameras, open_source
 
 
@@ -204,6 +205,66 @@ def test_no_such_camera_says_which_there_are() -> None:
     assert desk.open == 0
 
 
+def test_a_camera_that_is_absent_at_first_is_waited_for() -> None:
+    """At once, with pauses that double; what became of it is told to programs too."""
+    desk, events, states = Desk(), [], []
+    with open_source(
+        0, capture=desk, retry_s=0.02, waits=True, on_event=events.append, on_state=lambda *told: states.append(told)
+    ) as source:
+        assert (source.name, source.is_live, source.fps) == ("camera 0", True, None)
+        until(lambda: len(events) >= 3)
+        desk.plugged.add(0)
+        first = watch(source, lambda grab: True)[0]
+        assert source.fps == 250
+        desk.plugged.clear()
+        until(lambda: "is lost" in events[-1])
+        desk.plugged.add(0)
+        watch(source, lambda grab: "is back" in events[-1])
+    assert events[0] == "camera 0 cannot be opened; trying again in 0.02 s"
+    assert events[1] == "camera 0 cannot be opened; trying again in 0.04 s"
+    assert re.fullmatch(r"camera 0 is open after 0\.\d s", next(text for text in events if "trying" not in text))
+    assert first.seconds > 0.06
+    assert [state for state, _ in states] == ["lost", "open", "lost", "open"]
+    assert [why for _, why in states] == [
+        "camera 0 cannot be opened",
+        "",
+        "camera 0 is lost: it gives no more pictures",
+        "",
+    ]
+
+
+def test_states_of_a_camera_that_opens(desk: Desk) -> None:
+    states: list[tuple[str, str]] = []
+    with open_source(0, capture=desk, on_state=lambda *told: states.append(told)) as source:
+        watch(source, lambda grab: number(grab) >= 3)
+    assert states == [("open", "")]
+
+
+@pytest.mark.parametrize("uri", ["nowhere.mp4", "ftp://host/a", ""])
+def test_what_can_never_be_a_source_is_not_waited_for(uri: str) -> None:
+    with pytest.raises((FileNotFoundError, SourceError)):
+        open_source(uri, waits=True)
+
+
+def test_closing_while_a_source_is_waited_for() -> None:
+    source = open_source(0, capture=Desk(), retry_s=60, waits=True, on_event=lambda text: None)
+    timer = threading.Timer(0.05, source.close)
+    timer.start()
+    assert list(source) == []
+    timer.join()
+
+
+def test_a_camera_that_is_away_for_days_is_no_line_every_30_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LONGEST_RETRY_S", 0.004)
+    desk, events = Desk(), []
+    with open_source(0, capture=desk, retry_s=0.001, waits=True, on_event=events.append):
+        until(lambda: len(desk.attempts) > 30)
+        assert [text.rpartition("in ")[2] for text in events] == ["0.001 s", "0.002 s", "0.004 s"]
+        monkeypatch.setattr(sources, "REPEAT_S", 0.02)
+        until(lambda: len(events) > 5)
+    assert "trying again in 0.004 s (told once an hour)" in events[-1]
+
+
 @pytest.mark.parametrize("moment", ["waiting", "hanging", "pausing"])
 def test_closing_ends_the_iteration_at_once(moment: str, desk: Desk) -> None:
     source = open_source(0, capture=desk, retry_s=60, on_event=lambda text: None)
@@ -359,6 +420,15 @@ def test_a_stream_that_is_cut_comes_back(server: Server, transport_stream: bytes
     assert re.fullmatch(f"{server.url} cannot be opened: .*404 Not Found.*; trying again in 0.1 s", events[1])
     assert re.fullmatch(rf"{server.url} is back after \d\.\d s", events[2])
     assert len(events) == 3
+
+
+def test_a_stream_that_is_absent_at_first(server: Server, transport_stream: bytes) -> None:
+    server.answers = [is_absent, is_absent, sends(transport_stream, stalls=True)]
+    events: list[str] = []
+    with open_source(server.url, retry_s=0.02, waits=True, on_event=events.append) as source:
+        watch(source, lambda grab: number(grab) >= 20)
+    assert re.fullmatch(f"{server.url} cannot be opened: .*404 Not Found.*; trying again in 0.02 s", events[0])
+    assert re.fullmatch(rf"{server.url} is open after \d\.\d s", events[2])
 
 
 def test_a_stream_that_stalls_is_lost(server: Server, transport_stream: bytes) -> None:

@@ -1,0 +1,135 @@
+"""Live playlists and served files: what a connection gives again is not new, by the stream's own stamps."""
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+from streaming import Playlist, playlist, transport_streams
+from test_source_faults import Server, number, sends, server, until, watch  # noqa: F401
+from test_source_faults import _leaves_nothing as _leaves_nothing
+
+from vidact.doctor import write_numbered_video
+from vidact.stream.sources import Source, open_source
+
+QUICK = {"timeout_s": 0.4, "retry_s": 0.05}
+
+
+@pytest.fixture
+def hls(_leaves_nothing: None) -> Iterator[Playlist]:
+    with playlist() as made:
+        yield made
+
+
+@contextlib.contextmanager
+def when(condition: Callable[[], object], action: Callable[[], None]) -> Iterator[None]:
+    """Do something once another thread has come so far, while the block goes on looking."""
+
+    def wait() -> None:
+        until(condition, 10)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join()
+
+
+def opened(hls: Playlist, events: list[str]) -> Source:
+    return open_source(hls.url, on_event=events.append, **QUICK)  # type: ignore[arg-type]
+
+
+def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
+    """Its segments come again with every connection; the pauses double, and it goes on with what is new."""
+    segments = transport_streams(range(60))
+    hls.show(segments[:3])
+    events: list[str] = []
+    with opened(hls, events) as source, when(lambda: len(events) >= 4, lambda: hls.show(segments[2:6], first=2)):
+        grabs = watch(source, lambda grab: number(grab) >= 40)
+    assert len(hls.fetched) >= 9  # again and again
+    numbers = [number(grab) for grab in grabs]
+    assert numbers == sorted(set(numbers))
+    assert grabs[-1].seconds - grabs[0].seconds == pytest.approx(grabs[-1].captured - grabs[0].captured, abs=0.3)
+    pauses = [re.findall(r"trying again in ([\d.]+) s", text) for text in events[:4]]
+    assert pauses == [["0.05"], ["0.1"], ["0.2"], ["0.4"]]
+    assert all("is lost: it gives nothing that it has not given before" in text for text in events[1:4])
+    assert re.fullmatch(rf"{hls.url} is back after \d\.\d s", events[-1])
+
+
+@pytest.mark.parametrize("begin_s", [0.0, 0.013, -3600.0])
+def test_an_encoder_that_was_restarted_is_new(begin_s: float, hls: Playlist) -> None:
+    """Its stamps are not newer, but its pictures are other ones: at known stamps, between them, or long before."""
+    hls.show(transport_streams(range(30), begin_s=7200))
+    events: list[str] = []
+    with opened(hls, events) as source:
+        restarted = transport_streams(range(100, 130), begin_s=7200 + begin_s)
+        with when(lambda: len(events) >= 2, lambda: hls.show(restarted, mark="new")):
+            grabs = watch(source, lambda grab: number(grab) >= 105)
+    assert [number(grab) for grab in grabs if number(grab) >= 100][:6] == [100, 101, 102, 103, 104, 105]
+
+
+def test_a_list_that_is_turned_back_shows_nothing_old(hls: Playlist) -> None:
+    """Another server behind the same name lags: it lists what came before the first that was seen, and what was."""
+    segments = transport_streams(range(80))
+    hls.show(segments[3:6], first=3)
+    events: list[str] = []
+    with opened(hls, events) as source:
+        with when(lambda: len(events) >= 1, lambda: hls.show(segments[1:4], first=1)):
+            grabs = watch(source, lambda grab: number(grab) >= 57)
+        with when(lambda: len(events) >= 3, lambda: hls.show(segments[4:8], first=4)):
+            grabs += watch(source, lambda grab: number(grab) >= 70)
+    numbers = [number(grab) for grab in grabs]
+    assert numbers[0] == 30
+    assert numbers == sorted(set(numbers))
+
+
+def test_stamps_that_jump_inside_a_frozen_list(hls: Playlist) -> None:
+    """Segments of a clock that began anew follow those with higher stamps; none of them is new a second time."""
+    hls.show(transport_streams(range(20), begin_s=5000) + transport_streams(range(20, 40)))
+    hls.text = hls.text.replace("#EXTINF:0.400,\ns2", "#EXT-X-DISCONTINUITY\n#EXTINF:0.400,\ns2")
+    events: list[str] = []
+    with opened(hls, events) as source:
+        more = transport_streams(range(40, 60), begin_s=0.8)
+        with when(lambda: len(events) >= 3, lambda: hls.show(more, first=4)):
+            grabs = watch(source, lambda grab: number(grab) >= 50)
+    numbers = [number(grab) for grab in grabs]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_served_file_that_is_cut_off_goes_on(server: Server, tmp_path) -> None:  # noqa: F811
+    """The next connection begins at its begin, which was seen."""
+    write_numbered_video(tmp_path / "a.mp4", 40, container_options={"movflags": "faststart"})
+    content = (tmp_path / "a.mp4").read_bytes()
+
+    def is_cut(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "video/mp4")
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[: len(content) * 3 // 4])
+        handler.wfile.flush()
+        handler.connection.close()
+
+    server.answers = [is_cut, is_cut, is_cut, is_cut, sends(content, "video/mp4", with_length=True)]
+    events: list[str] = []
+    with open_source(server.url, retry_s=0.02, on_event=events.append) as source:
+        grabs = list(source)
+    numbers = [number(grab) for grab in grabs]
+    assert any("is lost" in text for text in events)
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 39
+
+
+def test_a_live_stream_that_begins_anew_is_new(server: Server) -> None:  # noqa: F811
+    """A sender that is killed and started again sends the same stamps, and what it shows is now."""
+    content = b"".join(transport_streams(range(20)))
+    server.answers = [sends(content), sends(content, stalls=True)]
+    with open_source(server.url, retry_s=0.02, on_event=lambda text: None) as source:
+        first = watch(source, lambda grab: number(grab) >= 15)
+        time.sleep(0.1)
+        again = watch(source, lambda grab: number(grab) >= 15)
+    assert len(first) + len(again) > 1
+    assert again[-1].seconds > first[-1].seconds
