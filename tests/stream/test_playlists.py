@@ -15,7 +15,7 @@ from test_source_faults import _leaves_nothing as _leaves_nothing
 from vidact.doctor import write_numbered_video
 from vidact.stream.sources import Source, open_source
 
-QUICK = {"timeout_s": 0.4, "retry_s": 0.05}
+QUICK = {"timeout_s": 0.25, "retry_s": 0.05}
 
 
 @pytest.fixture

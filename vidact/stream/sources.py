@@ -3,14 +3,16 @@
 A live source (camera, URL, browser) keeps the newest picture only and counts what it dropped, so whoever is slow sees
 less and never sees the past. A file drops nothing, whether it is paced in real time or not.
 
-A camera or stream that is lost, or delivers no picture for ``timeout_s``, is opened again, with pauses that double.
-Its time goes on meanwhile: seconds never go backwards. Corrupt pictures are passed over and counted.
+A camera or stream that is lost, or delivers no picture for ``timeout_s``, is opened again, with pauses that double
+until a new picture comes. Its time goes on meanwhile: seconds never go backwards. A playlist or a served file that
+gives a new connection what it gave before shows nothing of that again. Corrupt pictures are passed over and counted.
 
 Shapes: H x W pixels.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import errno
 import logging
@@ -64,7 +66,15 @@ LEAD_S = 30.0  # pushed times may run so far ahead of the wall clock: a short fi
 
 EMPTY = "a source is empty; give a camera's number (0), a file, a folder, or a URL such as rtsp://…"
 
+REPEAT_S = 3600.0  # an attempt that fails after the longest pause, for the same reason, is told once in so long
+KEPT_STAMPS = 4096  # pictures of a playlist by which what is given again is known: a minute at 60 pictures a second
+SAME_CLOCK_S = 1.5  # a stamp between two known ones that are nearer to each other belongs to another clock
+FAR_BACK_S = 60.0  # so far before everything that was seen no playlist goes back; a clock that began anew does
+
+NOTHING_NEW = "it gives nothing that it has not given before"
+
 Report = Callable[[str], None]
+StateReport = Callable[[str, str], None]
 
 
 class SourceError(ValueError):
@@ -124,7 +134,9 @@ def open_source(
     fps: float | None = None,
     timeout_s: float = 10.0,
     retry_s: float = 0.5,
+    waits: bool = False,
     on_event: Report | None = None,
+    on_state: StateReport | None = None,
     capture: Callable[[int], Capture] | None = None,
 ) -> Source:
     """Open a camera, a file, a folder or a URL.
@@ -139,31 +151,35 @@ def open_source(
         fps: pictures a second of a folder of images (default 25).
         timeout_s: a camera or stream that gives no answer or no picture for so long is lost.
         retry_s: the pause before a lost one is opened again; it doubles with each attempt, up to 30 s.
+        waits: a camera or stream that cannot be opened now is no error but tried again as a lost one is. What can never
+            be a source, such as ``ftp://`` or a path that does not exist, is an error all the same.
         on_event: called with one line when a source is lost, is back, or a file is damaged; from the thread that
             notices it. None logs it as a warning.
+        on_state: called with "open" at the first picture of a camera or stream and whenever it is back, with "lost"
+            when it is lost or cannot be opened, and with why; from the source's thread.
         capture: opens a camera by number; None is OpenCV.
 
-    Raises FileNotFoundError, VideoError or SourceError for what cannot be opened now; only what has been open once is
-    opened again.
+    Raises FileNotFoundError, VideoError or SourceError for what cannot be opened now; without ``waits`` only what has
+    been open once is opened again.
     """
     if not timeout_s > 0 or not retry_s > 0:
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
-    report = on_event or log.warning
+    keeps = _Keeping(timeout_s, retry_s, waits, on_event or log.warning, on_state or (lambda state, why: None))
     text = str(uri)
     if not text.strip():
         raise SourceError(EMPTY)
     camera = re.fullmatch(r"(?:/dev/video)?(\d+)", text)
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
     if isinstance(uri, Path) or not (camera or scheme):
-        return _open_path(Path(text), bool(realtime), fps, report)
+        return _open_path(Path(text), bool(realtime), fps, keeps.report)
     if realtime is False or fps is not None:
         name = public(text) if scheme else f"camera {text}"
         option = "realtime=False" if realtime is False else f"fps={fps:g}"
         raise ValueError(f"{name} runs in real time at its own rate; {option} is for files")
     if camera:
-        return CameraSource(int(camera[1]), capture or _opencv_capture, timeout_s, retry_s, report)
+        return CameraSource(int(camera[1]), capture or _opencv_capture, keeps)
     refuse_address(text)
-    return UrlSource(text, timeout_s, retry_s, report)
+    return UrlSource(text, keeps)
 
 
 def refuse_address(url: str) -> None:
@@ -469,6 +485,16 @@ class _Connection(Protocol):
     def close(self) -> None: ...
 
 
+class _Keeping(NamedTuple):
+    """How a camera or stream is kept: the arguments of ``open_source``."""
+
+    timeout_s: float
+    retry_s: float
+    waits: bool
+    report: Report
+    report_state: StateReport
+
+
 class _ReconnectingSource(_NewestSource):
     """A thread reads one connection after another and puts down the newest picture.
 
@@ -476,25 +502,21 @@ class _ReconnectingSource(_NewestSource):
         connect: opens a connection, or raises SourceError.
         hangs: reading may hang for ever. Then whoever waits for a picture leaves that reader behind after
             ``timeout_s`` and starts another.
+        keeps: with ``waits``, the first connection is opened by the thread, too.
     """
 
-    def __init__(
-        self,
-        name: str,
-        connect: Callable[[], _Connection],
-        hangs: bool,
-        timeout_s: float,
-        retry_s: float,
-        report: Report,
-    ) -> None:
+    def __init__(self, name: str, connect: Callable[[], _Connection], hangs: bool, keeps: _Keeping) -> None:
         super().__init__(name, _Seconds(0.0, LAG_S))
-        self._connect, self._hangs, self._timeout_s, self._report = connect, hangs, timeout_s, report
-        self._first_retry_s = self._retry_s = retry_s
-        self._lost_at: float | None = None
+        self._connect, self._hangs, self._timeout_s = connect, hangs, keeps.timeout_s
+        self._report, self._report_state = keeps.report, keeps.report_state
+        self._first_retry_s = self._retry_s = keeps.retry_s
+        self._state, self._has_been_open = "", not keeps.waits
+        self._told, self._told_at = "", -math.inf  # the newest line about a failed attempt
+        self._lost_at: float | None = None if self._has_been_open else time.monotonic()
         self._is_reading = True
         self._readers: list[threading.Thread] = []
-        connection = connect()
-        self.fps = connection.fps
+        connection = None if keeps.waits else connect()
+        self.fps = connection.fps if connection else None
         self._opened = self._heard = time.monotonic()
         self._start(connection, "")
 
@@ -582,8 +604,12 @@ class _ReconnectingSource(_NewestSource):
 
     def _deliver(self, image: np.ndarray, picture: _Picture) -> None:
         if self._lost_at is not None:
-            self._report(f"{self.name} is back after {time.monotonic() - self._lost_at:.1f} s")
-            self._lost_at, self._retry_s = None, self._first_retry_s
+            back = "is back" if self._has_been_open else "is open"
+            self._report(f"{self.name} {back} after {time.monotonic() - self._lost_at:.1f} s")
+            self._lost_at, self._retry_s, self._told = None, self._first_retry_s, ""
+        if self._state != "open":
+            self._state, self._has_been_open = "open", True
+            self._report_state("open", "")
         with self._changed:
             self._heard = time.monotonic()
             if self._is_on_duty():
@@ -592,17 +618,35 @@ class _ReconnectingSource(_NewestSource):
     def _reconnect(self, why: str) -> _Connection | None:
         """Open it again, however often that fails; None when nobody wants it any more."""
         self._lost_at = self._lost_at or time.monotonic()
-        message = f"{self.name} is lost: {why}"
+        message = f"{self.name} is lost: {why}" if why else ""  # none: it has not been tried yet
         while self._is_on_duty():
-            self._report(f"{message}; trying again in {self._retry_s:g} s")
-            if self._closed.wait(self._retry_s):
+            if message and self._pause(message):
                 break
-            self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
             try:
-                return self._connect()
+                connection = self._connect()
             except SourceError as error:
                 message = str(error)
+            else:
+                self.fps = connection.fps
+                return connection
         return None
+
+    def _pause(self, message: str) -> bool:
+        """Tell what failed and wait before the next attempt; whether nobody wants one any more."""
+        if self._state != "lost":
+            self._state = "lost"
+            self._report_state("lost", message)
+        # A source that is away for days is no line every 30 s.
+        line = f"{message}; trying again in {self._retry_s:g} s"
+        is_known = line == self._told
+        if not is_known or time.monotonic() - self._told_at >= REPEAT_S:
+            again = " (told once an hour)" if is_known else ""
+            self._report(line + again)
+            self._told, self._told_at = line, time.monotonic()
+        if self._closed.wait(self._retry_s):
+            return True
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+        return False
 
 
 # -- cameras
@@ -681,14 +725,12 @@ class _CameraConnection:
 class CameraSource(_ReconnectingSource):
     """A camera of this machine. Its seconds are the monotonic clock's, since the opening."""
 
-    def __init__(
-        self, index: int, capture: Callable[[int], Capture], timeout_s: float, retry_s: float, report: Report
-    ) -> None:
+    def __init__(self, index: int, capture: Callable[[int], Capture], keeps: _Keeping) -> None:
         def connect() -> _Connection:
             return _CameraConnection(index, capture)
 
         try:
-            super().__init__(f"camera {index}", connect, True, timeout_s, retry_s, report)
+            super().__init__(f"camera {index}", connect, True, keeps)
         except SourceError as error:
             others = [number for number in find_cameras(capture) if number != index]
             if others:
@@ -703,19 +745,78 @@ class CameraSource(_ReconnectingSource):
 # -- URLs
 
 
+class _Past:
+    """What a playlist or a served file has shown, by its own stamps, so that a new connection shows no more than what
+    came since.
+
+    A playlist that has stopped growing gives its last segments to every connection, and a file that was cut off begins
+    at its begin. So the pictures with which a connection begins are passed over while they are known or not newer than
+    the last one that was shown. An encoder that was restarted has lower stamps, too, but other pictures: where another
+    packet has a known stamp, or lies between known ones, or far before all of them, the clock began anew and everything
+    is new. What follows the first new picture is new.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[int, int] = {}  # of the newest packets, by their stamps in µs
+        self._shown: dict[int, None] = {}  # the stamps of the newest pictures that were shown
+        self._known: list[int] = []  # the packets' stamps in order, when the connection began
+        self.repeats = False  # the connection has given nothing new yet
+
+    def connect(self) -> None:
+        self._known = sorted(self._digests)
+        self.repeats = bool(self._shown)
+
+    def packet(self, stamp_s: float, content: bytes) -> None:
+        """One more packet came."""
+        stamp, digest = round(1e6 * stamp_s), hash(content)
+        if self.repeats and self._is_of_another_clock(stamp, digest):
+            self._digests.clear()
+            self._shown.clear()
+            self.repeats = False
+        _keep(self._digests, stamp, digest)
+
+    def _is_of_another_clock(self, stamp: int, digest: int) -> bool:
+        place = bisect.bisect_left(self._known, stamp)
+        if place == len(self._known):
+            return False
+        if self._known[place] == stamp:
+            return self._digests.get(stamp, digest) != digest
+        if place == 0:
+            return self._known[0] - stamp > 1e6 * FAR_BACK_S
+        return self._known[place] - self._known[place - 1] < 1e6 * SAME_CLOCK_S
+
+    def was_shown(self, stamp_s: float) -> bool:
+        """Whether a picture of this connection is of the past; if not, it and whatever follows are shown."""
+        stamp = round(1e6 * stamp_s)
+        if self.repeats and (stamp in self._shown or stamp <= next(reversed(self._shown))):
+            return True
+        self.repeats = False
+        _keep(self._shown, stamp, None)
+        return False
+
+
+def _keep(kept: dict[int, Any], stamp: int, value: Any) -> None:
+    """As the newest of the last so many."""
+    kept.pop(stamp, None)
+    kept[stamp] = value
+    if len(kept) > KEPT_STAMPS:
+        del kept[next(iter(kept))]
+
+
 class _UrlConnection:
     """A stream, read by PyAV with time limits for opening and for each packet.
 
     What knows its size or its length is a file that someone serves, and it ends where it ends; if it is cut off, it
-    begins again. Anything else that ends was cut off. Files, and playlists that bring seconds of video at once, are
-    played at the speed of their timestamps.
+    goes on from there. Anything else that ends was cut off. Files, and playlists that bring seconds of video at once,
+    are played at the speed of their timestamps.
 
     Args:
         wait: waits so many seconds, or less and returns True when nobody wants more.
+        past: of the connections before.
     """
 
-    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool]) -> None:
-        self._timeout_s, self._wait = timeout_s, wait
+    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool], past: _Past) -> None:
+        self._timeout_s, self._wait, self._past = timeout_s, wait, past
         self._name = name = public(url)
         scheme = url.partition("://")[0].lower()
         # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
@@ -743,9 +844,11 @@ class _UrlConnection:
         kind = self._container.format
         is_list = kind.name in ("hls", "dash")
         self._is_file = bool(self._container.duration) or (not is_list and self._container.size > 0)
-        self._is_paced = self._is_file or is_list
+        self._is_paced = self._can_repeat = self._is_file or is_list
         # FFmpeg invents times, 25 pictures a second, where a format such as MJPEG has none
         self._has_times = av.format.Flags.no_timestamps not in av.format.Flags(kind.flags)
+        self._opened = time.monotonic()
+        past.connect()
 
     def _why(self, error: Exception, since: float, silent: str) -> str:
         if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
@@ -763,12 +866,21 @@ class _UrlConnection:
             if packet.stream is not self._stream:
                 yield None
                 continue
+            if self._can_repeat and packet.pts is not None and packet.time_base is not None:
+                self._past.packet(float(packet.pts * packet.time_base), bytes(packet))
             try:
                 frames = decode_packet(packet, is_strict=True)
             except UndecodableError:
                 yield _Picture(None, None, heard)
                 continue
             for frame in frames:
+                stamp_s = frame.time if self._has_times else None
+                if self._can_repeat and stamp_s is not None and self._past.was_shown(stamp_s):
+                    if not self._is_file:  # of a file, that is on the way to where it was cut off
+                        if time.monotonic() - self._opened > self._timeout_s:
+                            raise SourceError(NOTHING_NEW)
+                        yield None
+                    continue
                 try:
                     image = None if frame.is_corrupt else _upright(frame, self._name)
                 except VideoError:
@@ -776,7 +888,6 @@ class _UrlConnection:
                 if image is None:
                     yield _Picture(None, None, heard)
                     continue
-                stamp_s = frame.time if self._has_times else None
                 captured = heard
                 if self._is_paced and stamp_s is not None:
                     begin = heard - stamp_s if begin is None else begin
@@ -791,9 +902,13 @@ class _UrlConnection:
                 yield None
         if faults:
             why = self._why(faults[0], heard, "it has sent nothing")
-            raise SourceError("it was cut off" if getattr(faults[0], "errno", 0) == errno.EIO else why)
+            why = "it was cut off" if getattr(faults[0], "errno", 0) == errno.EIO else why
+            raise SourceError(NOTHING_NEW if self._repeats() else why)
         if not self._is_file:
-            raise SourceError("it was cut off")
+            raise SourceError(NOTHING_NEW if self._repeats() else "it was cut off")
+
+    def _repeats(self) -> bool:
+        return self._past.repeats and not self._is_file
 
     def close(self) -> None:
         self._container.close()
@@ -816,8 +931,10 @@ def _upright(frame: av.VideoFrame, name: str) -> np.ndarray:
 class UrlSource(_ReconnectingSource):
     """A stream on the network. Its seconds are those of its own timestamps, anchored to the monotonic clock."""
 
-    def __init__(self, url: str, timeout_s: float, retry_s: float, report: Report) -> None:
-        def connect() -> _Connection:
-            return _UrlConnection(url, timeout_s, self._closed.wait)
+    def __init__(self, url: str, keeps: _Keeping) -> None:
+        past = _Past()
 
-        super().__init__(public(url), connect, False, timeout_s, retry_s, report)
+        def connect() -> _Connection:
+            return _UrlConnection(url, keeps.timeout_s, self._closed.wait, past)
+
+        super().__init__(public(url), connect, False, keeps)
