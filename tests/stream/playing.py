@@ -67,8 +67,10 @@ class Recorder:
 
     def __init__(self, outputs=3, future_offsets=()):
         self.outputs, self.future_offsets, self.given = outputs, future_offsets, []
+        self.begun = 0  # states that were begun
 
     def initial_state(self, batch_size=1):
+        self.begun += 1
         return {"tokens": torch.zeros(batch_size, dtype=torch.int64)}
 
     def step(self, feature, state):

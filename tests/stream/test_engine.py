@@ -117,6 +117,58 @@ def test_a_camera_that_was_away_begins_anew():
     assert updates[4].events == events[:1]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_camera_that_dies_during_an_event(count, monkeypatch):
+    """The event ends when nothing has come for so long, and is told then, whether it is the only source or not; it is
+    told once, and when pictures come again, what was before them is forgotten."""
+    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.3)
+    model = always(recording_model(), 0.1, 0.8, 0.1)
+    camera, other = Live(), Live("other")
+    camera.show(*steady(1.05))
+    sources = [camera, other][:count]
+    updates = run(camera, model) if count == 1 else run_many(sources, model)
+    seen = [next(updates) for _ in range(4)]
+    died = time.monotonic()
+    seen.append(next(updates))
+    assert 0.2 < time.monotonic() - died < 5
+    (event,) = seen[-1].events
+    assert (event.video, event.start_s, event.end_s, event.label) == ("camera", 0.0, 1.0, "a")
+    assert [update.is_repeat for update in seen] == [False] * 4 + [True]
+    assert (seen[-1].seconds, seen[-1].is_last, seen[-1].opened) == (0.75, False, [])
+    camera.show(*steady(0.55, begin_s=1.2))  # by its own time nothing is missing
+    for source in sources:
+        source.show(None)
+    seen += list(updates)
+    own = [update for update in seen if update.source == "camera"]
+    assert [(e.start_s, e.end_s) for update in own for e in update.events] == [(0, 1), (1.2, 1.7)]
+    assert [len(update.opened) for update in own[5:]] == [1, 0, 0]
+    assert model.network.begun >= 2
+
+
+def test_a_silence_is_told_once_and_only_where_something_ends(monkeypatch):
+    """A camera that shows nothing of interest dies quietly; one that was silent for many gaps ends its events once."""
+    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.1)
+    for probabilities, told in ((0.1, 0.8, 0.1), 1), ((0.8, 0.1, 0.1), 0):
+        camera = Live()
+        camera.show(*steady(1.05))
+        threading.Timer(0.6, camera.show, [None]).start()
+        updates = list(run(camera, always(recording_model(), *probabilities)))
+        assert [update.is_repeat for update in updates] == [False] * 4 + [True] * told + [True]
+        assert sum(len(update.events) for update in updates) == told
+
+
+def test_a_slow_machine_is_no_silence(monkeypatch):
+    """What counts is how long the source is waited for, not how long the network or the listener takes."""
+    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.2)
+    camera = Live()
+    camera.show(*steady(2.05), None)
+    seen = []
+    for update in run(camera, always(recording_model(), 0.1, 0.8, 0.1)):
+        seen.append(update)
+        time.sleep(0.3)
+    assert [(e.start_s, e.end_s) for update in seen for e in update.events] == [(0, 2)]
+
+
 def test_a_gap_of_a_file_is_filled_and_its_time_goes_forwards():
     frames = [grab(0), grab(60)]
     assert len(list(run(Named("file", frames), recording_model()))) == 240
