@@ -129,7 +129,10 @@ def test_a_camera_that_dies_during_an_event(count, monkeypatch):
     updates = run(camera, model) if count == 1 else run_many(sources, model)
     seen = [next(updates) for _ in range(4)]
     died = time.monotonic()
+    late = threading.Timer(10, camera.show, [None])  # where nothing is told, the test fails and does not hang
+    late.start()
     seen.append(next(updates))
+    late.cancel()
     assert 0.2 < time.monotonic() - died < 5
     (event,) = seen[-1].events
     assert (event.video, event.start_s, event.end_s, event.label) == ("camera", 0.0, 1.0, "a")

@@ -344,7 +344,6 @@ class Session:
         self.timeline_s: float = asked.timeline
         self.answers = self.events = self.dropped = 0
         self.shown_s: dict[str, float] = {}  # how far each source came
-        self.answered_s: dict[str, float] = {}
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self.failed: list[str] = []
         self.began = time.monotonic()
@@ -404,11 +403,9 @@ class Session:
         picture.answer(update)
         self.dropped += update.dropped
         self.events += len(update.events)
-        # The end of a source may repeat its last answer, to tell what ended with it.
-        if not (update.is_last and self.answered_s.get(update.source) == update.seconds):
+        if not update.is_repeat:
             self.answers += 1
             self.latencies.append(update.latency_ms)
-        self.answered_s[update.source] = update.seconds
         for event in update.events:
             words = f"{event.label} was seen from {event.start_s:.2f} to {event.end_s:.2f} s ({event.score:.0%})"
             self.say(self._placed(event, update, words))

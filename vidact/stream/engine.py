@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vidact.stream")
 
-# A live source that showed nothing for longer begins anew: what the detector remembers is no longer the past, and
-# nobody saw how an open event went on.
+# A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
+# nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
 GAP_S = 5.0
 
 # Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
@@ -73,6 +73,8 @@ class StreamUpdate:
         image: the newest frame, uint8 RGB (H, W, 3); it may be a little newer than what was looked at.
         is_last: the source has ended, and ``events`` holds what its end closed. Of a file this is its last token's
             update. A live source, whose end nobody foresees, gives one more, which repeats the last scores.
+        is_repeat: it answers no token: time and scores are those of the update before, and ``events`` holds what the
+            silence of a live source, or its end, closed.
     """
 
     source: str
@@ -85,6 +87,7 @@ class StreamUpdate:
     dropped: int
     image: np.ndarray
     is_last: bool = False
+    is_repeat: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -437,6 +440,22 @@ class Stream:
         """What is still going on ends now."""
         self.closing += [self._placed(event) for event in self.model.detector.finish(self.event_state)]
 
+    def repeated(self, is_last: bool) -> StreamUpdate:
+        """The newest answer again, for the events that ended without one."""
+        assert self.newest is not None
+        image = self.newest.image if self.image is None else self.image
+        again = replace(
+            self.newest,
+            events=self.closing,
+            opened=[],
+            dropped=self.dropped,
+            image=image,
+            is_last=is_last,
+            is_repeat=True,
+        )
+        self.closing, self.dropped = [], 0
+        return again
+
     def _placed(self, event: Detection) -> Detection:
         """Counted from the source's 0, not from where the stream began."""
         begin_s = self.begin_s or 0.0
@@ -477,6 +496,16 @@ class Streams:
                 if before is not None:
                     yield before
 
+    def silence(self, stream: Stream) -> Iterator[StreamUpdate]:
+        """A live source has shown nothing for too long: the events that were going on end now. It begins anew."""
+        log.info("%s: nothing since %.1f s; it begins anew when something comes", stream.name, stream.last_s)
+        stream.finish()
+        yield from self.answers([stream])
+        stream.end_events()
+        if stream.closing and stream.newest is not None:
+            yield stream.repeated(is_last=False)
+        stream.begin()
+
     def leave(self, stream: Stream, end_s: float | None = None) -> Iterator[StreamUpdate]:
         """The source has ended: its last tokens, if any are complete, and the events that were going on.
 
@@ -498,14 +527,7 @@ class Streams:
         if stream.held is not None:
             yield replace(stream.held, events=stream.held.events + stream.closing, is_last=True)
         else:
-            yield replace(
-                stream.newest,
-                events=stream.closing,
-                opened=[],
-                dropped=stream.dropped,
-                image=stream.newest.image if stream.image is None else stream.image,
-                is_last=True,
-            )
+            yield stream.repeated(is_last=True)
 
     def _answer(self, ready: list[Stream]) -> list[StreamUpdate]:
         taken = [stream.take() for stream in ready]
@@ -541,18 +563,23 @@ def run(
     *,
     on_frame: Callable[[str, Grab], None] | None = None,
 ) -> Iterator[StreamUpdate]:
-    """One update for each token of a source, until it ends; the source is read in the caller's thread.
+    """One update for each token of a source, until it ends.
 
-    A source that fails ends as well: its events are told, then its error is raised.
+    A source that fails ends as well: its events are told, then its error is raised. A file is read in the caller's
+    thread; a live source by an ``Engine``, which notices when it falls silent, and which closes it.
 
     Args:
-        source: what ``open_source`` gave, or anything that yields ``Grab``; it stays the caller's to close. Images are
-            kept for the length of a token, so they may not be written to again.
+        source: what ``open_source`` gave, or anything that yields ``Grab``; a file stays the caller's to close. Images
+            are kept for the length of a token, so they may not be written to again.
         model: what ``load_model`` gave or takes.
         on_frame: called with the source's name and each frame, for a picture that moves between the answers.
     """
+    name, is_live, holds_back = _traits(source)
+    if is_live:
+        yield from run_many([source], model, on_frame=on_frame)
+        return
     streams = Streams(_model(model))
-    stream = streams.join(*_traits(source))
+    stream = streams.join(name, is_live, holds_back)
     failures: list[Exception] = []
     for grab in _until_it_fails(source, failures):
         if on_frame:
@@ -595,7 +622,8 @@ class Engine:
     ``with Engine(model) as engine: engine.add(source); for update in engine.updates(): …``
 
     Sources may be added at any time and from any thread; one that is closed ends. Files advance together, token by
-    token, in full batches; live sources wait for nobody.
+    token, in full batches; live sources wait for nobody. The events of a live source that shows nothing for 5 s end
+    then, by one more update.
 
     Args:
         model: what ``load_model`` gave or takes.
@@ -642,6 +670,11 @@ class Engine:
         while frames := self._arrived():
             ended = []
             for reader, grab in frames.items():
+                if grab is _SILENCE:
+                    with self._lock:
+                        told = list(self._streams.silence(reader.stream))
+                    yield from told
+                    continue
                 if grab is None or isinstance(grab, Exception):
                     ended.append((reader, grab))
                     continue
@@ -678,16 +711,28 @@ class Engine:
             reader.join(timeout=2)
 
     def _arrived(self) -> dict[_Reader, Any]:
-        """The next frame of every file, and of the live sources that have one; none when there is nothing more."""
+        """The next frame of every file, and of the live sources that have one or have fallen silent; none when there
+        is nothing more."""
         frames: dict[_Reader, Any] = {}
         while True:
             with self._lock:
                 if self._is_closed or not (self._readers or self.stays):
                     return {}
                 waits = any(reader.is_asked and not reader.is_paced for reader in self._readers)
-            if frames and not waits and self._inbox.empty():
-                return frames
-            if (arrived := self._inbox.get()) is None:
+                heard = [reader for reader in self._readers if reader.is_heard() and reader not in frames]
+            if self._inbox.empty():
+                now = time.monotonic()
+                frames |= {reader: _SILENCE for reader in heard if now - reader.asked_at > GAP_S}
+                if frames and not waits:
+                    return frames
+            # A source that has not been asked again is not silent.
+            silent_at = min((reader.asked_at + GAP_S for reader in heard if reader not in frames), default=None)
+            try:
+                left_s = None if silent_at is None else max(0.0, silent_at - time.monotonic()) + 1e-3
+                arrived = self._inbox.get(timeout=left_s)
+            except queue.Empty:
+                continue
+            if arrived is None:
                 continue  # closed
             reader, grab = arrived
             reader.is_asked = False
@@ -707,6 +752,9 @@ class Engine:
         self.on_error(reader.stream.name, why)
 
 
+_SILENCE = object()  # in the place of a frame
+
+
 class _Reader(threading.Thread):
     """Takes a frame from one source whenever it is asked; None is the end, an exception the reason of one."""
 
@@ -715,13 +763,18 @@ class _Reader(threading.Thread):
         self.source, self.stream, self.inbox = source, stream, inbox
         self.is_paced = stream.is_live or not stream.holds_back
         self.is_asked = True  # for a frame that has not come yet
+        self.asked_at = time.monotonic()
         self._asked = threading.Semaphore(1)
         self._is_stopped = False
 
     def ask(self) -> None:
         if not self.is_asked:
-            self.is_asked = True
+            self.is_asked, self.asked_at = True, time.monotonic()
             self._asked.release()
+
+    def is_heard(self) -> bool:
+        """Whether something ends when its source, which is waited for, shows nothing more."""
+        return self.is_asked and self.stream.is_live and self.stream.begin_s is not None
 
     def stop(self) -> None:
         """Close the source, which ends a read that waits for a frame."""

@@ -167,7 +167,7 @@ class Studio:
     # -- in the event loop
 
     def _publish(self, update: StreamUpdate, captured: float | None) -> None:
-        if not update.is_last:  # which repeats the one before, to tell what the end closed
+        if not update.is_repeat:  # of the one before, to tell what the end or a silence closed
             self.metrics.add("vidact_answers_total")
             self.metrics.latency(update.latency_ms / 1000)
         self.metrics.add("vidact_dropped_frames_total", update.dropped)
