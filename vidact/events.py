@@ -11,7 +11,7 @@ Shapes: T tokens, K actions; column 0 of 1 + K probabilities is the background a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -221,6 +221,11 @@ def scores_to_events(scores: ArrayLike, video: str, detector: EventDetector) -> 
         update, state = detector.step(row, state)
         events += update.closed
     return sorted(events + detector.finish(state), key=lambda event: (event.start_s, event.end_s, event.label))
+
+
+def always_on(classes: Sequence[str], seconds: Mapping[str, float]) -> list[Detection]:
+    """Every class all the time, in each of the videos whose length is given: what events have to beat."""
+    return [Detection(video, 0.0, end_s, name, 1.0) for video, end_s in seconds.items() for name in classes]
 
 
 def tune_thresholds(

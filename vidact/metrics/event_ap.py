@@ -226,8 +226,14 @@ class _ByClass:
 
 def _match_events(found: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
     """The curve of one class of ``total`` events; ``found`` has the surest first."""
+    counted = _judge(found, events, tiou)
+    return precision_recall([d.score for d, _ in counted], [hit for _, hit in counted], ties="in order", total=total)
+
+
+def _judge(found: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> list[tuple[ScoredLabel, bool]]:
+    """The detections of one class that count, and whether each is right; ``found`` has the surest first."""
     free: dict[str, np.ndarray] = {}
-    scores, right = [], []
+    counted = []
     for detection in found:
         times = events.of(detection)
         still = free.setdefault(detection.video, np.full(len(times), True))
@@ -241,9 +247,71 @@ def _match_events(found: Sequence[ScoredLabel], events: _ByClass, tiou: float, t
         # be far longer than one action.
         elif events.share_ambiguous(detection) >= tiou - 1e-9:
             continue
-        scores.append(detection.score)
-        right.append(hit)
-    return precision_recall(scores, right, ties="in order", total=total)
+        counted.append((detection, bool(hit)))
+    return counted
+
+
+@dataclass(frozen=True)
+class EventF1:
+    """Events found at one temporal overlap: ``per_class`` has (hits, found, true) of every class that is either."""
+
+    tiou: float
+    per_class: dict[str, tuple[int, int, int]]
+
+    @property
+    def hits(self) -> int:
+        """Detections that are right, each of another event."""
+        return sum(hits for hits, _, _ in self.per_class.values())
+
+    @property
+    def found(self) -> int:
+        """Detections that count."""
+        return sum(found for _, found, _ in self.per_class.values())
+
+    @property
+    def true(self) -> int:
+        """Events that there are."""
+        return sum(true for _, _, true in self.per_class.values())
+
+    @property
+    def precision(self) -> float:
+        return self.hits / self.found if self.found else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.hits / self.true
+
+    @property
+    def f1(self) -> float:
+        """2 · hits / (found + true), over all classes together."""
+        return 2 * self.hits / (self.found + self.true)
+
+
+def event_f1(detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tiou: float = 0.3) -> EventF1:
+    """How many events were found, by the rules of ``event_map``, and how many detections are wrong.
+
+    All detections count, whatever their score: the figure judges what a stream tells its user, where ``event_map``
+    judges a ranking. A detection of a class that the truth does not have is wrong.
+
+    Args:
+        detections: with a score, the surest of which are matched first.
+        truth: what happened.
+        tiou: above 0, up to 1.
+    """
+    if not 0 < tiou <= 1:
+        raise ValueError(f"tiou is {tiou}; a temporal overlap is above 0 and at most 1")
+    events = _ByClass(truth)
+    if not events.counts:
+        raise ValueError("the truth has no event of any class, so there is nothing to find")
+    by_class: dict[str, list[ScoredLabel]] = {label: [] for label in events.counts}
+    for detection in sorted(detections, key=lambda detection: -detection.score):
+        _check_times(detection)
+        by_class.setdefault(detection.label, []).append(detection)
+    per_class = {}
+    for label, found in by_class.items():
+        counted = _judge(found, events, tiou)
+        per_class[label] = sum(hit for _, hit in counted), len(counted), events.counts.get(label, 0)
+    return EventF1(tiou, per_class)
 
 
 def _intersection(event: TimedLabel, times: np.ndarray) -> np.ndarray:
