@@ -1,16 +1,17 @@
 """Events from scores: what the stream tells, token by token, is what a whole video gives."""
 
+import itertools
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import f1_score
 
-from vidact.data.annotations import Event, rasterise
-from vidact.events import Detection, EventDetector, scores_to_events, tune_thresholds
-from vidact.metrics import event_map
+from vidact.data.annotations import Event, Targets, events_of, rasterise
+from vidact.events import Detection, EventDetector, choose_thresholds, scores_to_events, tune_thresholds
+from vidact.metrics import event_f1, event_map
 
 
 def only(probabilities):
@@ -204,39 +205,160 @@ def test_two_streams_share_one_detector():
 # ----------------------------------------------------------------------------------------------------------- thresholds
 
 
-def test_tuned_thresholds_have_the_best_f1():
-    rng = np.random.default_rng(0)
-    targets = [(rng.random((60, 4)) < 0.3).astype(float) for _ in range(3)]
-    scores = [np.clip(0.3 * of + 0.6 * rng.random(of.shape), 0, 1) for of in targets]
-    ignore = [rng.random(60) < 0.2 for _ in range(3)]
-    chosen = tune_thresholds(scores, targets, ignore)
-    kept = ~np.concatenate(ignore)
-    values, truth = np.concatenate(scores)[kept], np.concatenate(targets)[kept]
-    for column, threshold in enumerate(chosen, 1):
-        every = [f1_score(truth[:, column], values[:, column] >= t) for t in values[:, column]]
-        assert f1_score(truth[:, column], values[:, column] >= threshold) == pytest.approx(max(every))
+def timelines(videos, classes=2, tokens=60, skill=0.6, noise=0.15, seed=0, quiet=False):
+    """Scores and targets of made videos: two events a video, the classes in turn; scores rise to ``skill`` in them."""
+    rng = np.random.default_rng(seed)
+    scores, targets = [], []
+    for video in range(videos):
+        truth = np.zeros((tokens, 1 + classes))
+        truth[10:22, 1 + video % classes] = truth[35:50, 1 + (video + 1) % classes] = 1
+        truth[:, 0] = truth.sum(1) == 0
+        targets.append(truth)
+        given = skill * truth + noise * rng.random(truth.shape)
+        scores.append(np.zeros_like(given) + 0.01 if quiet else given)
+    return scores, targets
 
 
-def test_tuned_thresholds_see_what_the_detector_sees():
-    """Chosen on smoothed scores, and separating exactly where they can."""
-    truth = np.zeros((60, 2))
-    truth[20:40, 1] = 1
-    p = np.tile([0.0, 0.4], 30)
-    p[20:40] = np.tile([0.2, 0.6], 10)  # single tokens of both kinds overlap, their running means do not
-    (raw,), (chosen,) = tune_thresholds([only(p)], [truth]), tune_thresholds([only(p)], [truth], smoothing=0.9)
-    assert raw != chosen
-    detector = EventDetector(["jump"], 1, on=chosen, smoothing=0.9)
-    assert len(scores_to_events(only(p), "a", detector)) == 1
+def f1_at(on, scores, targets, rate=4.0, **settings):
+    classes = [str(k) for k in range(targets[0].shape[1] - 1)]
+    detector = EventDetector(classes, rate, on=on, **settings)
+    found = [event for i, rows in enumerate(scores) for event in scores_to_events(rows, str(i), detector)]
+    truth = [event for i, rows in enumerate(targets) for event in events_of(Targets(rows, np.zeros(len(rows), bool)),
+                                                                            str(i), rate, classes)]  # fmt: skip
+    return event_f1(found, truth, 0.3).f1
 
 
-def test_thresholds_that_cannot_be_tuned_keep_the_default():
-    truth = np.zeros((10, 3))
-    truth[2:5, 1] = 1
-    scores = 0.9 * truth + 0.05
-    chosen = tune_thresholds([scores], [truth], default=0.7)
-    assert chosen.tolist() == [0.5, 0.7]  # halfway between 0.05 and 0.95
-    everywhere = tune_thresholds([np.zeros((4, 2))], [np.ones((4, 2))])
-    EventDetector(["jump"], 1, on=everywhere)  # a threshold that a detector takes, though every score was 0
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_a_timid_detector_gets_thresholds_that_find_its_events(exclusive):
+    """Its scores never reach 0.5; chosen on some videos, the thresholds find the events of others."""
+    settings = {"smoothing": 0.5, "exclusive": exclusive}
+    found = choose_thresholds(*timelines(20, skill=0.3), tokens_per_second=4, **settings)
+    others = timelines(10, skill=0.3, seed=1)
+    assert found.f1_at_default == f1_at(0.5, *others, **settings) == 0
+    assert f1_at(found.on, *others, **settings) > 0.9
+    assert found.f1 > 0.9
+    assert (found.events.tolist(), found.videos) == ([20, 20], 20)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_few_events_leave_the_thresholds_near_a_half(exclusive):
+    """The same scores with fewer events behind them: the choice lies nearer to the default, and there with none."""
+    chosen = [
+        choose_thresholds(*timelines(videos, skill=0.42, noise=0.5, seed=3), tokens_per_second=4, exclusive=exclusive)
+        for videos in (1, 60)
+    ]
+    assert abs(chosen[0].on - 0.5).max() <= abs(chosen[1].on - 0.5).max()
+    scores, _ = timelines(2)
+    nothing = choose_thresholds(scores, [np.eye(3)[np.zeros(60, int)]] * 2, exclusive=exclusive)
+    assert nothing.on.tolist() == [0.5, 0.5]
+    assert "no event to choose by" in nothing.words
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_always_on_is_no_choice(seed, exclusive):
+    """Scores that know nothing, on videos of which one event takes most: a class that is always on would be right."""
+    rng = np.random.default_rng(seed)
+    scores = [rng.dirichlet(np.full(10, 50.0), 30) for _ in range(3)]
+    targets = [np.eye(10)[np.r_[np.full(20, 1 + 3 * video), np.full(10, 2 + 3 * video)]] for video in range(3)]
+    found = choose_thresholds(scores, targets, tokens_per_second=4, exclusive=exclusive)
+    detector = EventDetector([str(k) for k in range(9)], 4, on=found.on, exclusive=exclusive)
+    whole = [event.label for rows in scores for event in scores_to_events(rows, "v", detector) if event.end_s == 7.5
+             and event.start_s == 0]  # fmt: skip
+    assert max(map(whole.count, whole), default=0) < 3
+    told = [event.end_s - event.start_s for rows in scores for event in scores_to_events(rows, "v", detector)]
+    assert sum(told) <= 0.5 * 9 * 3 * 7.5
+
+
+def test_a_class_with_many_events_has_its_own_threshold():
+    scores, targets = timelines(24, skill=0.3)
+    for rows, truth in zip(scores, targets, strict=True):
+        rows[:, 2] = np.where(truth[:, 2] == 1, 0.95, 0.45 * (np.arange(60) % 7 < 4))  # sure, and loud elsewhere
+    own = choose_thresholds(scores, targets, tokens_per_second=4)
+    assert own.on[0] < 0.45 < own.on[1]
+    assert "own threshold" in own.words
+    few = choose_thresholds(scores[:4], targets[:4], tokens_per_second=4)
+    assert few.on[0] == few.on[1] == few.common
+
+
+def test_the_choice_says_what_it_was_made_on():
+    found = choose_thresholds(*timelines(3, skill=0.3), tokens_per_second=4)
+    assert re.fullmatch(
+        r"classes turn on at 0\.\d+: chosen on 6 events of 3 validation videos \(F1 [\d.]+, at 0.5 for all 0.00\)",
+        found.words,
+    )
+
+
+def test_what_is_ambiguous_is_neither_found_nor_missed():
+    scores, targets = timelines(12)
+    ignore = [np.zeros(60, bool) for _ in scores]
+    for rows, truth, skip in zip(scores, targets, ignore, strict=True):
+        skip[30:55] = True
+        rows[30:55] = 0.9
+        truth[30:55] = 0
+    found = choose_thresholds(scores, targets, ignore, tokens_per_second=4)
+    assert found.events.tolist() == [6, 6]
+    assert found.f1 == found.f1_at_default == 1
+
+
+def test_thresholds_are_those_of_the_detector_that_uses_them():
+    """``f1`` is what scores_to_events and event_f1 give with the same settings."""
+    scores, targets = timelines(6, skill=0.3, noise=0.6, seed=5)
+    slow = {"smoothing": 0.6, "min_seconds": 1, "merge_seconds": 1, "exclusive": True}
+    for options in ({}, {"exclusive": True}, slow):
+        found = choose_thresholds(scores, targets, tokens_per_second=4, **options)
+        assert found.f1 == pytest.approx(f1_at(found.on, scores, targets, **options))
+        assert found.f1_at_default == pytest.approx(f1_at(0.5, scores, targets, **options))
+        np.testing.assert_array_equal(tune_thresholds(scores, targets, tokens_per_second=4, **options), found.on)
+
+
+# -------------------------------------------------------------------------------------------------------- one at a time
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0, 0.5, 1.0]), st.sampled_from([0, 0.5, 0.75]))
+def test_exclusive_events_never_overlap(seed, min_seconds, merge_seconds):
+    scores, classes = random_stream(seed, tokens=80)
+    detector = EventDetector(
+        classes, 4, on=0.2, min_seconds=min_seconds, merge_seconds=merge_seconds, exclusive=True
+    )  # fmt: skip
+    events = scores_to_events(scores, "a", detector)
+    for one, other in itertools.pairwise(events):
+        assert one.end_s <= other.start_s
+    assert all(event.end_s - event.start_s >= min_seconds for event in events)
+
+
+def test_of_two_classes_the_one_further_above_its_threshold_is_on():
+    scores = np.array([[0, 0.5, 0.4, 0.1], [0, 0.5, 0.4, 0.1], [0, 0.1, 0.4, 0.5], [0, 0.1, 0.4, 0.5]])
+    every = EventDetector(["a", "b", "c"], 1, on=0.3)
+    assert len(scores_to_events(scores, "v", every)) == 3
+    one = EventDetector(["a", "b", "c"], 1, on=0.3, exclusive=True)
+    assert [(e.label, e.start_s, e.end_s) for e in scores_to_events(scores, "v", one)] == [("a", 0, 2), ("c", 2, 4)]
+    eager = EventDetector(["a", "b", "c"], 1, on=[0.4, 0.2, 0.4], exclusive=True)
+    assert [(e.label, e.start_s, e.end_s) for e in scores_to_events(scores, "v", eager)] == [("b", 0, 4)]
+
+
+def test_one_class_alone_is_the_same_exclusive_or_not():
+    scores, _ = random_stream(7, classes=1)
+    one, other = (EventDetector(["a"], 4, **OPTIONS, exclusive=exclusive) for exclusive in (False, True))
+    assert scores_to_events(scores, "v", one) == scores_to_events(scores, "v", other)
+
+
+def test_what_was_told_is_closed_once_and_not_taken_back_when_another_class_comes():
+    scores, classes = random_stream(3)
+    detector = EventDetector(classes, 4, **{**OPTIONS, "on": 0.25}, exclusive=True)
+    state, told, closed = detector.initial_state("a"), {}, []
+    for row in scores:
+        update, state = detector.step(row, state)
+        for event in update.closed:
+            assert told.pop(event.label) == event.start_s
+            closed.append(event)
+        for event in update.opened:
+            assert event.label not in told
+            told[event.label] = event.start_s
+        assert {event.label for event in detector.ongoing(state)} == set(told)
+    events = closed + detector.finish(state)
+    assert sorted(events, key=lambda x: (x.start_s, x.end_s, x.label)) == scores_to_events(scores, "a", detector)
 
 
 # ------------------------------------------------------------------------------------------------------------ bad input
