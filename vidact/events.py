@@ -10,14 +10,17 @@ Shapes: T tokens, K actions; column 0 of 1 + K probabilities is the background a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vidact.metrics.frame_ap import precision_recall
+from vidact.metrics.event_ap import AMBIGUOUS, event_f1
+from vidact.metrics.frame_ap import runs
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ class EventDetector:
             token is taken as it is. 0.5 is what IDU does to its scores. It costs about s / (1 - s) tokens of delay.
         min_seconds: shorter events are dropped; a live event is told when it has lasted so long.
         merge_seconds: two events of a class with a gap of at most this are one; a live event is closed so much later.
+        exclusive: of the classes that reach their thresholds only one is on, the one whose probability is the largest
+            multiple of its threshold, so that no two events overlap. For scores that share one probability (softmax):
+            their thresholds are low, and several classes would be on at once. A gap is not bridged over an event of
+            another class.
     """
 
     def __init__(
@@ -93,6 +100,7 @@ class EventDetector:
         smoothing: float = 0.0,
         min_seconds: float = 0.0,
         merge_seconds: float = 0.0,
+        exclusive: bool = False,
     ) -> None:
         self.classes = tuple(classes)
         if not self.classes:
@@ -112,7 +120,7 @@ class EventDetector:
                 f"{self.classes[worst]!r} turns off below {self.off[worst]:g} and on at {self.on[worst]:g}; off is at "
                 "most on, or the class would turn off as soon as it is on"
             )
-        self.smoothing = smoothing
+        self.smoothing, self.exclusive = smoothing, exclusive
         # 0.3 s at 10 tokens/s are 3 tokens, not the 4 that 3.0000000000000004 would round up to.
         self._min_tokens = max(1, math.ceil(min_seconds * tokens_per_second - 1e-6))
         self._merge_tokens = math.floor(merge_seconds * tokens_per_second + 1e-6)
@@ -129,26 +137,41 @@ class EventDetector:
 
     def initial_state(self, video: str) -> EventState:
         """The state of a stream that has seen nothing; ``video`` is written into its detections."""
-        k = len(self.classes)
+        shape = self.on.shape
         return EventState(
             video=video,
             token=0,
-            smoothed=np.zeros(k),
-            start=np.full(k, -1),
-            last=np.full(k, -1),
-            is_on=np.zeros(k, dtype=bool),
-            is_told=np.zeros(k, dtype=bool),
-            total=np.zeros(k),
-            count=np.zeros(k, dtype=np.int64),
+            smoothed=np.zeros(len(self.classes)),
+            start=np.full(shape, -1),
+            last=np.full(shape, -1),
+            is_on=np.zeros(shape, dtype=bool),
+            is_told=np.zeros(shape, dtype=bool),
+            total=np.zeros(shape),
+            count=np.zeros(shape, dtype=np.int64),
         )
 
     def step(self, probabilities: ArrayLike, state: EventState) -> tuple[EventUpdate, EventState]:
         """Take the next token's ``probabilities`` (1 + K); ``state`` itself is left as it was."""
         given = np.asarray(probabilities, dtype=np.float64)
         self._check(given, state)
+        before, opens, ends = self._advance(given, state)
+        opened = self._detections(before, opens)
+        if not ends.any():
+            return EventUpdate(opened, []), before
+        return EventUpdate(opened, self._detections(before, ends & before.is_told)), self._without(before, ends)
+
+    def _advance(self, given: np.ndarray, state: EventState) -> tuple[EventState, np.ndarray, np.ndarray]:
+        """The state after one more token, which of its events are long enough from now on, and which are over.
+
+        Arrays have the shape of ``on``, so that one pass over the scores serves several sets of thresholds.
+        """
         t = state.token
         smoothed = smooth(given[1:], state.smoothed if t else None, self.smoothing)
-        is_on = smoothed >= np.where(state.is_on, self.off, self.on)
+        threshold = np.where(state.is_on, self.off, self.on)
+        is_on = smoothed >= threshold
+        if self.exclusive:
+            multiple = np.where(is_on, smoothed / threshold, 0.0)
+            is_on &= np.arange(is_on.shape[-1]) == multiple.argmax(-1)[..., None]
         begins = is_on & (state.start < 0)
         start = np.where(begins, t, state.start)
         last = np.where(is_on, t, state.last)
@@ -156,18 +179,22 @@ class EventDetector:
         count = state.count + is_on
         opens = is_on & ~state.is_told & (t + 1 - start >= self._min_tokens)
         is_told = state.is_told | opens
-        after = EventState(state.video, t + 1, smoothed, start, last, is_on, is_told, total, count)
-        opened = self._detections(after, opens)
-        ends = (start >= 0) & (t - last > self._merge_tokens)
-        if not ends.any():
-            return EventUpdate(opened, []), after
-        closed = self._detections(after, ends & is_told)
-        return EventUpdate(opened, closed), replace(
-            after,
-            start=np.where(ends, -1, start),
-            is_told=is_told & ~ends,
-            total=np.where(ends, 0.0, total),
-            count=np.where(ends, 0, count),
+        ends = t - last > self._merge_tokens
+        if self.exclusive:
+            # What was never told gives way to any other class, and what was told to another event that is told.
+            ends |= ~is_on & is_on.any(-1, keepdims=True) & (~is_told | (is_on & is_told).any(-1, keepdims=True))
+        ends &= start >= 0
+        return EventState(state.video, t + 1, smoothed, start, last, is_on, is_told, total, count), opens, ends
+
+    @staticmethod
+    def _without(state: EventState, ends: np.ndarray) -> EventState:
+        """``state`` with the events that are over taken out."""
+        return replace(
+            state,
+            start=np.where(ends, -1, state.start),
+            is_told=state.is_told & ~ends,
+            total=np.where(ends, 0.0, state.total),
+            count=np.where(ends, 0, state.count),
         )
 
     def finish(self, state: EventState) -> list[Detection]:
@@ -179,17 +206,18 @@ class EventDetector:
         return self._detections(state, state.is_told)
 
     def _detections(self, state: EventState, which: np.ndarray) -> list[Detection]:
+        return [self._detection(state, (c,)) for c in np.flatnonzero(which)]
+
+    def _detection(self, state: EventState, place: tuple[int, ...]) -> Detection:
+        """The event at a ``place`` of the state's arrays; their last axis are the classes."""
         rate = self.tokens_per_second
-        return [
-            Detection(
-                state.video,
-                float(state.start[c] / rate),
-                float((state.last[c] + 1) / rate),
-                self.classes[c],
-                float(state.total[c] / state.count[c]),
-            )
-            for c in np.flatnonzero(which)
-        ]
+        return Detection(
+            state.video,
+            float(state.start[place] / rate),
+            float((state.last[place] + 1) / rate),
+            self.classes[place[-1]],
+            float(state.total[place] / state.count[place]),
+        )
 
     def _check(self, given: np.ndarray, state: EventState) -> None:
         if given.shape != (1 + len(self.classes),):
@@ -228,30 +256,201 @@ def always_on(classes: Sequence[str], seconds: Mapping[str, float]) -> list[Dete
     return [Detection(video, 0.0, end_s, name, 1.0) for video, end_s in seconds.items() for name in classes]
 
 
+CANDIDATES = tuple(round(0.05 * n, 2) for n in range(1, 20))  # thresholds that are tried
+ENOUGH = 10  # events of a class, from which on it has a threshold of its own
+TIOU = 0.3  # temporal overlap of a detection that counts as right
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdChoice:
+    """Thresholds ``on`` (K,), and what they were chosen on: ``events`` (K,) true ones in ``videos`` videos.
+
+    ``common`` is the threshold of the classes with too few events for their own. ``f1`` and ``f1_at_default`` are those
+    of the events on the same videos, at ``on`` and where ``default`` holds for every class: what was chosen on videos
+    flatters there. NaN where no event occurs.
+    """
+
+    on: np.ndarray
+    common: float
+    default: float
+    events: np.ndarray
+    videos: int
+    f1: float
+    f1_at_default: float
+
+    @property
+    def words(self) -> str:
+        """What was chosen, on how much, as a sentence."""
+        seen = f"{int(self.events.sum())} events of {self.videos} validation video{'s' * (self.videos != 1)}"
+        if not self.events.any():
+            return f"every class turns on at {self.default:g}: the validation videos have no event to choose by"
+        own = np.flatnonzero(self.on != self.common)
+        words = f"classes turn on at {self.common:g}"
+        words += f", {len(own)} of {len(self.on)} at {'its' if len(own) == 1 else 'their'} own threshold" * bool(
+            len(own)
+        )
+        gain = f"F1 {self.f1:.2f}, at {self.default:g} for all {self.f1_at_default:.2f}"
+        return f"{words}: chosen on {seen} ({gain})"
+
+
+def choose_thresholds(
+    scores: Sequence[ArrayLike],
+    targets: Sequence[ArrayLike],
+    ignore: Sequence[ArrayLike] | None = None,
+    *,
+    tokens_per_second: float = 1.0,
+    smoothing: float = 0.0,
+    min_seconds: float = 0.0,
+    merge_seconds: float = 0.0,
+    exclusive: bool = False,
+    default: float = 0.5,
+) -> ThresholdChoice:
+    """Choose the ``on`` threshold of each class by the events that a detector with these settings makes.
+
+    Of the thresholds whose F1 at a temporal overlap of 0.3 lies within one standard error of the best, the one nearest
+    to ``default``: few events leave it where it is, many move it. First one for all classes; then, for each class with
+    ``ENOUGH`` events, its own, the others held and the common one taking the default's place. Lower ones at which a
+    class is on for more than half of the tokens that are not its own are left out, so that "always on" is no choice.
+
+    Use videos that were not trained on, and never the test set.
+
+    Args:
+        scores: probabilities (T, 1+K) of each video.
+        targets: 0/1 (T, 1+K) of each video; a stretch of a class is an event.
+        ignore: (T,) of each video, True where the label is ambiguous.
+        tokens_per_second: of the scores; it, ``smoothing``, ``min_seconds``, ``merge_seconds`` and ``exclusive`` are
+            those of the detector that will use the thresholds.
+        default: what holds where there is nothing to choose by.
+    """
+    videos = _checked_videos(scores, targets, ignore)
+    num_classes = videos[0].scores.shape[1] - 1
+    detector = EventDetector(
+        [str(k) for k in range(num_classes)], tokens_per_second, default, None, smoothing, min_seconds, merge_seconds,
+        exclusive,
+    )  # fmt: skip
+    truth = [event for number, video in enumerate(videos) for event in video.events(str(number), detector)]
+    true = np.array([sum(event.label == name for event in truth) for name in detector.classes])
+    nothing = np.full(num_classes, default)
+    if not true.any():
+        return ThresholdChoice(nothing, default, default, true, len(videos), math.nan, math.nan)
+    candidates = np.unique([*CANDIDATES, default])
+    one_for_all = _count(detector, np.repeat(candidates[:, None], num_classes, 1), videos, truth)
+    common = _nearest(candidates, one_for_all.hits.sum(1), one_for_all.found.sum(1), int(true.sum()),
+                      (one_for_all.astray <= 0.5).all(1), default)  # fmt: skip
+    on = np.full(num_classes, common)
+    for k in np.flatnonzero(true >= ENOUGH):
+        tried = np.full((len(candidates), num_classes), common)
+        tried[:, k] = candidates
+        own = _count(detector, tried, videos, truth, only=int(k)) if exclusive else one_for_all
+        on[k] = _nearest(candidates, own.hits[:, k], own.found[:, k], int(true[k]), own.astray[:, k] <= 0.5, common)
+    both = _count(detector, np.stack([on, nothing]), videos, truth)
+    f1 = 2 * both.hits.sum(1) / (both.found.sum(1) + true.sum())
+    return ThresholdChoice(on, common, default, true, len(videos), float(f1[0]), float(f1[1]))
+
+
 def tune_thresholds(
     scores: Sequence[ArrayLike],
     targets: Sequence[ArrayLike],
     ignore: Sequence[ArrayLike] | None = None,
     smoothing: float = 0.0,
     default: float = 0.5,
+    **settings: Any,
 ) -> np.ndarray:
-    """Choose each class's ``on`` threshold, (K,): the one with the best F1 over the tokens of all videos.
+    """The thresholds (K,) of ``choose_thresholds``, whose arguments these are."""
+    return choose_thresholds(scores, targets, ignore, smoothing=smoothing, default=default, **settings).on
 
-    Tokens, not events, because a validation split has thousands of them where it has a dozen events of a class: the
-    choice is steadier. Use videos that were not trained on, and never the test set.
+
+def _nearest(
+    candidates: np.ndarray, hits: np.ndarray, found: np.ndarray, true: int, is_quiet: np.ndarray, centre: float
+) -> float:
+    """The candidate nearest to ``centre`` whose F1 cannot be told from the best; below it, of those that are quiet."""
+    f1 = np.where(is_quiet | (candidates >= centre), 2 * hits / (found + true), -1.0)
+    # Of a share with one success and one failure added: 0 of 2 events is no certainty.
+    share = (f1.max() * true + 1) / (true + 2)
+    good = f1 >= f1.max() - math.sqrt(share * (1 - share) / (true + 2))
+    distance = np.where(good, abs(candidates - centre), np.inf)
+    nearest = np.flatnonzero(distance <= distance.min() + 1e-9)
+    return float(candidates[nearest[f1[nearest].argmax()]])
+
+
+@dataclass(frozen=True, eq=False)
+class _Video:
+    """Scores and truth (T, 1+K) of a video, and the tokens that count (T,)."""
+
+    scores: np.ndarray
+    truth: np.ndarray
+    counts: np.ndarray
+
+    def events(self, name: str, detector: EventDetector) -> list[Detection]:
+        """What happened, as far as any of its tokens counts, and the stretches that are ambiguous."""
+        rate, whole = detector.tokens_per_second, np.array([0, len(self.truth)])
+        rows = [(AMBIGUOUS, ~self.counts), *zip(detector.classes, self.truth[:, 1:].T, strict=True)]
+        return [
+            Detection(name, float(first / rate), float((last + 1) / rate), label, 1.0)
+            for label, active in rows
+            for first, last in zip(*runs(active, whole), strict=True)
+            if label == AMBIGUOUS or self.counts[first : last + 1].any()
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Counts:
+    """Of G sets of thresholds, (G, K): right detections, those that count, and how often a class goes ``astray``.
+
+    That is the share of the tokens that are not its own at which it is on.
+    """
+
+    hits: np.ndarray
+    found: np.ndarray
+    astray: np.ndarray
+
+
+def _count(
+    detector: EventDetector,
+    on: np.ndarray,
+    videos: Sequence[_Video],
+    truth: Sequence[Detection],
+    only: int | None = None,
+) -> _Counts:
+    """What the events of ``detector`` are worth at each of the thresholds ``on`` (G, K), in one pass over the scores.
 
     Args:
-        scores: probabilities (T, 1+K) of each video.
-        targets: 0/1 (T, 1+K) of each video.
-        ignore: (T,) of each video, True where the label is ambiguous.
-        smoothing: that of the detector which will use the thresholds.
-        default: for a class without a positive token, of which nothing can be learnt.
+        only: the class whose detections are compared; the others' counts stay 0.
     """
-    _check_smoothing(smoothing)
+    several = copy.copy(detector)
+    several.on, several.off = on, on * (detector.off / detector.on)
+    found: list[list[Detection]] = [[] for _ in on]
+    astray, others = np.zeros(on.shape), np.zeros(on.shape[1])
+
+    def close(state: EventState, which: np.ndarray) -> None:
+        for g, k in zip(*np.nonzero(which), strict=True):
+            if only in (None, k):
+                found[g].append(several._detection(state, (g, k)))
+
+    for number, video in enumerate(videos):
+        state = several.initial_state(str(number))
+        for row, own, counts in zip(video.scores, video.truth[:, 1:], video.counts, strict=True):
+            state, _, ends = several._advance(row, state)
+            astray += counts * (state.is_on & ~own)
+            others += counts * ~own
+            if ends.any():
+                close(state, ends & state.is_told)
+                state = several._without(state, ends)
+        close(state, state.is_told)
+    scored = [event_f1(detections, truth, TIOU).per_class for detections in found]
+    hits, judged = (
+        np.array([[of.get(name, (0, 0, 0))[at] for name in detector.classes] for of in scored]) for at in (0, 1)
+    )
+    return _Counts(hits, judged, astray / np.maximum(others, 1))
+
+
+def _checked_videos(
+    scores: Sequence[ArrayLike], targets: Sequence[ArrayLike], ignore: Sequence[ArrayLike] | None
+) -> list[_Video]:
     if not len(scores) or len(scores) != len(targets) or (ignore is not None and len(ignore) != len(scores)):
-        counts = f"{len(scores)} videos of scores, {len(targets)} of targets"
-        raise ValueError(counts + (f", {len(ignore)} of ignore" if ignore is not None else "") + " cannot be matched")
-    values, truth = [], []
+        words = f"{len(scores)} videos of scores, {len(targets)} of targets"
+        raise ValueError(words + (f", {len(ignore)} of ignore" if ignore is not None else "") + " cannot be matched")
+    videos = []
     for i, (rows, labels) in enumerate(zip(scores, targets, strict=True)):
         given, positive = np.asarray(rows, dtype=np.float64), np.asarray(labels)
         if given.ndim != 2 or given.shape != positive.shape:
@@ -261,25 +460,9 @@ def tune_thresholds(
             )
         if np.isnan(given).any():
             raise ValueError(f"video {i} has NaN scores; no threshold can be chosen on them")
-        smoothed: list[np.ndarray] = []
-        for row in given:
-            smoothed.append(smooth(row, smoothed[-1] if smoothed else None, smoothing))
-        keep = np.full(len(given), True) if ignore is None else ~np.asarray(ignore[i], dtype=bool)
-        values.append(np.reshape(smoothed, given.shape)[keep])
-        truth.append(positive[keep] == 1)
-    all_values, all_truth = np.concatenate(values), np.concatenate(truth)
-    return np.array([_best_f1(all_values[:, c], all_truth[:, c], default) for c in range(1, all_values.shape[1])])
-
-
-def _best_f1(scores: np.ndarray, positive: np.ndarray, default: float) -> float:
-    curve = precision_recall(scores, positive)
-    if not curve.total:
-        return default
-    ranks = curve.hits / np.where(curve.hits > 0, curve.precision, 1.0)
-    best = int((2 * curve.hits / (ranks + curve.total)).argmax())
-    # Halfway to the next lower score, so that rounding cannot turn the last token that was wanted off.
-    lower = curve.thresholds[best + 1] if best + 1 < len(curve.thresholds) else curve.thresholds[best]
-    return float(np.clip((curve.thresholds[best] + lower) / 2, 1e-6, 1.0))
+        counts = np.full(len(given), True) if ignore is None else ~np.asarray(ignore[i], dtype=bool)
+        videos.append(_Video(given, positive == 1, counts))
+    return videos
 
 
 def _check_smoothing(smoothing: float) -> None:
