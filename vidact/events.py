@@ -206,7 +206,7 @@ class EventDetector:
         return self._detections(state, state.is_told)
 
     def _detections(self, state: EventState, which: np.ndarray) -> list[Detection]:
-        return [self._detection(state, (c,)) for c in np.flatnonzero(which)]
+        return [self._detection(state, (int(c),)) for c in np.flatnonzero(which)]
 
     def _detection(self, state: EventState, place: tuple[int, ...]) -> Detection:
         """The event at a ``place`` of the state's arrays; their last axis are the classes."""
@@ -335,8 +335,9 @@ def choose_thresholds(
         return ThresholdChoice(nothing, default, default, true, len(videos), math.nan, math.nan)
     candidates = np.unique([*CANDIDATES, default])
     one_for_all = _count(detector, np.repeat(candidates[:, None], num_classes, 1), videos, truth)
-    common = _nearest(candidates, one_for_all.hits.sum(1), one_for_all.found.sum(1), int(true.sum()),
-                      (one_for_all.astray <= 0.5).all(1), default)  # fmt: skip
+    quiet = one_for_all.astray <= 0.5
+    hits, found = one_for_all.hits.sum(1), one_for_all.found.sum(1)
+    common = _nearest(candidates, hits, found, int(true.sum()), np.all(quiet, 1), default)
     on = np.full(num_classes, common)
     for k in np.flatnonzero(true >= ENOUGH):
         tried = np.full((len(candidates), num_classes), common)
@@ -425,7 +426,7 @@ def _count(
     def close(state: EventState, which: np.ndarray) -> None:
         for g, k in zip(*np.nonzero(which), strict=True):
             if only in (None, k):
-                found[g].append(several._detection(state, (g, k)))
+                found[g].append(several._detection(state, (int(g), int(k))))
 
     for number, video in enumerate(videos):
         state = several.initial_state(str(number))
