@@ -18,7 +18,6 @@ Shapes: N frames kept of a video, H x W pixels.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import tarfile
@@ -42,6 +41,14 @@ from vidact.video.reader import VideoError, VideoReader
 from vidact.video.transcode import pictures_of, psnr_of, scaled, squared_difference
 
 VERSION = 1
+
+# Of what is read, since a store may come from anybody.
+LISTS = ("offsets", "sizes", "times_s")
+SIDES = 65_535  # pixels: what a JPEG can have
+LARGEST_JPEG = 2**30  # bytes
+OFFSETS = 2**53  # bytes
+FRAME_HEADS = {0xC0, 0xC1, 0xC2}  # markers: baseline, extended, progressive
+MOST_SEGMENTS = 64  # before a JPEG's frame; OpenCV writes six
 
 # Where shards may lie beside a folder. A store may come from anybody, and fsspec knows chained and templated file
 # systems that open whatever the store says, here or elsewhere: they are none of these.
@@ -270,7 +277,26 @@ def settings_record(settings: PackSettings) -> dict[str, Any]:
 
 def _decode(data: bytes) -> Any:
     """(H, W, 3) RGB of a JPEG; None where it is none."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width that a JPEG's head promises, before anything is made of so many pixels; None: it is none."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    place = 2
+    for _ in range(MOST_SEGMENTS):
+        if data[place : place + 1] != b"\xff" or len(data) < place + 9:
+            return None
+        if data[place + 1] in FRAME_HEADS:
+            return int.from_bytes(data[place + 5 : place + 7], "big"), int.from_bytes(
+                data[place + 7 : place + 9], "big"
+            )
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return None
 
 
 @lru_cache(maxsize=64)
@@ -279,8 +305,8 @@ def _shards_of(store: Path, mtime_ns: int) -> str:
     try:
         record = json.loads(store.read_text(encoding="utf-8"))
         shards, version = record["shards"], record["version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise VideoError(f"{store} cannot be read ({error!r}); pack again, or fetch it again") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise VideoError(f"{store} cannot be read ({_short(error)}); pack again, or fetch it again") from None
     if version != VERSION:
         raise VideoError(f"{store} is of version {version} and this vidact reads {VERSION}; pack again")
     if not isinstance(shards, str) or not shards:
@@ -296,6 +322,28 @@ def _shards_of(store: Path, mtime_ns: int) -> str:
     return shards if scheme else str((store.parent / shards).resolve())
 
 
+def _whole(entry: Any, name: str, least: int, most: int) -> Any:
+    """A whole number of the entry, or a list of some, all of them in range."""
+    value = entry[name]
+    for number in value if isinstance(value, list) and name in LISTS else [value]:
+        if type(number) is not int or not least <= number <= most:
+            raise ValueError(f"{name} of {number!r:.30}; it is {least} to {most}")
+    return value
+
+
+def _seconds(entry: Any, name: str) -> Any:
+    """A finite number of the entry, or a list of some, as float."""
+    value = entry[name]
+    for number in value if isinstance(value, list) and name in LISTS else [value]:
+        if type(number) not in (int, float) or not -1e12 < number < 1e12:
+            raise ValueError(f"{name} of {number!r:.30}; it is a number of seconds, or a rate")
+    return [float(number) for number in value] if isinstance(value, list) else float(value)
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:200]
+
+
 class PackedReader(VideoReader):
     """The frames of one ``.packed`` file."""
 
@@ -305,14 +353,17 @@ class PackedReader(VideoReader):
             raise FileNotFoundError(f"{path} does not exist; a packed video is a file ending in {PACKED_SUFFIX}")
         try:
             entry = json.loads(self.path.read_text(encoding="utf-8"))
-            self._offsets, self._sizes = entry["offsets"], entry["sizes"]
-            self._times_s = np.array(entry["times_s"], dtype=np.float64)
-            self._height, self._width, self.fps = int(entry["height"]), int(entry["width"]), float(entry["fps"])
-            self._end_s = float(entry["end_s"]) if "end_s" in entry else None  # older stores lack it
+            self._offsets, self._sizes = _whole(entry, "offsets", 0, OFFSETS), _whole(entry, "sizes", 1, LARGEST_JPEG)
+            self._height, self._width = _whole(entry, "height", 1, SIDES), _whole(entry, "width", 1, SIDES)
+            self._times_s = np.array(_seconds(entry, "times_s"))
+            self.fps = _seconds(entry, "fps")
+            self._end_s = _seconds(entry, "end_s") if "end_s" in entry else None  # older stores lack it
             above, self._shard_name = entry["store"], entry["shard"]
-            whole = len(self._times_s) == len(self._offsets) == len(self._sizes) > 0 and math.isfinite(self.fps)
-        except (ValueError, KeyError, TypeError) as error:
-            raise VideoError(f"{self.path} is no packed video ({error!r}); pack it again") from None
+            whole = len(self._times_s) == len(self._offsets) == len(self._sizes) > 0
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise VideoError(f"{self.path} is no packed video ({_short(error)}); pack it again") from None
+        if not self.fps > 0 or (np.diff(self._times_s) < 0).any():
+            raise VideoError(f"{self.path} is no packed video: its frames come in no order of time; pack it again")
         if not isinstance(above, str) or not re.fullmatch(r"\.|\.\.(/\.\.)*", above):
             raise VideoError(f"{self.path} names the store {above!r}; its store lies above it: . or .., ../.., …")
         if not isinstance(self._shard_name, str) or not re.fullmatch(r"\w[\w-]*\.tar", self._shard_name):
@@ -343,8 +394,9 @@ class PackedReader(VideoReader):
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         for number, data in zip(numbers, self._read(numbers), strict=True):
-            image = _decode(data) if len(data) == self._sizes[number] and data[:2] == b"\xff\xd8" else None
-            if image is None or image.shape != (self._height, self._width, 3):
+            size = self._height, self._width
+            image = _decode(data) if len(data) == self._sizes[number] and _jpeg_size(data) == size else None
+            if image is None or image.shape != (*size, 3):
                 raise VideoError(
                     f"frame {number} of {self.path} is not in {self._shard} where it should be; "
                     "the shard is of another run or damaged: fetch it again, or pack again"
@@ -366,6 +418,13 @@ class PackedReader(VideoReader):
                     f"{self.path} lies in the shard {shard}, which does not exist; "
                     f"put it there, or say in {STORE} where the shards are"
                 ) from None
+        length = os.fstat(self._file.fileno()).st_size
+        for number in numbers:
+            if self._offsets[number] + self._sizes[number] > length:
+                raise VideoError(
+                    f"frame {number} of {self.path} lies beyond the end of {self._shard}, which has {length} bytes; "
+                    "the shard is cut short or of another run: fetch it again, or pack again"
+                )
         if hasattr(os, "pread"):
             file = self._file.fileno()
             return [os.pread(file, self._sizes[number], self._offsets[number]) for number in numbers]
