@@ -766,7 +766,7 @@ def test_the_token_travels_in_a_cookie_a_subprotocol_or_a_header(lines):
         with pytest.raises(InvalidStatus, match="403"):
             served.client()
         with pytest.raises(InvalidStatus, match="403"):
-            served.client(additional_headers={"Cookie": "vidact_token=wrong"})
+            served.client(additional_headers={"Cookie": f"vidact_{port}=wrong"})
         with pytest.raises(InvalidStatus, match="403"):
             connect(f"ws://127.0.0.1:{port}/live?token={TOKEN}")  # an address is logged
         assert lines() == ["127.0.0.1: tried to connect without the token; refused"]

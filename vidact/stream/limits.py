@@ -35,6 +35,10 @@ class Limits:
         pictures_per_second: of a named source.
         picture_side: their longer side.
         ahead_s: how far a frame's time may run before the server's own.
+        message_characters: of one text message; the page's have a few dozen.
+        segments: of a JPEG's header, and ``header_bytes`` in all; canvases of browsers write about ten.
+        logins: pages that are let in without giving the token again; the one unused longest goes first.
+        guess_s: how long a wrong token waits, after too many of them from one address.
         request_s: a connection that has not sent a whole request by then is closed.
     """
 
@@ -51,6 +55,11 @@ class Limits:
     picture_side: int = 960
     ahead_s: float = 1.0
     request_s: float = 20.0
+    message_characters: int = 256
+    segments: int = 64
+    header_bytes: int = 1 << 17
+    logins: int = 1000
+    guess_s: float = 0.2
 
 
 class Fault(Exception):
@@ -78,41 +87,74 @@ class Bucket:
         return True
 
 
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a baseline JPEG, from its header; anything else is a Fault.
+TABLES = (0xC4, 0xDB, 0xDD, 0xE0, 0xEE)  # markers that a decoder needs: Huffman, quantisation, restarts, JFIF, Adobe
+MANY_SCANS = "a frame is a JPEG of many scans; only baseline ones are taken; closed"
+
+
+def jpeg_size(data: bytes, limits: Limits | None = None) -> tuple[int, int]:
+    """Width and height of a baseline JPEG, from its header; anything else is a Fault."""
+    return _read_header(data, limits or Limits())[:2]
+
+
+def _read_header(data: bytes, limits: Limits) -> tuple[int, int, bytes]:
+    """Width and height of a baseline JPEG, and the file without what no decoder needs.
 
     A file of a few kilobytes can ask for gigabytes of pixels, or for the same pixels thousands of times: in a
-    progressive JPEG, or with one scan after the other. Canvases of browsers write one baseline scan.
+    progressive JPEG, or with one scan after the other. A file of a megabyte can hold ten thousand segments, each of
+    which costs its reader more than the picture does. Canvases of browsers write a short header and one baseline scan.
     """
     broken = Fault("garbage", f"a frame of {len(data)} bytes is not a JPEG image; closed")
     if data[:2] != b"\xff\xd8":
         raise broken
-    place, size = 2, None
-    while data[place : place + 2] != b"\xff\xda":  # until the first scan
-        if place + 9 > len(data) or data[place] != 0xFF:
+    place, size, kept = 2, None, [b"\xff\xd8"]
+    for _ in range(limits.segments + 1):
+        if data[place : place + 2] == b"\xff\xda":  # the first scan
+            break
+        if place > limits.header_bytes:
+            raise Fault("garbage", f"a frame's header has more than {limits.header_bytes:,} bytes; closed")
+        if place + 10 > len(data) or data[place] != 0xFF:
             raise broken
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= 0xD9 or length < 2:  # stand alone, or fill
+            raise broken
+        end = place + 2 + length
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header; those are tables
             if marker > 0xC1 or size is not None:
-                raise Fault("garbage", "a frame is a JPEG of many scans; only baseline ones are taken; closed")
-            height, width = struct.unpack_from(">HH", data, place + 5)
+                raise Fault("garbage", MANY_SCANS)
+            precision, height, width, colours = struct.unpack_from(">BHHB", data, place + 4)
+            if precision != 8 or colours not in (1, 3, 4) or length != 8 + 3 * colours:
+                raise broken
             size = width, height
-        place += 2 + length
+            kept.append(data[place:end])
+        elif marker in TABLES:
+            kept.append(data[place:end])
+        place = end
+    else:
+        raise Fault("garbage", f"a frame's header has more than {limits.segments} segments; closed")
     if size is None:
         raise broken
     if data.count(b"\xff\xda", place) > 3:  # one for each colour is allowed
-        raise Fault("garbage", "a frame is a JPEG of many scans; only baseline ones are taken; closed")
-    return size
+        raise Fault("garbage", MANY_SCANS)
+    return *size, b"".join([*kept, data[place:]])
 
 
 def decode_frame(data: bytes, limits: Limits) -> np.ndarray:
     """The RGB image (H, W, 3) of a client's JPEG. Nothing is decoded before it is known to be small."""
-    width, height = jpeg_size(data)
+    width, height, clean = _read_header(data, limits)
     if width * height > limits.pixels:
         raise Fault("large", f"a frame has {width}x{height} pixels; at most {limits.pixels:,} are taken; closed")
     if min(width, height) < 16:
         raise Fault("garbage", f"a frame has {width}x{height} pixels; at least 16x16 are needed; closed")
+    if len(clean) > limits.header_bytes + 4 * width * height:  # noise at the highest quality takes about 3 a pixel
+        raise Fault(
+            "garbage", f"a frame of {width}x{height} pixels has {len(data):,} bytes, which no picture needs; closed"
+        )
     try:
-        return np.array(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))
+        return _decoded(clean)
     except Exception as error:  # whatever a decoder makes of a stranger's bytes
         raise Fault("garbage", f"a frame is a broken JPEG ({one_line(error)}); closed") from None
+
+
+def _decoded(data: bytes) -> np.ndarray:
+    """The picture of a JPEG whose header is short: Python reads that, and the rest is read without its lock."""
+    return np.array(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))

@@ -1,14 +1,14 @@
 """The web server: a page that shows what a browser's camera, or a source named at start, is doing.
 
-``server.py`` answers requests and decides who may ask, ``sessions.py`` joins clients and the network's streams,
-``limits.py`` says how much a client may do, ``monitor.py`` counts and logs, and ``page/`` is what the browser runs.
+``server.py`` answers requests, ``access.py`` decides who may ask, ``sessions.py`` joins clients and the network's
+streams, ``limits.py`` says how much a client may do, ``monitor.py`` counts and logs, and ``page/`` is what the browser
+runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hmac
 import ipaddress
 import logging
 import os
@@ -16,7 +16,6 @@ import re
 import secrets
 import socket
 import ssl
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from urllib.parse import urlsplit
 from vidact.addresses import name_of, public
 from vidact.device import refuse_device
 from vidact.packages import how_to_install
+from vidact.stream.access import OLD_COOKIE, Access, as_the_proxy_says
 from vidact.stream.command import RUNTIMES, Parser, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
@@ -46,9 +46,7 @@ FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-COOKIE = "vidact_token"
 SUBPROTOCOL = "vidact"
-TOKEN_SUBPROTOCOL = "vidact.token."  # then the token: for programs, which have no page to log in on
 SHORTEST_TOKEN = 16
 
 # What a browser may do with the page. The page loads nothing from elsewhere and can be framed by nobody.
@@ -82,6 +80,7 @@ def make_app(
     token: str | None = None,
     allow_origins: Sequence[str] = (),
     limits: Limits | None = None,
+    proxy: bool = False,
 ) -> Starlette:
     """The application: the page, ``/live``, ``/metrics`` and ``/healthz``.
 
@@ -92,6 +91,8 @@ def make_app(
             a page of another site may point its own name at 127.0.0.1.
         allow_origins: such as https://example.org, where a proxy serves the page under another name.
         limits: what one server takes on.
+        proxy: all requests come through a proxy, which says in X-Forwarded-For and X-Forwarded-Proto who asks, and
+            whether by HTTPS.
     """
     _import_uvicorn()
     from starlette.applications import Starlette
@@ -103,6 +104,8 @@ def make_app(
         raise ValueError(f"the token has {len(token)} characters; give {SHORTEST_TOKEN} or more, or let one be made")
     if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
         raise ValueError("the token goes into cookies and headers: letters, digits and the signs - _ . ~ alone")
+    if proxy and token is None:
+        raise ValueError("--proxy lets in whoever the proxy lets in, from wherever they come: give a token, --token …")
     for origin in allow_origins:
         if not re.fullmatch(r"https?://[^/?#@\sA-Z]+", origin):
             raise ValueError(
@@ -112,27 +115,18 @@ def make_app(
     limits = limits or Limits()
     studio = Studio(model, sources or {}, limits)
     pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
-    tries: OrderedDict[str, Bucket] = OrderedDict()
-
-    def is_ours(given: str | None) -> bool:
-        return token is None or (given is not None and hmac.compare_digest(given.encode(), token.encode()))
-
-    def may(connection: HTTPConnection) -> bool:
-        """Whether it brings the token: in the cookie, a subprotocol or the Authorization header."""
-        bearer = connection.headers.get("authorization", "").removeprefix("Bearer ")
-        offered = [
-            word.removeprefix(TOKEN_SUBPROTOCOL)
-            for word in connection.scope.get("subprotocols", [])
-            if word.startswith(TOKEN_SUBPROTOCOL)
-        ]
-        return any(is_ours(given) for given in [connection.cookies.get(COOKIE), bearer, *offered])
+    access = Access(token, limits, studio.faults)
 
     async def page(request: Request) -> Response:
         content, kind = pages[request.url.path]
         return Response(content, media_type=kind)
 
     async def state(request: Request) -> Response:
-        return JSONResponse({"authorised": may(request)})
+        verdict = await access.judge(request)
+        answer = JSONResponse({"authorised": verdict == "welcome"}, 429 if verdict == "too many" else 200)
+        if verdict == "welcome" and OLD_COOKIE in request.cookies and not access.has_logged_in(request):
+            access.log_in(request, answer)
+        return answer
 
     async def login(request: Request) -> Response:
         """The token in the body, never in an address; gives the cookie."""
@@ -148,24 +142,26 @@ def make_app(
                     return PlainTextResponse("too long", 413)
         except ClientDisconnect:
             return Response(status_code=400)
-        bucket = tries.setdefault(who, Bucket(0.2, 10))
-        tries.move_to_end(who)
-        if len(tries) > 1000:
-            tries.popitem(last=False)
-        if not bucket.take():
-            return PlainTextResponse("too many tries", 429)
-        if not is_ours(body.decode("utf-8", "replace")):
-            studio.faults.tell("token", who, "gave a wrong token; refused")
-            return PlainTextResponse("wrong token", 403)
+        if not access.is_token(body.decode("utf-8", "replace")):
+            too_many = await access.wrong(request) == "too many"
+            return PlainTextResponse("too many tries", 429) if too_many else PlainTextResponse("wrong token", 403)
         answer = Response(status_code=204)
-        if token is not None:
-            answer.set_cookie(
-                COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/"
-            )
+        access.log_in(request, answer)
+        return answer
+
+    async def logout(request: Request) -> Response:
+        """Ends what the page's cookie is good for."""
+        if not _same_origin(request, allow_origins):
+            return PlainTextResponse("wrong origin", 403)
+        answer = Response(status_code=204)
+        access.log_out(request, answer)
         return answer
 
     async def metrics(request: Request) -> Response:
-        if not may(request):
+        verdict = await access.judge(request)
+        if verdict == "too many":
+            return PlainTextResponse("too many wrong tokens", 429)
+        if verdict != "welcome":
             return PlainTextResponse("give the token: Authorization: Bearer …", 401)
         return PlainTextResponse(studio.metrics.text(), media_type="text/plain; version=0.0.4")
 
@@ -178,8 +174,10 @@ def make_app(
         if not _same_origin(websocket, allow_origins):
             origin = one_line(repr(websocket.headers.get("origin")))[:80]
             await refuse(websocket, studio, who, Fault("origin", f"a page of {origin} tried to connect; refused"))
-        elif not may(websocket):
+        elif (verdict := await access.judge(websocket)) == "unknown":
             await refuse(websocket, studio, who, Fault("token", "tried to connect without the token; refused"))
+        elif verdict != "welcome":  # which is told already
+            await websocket.close(POLICY)
         else:
             await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
             if len(studio.sessions) >= limits.sessions:
@@ -198,6 +196,7 @@ def make_app(
             *(Route(path, page, methods=["GET"]) for path in FILES),
             Route("/state", state),
             Route("/login", login, methods=["POST"]),
+            Route("/logout", logout, methods=["POST"]),
             Route("/metrics", metrics),
             Route("/healthz", health),
             WebSocketRoute("/live", live),
@@ -205,7 +204,7 @@ def make_app(
         lifespan=lifespan,
     )
     app.state.studio, app.state.has_token = studio, token is not None
-    app.add_middleware(_Guard, studio=studio, any_host=token is not None)
+    app.add_middleware(_Guard, studio=studio, any_host=token is not None, proxy=proxy)
     return app
 
 
@@ -215,21 +214,23 @@ def _same_origin(connection: HTTPConnection, allowed: Sequence[str]) -> bool:
     origin = connection.headers.get("origin")
     if origin is None or origin in allowed:
         return True
-    secure = connection.url.scheme in ("https", "wss")
+    secure = connection.scope["scheme"] in ("https", "wss")
     return origin == f"{'https' if secure else 'http'}://{connection.headers.get('host', '')}"
 
 
 class _Guard:
-    """Around everything: the name we are called by, and the headers of every answer."""
+    """Around everything: the name we are called by, what a proxy says, and the headers of every answer."""
 
-    def __init__(self, app: Any, studio: Studio, any_host: bool) -> None:
-        self.app, self.studio, self.any_host = app, studio, any_host
+    def __init__(self, app: Any, studio: Studio, any_host: bool, proxy: bool) -> None:
+        self.app, self.studio, self.any_host, self.proxy = app, studio, any_host, proxy
         self.headers = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        if self.proxy:
+            scope = as_the_proxy_says(scope)
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if not self.any_host and not is_loopback(_name(host)):
             who = scope["client"][0] if scope.get("client") else "somebody"
@@ -429,6 +430,7 @@ def serve(
     keyfile: Path | None = None,
     allow_origins: Sequence[str] = (),
     limits: Limits | None = None,
+    proxy: bool = False,
 ) -> None:
     """Serve the page until the process is told to stop.
 
@@ -442,10 +444,11 @@ def serve(
         keyfile: of HTTPS, PEM; None where the certfile holds the key too.
         allow_origins: where a proxy serves the page under another name.
         limits: what one server takes on.
+        proxy: all requests come through a proxy, which says who asks.
     """
-    made = None if token or is_loopback(host) else secrets.token_urlsafe(24)
+    made = None if token or (is_loopback(host) and not proxy) else secrets.token_urlsafe(24)
     token = token or made
-    app = make_app(model, sources, token=token, allow_origins=allow_origins, limits=limits)
+    app = make_app(model, sources, token=token, allow_origins=allow_origins, limits=limits, proxy=proxy)
     server = make_server(app, host, port, certfile, keyfile)
     refuse_taken_port(host, port)
     for line in greeting(model, sources or {}, host, port, made, certfile is not None):
@@ -555,6 +558,10 @@ def main(args: Sequence[str]) -> None:
         "--allow-origin", action="append", default=[], metavar="ORIGIN",
         help="such as https://example.org, where a proxy serves the page under another name",
     )  # fmt: skip
+    parser.add_argument(
+        "--proxy", action="store_true",
+        help="all requests come through a proxy, which sets X-Forwarded-For and X-Forwarded-Proto",
+    )  # fmt: skip
     parser.add_argument("--sessions", type=int, default=Limits.sessions, help="open at the same time (default 16)")
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
     parser.add_argument(
@@ -583,6 +590,7 @@ def main(args: Sequence[str]) -> None:
         certfile=asked.certfile,
         keyfile=asked.keyfile,
         allow_origins=asked.allow_origin,
+        proxy=asked.proxy,
         limits=Limits(sessions=asked.sessions),
     )
 

@@ -453,6 +453,8 @@ class Session:
         self.post({"type": "taken"})
 
     async def command(self, text: str) -> None:
+        if len(text) > self.limits.message_characters:
+            raise Fault("garbage", f"sent a message of {len(text):,} characters, which says nothing; closed")
         try:
             message = json.loads(text)
             kind = message["type"]
