@@ -1,10 +1,11 @@
-"""What happens in a file or in every video of a folder, by a trained clip network."""
+"""What happens in files, or in every video of folders, by a trained clip network."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ class Prediction:
 
 
 def predict(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     checkpoint: str | Path,
     *,
     top: int = 5,
@@ -60,34 +61,44 @@ def predict(
     """The ``top`` labels of a video, or of every video below a folder in the order of their names.
 
     Args:
-        path: a file, or a folder that is searched with its subfolders.
+        path: a file, or a folder that is searched with its subfolders; or several of both, answered in their order,
+            each video once.
         checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network.
         top: labels to give; fewer where the network knows fewer.
         views: clips x crops to average, such as 10x3.
         device: cpu, cuda or mps; None takes the best there is.
         decoder: pyav, decord, opencv or torchcodec.
 
-    Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder an
-    unreadable video gets a Prediction with ``error`` and the others go on.
+    Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder, or
+    beside other paths, an unreadable video gets a Prediction with ``error`` and the others go on.
     """
     return list(predictions(path, checkpoint, top=top, views=views, device=device, decoder=decoder))
 
 
 def predictions(
-    path: str | Path, checkpoint: str | Path, *, top: int, views: str, device: str | None, decoder: str
+    path: str | Path | Sequence[str | Path],
+    checkpoint: str | Path,
+    *,
+    top: int,
+    views: str,
+    device: str | None,
+    decoder: str,
+    notes: list[str] | None = None,
 ) -> Iterator[Prediction]:
-    """The same, one at a time as they are ready."""
+    """The same, one at a time as they are ready; ``notes`` gets sentences on folders that were passed over."""
     if top < 1:
         raise ValueError(f"top is {top}; at least one label is given")
-    path = Path(path)
-    videos = find_videos(path)
+    paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(one) for one in path]
+    videos = find_videos(paths, notes)
     num_clips, crops = parse_views(views)
     network: Any = load(checkpoint)
     record = network.record
     if "features" in record:
         raise ValueError(
-            f"{checkpoint} is an online detector, which answers every moment of a video from features; `predict` names "
-            "whole clips with a recogniser. Score a detector with `vidact test`"
+            f"{checkpoint} is an online detector, which answers every moment of a video; `predict` names whole clips "
+            f"with a recogniser. This answers {'the first of these videos' if len(videos) > 1 else 'the video'}:\n"
+            f"  vidact stream --checkpoint {shlex.quote(str(checkpoint))} --source {shlex.quote(str(videos[0]))} "
+            "--no-window --fast --events events.csv"
         )
     if record["sampling"] is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
@@ -101,7 +112,7 @@ def predictions(
         try:
             scores, start_s, end_s = score_video(video, network, sampler, transform, num_clips, device, decoder)
         except (VideoError, FileNotFoundError) as error:
-            if is_one_video(path):
+            if len(paths) == 1 and is_one_video(paths[0]):
                 raise
             yield Prediction(str(video), error=str(error))
             continue
@@ -110,39 +121,53 @@ def predictions(
         yield Prediction(str(video), labels, start_s, end_s, time.perf_counter() - started)
 
 
-def find_videos(path: Path) -> list[Path]:
-    """The video itself, a file or a folder of images, or the videos below a folder."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
-    if is_one_video(path):
-        return [path]
-    videos = [path / name for name in walk_videos(path, images_below=1)]
-    if not videos:
-        raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
-    return videos
+def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) -> list[Path]:
+    """Each path that is a video itself, a file or a folder of images, and the videos below each other folder.
+
+    A video that several paths lead to comes once. ``notes`` gets sentences on folders that were passed over.
+    """
+    paths = [paths] if isinstance(paths, Path) else paths
+    if not paths:
+        raise ValueError("no path was given; give video files or folders of videos")
+    videos: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
+        found = [path] if is_one_video(path) else [path / name for name in walk_videos(path, 1, notes)]
+        if not found:
+            raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+        for video in found:
+            videos.setdefault(video.resolve(), video)
+    return list(videos.values())
 
 
 def is_one_video(path: Path) -> bool:
     return path.is_file() or holds_only_images(path)
 
 
-def annotated_paths(path: Path, out: Path) -> dict[Path, Path]:
-    """Where the annotated copy of each video goes: ``out``, or below it where ``path`` is a folder of videos.
+def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where the annotated copy of each video goes: ``out``, or below it where there are several paths or a folder.
 
     Raises ValueError where a copy would replace a video, or another copy, or would not be a video.
     """
-    if is_one_video(path):
+    folders = [path for path in paths if not is_one_video(path)]
+    if len(paths) == 1 and not folders:
         if out.is_dir():
             raise ValueError(f"--annotate {out} is a folder; for one video give the file to write, such as {out}/x.mp4")
         if out.suffix.lower() not in CONTAINERS:
             raise ValueError(f"--annotate {out}: a video that can be written ends in {', '.join(CONTAINERS)}")
-        targets = {path: out}
+        targets = {paths[0]: out}
     else:
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"--annotate {out} is a file; for a folder of videos give a folder")
-        if out.resolve() == path.resolve() or path.resolve() in out.resolve().parents:
-            raise ValueError(f"--annotate {out} lies in the folder of the videos, {path}; give one outside it")
-        targets = {video: out / f"{video_id(video.relative_to(path).as_posix())}.mp4" for video in find_videos(path)}
+        what = "a folder of videos" if len(paths) == 1 else "several paths"
+        if (out.exists() or out.suffix.lower() in CONTAINERS) and not out.is_dir():
+            raise ValueError(f"--annotate {out} is a file; for {what} give a folder")
+        for folder in folders:
+            if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
+                raise ValueError(f"--annotate {out} lies in the folder of the videos, {folder}; give one outside it")
+        targets = {}
+        for video in find_videos(paths):
+            above = next((folder for folder in folders if video.is_relative_to(folder)), video.parent)
+            targets[video] = out / f"{video_id(video.relative_to(above).as_posix())}.mp4"
     taken: dict[Path, Path] = {}
     for video, target in targets.items():
         if target in taken:
@@ -216,21 +241,32 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
 def main(args: Sequence[str]) -> int:
     """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
     parser = argparse.ArgumentParser(prog="vidact predict", description="Name the actions of videos.")
-    parser.add_argument("path", type=Path, help="a video file or a folder of its images, or a folder that is searched")
+    parser.add_argument(
+        "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
+    )
     parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
     parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
     parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for a folder")
+    parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
     asked = parser.parse_args(args)
     refuse_device(asked.device)
-    targets = annotated_paths(asked.path, asked.annotate) if asked.annotate and asked.path.exists() else {}
-    failed = 0
+    is_drawn = asked.annotate and all(path.exists() for path in asked.path)
+    targets = annotated_paths(asked.path, asked.annotate) if is_drawn else {}
+    failed, notes = 0, []
     for prediction in predictions(
-        asked.path, asked.checkpoint, top=asked.top, views=asked.views, device=asked.device, decoder=asked.decoder
+        asked.path,
+        asked.checkpoint,
+        top=asked.top,
+        views=asked.views,
+        device=asked.device,
+        decoder=asked.decoder,
+        notes=notes,
     ):
+        while notes:
+            print(notes.pop(0), file=sys.stderr)
         if asked.json:
             print(json.dumps(dataclasses.asdict(prediction)), flush=True)
         elif not prediction.error:
