@@ -189,7 +189,8 @@ def test_damaged_files_are_named_on_the_page(run):
 def test_two_classes_and_a_class_without_video(run):
     make_scores(2, labels=np.zeros(24, int)).save(run / "scores.npz")
     page = Page(write_report(run))
-    assert "top-2" in page.words
+    assert "top-1" in page.words
+    assert "top-2" not in page.words
     assert "no video" in page.words
 
 

@@ -392,6 +392,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
 
     ``learnt_in`` are figures of the training, which results.json gets too.
     """
+    from vidact.metrics import is_trivial
     from vidact.models.weights import load, load_strictly
     from vidact.report import write_report
 
@@ -434,7 +435,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     save_results(run, {task.section(data): figures | facts, **(learnt_in or {})}, command)
     page = write_report(run)
     for key, value in figures.items():
-        if isinstance(value, int | float):
+        if isinstance(value, int | float) and not is_trivial(key, len(classes)):
             print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
     print(f"report: {page}")
 

@@ -31,6 +31,7 @@ from vidact.metrics import (
     calibrated_map,
     confusion_matrix,
     frame_map,
+    is_trivial,
     mean_average_precision,
     mean_class_accuracy,
     per_class_accuracy,
@@ -109,10 +110,11 @@ def write_report(run: Path, title: str | None = None) -> Path:
         body.append(_headline(scores))
     if detected is not None:
         body.append(_detector_headline(detected))
+    num_classes = None if scores is None else len(scores.classes)
     if results is not None:
-        body.append(_results(results))
+        body.append(_results(_telling(results, num_classes)))
     if (run / "metrics.csv").is_file():
-        curves = draw_curves(read_log(run / "metrics.csv"), run / "plots")
+        curves = draw_curves(_telling(read_log(run / "metrics.csv"), num_classes), run / "plots")
         if curves:
             body.append(_section("Learning curves", f'<div class="side">{"".join(map(_picture, curves))}</div>'))
         else:
@@ -194,10 +196,12 @@ def _headline(scores: Scores) -> str:
     if scores.multi_label:
         tiles = [("mAP", f"{mean_average_precision(values, labels):.3f}")]
     else:
-        k = min(5, len(scores.classes))
         tiles = [
-            ("top-1", f"{topk_accuracy(values, labels):.3f}"),
-            (f"top-{k}", f"{topk_accuracy(values, labels, k):.3f}"),
+            (f"top-{k}", f"{topk_accuracy(values, labels, k):.3f}")
+            for k in (1, 5)
+            if not is_trivial(f"top{k}", len(scores.classes))
+        ]
+        tiles += [
             ("mean class accuracy", f"{mean_class_accuracy(values, labels):.3f}"),
             ("mistakes", f"{(values.argmax(1) != labels).sum()}"),
         ]
@@ -205,6 +209,16 @@ def _headline(scores: Scores) -> str:
     return _tiles(
         tiles, f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
     )
+
+
+def _telling(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
+    """Figures, and tables of figures, without those that are 1 whatever a network answers."""
+    count = figures["classes"] if isinstance(figures.get("classes"), int) else num_classes
+    return {
+        name: _telling(value, count) if isinstance(value, dict) else value
+        for name, value in figures.items()
+        if count is None or not is_trivial(name, count)
+    }
 
 
 def _results(results: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 from vidact.files import replacing
 from vidact.metrics.topk import (
     average_precision,
+    is_trivial,
     mean_average_precision,
     mean_class_accuracy,
     per_class_accuracy,
@@ -268,7 +269,7 @@ def fuse_files(
         parts = [_rows(part, fused.ids) for part in parts]  # the figures compare the same videos
     columns = {**dict(zip(_short(names), parts, strict=True)), "fused": fused}
     figures = {name: _figures(part) for name, part in columns.items()}
-    _print_figures(figures, weights or [1.0] * len(parts))
+    _print_figures(figures, weights or [1.0] * len(parts), len(fused.classes))
     _print_classes(columns)
     if out is not None:
         folder = Path(out)
@@ -441,9 +442,9 @@ def _words(weights: Sequence[float]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights)
 
 
-def _print_figures(figures: dict[str, dict[str, float]], weights: Sequence[float]) -> None:
+def _print_figures(figures: dict[str, dict[str, float]], weights: Sequence[float], num_classes: int) -> None:
     width = max(map(len, figures))
-    measures = list(figures["fused"])
+    measures = [measure for measure in figures["fused"] if not is_trivial(measure, num_classes)]
     print(f"{'':{width}}  weight  " + "  ".join(f"{measure:>8}" for measure in measures))
     shown = [f"{weight:g}" for weight in weights] + [""]
     for (name, row), weight in zip(figures.items(), shown, strict=True):

@@ -27,6 +27,7 @@ from vidact.metrics.frame_ap import (
 from vidact.metrics.topk import (
     average_precision,
     confusion_matrix,
+    is_trivial,
     mean_average_precision,
     mean_class_accuracy,
     per_class_accuracy,
@@ -64,6 +65,7 @@ __all__ = [
     "false_alarms_per_hour",
     "frame_delay",
     "frame_map",
+    "is_trivial",
     "lead_is_luck",
     "mean_average_precision",
     "mean_class_accuracy",

@@ -8,6 +8,8 @@ Shapes: N videos, K classes.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -22,6 +24,12 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     if k < 1:
         raise ValueError(f"top-{k} has no meaning; k starts at 1")
     return float((true_class_rank(scores, labels) < k).mean())
+
+
+def is_trivial(figure: str, num_classes: int) -> bool:
+    """Whether a figure of this name, such as ``test_top5``, is 1 whatever a network answers: it names all classes."""
+    found = re.search(r"(?:^|_)top(\d+)$", figure)
+    return found is not None and int(found[1]) >= num_classes
 
 
 def true_class_rank(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
