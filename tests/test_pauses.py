@@ -118,8 +118,9 @@ def test_a_longer_pause_may_be_filled(videos: Path, tmp_path: Path, capsys: pyte
     assert read_takes(tmp_path / "long" / "paused.npy", 3000) == (Take(0, 0.0), Take(2464, pytest.approx(1500.0)))
     assert extract("usual", "--longest-gap", "700") != 0
     assert "longest_gap_s 60.0 and 700.0 (there and asked)" in capsys.readouterr().err
-    assert extract("none", "--longest-gap", "0") != 0
-    assert "longest_gap_s is 0; the longest gap that is filled is above 0 seconds" in capsys.readouterr().err
+    for value in ("0", "inf", "nan"):
+        assert extract("none", "--longest-gap", value) != 0
+        assert f"longest_gap_s is {value}; the longest gap that is filled is a number" in capsys.readouterr().err
 
 
 def test_a_pause_at_the_begin_leaves_the_first_frames_out(extractor: FeatureExtractor, tmp_path: Path) -> None:

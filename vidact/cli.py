@@ -442,9 +442,9 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
 
 def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) -> None:
     """A detector understands the features it was trained on and no others."""
-    from vidact.features import differences
+    from vidact.features import other_features
 
-    if differ := differences(trained, data.found.record):
+    if differ := other_features(trained, data.found.record):
         raise ValueError(
             f"{checkpoint} was trained on other features than those of {data.root}: {'; '.join(differ)}. "
             "Extract features as it was trained with, or train on these"

@@ -759,6 +759,7 @@ class OnnxExtractor(FeatureExtractor):
             self._record["flow_method"] or "dis",
             self._record["decoder"],
             "cpu",
+            longest_gap_s=self._record.get("longest_gap_s"),
         )
         if (found := [look.places for look in self._looks]) != self._record["frames"]:
             raise ValueError(

@@ -4,6 +4,7 @@
 transform. ``extract_features`` runs it over a folder of videos and leaves
 
     <out>/<video id>.npy          float32 (T, D), a row a token; the id is the path below the videos' folder, no suffix
+    <out>/<video id>.takes.json   where tokens begin anew behind pauses that were not filled; absent without such pauses
     <out>/features.json           the extractor's record: what made the features
     <out>/extractor.safetensors   the extractor itself, so that a detector's checkpoint can carry it
     <out>/unreadable.json         videos that could not be read and why; absent when there are none
@@ -41,8 +42,9 @@ from torch import Tensor, nn
 
 import vidact.models
 from vidact.batch import ClipInput
-from vidact.data.annotations import video_id
+from vidact.data.annotations import first_few, video_id
 from vidact.data.folders import walk_videos
+from vidact.data.takes import Take, takes_file, write_takes
 from vidact.device import refuse_device
 from vidact.files import replacing, write_json
 from vidact.models import backbones
@@ -50,7 +52,19 @@ from vidact.models.backbones import Backbone, for_modality
 from vidact.models.bn_inception import bn_inception
 from vidact.models.weights import build_from_recipe, builder, describe, is_vidact_file, load, load_strictly, read
 from vidact.results import command_line, save_results
-from vidact.video import Chunker, Clock, SegmentSampler, Slot, VideoError, VideoReader, expand, open_video
+from vidact.video import (
+    LONGEST_GAP_S,
+    Chunker,
+    Clock,
+    SegmentSampler,
+    Slot,
+    VideoError,
+    VideoReader,
+    expand,
+    open_video,
+    refuse_gap,
+    takes,
+)
 from vidact.video.decode import DECODERS, VIDEO_SUFFIXES
 from vidact.video.flow import METHODS
 from vidact.video.jobs import Meter, end_with_parent, num_cores, process_context
@@ -117,6 +131,8 @@ class FeatureExtractor:
         device: where the networks run; None takes an accelerator if there is one.
         batch: chunks computed at once for a file. None is 1 on a CPU, which is fastest there and gives exactly what a
             stream gives, and 32 elsewhere.
+        longest_gap_s: a longer pause between two frames is not filled with them: the clock begins anew behind it, and
+            so does what reads the tokens. None fills every pause, as vidact did before it had this.
     """
 
     def __init__(
@@ -130,7 +146,9 @@ class FeatureExtractor:
         decoder: str = "pyav",
         device: str | torch.device | None = None,
         batch: int | None = None,
+        longest_gap_s: float | None = LONGEST_GAP_S,
     ) -> None:
+        refuse_gap(longest_gap_s)
         if decoder not in DECODERS:
             raise ValueError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
         if flow_method not in METHODS:
@@ -141,7 +159,7 @@ class FeatureExtractor:
             device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
         self.fps, self.chunk_size = Clock(fps).fps, Chunker(chunk).chunk
         self.device = torch.device(device)
-        self.decoder = decoder
+        self.decoder, self.longest_gap_s = decoder, longest_gap_s
         self.flow_method = flow_method
         self.batch = batch or (1 if self.device.type == "cpu" else 32)
         if rgb_index is not None and not 0 <= rgb_index < chunk:
@@ -235,6 +253,30 @@ class FeatureExtractor:
         """A new source, frame by frame."""
         return FeatureStream(self)
 
+    def plan(self, reader: VideoReader) -> tuple[np.ndarray, list[Take]]:
+        """The frames that each token of a file looks at (T, frames looked at), and its takes that have a token.
+
+        Raises VideoError for a video without a token.
+        """
+        parts, begun, count = [], [], 0
+        whole = takes(reader.times_s, self.longest_gap_s)
+        for part in whole:
+            end_s = reader.end_s if part.stop == len(reader) else None
+            slots = part.start + Clock(self.fps).indices(reader.times_s[part], end_s)
+            chunks = Chunker(self.chunk_size).indices(slots)[:, self.frames]
+            if len(chunks):
+                begun.append(Take(count, float(reader.times_s[part.start] - reader.times_s[0])))
+                parts.append(chunks)
+                count += len(chunks)
+        if not parts:
+            slots = Clock(self.fps).indices(reader.times_s[whole[-1]], reader.end_s)
+            pauses = f" after its last pause of more than {self.longest_gap_s:g} s" if len(whole) > 1 else ""
+            raise VideoError(
+                f"{reader.path} has {len(slots)} frames at {self.fps:g} fps{pauses}; a token needs {self.chunk_size}. "
+                "Leave it out, or make the chunk smaller"
+            )
+        return np.concatenate(parts), begun
+
     def video(self, reader: VideoReader, progress: Callable[[float], None] | None = None) -> Tensor:
         """Every token (T, D) of a file: what a stream of its frames would give. Only frames that matter are decoded.
 
@@ -243,13 +285,7 @@ class FeatureExtractor:
 
         Raises VideoError for a video shorter than one chunk.
         """
-        slots = Clock(self.fps).indices(reader.times_s, reader.end_s)
-        numbers = Chunker(self.chunk_size).indices(slots)[:, self.frames]  # (T, frames looked at)
-        if not len(numbers):
-            raise VideoError(
-                f"{reader.path} has {len(slots)} frames at {self.fps:g} fps; a token needs {self.chunk_size}. "
-                "Leave it out, or make the chunk smaller"
-            )
+        numbers, _ = self.plan(reader)
         vectors: list[Tensor] = []
         shown: dict[int, Tensor] = {}  # the frames of the chunk before: one that is shown again is not decoded again
         for begin in range(0, len(numbers), self.batch):
@@ -282,6 +318,8 @@ class FeatureExtractor:
             "crops": 1,
             "flow_method": self.flow_method if self.takes_flow else None,
             "decoder": self.decoder,
+            # as in the records of before, whatever paused was filled
+            **({} if self.longest_gap_s is None else {"longest_gap_s": self.longest_gap_s}),
         }
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
@@ -338,6 +376,7 @@ class FeatureExtractor:
             record["decoder"],
             device,
             batch,
+            record.get("longest_gap_s"),
         )
         checked = ("weights_sha256", "frames", "dim")
         found = extractor.record()
@@ -368,13 +407,15 @@ class FeatureExtractor:
 class FeatureStream:
     """One source, frame by frame, to tokens: ``push`` until the source ends, then ``finish``.
 
-    A token is given when its chunk is complete; its time is where the chunk begins, in the source's own seconds.
+    A token is given when its chunk is complete; its time is where the chunk begins, in the source's own seconds. After
+    a pause that is too long to be filled the tokens begin anew with the first frame behind it.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
         self._clock, self._chunker = Clock(extractor.fps), Chunker(extractor.chunk_size)
         self._shape: torch.Size | None = None
+        self._last_s: float | None = None
 
     def push(self, time_s: float, image: Tensor) -> list[tuple[float, Tensor]]:
         """One more uint8 RGB frame (3, H, W): the tokens (seconds, vector (D,)) that it completes."""
@@ -386,7 +427,13 @@ class FeatureStream:
                 f"{self._shape[2]}x{self._shape[1]}; begin a new stream when the source changes its size"  # type: ignore[index]
             )
         self._shape = image.shape
-        return self._tokens(self._clock.push(time_s, image))
+        before = []
+        longest_s = self.extractor.longest_gap_s
+        if self._last_s is not None and longest_s is not None and time_s - self._last_s > longest_s:
+            before = self.finish()
+            self._clock, self._chunker = Clock(self.extractor.fps), Chunker(self.extractor.chunk_size)
+        self._last_s = time_s
+        return before + self._tokens(self._clock.push(time_s, image))
 
     def finish(self, end_s: float | None = None) -> list[tuple[float, Tensor]]:
         """The source has ended: the tokens that its last slots complete. Half a chunk makes none.
@@ -447,6 +494,13 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     a, b = flat(_complete(there)), flat(_complete(here))
     keys = sorted(set(a) | set(b), key=lambda key: list(b).index(key) if key in b else -1)
     return [f"{key} {short(a.get(key))} and {short(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
+
+
+def other_features(trained: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Why what learnt from features of one record cannot read those of another, in words. How long a pause is filled
+    changes no token, only how many there are."""
+    records = ({key: value for key, value in one.items() if key != "longest_gap_s"} for one in (trained, found))
+    return differences(*records)
 
 
 def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -570,6 +624,7 @@ def build_extractor(
     decoder: str = "pyav",
     device: str | None = None,
     batch: int | None = None,
+    longest_gap_s: float = LONGEST_GAP_S,
 ) -> FeatureExtractor:
     """An extractor from names and files: ``build_network`` for each network, the rest as ``FeatureExtractor`` takes it.
 
@@ -586,7 +641,16 @@ def build_extractor(
         raise ValueError(f"flow_weights is {flow_weights!r}, but there is no flow_network; name one, or leave it out")
     flow = None if flow_network is None else build_network(flow_network, flow_weights, size, "flow", max(chunk - 1, 1))
     return FeatureExtractor(
-        build_network(network, weights, size), fps, chunk, rgb_index, flow, flow_method, decoder, device, batch
+        build_network(network, weights, size),
+        fps,
+        chunk,
+        rgb_index,
+        flow,
+        flow_method,
+        decoder,
+        device,
+        batch,
+        longest_gap_s,
     )
 
 
@@ -605,7 +669,8 @@ NOTES = ".extract"  # the folder inside a folder of features that says which vid
 class Extraction:
     """What a run did: video ids that were ``written``, ``kept`` from a run before, and ``unreadable`` ones with why.
 
-    ``report`` is the file that names the unreadable; ``tokens`` were written in ``took_s`` seconds.
+    ``paused`` are those of the written whose tokens begin anew behind a pause that was not filled. ``report`` is the
+    file that names the unreadable; ``tokens`` were written in ``took_s`` seconds.
     """
 
     report: Path
@@ -615,6 +680,7 @@ class Extraction:
     unreadable: dict[str, str] = field(default_factory=dict)
     tokens: int = 0
     took_s: float = 0.0
+    paused: list[str] = field(default_factory=list)
 
 
 def extract_features(
@@ -666,13 +732,14 @@ def extract_features(
 
         with contextlib.closing(run(tasks, extractor, workers, move)) as outcomes:
             for outcome in outcomes:
-                news = f"{outcome.video}: {outcome.error or f'{outcome.tokens} tokens'}"
-                meter.finish(sizes[outcome.video], news=news, piece=outcome.video)
+                meter.finish(sizes[outcome.video], news=f"{outcome.video}: {outcome}", piece=outcome.video)
                 if outcome.error:
                     done.unreadable[outcome.video] = outcome.error
                 else:
                     done.written.append(outcome.video)
                     done.tokens += outcome.tokens
+                    if outcome.takes:
+                        done.paused.append(outcome.video)
         if done.unreadable:
             write_json(report, done.unreadable)
         else:
@@ -754,11 +821,12 @@ class _Task:
         """Whether the features of this very file, by this very extractor, are there and whole."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            tokens = note.pop("tokens")
+            tokens, is_paused = note.pop("tokens"), note.pop("takes", 0) > 0
             array = np.load(self.target, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, ValueError, KeyError, AttributeError):  # an empty .npy is an EOFError
             return False
-        return note == self.source() and array.dtype == np.float32 and array.shape == (tokens, dim)
+        has_takes = takes_file(self.target).is_file() == is_paused
+        return note == self.source() and has_takes and array.dtype == np.float32 and array.shape == (tokens, dim)
 
 
 @dataclass(frozen=True)
@@ -766,21 +834,30 @@ class _Outcome:
     video: str
     tokens: int = 0
     error: str = ""
+    takes: int = 0  # 0: it is whole
+
+    def __str__(self) -> str:
+        pauses = f", {self.takes} takes with a pause before or between them that is too long to be filled"
+        return self.error or f"{self.tokens} tokens{pauses if self.takes else ''}"
 
 
 def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float], None]) -> _Outcome:
-    for stale in (task.note, task.target):  # of another state of the video
+    for stale in (task.note, task.target, takes_file(task.target)):  # of another state of the video
         stale.unlink(missing_ok=True)
     try:
         source = task.source()  # before reading: a video that changes meanwhile is made again
         with open_video(task.path, extractor.decoder) as reader:
             features = extractor.video(reader, progress).numpy()
+            begun = extractor.plan(reader)[1]
     except (VideoError, OSError) as error:
         return _Outcome(task.video, error=str(error))
     with replacing(task.target) as half:
         np.save(half, features, allow_pickle=False)
-    write_json(task.note, {**source, "tokens": len(features)})
-    return _Outcome(task.video, len(features))
+    write_takes(task.target, begun)
+    num_takes = len(begun) if takes_file(task.target).exists() else 0
+    paused = {"takes": num_takes} if num_takes else {}
+    write_json(task.note, {**source, "tokens": len(features), **paused})
+    return _Outcome(task.video, len(features), takes=num_takes)
 
 
 # ---------------------------------------------------------------------------------------------- the folder
@@ -791,7 +868,10 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
 
 
 def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
-    """Write the record into a new folder, refuse a folder of other features; gives the record that stands there."""
+    """Write the record into a new folder, refuse a folder of other features; gives the record that stands there.
+
+    A folder of before pauses were left out goes on as it began, unless another length than the usual one is asked for.
+    """
     path, record = out / RECORD, extractor.record()
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for the features")
@@ -800,6 +880,9 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
             there = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not valid JSON ({error}); choose another --out") from None
+        if "longest_gap_s" not in there and extractor.longest_gap_s == LONGEST_GAP_S:
+            extractor.longest_gap_s = None
+            record = extractor.record()
         if different := differences(there, record):
             raise ValueError(
                 f"the features in {out} were made with others than asked: {'; '.join(different)} (there and asked); "
@@ -833,7 +916,7 @@ def _sweep(out: Path, videos: Iterable[str] | None) -> None:
     own = None if videos is None else {Path(video).name for video in videos}
     for half in out.rglob(".*"):
         match = re.fullmatch(r"\.\d+\.(.+)\.(npy|json|safetensors)", half.name)
-        if match and half.is_file() and (own is None or match[1] in own):
+        if match and half.is_file() and (own is None or match[1].removesuffix(".takes") in own):
             half.unlink(missing_ok=True)
 
 
@@ -972,6 +1055,11 @@ def main(args: Sequence[str]) -> int:
     features.add_argument("--flow-network", help="append features of optical flow by this network (a name or a file)")
     features.add_argument("--flow-weights", default="default", help="as --weights, for the flow network")
     features.add_argument("--flow-method", help="dis, farneback or tvl1 (default dis)")
+    features.add_argument(
+        "--longest-gap", type=float, default=LONGEST_GAP_S, metavar="SECONDS",
+        help="fill no longer pause with frozen pictures: tokens begin anew behind it (default "
+        f"{LONGEST_GAP_S:g})",
+    )  # fmt: skip
     features.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
     features.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
     features.add_argument("--batch", type=int, help="chunks computed at once; default: 1 on a CPU, 32 elsewhere")
@@ -999,6 +1087,7 @@ def main(args: Sequence[str]) -> int:
         decoder=asked.decoder,
         device=asked.device,
         batch=asked.batch,
+        longest_gap_s=asked.longest_gap,
     )
     if asked.flow_method and not extractor.takes_flow:
         raise ValueError(
@@ -1024,12 +1113,19 @@ def main(args: Sequence[str]) -> int:
         f"{asked.out}: {len(done.written)} videos written ({done.tokens} tokens), {len(done.kept)} were there, "
         f"{len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
     )
+    if done.paused:
+        pauses = f"more than {extractor.longest_gap_s:g} s"
+        print(
+            f"{len(done.paused)} videos pause for {pauses} between two frames: {first_few(sorted(done.paused))}. "
+            "Their tokens begin anew behind it, and each take is learnt and scored by itself (--longest-gap)"
+        )
     if not done.written and not done.unreadable:
         return 0  # results.json keeps the figures of the run that made the features
     section = {
         "videos_written": len(done.written),
         "videos_kept": len(done.kept),
         "videos_unreadable": len(done.unreadable),
+        "videos_paused": len(done.paused),
         "tokens_written": done.tokens,
         "minutes": round(done.took_s / 60, 2),
         "workers": workers,

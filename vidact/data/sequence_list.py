@@ -2,7 +2,8 @@
 
 A root holds events.csv, videos.csv and classes.txt (see ``vidact.data.annotations``); a folder of features holds
 ``<id>.npy``, float32 (T, D), for each video, and features.json, which says how they were made. The id of a video is its
-path in videos.csv without the suffix.
+path in videos.csv without the suffix. A video with a pause too long to be filled is several sequences, see
+``vidact.data.takes``.
 
 Shapes: T tokens, D features of a token, K classes (1 + K with the background).
 """
@@ -35,19 +36,23 @@ from vidact.data.annotations import (
     write_videos_csv,
 )
 from vidact.data.tables import read_text
+from vidact.data.takes import WHOLE, Take, read_takes, spans
 from vidact.files import replacing, write_json
 from vidact.names import Finder, first_few, is_there, notes_on_names, plain_path, spelt
 
 FEATURES = "features"  # the folder beside events.csv
 RECORD = "features.json"
+Takes = tuple[Take, ...]
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One untrimmed video: a feature vector and labels for each token.
+    """One untrimmed video, or one take of it: a feature vector and labels for each token.
 
     ``features`` (T, D) float32, as a rule still on disk; ``multi_hot`` (T, 1 + K) float32 with the background first;
-    ``ignore`` (T,) bool; ``events`` are what the labels were made of, cut at the end of the features.
+    ``ignore`` (T,) bool; ``events`` are what the labels were made of, cut at the end of the features and in seconds
+    since their begin, which is ``start_s`` in the video. ``video`` is the id of the video where it is a take, whose own
+    ``id`` has the begin behind it: ``clip@612.5s``.
     """
 
     id: str
@@ -56,9 +61,16 @@ class Sequence:
     multi_hot: np.ndarray
     ignore: np.ndarray
     events: tuple[Event, ...] = ()
+    start_s: float = 0.0
+    video: str = ""
 
     def __len__(self) -> int:
         return len(self.multi_hot)
+
+    @property
+    def source(self) -> str:
+        """The id of the video."""
+        return self.video or self.id
 
 
 @dataclass
@@ -180,16 +192,17 @@ def load_sequences(
     notes += [note for note in notes_on_names("classes", classes) if note not in notes]
 
     record, rate = read_record(folder, tokens_per_second)
-    arrays = _read_features(folder, list(splits), record, rate, missing, notes)
+    arrays, takes = _read_features(folder, list(splits), record, rate, missing, notes)
     if "dim" not in record:
         record["dim"] = next(iter(arrays.values())).shape[1]
-    checked = _check_events(
-        root / "events.csv", {v: events[v] for v in arrays}, arrays, rate, bad_events, tolerance_s, notes
-    )
+    ends_s = {video: spans(own, len(arrays[video]), rate)[-1][2] for video, own in takes.items()}
+    checked = _check_events(root / "events.csv", {v: events[v] for v in arrays}, ends_s, bad_events, tolerance_s, notes)
     sequences = []
     for video, array in arrays.items():
-        targets = rasterise(checked[video], len(array), rate, classes)
-        sequences.append(Sequence(video, splits[video], array, *targets, events=tuple(checked[video])))
+        for id, start_s, part, own in _by_takes(video, takes[video], array, checked[video], rate):
+            targets = rasterise(own, len(part), rate, classes)
+            sequences.append(Sequence(id, splits[video], part, *targets, tuple(own), start_s, video))
+    _note_takes(takes, checked, arrays, rate, notes)
     groups = _groups(root, list(arrays), group, notes)
     sequences = _carve_val(sequences, root, val_fraction, groups, seed, notes)
     result = SequenceList(sequences, classes, rate, record, notes)
@@ -268,8 +281,8 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict, fl
 
 def _read_features(
     folder: Path, videos: list[str], record: dict, rate: float, missing: str, notes: list[str]
-) -> dict[str, np.ndarray]:
-    """The checked features of each video, memory-mapped."""
+) -> tuple[dict[str, np.ndarray], dict[str, Takes]]:
+    """The checked features of each video, memory-mapped, and its takes."""
     finder = Finder(folder)
     paths = {video: finder.find(f"{video}.npy") for video in videos}
     absent = [video for video in videos if not is_there(paths[video])]
@@ -289,6 +302,7 @@ def _read_features(
             )
         notes.append(f"skipped: {said}")
     arrays: dict[str, np.ndarray] = {}
+    takes: dict[str, Takes] = {}
     dim, whose = record.get("dim"), f"{folder / RECORD} says"
     for video, path in paths.items():
         if not is_there(path):
@@ -306,8 +320,8 @@ def _read_features(
         if dim is None:
             dim, whose = array.shape[1], f"{path} has"
         check_finite(array, path, rate)
-        arrays[video] = array
-    return arrays
+        arrays[video], takes[video] = array, read_takes(path, len(array))
+    return arrays, takes
 
 
 def _file(folder: Path, video: str) -> Path:
@@ -337,14 +351,57 @@ def check_finite(array: np.ndarray, path: Path | str, rate: float) -> None:
         )
 
 
+# ---------------------------------------------------------------------------------------------------------------- takes
+
+
+def _by_takes(
+    video: str, takes: Takes, array: np.ndarray, events: list[Event], rate: float
+) -> Iterator[tuple[str, float, np.ndarray, list[Event]]]:
+    """For each take its id, its begin in the video, its features, and its events in seconds since that begin."""
+    for tokens, begin_s, end_s in spans(takes, len(array), rate):
+        own = [
+            replace(event, start_s=max(event.start_s, begin_s) - begin_s, end_s=min(event.end_s, end_s) - begin_s)
+            for event in events
+            if event.start_s < end_s and event.end_s > begin_s
+        ]
+        yield video if takes == WHOLE else f"{video}@{begin_s:g}s", begin_s, array[tokens], own
+
+
+def _note_takes(
+    takes: Mapping[str, Takes],
+    events: Mapping[str, list[Event]],
+    arrays: Mapping[str, np.ndarray],
+    rate: float,
+    notes: list[str],
+) -> None:
+    """Say which videos are several takes, and which events lie between them."""
+    paused = {video: own for video, own in takes.items() if own != WHOLE}
+    if not paused:
+        return
+    notes.append(
+        f"{len(paused)} videos pause for longer than is filled, and each of their takes is a sequence of its own: "
+        f"{first_few([f'{video} ({len(own)})' for video, own in paused.items()])}"
+    )
+    unseen = [
+        f"{event.label} at {event.start_s:g}–{event.end_s:g} s of {video}"
+        for video, own in paused.items()
+        for event in events[video]
+        if not any(
+            event.start_s < end_s and event.end_s > begin_s
+            for _, begin_s, end_s in spans(own, len(arrays[video]), rate)
+        )
+    ]
+    if unseen:
+        notes.append(f"left out {len(unseen)} events that lie in a pause: {first_few(unseen, 3)}")
+
+
 # --------------------------------------------------------------------------------------------------------------- labels
 
 
 def _check_events(
     table: Path,
     events: Mapping[str, list[Event]],
-    arrays: Mapping[str, np.ndarray],
-    rate: float,
+    ends_s: Mapping[str, float],
     bad_events: str,
     tolerance_s: float,
     notes: list[str],
@@ -353,7 +410,7 @@ def _check_events(
     beyond, overlapping, outside = [], [], []
     checked: dict[str, list[Event]] = {}
     for video, own in events.items():
-        end_s = len(arrays[video]) / rate
+        end_s = ends_s[video]
         latest: dict[str, Event] = {}
         kept = []
         for event in own:
@@ -433,7 +490,7 @@ def _carve_val(
     train = [sequence for sequence in sequences if sequence.split == "train"]
     if not fraction or not train or any(sequence.split == "val" for sequence in sequences):
         return sequences
-    names = [groups[sequence.id] for sequence in train]
+    names = [groups[sequence.source] for sequence in train]
     kinds: dict[str, set[str]] = {}
     for name, sequence in zip(names, train, strict=True):
         kinds.setdefault(name, set()).update(_actions(sequence))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import shlex
 import signal
@@ -23,11 +24,12 @@ from vidact.data.annotations import load_videos
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
-from vidact.stream.engine import Engine, StreamModel, StreamUpdate, load_model, run
+from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_model, run
 from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
 from vidact.stream.sources import Grab, Source, open_source
 from vidact.stream.window import Window
 from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots
+from vidact.video.clock import LONGEST_GAP_S
 
 
 def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
@@ -62,6 +64,7 @@ def main(args: Sequence[str]) -> int:
         model = RUNTIMES[asked.runtime](
             asked.checkpoint, extractor=asked.extractor, events=events_at(asked.threshold), device=asked.device
         )
+        model.longest_gap_s = asked.longest_gap
         # A file that is as fast as it is read; what is live always runs in real time.
         realtime = None if asked.fast else True
         sources = [stack.enter_context(open_source(uri, realtime=realtime)) for uri in asked.source]
@@ -105,6 +108,11 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
     parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
+    parser.add_argument(
+        "--longest-gap", type=float, metavar="SECONDS",
+        help="a source that shows nothing for longer begins anew; default: as the features were made for a file, else "
+        f"{LONGEST_GAP_S:g}, and {GAP_S:g} for what is live",
+    )  # fmt: skip
     parser.add_argument("--timeline", type=float, default=10.0, help="seconds that the picture shows (default 10)")
     parser.add_argument(
         "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
@@ -120,6 +128,8 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"--seconds is {asked.seconds:g}; give a number above 0")
     if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
         raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
+    if asked.longest_gap is not None and not 0 < asked.longest_gap < math.inf:
+        raise ValueError(f"--longest-gap is {asked.longest_gap:g}; give seconds above 0")
     events_at(asked.threshold)  # before anything is opened
     is_onnx = asked.checkpoint.suffix == ".onnx"
     asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")

@@ -15,6 +15,7 @@ Shapes: K actions (1 + K with the background), L tokens ahead, B streams that ha
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -30,12 +31,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidact.events import Detection, EventDetector
-from vidact.features import FeatureExtractor, differences
+from vidact.features import FeatureExtractor, other_features
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, one_stream, stack_states
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import load
-from vidact.video.clock import Chunker, Clock, Slot
+from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 
@@ -47,6 +48,8 @@ log = logging.getLogger("vidact.stream")
 # A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
 # nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
 GAP_S = 5.0
+# A file's picture may be meant to stand for longer; how long its pauses are filled, the features' record says, as
+# extraction fills them.
 
 # Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
 # which 8 frames cover two seconds, about what a trimmed clip of one action lasts.
@@ -108,6 +111,8 @@ class StreamModel:
         scores: "softmax" or "sigmoid", what makes probabilities of logits.
         has_background: whether output 0 is the background.
         device: of the network.
+        longest_gap_s: a source that shows nothing for longer begins anew. None is what the extractor's record says for
+            a file (a minute, where there is no extractor), and 5 s for a live source.
     """
 
     network: Any
@@ -119,8 +124,10 @@ class StreamModel:
     scores: str = "softmax"
     has_background: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    longest_gap_s: float | None = None
 
     def __post_init__(self) -> None:
+        refuse_gap(self.longest_gap_s)
         if (self.extractor is None) == (self.transform is None):
             raise ValueError("a stream's network reads either an extractor's tokens or transformed frames: give one")
 
@@ -138,6 +145,15 @@ class StreamModel:
     def places(self) -> list[int]:
         """The slots of a chunk that are looked at."""
         return self.extractor.frames if self.extractor else [0]
+
+    def filled_s(self, is_live: bool) -> float:
+        """How long a pause of a source may be to be filled, in seconds."""
+        if self.longest_gap_s is not None:
+            return self.longest_gap_s
+        if is_live:
+            return GAP_S
+        longest_s = self.extractor.longest_gap_s if self.extractor else LONGEST_GAP_S
+        return math.inf if longest_s is None else longest_s
 
     @property
     def future_offsets(self) -> tuple[int, ...]:
@@ -261,7 +277,7 @@ def _detector(
     made_by = {"dim": network.feature_dim, "tokens_per_second": record["tokens_per_second"], **features}
     found = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
     made_by.pop("decoder", None)  # a stream has none
-    if differ := differences(made_by, {key: found.get(key) for key in made_by}):
+    if differ := other_features(made_by, {key: found.get(key) for key in made_by}):
         raise ValueError(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
             "first). Give the extractor.safetensors of the folder it was trained on"
@@ -373,11 +389,17 @@ class Stream:
     def begin(self) -> None:
         """Anew, as if nothing had been seen."""
         self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
+        self._forget(None)
+        self.last_s = 0.0
+        # complete chunks that wait; with each its take's begin where it is the first one of the take
+        self.chunks: deque[tuple[list[Slot], float | None]] = deque()
+        self.anew_s: float | None = None  # the begin of a take that has no chunk yet
+
+    def _forget(self, begin_s: float | None) -> None:
+        """The network and the events begin anew, at ``begin_s``; None: with the frame that comes next."""
         self.state = self.model.network.initial_state(1)
         self.event_state = self.model.detector.initial_state(self.name)
-        self.begin_s: float | None = None
-        self.last_s = 0.0
-        self.chunks: deque[list[Slot]] = deque()
+        self.begin_s = begin_s
         self.looked_at: list[Tensor] = []
         self.input: Tensor | None = None  # what the network made of them
 
@@ -389,10 +411,11 @@ class Stream:
                 f"{self.name}: a frame is a uint8 RGB array (H, W, 3); that of {grab.seconds:.3f} s is "
                 f"{image.dtype} {image.shape}"
             )
-        if self.is_live and self.begin_s is not None and not 0 <= grab.seconds - self.last_s <= GAP_S:
-            log.info("%s: nothing from %.1f s to %.1f s; it begins anew", self.name, self.last_s, grab.seconds)
-            self.end_events()
-            self.begin()
+        pause_s, longest_s = grab.seconds - self.last_s, self.model.filled_s(self.is_live)
+        if self.begin_s is not None and (pause_s > longest_s or (self.is_live and pause_s < 0)):
+            told = log.info if self.is_live else log.warning
+            told("%s: nothing from %.1f s to %.1f s; it begins anew", self.name, self.last_s, grab.seconds)
+            self._pause(grab.seconds)
         if self.begin_s is None:
             self.begin_s = grab.seconds
         self.last_s, self.image = grab.seconds, image
@@ -400,16 +423,29 @@ class Stream:
         tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         self._chunk(self.clock.push(grab.seconds, _Frame(tensor, grab.captured)))
 
+    def _pause(self, begin_s: float) -> None:
+        """The take is over, and another begins; what the detector remembers is forgotten with the latter's first token,
+        since tokens of the former may still wait."""
+        self.finish()
+        self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
+        self.anew_s = begin_s
+
     def finish(self, end_s: float | None = None) -> None:
         """No more frames come; the last one ends at ``end_s``, None where nobody knows."""
         self._chunk(self.clock.finish(end_s))
 
     def _chunk(self, slots: list[Slot]) -> None:
-        self.chunks += [chunk for slot in slots if (chunk := self.chunker.push(slot))]
+        for slot in slots:
+            if chunk := self.chunker.push(slot):
+                self.chunks.append((chunk, self.anew_s))
+                self.anew_s = None
 
     def take(self) -> tuple[float, list[Tensor], float]:
         """The oldest waiting chunk: its time, the images that are looked at, when the newest of them was captured."""
-        chunk = self.chunks.popleft()
+        chunk, begin_s = self.chunks.popleft()
+        if begin_s is not None:
+            self.end_events()
+            self._forget(begin_s)
         frames = [chunk[place].image for place in self.model.places]
         last = frames[-1]
         # A source that changes its size (a phone that is turned) begins with its first frame of the new one.
@@ -473,8 +509,8 @@ class Streams:
         """A new stream; ``name`` is numbered where there is one of that name.
 
         Args:
-            is_live: after a gap of more than 5 s, or when time goes backwards, it begins anew. A file's gaps are filled
-                as extraction fills them, and its time may not go backwards.
+            is_live: after a pause of more than 5 s, or when time goes backwards, it begins anew. A file's pauses are
+                filled as extraction fills them (``StreamModel.filled_s``), and its time may not go backwards.
             holds_back: give each update when the one after it is there, so that the last one can carry ``is_last``.
                 None does so for files.
         """
@@ -714,6 +750,7 @@ class Engine:
         """The next frame of every file, and of the live sources that have one or have fallen silent; none when there
         is nothing more."""
         frames: dict[_Reader, Any] = {}
+        longest_s = min(self.model.filled_s(is_live=True), threading.TIMEOUT_MAX / 2)
         while True:
             with self._lock:
                 if self._is_closed or not (self._readers or self.stays):
@@ -722,11 +759,11 @@ class Engine:
                 heard = [reader for reader in self._readers if reader.is_heard() and reader not in frames]
             if self._inbox.empty():
                 now = time.monotonic()
-                frames |= {reader: _SILENCE for reader in heard if now - reader.asked_at > GAP_S}
+                frames |= {reader: _SILENCE for reader in heard if now - reader.asked_at > longest_s}
                 if frames and not waits:
                     return frames
             # A source that has not been asked again is not silent.
-            silent_at = min((reader.asked_at + GAP_S for reader in heard if reader not in frames), default=None)
+            silent_at = min((reader.asked_at + longest_s for reader in heard if reader not in frames), default=None)
             try:
                 left_s = None if silent_at is None else max(0.0, silent_at - time.monotonic()) + 1e-3
                 arrived = self._inbox.get(timeout=left_s)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from vidact.video.clock import Chunker, Clock, Slot
+from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap, takes
 from vidact.video.decode import DECODERS, VideoError, VideoReader, open_video
 from vidact.video.flow import flow_fields
 from vidact.video.frames import Frames
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DECODERS",
+    "LONGEST_GAP_S",
     "Augment",
     "Chunker",
     "ClipSampler",
@@ -37,6 +38,8 @@ __all__ = [
     "flow_fields",
     "from_record",
     "open_video",
+    "refuse_gap",
+    "takes",
     "test_transform",
     "train_transform",
 ]

@@ -23,6 +23,31 @@ import numpy as np
 NEAR = 1e-4
 
 
+# Seconds for which a file may show nothing new without beginning anew. A slide or a still screen stands for so long,
+# and the 240 tokens of it cost little; in a longer pause nobody knows what there was to see.
+LONGEST_GAP_S = 60.0
+
+
+def takes(times_s: np.ndarray, longest_gap_s: float | None) -> list[slice]:
+    """The stretches of frames between which nothing is shown for more than ``longest_gap_s``; None: all are one.
+
+    A clock begins anew with each, as a stream does, so that no pause becomes thousands of slots of a frozen picture.
+
+    >>> takes(np.array([0.0, 0.5, 600.0, 600.5]), 60)
+    [slice(0, 2, None), slice(2, 4, None)]
+    """
+    begins = [] if longest_gap_s is None else (np.flatnonzero(np.diff(times_s) > longest_gap_s) + 1).tolist()
+    return [slice(begin, end) for begin, end in zip([0, *begins], [*begins, len(times_s)], strict=True)]
+
+
+def refuse_gap(longest_gap_s: float | None) -> None:
+    """Raise ValueError for what is no length of a gap."""
+    if longest_gap_s is not None and not 0 < longest_gap_s < math.inf:
+        raise ValueError(
+            f"longest_gap_s is {longest_gap_s:g}; the longest gap that is filled is a number of seconds above 0"
+        )
+
+
 class Slot(NamedTuple):
     """One instant of the steady rate: its number from 0, its time in the source's own seconds, and what it shows."""
 
