@@ -231,6 +231,34 @@ def test_bad_arguments_are_named(arguments, words):
         fuse([make(seed=1), make(seed=2)], **arguments)
 
 
+def test_scores_stand_beside_answers_that_look_at_nothing():
+    labels = np.array([0, 0, 0, 1, 2, 2])
+    beside = Scores([str(n) for n in range(6)], labels, np.eye(3)[labels], ["walk", "run", "sit"]).beside_yardsticks()
+    assert beside == {
+        "chance": pytest.approx(1 / 3), "majority": 0.5, "majority_class": "walk",
+        "verdict": "the accuracy (1.000) is not surely better than always answering 'walk' (0.500)",  # 3 of 3 tosses
+    }  # fmt: skip
+    many = np.tile(labels, 4)
+    beside = Scores([str(n) for n in range(24)], many, np.eye(3)[many], ["walk", "run", "sit"]).beside_yardsticks()
+    assert beside["verdict"] == ""
+
+
+def test_scores_that_are_no_better_than_the_majority_are_called_so():
+    labels = np.tile([0, 0, 0, 1], 10)
+    constant = np.tile([0.9, 0.1], (40, 1))
+    beside = Scores([str(n) for n in range(40)], labels, constant, ["sit", "run"]).beside_yardsticks()
+    assert beside["verdict"] == "the accuracy (0.750) is no better than always answering 'sit' (0.750)"
+
+
+def test_several_labels_have_the_map_of_a_guess():
+    labels = np.array([[1, 0], [1, 1], [0, 1], [1, 0]], float)
+    beside = Scores(list("abcd"), labels, np.zeros((4, 2)), ["x", "y"]).beside_yardsticks()
+    assert beside == {
+        "chance_map": pytest.approx(0.625),
+        "verdict": "the mAP (0.625) is no better than a guess's (0.625)",
+    }
+
+
 def test_folds_are_stacked():
     first = make(videos=10)
     second = make(videos=10, ids=[f"b/{n}" for n in range(10)])

@@ -1,11 +1,13 @@
 """An online detector from features to figures: what is learned, what is scored, what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import confusion_matrix
 
 import vidact
 from vidact import cli
@@ -71,6 +73,43 @@ def test_a_detector_learns_and_reports(trained: Path, toy: Path) -> None:
     assert timelines.ids == ["v6", "v7"]
     assert [len(scores) for scores in timelines.scores] == [120, 120]
     assert (trained / "report.html").stat().st_size > 10_000
+
+
+def test_figures_stand_beside_those_of_answers_that_look_at_nothing(trained: Path) -> None:
+    figures = load_results(trained)["test"]
+    timelines = load_timelines(trained / "timelines.npz")
+    scores, targets, _ = timelines.joined()
+    names = ["background", *CLASSES]
+    assert figures["test_token_accuracy"] == pytest.approx((scores.argmax(1) == targets.argmax(1)).mean())
+    assert figures["test_chance"] == pytest.approx(1 / 3)
+    assert figures["test_majority"] == pytest.approx(targets.mean(0).max())
+    assert figures["test_majority_class"] == names[targets.mean(0).argmax()]
+    assert figures["test_chance_map"] == pytest.approx(targets[:, 1:].mean())
+    confusion = figures["test_confusion"]
+    assert confusion["classes"] == names
+    assert confusion["counts"] == confusion_matrix(targets.argmax(1), scores.argmax(1), labels=range(3)).tolist()
+    assert figures["test_verdict"] == ""
+    assert figures["test_event_f1"] > max(figures["test_event_f1_always_on"], 0.5)
+    assert figures["test_event_f1_at_0.5"] <= 1
+
+
+def test_a_detector_that_knows_nothing_is_called_so(toy: Path, tmp_path: Path) -> None:
+    options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path}", *SMALL]
+    cli.train([*options, "--trainer.max_epochs=1", "--model.optimizer.init_args.lr=0.0"])
+    figures = load_results(tmp_path)["test"]
+    assert figures["test_token_accuracy"] <= figures["test_majority"]
+    assert re.search(r"no better than .*always answering '(background|a|b)'", figures["test_verdict"])
+
+
+def test_thresholds_are_said_with_what_they_were_chosen_on(trained: Path) -> None:
+    record = load(trained / "checkpoints/best.ckpt").record
+    assert record["events"]["exclusive"] is True  # softmax: one class at a time
+    chosen = record["thresholds"]
+    assert chosen["videos"] == 1
+    assert list(chosen["events"]) == CLASSES
+    assert sum(chosen["events"].values()) == 4
+    assert "chosen on 4 events of 1 validation video " in chosen["words"]
+    assert load_results(trained)["test"]["thresholds"] == chosen
 
 
 def test_the_checkpoint_scores_as_the_test_did(trained: Path, toy: Path) -> None:
