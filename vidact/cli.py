@@ -413,6 +413,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     load_strictly(cli.model.network, trained.state_dict(), source=str(path))
     if "events" in trained.record:  # thresholds, and what the logits mean, belong to the weights
         cli.model.events = dict(trained.record["events"])
+        cli.model.thresholds = dict(trained.record.get("thresholds", {}))
         cli.model.kind = trained.record.get("scores", cli.model.kind)
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
@@ -437,6 +438,8 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     for key, value in figures.items():
         if isinstance(value, int | float) and not is_trivial(key, len(classes)):
             print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
+    for words in task.remarks:
+        print(f"note: {words}")
     print(f"report: {page}")
 
 
@@ -658,7 +661,7 @@ def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
     return {
         "mean_top1": float(np.mean(top1)), "std_top1": round(float(np.std(top1)), 6), "min_top1": min(top1),
         "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
-        "videos": len(pooled.ids), "folds": len(top1),
+        "videos": len(pooled.ids), "folds": len(top1), **pooled.beside_yardsticks(),
     }  # fmt: skip
 
 

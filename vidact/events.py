@@ -308,9 +308,10 @@ def choose_thresholds(
     """Choose the ``on`` threshold of each class by the events that a detector with these settings makes.
 
     Of the thresholds whose F1 at a temporal overlap of 0.3 lies within one standard error of the best, the one nearest
-    to ``default``: few events leave it where it is, many move it. First one for all classes; then, for each class with
-    ``ENOUGH`` events, its own, the others held and the common one taking the default's place. Lower ones at which a
-    class is on for more than half of the tokens that are not its own are left out, so that "always on" is no choice.
+    to ``default``: a few events leave it where it is, more of them move it. First one for all classes; then, for each
+    class with ``ENOUGH`` events, its own, the others held and the common one taking the default's place. Lower ones at
+    which a class is on for more than half of the tokens that are not its own are left out, so that "always on" is no
+    choice.
 
     Use videos that were not trained on, and never the test set.
 
@@ -366,9 +367,12 @@ def _nearest(
 ) -> float:
     """The candidate nearest to ``centre`` whose F1 cannot be told from the best; below it, of those that are quiet."""
     f1 = np.where(is_quiet | (candidates >= centre), 2 * hits / (found + true), -1.0)
-    # Of a share with one success and one failure added: 0 of 2 events is no certainty.
-    share = (f1.max() * true + 1) / (true + 2)
-    good = f1 >= f1.max() - math.sqrt(share * (1 - share) / (true + 2))
+    best = int(f1.argmax())
+    # F1 is largest where hits - F1 / 2 · found is. Two thresholds differ in some detections, each right or wrong by
+    # chance: half the root of their number is the most that the standard error of the right ones among them can be.
+    lost = hits[best] - hits - f1[best] / 2 * (found[best] - found)
+    differ = np.maximum(abs(found[best] - found), abs(hits[best] - hits))
+    good = (f1 >= 0) & (lost <= 0.5 * np.sqrt(differ))
     distance = np.where(good, abs(candidates - centre), np.inf)
     nearest = np.flatnonzero(distance <= distance.min() + 1e-9)
     return float(candidates[nearest[f1[nearest].argmax()]])

@@ -30,6 +30,7 @@ from vidact.metrics.topk import (
     per_class_accuracy,
     topk_accuracy,
 )
+from vidact.metrics.yardsticks import lead_is_luck, verdict, yardsticks
 from vidact.names import plain_name, plain_path
 from vidact.results import command_line, save_results
 
@@ -98,6 +99,22 @@ class Scores:
     @property
     def multi_label(self) -> bool:
         return self.labels.ndim == 2
+
+    def beside_yardsticks(self) -> dict[str, Any]:
+        """What a guess and the most frequent label reach on these videos, and whether these scores are no better."""
+        truth = self.labels if self.multi_label else np.eye(len(self.classes))[self.labels]
+        sticks = yardsticks(truth)
+        if self.multi_label:
+            words = verdict(sticks, self.classes, mean_precision=mean_average_precision(self.values, self.labels))
+            return {"chance_map": sticks.chance_map, "verdict": words}
+        right = self.values.argmax(1) == self.labels
+        is_luck = lead_is_luck(right, self.labels == sticks.majority_class)
+        return {
+            "chance": sticks.chance,
+            "majority": sticks.majority,
+            "majority_class": self.classes[sticks.majority_class],
+            "verdict": verdict(sticks, self.classes, float(right.mean()), is_luck=is_luck),
+        }
 
     def save(self, path: Path) -> Path:
         """Write an .npz (no pickle inside), whole or not at all; creates the folder."""
@@ -271,17 +288,24 @@ def fuse_files(
     figures = {name: _figures(part) for name, part in columns.items()}
     _print_figures(figures, weights or [1.0] * len(parts), len(fused.classes))
     _print_classes(columns)
+    beside = fused.beside_yardsticks()
+    if beside["verdict"]:
+        print(f"\nnote: {beside['verdict']}")
     if out is not None:
         folder = Path(out)
         fused.save(folder / "scores.npz")
-        section = figures["fused"] | {
-            "parts": {name: row for name, row in figures.items() if name != "fused"},
-            "weights": list(weights or [1.0] * len(parts)),
-            "fused_as": kind,
-            "scores": [str(path) for path in scores],
-            "videos": len(fused),
-            "views": fused.views,
-        }
+        section = (
+            figures["fused"]
+            | beside
+            | {
+                "parts": {name: row for name, row in figures.items() if name != "fused"},
+                "weights": list(weights or [1.0] * len(parts)),
+                "fused_as": kind,
+                "scores": [str(path) for path in scores],
+                "videos": len(fused),
+                "views": fused.views,
+            }
+        )
         save_results(folder, {"fuse": section}, command_line())
         print(f"\nwrote {folder / 'scores.npz'} and {folder / 'results.json'}")
     return figures

@@ -40,6 +40,7 @@ from vidact.metrics.yardsticks import (
     lead_is_luck,
     token_accuracy,
     token_confusion,
+    verdict,
     yardsticks,
 )
 
@@ -77,5 +78,6 @@ __all__ = [
     "token_confusion",
     "topk_accuracy",
     "true_class_rank",
+    "verdict",
     "yardsticks",
 ]

@@ -8,6 +8,7 @@ Shapes: N rows, C classes (1 + K with a background in column 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,3 +100,29 @@ def lead_is_luck(right: ArrayLike, constant_right: ArrayLike) -> bool:
     k = np.arange(ahead, tosses + 1)
     chance = np.exp(logs[tosses] - logs[k] - logs[tosses - k] - tosses * np.log(2)).sum()
     return bool(chance > LUCK)
+
+
+def verdict(
+    sticks: Yardsticks,
+    names: Sequence[str],
+    accuracy: float | None = None,
+    mean_precision: float | None = None,
+    is_luck: bool = False,
+) -> str:
+    """A sentence where a figure is no better than an answer that looks at nothing; empty where it is better.
+
+    Args:
+        sticks: of the same rows.
+        names: of the columns, the background's included where there is one.
+        accuracy: None where rows of several classes have none.
+        mean_precision: mean average precision; None where it was not computed.
+        is_luck: that the accuracy leads by no more than luck may give; see ``lead_is_luck``.
+    """
+    faults = []
+    if accuracy is not None and (accuracy <= sticks.majority or is_luck):
+        always = f"always answering {names[sticks.majority_class]!r} ({sticks.majority:.3f})"
+        surely = "no better than" if accuracy <= sticks.majority else "not surely better than"
+        faults.append(f"the accuracy ({accuracy:.3f}) is {surely} {always}")
+    if mean_precision is not None and mean_precision <= sticks.chance_map:
+        faults.append(f"the mAP ({mean_precision:.3f}) is no better than a guess's ({sticks.chance_map:.3f})")
+    return " and ".join(faults)

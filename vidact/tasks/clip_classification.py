@@ -118,6 +118,7 @@ class ClipClassification(pl.LightningModule):
         self.excluded: dict[str, str] = {}  # the same in validation and test
         self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target
         self.test_scores: Scores | None = None
+        self.remarks: list[str] = []  # what is said of a test beside its figures
         self.register_buffer("class_weights", None, persistent=False)
 
     # ---- setting up
@@ -286,7 +287,7 @@ class ClipClassification(pl.LightningModule):
             views=views,
         )
 
-    def figures(self, scores: Scores) -> dict[str, float]:
+    def figures(self, scores: Scores) -> dict[str, Any]:
         """What is reported of ``scores``; rates lie in 0…1."""
         labels, values = torch.from_numpy(scores.labels), torch.from_numpy(scores.values)
         if self.multi_label:
@@ -314,9 +315,11 @@ class ClipClassification(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.excluded = gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
         self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
-        self.test_figures = self.figures(self.test_scores)
+        self.test_figures = self.figures(self.test_scores) | self.test_scores.beside_yardsticks()
+        self.remarks = [words for words in (self.test_figures["verdict"],) if words]
         for name, value in self.test_figures.items():
-            self.log(f"test_{name}", value)
+            if isinstance(value, float):
+                self.log(f"test_{name}", value)
 
     # ---- saving
 

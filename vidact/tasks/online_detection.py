@@ -17,18 +17,24 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from vidact.batch import SequenceBatch
-from vidact.events import EventDetector, scores_to_events, tune_thresholds
+from vidact.events import Detection, EventDetector, always_on, choose_thresholds, scores_to_events
 from vidact.features import EXTRACTOR, differences
 from vidact.metrics import (
+    accuracy_of,
     anticipation_map,
     calibrated_map,
     detection_delay,
+    event_f1,
     event_map,
     false_alarms_per_hour,
     frame_map,
     portion_map,
     start_map,
+    token_confusion,
+    verdict,
+    yardsticks,
 )
+from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
 from vidact.tasks.resuming import refuse_what_does_not_fit
@@ -39,6 +45,8 @@ from vidact.timelines import Timelines, stack_timelines
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
 FEATURES = "features"  # where a root keeps its features by default, as in vidact.data.sequences
 OFFSETS_S = tuple(range(1, 11))  # start detection, seconds
+F1_TIOU = 0.3
+OVERLAP = 0.05  # share of the labelled time that events of one action at a time share, by the labels' haste
 
 
 def default_optimizer(params: Iterable) -> Optimizer:
@@ -111,6 +119,8 @@ class OnlineDetection(pl.LightningModule):
             "merge_seconds": event_merge_seconds,
         }
         self.events: dict[str, Any] = {"on": 0.5, **self.asked_events}
+        self.thresholds: dict[str, Any] = {}  # what ``on`` was chosen on; empty where nothing was chosen
+        self.remarks: list[str] = []  # what is said of a test beside its figures
         self.seen: Timelines | None = None
         self.test_scores: Timelines | None = None
 
@@ -145,6 +155,9 @@ class OnlineDetection(pl.LightningModule):
             )
         if stage == "fit":
             self.refuse_silent_windows()
+            # Overlapping actions share a softmax's probability and are to be told all the same.
+            is_single = overlap([sequence.events for sequence in found.split("train")]) <= OVERLAP
+            self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
 
@@ -292,11 +305,25 @@ class OnlineDetection(pl.LightningModule):
         found = frame_map(scores, targets, ignore, self.protocol, video_ids=timelines.video_ids)
         kept = ~ignore
         loss = -(targets * np.log(np.clip(scores, 1e-9, 1))).sum(1)[kept].mean() if kept.any() else 0.0
-        on = tune_thresholds(timelines.scores, timelines.targets, timelines.ignore, self.events["smoothing"])
-        self.events["on"] = [round(float(value), 6) for value in on]
+        self.choose_events(timelines)
         figures = {"map": found.mean, "loss": float(loss), "score": found.mean}
         for name, value in figures.items():  # every process computed the same number from the same joined scores
             self.log(f"val_{name}", value, prog_bar=name == "map", rank_zero_only=False)
+
+    def choose_events(self, timelines: Timelines) -> None:
+        """Set the thresholds of events by the validation videos."""
+        how = {name: value for name, value in self.events.items() if name not in ("on", "off")}
+        found = choose_thresholds(
+            timelines.scores, timelines.targets, timelines.ignore, tokens_per_second=self.tokens_per_second, **how
+        )
+        self.events["on"] = [round(float(value), 6) for value in found.on]
+        self.thresholds = {
+            "words": found.words,
+            "videos": found.videos,
+            "events": dict(zip(self.classes, found.events.tolist(), strict=True)),
+            "f1": found.f1,
+            "f1_at_0.5": found.f1_at_default,
+        }
 
     def on_test_epoch_end(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -304,6 +331,7 @@ class OnlineDetection(pl.LightningModule):
         wanted = set(self.test_scores.ids)
         truth = [event for sequence in data.found for event in sequence.events if sequence.id in wanted]
         self.test_figures = self.figures(self.test_scores, truth)
+        self.remarks = [words for words in (self.test_figures["verdict"], self.thresholds.get("words", "")) if words]
         for name, value in self.test_figures.items():
             if isinstance(value, float):
                 self.log(f"test_{name}", value)
@@ -318,6 +346,7 @@ class OnlineDetection(pl.LightningModule):
             "map": found.mean,
             "mcap": calibrated.mean,
             "tokens_scored": found.rows,
+            **self.beside_yardsticks(scores, targets, ignore, found.mean),
             "classes": [
                 {"class": name, "ap": float(ap), "cap": float(cap), "tokens": int(tokens)}
                 for name, ap, cap, tokens in zip(
@@ -342,23 +371,56 @@ class OnlineDetection(pl.LightningModule):
         starts = start_map(scores, targets, videos, rate, OFFSETS_S, ignore=ignore)
         figures["start_map"] = starts.mean
         figures["start"] = {f"{s} s": float(v) for s, v in zip(OFFSETS_S, starts.per_offset, strict=True)}
-        detector = EventDetector(self.classes, rate, **self.events)
-        detections = [
-            event
-            for id, rows in zip(timelines.ids, timelines.scores, strict=True)
-            for event in scores_to_events(rows, id, detector)
-        ]
+        detections = self.detections(timelines, self.events)
+        at_half = self.detections(timelines, {**self.events, "on": 0.5, "off": None})
+        everything = always_on(
+            self.classes, {id: len(rows) / rate for id, rows in zip(timelines.ids, timelines.scores, strict=True)}
+        )
+        f1 = event_f1(detections, truth, F1_TIOU)
         events = event_map(detections, truth, TIOUS)
         delay = detection_delay(detections, truth)
         figures |= {
             "event_map": events.mean,
             "event": {f"tIoU {tiou}": float(v) for tiou, v in zip(TIOUS, events.per_tiou, strict=True)},
+            "event_f1": f1.f1,
+            "event_precision": f1.precision,
+            "event_recall": f1.recall,
+            "event_f1_at_0.5": event_f1(at_half, truth, F1_TIOU).f1,
+            "event_f1_always_on": event_f1(everything, truth, F1_TIOU).f1,
+            "events_true": f1.true,
             "events_found": len(detections),
             "delay_s": delay.median_s,
             "missed": delay.missed,
             "false_alarms_per_hour": false_alarms_per_hour(detections, truth, len(scores) / rate),
         }
         return figures
+
+    def beside_yardsticks(
+        self, scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray, mean_precision: float
+    ) -> dict[str, Any]:
+        """Accuracy and confusion of tokens beside what a guess and the most frequent label reach."""
+        if ignore.all():
+            return {"verdict": ""}
+        names = ["background", *self.classes]
+        counts, sticks = token_confusion(scores, targets, ignore), yardsticks(targets, ignore, has_background=True)
+        return {
+            "token_accuracy": accuracy_of(counts),
+            "chance": sticks.chance,
+            "majority": sticks.majority,
+            "majority_class": names[sticks.majority_class],
+            "chance_map": sticks.chance_map,
+            "confusion": {"classes": names, "counts": counts.tolist()},
+            "verdict": verdict(sticks, names, accuracy_of(counts), mean_precision),
+        }
+
+    def detections(self, timelines: Timelines, events: dict[str, Any]) -> list[Detection]:
+        """The events that ``EventDetector`` makes of all videos with the settings ``events``."""
+        detector = EventDetector(self.classes, timelines.tokens_per_second, **events)
+        return [
+            event
+            for id, rows in zip(timelines.ids, timelines.scores, strict=True)
+            for event in scores_to_events(rows, id, detector)
+        ]
 
     # ---- saving
 
@@ -371,7 +433,12 @@ class OnlineDetection(pl.LightningModule):
         """Write timelines.npz; gives what results.json says beside the figures."""
         assert self.test_scores is not None
         self.test_scores.save(run / "timelines.npz")
-        return {"protocol": self.protocol, "tokens_per_second": self.tokens_per_second, "events": self.events}
+        return {
+            "protocol": self.protocol,
+            "tokens_per_second": self.tokens_per_second,
+            "events": self.events,
+            "thresholds": self.thresholds,
+        }
 
     @property
     def record(self) -> dict[str, Any]:
@@ -384,6 +451,7 @@ class OnlineDetection(pl.LightningModule):
             "tokens_per_second": self.tokens_per_second,
             "scores": self.kind,
             "events": dict(self.events),
+            "thresholds": dict(self.thresholds),
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -393,6 +461,19 @@ class OnlineDetection(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)
+
+
+def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:
+    """Share of the labelled time of all ``videos`` that lies in more than one event, from 0; 0 without events."""
+    total = covered = 0.0
+    for events in videos:
+        end = -np.inf
+        for event in sorted(events, key=lambda event: event.start_s):
+            if event.label.lower() != AMBIGUOUS:
+                total += event.end_s - event.start_s
+                covered += max(0.0, event.end_s - max(event.start_s, end))
+                end = max(end, event.end_s)
+    return 1 - covered / total if total else 0.0
 
 
 def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
