@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from vidact.packages import how_to_install
-from vidact.video.frame_index import Turn, VideoIndex
+from vidact.video.frame_index import Traits, Turn, VideoIndex
 from vidact.video.pyav_reader import PyAVReader
 from vidact.video.reader import VideoError, VideoReader
 
@@ -109,7 +110,7 @@ def open_video(
         raise ValueError(f"threads is {threads}; it is a count, 0 for the library's own choice")
     if short_side is not None and short_side < 1:
         raise ValueError(f"short_side is {short_side}; it is a number of pixels, or None for the picture's own size")
-    if not path.exists():
+    if not os.path.exists(path):  # not path.exists(), which raises for a name that is too long
         raise FileNotFoundError(f"{path} does not exist; a video is a file or a folder of images")
     if path.suffix == PACKED_SUFFIX:
         from vidact.video.packed import PackedReader
@@ -148,7 +149,7 @@ class _OtherReader(VideoReader):
     def __init__(self, path: Path, threads: int = 1, index: str = "auto", cache: bool = True) -> None:
         self.path, self.threads = path, threads
         self._library()
-        self._file = PyAVReader(path, 1, index, cache=cache)
+        self._file = PyAVReader(path, 1, index, cache=cache, see_all=True)
         self.fps = self._file.fps
         self._reader: Any = None
 
@@ -181,6 +182,36 @@ class _OtherReader(VideoReader):
 
     def _error(self, what: object) -> VideoError:
         return VideoError(f"{self.name} cannot read {self.path}: {_first_line(what)}; use decoder='pyav'")
+
+    @property
+    def _name(self) -> str:
+        """The file as every library takes it: nothing at its beginning that could be an option or a protocol."""
+        name = os.path.abspath(self.path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise self._error("its name is not UTF-8") from None
+        return name
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Whatever the library raises is a VideoError."""
+        try:
+            yield
+        except (VideoError, ImportError):
+            raise
+        except Exception as error:
+            raise self._error(error) from error
+
+    def _refuse_undecodable(self) -> None:
+        """Where pictures cannot be decoded, nobody knows which of the others a library counts."""
+        if Traits.UNDECODABLE in self.index.traits:
+            raise self._error("some of its pictures cannot be decoded, and it passes over them")
+
+    def _refuse_other_colours(self) -> None:
+        """For libraries that convert every picture as the first one asks."""
+        if Traits.COLOURS_CHANGE in self.index.traits:
+            raise self._error("its colour matrix or range changes within the file")
 
     def _refuse_joined(self) -> None:
         """For libraries that find or order pictures by timestamps."""
@@ -226,18 +257,18 @@ class DecordReader(_OtherReader):
         if self._file.format == "mpegts":
             raise self._error("it loses the beginning of MPEG transport streams")
         self._refuse_joined()
+        self._refuse_undecodable()
+        self._refuse_other_colours()
         for number in numbers:
-            try:
+            with self._asking():
                 if self._reader is None or self._next > number:
-                    self._reader = decord.VideoReader(str(self.path), ctx=decord.cpu(0), num_threads=self.threads)
+                    self._reader = decord.VideoReader(self._name, ctx=decord.cpu(0), num_threads=self.threads)
                     self._next = 0
                     if len(self._reader) != len(self):
                         raise self._error(f"it finds {len(self._reader)} frames where the file shows {len(self)}")
                 while self._next <= number:
                     image = self._reader.next()
                     self._next += 1
-            except decord.DECORDError as error:
-                raise self._error(error) from error
             image = image.asnumpy() if hasattr(image, "asnumpy") else np.asarray(image)  # its bridge may say torch
             yield turn(self._checked(np.rot90(image, -turn.quarters)))
 
@@ -250,16 +281,22 @@ class OpenCVReader(_OtherReader):
     install = f"{how_to_install('opencv-python')}; or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
-        if self.index.is_interlaced and int(self._library().__version__.split(".")[0]) >= 5:
-            raise self._error("OpenCV 5 shows interlaced video black")
+        self._refuse_undecodable()
+        if int(self._library().__version__.split(".")[0]) >= 5:
+            # it does not ask whether its scaler could convert a picture, and gives what lay in that memory before
+            if Traits.INTERLACED in self.index.traits:
+                raise self._error("OpenCV 5 shows interlaced pictures black, or the one before them again")
+            if Traits.STRANGE_MATRIX in self.index.traits:
+                raise self._error("OpenCV 5 does not convert its colour matrix")
         for number in numbers:
-            if self._reader is None or self._next > number:
-                self._start()
-            while self._next <= number:
-                if not self._reader.grab():
-                    raise self._error(f"it finds {self._next} frames where the file shows {len(self)}")
-                self._next += 1
-            found, image = self._reader.retrieve()
+            with self._asking():
+                if self._reader is None or self._next > number:
+                    self._start()
+                while self._next <= number:
+                    if not self._reader.grab():
+                        raise self._error(f"it finds {self._next} frames where the file shows {len(self)}")
+                    self._next += 1
+                found, image = self._reader.retrieve()
             if not found:
                 raise self._error(f"frame {number} could not be converted")
             yield self.index.turn(self._checked(image)[:, :, ::-1])
@@ -267,7 +304,7 @@ class OpenCVReader(_OtherReader):
     def _start(self) -> None:
         cv2 = self._library()
         self.close()
-        self._reader = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self.threads])
+        self._reader = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self.threads])
         self._reader.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # we turn the pictures
         self._next = 0
         if not self._reader.isOpened():
@@ -295,17 +332,20 @@ class TorchCodecReader(_OtherReader):
         self._refuse_joined()
         if stamps is None or (np.diff(stamps) <= 0).any():
             raise self._error("the file's timestamps do not follow the order of its pictures")
-        try:
-            if self._reader is None:
-                self._reader = library.VideoDecoder(
-                    str(self.path), dimension_order="NHWC", num_ffmpeg_threads=self.threads
-                )
-            count = len(self._reader)
-            batch = self._reader.get_frames_at(numbers) if count == len(self) else None
-        except (RuntimeError, ValueError, IndexError) as error:
-            if "load libtorchcodec" in str(error):
+        self._refuse_undecodable()
+        self._refuse_other_colours()
+        with self._asking():
+            try:
+                if self._reader is None:
+                    self._reader = library.VideoDecoder(
+                        self._name, dimension_order="NHWC", num_ffmpeg_threads=self.threads
+                    )
+                count = len(self._reader)
+                batch = self._reader.get_frames_at(numbers) if count == len(self) else None
+            except RuntimeError as error:
+                if "load libtorchcodec" not in str(error):
+                    raise
                 raise ImportError(f"decoder 'torchcodec' cannot be used: it finds no FFmpeg; {self.install}") from error
-            raise self._error(error) from error
         if batch is None:
             raise self._error(f"it finds {count} frames where the file shows {len(self)}")
         for number, own_s in zip(numbers, batch.pts_seconds.tolist(), strict=True):

@@ -13,6 +13,7 @@ import os
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntFlag
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.disposable import Role, are_disposable, packet_judge, sets_change
 from vidact.video.reader import VideoError
 
@@ -78,6 +80,17 @@ class Turn:
         return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
+class Traits(IntFlag):
+    """What some of a video's pictures are: of those that were decoded for the index, which is all of them where
+    ALL_SEEN, else the first."""
+
+    INTERLACED = 1
+    STRANGE_MATRIX = 2  # one that FFmpeg's scaler does not know
+    COLOURS_CHANGE = 4  # matrix or range
+    UNDECODABLE = 8
+    ALL_SEEN = 16
+
+
 @dataclass(frozen=True)
 class VideoIndex:
     """The frames of a file in the order in which they are shown; the last ends at ``end_s``.
@@ -86,7 +99,8 @@ class VideoIndex:
     tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
     ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``, which is the
     ``key_packets[j]``-th that is stored. ``disposable`` (N,) tells the frames that no other is made from, see
-    ``vidact.video.disposable``. ``height`` and ``width`` are the stored picture's, before ``turn``. Where
+    ``vidact.video.disposable``. ``traits`` tell what other libraries cannot read.
+    ``height`` and ``width`` are the stored picture's, before ``turn``. Where
     ``sets_change``, a decoder that has read on cannot go back to the beginning: it takes a new one.
 
     A joined file's stamps begin anew inside it. ``parts`` are the first frames of its parts, [0] in any other file.
@@ -104,7 +118,7 @@ class VideoIndex:
     height: int
     width: int
     turn: Turn
-    is_interlaced: bool
+    traits: Traits
     sets_change: bool = False
     parts: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     lifts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
@@ -227,7 +241,8 @@ class Scan:
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
     ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
-    the order of showing. ``limit``: the stamp at which the track ends, as an edit list may say.
+    the order of showing; ``colours`` are the matrices and ranges of those pictures.
+    ``limit``: the stamp at which the track ends, as an edit list may say.
     """
 
     packets: list[PacketNote]
@@ -243,6 +258,8 @@ class Scan:
     sets_change: bool = False
     fault: Exception | None = None
     durations: list[int] = field(default_factory=list)
+    colours: set[tuple[int, int]] = field(default_factory=set)
+    is_interlaced: bool = False
     reorder_depth: int = 0
     limit: int | None = None
 
@@ -422,6 +439,8 @@ def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
         scan.first = scan.first or frame
         scan.frames.append(frame.pts)
         scan.durations.append(frame.duration or 0)
+        scan.colours.add((int(frame.colorspace), int(frame.color_range)))
+        scan.is_interlaced |= frame.interlaced_frame
         if scan.pictures is not None:
             scan.pictures.append(frame)
             if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
@@ -528,12 +547,27 @@ def _index(
         disposable=_disposable(scan, numbers, len(times_s)),
         height=scan.first.height,
         width=scan.first.width,
-        is_interlaced=scan.first.interlaced_frame,
+        traits=_traits(scan, len(times_s)),
         turn=Turn() if matrix is None else Turn.from_matrix(np.frombuffer(bytes(matrix), dtype=np.int32)),
         sets_change=scan.sets_change,
         parts=np.array(parts, dtype=np.int64),
         lifts=np.array(scan.lifter.lifts, dtype=np.int64).reshape(-1, 2),
     )
+
+
+def _traits(scan: Scan, num_frames: int) -> Traits:
+    traits = Traits(0)
+    if scan.is_interlaced:
+        traits |= Traits.INTERLACED
+    if any(matrix in UNKNOWN_MATRICES for matrix, _ in scan.colours):
+        traits |= Traits.STRANGE_MATRIX
+    if len(scan.colours) > 1:
+        traits |= Traits.COLOURS_CHANGE
+    if scan.fed >= len(scan.packets):
+        traits |= Traits.ALL_SEEN
+        if len(scan.frames) != num_frames:
+            traits |= Traits.UNDECODABLE
+    return traits
 
 
 def _disposable(scan: Scan, numbers: dict[int, int], num_frames: int) -> np.ndarray:

@@ -22,11 +22,11 @@ import av
 import numpy as np
 
 from vidact.files import replacing
-from vidact.video.frame_index import Turn, VideoIndex
+from vidact.video.frame_index import Traits, Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 4  # of what is stored: raise it whenever an index would come out differently
+VERSION = 5  # of what is stored: raise it whenever an index would come out differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT
@@ -147,7 +147,7 @@ def pack(index: VideoIndex) -> bytes:
     turned = (turn.transpose, turn.mirror_x, turn.mirror_y)
     counts = (len(index), len(index.key_frames), len(index.parts), len(index.lifts))
     fields = (*counts, index.stamps is not None, index.height, index.width, *turned)
-    rest = _FIELDS.pack(*map(int, fields), int(index.is_interlaced), int(index.sets_change)) + body
+    rest = _FIELDS.pack(*map(int, fields), int(index.traits), int(index.sets_change)) + body
     return _HEAD.pack(VERSION, zlib.crc32(rest)) + rest
 
 
@@ -158,8 +158,8 @@ def unpack(content: bytes) -> VideoIndex | None:
     version, checksum = _HEAD.unpack_from(content)
     if version != VERSION or zlib.crc32(content[_HEAD.size :]) != checksum:
         return None
-    count, num_keys, num_parts, num_lifts, has_stamps, height, width, *turned, is_interlaced, change = (
-        _FIELDS.unpack_from(content, _HEAD.size)
+    count, num_keys, num_parts, num_lifts, has_stamps, height, width, *turned, traits, change = _FIELDS.unpack_from(
+        content, _HEAD.size
     )
     place = _HEAD.size + _FIELDS.size
 
@@ -183,6 +183,6 @@ def unpack(content: bytes) -> VideoIndex | None:
         height=height,
         width=width,
         turn=Turn(*map(bool, turned)),
-        is_interlaced=bool(is_interlaced),
+        traits=Traits(traits),
         sets_change=bool(change),
     )

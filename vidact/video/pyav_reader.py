@@ -66,6 +66,7 @@ class PyAVReader(VideoReader):
         short_side: pixels of the shorter side that the pictures are scaled down to; None leaves them as they are.
         cache: keep the index between runs, see ``vidact.video.index_cache``.
         skip: leave out what nobody needs. False decodes everything from the key frame on.
+        see_all: decode the whole file for its index, so that the index says what all pictures are.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class PyAVReader(VideoReader):
         short_side: int | None = None,
         cache: bool = True,
         skip: bool = True,
+        see_all: bool = False,
     ) -> None:
         self.path, self.threads, self.index_from, self.cache = path, threads, index, cache
         self.short_side = short_side
-        self.may_skip = skip
+        self.may_skip, self.see_all = skip, see_all
         # of the request: its frames, and the greatest: nothing is left out beyond it, for somebody may read on
         self._wanted: set[int] = set()
         self._last = -1
@@ -166,22 +168,24 @@ class PyAVReader(VideoReader):
         """Made on first use: by one pass over the packets, decoding only the first picture, or by decoding it all."""
         self._leave_to_parent()
         self._refuse_if_changed()
-        entry = entry_path(self.path, self.index_from) if self.cache else None
+        made_by = f"{self.index_from}, all seen" if self.see_all else self.index_from
+        entry = entry_path(self.path, made_by) if self.cache else None
         index = load_index(entry)
         if index is None:
             index = self._make_index()
             # the same name once more: the file did not change meanwhile
-            if entry is not None and entry == entry_path(self.path, self.index_from):
+            if entry is not None and entry == entry_path(self.path, made_by):
                 save_index(entry, index)
         return index
 
     def _make_index(self) -> VideoIndex:
         container, stream = self._at_start()
         if self.index_from == "auto" and is_stamped(container, stream):
-            scan = scan_file(container, stream, decode_all=False)
+            scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
-                self._go_on_from(scan, index)
+                if not self.see_all:
+                    self._go_on_from(scan, index)
                 return index
             container, stream = self._at_start()
         scan = scan_file(container, stream, decode_all=True)
