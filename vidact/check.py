@@ -13,14 +13,14 @@ import textwrap
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vidact.data.annotations import SPLITS, ClipList, groups_of, load_clips, load_events, load_videos
+from vidact.data.annotations import SPLITS, ClipList, Event, groups_of, load_clips, load_events, load_videos
 from vidact.files import replacing, write_json
 from vidact.names import alike, first_few, plain_path, spelt
 from vidact.prepare import Sources, find_sources, refuse_inside
@@ -34,6 +34,7 @@ from vidact.video.packed import size_of
 CHECK = "check.json"
 IMBALANCE = 10  # how many times more training clips than the rarest class the most frequent one may have
 NUM_SHOWN = 60  # pictures on a contact sheet
+MOSTLY = 0.5  # share of a video before its first and after its last event that is told by the video's name
 LATE_S = 1.0  # seconds that an annotation may reach beyond its video
 
 # Errors make training stop, or its figures wrong; the rest is to be looked at.
@@ -68,12 +69,19 @@ class Finding:
 
 @dataclass
 class Checked:
-    """What a check found; ``facts`` is one row for each video."""
+    """What a check found; ``facts`` is one row for each video.
+
+    ``classes`` has a row for each class and split that has some of it: clips, or events and their videos, and seconds.
+    ``unlabelled`` says of untrimmed videos how much time there is before the first event and after the last, where
+    perhaps nobody labelled; None for clips.
+    """
 
     out: Path
     findings: list[Finding]
     facts: dict[str, dict[str, Any]]
     page: Path | None = None
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    unlabelled: dict[str, Any] | None = None
 
     def kinds(self) -> dict[str, int]:
         """How many findings of each kind there are."""
@@ -119,6 +127,7 @@ def check_set(
         findings += _of_lists(sources, examined, group)
         findings.sort(key=lambda finding: (finding.severity, finding.kind, finding.videos))
         checked = Checked(out, findings, {name: _facts(one) for name, one in examined.items()})
+        checked.classes, checked.unlabelled = _summary(sources, examined)
         _write(checked, sources, examined)
     return checked
 
@@ -323,6 +332,142 @@ def _of_duplicates(
     return findings
 
 
+# -------------------------------------------------------------------------------------------------- classes and splits
+
+
+def _summary(sources: Sources, examined: dict[str, Examined]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """Clips or events of each class and split with their seconds, and the unlabelled ends of untrimmed videos.
+
+    Nothing where the lists cannot be read, which is a finding.
+    """
+    try:
+        if not (sources.root / "events.csv").exists():
+            return _clips_of_classes(sources, examined), None
+        if not (sources.root / "videos.csv").exists():
+            return [], None
+        splits = {plain_path(name): split for name, split in load_videos(sources.root / "videos.csv").items()}
+        events = load_events(sources.root / "events.csv")
+        lengths = {plain_path(name): one.duration_s for name, one in examined.items() if one.is_readable}
+    except ValueError:
+        return [], None
+    own: dict[str, list[Event]] = {video: [] for video in splits if video in lengths}
+    for event in events:
+        video = plain_path(event.video)
+        if video in own and event.start_s < lengths[video]:
+            own[video].append(replace(event, end_s=min(event.end_s, lengths[video])))
+    return _events_of_classes(own, splits, lengths), _unlabelled(own, lengths)
+
+
+def _clips_of_classes(sources: Sources, examined: dict[str, Examined]) -> list[dict[str, Any]]:
+    clips = load_clips(sources.root, missing="skip", empty_classes="allow")
+    lengths = {sources.videos[name]: one.duration_s for name, one in examined.items() if one.is_readable}
+    counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
+    for clip in clips:
+        length_s = lengths.get(clip.path, 0.0)
+        end_s = length_s if clip.end_s is None else min(clip.end_s, length_s)
+        for label in clip.labels:
+            count = counts[clips.classes[label], clip.split]
+            count[0] += 1
+            count[1] += max(0.0, end_s - (clip.start_s or 0.0))
+    rows = []
+    for name in clips.classes:
+        splits = [split for split in SPLITS if (name, split) in counts] or [""]
+        for split in splits:
+            number, seconds = counts.get((name, split), (0, 0.0))
+            rows.append({"class": name, "split": split, "clips": int(number), "seconds": round(seconds, 2)})
+    return rows
+
+
+def _events_of_classes(
+    events: dict[str, list[Event]], splits: dict[str, str], lengths: dict[str, float]
+) -> list[dict[str, Any]]:
+    """Rows of each class, and of the background, which is the time of a video that no event covers."""
+    counts: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    background: dict[str, float] = defaultdict(float)
+    for video, own in events.items():
+        for event in own:
+            counts[event.label, splits[video]].append(event)
+        covered_s, reached_s = 0.0, 0.0
+        for event in sorted(own, key=lambda event: event.start_s):
+            covered_s += max(0.0, event.end_s - max(event.start_s, reached_s))
+            reached_s = max(reached_s, event.end_s)
+        background[splits[video]] += lengths[video] - covered_s
+    rows = [
+        {
+            "class": label,
+            "split": split,
+            "events": len(found),
+            "videos": len({plain_path(event.video) for event in found}),
+            "seconds": round(sum(event.end_s - event.start_s for event in found), 2),
+        }
+        for label in sorted({label for label, _ in counts})
+        for split in SPLITS
+        if (found := counts.get((label, split)))
+    ]
+    rows += [
+        {
+            "class": "background",
+            "split": split,
+            "events": 0,
+            "videos": sum(splits[video] == split for video in events),
+            "seconds": round(background[split], 2),
+        }
+        for split in SPLITS
+        if split in background
+    ]
+    return rows
+
+
+def _unlabelled(events: dict[str, list[Event]], lengths: dict[str, float]) -> dict[str, Any]:
+    """Seconds before the first and after the last event of all videos, and the videos that are mostly that."""
+    before_s, after_s = 0.0, 0.0
+    shares = {}
+    for video, own in events.items():
+        first_s = min((event.start_s for event in own), default=0.0)
+        last_s = max((event.end_s for event in own), default=0.0)
+        before_s += first_s
+        after_s += lengths[video] - last_s
+        if lengths[video]:
+            shares[video] = (first_s + lengths[video] - last_s) / lengths[video]
+    total_s = sum(lengths[video] for video in events)
+    return {
+        "before_s": round(before_s, 2),
+        "after_s": round(after_s, 2),
+        "share": round((before_s + after_s) / total_s, 4) if total_s else 0.0,
+        "videos": {
+            video: round(share, 4)
+            for video, share in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
+            if share > MOSTLY
+        },
+    }
+
+
+def unlabelled_text(unlabelled: dict[str, Any]) -> str:
+    """The same in words: labels that end early teach a detector that what is shown there is nothing."""
+    words = (
+        f"unlabelled at the ends of videos: {unlabelled['before_s']:g} s before the first event and "
+        f"{unlabelled['after_s']:g} s after the last, {unlabelled['share']:.0%} of all time".replace("%", " %")
+    )
+    if unlabelled["videos"]:
+        shown = [f"{video} {share:.0%}".replace("%", " %") for video, share in unlabelled["videos"].items()]
+        words += f"; more than half of {first_few(shown, 3)}"
+    return words
+
+
+def summary_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of classes as aligned lines under their names."""
+    if not rows:
+        return []
+    cells = [list(rows[0]), *[[f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()]
+                              for row in rows]]  # fmt: skip
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return [
+        "  ".join([line[0].ljust(widths[0]), line[1].ljust(widths[1]),
+                   *(cell.rjust(width) for cell, width in zip(line[2:], widths[2:], strict=True))])
+        for line in cells
+    ]  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
@@ -348,6 +493,8 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
             "root": str(sources.root),
             "figures": figures,
             "kinds": checked.kinds(),
+            "classes": checked.classes,
+            "unlabelled": checked.unlabelled,
             "findings": rows,
             "videos": checked.facts,
         },
@@ -382,7 +529,11 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
     shown = rest[:: max(1, -(-len(rest) // NUM_SHOWN))]
     if shown:
         pictures.append(_sheet([(name, "", examined[name]) for name in shown], out / "plots" / "sample.png"))
-    checked.page = write_summary(out, f"Check of {sources.root.resolve().name}", table, notes=notes, pictures=pictures)
+    if checked.unlabelled is not None:
+        notes.append(f"{unlabelled_text(checked.unlabelled)}.")
+    tables = {"Classes": checked.classes} if checked.classes else {}
+    title = f"Check of {sources.root.resolve().name}"
+    checked.page = write_summary(out, title, table, notes=notes, pictures=pictures, tables=tables)
 
 
 def _counted(counts: Counter[str]) -> str:

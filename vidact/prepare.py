@@ -529,12 +529,16 @@ def main(args: Sequence[str]) -> int:
 
 
 def _check(asked: argparse.Namespace, workers: int) -> int:
-    from vidact.check import CHECK, check_set  # which imports this file for its sources
+    from vidact.check import CHECK, check_set, summary_lines, unlabelled_text  # which imports this file for its sources
 
     out = asked.out or Path("runs") / f"check-{asked.data.resolve().name}"
     checked = check_set(asked.data, out, asked.group, asked.least_frames, workers)
     for finding in checked.findings:
         print(f"{finding.severity:>7}  {finding.kind}: {first_few(finding.videos, 3) or asked.data}: {finding.words}")
+    for line in summary_lines(checked.classes):
+        print(f"  {line}")
+    if checked.unlabelled is not None:
+        print(unlabelled_text(checked.unlabelled))
     counted = ", ".join(f"{count} {kind}" for kind, count in checked.kinds().items()) or "nothing found"
     print(f"{len(checked.facts)} videos: {counted}\nreport: {checked.page} and {out / CHECK}")
     if asked.show and checked.page is not None:

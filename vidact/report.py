@@ -138,6 +138,7 @@ def write_summary(
     pooled: Scores | None = None,
     notes: Sequence[str] = (),
     pictures: Sequence[Path] = (),
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Path:
     """Write report.html for several runs into ``folder``; gives the page's path.
 
@@ -150,6 +151,7 @@ def write_summary(
             deviation (of the folds at hand, not an estimate for others), least and greatest.
         notes: paragraphs under the title.
         pictures: PNG files shown below the notes.
+        tables: further tables by their headings, below the first.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,6 +161,7 @@ def write_summary(
     if pooled is not None:
         body.append(_headline(pooled))
     body.append(_section("Results", _rows_table(rows, spread=pooled is not None)))
+    body += [_section(heading, _rows_table(more)) for heading, more in (tables or {}).items()]
     results = load_results(folder) if (folder / "results.json").exists() else None
     if results is not None:
         body.append(_commands(results))
