@@ -255,7 +255,8 @@ def main(args: Sequence[str]) -> int:
     refuse_device(asked.device)
     is_drawn = asked.annotate and all(path.exists() for path in asked.path)
     targets = annotated_paths(asked.path, asked.annotate) if is_drawn else {}
-    failed, notes = 0, []
+    failed = 0
+    notes: list[str] = []
     for prediction in predictions(
         asked.path,
         asked.checkpoint,
