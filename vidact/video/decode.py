@@ -49,25 +49,11 @@ __all__ = [
 
 PACKED_SUFFIX = ".packed"  # one video of a store that ``vidact prepare pack`` made
 STORE, SHARDS = "packed.json", "shards"  # what says that a folder is such a store, and where its pixels are
-VIDEO_SUFFIXES = frozenset(
-    {
-        PACKED_SUFFIX,
-        ".3gp",
-        ".asf",
-        ".avi",
-        ".flv",
-        ".gif",
-        ".m2ts",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".mts",
-    }
-    | {".ogv", ".ts", ".vob", ".webm", ".wmv"}
-)
+# Of containers, then of bare streams of coded pictures, then of animations.
+CONTAINERS = """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .ivf .m2ts .m4v .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mts .mxf
+    .nut .ogm .ogv .qt .rm .rmvb .tod .ts .vob .webm .wmv .xvid .y4m"""
+STREAMS = ".264 .265 .avc .h264 .h265 .hevc .m1v .m2v .mjpeg .mjpg .obu"
+VIDEO_SUFFIXES = frozenset({PACKED_SUFFIX, *CONTAINERS.split(), *STREAMS.split(), ".apng", ".gif"})
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 

@@ -8,6 +8,8 @@ Shapes: N frames of the video.
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import os
 from bisect import bisect_right, insort
@@ -20,6 +22,7 @@ from typing import Any
 
 import av
 import av.error
+import av.format
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
@@ -28,6 +31,8 @@ from av.video.stream import VideoStream
 from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.disposable import Role, are_disposable, packet_judge, sets_change
 from vidact.video.reader import VideoError
+
+log = logging.getLogger(__name__)
 
 # Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
 # picture. Everything else (AVI knows no presentation times, VP8 has packets that show nothing, MPEG-4 packs two
@@ -43,6 +48,8 @@ ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clo
 DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
+USUAL_FPS = 25.0  # where nothing says it, as FFmpeg
+MOST_FPS = 10_000  # a higher rate is a broken number, as FFmpeg's average of DV
 LONGEST_PICTURE_S = 24 * 3600.0  # a last picture that is said to be shown for longer is a broken number
 KEEP_PICTURES = 64 * 2**20  # bytes: pictures that had to be decoded to be counted wait there to be asked for
 
@@ -239,6 +246,7 @@ class Scan:
     ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
     contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
+    ``is_raw``: the file stores no times.
     ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
     the order of showing; ``colours`` are the matrices and ranges of those pictures.
@@ -257,6 +265,7 @@ class Scan:
     lifter: Lifter
     sets_change: bool = False
     fault: Exception | None = None
+    is_raw: bool = False
     durations: list[int] = field(default_factory=list)
     colours: set[tuple[int, int]] = field(default_factory=set)
     is_interlaced: bool = False
@@ -336,6 +345,26 @@ def is_stamped(container: InputContainer, stream: VideoStream) -> bool:
     return container.format.name in STAMPED_CONTAINERS and stream.codec_context.codec.canonical_name in STAMPED_CODECS
 
 
+def is_raw(container: InputContainer) -> bool:
+    """Whether the file is a bare stream of coded pictures, without the times of any."""
+    return av.format.Flags.no_timestamps in av.format.Flags(container.format.flags)
+
+
+def frame_rate(container: InputContainer, stream: VideoStream, path: Path) -> float:
+    """Frames a second: on average, where the file stores times; else as the coded stream states, or 25."""
+    rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
+    if is_raw(container):
+        rates = [stream.codec_context.framerate, stream.guessed_rate]  # the average is 25 whatever the stream states
+        if not rates[0]:
+            _tell_rate(path)
+    return next((float(rate) for rate in rates if rate and 0 < rate <= MOST_FPS), USUAL_FPS)
+
+
+@functools.cache
+def _tell_rate(path: Path) -> None:
+    log.warning("%s stores no times and states no rate; it is read at 25 frames a second, as FFmpeg does", path)
+
+
 def stamped(packet: av.Packet, format: str) -> av.Packet:
     """The packet, with the stamp by which its picture will be known: in AVI, which has no presentation times and where
     FFmpeg does not always find one, that may be the time of decoding, as PyAV tells it of such a picture."""
@@ -397,6 +426,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     """Read every packet; decode them all, or only until the first picture."""
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
+    scan.is_raw = is_raw(container)
     num_bytes, is_torn = 0, False
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
@@ -481,6 +511,9 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     if None in scan.frames:
         return _index(scan, None, np.arange(len(scan.frames)) / fps, 1 / fps)
     stamps = np.array(scan.frames, dtype=np.int64)
+    if scan.is_raw:  # FFmpeg invented the stamps: they may tell the pictures apart, and say nothing of time
+        names = stamps if (np.diff(stamps) > 0).all() else None
+        return _index(scan, names, np.arange(len(stamps)) / fps, 1 / fps)
     first = _first_of_parts(scan, stamps)
     parts = [np.sort(part).astype(np.float64) for part in np.split(stamps, first[1:])]
     steps = np.concatenate([np.diff(part) for part in parts])

@@ -33,6 +33,7 @@ from vidact.video.frame_index import (
     decode_packet,
     demux,
     drain,
+    frame_rate,
     index_frames,
     index_packets,
     is_stamped,
@@ -90,8 +91,7 @@ class PyAVReader(VideoReader):
         self._container: InputContainer | None = None
         self._state: tuple[int, int] | None = None  # by which the file is known to be the one that the index is of
         container, stream = self._open()
-        rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-        self.fps = float(rate) if rate else 25.0
+        self.fps = frame_rate(container, stream, self.path)
         self.format = container.format.name  # FFmpeg's name of it, such as "avi"
 
     # -- the file

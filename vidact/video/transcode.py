@@ -328,7 +328,7 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
     }
     rate = Fraction(material.fps).limit_denominator(1001)
     # the table of contents stands first, so that one read from far away finds it
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as file:
         stream: Any = file.add_stream(library, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = material.height, material.width, "yuv420p"
         context = stream.codec_context
