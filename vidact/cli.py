@@ -10,7 +10,6 @@ import contextlib
 import csv
 import ctypes
 import difflib
-import functools
 import importlib
 import inspect
 import json
@@ -70,7 +69,9 @@ def make_cli(args: Sequence[str], command: str) -> Any:
     import torch
     from lightning import pytorch as pl
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-    from lightning.pytorch.plugins.io import TorchCheckpointIO
+    from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+
+    from vidact.tasks.keeping import Best, EpochBar, Last, make_loggers, several
 
     torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
     keep_freed_memory()
@@ -102,14 +103,16 @@ def make_cli(args: Sequence[str], command: str) -> Any:
         def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
             super().on_train_epoch_end(trainer, task)
             done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
-            seconds = float(np.mean(self.seconds)) if self.seconds else float("nan")
+            seconds = float(np.mean(self.seconds or [0.0]))
             shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
             words = [
                 f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
             ]
-            left = f", {(end - done) * seconds / 60:.1f} min left" if end > done else ""
+            left = f", {(end - done) * seconds / 60:.1f} min left" if end > done and self.seconds else ""
+            took = f"  {seconds:.1f} s an epoch" if self.seconds else ""
             if trainer.is_global_zero:
-                print(f"epoch {done:>3}/{end}  {'  '.join(words)}  {seconds:.1f} s an epoch{left}", flush=True)
+                of = f"/{end}" if end > 0 else ""  # time, steps or nothing ends the training
+                print(f"epoch {done:>3}{of}  {'  '.join(words)}{took}{left}", flush=True)
 
     class VidactCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -133,34 +136,47 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
             if command == "test":
                 take_network(config, args)
+            self.weights: dict[str, Any] = {}
+            if command == "train":
+                refuse_no_training(config.trainer)
+                if config.ckpt is not None:  # it fills the network, whose weights need not be fetched
+                    checkpoint_path(Path(config.run), config.ckpt)
+                    names = [name for name in vars(network) if name == "weights" or name.endswith("_weights")]
+                    self.weights = {name: network[name] for name in names}
+                    for name in names:
+                        network[name] = None
             fill_from_data(config)
+
+        def instantiate_classes(self) -> None:
+            super().instantiate_classes()
+            for name, value in self.weights.items():
+                self.config.model.init_args.network.init_args[name] = value
 
         def instantiate_trainer(self, **options: Any) -> pl.Trainer:
             trainer, run = self.config_init.trainer, Path(self.config.run)
-            if command == "test":
-                return super().instantiate_trainer(**options, logger=False)
-            if trainer.logger is None:
-                version = len(list((run / "logs").glob("version_*")))  # a resumed run logs beside its past
-                options["logger"] = [
-                    pl.loggers.CSVLogger(run, "logs", version, flush_logs_every_n_steps=1),
-                    pl.loggers.TensorBoardLogger(run, "logs", version),
-                ]
-            if not trainer.fast_dev_run:
-                watched = "val_score" if self.datamodule.found.split("val") else None
-                checkpoint = functools.partial(
-                    pl.callbacks.ModelCheckpoint, run / "checkpoints", enable_version_counter=False
-                )
-                best = checkpoint("best", watched, mode="max")
-                # `save_last` of the other would write nothing in an epoch that is not the best
-                last = checkpoint("last", save_on_train_epoch_end=True)
-                self.times = EpochTimes()
-                if not sys.stderr.isatty() and trainer.enable_progress_bar is None:  # a log file wants lines, not a bar
+            callbacks = several(trainer.callbacks)
+            # A bar writes to standard output, and a file there wants lines.
+            is_file = trainer.enable_progress_bar is None and not sys.stdout.isatty()
+            if not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks):
+                if is_file:
                     options["enable_progress_bar"] = False
-                    self.times = EpochLines()
-                rates = pl.callbacks.LearningRateMonitor("epoch")
-                options["callbacks"] = [*(trainer.callbacks or []), self.times, best, last, rates]
-                options["plugins"] = [*(trainer.plugins or []), WholeCheckpoints()]
-            return super().instantiate_trainer(**options)
+                elif trainer.enable_progress_bar is not False:
+                    callbacks.append(EpochBar())
+            if command == "test":
+                return super().instantiate_trainer(**options, callbacks=callbacks, logger=False)
+            options["logger"] = make_loggers(run, trainer.logger)
+            if not trainer.fast_dev_run:
+                self.times = EpochLines() if is_file else EpochTimes()
+                callbacks.append(self.times)
+                if trainer.enable_checkpointing is not False:
+                    callbacks += [Best(run / "checkpoints"), Last(run / "checkpoints")]
+                if options["logger"]:
+                    callbacks.append(pl.callbacks.LearningRateMonitor("epoch"))
+                plugins = several(trainer.plugins)
+                if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                    plugins.append(WholeCheckpoints())
+                options["plugins"] = plugins
+            return super().instantiate_trainer(**options, callbacks=callbacks)
 
     return VidactCLI(
         args=expand_config(args),
@@ -178,6 +194,20 @@ def make_cli(args: Sequence[str], command: str) -> Any:
         },
         parser_kwargs={"prog": f"vidact {command}", "exit_on_error": False},
     )
+
+
+def refuse_no_training(trainer: Any) -> None:
+    """Raise ValueError for options of Lightning under which nothing would be learnt or kept."""
+    if trainer.barebones:
+        raise ValueError(
+            "trainer.barebones measures what Lightning itself costs, without logs, checkpoints and validation, which a "
+            "run is made of; trainer.fast_dev_run tries a few batches and keeps nothing"
+        )
+    for name in ("max_epochs", "max_steps", "limit_train_batches"):
+        if trainer[name] is not None and trainer[name] == 0:
+            raise ValueError(
+                f"trainer.{name} is 0, so that nothing would be learnt; vidact test scores a checkpoint as it is"
+            )
 
 
 def keep_freed_memory() -> None:
@@ -329,10 +359,10 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     if cache is not None and cli.datamodule.frames is not None:
         cli.datamodule.frames = cache
     run, trainer = Path(cli.config.run), cli.trainer
-    if trainer.is_global_zero and not trainer.fast_dev_run:
-        with replacing(run / "config.yaml") as half:
-            cli.parser.save(cli.config, half, skip_unset=False, overwrite=True, multifile=False)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
+    changes = options_changed(cli, resume) if resume else {}
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        save_config(cli, run, changes)
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
         print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
@@ -340,6 +370,9 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     scored = next((split for split in (wanted, "val") if found.split(split)), None)
     if scored is None and trainer.is_global_zero:
         print(f"no split {wanted} and no split val: nothing will be scored, and the last epoch counts as the best")
+    unscored = why_not_scored(trainer)
+    if unscored and trainer.is_global_zero:
+        print(f"{unscored}: nothing will be scored")
     with ctrl_c_in_words(trainer, run):
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     if trainer.fast_dev_run:
@@ -348,7 +381,7 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
         merge_logs(run)
     command, seconds = command_line("train", args), cli.times.seconds
     learnt_in = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
-    if scored is not None:
+    if scored is not None and not unscored:
         if scored != wanted and trainer.is_global_zero:
             print(f"the data has no {wanted} split: the validation split is scored")
         cli.datamodule.test_split = scored
@@ -360,6 +393,57 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
         save_results(run, learnt_in, command)
         print(f"report: {write_report(run)}")
     return run
+
+
+def why_not_scored(trainer: Any) -> str | None:
+    """What of Lightning's options leaves a trained network without a test; None where it has one."""
+    if trainer.fast_dev_run:
+        return None  # nor is it trained
+    if not trainer.checkpoint_callbacks:
+        return "trainer.enable_checkpointing is false, so no weights are kept"
+    return "trainer.limit_test_batches is 0" if trainer.limit_test_batches == 0 else None
+
+
+def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
+    """What is asked otherwise than the run of the checkpoint was: name → value there and now; it is said in words.
+
+    Raises ValueError where a run that goes on cannot change it.
+    """
+    import yaml
+
+    from vidact.tasks.resuming import changed_options, refuse_fixed_options
+
+    path = resume.parent.parent / "config.yaml"
+    if not path.is_file():
+        return {}
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    changes = changed_options(before, yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
+    refuse_fixed_options(changes, resume)
+    if changes and cli.trainer.is_global_zero:
+        words = [f"{name} {now} (before {was})" for name, (was, now) in changes.items()]
+        print(f"goes on with other options than {path}: {', '.join(words)}")
+    return changes
+
+
+def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Write config.yaml: what the run is trained with from now on, and in comments what it was trained with before.
+
+    Which checkpoint a run goes on from is asked once, and is no part of it.
+    """
+    path, goes_on = run / "config.yaml", cli.config.ckpt
+    cli.config.ckpt = None
+    past = []
+    if goes_on and path.is_file():
+        past = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# resumed ")]
+    if changes:
+        when = datetime.now().strftime("%Y-%m-%d %H:%M")
+        was = ", ".join(f"{name} {before}" for name, (before, _) in changes.items())
+        past.append(f"# resumed {when} from {goes_on}; until then: {was}".replace("\n", " "))
+    with replacing(path) as half:
+        cli.parser.save(cli.config, half, skip_unset=False, overwrite=True, multifile=False)
+        if past:
+            half.write_text("\n".join([*past, half.read_text(encoding="utf-8")]), encoding="utf-8")
+    cli.config.ckpt = goes_on
 
 
 @contextlib.contextmanager
@@ -455,18 +539,24 @@ def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) 
 
 
 def merge_logs(run: Path) -> None:
-    """One metrics.csv from the logs of every session of the run; an epoch that ran again counts once, the last time."""
-    rows: dict[tuple[int, int], dict[str, str]] = {}
+    """One metrics.csv from the logs of every session of the run, epochs counted from 1; what ran again counts once, the
+    last time.
+    """
+    from vidact.tasks.keeping import first_epoch
+
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
     logs = sorted((run / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
     for log in logs:
+        ahead = 1 - first_epoch(log)
+        new: dict[tuple[int, int], dict[str, Any]] = {}
         with log.open(newline="") as file:
-            new = [row for row in csv.DictReader(file) if row.get("epoch")]
+            for row in csv.DictReader(file):
+                if row.get("epoch"):
+                    key = int(row["epoch"]) + ahead, int(row["step"])
+                    new.setdefault(key, {}).update({name: value for name, value in row.items() if value})
+                    new[key]["epoch"] = key[0]
         if new:
-            first = min(int(row["epoch"]) for row in new)
-            rows = {key: row for key, row in rows.items() if key[0] < first}
-        for row in new:
-            key = int(row["epoch"]), int(row["step"])
-            rows.setdefault(key, {}).update({name: value for name, value in row.items() if value})
+            rows = {key: row for key, row in rows.items() if key < min(new)} | new
     if rows:
         names = list(dict.fromkeys(["epoch", "step", *(name for row in rows.values() for name in row)]))
         with replacing(run / "metrics.csv") as half, half.open("w", newline="") as file:
@@ -939,7 +1029,11 @@ def main(args: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    except RuntimeError as error:
+    except Exception as error:
+        if type(error).__name__ == "MisconfigurationException" and not os.environ.get("VIDACT_TRACEBACK"):
+            # Lightning's, of options that it refuses
+            print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+            raise SystemExit(2) from None
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU
             raise
         print(

@@ -71,7 +71,7 @@ def read_log(path: Path) -> dict[str, Curve]:
     """Each column of a metrics.csv as points (epochs done, value).
 
     A column that has n rows in an epoch is spread over it evenly. Empty cells, and what a killed run left half
-    written, are no points.
+    written, are no points. Epochs count from 1; those of an older version's file, from 0.
     """
     found: dict[str, dict[int, list[float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -81,9 +81,11 @@ def read_log(path: Path) -> dict[str, Curve]:
                 value = _number(cell)
                 if epoch is not None and value is not None and name not in (None, "epoch", "step"):
                     found.setdefault(name, {}).setdefault(int(epoch), []).append(value)
+    first = min((epoch for by_epoch in found.values() for epoch in by_epoch), default=1)
+    before = min(first, 1)
     return {
         name: [
-            (epoch + (at + 1) / len(values), value)
+            (epoch - before + (at + 1) / len(values), value)
             for epoch, values in sorted(by_epoch.items())
             for at, value in enumerate(values)
         ]

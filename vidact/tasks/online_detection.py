@@ -37,6 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
+from vidact.tasks.keeping import refuse_stop_without_validation
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
@@ -127,6 +128,8 @@ class OnlineDetection(pl.LightningModule):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
+        if stage == "fit":
+            refuse_stop_without_validation(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         found = data.found
         self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
@@ -285,7 +288,7 @@ class OnlineDetection(pl.LightningModule):
             end = int(batch.end[i])
             self.seen.ids.append(id)
             self.seen.scores.append(scores[i, :end])
-            self.seen.targets.append(batch.targets[i, :end].cpu().numpy())
+            self.seen.targets.append(batch.targets[i, :end].float().cpu().numpy())
             self.seen.ignore.append(batch.ignore[i, :end].cpu().numpy())
             if self.seen.future is not None and future is not None:
                 self.seen.future.append(future[i, :end])

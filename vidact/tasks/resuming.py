@@ -10,7 +10,10 @@ from __future__ import annotations
 import copy
 import os
 import random
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -276,3 +279,50 @@ def network_differences(there: dict[str, Any], here: dict[str, Any]) -> list[str
             was, is_now = there["arguments"][name], here["arguments"][name]
             differ += [f"{name} {was} and {is_now} (there and asked)"] if was != is_now else []
     return differ
+
+
+# Options of a run that a run which goes on cannot change, and why; names as in config.yaml, without ``init_args``.
+FIXED = {
+    r"model\.class_path|data\.class_path": "it is another kind of training",
+    r"model\.network\.(class_path|(?!(.*_)?weights$|.*drop).+)": "the checkpoint's weights are those of that network",
+    r"model\.optimizer\.(class_path|amsgrad|centered)": "the checkpoint's momenta are those of the optimiser as it was",
+    r"model\.init_from": "a run that goes on starts from its checkpoint alone",
+    r"data\.(held_out|fractions|val_fraction|group|seed)": "videos that were trained on would be tested",
+}
+# what says nothing of the training, or where a resumed run lies
+OF_THE_RUN = r"run|ckpt|config|device|trainer\.default_root_dir|.*progress_bar|.*model_summary"
+
+
+def changed_options(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The options that two configurations, as config.yaml has them, have otherwise: name → value before and now."""
+    flat = [dict(_flatten(config)) for config in (before, now)]
+    names = [name for name in {**flat[0], **flat[1]} if not re.fullmatch(OF_THE_RUN, name)]
+    changes = {name: (flat[0].get(name), flat[1].get(name)) for name in names}
+    return {name: pair for name, pair in changes.items() if not _is_same(name, *pair)}
+
+
+def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, dict) and config:
+        for name, value in config.items():
+            yield from _flatten(value, prefix if name == "init_args" else f"{prefix}.{name}".lstrip("."))
+    else:
+        yield prefix, config
+
+
+def _is_same(name: str, before: Any, now: Any) -> bool:
+    if isinstance(before, str) and isinstance(now, str) and re.fullmatch(r"data\.(root|features|flow)", name):
+        return Path(before).resolve() == Path(now).resolve()
+    if name.endswith("num_classes") or name.endswith("feature_dim"):  # 0 is as many as the data has, and was filled in
+        return before == now or 0 in (before, now)
+    return before == now
+
+
+def refuse_fixed_options(changes: dict[str, tuple[Any, Any]], path: Any) -> None:
+    """Raise ValueError where a run that goes on from the checkpoint ``path`` asks for what it cannot change."""
+    for name, (before, now) in changes.items():
+        for pattern, why in FIXED.items():
+            if re.fullmatch(pattern, name):
+                raise ValueError(
+                    f"{name} was {before} and is to be {now}, which a run that goes on cannot change: {why}. Leave it "
+                    f"as it was, or start another run from these weights with --model.init_from {path}"
+                )

@@ -313,7 +313,10 @@ def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = F
         callbacks.append(MovingAverage(ema))
     if early_stopping is not None:
         callbacks.append(
-            pl.callbacks.EarlyStopping("val_score", mode="max", patience=early_stopping, check_finite=False)
+            # not strict: a training that ends before its first validation has nothing to stop
+            pl.callbacks.EarlyStopping(
+                "val_score", mode="max", patience=early_stopping, check_finite=False, strict=False
+            )
         )
     return callbacks
 
