@@ -134,6 +134,16 @@ def test_a_class_may_be_called_thumbs(tmp_path):
     assert load_clips(root).classes == ["@home", "preview", "thumbs"]
 
 
+def test_a_class_of_images_may_be_called_thumb(tmp_path):
+    """What lies below a folder of that name is previews where the others are files."""
+    root = touch(tmp_path / "images", "thumb/one/1.jpg", "thumb/two/1.jpg", "fist/three/1.jpg", "fist/previews/1.jpg")
+    assert [clip.id for clip in load_clips(root)] == ["fist/three", "thumb/one", "thumb/two"]
+    root = touch(tmp_path / "splits", "train/thumb/one/1.jpg", "train/fist/two/1.jpg", "test/thumb/three/1.jpg")
+    assert load_clips(root).classes == ["fist", "thumb"]
+    root = touch(tmp_path / "files", "jump/1.mp4", "run/2.mp4", "recycled/3.mp4", "RECYCLER/4.mp4")
+    assert load_clips(root).classes == ["jump", "recycled", "run"]
+
+
 def test_other_commands_tell_it_too(tmp_path, capsys):
     from vidact.features import find_videos as find_untrimmed
     from vidact.flow_extraction import find_sources as find_flow

@@ -82,6 +82,14 @@ def test_names_that_are_seen_to_differ_stay(tmp_path):
     assert len(alike) == 2
 
 
+def test_a_label_in_another_case_is_told_its_class(tmp_path):
+    touch(tmp_path, "a.mp4", "b.mp4")
+    (tmp_path / "clips.csv").write_text("path,label\na.mp4,RUN\nb.mp4,walk\n")
+    (tmp_path / "classes.txt").write_text("walk\nURN\nrun\n")
+    with pytest.raises(ValueError, match=r"row 2: the label 'RUN' is not in .*the closest class is 'run'"):
+        load_clips(tmp_path)
+
+
 def test_no_note_names_the_same_name_twice(tmp_path):
     """Of three classes that look alike each is told by what differs."""
     names = ["sore", "s\u043ere", "sor\u0435"]

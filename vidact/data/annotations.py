@@ -43,7 +43,7 @@ import numpy as np
 from vidact.data.folders import PREVIEWS, Walk, is_video_file, walk_videos
 from vidact.data.tables import read_lines, read_table, read_text
 from vidact.files import replacing
-from vidact.names import Finder, first_few, is_there, notes_on_names, plain_name, plain_path, spelt
+from vidact.names import Finder, first_few, is_there, look, notes_on_names, plain_name, plain_path, spelt
 from vidact.video.decode import VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -740,7 +740,7 @@ def _short(seconds: float) -> str:
 
 
 def closest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1, 0.0)
+    near = [one for one in names if look(one) == look(name)] or difflib.get_close_matches(name, names, 1, 0.0)
     return f"the closest class is {near[0]!r}" if near else "there are no classes"
 
 

@@ -21,7 +21,7 @@ KEPT_BY_PROGRAMS = frozenset(
     {"@eadir", "@tmp", "@sharebin", "@sharesnap", "#recycle", "#snapshot"}  # Synology
     | {"@recycle", "@recently-snapshot", "@__thumb", "@transcode"}  # QNAP
     | {"__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"}  # macOS
-    | {"$recycle.bin", "$extend", "recycler", "recycled", "system volume information", "found.000"}  # Windows
+    | {"$recycle.bin", "$extend", "system volume information", "found.000"}  # Windows
     | {"lost+found", "lost.dir", "__pycache__", "_gsdata_"}  # Unix, Android, Python, GoodSync
 )
 PREVIEWS = frozenset({"thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl", "preview", "previews"})
@@ -29,7 +29,8 @@ PREVIEWS = frozenset({"thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl", "p
 
 def is_kept_by_program(name: str) -> bool:
     """Whether a folder of this name belongs to a file system or a program, and not to its user."""
-    return plain_name(name).lower() in KEPT_BY_PROGRAMS
+    # those of older Windows are words, which in small letters may be a class
+    return plain_name(name).lower() in KEPT_BY_PROGRAMS or name in ("RECYCLER", "RECYCLED")
 
 
 def is_video_file(path: Path) -> bool:
@@ -64,14 +65,20 @@ class Walk:
     kept: list[str] = field(default_factory=list, init=False)
     pictures: dict[str, str] = field(default_factory=dict, init=False)  # folders of images that are none, and why
     others: Counter[str] = field(default_factory=Counter, init=False)
+    _files: set[str] = field(default_factory=set, init=False)  # the videos that are files
 
     def __post_init__(self) -> None:
-        self._visit(self.root, (), [os.path.realpath(self.root)], "")
-        self.videos.sort()
+        self._visit(self.root, (), [os.path.realpath(self.root)], is_beside=False)
+        for name in (name for name in self.videos if name not in self._files):
+            # below a folder of that name they may be the clips of a class, unless the set is one of files
+            above, _, last = name.lower().rpartition("/")
+            if last in PREVIEWS or (self._files and PREVIEWS & set(above.split("/"))):
+                self.pictures[name] = "its name is that of previews"
+        self.videos = sorted(name for name in self.videos if name not in self.pictures)
 
-    def _visit(self, folder: Path, parts: tuple[str, ...], chain: list[str], previews: str) -> None:
-        """``chain`` are the real paths of the folders above, ``previews`` why images here are no frames, or empty."""
-        inner, num_videos = [], len(self.videos)
+    def _visit(self, folder: Path, parts: tuple[str, ...], chain: list[str], is_beside: bool) -> None:
+        """``chain`` are the real paths of the folders above, ``is_beside`` whether a video lies in one of them."""
+        inner, num_files = [], len(self._files)
         is_store = (folder / STORE).is_file()  # of packed videos
         with os.scandir(folder) as scan:
             for entry in scan:
@@ -85,21 +92,21 @@ class Walk:
                         inner.append(entry.name)
                 elif suffix in VIDEO_SUFFIXES:
                     self.videos.append("/".join((*parts, entry.name)))
+                    self._files.add(self.videos[-1])
                     if entry.is_symlink() and not os.path.exists(entry.path):
                         self.lost.append(self.videos[-1])
                 else:
                     self.others[suffix] += 1
         self.folders["/".join(parts)] = sorted(inner)
         below = self.images_below
-        if below is not None and len(parts) >= below - 1 and len(self.videos) > num_videos:
-            previews = previews or "videos lie beside it"
+        if below is not None and len(parts) >= below - 1 and len(self._files) > num_files:
+            is_beside = True
         for name in sorted(inner):
             path, here = folder / name, (*parts, name)
-            inside = previews or ("its name is that of previews" if name.lower() in PREVIEWS else "")
             if below is None or len(here) < below or not holds_only_images(path):
                 real = os.path.realpath(path) if path.is_symlink() else os.path.join(chain[-1], name)
-                self._visit(path, here, [*chain, real], inside)
-            elif why := inside or _why_no_frames(path):
+                self._visit(path, here, [*chain, real], is_beside)
+            elif why := "videos lie beside it" if is_beside else _why_no_frames(path):
                 self.pictures["/".join(here)] = why
             else:
                 self.videos.append("/".join(here))
@@ -145,10 +152,10 @@ def walk_videos(folder: Path, images_below: int | None = None, notes: list[str] 
 
 def holds_only_images(folder: Path) -> bool:
     """Is this a folder of images, with neither videos nor folders of its user's beside them?"""
-    images = False
+    images, chain = False, [os.path.realpath(folder)]
     for entry in _entries(folder):
         suffix = os.path.splitext(entry.name)[1].lower()
-        if suffix in VIDEO_SUFFIXES or _is_folder(entry, [os.path.realpath(folder)]):
+        if suffix in VIDEO_SUFFIXES or _is_folder(entry, chain):
             return False
         images = images or suffix in IMAGE_SUFFIXES
     return images
