@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_fast_reader import index_sets, plain_decoding, read
 
-from vidact.doctor import numbered_picture, read_number
+from vidact.doctor import numbered_picture, read_number, write_numbered_video
 from vidact.video import Chunker, Clock, frame_index, index_cache
 from vidact.video.check import examine
 from vidact.video.decode import VideoError, open_video
@@ -232,6 +232,41 @@ def test_a_clock_set_back_between_key_frames(tmp_path: Path) -> None:
     assert_read_as_decoded_pictures(path)
 
 
+@pytest.mark.parametrize("broken", [21, 25, 41], ids=["key", "between", "another key"])
+def test_a_stamp_with_a_broken_bit_moves_no_picture(broken: int, tmp_path: Path) -> None:
+    """As reception leaves it: one presentation time of a transport stream is hours ahead, those behind it are right."""
+    content = bytearray(write_part(tmp_path / "clip.ts", 60, g="20"))
+    begun = 0
+    for place in range(0, len(content), 188):
+        number = (content[place + 1] & 31) << 8 | content[place + 2]
+        if number == 256 and content[place + 1] & 64:  # a picture begins
+            begun += 1
+            if begun == broken:
+                header = place + 4 + (1 + content[place + 4] if content[place + 3] & 32 else 0)
+                assert content[header : header + 3] == b"\0\0\1"
+                for stamp in range(header + 9, header + 9 + 5 * (content[header + 7] >> 6 == 3) + 1, 5):
+                    content[stamp] ^= 2  # 2^30 ticks, 3.3 hours
+    path = tmp_path / "broken.ts"
+    path.write_bytes(content)
+    assert_read_as_decoded_pictures(path)
+    with open_video(path) as video:
+        assert len(video) == 60
+        np.testing.assert_allclose(video.times_s - video.times_s[0], np.arange(60) / FPS, atol=1e-3)
+        assert video.index.parts.tolist() == [0]
+
+
+@pytest.mark.parametrize("begin", [25, 26, 27, 36], ids=str)
+def test_a_pause_between_key_frames_is_a_pause(begin: int, tmp_path: Path) -> None:
+    """Wherever it falls among pictures that are stored out of order."""
+    path = tmp_path / "paused.mkv"
+    times_ms = [40 * i + 700_000 * (i >= begin) for i in range(60)]
+    write_numbered_video(path, 60, times_ms=times_ms, codec_options={"g": "60", "bf": "3"})
+    for index in ("auto", "decode"):
+        with open_video(path, index=index) as video:
+            assert (1000 * (video.times_s - video.times_s[0])).round().tolist() == times_ms
+    assert_read_as_decoded_pictures(path)
+
+
 def test_parts_of_other_sizes_are_scaled_to_the_first(tmp_path: Path) -> None:
     content = write_part(tmp_path / "a.ts", 30) + write_part(tmp_path / "b.ts", 30, first=30, size=2)
     (tmp_path / "joined.ts").write_bytes(content)
@@ -338,8 +373,6 @@ def test_check_names_what_stands_behind_the_end(suffix: str, tmp_path: Path) -> 
     if suffix == "flv":
         whole = write_part(part, 50)
     else:
-        from vidact.doctor import write_numbered_video
-
         codec = {"codec": "mpeg4"} if suffix == "avi" else {}
         write_numbered_video(part, 50, **codec)
         whole = part.read_bytes()
