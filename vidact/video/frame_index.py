@@ -45,6 +45,7 @@ STAMPED_CODECS = {"h264", "hevc", "vp9", "av1"}
 STAMP_BITS = {"mpegts": 33, "mpeg": 33, "flv": 32}
 WRAP_S = 3600.0  # seconds: a count that begins at 0 again, and does not go on within this time, is another one
 ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clock was set. FFmpeg's own limit
+STRAY_S = 10.0  # seconds: a broken stamp is farther than this from its neighbours, which are nearer to each other
 DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
@@ -162,7 +163,8 @@ class Lifter:
     shown; or below more stamps than a decoder may hold back; or where it runs ahead by more than a pause can last. What
     is added to a part's stamps makes them differ from all before and says nothing of time. ``floors`` holds for each
     part the least of its lifted stamps, ``lifts`` where so many ticks begin to be added: there are more of these, since
-    the count of a part may wrap.
+    the count of a part may wrap. ``strays`` are lifted stamps that ran far ahead of packets which follow them before
+    the next key frame, as one with a broken bit does, or the first behind a pause: what follows begins nothing.
     """
 
     def __init__(self, format: str, seconds_per_tick: float) -> None:
@@ -176,6 +178,11 @@ class Lifter:
         self.depth = 0  # most packets stored before one that is shown before them
         self.lifts: list[tuple[int, int]] = []
         self.floors: list[int] = []
+        self.strays: set[int] = set()
+        self._stray = round(STRAY_S / seconds_per_tick)
+        self._before: list[int] = []  # what was the latest before a stamp ran far ahead, and since then
+        self._ahead: list[int] = []
+        self._top = 0  # the greatest lifted stamp of all
 
     def __call__(self, packet: av.Packet) -> None:
         """One more packet; its stamps are lifted in place."""
@@ -195,32 +202,41 @@ class Lifter:
         own = stamp % self._period if self._period else stamp
         latest = self._latest
         if not latest:
-            self._own_lift, self.floors = stamp - own, [stamp]
+            self._own_lift, self.floors, self._top = stamp - own, [stamp], stamp
             latest.append(stamp)
             return stamp
         most, lifted = latest[-1], own + self._own_lift
-        if not most < lifted <= most + self._wrap:
-            lifted = self._fallen_or_far(lifted, most, packet.duration or 0)
+        if self._ahead or not most < lifted <= most + self._stray:
+            lifted = self._fallen_or_far(lifted, packet.duration or 0)
             self._own_lift = lifted - own
         insort(latest, lifted)
         if len(latest) > DEEPEST + 1:
             del latest[0]
         return lifted
 
-    def _fallen_or_far(self, lifted: int, most: int, duration: int) -> int:
-        """A stamp that does not follow closely on the greatest one, ``most``: wrapped, out of order, or begun anew."""
+    def _fallen_or_far(self, lifted: int, duration: int) -> int:
+        """A stamp that does not follow closely on the greatest one: wrapped, stray, out of order, or begun anew."""
+        latest = self._latest
         for turn in (self._period, -self._period):
-            if abs(lifted - most) > self._wrap >= abs(lifted + turn - most):
+            if abs(lifted - latest[-1]) > self._wrap >= abs(lifted + turn - latest[-1]):
                 lifted += turn
-        held_back = len(self._latest) - bisect_right(self._latest, lifted)
-        is_back = held_back > DEEPEST or (self._is_key and lifted <= most)
-        if not is_back and lifted - most <= self._longest:
+        if self._ahead and not self._is_key and abs(lifted - self._before[-1]) <= self._stray:
+            self.strays.update(self._ahead)
+            latest[:], self._ahead = self._before, []
+        elif self._ahead:
+            self._ahead = [] if self._is_key or len(self._ahead) == DEEPEST else [*self._ahead, lifted]
+        elif lifted - latest[-1] > self._stray:
+            self._before, self._ahead = latest.copy(), [lifted]
+        self._top = max(self._top, latest[-1], *self._ahead)
+        held_back = len(latest) - bisect_right(latest, lifted)
+        is_back = held_back > DEEPEST or (self._is_key and lifted <= latest[-1])
+        if not is_back and lifted - latest[-1] <= self._longest:
             self.depth = max(self.depth, held_back)
             return lifted
-        self.floors.append(most + 1)
-        self._latest.clear()
+        latest.clear()
+        self.floors.append(self._top + 1)
         # so far on that what is shown before the part's first packet stays above the part before
-        return most + duration + self._wrap
+        return self._top + duration + self._wrap
 
 
 def lift(packet: av.Packet, ticks: int) -> None:
@@ -490,7 +506,7 @@ def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
     if None in stamps or len(set(stamps)) != len(stamps) or begin.stamp is None or not begin.is_key:
         return None
     # Where stamps begin anew, or are farther out of order than the decoder puts right, only decoding tells the order.
-    if scan.lifter.lifts or scan.lifter.depth > scan.reorder_depth:
+    if scan.lifter.lifts or scan.lifter.strays or scan.lifter.depth > scan.reorder_depth:
         return None
     shown = np.sort(np.array(stamps, dtype=np.int64))
     # Pictures before the first key frame cannot be decoded; and the first that did come must be the first promised.
@@ -510,10 +526,11 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     """
     if None in scan.frames:
         return _index(scan, None, np.arange(len(scan.frames)) / fps, 1 / fps)
-    stamps = np.array(scan.frames, dtype=np.int64)
+    names = np.array(scan.frames, dtype=np.int64)
     if scan.is_raw:  # FFmpeg invented the stamps: they may tell the pictures apart, and say nothing of time
-        names = stamps if (np.diff(stamps) > 0).all() else None
-        return _index(scan, names, np.arange(len(stamps)) / fps, 1 / fps)
+        is_rising = bool((np.diff(names) > 0).all())
+        return _index(scan, names if is_rising else None, np.arange(len(names)) / fps, 1 / fps)
+    stamps = _without_strays(scan, names)
     first = _first_of_parts(scan, stamps)
     parts = [np.sort(part).astype(np.float64) for part in np.split(stamps, first[1:])]
     steps = np.concatenate([np.diff(part) for part in parts])
@@ -525,9 +542,22 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     for number in range(1, len(parts)):
         last = scan.durations[first[number] - 1] if is_true else 0
         parts[number] += parts[number - 1][-1] + (last or usual) - parts[number][0]
-    names = stamps if len(np.unique(stamps)) == len(stamps) else None
     last_s = _last_s(scan, int(stamps[-1]), scan.durations[-1] if is_true else usual, fps)
-    return _index(scan, names, np.concatenate(parts) * scan.seconds_per_tick, last_s, first)
+    is_distinct = len(np.unique(names)) == len(names)
+    return _index(scan, names if is_distinct else None, np.concatenate(parts) * scan.seconds_per_tick, last_s, first)
+
+
+def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
+    """The pictures' stamps (N,), as they came; those of strays that are ahead of what follows lie evenly between their
+    neighbours. Others are where a pause ends."""
+    is_stray = np.isin(stamps, list(scan.lifter.strays))
+    if not is_stray.any() or is_stray.all():
+        return stamps
+    at, good = np.arange(len(stamps)), np.flatnonzero(~is_stray)
+    after = good[np.minimum(np.searchsorted(good, at), len(good) - 1)]
+    is_stray &= stamps > stamps[after]
+    good = np.flatnonzero(~is_stray)
+    return np.where(is_stray, np.interp(at, good, stamps[good]).astype(np.int64), stamps)
 
 
 def _first_of_parts(scan: Scan, stamps: np.ndarray) -> list[int]:
