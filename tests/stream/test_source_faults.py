@@ -422,6 +422,27 @@ def test_a_stream_that_is_cut_comes_back(server: Server, transport_stream: bytes
     assert len(events) == 3
 
 
+@pytest.mark.parametrize("begin_s", [300, 0])
+def test_a_jump_of_minutes_in_a_stream_is_told_and_fills_nothing(begin_s: int, server: Server, tmp_path: Path) -> None:
+    """The clock of a camera is set forward or back while it sends: the seconds of its pictures go on."""
+    parts = []
+    for own_s in (300 - begin_s, begin_s):
+        times_ms = [1000 * own_s + 40 * i for i in range(24)]
+        write_numbered_video(tmp_path / "part.ts", 24, times_ms=times_ms, codec_options={"g": "4", "bf": "0"})
+        parts.append((tmp_path / "part.ts").read_bytes())
+    server.answers = [sends(b"".join(parts), stalls=True)]
+    events: list[str] = []
+    with open_source(server.url, on_event=events.append) as source:
+        grabs = [next(source)]
+        while not events:
+            grabs.append(next(source))
+    assert max(grab.seconds for grab in grabs) < 10
+    sign = "+" if begin_s else "-"
+    assert re.fullmatch(
+        rf"{server.url}: its own clock jumps by \{sign}(29\d|30[01])\.\d s; its seconds go on", events[0]
+    )
+
+
 def test_a_stream_that_is_absent_at_first(server: Server, transport_stream: bytes) -> None:
     server.answers = [is_absent, is_absent, sends(transport_stream, stalls=True)]
     events: list[str] = []

@@ -316,3 +316,18 @@ def test_seconds_of_a_stream_survive_a_jump_and_a_restart() -> None:
     assert seconds(2.5, 7.0) == pytest.approx(7.0)
     assert seconds(1.5, 7.5) == pytest.approx(7.5)  # back by less than it may lag: it begins anew all the same
     assert seconds(1.6, 7.7) == pytest.approx(7.6)
+
+
+def test_a_jump_of_a_streams_own_clock_is_known() -> None:
+    """Against the wall clock: a pause in which both go on is none, nor is what was held back and comes at once."""
+    seconds = _Seconds(lead_s=0.0, lag_s=2.0)
+    stamps_s = [50.0, 50.1, 70.1, 70.2, 90.0, 390.0, 390.1, 9.0]
+    came_s = [1.0, 1.1, 21.1, 41.0, 41.1, 41.2, 41.3, 41.4]
+    jumps = []
+    for stamp_s, now_s in zip(stamps_s, came_s, strict=True):
+        seconds(stamp_s, now_s)
+        jumps.append(seconds.jump_s)
+    assert jumps == pytest.approx([0, 0, 0, 0, 0, 299.9, 0, -381.2])
+    seconds.begin_anew()
+    seconds(5000.0, 50.0)
+    assert seconds.jump_s == 0.0
