@@ -62,6 +62,8 @@ LONGEST_RETRY_S = 30.0  # pauses between attempts double up to this
 CLOSE_S = 2.0  # how long close() waits for a reader that hangs in the network or in a driver
 CAMERAS = 8  # numbers that are tried in search of a camera
 LAG_S = 2.0  # a stream's own times may lie so far behind the wall clock: it stalled, and what it held back comes
+JUMP_S = 5.0  # a stream's own clock that leaves the wall clock by more at once was set, and is said to have been
+WRAP_S = 2**33 / 90_000  # after which a transport stream counts from 0 again
 LEAD_S = 30.0  # pushed times may run so far ahead of the wall clock: a short file may be pushed at once
 
 EMPTY = "a source is empty; give a camera's number (0), a file, a folder, or a URL such as rtsp://…"
@@ -363,22 +365,37 @@ class _Seconds:
 
     Their begin is anchored to the wall clock, and again when they jump backwards, lag behind it by more than ``lag_s``
     or run ahead of it by more than ``lead_s``. With ``lead_s`` 0 the picture that came with the least delay sets the
-    anchor, so a burst of old pictures at the beginning does not shift all the others.
+    anchor, so a burst of old pictures at the beginning does not shift all the others. ``jump_s`` is by how much the
+    newest stamp runs ahead of what the wall clock says of the one before, or falls behind that one; 0 where it does so
+    by less than 5 s.
     """
 
     def __init__(self, lead_s: float, lag_s: float, offset_s: float = -math.inf) -> None:
         self._lead_s, self._lag_s, self._offset_s = lead_s, lag_s, offset_s
-        self._last_s = 0.0
+        self._last_s = self.jump_s = 0.0
+        self._before: tuple[float, float] | None = None  # the newest stamp, and when it came
+        self._held_s = 0.0  # by how much the stamps lag behind the wall clock: what was held back may come at once
 
     def begin_anew(self) -> None:
         """The stamps that follow have another begin; the seconds go on."""
         self._offset_s = -math.inf
+        self._before, self._held_s = None, 0.0
 
     def __call__(self, stamp_s: float | None, now_s: float) -> float:
         """The seconds of a picture stamped ``stamp_s`` (None: no stamp) that came ``now_s`` after the opening."""
         newest_s = max(now_s, self._last_s)
         seconds = newest_s
+        self.jump_s = 0.0
         if stamp_s is not None:
+            if self._before is not None:
+                ahead_s = stamp_s - self._before[0] - (now_s - self._before[1])
+                if ahead_s - self._held_s > JUMP_S or stamp_s - self._before[0] < -JUMP_S:
+                    # FFmpeg takes a transport stream's clock that was set back for one that has wrapped
+                    self.jump_s = ahead_s - WRAP_S if WRAP_S / 2 < ahead_s <= WRAP_S else ahead_s
+                    self._held_s = 0.0
+                else:
+                    self._held_s = max(0.0, self._held_s - ahead_s)
+            self._before = stamp_s, now_s
             seconds = stamp_s + self._offset_s
             earliest_s = max(self._last_s - 1e-6, now_s - self._lag_s)  # a repeated stamp may differ by its rounding
             if not earliest_s <= seconds <= now_s + self._lead_s:
@@ -612,8 +629,12 @@ class _ReconnectingSource(_NewestSource):
             self._report_state("open", "")
         with self._changed:
             self._heard = time.monotonic()
-            if self._is_on_duty():
-                self._put(image, picture.stamp_s, picture.captured)
+            if not self._is_on_duty():
+                return
+            self._put(image, picture.stamp_s, picture.captured)
+            jump_s = self._seconds.jump_s
+        if jump_s:
+            self._report(f"{self.name}: its own clock jumps by {jump_s:+.1f} s; its seconds go on")
 
     def _reconnect(self, why: str) -> _Connection | None:
         """Open it again, however often that fails; None when nobody wants it any more."""
