@@ -45,6 +45,7 @@ from vidact.batch import ClipInput
 from vidact.data.annotations import first_few, video_id
 from vidact.data.folders import walk_videos
 from vidact.data.takes import Take, takes_file, write_takes
+from vidact.data.time_origin import NOTES, note_path
 from vidact.device import refuse_device
 from vidact.files import replacing, write_json
 from vidact.models import backbones
@@ -662,7 +663,6 @@ def _is_extractor(network: str) -> bool:
 # ---------------------------------------------------------------------------------------------- the loop over files
 
 RECORD, EXTRACTOR, UNREADABLE = "features.json", "extractor.safetensors", "unreadable.json"
-NOTES = ".extract"  # the folder inside a folder of features that says which videos are done
 
 
 @dataclass
@@ -810,7 +810,7 @@ class _Task:
 
     @property
     def note(self) -> Path:
-        return self.out / NOTES / "done" / f"{self.video}.json"
+        return note_path(self.out, self.video)
 
     def source(self) -> dict[str, Any]:
         """By what a video is known to be the one that was read."""
@@ -822,6 +822,7 @@ class _Task:
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             tokens, is_paused = note.pop("tokens"), note.pop("takes", 0) > 0
+            note.pop("lead_s", None)
             array = np.load(self.target, mmap_mode="r", allow_pickle=False)
         except (OSError, EOFError, ValueError, KeyError, AttributeError):  # an empty .npy is an EOFError
             return False
@@ -848,7 +849,7 @@ def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float
         source = task.source()  # before reading: a video that changes meanwhile is made again
         with open_video(task.path, extractor.decoder) as reader:
             features = extractor.video(reader, progress).numpy()
-            begun = extractor.plan(reader)[1]
+            begun, lead_s = extractor.plan(reader)[1], reader.lead_s
     except (VideoError, OSError) as error:
         return _Outcome(task.video, error=str(error))
     with replacing(task.target) as half:
@@ -856,7 +857,7 @@ def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float
     write_takes(task.target, begun)
     num_takes = len(begun) if takes_file(task.target).exists() else 0
     paused = {"takes": num_takes} if num_takes else {}
-    write_json(task.note, {**source, "tokens": len(features), **paused})
+    write_json(task.note, {**source, "tokens": len(features), "lead_s": round(lead_s, 6), **paused})
     return _Outcome(task.video, len(features), takes=num_takes)
 
 

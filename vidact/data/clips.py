@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidact.batch import ClipBatch, ClipInput, parse_views
 from vidact.data.annotations import Clip, ClipList, load_clips, source_id
+from vidact.data.time_origin import TimeOrigin, check_origin
 from vidact.video.decode import VideoError, open_video
 from vidact.video.flow import METHODS
 from vidact.video.flow_store import FlowStore, StoredFlow
@@ -88,6 +89,7 @@ class FrameCache:
     def __init__(self, decoder: str = "pyav") -> None:
         self.decoder = decoder
         self.frames: dict[Path, Frames | VideoError] = {}
+        self.begins_s: dict[Path, float] = {}
 
     def fill(self, paths: Sequence[Path]) -> None:
         """Decode ``paths`` whole; an unreadable one is remembered and raises when it is asked for.
@@ -100,6 +102,7 @@ class FrameCache:
                 try:
                     with open_video(path, self.decoder) as video:
                         self.frames[path] = video.frames_at(range(len(video)))
+                        self.begins_s[path] = video.begin_s
                 except VideoError as error:
                     self.frames[path] = error
                 if self.num_bytes > limit:
@@ -116,14 +119,14 @@ class FrameCache:
         frames = self.frames[path]
         if isinstance(frames, VideoError):
             raise frames
-        return CachedVideo(frames)
+        return CachedVideo(frames, self.begins_s[path])
 
 
 class CachedVideo:
     """A decoded video with the part of the reader's face that the data set uses."""
 
-    def __init__(self, frames: Frames) -> None:
-        self.frames, self.times_s = frames, frames.times_s
+    def __init__(self, frames: Frames, begin_s: float) -> None:
+        self.frames, self.times_s, self.begin_s = frames, frames.times_s, begin_s
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -154,6 +157,7 @@ class ClipDataset(Dataset[Sample]):
         cut_only: leave the pixels to the device: samples carry a ``Cut``. For training, and a TrainTransform.
         flow: stored flow to read where the network takes flow; None computes it from the frames.
         root: the folder that flow's names are relative to.
+        time_origin: from where a clip's seconds count, see ``ClipData``.
     """
 
     def __init__(
@@ -174,13 +178,14 @@ class ClipDataset(Dataset[Sample]):
         cut_only: bool = False,
         flow: FlowStore | None = None,
         root: Path = Path(),
+        time_origin: TimeOrigin = "first_frame",
     ) -> None:
         self.cut_only = cut_only
         self.clips, self.num_classes, self.multi_label = list(clips), num_classes, multi_label
         self.sampler, self.transform, self.input = sampler, transform, input
         self.training, self.num_clips, self.seed = training, num_clips, seed
         self.decoder, self.skip_unreadable, self.cache = decoder, skip_unreadable, cache
-        self.flow, self.root = flow, root
+        self.flow, self.root, self.time_origin = flow, root, time_origin
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -221,7 +226,7 @@ class ClipDataset(Dataset[Sample]):
         num_clips = 1 if self.training else self.num_clips
         if self.flow is None or not self.input.flow_fields:
             with self.open(clip) as video:
-                first, count = frame_range(clip, video.times_s)
+                first, count = frame_range(clip, video.times_s, self._origin_s(video))
                 chosen = expand(self.sampler(count, generator, num_clips), images_per_index(self.input), count)
                 images = video.frames_at(chosen.ravel() + first).images
             return images.unflatten(0, chosen.shape), None
@@ -237,7 +242,7 @@ class ClipDataset(Dataset[Sample]):
                             f"{clip.path} has {len(video)} frames and its stored flow {len(flow)} fields, not "
                             f"{len(video) - 1}: field i has to follow frame i. Extract it again into {self.flow.root}"
                         )
-                    first, count = frame_range(clip, video.times_s)
+                    first, count = frame_range(clip, video.times_s, self._origin_s(video))
                     indices = self.sampler(count, generator, num_clips)
                     if self.input.rgb_channels:
                         chosen = expand(indices, self.input.images_per_frame, count)
@@ -246,6 +251,9 @@ class ClipDataset(Dataset[Sample]):
 
     def open(self, clip: Clip) -> Any:
         return self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder)
+
+    def _origin_s(self, video: Any) -> float | None:
+        return video.begin_s if self.time_origin == "file" else None
 
     def target(self, clip: Clip) -> int | Tensor:
         """A class index, or (K,) 0/1 for multi-label data."""
@@ -270,18 +278,18 @@ def stored_fields(flow: StoredFlow, indices: np.ndarray, input: ClipInput, first
     return fields.unflatten(0, groups.shape)
 
 
-def frame_range(clip: Clip, times_s: np.ndarray) -> tuple[int, int]:
-    """First frame and number of frames of ``clip``; its seconds count from the video's first frame."""
+def frame_range(clip: Clip, times_s: np.ndarray, origin_s: float | None = None) -> tuple[int, int]:
+    """First frame and number of frames of ``clip``; its seconds count from ``origin_s``, None: from the first frame."""
     if clip.start_s is None and clip.end_s is None:
         return 0, len(times_s)
-    seconds = times_s - times_s[0]
+    seconds = times_s - (times_s[0] if origin_s is None else origin_s)
     start_s = 0.0 if clip.start_s is None else clip.start_s
     end_s = np.inf if clip.end_s is None else clip.end_s
     inside = np.flatnonzero((seconds >= start_s) & (seconds < end_s))
     if len(inside) == 0:
         raise VideoError(
-            f"{clip.path}: no frame lies between {start_s} s and {end_s} s; "
-            f"the video has {len(times_s)} frames and its last one starts at {seconds[-1]:.2f} s. Correct the times."
+            f"{clip.path}: no frame lies between {start_s} s and {end_s} s; the video has {len(times_s)} frames, its "
+            f"first picture is shown at {seconds[0]:.2f} s and its last one at {seconds[-1]:.2f} s. Correct the times."
         )
     return int(inside[0]), len(inside)
 
@@ -394,6 +402,8 @@ class ClipData(pl.LightningDataModule):
             None is what the network says, as a rule 20. Where pictures are small and motion is slow, 20 leaves a few
             levels of it, and 5 or 10 is better.
         seed: of the split, the order and every random draw.
+        time_origin: from where start_s and end_s of clips.csv count: the video's first frame, or the file's begin, as
+            players count. They differ where sound comes first; vidact prepare check names such videos.
     """
 
     def __init__(
@@ -421,8 +431,11 @@ class ClipData(pl.LightningDataModule):
         flow: str | None = None,
         flow_method: str = "dis",
         flow_bound: float | None = None,
+        time_origin: TimeOrigin = "first_frame",
     ) -> None:
         super().__init__()
+        check_origin(time_origin)
+        self.time_origin: TimeOrigin = time_origin
         if flow_method not in METHODS:
             raise ValueError(f"flow_method is {flow_method!r}; flow is computed by {', '.join(METHODS)}")
         if batch_size < 1:
@@ -526,6 +539,7 @@ class ClipData(pl.LightningDataModule):
             cache=self.frames if self.flow is None or self.input.rgb_channels else None,
             flow=self.flow,
             root=self.found.root,
+            time_origin=self.time_origin,
             **options,  # type: ignore[arg-type]
         )
 

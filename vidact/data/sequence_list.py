@@ -37,6 +37,7 @@ from vidact.data.annotations import (
 )
 from vidact.data.tables import read_text
 from vidact.data.takes import WHOLE, Take, read_takes, spans
+from vidact.data.time_origin import TimeOrigin, check_origin, lead_of
 from vidact.files import replacing, write_json
 from vidact.names import Finder, first_few, is_there, notes_on_names, plain_path, spelt
 
@@ -141,6 +142,7 @@ def load_sequences(
     missing: Literal["raise", "skip"] = "raise",
     bad_events: Literal["raise", "allow"] = "raise",
     tolerance_s: float = 1.0,
+    time_origin: TimeOrigin = "first_frame",
 ) -> SequenceList:
     """Read events.csv, videos.csv and the features of every video, and check all of them.
 
@@ -162,7 +164,9 @@ def load_sequences(
             and ``notes`` say so.
         tolerance_s: how far an event may reach beyond the end and is silently cut: annotators round, and an
             incomplete last chunk makes no token.
+        time_origin: from where seconds count, see ``SequenceData``. "file" needs the notes that extraction leaves.
     """
+    check_origin(time_origin)
     root = Path(root)
     folder = root / FEATURES if features is None else Path(features)
     for name, value, permitted in (
@@ -193,6 +197,8 @@ def load_sequences(
 
     record, rate = read_record(folder, tokens_per_second)
     arrays, takes = _read_features(folder, list(splits), record, rate, missing, notes)
+    if time_origin == "file":
+        events = {video: _from_first_frame(events[video], lead_of(folder, video), notes) for video in arrays}
     if "dim" not in record:
         record["dim"] = next(iter(arrays.values())).shape[1]
     ends_s = {video: spans(own, len(arrays[video]), rate)[-1][2] for video, own in takes.items()}
@@ -352,6 +358,17 @@ def check_finite(array: np.ndarray, path: Path | str, rate: float) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- takes
+
+
+def _from_first_frame(events: list[Event], lead_s: float, notes: list[str]) -> list[Event]:
+    """Events in seconds since the first frame, which the file shows after ``lead_s``; those before it are left out."""
+    seen = [event for event in events if event.end_s > lead_s]
+    if len(seen) < len(events):
+        notes.append(
+            f"left out {len(events) - len(seen)} events of {events[0].video}: they end before the first picture, which "
+            f"is shown at {lead_s:.2f} s"
+        )
+    return [replace(event, start_s=max(0.0, event.start_s - lead_s), end_s=event.end_s - lead_s) for event in seen]
 
 
 def _by_takes(

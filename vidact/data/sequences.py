@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from vidact.batch import SequenceBatch
 from vidact.data.clips import EpochLoader, EpochSampler, batches_done, one_thread
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
+from vidact.data.time_origin import TimeOrigin, check_origin
 from vidact.video.jobs import process_context
 
 __all__ = ["Sequence", "SequenceData", "SequenceDataset", "SequenceList", "collate", "load_sequences"]
@@ -176,6 +177,8 @@ class SequenceData(pl.LightningDataModule):
             None is half of what the machine has.
         num_workers: loader processes on each device; None is 0 for features in memory, otherwise 2.
         seed: of the split, the order and the offsets.
+        time_origin: from where the seconds of events.csv count: the video's first frame, or the file's begin, as
+            players count. They differ where sound comes first; vidact prepare check names such videos.
     """
 
     def __init__(
@@ -198,8 +201,11 @@ class SequenceData(pl.LightningDataModule):
         memory_gib: float | None = None,
         num_workers: int | None = None,
         seed: int = 0,
+        time_origin: TimeOrigin = "first_frame",
     ) -> None:
         super().__init__()
+        check_origin(time_origin)
+        self.time_origin: TimeOrigin = time_origin
         for name, value in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; a batch needs at least one video")
@@ -225,6 +231,7 @@ class SequenceData(pl.LightningDataModule):
                 seed=self.seed,
                 missing=self.missing,
                 bad_events=self.bad_events,
+                time_origin=self.time_origin,
             )
             processes = self.trainer.num_devices if self.trainer else 1  # each holds its own copy
             fits = sequences.num_bytes * processes <= self.memory_limit

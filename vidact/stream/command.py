@@ -15,12 +15,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 
 from vidact.addresses import without_secrets
 from vidact.data.annotations import load_videos
+from vidact.data.time_origin import TimeOrigin
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
@@ -67,7 +68,10 @@ def main(args: Sequence[str]) -> int:
         model.longest_gap_s = asked.longest_gap
         # A file that is as fast as it is read; what is live always runs in real time.
         realtime = None if asked.fast else True
-        sources = [stack.enter_context(open_source(uri, realtime=realtime)) for uri in asked.source]
+        sources = [
+            stack.enter_context(open_source(uri, realtime=realtime, time_origin=asked.time_origin))
+            for uri in asked.source
+        ]
         session = Session(asked, model, sources, window)
         try:
             with stop.on_signals(sources), contextlib.closing(session):
@@ -99,6 +103,10 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--no-window", action="store_true", help="show nothing, for machines without a display")
     parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
+    parser.add_argument(
+        "--time_origin", "--time-origin", choices=get_args(TimeOrigin), default="first_frame",
+        help="from where a file's seconds count: its first picture (default), or the file's begin, as players count",
+    )  # fmt: skip
     parser.add_argument("--jsonl", metavar="FILE", help="one JSON object an answer; - is the standard output")
     parser.add_argument("--events", type=Path, metavar="FILE", help="a table of the events: an events.csv with scores")
     parser.add_argument(

@@ -36,6 +36,7 @@ from av.video.stream import VideoStream
 
 from vidact.addresses import from_environment, host_of, public, refuse_signs
 from vidact.data.folders import is_hidden
+from vidact.data.time_origin import TimeOrigin, check_origin
 from vidact.video.colours import to_rgb
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
@@ -140,6 +141,7 @@ def open_source(
     on_event: Report | None = None,
     on_state: StateReport | None = None,
     capture: Callable[[int], Capture] | None = None,
+    time_origin: TimeOrigin = "first_frame",
 ) -> Source:
     """Open a camera, a file, a folder or a URL.
 
@@ -160,12 +162,15 @@ def open_source(
         on_state: called with "open" at the first picture of a camera or stream and whenever it is back, with "lost"
             when it is lost or cannot be opened, and with why; from the source's thread.
         capture: opens a camera by number; None is OpenCV.
+        time_origin: from where a file's seconds count: its first picture, or with "file" where the file begins, as
+            players count. They differ where sound comes first. What is live counts from its opening.
 
     Raises FileNotFoundError, VideoError or SourceError for what cannot be opened now; without ``waits`` only what has
     been open once is opened again.
     """
     if not timeout_s > 0 or not retry_s > 0:
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
+    check_origin(time_origin)
     keeps = _Keeping(timeout_s, retry_s, waits, on_event or log.warning, on_state or (lambda state, why: None))
     text = str(uri)
     if not text.strip():
@@ -173,7 +178,7 @@ def open_source(
     camera = re.fullmatch(r"(?:/dev/video)?(\d+)", text)
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
     if isinstance(uri, Path) or not (camera or scheme):
-        return _open_path(Path(text), bool(realtime), fps, keeps.report)
+        return _open_path(Path(text), bool(realtime), fps, time_origin, keeps.report)
     if realtime is False or fps is not None:
         name = public(text) if scheme else f"camera {text}"
         option = "realtime=False" if realtime is False else f"fps={fps:g}"
@@ -208,14 +213,14 @@ def refuse_scheme(url: str) -> None:
 # Files and folders
 
 
-def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) -> FileSource:
+def _open_path(path: Path, realtime: bool, fps: float | None, time_origin: TimeOrigin, report: Report) -> FileSource:
     if not path.exists():
         raise FileNotFoundError(
             f"{public(str(path))} does not exist; a source is a camera's number (0), a file, a folder, or a URL such "
             "as rtsp://…"
         )
     if not path.is_dir():
-        return FileSource([path], str(path), realtime, fps, report)
+        return FileSource([path], str(path), realtime, fps, time_origin, report)
     videos, images = files_of(path)
     if videos and images:
         raise SourceError(
@@ -224,7 +229,7 @@ def _open_path(path: Path, realtime: bool, fps: float | None, report: Report) ->
         )
     if not videos and not images:
         raise SourceError(f"{path} is a folder without videos or images; name a file, or a folder that has some")
-    return FileSource(videos or [path], str(path), realtime, fps, report)
+    return FileSource(videos or [path], str(path), realtime, fps, time_origin, report)
 
 
 def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -244,8 +249,16 @@ class FileSource(Source):
 
     is_live = False
 
-    def __init__(self, paths: Sequence[Path], name: str, realtime: bool, fps: float | None, report: Report) -> None:
-        self.name = name
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        name: str,
+        realtime: bool,
+        fps: float | None,
+        time_origin: TimeOrigin,
+        report: Report,
+    ) -> None:
+        self.name, self._time_origin = name, time_origin
         self.realtime = realtime
         self._folder_fps, self._report = fps, report
         self._count, self._coming = len(paths), iter(paths)
@@ -256,6 +269,7 @@ class FileSource(Source):
             raise VideoError(f"none of the {len(paths)} videos in {name} can be read")
         self._video: VideoReader = video
         self.fps = video.fps
+        self._origin_s = 0.0  # of the file that is played, in its own seconds
         self._pictures = self._play()
         self._began: float | None = None
 
@@ -288,7 +302,7 @@ class FileSource(Source):
         return None
 
     def _play(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Seconds since the begin of the first file, and the picture."""
+        """Seconds since the first picture of the first file, or since that file's begin, and the picture."""
         begin = end = 0.0
         video: VideoReader | None = self._video
         while video is not None:
@@ -296,7 +310,7 @@ class FileSource(Source):
                 for seconds, image in self._play_video():
                     end = begin + seconds
                     yield end, image
-                end = max(end, begin + self._video.end_s - float(self._video.times_s[0]))
+                end = max(end, begin + self._video.end_s - self._origin_s)
             except VideoError as error:
                 if self._count == 1:
                     raise
@@ -326,7 +340,9 @@ class FileSource(Source):
                 if promised is not None:
                     self.skipped += max(0, promised - len(times_s))
                 promised = len(times_s)
-                first_s = float(times_s[0]) if first_s is None else first_s
+                if first_s is None:
+                    first_s = self._video.begin_s if self._time_origin == "file" else float(times_s[0])
+                    self._origin_s, self._time_origin = first_s, "first_frame"  # the next file follows without a pause
                 for number in np.flatnonzero(times_s > last_s).tolist():
                     if self._closed.is_set():
                         return

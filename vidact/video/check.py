@@ -27,6 +27,7 @@ RULES = 2  # of what is found: raise it whenever something else is, so that note
 NUM_PICTURES, SIDE = 8, 32  # of the fingerprint
 FLAT = 4.0  # standard deviation of grey values below which a picture shows nothing
 STILL = 3.0  # largest change of a cell of 32 x 32, in grey values, below which nothing moves
+LATE_S = 0.1  # what a file plays before its first picture, below which nobody's labels are that exact
 OTHER_RATE = 0.05  # part by which a stated frame rate may miss that of the frames
 # What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
 # end before a second one.
@@ -55,6 +56,7 @@ class Examined:
     num_frames: int = 0
     fps: float = 0.0
     duration_s: float = 0.0
+    lead_s: float = 0.0  # what the file plays before its first picture
     height: int = 0
     width: int = 0
     picture: np.ndarray | None = None
@@ -81,17 +83,23 @@ def examine(path: Path) -> Examined:
         with open_video(path, cache=False) as video:
             times_s, found.fps = video.times_s, video.fps
             found.num_frames, found.height, found.width = len(video), video.height, video.width
-            found.duration_s = video.end_s - float(times_s[0])
+            found.duration_s, found.lead_s, end_s = video.end_s - float(times_s[0]), video.lead_s, video.end_s
             _look(found, video)
             if isinstance(video, PyAVReader):
                 _look_at_parts(found, video)
     except (VideoError, OSError) as error:
         found.add(_kind_of(str(error), found.num_bytes), error)
         return found
+    if found.lead_s >= LATE_S:
+        found.add(
+            "late picture",
+            f"the first picture is shown {found.lead_s:.2f} s after the file begins, and players count from there: "
+            f"labels made in one are {found.lead_s:.2f} s late here, unless --data.time_origin is file",
+        )
     if len(times_s) > 2:
         _look_at_times(found, times_s)
     if path.is_file() and path.suffix != PACKED_SUFFIX:
-        _look_at_file(found)
+        _look_at_file(found, end_s)
     return found
 
 
@@ -158,8 +166,11 @@ def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
         found.add("gap", f"no frame for {steps[gap]:.2f} s after {times_s[gap]:.2f} s; frames come every {usual:.3f} s")
 
 
-def _look_at_file(found: Examined) -> None:
-    """What the container says beside the frames, and what the decoder says when it may not hide an error."""
+def _look_at_file(found: Examined, end_s: float) -> None:
+    """What the container says beside the frames, and what the decoder says when it may not hide an error.
+
+    The last picture ends at ``end_s`` in the file's own seconds.
+    """
     damaged, words, faults = 0, "", list[Exception]()
     ends: dict[int, int] = {}  # bytes: where the last packet of each stream ends, and the first one of other video
     begins: dict[int, int] = {}
@@ -185,10 +196,11 @@ def _look_at_file(found: Examined) -> None:
         damaged, words = damaged + 1, words or reason(faults[0])
     if damaged:
         found.add("damaged", f"the decoder finds damage in {damaged} places ({words or 'it says no more'})")
-    off_s = stated - found.duration_s
+    # some containers state how long the pictures last, some count what comes before them, and Matroska from 0 on
+    off_s = min(abs(stated - own_s) for own_s in (found.duration_s, found.lead_s + found.duration_s, end_s))
     is_joined = any(kind == "joined" for kind, _ in found.problems)
     is_stated = bool(stated) and math.isfinite(stated) and not is_joined
-    if is_stated and abs(off_s) > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
+    if is_stated and off_s > max(OTHER_LENGTH_S, OTHER_LENGTH * found.duration_s):
         found.add("duration", f"the file states {stated:.2f} s and its frames last {found.duration_s:.2f} s")
     if own in ends:
         _look_behind(found, format, ends[own], max(ends.values()), min(begins.values(), default=0))

@@ -153,6 +153,11 @@ class _OtherReader(VideoReader):
         return self.index.end_s
 
     @property
+    def begin_s(self) -> float:
+        with self._file:
+            return self._file.begin_s
+
+    @property
     def width(self) -> int:
         return self._file.width
 

@@ -366,6 +366,18 @@ def is_raw(container: InputContainer) -> bool:
     return av.format.Flags.no_timestamps in av.format.Flags(container.format.flags)
 
 
+LEAD_TAG = "vidact_lead_s"  # of a copy without sound: what its source played before the first picture
+
+
+def copied_lead_s(container: InputContainer) -> float | None:
+    """What the source of a copy played before its first picture, in seconds; None where the file is no such copy."""
+    try:
+        lead_s = float(container.metadata[LEAD_TAG])
+    except (KeyError, ValueError):
+        return None
+    return lead_s if 0 <= lead_s < LONGEST_PICTURE_S else None
+
+
 def frame_rate(container: InputContainer, stream: VideoStream, path: Path) -> float:
     """Frames a second: on average, where the file stores times; else as the coded stream states, or 25."""
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]

@@ -193,7 +193,7 @@ def pack(job: PackJob) -> dict[str, Any]:
                         "version": VERSION,
                         "store": "/".join([".."] * (len(PurePosixPath(video.name).parts) - 1)) or ".",
                         "shard": job.shard,
-                        **{word: entry[word] for word in ("height", "width", "fps", "times_s", "end_s")},
+                        **{word: entry[word] for word in ("height", "width", "fps", "times_s", "end_s", "lead_s")},
                         "sizes": [len(data) for data in jpegs],
                     }
                     names[key] = video.name
@@ -223,7 +223,7 @@ def sample(path: Path, settings: PackSettings, num_frames: int) -> tuple[int, fl
 def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tuple[dict[str, Any], list[bytes], float]:
     """What a ``.packed`` file says of a video, its JPEGs, and their squared error to the scaled source."""
     with open_video(path, cache=False) as video:
-        times_s, end_s, fps = video.times_s, video.end_s, video.fps
+        times_s, end_s, lead_s, fps = video.times_s, video.end_s, video.lead_s, video.fps
         height, width = video.height, video.width
     kept = kept_frames(times_s, settings.fps)
     numbers = kept[:most].tolist()
@@ -244,6 +244,7 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
         "kept": len(kept),
         "of_frames": len(times_s),
         "end_s": round(end_s, 6),
+        "lead_s": round(lead_s, 6),
         "seconds": round(end_s - float(times_s[0]), 3),
     }
     return entry, jpegs, error
@@ -358,6 +359,7 @@ class PackedReader(VideoReader):
             self._times_s = np.array(_seconds(entry, "times_s"))
             self.fps = _seconds(entry, "fps")
             self._end_s = _seconds(entry, "end_s") if "end_s" in entry else None  # older stores lack it
+            self._lead_s = _seconds(entry, "lead_s") if "lead_s" in entry else 0.0
             above, self._shard_name = entry["store"], entry["shard"]
             whole = len(self._times_s) == len(self._offsets) == len(self._sizes) > 0
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -383,6 +385,10 @@ class PackedReader(VideoReader):
     @property
     def end_s(self) -> float:
         return super().end_s if self._end_s is None else self._end_s
+
+    @property
+    def begin_s(self) -> float:
+        return float(self._times_s[0]) - self._lead_s
 
     @property
     def width(self) -> int:

@@ -30,12 +30,14 @@ from vidact.video.frame_index import (
     Scan,
     UndecodableError,
     VideoIndex,
+    copied_lead_s,
     decode_packet,
     demux,
     drain,
     frame_rate,
     index_frames,
     index_packets,
+    is_raw,
     is_stamped,
     is_stored,
     lift,
@@ -92,6 +94,8 @@ class PyAVReader(VideoReader):
         self._state: tuple[int, int] | None = None  # by which the file is known to be the one that the index is of
         container, stream = self._open()
         self.fps = frame_rate(container, stream, self.path)
+        self._begin_s = None if container.start_time is None else container.start_time / av.time_base
+        self._copied_lead_s, self._is_raw = copied_lead_s(container), is_raw(container)
         self.format = container.format.name  # FFmpeg's name of it, such as "avi"
 
     # -- the file
@@ -266,6 +270,14 @@ class PyAVReader(VideoReader):
     @property
     def end_s(self) -> float:
         return self.index.end_s
+
+    @property
+    def begin_s(self) -> float:
+        first_s = float(self.times_s[0])
+        if self._copied_lead_s is not None:
+            return first_s - self._copied_lead_s
+        # a file that stores no times begins with its first picture
+        return first_s if self._begin_s is None or self._is_raw else min(first_s, self._begin_s)
 
     @property
     def width(self) -> int:

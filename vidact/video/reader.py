@@ -45,6 +45,16 @@ class VideoReader:
         """When the last picture ends, in seconds of ``times_s``: as the file says, else a frame's usual time later."""
         return float(self.times_s[-1]) + 1 / self.fps
 
+    @property
+    def begin_s(self) -> float:
+        """When the file begins, in seconds of ``times_s``: before the first picture, where sound comes first."""
+        return float(self.times_s[0])
+
+    @property
+    def lead_s(self) -> float:
+        """Seconds that the file plays before its first picture: what players count and ``times_s[0]`` does not tell."""
+        return max(0.0, float(self.times_s[0]) - self.begin_s)
+
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         """The upright RGB pictures (H, W, 3) of these frames, which are ascending, distinct and in range."""
         raise NotImplementedError

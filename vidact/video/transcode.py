@@ -28,7 +28,7 @@ import numpy as np
 from vidact.files import replacing
 from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.decode import PACKED_SUFFIX, VideoError, open_video
-from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
+from vidact.video.frame_index import LEAD_TAG, UndecodableError, decode_packet, demux, open_container, reason
 from vidact.video.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 
 TICKS = 90_000  # of a second; a millisecond and the common frame rates are whole numbers of them
@@ -174,6 +174,7 @@ class _Material:
             self.num_frames = len(video)
             self.times_s = (video.times_s - video.times_s[0])[:most]
             self.end_s = video.end_s - float(video.times_s[0])
+            self.lead_s = video.lead_s
             if len(self.times_s) < self.num_frames:  # a sample ends where the frame after it begins
                 self.end_s = float(video.times_s[len(self.times_s)] - video.times_s[0])
             late = np.flatnonzero(np.diff(np.round(self.times_s * TICKS)) <= 0)
@@ -328,7 +329,12 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
     }
     rate = Fraction(material.fps).limit_denominator(1001)
     # the table of contents stands first, so that one read from far away finds it
-    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as file:
+    flags = "+faststart"
+    if material.lead_s:
+        flags += "+use_metadata_tags"  # MP4's own tags have none for it
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": flags}) as file:
+        if material.lead_s:
+            file.metadata[LEAD_TAG] = f"{material.lead_s:.6f}"
         stream: Any = file.add_stream(library, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = material.height, material.width, "yuv420p"
         context = stream.codec_context
