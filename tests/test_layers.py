@@ -11,7 +11,19 @@ PACKAGE = Path(__file__).parents[1] / "vidact"
 
 LEVELS = {
     0: [
-        *["addresses", "batch", "device", "events", "files", "metrics", "names", "packages", "results", "scores"],
+        *[
+            "addresses",
+            "batch",
+            "device",
+            "events",
+            "files",
+            "metrics",
+            "names",
+            "packages",
+            "records",
+            "results",
+            "scores",
+        ],
         "timelines",
     ],
     1: ["video", "models"],

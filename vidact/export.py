@@ -48,6 +48,7 @@ from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
 from vidact.models.weights import load
 from vidact.packages import how_to_install
+from vidact.records import RECORD, blamed, check, parse
 from vidact.stream.engine import StreamModel, load_model, stream_recogniser
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import images_per_index
@@ -586,6 +587,8 @@ class _Graph:
             raise ImportError(
                 f"{name} runs in onnxruntime, which is missing: {how_to_install('onnxruntime')}"
             ) from error
+        if b"\n\x08location" in content:  # the entry of a tensor whose numbers are in another file; ours have none
+            raise ValueError(f"{name} names other files for its numbers, which are not opened for it; export it again")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -598,9 +601,11 @@ class _Graph:
         if "vidact" not in metadata:
             raise ValueError(f"{name} has no vidact record: another program wrote it. Make one with: vidact export")
         self.name = name
-        self.record: dict[str, Any] = json.loads(metadata["vidact"])
-        self.facts: dict[str, Any] = self.record["export"]
-        if self.facts["format"] > FORMAT:
+        self.record = check(parse(metadata["vidact"], f"the record of {name}"), RECORD, name)
+        with blamed(name):
+            self.facts: dict[str, Any] = self.record["export"]
+            self._version: int = self.facts["format"]
+        if self._version > FORMAT:
             raise ValueError(
                 f"{name} has format {self.facts['format']}; this vidact reads up to {FORMAT}: install a newer one"
             )
@@ -620,7 +625,9 @@ class _Graph:
         """The extractor in the file of a detector's step, if there is one."""
         if self._extractor is None:
             return None
-        return OnnxExtractor(_Graph(base64.b64decode(self._extractor), f"the extractor in {self.name}"))
+        name = f"the extractor in {self.name}"
+        with blamed(name):
+            return OnnxExtractor(_Graph(base64.b64decode(self._extractor, validate=True), name))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
@@ -633,6 +640,10 @@ class _Graph:
         return found, after
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        with blamed(self.name):
+            return self._initial_state(batch_size)
+
+    def _initial_state(self, batch_size: int) -> dict[str, Tensor]:
         state = {}
         for entry in self.facts["state"]:
             dtype = getattr(torch, entry["dtype"])
@@ -795,11 +806,12 @@ _KIND_IN_WORDS: dict[type, str] = {
 def open_onnx(path: str | Path) -> OnnxStep | OnnxFrameStep | OnnxClip | OnnxExtractor:
     """Whatever ``export`` wrote into an .onnx file, ready to run."""
     graph = _Graph.open(path)
-    if graph.facts["what"] == "extractor":
-        return OnnxExtractor(graph)
-    if graph.facts["what"] == "clip":
-        return OnnxClip(graph)
-    return OnnxStep(graph) if graph.facts["input"] == "feature" else OnnxFrameStep(graph)
+    with blamed(graph.name):
+        if graph.facts["what"] == "extractor":
+            return OnnxExtractor(graph)
+        if graph.facts["what"] == "clip":
+            return OnnxClip(graph)
+        return OnnxStep(graph) if graph.facts["input"] == "feature" else OnnxFrameStep(graph)
 
 
 def load_onnx(

@@ -51,7 +51,8 @@ from vidact.files import replacing, write_json
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
 from vidact.models.bn_inception import bn_inception
-from vidact.models.weights import build_from_recipe, builder, describe, is_vidact_file, load, load_strictly, read
+from vidact.models.weights import build_for, builder, describe, is_vidact_file, load, load_strictly, read
+from vidact.records import FEATURES, blamed, check, read_json
 from vidact.results import command_line, save_results
 from vidact.video import (
     LONGEST_GAP_S,
@@ -345,7 +346,8 @@ class FeatureExtractor:
         Args:
             trust: packages outside vidact whose builders may run.
         """
-        if record.get("format", 0) > FORMAT:
+        record = check(record, FEATURES, "the features record")
+        if (record.get("format") or 0) > FORMAT:
             raise ValueError(
                 f"the features record has format {record['format']} and this vidact reads up to {FORMAT}; "
                 "install a newer one"
@@ -361,24 +363,26 @@ class FeatureExtractor:
         for part in ("network", "flow_network"):
             if record.get(part) is None:
                 continue
-            network = build_from_recipe(record[part]["recipe"], trust)
             begin = f"{prefix}{part}."
             state = {name.removeprefix(begin): value for name, value in tensors.items() if name.startswith(begin)}
-            load_strictly(network, state, source="the extractor's state")
-            network.input = ClipInput(**record[part]["input"])  # type: ignore[assignment]
+            with blamed("the features record"):
+                network = build_for(state, record[part]["recipe"], trust, "the extractor's state")
+                load_strictly(network, state, source="the extractor's state")
+                network.input = ClipInput(**record[part]["input"])  # type: ignore[assignment]
             networks[part] = network
-        extractor = FeatureExtractor(
-            networks["network"],
-            record["fps"],
-            record["chunk"],
-            record["frames"][0][0] if isinstance(networks["network"], Backbone) else None,
-            networks.get("flow_network"),
-            record.get("flow_method") or "dis",
-            record["decoder"],
-            device,
-            batch,
-            record.get("longest_gap_s"),
-        )
+        with blamed("the features record"):
+            extractor = FeatureExtractor(
+                networks["network"],
+                record["fps"],
+                record["chunk"],
+                record["frames"][0][0] if isinstance(networks["network"], Backbone) else None,
+                networks.get("flow_network"),
+                record.get("flow_method") or "dis",
+                record["decoder"],
+                device,
+                batch,
+                record.get("longest_gap_s"),
+            )
         checked = ("weights_sha256", "frames", "dim")
         found = extractor.record()
         if different := differences({key: record.get(key) for key in checked}, {key: found[key] for key in checked}):
@@ -402,7 +406,8 @@ class FeatureExtractor:
         tensors, record = read(path)
         if record is None or "extractor" not in record:
             raise ValueError(f"{path} holds no feature extractor; give the {EXTRACTOR} of a folder of features")
-        return FeatureExtractor.load(record["extractor"], tensors, device=device, batch=batch, trust=trust)
+        with blamed(path):
+            return FeatureExtractor.load(record["extractor"], tensors, device=device, batch=batch, trust=trust)
 
 
 class FeatureStream:
@@ -824,7 +829,8 @@ class _Task:
             tokens, is_paused = note.pop("tokens"), note.pop("takes", 0) > 0
             note.pop("lead_s", None)
             array = np.load(self.target, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError, KeyError, AttributeError):  # an empty .npy is an EOFError
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            # an empty .npy is an EOFError
             return False
         has_takes = takes_file(self.target).is_file() == is_paused
         return note == self.source() and has_takes and array.dtype == np.float32 and array.shape == (tokens, dim)
@@ -877,10 +883,7 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for the features")
     if path.exists():
-        try:
-            there = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is not valid JSON ({error}); choose another --out") from None
+        there = read_json(path, FEATURES, "choose another --out")
         if "longest_gap_s" not in there and extractor.longest_gap_s == LONGEST_GAP_S:
             extractor.longest_gap_s = None
             record = extractor.record()

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 @contextmanager
@@ -43,6 +48,44 @@ def short_name(name: str) -> str:
     if len(os.fsencode(name)) <= 240:
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + Path(name).suffix[-16:]
+
+
+# Beyond this and a hundred times the file's own size, arrays are not unpacked.
+MOST_BYTES = 1 << 30
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz by name: never a pickle, and none that is larger than its bytes, or that the file can be.
+
+    Raises ValueError with what is wrong with which array.
+    """
+    try:
+        with zipfile.ZipFile(path) as packed:
+            left = MOST_BYTES + 100 * path.stat().st_size
+            for member in packed.infolist():
+                with packed.open(member) as file:
+                    told = _npy_bytes(file)
+                if told != member.file_size:
+                    raise ValueError(f"{member.filename} says that it has {told:,} bytes and has {member.file_size:,}")
+                left -= told
+                if left < 0:
+                    raise ValueError(
+                        f"{member.filename} would take {told:,} bytes, which such a small file cannot hold"
+                    )
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _npy_bytes(file: Any) -> int:
+    """How many bytes a .npy of this header has."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("Object arrays are pickles, which are not opened")
+    return file.tell() + math.prod(shape) * dtype.itemsize
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -7,7 +7,6 @@ A name stands for one figure, or for a section: the figures that one tool writes
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from vidact.addresses import without_secrets
 from vidact.files import write_json
+from vidact.records import RESULTS, check, parse
 
 
 def save_results(run: Path | str, figures: dict[str, Any], command: str, **extra: Any) -> Path:
@@ -42,13 +42,11 @@ def load_results(run: Path | str) -> dict[str, Any]:
     path = Path(run) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `vidact test` writes it")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); mend it, or delete it and test the run again") from None
+    advice = "mend it, or delete it and test the run again"
+    results = parse(path.read_bytes(), path, advice)
     if not isinstance(results, dict):
         raise ValueError(f"{path} holds no figures by name; delete it and test the run again")
-    return results
+    return check(results, RESULTS, path)
 
 
 def command_line() -> str:

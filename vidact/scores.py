@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vidact.files import replacing
+from vidact.files import read_npz, replacing
 from vidact.metrics.topk import (
     average_precision,
     is_trivial,
@@ -35,6 +34,16 @@ from vidact.names import plain_name, plain_path
 from vidact.results import command_line, save_results
 
 FORMAT = "vidact scores 1"
+# The arrays of a file: the kinds of their values, as NumPy writes them, and how many axes they have (None: any).
+ARRAYS: dict[str, tuple[str, int | None]] = {
+    "ids": ("U", 1),
+    "labels": ("biuf", None),
+    "values": ("f", 2),
+    "classes": ("U", 1),
+    "kind": ("U", 0),
+    "views": ("U", 0),
+    "paths": ("U", 1),
+}
 Kind = Literal["logits", "softmax", "log_softmax"]
 
 
@@ -144,15 +153,19 @@ def load_scores(path: Path) -> Scores:
             f"run `vidact test` again"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError) as error:
+        arrays = read_npz(path)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is damaged or not a scores file ({error}); run `vidact test` again") from None
     if str(arrays.get("format")) != FORMAT:
         raise ValueError(
             f"{path} holds the arrays {', '.join(arrays) or 'of nothing'} without the mark {FORMAT!r}: "
             f"it was not written by this version of vidact"
         )
+    for name, (kinds, ndim) in ARRAYS.items():
+        array = arrays.get(name)
+        if array is None or array.dtype.kind not in kinds or ndim not in (None, array.ndim):
+            told = "is missing" if array is None else f"is {array.dtype} {array.shape}"
+            raise ValueError(f"{path} is damaged or not a scores file ({name} {told}); run `vidact test` again")
     return Scores(
         ids=arrays["ids"].tolist(),
         labels=arrays["labels"],

@@ -5,15 +5,13 @@ Shapes: T tokens of a video, K actions, L tokens ahead. Column 0 is the backgrou
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vidact.files import replacing
+from vidact.files import read_npz, replacing
 
 
 @dataclass
@@ -68,8 +66,7 @@ def load_timelines(path: Path) -> Timelines:
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; `vidact test` of an online detector writes it")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         ends = np.cumsum(arrays["lengths"])[:-1]
         return Timelines(
             ids=arrays["ids"].tolist(),
@@ -81,7 +78,7 @@ def load_timelines(path: Path) -> Timelines:
             future=np.split(arrays["future"].astype(np.float32), ends) if "future" in arrays else None,
             future_offsets=tuple(arrays["future_offsets"].tolist()),
         )
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} does not hold a detector's scores over time ({error}); run `vidact test` again"
         ) from error

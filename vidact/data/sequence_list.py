@@ -11,15 +11,15 @@ Shapes: T tokens, D features of a token, K classes (1 + K with the background).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from vidact import records
 from vidact.data.annotations import (
     AMBIGUOUS,
     SPLITS,
@@ -35,7 +35,6 @@ from vidact.data.annotations import (
     write_events_csv,
     write_videos_csv,
 )
-from vidact.data.tables import read_text
 from vidact.data.takes import WHOLE, Take, read_takes, spans
 from vidact.data.time_origin import TimeOrigin, check_origin, lead_of
 from vidact.files import replacing, write_json
@@ -270,13 +269,14 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict, fl
                 "`vidact extract features`, or say tokens_per_second=… if you know it"
             )
         return {"tokens_per_second": float(tokens_per_second)}, float(tokens_per_second)
-    try:
-        record = json.loads(read_text(path))
-        rate = float(record["tokens_per_second"])
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} says no tokens_per_second ({type(error).__name__}: {error})") from None
-    if not (np.isfinite(rate) and rate > 0):
+    record = records.parse(path.read_bytes(), path, "extract the features again")
+    rate: Any = record.get("tokens_per_second") if isinstance(record, dict) else None
+    if records.is_number(rate) and not rate > 0:
         raise ValueError(f"{path} says {rate:g} tokens per second; a rate is above 0")
+    record = records.check(record, records.FEATURES, path)
+    if rate is None:
+        raise ValueError(f"{path} says no tokens_per_second (KeyError); extract the features again")
+    rate = float(rate)
     if tokens_per_second is not None and abs(rate - tokens_per_second) > 1e-6 * rate:
         raise ValueError(
             f"{tokens_per_second:g} tokens per second were asked for and the features in {folder} have {rate:g} "

@@ -18,7 +18,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from vidact.batch import ClipInput
 from vidact.files import replacing
+from vidact.records import RECORD, blamed, check, parse, unreadable_weights
 
 FORMAT = 1
 EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
@@ -167,6 +168,50 @@ def build_from_recipe(recipe: Mapping[str, Any], trust: Iterable[str] = ()) -> n
     return function(**arguments)
 
 
+# An argument of a recipe may be as large as the largest side of a tensor in its file; counts of tokens or pixels, which
+# are no tensor's side, may be as large as this.
+LARGEST_ARGUMENT = 16_384
+
+
+def build_for(
+    state_dict: Mapping[str, Tensor], recipe: Mapping[str, Any], trust: Iterable[str], source: str
+) -> nn.Module:
+    """The network of a recipe, with random weights, once it is known to be the one of these tensors.
+
+    A recipe of a stranger may tell of any size. Where an argument is larger than every side of the file's tensors, the
+    network is first built without memory for its weights, and refused where its tensors are not the file's.
+    """
+    side = max((side for value in state_dict.values() for side in value.shape), default=0)
+    arguments = dict(recipe.get("arguments") or {})
+    largest = 0.0
+    for name, value in arguments.items():
+        for number in _numbers(value):
+            largest = max(largest, abs(number))
+            if not abs(number) <= max(LARGEST_ARGUMENT, side):
+                raise ValueError(
+                    f"{source}: recipe.arguments.{name} is {number:g}, and its tensors have at most {side:,} values a "
+                    "side; it is damaged or not ours"
+                )
+    told = f"{source}: recipe.arguments ({', '.join(arguments)})"
+    if largest > side and str(recipe.get("builder", "")).startswith("vidact."):  # whose builders need no numbers
+        with blamed(told), torch.device("meta"):
+            sketch = build_from_recipe(recipe)
+        refuse_misfits(sketch, rename(state_dict, ()), source=source)
+    with blamed(told):
+        return build_from_recipe(recipe, trust)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _numbers(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _numbers(inner)
+
+
 # ---------------------------------------------------------------------------------------------- vidact files
 
 
@@ -227,7 +272,7 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
             f"{path} holds weights but no vidact record, so it does not say which network they belong to. "
             "Convert published weights with tools/convert.py, or pass a backbone's file as weights= of a size function"
         )
-    if record.get("format", 0) > FORMAT:
+    if (record.get("format") or 0) > FORMAT:
         raise ValueError(f"{path} has format {record['format']}; this vidact reads up to {FORMAT}: install a newer one")
     if "extractor" in record:
         raise ValueError(
@@ -236,13 +281,12 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
         )
     if "recipe" not in record:
         raise ValueError(f"{path}: its record has no recipe, so the network cannot be built")
-    try:
-        network = build_from_recipe(record["recipe"], trust)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with blamed(path):
+        network = build_for(state_dict, record["recipe"], trust, str(path))
     load_strictly(network, state_dict, source=str(path))
-    if "input" in record:
-        network.input = ClipInput(**record["input"])  # type: ignore[assignment]
+    if record.get("input") is not None:
+        with blamed(f"{path}: the input of its record"):
+            network.input = ClipInput(**record["input"])  # type: ignore[assignment]
     network.record = record  # type: ignore[assignment]
     network.extractor_state = extractor  # type: ignore[assignment]
     return network.eval()
@@ -262,7 +306,9 @@ def _read_record(path: Path) -> dict[str, Any] | None:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
-    return json.loads(metadata["vidact"]) if "vidact" in metadata else None
+    if "vidact" not in metadata:
+        return None
+    return check(parse(metadata["vidact"], f"the record of {path}"), RECORD, path)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -292,7 +338,10 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         )
     if path.suffix == ".safetensors":
         record = _read_record(path)
-        found = safetensors.torch.load_file(path)
+        try:
+            found = safetensors.torch.load_file(path)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
         if record is None:
             return found, None, {}
         extractor = {key.removeprefix(EXTRACTOR): found[key] for key in found if key.startswith(EXTRACTOR)}
@@ -301,22 +350,30 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         with torch.serialization.safe_globals([*_NUMPY, *_IGNORED_OBJECTS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle fail in a dozen ways: struct.error, KeyError, IndexError, …
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as weights ({reason}). Is it complete, and a PyTorch file?") from error
+        raise unreadable_weights(path, error) from None  # PyTorch's words advise to run what is in the file
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
     record = content.get("vidact")
+    if record is not None:
+        record = check(record, RECORD, path)
     tensors: Any = content
     for key in ("state_dict", "model_state", "model", "module"):
         if isinstance(content.get(key), Mapping):
             tensors = content[key]
             break
+    if odd := next((key for key in tensors if not isinstance(key, str)), None):
+        raise ValueError(f"{path} holds something called {odd!r}; tensors are called by text")
     if record is not None:  # a Lightning checkpoint: the module around the network has tensors of its own
         tensors = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
     state_dict = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not state_dict:
         raise ValueError(f"{path} holds no tensors; its entries are {', '.join(map(str, list(content)[:8])) or 'none'}")
-    return state_dict, record, dict(content.get("extractor", {})) if record is not None else {}
+    extractor = content.get("extractor") or {}
+    if record is None:
+        return state_dict, None, {}
+    if not isinstance(extractor, Mapping) or not all(isinstance(value, Tensor) for value in extractor.values()):
+        raise ValueError(f"{path} is damaged or not ours: extractor is {type(extractor).__name__}, not named tensors")
+    return state_dict, record, dict(extractor)
 
 
 class Ignored:
@@ -401,6 +458,14 @@ def load_strictly(
             ``num_batches_tracked`` always may: files older than PyTorch 0.4.1 lack it.
     """
     renamed = rename(state_dict, rules)
+    refuse_misfits(network, renamed, optional, source)
+    network.load_state_dict({new: value for new, (_, value) in renamed.items()}, strict=False)
+
+
+def refuse_misfits(
+    network: nn.Module, renamed: Mapping[str, tuple[str, Tensor]], optional: str = "", source: str = "the file"
+) -> None:
+    """Raise ValueError where renamed tensors are not all those of the network, by name and shape; see load_strictly."""
     targets = network.state_dict()
     unknown = [old for new, (old, _) in renamed.items() if new not in targets]
     missing = [key for key in targets if key not in renamed and not _may_be_absent(key, optional)]
@@ -416,7 +481,6 @@ def load_strictly(
     ]
     if complaints:
         raise ValueError(f"{source} does not fit {type(network).__name__}: {'; '.join(complaints)}")
-    network.load_state_dict({new: value for new, (_, value) in renamed.items()}, strict=False)
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: str = "", rules: Rules = ()) -> None:

@@ -36,6 +36,7 @@ from vidact.models.online import OnlineNetwork, OnlineOutput, State, one_stream,
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import load
+from vidact.records import blamed
 from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
@@ -262,7 +263,16 @@ def _detector(
     device: torch.device,
     trust: Iterable[str],
 ) -> StreamModel:
-    features = record.get("features", {})
+    features = record.get("features") or {}
+    with blamed(name):
+        classes, rate = list(record["classes"]), float(record["tokens_per_second"])
+    if network.num_classes < 1 + len(classes):
+        raise ValueError(
+            f"{name} has {network.num_classes} outputs, and its background and {len(classes)} classes need "
+            f"{1 + len(classes)}"
+        )
+    with blamed(f"{name}: the events of its record"):
+        detector = EventDetector(classes, rate, **{**(record.get("events") or {}), **events})
     carried = getattr(network, "extractor_state", {})
     if extractor is None and not carried:
         made = features.get("network", {}).get("recipe", {}).get("builder", "another program")
@@ -271,7 +281,8 @@ def _detector(
             "extractor.safetensors of the folder of features. Trained on a folder that has one, a checkpoint carries it"
         )
     if extractor is None:
-        extractor = FeatureExtractor.load(features, carried, device=device, trust=trust)
+        with blamed(name):
+            extractor = FeatureExtractor.load(features, carried, device=device, trust=trust)
     elif not isinstance(extractor, FeatureExtractor):
         extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
     made_by = {"dim": network.feature_dim, "tokens_per_second": record["tokens_per_second"], **features}
@@ -282,17 +293,11 @@ def _detector(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
             "first). Give the extractor.safetensors of the folder it was trained on"
         )
-    classes, rate = list(record["classes"]), float(record["tokens_per_second"])
-    if network.num_classes < 1 + len(classes):
-        raise ValueError(
-            f"{name} has {network.num_classes} outputs, and its background and {len(classes)} classes need "
-            f"{1 + len(classes)}"
-        )
     return StreamModel(
         network.eval().requires_grad_(False).to(device),
         classes,
         rate,
-        EventDetector(classes, rate, **{**record.get("events", {}), **events}),
+        detector,
         extractor,
         scores=record.get("scores", "softmax"),
         device=device,

@@ -13,7 +13,7 @@ Shapes: T images, L fields stacked on the channels of one time step, H x W pixel
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
+
+from vidact.records import unreadable_weights
 
 METHODS = ("dis", "farneback", "tvl1", "raft", "raft_small")
 # Pixels per frame that the ends of stored levels stand for: dense_flow's, and so every published network's.
@@ -126,10 +128,15 @@ def raft(method: str = "raft", weights: str | None = None, device: str = "cpu") 
     else:
         if not Path(weights).is_file():
             raise FileNotFoundError(f"there is no file {weights} with RAFT's weights")
-        state_dict = torch.load(weights, map_location="cpu", weights_only=True)
+        try:
+            state_dict = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # bytes that are no pickle fail in a dozen ways
+            raise unreadable_weights(weights, error) from None
+        if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
+            raise ValueError(f"{weights} holds a {type(state_dict).__name__}, not named tensors")
     try:
         network.load_state_dict(state_dict)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"{weights} does not fit torchvision's {method}: {str(error).splitlines()[-1]}") from error
     return network.eval().to(device)
 

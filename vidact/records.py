@@ -1,0 +1,219 @@
+"""What a file says of itself: its record is read, or refused by the file's name and the key, before it is believed.
+
+Weights, exported graphs, features and runs carry records as JSON. Whoever wrote the file chose what is in them: other
+kinds of values than ours, sizes beyond any memory. Nothing is built or allocated from a record that was not checked.
+A key that is absent is another's business: older files lack some, and who needs one says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LARGEST_SIDE = 8192  # pixels of a network's input
+LONGEST = 100_000  # frames of a clip or a chunk
+WIDEST = 10_000_000  # values of a vector, outputs of a network
+FASTEST = 1000.0  # frames or tokens a second
+MOST_STATE = 1 << 26  # numbers of the state of one stream
+DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+
+class Kind(NamedTuple):
+    """What a value has to be, in words and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and value == value
+
+
+def is_whole(value: Any, least: int = 0, most: int = 1 << 62) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def whole(least: int, most: int) -> Kind:
+    return Kind(f"a whole number from {least} to {most:,}", lambda value: is_whole(value, least, most))
+
+
+def rate(most: float) -> Kind:
+    return Kind(f"a number above 0, at most {most:g}", lambda value: is_number(value) and 0 < value <= most)
+
+
+def list_of(words: str, fits: Callable[[Any], bool]) -> Kind:
+    return Kind(f"a list of {words}", lambda value: isinstance(value, list | tuple) and all(map(fits, value)))
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str))
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
+NUMBER = Kind("a number", is_number)
+NAMES = list_of("names", lambda value: isinstance(value, str))
+VERSION = whole(0, 1 << 30)
+FACTORS = Kind(
+    "a list of finite numbers",
+    lambda value: isinstance(value, list | tuple) and len(value) > 0 and all(map(is_number, value)),
+)
+NONZERO = Kind("a list of numbers that are not 0", lambda value: FACTORS.fits(value) and all(value))
+THRESHOLDS = Kind(
+    "a number or a list of numbers",
+    lambda value: is_number(value) or (isinstance(value, list | tuple) and all(map(is_number, value))),
+)
+
+INPUT = {
+    "frames": whole(1, LONGEST),
+    "size": whole(1, LARGEST_SIDE),
+    "resize": whole(1, LARGEST_SIDE),
+    "mean": FACTORS,
+    "std": NONZERO,
+    "channels": whole(1, 4096),
+    "images_per_frame": whole(0, 1024),
+    "flow_fields": whole(0, 1024),
+    "flow_bound": NUMBER,
+    "order": TEXT,
+    "scale": NUMBER,
+}
+RECIPE = {"builder": TEXT, "arguments": OBJECT}
+NETWORK = {"recipe": RECIPE, "input": INPUT}
+FEATURES: dict[str, Any] = {
+    "format": VERSION,
+    "fps": rate(FASTEST),
+    "tokens_per_second": rate(FASTEST),
+    "chunk": whole(1, LONGEST),
+    "dim": whole(1, WIDEST),
+    "frames": list_of("lists of whole numbers", lambda row: isinstance(row, list) and all(map(is_whole, row))),
+    "network": NETWORK,
+    "flow_network": NETWORK,
+    "longest_gap_s": NUMBER,
+    "decoder": TEXT,
+    "weights_sha256": TEXT,
+}
+STATE = {
+    "name": TEXT,
+    "dtype": Kind(f"one of {', '.join(DTYPES)}", lambda value: value in DTYPES),
+    "shape": Kind(
+        f"a list of sizes, {MOST_STATE:,} numbers in all",
+        lambda value: isinstance(value, list) and all(map(is_whole, value)) and math.prod(value) <= MOST_STATE,
+    ),
+}
+EXPORT: dict[str, Any] = {
+    "format": VERSION,
+    "what": TEXT,
+    "input": TEXT,
+    "frames": whole(1, LONGEST),
+    "num_classes": whole(1, WIDEST),
+    "dim": whole(1, WIDEST),
+    "shape": list_of("sizes", lambda value: is_whole(value, 1, WIDEST)),
+    "window": whole(0, 1 << 30),
+    "future_offsets": list_of("whole numbers", is_whole),
+    "state": [STATE],
+    "looks": [{"input": TEXT, "is_image": TRUTH, "dim": whole(1, WIDEST)}],
+}
+# Of a file of weights, a checkpoint or an exported graph.
+RECORD: dict[str, Any] = {
+    "format": VERSION,
+    **NETWORK,
+    "classes": NAMES,
+    "multi_label": TRUTH,
+    "scores": TEXT,
+    "sampling": {"name": TEXT, "arguments": OBJECT},
+    "tokens_per_second": rate(FASTEST),
+    "events": {"on": THRESHOLDS, "off": THRESHOLDS},
+    "features": FEATURES,
+    "extractor": FEATURES,
+    "export": EXPORT,
+}
+# Of results.json.
+RESULTS: dict[str, Any] = {
+    "commands": Kind(
+        "an object: command → names",
+        lambda value: isinstance(value, Mapping) and all(map(NAMES.fits, value.values())),
+    ),
+}
+
+
+def check(record: Any, kinds: Mapping[str, Any], source: str | Path, key: str = "") -> dict[str, Any]:
+    """The record, where the values that it has are of their kinds; else ValueError with the source and the key.
+
+    Args:
+        kinds: a ``Kind``, an inner mapping of them, or a list of one such mapping, by key.
+        source: for messages: a file.
+        key: of the record in what holds it.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"{source} is damaged or not ours: {key or 'its record'} is {_short(record)}, not an object")
+    for name, kind in kinds.items():
+        value, place = record.get(name), f"{key}.{name}".removeprefix(".")
+        if value is None:
+            continue
+        if isinstance(kind, Mapping):
+            check(value, kind, source, place)
+        elif isinstance(kind, list):
+            if not isinstance(value, list):
+                raise ValueError(f"{source} is damaged or not ours: {place} is {_short(value)}, not a list")
+            for number, inner in enumerate(value):
+                check(inner, kind[0], source, f"{place}.{number}")
+        elif not kind.fits(value):
+            raise ValueError(f"{source} is damaged or not ours: {place} is {_short(value)}; it is {kind.words}")
+    return dict(record)
+
+
+def parse(text: str | bytes, source: str | Path, advice: str = "") -> Any:
+    """JSON, or ValueError with the source."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"{source} is not valid JSON ({why}){f'; {advice}' if advice else ''}") from None
+
+
+def read_json(path: Path, kinds: Mapping[str, Any], advice: str) -> dict[str, Any]:
+    """The object in a JSON file, its values of their kinds; else ValueError with the file and the ``advice``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); {advice}") from None
+    return check(parse(text, path, advice), kinds, path)
+
+
+@contextlib.contextmanager
+def blamed(source: str | Path) -> Iterator[None]:
+    """What fails inside fails for what the source says: a ValueError that names it, and the key that it lacks."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{source} is damaged or not ours: it has no {error.args[0]}") from None
+    except ValueError as error:
+        raise error if str(source) in str(error) else ValueError(f"{source}: {error}") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RecursionError) as error:
+        raise ValueError(f"{source} is damaged or not ours ({type(error).__name__}: {error})") from error
+    except (RuntimeError, MemoryError) as error:  # PyTorch's word for sizes that cannot be
+        raise ValueError(f"{source} asks for what cannot be made ({str(error).splitlines()[0]})") from error
+
+
+def unreadable_weights(path: str | Path, error: Exception) -> ValueError:
+    """What to raise for a file of weights that PyTorch does not read, in our words.
+
+    PyTorch's own end with ways to run the programs that the file may hold; whoever follows them is the stranger's.
+    """
+    words = str(error)
+    if asked := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", words):
+        return ValueError(
+            f"{path} cannot be read as weights: it asks for {asked[1] or asked[2]}, which is neither a tensor nor "
+            "plain data, and what a file asks for is not run. Ask its author for the tensors alone, as .safetensors"
+        )
+    reason = next((line.strip() for line in words.splitlines() if line.strip()), type(error).__name__)
+    if "eights only" in reason or "weights_only" in reason:
+        reason = type(error).__name__
+    return ValueError(f"{path} cannot be read as weights ({reason[:200]}). Is it complete, and a PyTorch file?")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
