@@ -385,6 +385,22 @@ def test_stride_one_shows_every_token_once() -> None:
     assert [int(dataset[i].features[0, -1, 0]) for i in range(len(dataset))] == list(range(20))
 
 
+def test_few_windows_come_again_in_an_epoch() -> None:
+    """At least so many, each video as often as any other, from offsets of their own; the first round is as without."""
+    videos = [sequence(100), sequence(5)]
+    once, often = SequenceDataset(videos, window=8, stride=8), SequenceDataset(videos, window=8, stride=8, least=40)
+    assert (len(once), len(often)) == (13, 52)
+    keys = [(3, index) for index in range(52)]
+    names = [often[key].ids[0] for key in keys]
+    assert names == [once[key].ids[0] for key in keys[:13]] * 4
+    for key in keys[:13]:
+        assert torch.equal(once[key].features, often[key].features)
+    first = [often[key].features for key in keys[::13]]
+    assert not all(torch.equal(first[0], other) for other in first[1:])
+    with pytest.raises(IndexError, match="item 52 of 52"):
+        often[3, 52]
+
+
 def test_windows_whose_last_label_is_ambiguous_are_dropped() -> None:
     """OadTR: its loss looks at the last token only."""
     ambiguous = (5, 6, 17)
@@ -422,6 +438,7 @@ def test_a_batch_made_by_hand_is_all_video() -> None:
         ({"window": 0}, "window is 0 tokens; it is at least 1"),
         ({"window": 4, "stride": 0}, "stride is 0 tokens; it is at least 1"),
         ({"window": 4, "history": -1}, "history is -1 tokens; it is at least 0"),
+        ({"window": 4, "least": 0}, "least is 0; it is at least 1"),
         ({"history": 3}, "whole videos"),
     ],
 )

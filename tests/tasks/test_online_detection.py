@@ -13,11 +13,14 @@ import vidact
 from vidact import cli
 from vidact.batch import SequenceBatch
 from vidact.data.annotations import Event, rasterise, write_classes, write_events_csv, write_videos_csv
+from vidact.data.sequence_list import Sequence, load_sequences
+from vidact.data.sequences import SequenceDataset
 from vidact.models import frame_classifier, idn, miniroad_small, oadtr, testra
 from vidact.models.online import multi_hot_cross_entropy
 from vidact.models.weights import load
 from vidact.results import load_results
 from vidact.tasks import OnlineDetection
+from vidact.tasks.online_detection import overlap
 from vidact.timelines import load_timelines
 
 CLASSES = ["a", "b"]
@@ -160,17 +163,61 @@ def test_a_checkpoint_says_what_its_logits_mean(toy: Path, tmp_path: Path) -> No
     np.testing.assert_array_equal(second, first)
 
 
-def test_videos_that_end_before_the_answers_that_teach(tmp_path: Path, capsys) -> None:
+def test_windows_longer_than_the_videos_are_told_before_training(tmp_path: Path, capsys) -> None:
     toy = write_toy(tmp_path / "toy")
     options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", "--data.bad_events=allow", *SMALL]
-    options.append("--trainer.max_epochs=1")
-    with pytest.raises(ValueError, match=r"teach nothing: .* they have at most 199 .* data.window to 120 or less"):
+    options += ["--trainer.max_epochs=1", "--data.history=0"]
+    advice = "set data.window to 1, data.history to 199 and loss_tokens to all"
+    with pytest.raises(ValueError, match=rf"5 of 5 training videos are shorter than the window of 200 .*{advice}"):
         cli.train([*options, f"--run={tmp_path / 'a'}", "--data.window=200", "--model.loss_tokens=last"])
-    for video in ("v0", "v1"):
+    for video, length in (("v0", 90), ("v1", 90), ("v2", 110)):
         path = toy / "features" / f"{video}.npy"
-        np.save(path, np.load(path)[:90])
+        np.save(path, np.load(path)[:length])
+    training = [sequence.id for sequence in load_sequences(toy, bad_events="allow").split("train")]
+    short, silent = (len({"v0", "v1", *more} & set(training)) for more in (("v2",), ()))
     cli.train([*options, f"--run={tmp_path / 'b'}", "--data.window=120", "--model.loss_tokens=30"])
-    assert "training videos teach nothing: loss_tokens is 30 of a window of 120" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{short} of 5 training videos are shorter than the window of 120 tokens" in said
+    assert f"{silent} videos teach nothing at all (the first is v" in said
+    assert "set data.window to 30, data.history to 90 and loss_tokens to all" in said
+    cli.train([*options, f"--run={tmp_path / 'c'}", "--data.window=30", "--data.history=90"])
+    assert "teach nothing" not in capsys.readouterr().out
+
+
+def test_every_token_of_a_short_video_teaches_with_history() -> None:
+    """What the advice says: the loss of a video shorter than the window counts each of its tokens, once."""
+    task = OnlineDetection(miniroad_small(num_classes=3, feature_dim=4, embedding_dim=8, hidden_dim=8))
+    rng = np.random.default_rng(0)
+    truth = np.eye(3, dtype=np.float32)[rng.integers(0, 3, 9)]
+    video = Sequence("v", "train", rng.normal(size=(9, 4)).astype(np.float32), truth, np.zeros(9, bool))
+    whole = SequenceDataset([video])[0]
+    window = SequenceDataset([video], window=20, history=15)[0]
+    task.eval()
+    torch.testing.assert_close(
+        task.loss_now(task.answers(window), window), task.loss_now(task.answers(whole), whole)
+    )  # fmt: skip
+
+
+def test_few_validation_events_choose_no_epoch(toy: Path, tmp_path: Path, capsys) -> None:
+    """The last epoch is the best where the validation videos have a handful of events."""
+    options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", *SMALL, "--trainer.max_epochs=2"]
+    cli.train([*options, f"--run={tmp_path / 'few'}"])
+    assert "4 events of 1 validation videos are too few to choose an epoch by" in capsys.readouterr().out
+    best, last = (
+        torch.load(tmp_path / f"few/checkpoints/{name}.ckpt", weights_only=False) for name in ("best", "last")
+    )
+    for name, value in best["state_dict"].items():
+        torch.testing.assert_close(value, last["state_dict"][name])
+    cli.train([*options, f"--run={tmp_path / 'many'}", "--data.val_fraction=0.9"])
+    assert "too few" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spans", "share"), [([(0, 4), (4, 8)], 0), ([(0, 4), (2, 6)], 0.25), ([(0, 8), (2, 4)], 0.2), ([], 0)]
+)
+def test_overlap_is_the_share_of_labelled_time_that_lies_in_two_events(spans, share) -> None:
+    events = [Event("v", start, end, "ab"[n]) for n, (start, end) in enumerate(spans)]
+    assert overlap([events, [Event("w", 0, 9, "ambiguous")]]) == pytest.approx(share)
 
 
 def batch(window: int = 6, history: int = 0, lookahead: int = 0, dim: int = 4) -> SequenceBatch:
