@@ -44,6 +44,7 @@ class SequenceDataset(Dataset[SequenceBatch]):
         stride: tokens from one window to the next; None is ``window``, so that none is seen twice.
         drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses that look there only.
         seed: of the offsets.
+        least: windows of an epoch; the windows of fewer come again as often as it takes, from other offsets.
     """
 
     def __init__(
@@ -55,23 +56,27 @@ class SequenceDataset(Dataset[SequenceBatch]):
         stride: int | None = None,
         drop_ambiguous_last: bool = False,
         seed: int = 0,
+        least: int = 1,
     ) -> None:
         if window is None and (history or lookahead or stride or drop_ambiguous_last):
             raise ValueError("whole videos (window=None) have no history, lookahead, stride or last token to drop by")
-        for name, value, least in (
+        for name, value, lowest in (
             ("window", window, 1),
             ("history", history, 0),
             ("lookahead", lookahead, 0),
             ("stride", stride, 1),
         ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value} tokens; it is at least {least}")
+            if value is not None and value < lowest:
+                raise ValueError(f"{name} is {value} tokens; it is at least {lowest}")
+        if least < 1:
+            raise ValueError(f"least is {least}; it is at least 1 window")
         self.sequences = list(sequences)
         self.window, self.history, self.lookahead, self.seed = window, history, lookahead, seed
         self.stride = stride or window or 1
         self.starts = [self._starts(sequence, drop_ambiguous_last) for sequence in self.sequences]
         counts = [max(1, len(starts) // self.stride) if len(starts) else 0 for starts in self.starts]
         self.first_index = np.concatenate([[0], np.cumsum(counts, dtype=int)])
+        self.rounds = -(-least // total) if (total := int(self.first_index[-1])) else 1
 
     def _starts(self, sequence: Sequence, drop_ambiguous_last: bool) -> np.ndarray:
         """Where windows of a video may begin."""
@@ -83,15 +88,17 @@ class SequenceDataset(Dataset[SequenceBatch]):
         return np.arange(min(length, length - self.window + self.stride))
 
     def __len__(self) -> int:
-        return int(self.first_index[-1])
+        return int(self.first_index[-1]) * self.rounds
 
     def __getitem__(self, key: int | tuple[int, int]) -> SequenceBatch:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
             raise IndexError(f"item {index} of {len(self)}")
+        again, index = divmod(index, int(self.first_index[-1]))
         video = int(np.searchsorted(self.first_index, index, side="right")) - 1
         starts = self.starts[video]
-        offset = np.random.default_rng([self.seed, epoch, video]).integers(min(self.stride, len(starts)))
+        drawn = [self.seed, epoch, video] + [again] * (again > 0)
+        offset = np.random.default_rng(drawn).integers(min(self.stride, len(starts)))
         place = offset + (index - self.first_index[video]) * self.stride
         return self.stretch(video, int(starts[place]), self.window or len(self.sequences[video]))
 
@@ -164,6 +171,8 @@ class SequenceData(pl.LightningDataModule):
         lookahead: labels after the window's last feature, for networks that predict: the largest of their offsets.
         stride: tokens from one training window to the next; None is the window.
         drop_ambiguous_last: leave out training windows whose last token is ambiguous (OadTR).
+        epoch_windows: training windows that an epoch has at least. Those of a small set come again, from other offsets:
+            a dozen short videos would be one step an epoch.
         batch_size: training windows in a batch, on each device.
         test_batch_size: whole videos side by side in validation and test; shorter ones are filled up.
         test_split: which split a test scores.
@@ -191,6 +200,7 @@ class SequenceData(pl.LightningDataModule):
         lookahead: int = 0,
         stride: int | None = None,
         drop_ambiguous_last: bool = False,
+        epoch_windows: int = 1,
         batch_size: int = 16,
         test_batch_size: int = 1,
         test_split: Literal["test", "val", "train"] = "test",
@@ -209,9 +219,11 @@ class SequenceData(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value}; a batch needs at least one video")
+        if epoch_windows < 1:
+            raise ValueError(f"epoch_windows is {epoch_windows}; an epoch has at least one window")
         self.root, self.features, self.tokens_per_second = Path(root), features, tokens_per_second
         self.window, self.history, self.lookahead, self.stride = window, history, lookahead, stride
-        self.drop_ambiguous_last = drop_ambiguous_last
+        self.drop_ambiguous_last, self.epoch_windows = drop_ambiguous_last, epoch_windows
         self.batch_size, self.test_batch_size, self.test_split = batch_size, test_batch_size, test_split
         self.val_fraction, self.group, self.missing, self.bad_events = val_fraction, group, missing, bad_events
         self.memory_gib, self.num_workers, self.seed = memory_gib, num_workers, seed
@@ -258,6 +270,7 @@ class SequenceData(pl.LightningDataModule):
                 self.stride,
                 self.drop_ambiguous_last,
                 self.seed,
+                self.epoch_windows,
             ),
             "val": SequenceDataset(sequences.split("val")),
             "test": SequenceDataset(sequences.split(self.test_split)),

@@ -47,6 +47,7 @@ TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
 FEATURES = "features"  # where a root keeps its features by default, as in vidact.data.sequences
 OFFSETS_S = tuple(range(1, 11))  # start detection, seconds
 F1_TIOU = 0.3
+FEW_EVENTS = 20  # of the validation videos; the epoch with the best mAP on fewer is as good as drawn by lot
 OVERLAP = 0.05  # share of the labelled time that events of one action at a time share, by the labels' haste
 
 
@@ -121,6 +122,7 @@ class OnlineDetection(pl.LightningModule):
         }
         self.events: dict[str, Any] = {"on": 0.5, **self.asked_events}
         self.thresholds: dict[str, Any] = {}  # what ``on`` was chosen on; empty where nothing was chosen
+        self.last_counts = False  # whether the last epoch is the best, whatever its figures
         self.remarks: list[str] = []  # what is said of a test beside its figures
         self.seen: Timelines | None = None
         self.test_scores: Timelines | None = None
@@ -159,27 +161,53 @@ class OnlineDetection(pl.LightningModule):
         if stage == "fit":
             self.refuse_silent_windows()
             # Overlapping actions share a softmax's probability and are to be told all the same.
+            self.last_counts = self.has_few_events(found)
             is_single = overlap([sequence.events for sequence in found.split("train")]) <= OVERLAP
             self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
 
     def refuse_silent_windows(self) -> None:
-        """A video that ends before the answers of its only window that would teach: say so; raise if all do."""
+        """Say how many videos are too short for the answers that teach; raise ValueError if that is all of them.
+
+        Windows lie inside their videos, so the first tokens of each are always before the answers that teach. A video
+        shorter than the window has one window, and the others not much of it.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        before = data.window - self.taught(data.window)
+        taught = self.taught(data.window)
+        before = data.window - taught
         lengths = {sequence.id: len(sequence) for sequence in data.found.split("train")}
-        silent = [name for name, length in lengths.items() if length <= before]
-        if not silent:
+        short = [name for name, length in lengths.items() if length < data.window]
+        silent = [name for name in short if lengths[name] <= before]
+        if not before or not short:
             return
         words = (
-            f"{len(silent)} of {len(lengths)} training videos teach nothing: loss_tokens is {self.loss_tokens} of a "
-            f"window of {data.window} tokens, and they have at most {before} (the first is {silent[0]})"
+            f"{len(short)} of {len(lengths)} training videos are shorter than the window of {data.window} tokens, and "
+            f"of the tokens that come first {before} teach nothing (loss_tokens is {self.loss_tokens})"
+        )
+        if silent:
+            words += f": {len(silent)} videos teach nothing at all (the first is {silent[0]})"
+        advice = (
+            f"set data.window to {taught}, data.history to {data.history + before} and loss_tokens to all: every token "
+            "teaches, with the same past before it"
         )
         if len(silent) == len(lengths):
-            raise ValueError(f"{words}. Set data.window to {min(lengths.values())} or less, or loss_tokens to all")
+            raise ValueError(f"{words}. To learn from them, {advice}")
         if self.trainer.is_global_zero:
-            print(words)
+            print(f"note: {words}; to learn from all of them, {advice}")
+
+    def has_few_events(self, found: Any) -> bool:
+        """Whether the validation videos hold too few events to tell a better epoch from a lucky one, which is said."""
+        videos = found.split("val")
+        events = sum(event.label in self.classes for video in videos for event in video.events)
+        if not videos or events >= FEW_EVENTS or self.early_stopping is not None:
+            return False
+        if self.trainer.is_global_zero:
+            print(
+                f"note: {events} events of {len(videos)} validation videos are too few to choose an epoch by "
+                f"(fewer than {FEW_EVENTS}): the last one counts as the best"
+            )
+        return True
 
     def taught(self, window: int) -> int:
         """How many answers at the end of a window teach."""
@@ -310,6 +338,8 @@ class OnlineDetection(pl.LightningModule):
         loss = -(targets * np.log(np.clip(scores, 1e-9, 1))).sum(1)[kept].mean() if kept.any() else 0.0
         self.choose_events(timelines)
         figures = {"map": found.mean, "loss": float(loss), "score": found.mean}
+        if self.last_counts:
+            figures["score"] = float(self.trainer.current_epoch)
         for name, value in figures.items():  # every process computed the same number from the same joined scores
             self.log(f"val_{name}", value, prog_bar=name == "map", rank_zero_only=False)
 
