@@ -12,10 +12,10 @@ from made_timelines import make_timelines
 from PIL import Image
 
 from vidact import plots, report
-from vidact.metrics import calibrated_map, confusion_matrix, frame_map
+from vidact.metrics import calibrated_map, confusion_matrix, frame_map, token_accuracy, yardsticks
 from vidact.plots import draw_confusion, draw_curves, draw_mistakes, find_mistakes, read_log, read_strip
 from vidact.report import write_report, write_summary
-from vidact.results import save_results
+from vidact.results import in_words, save_results
 from vidact.scores import Scores
 
 NASTY = '<script>alert("x")</script> & $x$'
@@ -105,7 +105,7 @@ def test_complete_run(run):
         "My run",
         f"{top1:.3f}",
         "vidact test --ckpt best",
-        "test_top1",
+        "top-1 0.750",
         "v9.mp4 has no frames",
         "seed_everything: 7",
     ):
@@ -251,7 +251,7 @@ def test_summary_of_runs_with_the_same_name(tmp_path):
 # ---- an online detector
 
 
-DETECTOR_PICTURES = {"precision_recall.png", "classes.png", "anticipation.png", "delay.png"}
+DETECTOR_PICTURES = {"confusion.png", "precision_recall.png", "classes.png", "anticipation.png", "delay.png"}
 
 
 def write_detector_run(run, **changes):
@@ -271,18 +271,23 @@ def test_complete_run_of_a_detector(run):
     for words in (
         f"{frame_map(*rows).mean:.3f} mAP",
         f"{calibrated_map(*rows).mean:.3f} mcAP",
+        f"{token_accuracy(*rows):.3f} of the tokens right",
+        f"{yardsticks(rows[1], rows[2]).majority:.3f} right if always",
+        "0.250 right by a guess",
+        f"{yardsticks(rows[1], rows[2], has_background=True).chance_map:.3f} mAP of a guess",
         "3 videos",
         "0.017 hours",
         "3 classes",
         "220 tokens at 4 a second, protocol lstr, without 20 ambiguous ones",
-        "test_map",
-        "All videos, from the worst to the best",
+        "mAP 0.750",
+        "All videos, from the worst to the best by the share of their tokens that are right",
         "seconds ahead mAP tokens 0.25 ",
     ):
         assert words in page.words
     headings = [title.partition("</h2>")[0] for title in page.source.split("<h2>")[1:]]
     assert headings == [
-        "Results", "Learning curves", "Timelines", "Precision and recall", "Classes", "Anticipation", "Delay", "Files",
+        "Results", "Learning curves", "Timelines", "Confusion", "Precision and recall", "Classes", "Anticipation",
+        "Delay", "Files",
     ]  # fmt: skip
     assert "Missing" not in page.words
     assert "scores.npz" not in page.words
@@ -292,9 +297,76 @@ def test_complete_run_of_a_detector(run):
         "lr.png",
     }
     assert len(list((run / "plots" / "timelines").iterdir())) == 3
-    assert len(page.images) == 3 + 4 + 3
+    assert len(page.images) == 3 + 4 + 4
     assert {"timelines.npz", "results.json"} <= set(page.links)
     assert all((run / unquote(link)).exists() for link in page.links)
+
+
+def test_a_detector_that_is_no_better_than_the_majority_is_called_so(run):
+    timelines = make_timelines(skill=0)
+    for scores in timelines.scores:
+        scores[:] = [0.1, 0.3, 0.3, 0.3]
+    timelines.save(run / "timelines.npz")
+    page = Page(write_report(run))
+    share = timelines.joined()[1].mean(0)
+    assert f"is no better than always answering '{['background', *timelines.classes][share.argmax()]}'" in page.words
+    assert "is no better than a guess's" in page.words
+    assert 'class="warning"' in page.source
+    write_detector_run(run, skill=1)
+    assert 'class="warning"' not in Page(write_report(run)).source
+
+
+EVENTS = {
+    "test_event_f1": 0.4, "test_event_precision": 0.5, "test_event_recall": 0.333, "test_event_f1_at_0.5": 0.3,
+    "test_event_f1_always_on": 0.1, "test_events_found": 8, "test_events_true": 12, "test_missed": 0.25,
+    "test_false_alarms_per_hour": 377.0, "test_delay_s": 0.5, "test_confusion": {"classes": ["a"], "counts": [[1]]},
+    "events": {"on": [0.4, 0.5, 0.4]},
+    "thresholds": {"words": "classes turn on at 0.4: chosen on 5 events", "events": {"class 1": 3}},
+}  # fmt: skip
+
+
+def test_events_are_told_in_words(run):
+    write_detector_run(run)
+    save_results(run, {"test": EVENTS}, "vidact test --ckpt best")
+    page = Page(write_report(run))
+    for words in (
+        "8 events were detected where there are 12; 25% of the true ones were never seen.",
+        "come 377 times an hour, one every 9.5 s.",
+        "as the detector tells them 0.500 0.333 0.400",
+        "with every threshold at 0.5 0.300",
+        "every class all the time 0.100",
+        "Thresholds: classes turn on at 0.4: chosen on 5 events.",
+        "class 1 0.500 3",
+    ):
+        assert words in page.words
+    assert not any(name in page.words for name in EVENTS if name.startswith("test_"))
+    assert "confusion: " not in page.words
+    save_results(run, {"test": EVENTS | {"test_event_f1": 0.1}}, "vidact test --ckpt best")
+    assert "The events are no better than those of every class all the time." in Page(write_report(run)).words
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("test_top1", "top-1"), ("val_map", "mAP"), ("mean test_map", "mean mAP"), ("mean_top1", "mean top-1"),
+        ("std_top1", "spread of top-1"), ("mean_class_accuracy", "mean class accuracy"), ("seconds an epoch",) * 2,
+        ("test_token_accuracy", "token accuracy"), ("mean top-1", "mean top-1"), ("class", "class"),
+    ],
+)  # fmt: skip
+def test_figures_have_names_of_words(name, words):
+    assert in_words(name) == words
+
+
+def test_a_recogniser_stands_beside_chance_and_the_majority(run):
+    labels = np.array([0] * 12 + [1] * 6 + [2] * 6)
+    guesses = np.random.default_rng(0).random((24, 3))
+    make_scores(labels=labels, num_classes=3, values=guesses).save(run / "scores.npz")
+    words = Page(write_report(run)).words
+    assert "0.500 top-1 if always “class 0”" in words
+    assert "0.333 top-1 of a guess" in words
+    assert "better than always answering 'class 0' (0.500)." in words
+    make_scores(labels=labels, num_classes=3, values=np.eye(3)[labels]).save(run / "scores.npz")
+    assert "better than always" not in Page(write_report(run)).words
 
 
 def test_many_videos_are_folded(run, monkeypatch):
@@ -331,8 +403,8 @@ def test_a_test_without_any_action(run):
     assert "No action occurs in them, so there is no mAP" in page.words
     assert "No action occurs in a token that counts" in page.words
     assert "no action" in page.words
-    assert not {path.name for path in (run / "plots").iterdir()} & DETECTOR_PICTURES
-    assert len(page.images) == 1
+    assert {path.name for path in (run / "plots").iterdir()} & DETECTOR_PICTURES == {"confusion.png"}
+    assert len(page.images) == 2
 
 
 def test_damaged_timelines_are_named_on_the_page(run):
@@ -374,7 +446,7 @@ def test_summary_of_detectors(tmp_path):
     assert '<td class="number bar" style="--share:31.2%">0.312 ± 0.010</td>' in page.source
     assert page.source.count('class="number bar"') == 4
     assert {"miniroad/seed0/report.html", "miniroad/seed0/plots/precision_recall.png"} <= set(page.links)
-    assert len(page.images) == 3
+    assert len(page.images) == 4
 
 
 # ---- pictures

@@ -11,6 +11,7 @@ from vidact.plots import DPI
 from vidact.timeline_plots import (
     anticipation,
     choose_videos,
+    class_colours,
     clock,
     draw_anticipation,
     draw_delays,
@@ -18,7 +19,7 @@ from vidact.timeline_plots import (
     draw_timeline,
     drawn_names,
     timeline_name,
-    video_maps,
+    video_accuracies,
 )
 from vidact.timelines import Timelines
 
@@ -42,29 +43,77 @@ def test_names_that_the_font_lacks_become_numbers():
     assert drawn_names(["walk", "歩く", "прыжок", "走る"]) == ["walk", "class 1", "прыжок", "class 3"]
 
 
-def test_video_map_is_that_of_the_video_alone():
+def test_a_video_of_wrong_answers_is_the_worst():
+    """Its own mAP is high all the same: within the one class that occurs, the ranking is right."""
+    timelines = make_timelines(videos=2, num_classes=2, skill=0.9, future=())
+    wrong = timelines.scores[1]
+    wrong[:] = 0.05
+    wrong[:, 1] = 0.1 * (timelines.targets[1][:, 1] == 1)
+    timelines.targets[1][:, 2] = 0
+    wrong[:, 2] = 0.9
+    assert frame_map(wrong, timelines.targets[1]).mean == 1
+    accuracies = video_accuracies(timelines)
+    assert accuracies[1] == 0
+    assert accuracies[0] == (timelines.scores[0].argmax(1) == timelines.targets[0].argmax(1)).mean()
+    assert choose_videos(timelines, accuracies) == [1, 0]
+
+
+def test_accuracy_of_a_video_counts_background_and_no_ambiguous_token():
     timelines = make_timelines(background=(1,))
+    timelines.scores[1][:] = [0.9, 0.1, 0, 0]
+    timelines.ignore[1][:40] = True
+    timelines.scores[1][:40] = [0, 1, 0, 0]
     timelines.ignore[2][:] = True
-    maps = video_maps(timelines)
-    assert maps[0] == frame_map(timelines.scores[0], timelines.targets[0]).mean
-    assert np.isnan(maps[1:]).all()
+    accuracies = video_accuracies(timelines)
+    assert accuracies[1] == 1
+    assert np.isnan(accuracies[2])
 
 
 def test_chosen_videos_reach_from_worst_to_best():
     timelines = make_timelines(videos=11)
-    maps = np.arange(11)[::-1] / 10
-    assert choose_videos(timelines, maps, 3) == [10, 5, 0]
-    assert choose_videos(timelines, maps) == [10, 8, 6, 4, 2, 0]
+    accuracies = np.arange(11)[::-1] / 10
+    assert choose_videos(timelines, accuracies, 3) == [10, 5, 0]
+    assert choose_videos(timelines, accuracies) == [10, 8, 6, 4, 2, 0]
     assert choose_videos(make_timelines(videos=2), np.array([0.5, 0.1])) == [1, 0]
     assert choose_videos(make_timelines(videos=1), np.array([0.5])) == [0]
 
 
 def test_of_videos_without_action_the_loudest_is_shown():
-    timelines = make_timelines(videos=4, background=(1, 3))
+    timelines = make_timelines(videos=8, background=(1, 3), skill=0.3)
     timelines.scores[3][:, 1:] *= 3
-    assert choose_videos(timelines, video_maps(timelines), 2)[-1] == 3
+    accuracies = np.array([0.1, 0.35, 0.2, 0.36, 0.4, 0.6, 0.8, 0.9])
+    assert choose_videos(timelines, accuracies, 3) == [0, 3, 7]
     timelines.ignore[3][:] = True  # what it says there does not count
-    assert choose_videos(timelines, video_maps(timelines), 2)[-1] == 1
+    accuracies[3] = np.nan
+    assert choose_videos(timelines, accuracies, 2) in ([0, 1], [1, 7])
+
+
+def test_a_class_has_one_colour_wherever_it_is_drawn():
+    """Whatever other classes a page shows, and in whatever order."""
+    all_ten = class_colours(range(1, 11))
+    assert len(set(all_ten.values())) == 10
+    for shown in ([7], [3, 9, 1], [10, 2]):
+        assert class_colours(shown) == {column: all_ten[column] for column in shown}
+    apart = class_colours([2, 12])
+    assert apart[2] == all_ten[2]
+    assert apart[12] != apart[2]
+
+
+def test_curves_of_two_pages_agree_on_colours(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(timeline_plots, "save", lambda figure, path: drawn.append(figure) or path)
+    for unknown in (1, 3):  # another order of average precision
+        timelines = make_timelines(num_classes=4, skill=0.4)
+        for scores in timelines.scores:
+            scores[:, unknown] = 0
+        draw_precision_recall(timelines, tmp_path / "pr.png")
+    colours = [
+        {line.get_label().partition("  ")[2]: line.get_color() for line in figure.axes[0].get_lines()}
+        for figure in drawn
+    ]
+    orders = [[line.get_label().partition("  ")[2] for line in figure.axes[0].get_lines()] for figure in drawn]
+    assert orders[0] != orders[1]
+    assert colours[0] == colours[1]
 
 
 def draw_one(tmp_path, truth, score, ignore=(), name="t.png"):
