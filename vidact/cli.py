@@ -621,7 +621,7 @@ def folds(args: Sequence[str]) -> Path:
     ]  # fmt: skip
     rows.sort(key=lambda row: row["mean top-1"], reverse=True)
     save_results(out, {row["network"]: row for row in rows}, command)
-    title = f"{configs[0].parent.name}: {len(rows)} networks, {found[names[0]]['folds']} folds"
+    title = f"{plans[0].data}: {len(rows)} networks, {found[names[0]]['folds']} folds"
     page = write_summary(out, title, rows)
     print()
     for row in rows:
@@ -654,6 +654,7 @@ class FoldPlan:
     section: str
     decoder: str
     reads_flow: bool
+    data: str
 
 
 def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[str]) -> FoldPlan:
@@ -674,7 +675,8 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
             f"group in {data.root / 'clips.csv'}"
         )
     parts = fold_parts(clips.groups(), asked.folds, asked.num_folds, data.root)
-    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow)
+    name = data_name(data.root)
+    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow, name)
 
 
 def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
@@ -703,7 +705,7 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
     }  # fmt: skip
     pooled.save(out / "scores.npz")
     save_results(out, figures | {"rows": rows}, command)
-    page = write_summary(out, f"{config.parent.name}: {config.stem}, {len(names)} folds", rows, pooled=pooled)
+    page = write_summary(out, f"{plan.data}: {config.stem}, {len(names)} folds", rows, pooled=pooled)
     for row in rows:
         print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos")
     print(
@@ -809,8 +811,8 @@ def compare(args: Sequence[str]) -> Path:
     out = asked.run or Path("runs") / f"{configs[0].parent.name}-compared"
     sections = [scored_section(config, out, others) for config in configs]
     rows, runs = [], []
-    for config, name, (section, split) in zip(configs, names, sections, strict=True):
-        figures, minutes = [], 0.0
+    for config, name, (section, split, _) in zip(configs, names, sections, strict=True):
+        figures, accuracies, minutes = [], [], 0.0
         for seed in asked.seeds:
             run, began = out / name / f"seed{seed}", time.perf_counter()
             is_done = (run / "results.json").exists()
@@ -821,17 +823,19 @@ def compare(args: Sequence[str]) -> Path:
             tested = results[section]
             figure = f"{split}_map" if f"{split}_map" in tested else f"{split}_top1"
             figures.append(tested[figure])
+            accuracies.append(tested.get(f"{split}_token_accuracy"))
             minutes += results.get("minutes", 0.0)
         runs.append(out / name / f"seed{asked.seeds[0]}")
         rows.append(
             {
                 "network": name, f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
                 "least": min(figures), "greatest": max(figures), "seeds": len(figures),
+                **yardstick_columns(tested, split, accuracies),
                 "parameters": tested["parameters"], "minutes a run": round(minutes / len(figures), 2),
             }
         )  # fmt: skip
     save_results(out, {row["network"]: row for row in rows}, command_line("compare", args))
-    page = write_summary(out, f"{configs[0].parent.name}: {len(rows)} networks, {len(asked.seeds)} seeds", rows, runs)
+    page = write_summary(out, f"{sections[0][2]}: {len(rows)} networks, {len(asked.seeds)} seeds", rows, runs)
     for row in rows:
         print(
             f"{row['network']:>24}  {row[f'mean {figure}']:.4f} ± {row['spread']:.4f}, from {row['least']:.4f} to "
@@ -841,9 +845,27 @@ def compare(args: Sequence[str]) -> Path:
     return out
 
 
-def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str]:
-    """Where a run's results.json will have the figures of its test, and of which split; builds everything once, so that
-    what is wrong with any configuration is said before the first one trains.
+def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float | None]) -> dict[str, Any]:
+    """Columns of a table of networks: token accuracy where there is one, and what looking at nothing reaches."""
+    columns = {}
+    if f"{split}_chance_map" in tested:
+        columns["mAP of a guess"] = tested[f"{split}_chance_map"]
+    if known := [value for value in accuracies if value is not None]:
+        columns["mean token accuracy"] = float(np.mean(known))
+    if f"{split}_majority" in tested:
+        columns[f"accuracy of always {tested[f'{split}_majority_class']!r}"] = tested[f"{split}_majority"]
+        columns["accuracy of a guess"] = tested[f"{split}_chance"]
+    return columns
+
+
+def data_name(root: Path) -> str:
+    """What a page calls the data: the name of its folder."""
+    return root.resolve().name
+
+
+def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str, str]:
+    """Where a run's results.json will have the figures of its test, of which split, and what the data is called; builds
+    everything once, so that what is wrong with any configuration is said before the first one trains.
     """
     probe = make_cli(["--config", str(config), *others, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
     data = probe.datamodule
@@ -851,7 +873,7 @@ def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str
     if split is None:
         raise ValueError(f"{data.root} has no split {data.test_split} and no split val, so that nothing is compared")
     data.test_split = split
-    return probe.model.section(data), split
+    return probe.model.section(data), split, data_name(data.root)
 
 
 # ---- the other commands

@@ -27,6 +27,8 @@ from vidact import __version__
 from vidact.files import replacing
 from vidact.metrics import (
     FrameAP,
+    Yardsticks,
+    accuracy_of,
     average_precision,
     calibrated_map,
     confusion_matrix,
@@ -35,7 +37,10 @@ from vidact.metrics import (
     mean_average_precision,
     mean_class_accuracy,
     per_class_accuracy,
+    token_confusion,
     topk_accuracy,
+    verdict,
+    yardsticks,
 )
 from vidact.metrics.frame_ap import runs as stretches
 from vidact.plots import (
@@ -48,7 +53,7 @@ from vidact.plots import (
     read_log,
     shorten,
 )
-from vidact.results import load_results, save_results
+from vidact.results import in_words, load_results, save_results
 from vidact.scores import Scores, load_scores
 from vidact.timeline_plots import (
     anticipation,
@@ -60,7 +65,7 @@ from vidact.timeline_plots import (
     draw_timeline,
     drawn_names,
     timeline_name,
-    video_maps,
+    video_accuracies,
 )
 from vidact.timelines import Timelines, load_timelines
 
@@ -68,6 +73,7 @@ __all__ = ["load_results", "save_results", "write_report", "write_summary"]
 
 NUM_SHOWN = 12  # mistakes on the contact sheet
 SPREAD = re.compile(r"(\d+\.\d+) ± \d+\.\d+")  # a mean and its spread
+RATES = r"top|accuracy|map\b|mcap\b|precision|recall|confidence|\bf1\b"  # columns whose figures carry a bar
 SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_recall.png")
 NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
 
@@ -110,6 +116,7 @@ def write_report(run: Path, title: str | None = None) -> Path:
         body.append(_headline(scores))
     if detected is not None:
         body.append(_detector_headline(detected))
+        body.append(_events(results or {}, detected.timelines))
     num_classes = None if scores is None else len(scores.classes)
     if results is not None:
         body.append(_results(_telling(results, num_classes)))
@@ -208,10 +215,15 @@ def _headline(scores: Scores) -> str:
             ("mean class accuracy", f"{mean_class_accuracy(values, labels):.3f}"),
             ("mistakes", f"{(values.argmax(1) != labels).sum()}"),
         ]
+    beside = scores.beside_yardsticks()
+    if scores.multi_label:
+        tiles.append(("mAP of a guess", f"{beside['chance_map']:.3f}"))
+    else:
+        always = f"top-1 if always “{escape(shorten(beside['majority_class'], 20))}”"
+        tiles += [(always, f"{beside['majority']:.3f}"), ("top-1 of a guess", f"{beside['chance']:.3f}")]
     tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
-    return _tiles(
-        tiles, f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
-    )
+    note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
+    return _tiles(tiles, note) + _warning(beside["verdict"])
 
 
 def _telling(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
@@ -251,15 +263,19 @@ def _figures(figures: Mapping[str, Any]) -> str:
     """Names and values; what is a table itself becomes one below. ``rows`` are folds, which have a spread."""
     rows, below = [], []
     for name, value in figures.items():
+        title = in_words(name)
+        if name.endswith("confusion") or name == "thresholds":
+            continue  # which have sections of their own
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            below.append(_rows_table(value, spread=True) if name == "rows" else _fold(name, _rows_table(value)))
+            below.append(_rows_table(value, spread=True) if name == "rows" else _fold(title, _rows_table(value)))
         elif isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
-            below.append(_fold(name, _rows_table([{"": key, **inner} for key, inner in value.items()])))
+            below.append(_fold(title, _rows_table([{"": key, **inner} for key, inner in value.items()])))
         elif isinstance(value, dict):
             if value:
-                below.append(_fold(f"{name}: {len(value)}", _table(["", ""], [[key, value[key]] for key in value])))
-        else:
-            rows.append([name, value])
+                lines = [[in_words(key), value[key]] for key in value]
+                below.append(_fold(f"{title}: {len(value)}", _table(["", ""], lines)))
+        elif value != "":
+            rows.append([title, value])
     return (_table(["figure", "value"], rows) if rows else "") + "".join(below)
 
 
@@ -308,7 +324,7 @@ def _scores(scores: Scores, plots: Path) -> str:
     return "".join(parts)
 
 
-def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20) -> str:
+def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, what: str = "videos") -> str:
     """The class pairs that are mistaken most often."""
     wrong = counts * ~np.eye(len(counts), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
@@ -320,7 +336,7 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20) -> s
     ]
     if not rows:
         return ""
-    return _fold("most frequent confusions", _table(["truth", "called", "videos", "share of the class"], rows))
+    return _fold("most frequent confusions", _table(["truth", "called", what, "share of the class"], rows))
 
 
 def _class_table(
@@ -337,25 +353,39 @@ def _class_table(
 
 @dataclass(frozen=True)
 class _Detected:
-    """The test of an online detector: scores over time, and their average precision, plain and calibrated."""
+    """The test of an online detector: scores over time, average precision, plain and calibrated, and confusion."""
 
     timelines: Timelines
     precision: FrameAP
     calibrated: FrameAP
+    confusion: np.ndarray
+    sticks: Yardsticks
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the tokens that are called right."""
+        return accuracy_of(self.confusion)
 
 
 def _read_detected(path: Path) -> _Detected:
     timelines = load_timelines(path)
     rows = timelines.joined()
-    return _Detected(timelines, frame_map(*rows), calibrated_map(*rows))
+    precision, calibrated = frame_map(*rows), calibrated_map(*rows)
+    sticks = yardsticks(rows[1], rows[2], has_background=True)
+    return _Detected(timelines, precision, calibrated, token_confusion(*rows), sticks)
 
 
 def _detector_headline(detected: _Detected) -> str:
-    timelines, precision = detected.timelines, detected.precision
+    timelines, precision, sticks = detected.timelines, detected.precision, detected.sticks
+    names = ["background", *timelines.classes]
     ignored = sum(int(ignore.sum()) for ignore in timelines.ignore)
     total = precision.rows + ignored
     tiles = [
+        ("of the tokens right", _rate(detected.accuracy)),
+        (f"right if always “{escape(shorten(names[sticks.majority_class], 20))}”", f"{sticks.majority:.3f}"),
+        ("right by a guess", f"{sticks.chance:.3f}"),
         ("mAP", _rate(precision.mean)),
+        ("mAP of a guess", _rate(sticks.chance_map)),
         ("mcAP", _rate(detected.calibrated.mean)),
         ("videos", f"{len(timelines)}"),
         ("hours", f"{total / timelines.tokens_per_second / 3600:.2g}"),
@@ -365,7 +395,13 @@ def _detector_headline(detected: _Detected) -> str:
     note += f", without {ignored} ambiguous ones." if ignored else "."
     if np.isnan(precision.mean):
         note += " No action occurs in them, so there is no mAP."
-    return _tiles(tiles, note)
+    mean = None if np.isnan(precision.mean) else precision.mean
+    return _tiles(tiles, note) + _warning(verdict(sticks, names, detected.accuracy, mean))
+
+
+def _warning(words: str) -> str:
+    """A sentence that nobody is to overlook; nothing of an empty one."""
+    return f'<p class="warning">{escape(words[0].upper() + words[1:])}.</p>' if words else ""
 
 
 def _rate(value: float) -> str:
@@ -375,9 +411,14 @@ def _rate(value: float) -> str:
 def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]:
     """What a detector said over time, and its curves; draws their pictures."""
     timelines, now = detected.timelines, detected.precision.mean
-    for name in ("precision_recall", "classes", "anticipation", "delay"):
+    for name in ("precision_recall", "classes", "anticipation", "delay", "confusion"):
         (plots / f"{name}.png").unlink(missing_ok=True)  # of an earlier test, which may have had more to show
     parts = [_section("Timelines", _videos(timelines, plots / "timelines"))]
+    names = drawn_names(["background", *timelines.classes])
+    picture = _picture(draw_confusion(detected.confusion, names, plots / "confusion.png"), keep=True)
+    note = "Tokens. Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
+    pairs = _confusions(detected.confusion, ["background", *timelines.classes], what="tokens")
+    parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
     if (curves := draw_precision_recall(timelines, plots / "precision_recall.png")) is not None:
         parts.append(_section("Precision and recall", _picture(curves)))
     parts.append(_section("Classes", _detector_classes(detected, plots)))
@@ -404,16 +445,21 @@ def _videos(timelines: Timelines, folder: Path) -> str:
     """Some videos from the worst to the best, more in a fold, and all of them as a table."""
     for old in folder.glob("[0-9]*_*.png"):
         old.unlink()  # of an earlier test, which may have had other videos
-    maps = video_maps(timelines)
-    shown = choose_videos(timelines, maps, NUM_TIMELINES)
-    rest = [int(video) for video in np.argsort(maps, kind="stable") if video not in shown]  # NaN, no action, comes last
+    accuracies = video_accuracies(timelines)
+    shown = choose_videos(timelines, accuracies, NUM_TIMELINES)
+    order = [int(video) for video in np.argsort(accuracies, kind="stable")]  # NaN, no token that counts, comes last
+    rest = [video for video in order if video not in shown]
 
     def pictures(videos: Iterable[int]) -> str:
         drawn = (draw_timeline(timelines, video, folder / timeline_name(timelines, video)) for video in videos)
         return "".join(_picture(path, folder.parent.parent) for path in drawn)
 
     which = f"{len(shown)} of {len(timelines)} videos" if rest else "All videos"
-    note = f"{which}, from the worst to the best by their own mAP" if len(timelines) > 1 else "The only video"
+    note = (
+        f"{which}, from the worst to the best by the share of their tokens that are right"
+        if len(timelines) > 1
+        else "The only video"
+    )
     parts = [
         f'<p class="note">{note}. A lane holds a class that occurs or is predicted: the truth as a pale bar, '
         f"the score from 0 to 1 as an area, blue where it is right and orange where it is not.</p>{pictures(shown)}"
@@ -423,14 +469,56 @@ def _videos(timelines: Timelines, folder: Path) -> str:
         title = f"the other {len(rest)} videos" if len(more) == len(rest) else f"{len(more)} more, the worst first"
         parts.append(_fold(title, pictures(more)))
     rows = []
-    for video in map(int, np.argsort(maps, kind="stable")):
+    for video in order:
         seconds = clock(len(timelines.scores[video]) / timelines.tokens_per_second)
         occurs = (timelines.targets[video][:, 1:] == 1).any(0)
         names = ", ".join(name for name, here in zip(timelines.classes, occurs, strict=True) if here)
-        mean = "no action" if np.isnan(maps[video]) else float(maps[video])
-        rows.append([timelines.ids[video], seconds, names, mean])
-    parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "mAP"], rows)))
+        right = "no token counts" if np.isnan(accuracies[video]) else float(accuracies[video])
+        rows.append([timelines.ids[video], seconds, names or "no action", right])
+    parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "token accuracy"], rows)))
     return "".join(parts)
+
+
+def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
+    """What the events of the newest test are worth, in words, and what their thresholds were chosen on."""
+    newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
+    tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
+    key = next((name for name in tests[0] if name.endswith("_event_f1")), None) if tests else None
+    if key is None:
+        return ""
+    section, prefix = tests[0], key.removesuffix("event_f1")
+    found = {name.removeprefix(prefix): value for name, value in section.items()}
+    alarms, delay = found["false_alarms_per_hour"], found["delay_s"]
+    often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
+    late = "" if delay is None else f" Half of the events that were found were known {delay:.2g} s after their start."
+    words = (
+        f"{found['events_found']} events were detected where there are {found['events_true']}; {found['missed']:.0%} "
+        f"of the true ones were never seen. False alarms, which touch no event of their class, come {alarms:.3g} times "
+        f"an hour{often}.{late}"
+    )
+    best, half, always = (found[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
+    rows = [
+        ["as the detector tells them", found["event_precision"], found["event_recall"], best],
+        ["with every threshold at 0.5", "", "", half],
+        ["every class all the time", "", "", always],
+    ]
+    table = _table(["events", "precision", "recall", "F1"], rows)
+    warning = _warning("the events are no better than those of every class all the time" * (best <= always))
+    on, chosen = section["events"].get("on", 0.5), section.get("thresholds") or {}
+    each = on if isinstance(on, list) else [on] * len(timelines.classes)
+    counts = chosen.get("events", {})
+    lines = [[name, at, counts.get(name, 0)] for name, at in zip(timelines.classes, each, strict=False)]
+    note = f"Right is what overlaps a true event by 0.3. Thresholds: {chosen.get('words') or 'none was chosen'}."
+    thresholds = _fold("thresholds", _table(["class", "turns on at", "events to choose by"], lines))
+    return _section("Events", f'<p>{words}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
+
+
+def clock_words(seconds: float) -> str:
+    """A duration as people say it: 9.5 s, 3 min, 2.1 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def _detector_classes(detected: _Detected, plots: Path) -> str:
@@ -552,7 +640,7 @@ def _is_number(value: object) -> bool:
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], last: Iterable[Sequence[Any]] = ()) -> str:
     """Rows of values; accuracies carry a bar, ``last`` stands below a line."""
-    head = "".join(f"<th>{escape(name.replace('_', ' '))}</th>" for name in header)
+    head = "".join(f"<th>{escape(in_words(name))}</th>" for name in header)
     body = "".join(f"<tr>{_cells(header, row)}</tr>" for row in rows)
     foot = "".join(f"<tr>{_cells(header, row, bars=False)}</tr>" for row in last)
     return (
@@ -568,7 +656,11 @@ def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
         spread = SPREAD.fullmatch(value) if isinstance(value, str) else None
         rate = float(spread[1]) if spread else value
         is_rate = isinstance(rate, float) and 0 <= rate <= 1
-        bar = bars and is_rate and re.search(r"top|accuracy|map\b|mcap\b|precision|confidence", called, re.IGNORECASE)
+        bar = (
+            bars
+            and is_rate
+            and re.search(r"top|accuracy|map\b|mcap\b|precision|confidence|\bf1\b", called, re.IGNORECASE)
+        )
         style = f' style="--share:{rate:.1%}"' if bar else ""
         kind = "number bar" if bar else "number" if spread or _is_number(value) else ""
         cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
@@ -635,6 +727,7 @@ h2 { margin: 2.5rem 0 0.6rem; padding-top: 0.8rem; border-top: 1px solid var(--l
 h3 { margin: 1.2rem 0 0.4rem; font-size: 1rem; }
 a { color: var(--link); }
 .note { margin: 0.3rem 0 0.8rem; color: var(--soft); font-size: 0.9rem; }
+.warning { margin: 0.6rem 0; padding: 0.5rem 0.8rem; border-left: 0.25rem solid #d9641f; background: var(--card); }
 .tiles { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 1.2rem 0 0.4rem; }
 .tiles div { flex: 1 1 7rem; padding: 0.7rem 0.9rem; border-radius: 0.5rem; background: var(--card); }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }

@@ -8,6 +8,7 @@ A name stands for one figure, or for a section: the figures that one tool writes
 from __future__ import annotations
 
 import math
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +17,52 @@ from typing import Any
 from vidact.addresses import without_secrets
 from vidact.files import write_json
 from vidact.records import RESULTS, check, parse
+
+# What figures are called where people read them; one that is missing here loses its underscores.
+WORDS = {
+    "map": "mAP",
+    "mcap": "calibrated mAP",
+    "chance": "accuracy of a guess",
+    "chance_map": "mAP of a guess",
+    "majority": "accuracy of always answering the most frequent class",
+    "majority_class": "most frequent class",
+    "verdict": "no better than that?",
+    "event_map": "event mAP",
+    "event_f1": "event F1",
+    "event_f1_at_0.5": "event F1 with every threshold at 0.5",
+    "event_f1_always_on": "event F1 of every class all the time",
+    "events_true": "events that there are",
+    "events_found": "events detected",
+    "event": "event mAP at each temporal overlap",
+    "start": "start mAP within each distance",
+    "start_map": "start mAP",
+    "portion": "calibrated mAP in each tenth of the actions",
+    "portion_mcap": "calibrated mAP over tenths of the actions",
+    "anticipation": "mAP of answers about later tokens",
+    "anticipation_map": "anticipation mAP",
+    "delay_s": "median delay, seconds",
+    "missed": "share of the events that were never detected",
+    "false_alarms_per_hour": "false alarms an hour",
+    "tokens_per_second": "tokens a second",
+    "seconds": "seconds of the test",
+    "seconds_per_epoch": "seconds an epoch",
+    "f1_at_0.5": "F1 at 0.5 for all",
+    "f1": "F1",
+    "ap": "average precision",
+    "cap": "calibrated average precision",
+    "on": "turns on at",
+}
+
+
+def in_words(name: str) -> str:
+    """A figure's name in results.json as people say it: "test_top1" is "top-1", and "test_map" is "mAP"."""
+    plain = re.sub(r"^(test|val|train)_", "", name)
+    if plain in WORDS:
+        return WORDS[plain]
+    if found := re.fullmatch(r"(mean|std|min|max)[_ ](.+)", plain):
+        short = {"mean": "mean", "std": "spread of", "min": "least", "max": "greatest"}
+        return f"{short[found[1]]} {in_words(found[2])}" if found[2] != "class_accuracy" else "mean class accuracy"
+    return re.sub(r"\btop(\d+)\b", r"top-\1", plain).replace("_", " ")
 
 
 def save_results(run: Path | str, figures: dict[str, Any], command: str, **extra: Any) -> Path:

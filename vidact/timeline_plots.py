@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from vidact.metrics import AnticipationAP, anticipation_map, frame_delay, frame_map, precision_recall
+from vidact.metrics import AnticipationAP, anticipation_map, frame_delay, precision_recall, token_accuracy
 from vidact.metrics.frame_ap import runs
 from vidact.plots import BLUE, GREY, ORANGE, drawing, save, shorten
 from vidact.timelines import Timelines
@@ -58,28 +59,31 @@ def _drawable() -> frozenset[int]:
 # ---- which videos are shown
 
 
-def video_maps(timelines: Timelines) -> np.ndarray:
-    """Frame mAP of each video by itself, (V,); NaN where no token that counts has an action."""
-    return np.array([_mean_precision(timelines, video) for video in range(len(timelines))])
+def video_accuracies(timelines: Timelines) -> np.ndarray:
+    """Share of the tokens of each video that are called right, (V,); NaN where no token counts.
+
+    A video's own mAP says little: it ranks within the classes that occur, and a video of wrong answers may have 1.
+    """
+    return np.array([
+        token_accuracy(timelines.scores[video], timelines.targets[video], timelines.ignore[video])
+        for video in range(len(timelines))
+    ])  # fmt: skip
 
 
-def _mean_precision(timelines: Timelines, video: int) -> float:
-    if timelines.ignore[video].all():
-        return math.nan
-    return frame_map(timelines.scores[video], timelines.targets[video], timelines.ignore[video]).mean
-
-
-def choose_videos(timelines: Timelines, maps: np.ndarray, most: int = 6) -> list[int]:
+def choose_videos(timelines: Timelines, accuracies: np.ndarray, most: int = 6) -> list[int]:
     """Up to ``most`` videos from the worst to the best, in equal steps of the ranking.
 
-    Of the videos without any action, which have no mAP, the one with the most false alarms comes last.
+    Of the videos without any action the one with the most false alarms is among them, in its place.
     """
-    scored = [int(video) for video in np.argsort(maps, kind="stable") if not np.isnan(maps[video])]
-    empty = [int(video) for video in np.flatnonzero(np.isnan(maps))]
-    room = min(len(scored), most - bool(empty))
-    places = np.linspace(0, len(scored) - 1, room).round().astype(int)
-    alarm = [max(empty, key=lambda video: _false_alarm(timelines, video))] if empty else []
-    return [scored[place] for place in places] + alarm
+    scored = [int(video) for video in np.argsort(accuracies, kind="stable") if not np.isnan(accuracies[video])]
+    places = np.linspace(0, len(scored) - 1, min(len(scored), most)).round().astype(int)
+    chosen = [scored[place] for place in places]
+    empty = [video for video in scored if not (timelines.targets[video][:, 1:] == 1).any()]
+    if empty and not set(empty) & set(chosen):
+        loudest = max(empty, key=lambda video: _false_alarm(timelines, video))
+        nearest = min(range(len(chosen)), key=lambda at: abs(scored.index(chosen[at]) - scored.index(loudest)))
+        chosen[nearest] = loudest
+    return sorted(chosen, key=scored.index)
 
 
 def _false_alarm(timelines: Timelines, video: int) -> float:
@@ -100,7 +104,7 @@ def draw_timeline(timelines: Timelines, video: int, path: Path, most_extra: int 
     scores, truth, ignore = timelines.scores[video], timelines.targets[video] == 1, timelines.ignore[video]
     columns, left_out = _lanes(scores, truth, most_extra)
     seconds = len(scores) / timelines.tokens_per_second
-    mean = _mean_precision(timelines, video)
+    accuracy = token_accuracy(scores, timelines.targets[video], ignore)
     left, right, above, below, lanes = 1.7, 0.65, 0.38, 0.52 if left_out else 0.32, 0.4 * len(columns)  # inches
     height = above + lanes + below
     with drawing(), matplotlib.rc_context({"savefig.bbox": "standard"}):  # uncropped: the time axes of videos line up
@@ -123,7 +127,8 @@ def draw_timeline(timelines: Timelines, video: int, path: Path, most_extra: int 
         if left_out:
             classes = "class is" if left_out == 1 else "classes are"
             axes.set_xlabel(f"{left_out} more {classes} predicted, each for less time", fontsize=9, color=SOFT)
-        title = shorten(timelines.ids[video], 50) + ("" if math.isnan(mean) else f"   mAP {mean:.3f}")
+        right_share = "" if math.isnan(accuracy) else f"   {accuracy:.0%} of the time right"
+        title = shorten(timelines.ids[video], 50) + right_share
         figure.text(0.006, 1 - 0.06 / height, title, va="top", fontsize=11)
         _explain(figure, (1 - right / WIDTH, 1 - 0.08 / height), has_ignored=bool(ignore.any()))
         return save(figure, path)
@@ -220,7 +225,9 @@ def draw_precision_recall(timelines: Timelines, path: Path, most: int = 40) -> P
         if len(order) <= len(LINES):
             figure = Figure(figsize=(8.2, 4.4), layout="constrained")
             axes = figure.add_subplot(xlabel="recall", ylabel="precision", title="Precision and recall")
-            for column, colour in zip(order[::-1], LINES, strict=False):
+            colours = class_colours(present)
+            for column in order[::-1]:
+                colour = colours[column]
                 label = f"{areas[column]:.2f}  {shorten(names[column], 26)}"
                 axes.plot(*lines[column], color=colour, linewidth=1.6, label=label)
             _unit_square(axes)
@@ -250,6 +257,20 @@ def draw_precision_recall(timelines: Timelines, path: Path, most: int = 40) -> P
         figure.supylabel("precision", fontsize=9, color=SOFT)
         figure.suptitle(f"Average precision{rest}", fontsize=11, x=0.01, ha="left")
         return save(figure, path)
+
+
+def class_colours(columns: Sequence[int]) -> dict[int, str]:
+    """A colour for each of at most ten columns, which follows from its number: the same class has the same everywhere.
+
+    Of two columns ten apart, the later one takes the next colour that is free.
+    """
+    taken: dict[int, str] = {}
+    for column in sorted(columns):
+        at = column - 1
+        while LINES[at % len(LINES)] in taken.values():
+            at += 1
+        taken[column] = LINES[at % len(LINES)]
+    return taken
 
 
 def _unit_square(axes: Axes) -> None:
