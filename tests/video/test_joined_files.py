@@ -121,7 +121,7 @@ PARTS = st.lists(
 EXAMPLES = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
-@settings(max_examples=25, **EXAMPLES)
+@settings(max_examples=15, **EXAMPLES)
 @given(suffix=st.sampled_from(sorted(CODECS)), parts=PARTS, b_frames=st.integers(0, 3), gop=st.integers(3, 20))
 def test_any_joined_file(tmp_path: Path, suffix: str, parts: list[tuple[int, float]], b_frames: int, gop: int) -> None:
     """Gaps, overlaps and restarts, whatever lies between."""
@@ -277,19 +277,20 @@ def test_parts_of_other_sizes_are_scaled_to_the_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "codec", "size"), [("ts", "mpeg2video", 1), ("mkv", "libx264", 2)], ids=["codec", "parameters"]
+    ("suffix", "codec", "size"), [("ts", "mpeg2video", 1), ("mkv", "libx264", 3)], ids=["codec", "parameters"]
 )
 def test_a_part_in_another_coding_is_refused(suffix: str, codec: str, size: int, tmp_path: Path) -> None:
     """What the first part's decoder makes nothing of is no video that ended early."""
-    content = write_part(tmp_path / f"a.{suffix}", 30)
-    options = {"bf": "0", "preset": "ultrafast"} if codec == "libx264" else {}
-    content += write_part(tmp_path / f"b.{suffix}", 30, first=30, size=size, codec=codec, **options)
+    content = write_part(tmp_path / f"a.{suffix}", 50)
+    options = {"bf": "0", "preset": "ultrafast", "g": "30"} if codec == "libx264" else {}
+    content += write_part(tmp_path / f"b.{suffix}", 50, first=50, size=size, codec=codec, **options)
     path = tmp_path / f"joined.{suffix}"
     path.write_bytes(content)
     with open_video(path) as video, pytest.raises(VideoError, match=r"joined of 2 parts.*coded otherwise.*Take the"):
         len(video)
     with open_video(path, index="decode") as video:
-        assert 0 < len(video) <= 60
+        assert 0 < len(video) <= 100
+        assert video.times_s[-1] - video.times_s[0] < 4.0
     assert any("joined" in words for _, words in examine(path).problems)
 
 
