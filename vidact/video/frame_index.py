@@ -9,6 +9,7 @@ Shapes: N frames of the video.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -543,20 +544,23 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
         is_rising = bool((np.diff(names) > 0).all())
         return _index(scan, names if is_rising else None, np.arange(len(names)) / fps, 1 / fps)
     stamps = _without_strays(scan, names)
-    first = _first_of_parts(scan, stamps)
-    parts = [np.sort(part).astype(np.float64) for part in np.split(stamps, first[1:])]
-    steps = np.concatenate([np.diff(part) for part in parts])
+    part_of = _parts(scan, stamps)
+    order = np.lexsort((stamps, part_of))
+    parts = np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1)
+    ticks = stamps.astype(np.float64)
+    steps = np.concatenate([np.diff(ticks[part]) for part in parts])
     step = float(np.median(steps)) if len(steps) else 0.0
     # Durations are believed where they are the time from one picture to the next: those of fields, and guessed ones,
     # are not.
     is_true = not step or abs(np.median(scan.durations) / step - 1) < 0.1
     usual = step or 1 / fps / scan.seconds_per_tick
-    for number in range(1, len(parts)):
-        last = scan.durations[first[number] - 1] if is_true else 0
-        parts[number] += parts[number - 1][-1] + (last or usual) - parts[number][0]
+    for before, part in itertools.pairwise(parts):
+        last = scan.durations[before[-1]] if is_true else 0
+        ticks[part] += ticks[before[-1]] + (last or usual) - ticks[part[0]]
     last_s = _last_s(scan, int(stamps[-1]), scan.durations[-1] if is_true else usual, fps)
     is_distinct = len(np.unique(names)) == len(names)
-    return _index(scan, names if is_distinct else None, np.concatenate(parts) * scan.seconds_per_tick, last_s, first)
+    first = sorted(int(part.min()) for part in parts)
+    return _index(scan, names if is_distinct else None, np.sort(ticks) * scan.seconds_per_tick, last_s, first)
 
 
 def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
@@ -572,15 +576,15 @@ def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
     return np.where(is_stray, np.interp(at, good, stamps[good]).astype(np.int64), stamps)
 
 
-def _first_of_parts(scan: Scan, stamps: np.ndarray) -> list[int]:
-    """The number of the first picture of each part; ``stamps`` (N,) are the pictures', as they came."""
-    part = np.maximum.accumulate(np.searchsorted(scan.lifter.floors, stamps, side="right"))
-    begins = part[1:] > part[:-1]
-    if scan.reorder_depth == 0 and len(stamps) > 1:
-        # nothing is put into another order, so that whatever falls back by more than a picture begins anew
-        steps = np.diff(stamps)
-        begins |= -steps > np.median(np.abs(steps))
-    return [0, *(np.flatnonzero(begins) + 1).tolist()]
+def _parts(scan: Scan, stamps: np.ndarray) -> np.ndarray:
+    """For each picture the number of its part (N,), ascending in time; ``stamps`` (N,) are theirs, as they came."""
+    if scan.reorder_depth or len(stamps) < 2:
+        return np.searchsorted(scan.lifter.floors, stamps, side="right")
+    # nothing is put into another order, so that whatever falls back by more than a picture begins anew
+    part = np.searchsorted(scan.lifter.floors, stamps, side="right")
+    steps = np.diff(stamps)
+    begins = (np.diff(part) > 0) | (-steps > np.median(np.abs(steps)))
+    return np.cumsum(np.concatenate([[False], begins]))
 
 
 def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
