@@ -67,11 +67,10 @@ def main(args: Sequence[str]) -> int:
         )
         model.longest_gap_s = asked.longest_gap
         # A file that is as fast as it is read; what is live always runs in real time.
-        realtime = None if asked.fast else True
-        sources = [
-            stack.enter_context(open_source(uri, realtime=realtime, time_origin=asked.time_origin))
-            for uri in asked.source
-        ]
+        settings: dict[str, Any] = {"realtime": None if asked.fast else True}
+        if asked.time_origin != "first_frame":
+            settings["time_origin"] = asked.time_origin
+        sources = [stack.enter_context(open_source(uri, **settings)) for uri in asked.source]
         session = Session(asked, model, sources, window)
         try:
             with stop.on_signals(sources), contextlib.closing(session):
