@@ -388,6 +388,13 @@ def test_which_groups_each_fold_holds_out() -> None:
             cli.fold_parts(groups, asked, number, root)
 
 
+def test_a_fold_stays_in_the_folder_of_the_folds() -> None:
+    out = Path("runs/folds")
+    assert cli.fold_folder(out, "anna+bob.2") == out / "anna+bob.2"
+    for name in ("/", "..", ".", "/etc", "../../x", "a/b", "a\\b"):
+        assert cli.fold_folder(out, name).resolve().parent == out.resolve(), name
+
+
 def test_folds_refuse_what_cannot_be_asked(
     capsys: pytest.CaptureFixture, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,7 +411,7 @@ def test_folds_refuse_what_cannot_be_asked(
         f"--data.root={root}",
     ]
     assert "folds needs data.group" in fails(toy, capsys)
-    toy.append("--data.group=(.)[^/]*$")
+    toy.append("--data.group=(.).mp4$")
     assert "--flow is nowhere, but no network sees flow" in fails([*toy, "--flow", "nowhere"], capsys)
     toy[3] = "clip/synthetic/tsn_resnet_tiny_flow"
     assert "nowhere is not a folder" in fails([*toy, "--flow", "nowhere"], capsys)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -63,6 +64,80 @@ def test_two_processes_score_as_one(root: Path, tmp_path: Path) -> None:
     for name in ("test_top1", "test_top5", "test_mean_class_accuracy", "videos"):
         assert both[name] == alone[name], name
     assert both["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-6)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launches(launcher: str) -> list[tuple[list[str], dict[str, str], list[str]]]:
+    """What two processes are started by, where each of the commands returned runs: command, environment, options."""
+    port = str(free_port())
+    torchrun = [sys.executable, "-m", "torch.distributed.run"]
+    module = ["-m", "vidact.cli"]
+    if launcher == "torchrun":
+        return [([*torchrun, "--nproc_per_node=2", f"--master_port={port}", *module], {}, [])]
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    if launcher == "torchrun on two nodes":
+        nodes = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        return [([*torchrun, *nodes, f"--node_rank={rank}", *module], {}, []) for rank in range(2)]
+    if launcher == "two nodes by hand":
+        options = ["--trainer.num_nodes=2", "--trainer.devices=1"]
+        return [([sys.executable, *module], here | {"NODE_RANK": str(rank)}, options) for rank in range(2)]
+    job = {
+        "SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "4242",
+        "SLURM_STEP_ID": "0", "SLURM_NODELIST": "127.0.0.1", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "2",
+    }  # fmt: skip
+    return [
+        ([sys.executable, *module], here | job | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}, [])
+        for rank in range(2)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "torchrun on two nodes", "two nodes by hand", "srun"])
+def test_several_processes_have_one_run_folder(launcher: str, root: Path, tmp_path: Path) -> None:
+    """The first process names it, nobody else makes one, and its best weights are scored."""
+    started = []
+    for i, (command, environment, options) in enumerate(launches(launcher)):
+        if i:
+            time.sleep(1.5)  # by another second its clock would name another folder
+        known = [*SMALL, f"--data.root={root}", "--device=cpu", *options]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen([*command, "train", *known], cwd=tmp_path, env=env, **pipes))
+    said = [process.communicate(timeout=500)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * len(started), said
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert load_results(run)["test"]["videos"] == len(load_clips(root).split("test"))
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert "".join(said).count("report: ") == 1
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+
+
+@pytest.mark.slow
+def test_folds_under_torchrun(root: Path, tmp_path: Path) -> None:
+    made = tmp_path / "people"
+    clips = load_clips(root)
+    for i, clip in enumerate(clip for clip in clips.clips if clip.split == "train"):
+        target = made / clips.classes[clip.label] / f"{'ab'[i % 2]}_{i}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(clip.path.read_bytes())
+    (command, _, _) = launches("torchrun")[0]
+    asked = [*SMALL, f"--data.root={made}", "--data.group=([ab])_[^/]*$", "--data.fractions=[1,0,0]", "--device=cpu"]
+    done = subprocess.run(
+        [*command, "folds", *asked, "--run_folder", str(tmp_path / "out")],
+        capture_output=True, text=True, timeout=500, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = load_results(tmp_path / "out")
+    assert figures["folds"] == 2
+    assert figures["videos"] == len(list(made.rglob("*.mp4")))
+    for fold in "ab":
+        assert (tmp_path / "out" / fold / "checkpoints/best.ckpt").is_file()
+    assert done.stdout.count("mean  top-1") == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,279 @@
+"""Where a run lies: found from anywhere, made anew by its own configuration, and absent where nothing was learned."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vidact import cli
+from vidact.data.synthetic import write_clips
+from vidact.results import load_results
+
+NAMES = ["moving left", "moving right", "pulsing cross"]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with clips, runs/x that learned them, and the options of the run."""
+    folder = tmp_path_factory.mktemp("made") / "project"
+    write_clips(folder / "my_clips", splits={"train": 2, "val": 1, "test": 1}, seed=0, classes=NAMES)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        cli.train([*SMALL, "--data.root=my_clips", "--run=runs/x"])
+    return folder
+
+
+SMALL = ["--config", "debug", "--trainer.enable_progress_bar=false", "--model.network.size=32"]
+
+
+@pytest.fixture
+def copied(project: Path, tmp_path: Path) -> Path:
+    """The same folder in another place; the first one is out of reach."""
+    shutil.copytree(project, tmp_path / "project")
+    hidden = project.with_name("hidden")
+    project.rename(hidden)
+    yield tmp_path / "project"
+    hidden.rename(project)
+
+
+def top1_when_tested(config: Path) -> float:
+    """Top-1 of testing that configuration alone, which is given to nothing else."""
+    results = config.parent / "results.json"
+    results.unlink()
+    cli.main(["test", "--config", str(config)])
+    return load_results(config.parent)["test"]["test_top1"]
+
+
+def old_style(config: Path) -> None:
+    """As configurations were written before: paths from where the command ran."""
+    content = yaml.safe_load(config.read_text())
+    content["run"] = content["trainer"]["default_root_dir"] = "runs/x"
+    content["data"]["init_args"]["root"] = "my_clips"
+    config.write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.parametrize("style", ["new", "old"])
+@pytest.mark.parametrize("moved", ["nothing", "run", "project"])
+def test_a_run_is_tested_from_elsewhere(
+    style: str, moved: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request
+) -> None:
+    if moved == "project":
+        project = request.getfixturevalue("copied")
+    else:
+        shutil.copytree(project, tmp_path / "another")
+        project = tmp_path / "another"
+        content = yaml.safe_load((project / "runs/x/config.yaml").read_text())
+        old = content["run"]
+        text = (project / "runs/x/config.yaml").read_text().replace(str(Path(old).parents[1]), str(project))
+        (project / "runs/x/config.yaml").write_text(text)
+    run = project / "runs/x"
+    if style == "old":
+        old_style(run / "config.yaml")
+    known = load_results(run)["test"]["test_top1"]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    if moved == "run":
+        run = run.rename(elsewhere / "y")
+        if style == "old":  # it says no more than a name beside the place where the command ran
+            monkeypatch.chdir(project)
+    assert top1_when_tested(run / "config.yaml") == known
+    assert Path(load_results(run)["test"]["checkpoint"]).resolve() == (run / "checkpoints/best.ckpt").resolve()
+    assert not (elsewhere / "runs").exists()
+
+
+def test_clips_of_the_same_name_elsewhere_are_not_taken(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(project, tmp_path / "p")
+    old_style(tmp_path / "p/runs/x/config.yaml")
+    write_clips(tmp_path / "my_clips", splits={"train": 1, "test": 2}, seed=1, classes=NAMES)
+    monkeypatch.chdir(tmp_path)
+    top1_when_tested(tmp_path / "p/runs/x/config.yaml")
+    assert load_results(tmp_path / "p/runs/x")["test"]["videos"] == len(NAMES)
+
+
+def test_options_say_another_place_all_the_same(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(project / "my_clips", tmp_path / "others")
+    monkeypatch.chdir(tmp_path)
+    config = project / "runs/x/config.yaml"
+    before = (project / "runs/x/results.json").read_text()
+    cli.test(
+        ["--config", str(config), "--data.root=others", "--run=scored", f"--ckpt={config.parent}/checkpoints/last.ckpt"]
+    )
+    assert load_results("scored")["test"]["videos"] == len(NAMES)
+    assert (project / "runs/x/results.json").read_text() == before
+
+
+def test_the_configuration_of_a_run_is_the_same_run_again_in_a_new_folder(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in (project / "runs/x").rglob("*") if path.is_file()}
+    run = cli.train(["--config", str(project / "runs/x/config.yaml")])
+    assert run.resolve().parent == (tmp_path / "runs/my_clips-tsm_resnet_tiny").resolve()
+    assert {path: path.read_bytes() for path in (project / "runs/x").rglob("*") if path.is_file()} == before
+    ours, theirs = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (run, project / "runs/x"))
+    for config in (ours, theirs):
+        config["run"] = config["trainer"]["default_root_dir"] = None
+    assert ours == theirs
+    figures = [load_results(folder)["test"] for folder in (run, project / "runs/x")]
+    assert figures[0]["test_loss"] == figures[1]["test_loss"]
+    named = cli.train(["--config", str(project / "runs/x/config.yaml"), f"--run={tmp_path / 'named'}"])
+    assert named == tmp_path / "named"
+
+
+def test_a_run_goes_on_where_it_lies(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(project / "runs/x", tmp_path / "y")
+    monkeypatch.chdir(tmp_path)
+    run = cli.train(["--config", "y/config.yaml", "--ckpt", "last", "--trainer.max_epochs=2"])
+    assert run.resolve() == (tmp_path / "y").resolve()
+    assert not (tmp_path / "runs").exists()
+    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]][-1] == "1"
+
+
+def test_run_folder_is_another_name_of_run(project: Path, tmp_path: Path) -> None:
+    """torchrun takes --run, wherever it stands, for an abbreviation of its own options."""
+    args = [*SMALL, f"--data.root={project}/my_clips"]
+    for asked in (["--run_folder", str(tmp_path / "a")], [f"--run_folder={tmp_path / 'a'}"]):
+        assert cli.make_cli([*args, *asked], "train").config.run == str(tmp_path / "a")
+
+
+# ---- what fails leaves nothing
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.network.num_classes=5"],  # found out when everything is set up
+        ["--data.batch_size=0"],
+        ["--model.network.sise=3"],
+        ["--ckpt=last"],
+        ["--data.root=nowhere"],
+        ["--model.init_from=nowhere.ckpt"],
+        ["--trainer.accelerator=gpu"],
+        ["--run=deep/er/run", "--model.network.num_classes=5"],
+    ],
+    ids=str,
+)
+def test_a_training_that_fails_leaves_no_folder(
+    options: list[str], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((SystemExit, Exception)):
+        cli.main(["train", *SMALL, f"--data.root={project}/my_clips", *options])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_fails_leaves_what_was_there(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["train", *SMALL, f"--data.root={project}/my_clips", f"--run={tmp_path}", "--model.network.num_classes=5"]
+        )
+    assert "num_classes is 5" in capsys.readouterr().err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "logs").is_dir()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "test --config debug --data.root={clips}",
+        "test --config debug --data.root={clips} --ckpt=nowhere.ckpt --run=new",
+        "test --config {run}/config.yaml --data.root=nowhere --run=new --ckpt={run}/checkpoints/best.ckpt",
+        "folds --config debug --data.root={clips} --run=new",
+        "folds --config debug --data.root={clips} --data.group=(.).mp4$ --model.network.num_classes=7 --run=new",
+        "compare --config debug --data.root={clips} --run=new --model.network.num_classes=7",
+        "compare --config debug --data.root=nowhere --run=new",
+        "extract features --videos nowhere --out new",
+        "extract features --videos {clips} --out new --network nothing",
+        "extract flow --videos nowhere --out new",
+        "extract flow --videos {clips} --out new --method nothing",
+        "prepare transcode --data nowhere --out new",
+        "prepare transcode --data {clips} --out new --height 3",
+        "prepare pack --data nowhere --out new",
+        "predict --checkpoint nowhere.ckpt {clips} --annotate new",
+        "predict --checkpoint {run}/checkpoints/best.ckpt nowhere --annotate new",
+        "export --checkpoint nowhere.ckpt --out new/x.onnx",
+        "stream --checkpoint nowhere.ckpt --source x.mp4 --no-window --events new/events.csv --snapshots new/shots",
+        "stream --checkpoint {run}/checkpoints/best.ckpt --source x.mp4 --no-window --events new/e.csv",
+        "fuse nowhere/scores.npz {run}/scores.npz --out new",
+        "convert --origin tsm --file nowhere.pth --out new/y.safetensors",
+        "report new",
+    ],
+)
+def test_no_command_that_fails_leaves_a_folder(
+    command: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((SystemExit, Exception)):
+        cli.main(command.format(clips=project / "my_clips", run=project / "runs/x").split())
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- without a configuration
+
+
+def recipe(args: list[str], capsys: pytest.CaptureFixture) -> str:
+    """What is said of the choice, when the network is built and nothing trained."""
+    cli.make_cli([*args, "--device=cpu"], "train")
+    return capsys.readouterr().out
+
+
+def test_class_folders_are_trained_with_the_recipe_for_them(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "recipe: clip/folder/tsm_mobilenetv2"
+    fast = ["--model.network.weights=null"]
+    said = recipe([f"--data.root={project}/my_clips", *fast], capsys)
+    assert f"{words}, since {project}/my_clips holds clips.csv. Another one: --config NAME" in said
+    folders = tmp_path / "folders"
+    for clip in (project / "my_clips").rglob("*.mp4"):
+        (folders / clip.parent.name).mkdir(parents=True, exist_ok=True)
+        (folders / clip.parent.name / clip.name).symlink_to(clip)
+    assert f"{words}, since folders holds one folder of videos a class (3)" in recipe(
+        ["--data.root", "folders", *fast], capsys
+    )
+
+
+def test_events_and_features_are_trained_with_the_recipe_for_them(
+    noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    said = recipe([f"--data.root={noise_sequences}"], capsys)
+    assert f"recipe: online/fir/miniroad, since {noise_sequences} holds events.csv and features" in said
+    shutil.copytree(noise_sequences, tmp_path / "a")
+    (tmp_path / "a/features").rename(tmp_path / "elsewhere")
+    assert "holds events.csv" in recipe([f"--data.root={tmp_path}/a", f"--data.features={tmp_path}/elsewhere"], capsys)
+
+
+def test_what_cannot_be_chosen_is_said(
+    noise_sequences: Path, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["train", *args])
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(noise_sequences, tmp_path / "a", ignore=shutil.ignore_patterns("features"))
+    assert "a holds events.csv and no features of its videos yet: vidact extract features --videos a" in fails(
+        "--data.root=a"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "empty holds neither clips.csv nor events.csv nor class folders with videos" in fails("--data.root=empty")
+    assert "nowhere does not exist" in fails("--data.root=nowhere")
+    assert "name a configuration with --config, or the folder of your data with" in fails()
+    shutil.copy(noise_sequences / "events.csv", tmp_path / "events.csv")
+    shutil.copytree(project / "my_clips", tmp_path / "both")
+    shutil.copy(noise_sequences / "events.csv", tmp_path / "both")
+    assert "both holds clips.csv and events.csv" in fails("--data.root=both")
+    assert not (tmp_path / "runs").exists()
+    assert os.listdir(tmp_path / "empty") == []
