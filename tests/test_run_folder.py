@@ -131,7 +131,7 @@ def test_a_run_goes_on_where_it_lies(project: Path, tmp_path: Path, monkeypatch:
     run = cli.train(["--config", "y/config.yaml", "--ckpt", "last", "--trainer.max_epochs=2"])
     assert run.resolve() == (tmp_path / "y").resolve()
     assert not (tmp_path / "runs").exists()
-    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]][-1] == "1"
+    assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]][-1] == "2"
 
 
 def test_run_folder_is_another_name_of_run(project: Path, tmp_path: Path) -> None:

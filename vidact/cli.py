@@ -12,10 +12,12 @@ import ctypes
 import difflib
 import importlib
 import inspect
+import io
 import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import time
 import warnings
@@ -29,7 +31,7 @@ import numpy as np
 
 from vidact import __version__
 from vidact.addresses import without_secrets
-from vidact.files import replacing, write_json
+from vidact.files import no_empty_folder, replacing, try_to_write, write_json
 from vidact.names import same_names
 from vidact.results import load_results, save_results
 
@@ -83,6 +85,14 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             with replacing(path) as half:
                 super().save_checkpoint(checkpoint, half, storage_options)
 
+    class OneRun(pl.Callback):
+        """All processes write into, and read from, the run folder that the first one named."""
+
+        def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+            config = trainer.strategy.broadcast(cli.config.run)
+            cli.config.run = cli.config.trainer.default_root_dir = config
+            trainer.__dict__["_default_root_dir"] = config  # Trainer.default_root_dir reads it and cannot be set
+
     class EpochTimes(pl.Callback):
         """Seconds of each epoch of this process, validation included."""
 
@@ -116,7 +126,11 @@ def make_cli(args: Sequence[str], command: str) -> Any:
 
     class VidactCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-            parser.add_argument("--run", type=str | None, help="run folder; default runs/<data>-<network>/<time>")
+            parser.add_argument(
+                "--run",
+                type=str | None,
+                help="run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
+            )
             parser.add_argument(
                 "--ckpt",
                 type=str | None,
@@ -130,8 +144,10 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             for name, value in network.items():
                 if value == "None":  # what jsonargparse 4.53 makes of `null` two levels deep on the command line
                     network[name] = None
-            config.run = str(run_folder(config, command))
-            config.trainer.default_root_dir = config.run
+            if home is not None:
+                come_home(config, home, args, command)
+            take_processes(config.trainer)
+            config.run = config.trainer.default_root_dir = str(run_folder(config, command))
             if config.device is not None:
                 config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
             if command == "test":
@@ -178,7 +194,11 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 options["plugins"] = plugins
             return super().instantiate_trainer(**options, callbacks=callbacks)
 
-    return VidactCLI(
+    args = one_name_of_run(args)
+    if command == "train":
+        args = choose_config(args)
+    home = run_of_config(args)
+    cli: Any = VidactCLI(
         args=expand_config(args),
         run=False,
         save_config_callback=None,
@@ -194,6 +214,8 @@ def make_cli(args: Sequence[str], command: str) -> Any:
         },
         parser_kwargs={"prog": f"vidact {command}", "exit_on_error": False},
     )
+    cli.trainer.callbacks.insert(0, OneRun())  # before any other callback asks where to write
+    return cli
 
 
 def refuse_no_training(trainer: Any) -> None:
@@ -237,6 +259,72 @@ def expand_config(args: Sequence[str]) -> list[str]:
     return configs + rest
 
 
+def choose_config(args: Sequence[str]) -> list[str]:
+    """``args`` with the recipe that fits the data, where they name data and no configuration and no network."""
+    if any(re.match(r"(--config|-c|--model|--help|-h|--print_config)(=|$)", word) for word in args):
+        return list(args)
+    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    option.add_argument("--data.root", "--data.init_args.root", dest="root", type=Path)
+    option.add_argument("--data.features", "--data.init_args.features", dest="features", type=Path)
+    given, _ = option.parse_known_args(args)
+    root = given.root
+    if root is None:
+        raise ValueError(
+            "nothing says what to train: name a configuration with --config, or the folder of your data with "
+            "--data.root"
+        )
+    recipe, why = recipe_for(root, given.features)
+    if is_first_process():
+        print(f"recipe: {recipe}, since {root} holds {why}. Another one: --config NAME, such as "
+              f"{', '.join(RECIPES[recipe])}")  # fmt: skip
+    return ["--config", recipe, *args]
+
+
+RECIPES = {  # for data of the user's own, each with some that fit the same data
+    "clip/folder/tsm_mobilenetv2": (
+        "clip/folder/tsm_causal_mobilenetv2 (for live streams)",
+        "clip/ucf101/tsn_resnet50",
+    ),
+    "online/fir/miniroad": ("online/fir/frame_classifier", "online/fir/causal_softmax"),
+}
+
+
+def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
+    """The recipe for the data that lie in ``root``, and what it was told by.
+
+    Raises FileNotFoundError where there is nothing to train on, ValueError where there are two kinds of data.
+    """
+    from vidact.data import load_clips
+    from vidact.data.sequence_list import FEATURES
+
+    clips, events = RECIPES
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist; --data.root names the folder of your data")
+    tables = [name for name in ("clips.csv", "events.csv") if (root / name).is_file()]
+    if len(tables) == 2:
+        raise ValueError(
+            f"{root} holds clips.csv and events.csv: name the recipe, --config {clips} for the clips or "
+            f"--config {events} for the untrimmed videos"
+        )
+    if tables == ["events.csv"]:
+        where = features or root / FEATURES
+        if not where.is_dir():
+            raise FileNotFoundError(
+                f"{root} holds events.csv and no features of its videos yet: vidact extract features --videos {root} "
+                f"--out {where}"
+            )
+        return events, "events.csv and features"
+    if tables:
+        return clips, "clips.csv"
+    try:
+        found = load_clips(root, missing="skip", empty_classes="allow")
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(
+            f"{root} holds neither clips.csv nor events.csv nor class folders with videos ({error})"
+        ) from error
+    return clips, f"one folder of videos a class ({len(found.classes)})"
+
+
 def find_config(name: str) -> Path:
     """A YAML by path, or by its name below the configurations that come with vidact."""
     if Path(name).is_file():
@@ -251,28 +339,129 @@ def find_config(name: str) -> Path:
     raise FileNotFoundError(f"no configuration {name}; vidact brings {', '.join(close or known)}")
 
 
+def one_name_of_run(args: Sequence[str]) -> list[str]:
+    """``--run_folder`` is ``--run``: torchrun looks for its own options, shortened ones too, in the whole command."""
+    return [re.sub(r"^--run[_-]folder(?==|$)", "--run", word) for word in args]
+
+
+def is_asked(name: str, args: Sequence[str]) -> bool:
+    """Whether ``args`` have an option whose last part is ``name``."""
+    return any(re.match(rf"--(.+\.)?{name}(=|$)", word) for word in args)
+
+
+def run_of_config(args: Sequence[str]) -> Path | None:
+    """The config.yaml among ``args`` that a run wrote for itself; the run folder is wherever that file is."""
+    import yaml
+
+    configs = [word.removeprefix("--config=") for word in expand_config(args) if word.startswith("--config=")]
+    path = Path(configs[-1]) if configs else Path()
+    if path.name != "config.yaml":
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        run = content["run"] if content["run"] == content["trainer"]["default_root_dir"] else None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        return None  # the parser says what is wrong with it, or it is somebody's own
+    return path if isinstance(run, str) else None
+
+
+def come_home(config: Any, path: Path, args: Sequence[str], command: str) -> None:
+    """Read the configuration ``path`` of a run where it lies now: it may have been moved, or be read from elsewhere.
+
+    Testing and continuing go into the folder of the file; training with it is the same run again in a new folder.
+    """
+    import yaml
+
+    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    was = saved["run"]
+    if not is_asked("ckpt", args):
+        config.ckpt = None
+    if not is_asked("run", args):
+        goes_on = command == "test" or config.ckpt is not None
+        config.run = str(path.parent) if goes_on else None
+    if not is_asked("default_root_dir", args):
+        config.trainer.default_root_dir = None
+    for section, name, value in named_paths(config):
+        if not is_asked(name, args):
+            section[name] = path_from_run(value, was, path.parent)
+
+
+def path_from_run(value: str, was: str, run: Path) -> str:
+    """A path that the config.yaml of a run names, where it leads to now.
+
+    The run was written to ``was`` and lies in ``run``: what is not where it was is as far from the run as it was.
+    Relative paths were written by older versions, and counted from where their command ran.
+    """
+    if os.path.isabs(value) != os.path.isabs(was) or (os.path.isabs(value) and os.path.exists(value)):
+        return value
+    beside = os.path.normpath(run / os.path.relpath(value, was))
+    return beside if os.path.exists(beside) else value
+
+
+def named_paths(config: Any) -> list[tuple[Any, str, str]]:
+    """The files and folders that a configuration reads: the part of it, the name of the option and the path.
+
+    The configuration is the parser's, or as a YAML has it.
+    """
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    network = model["network"].get("init_args") or {}
+    places = [(data, name) for name in ("root", "features", "flow")] + [(model, "init_from")]
+    names = network if isinstance(network, dict) else vars(network)
+    places += [(network, name) for name in names if name == "weights" or name.endswith("_weights")]
+    found = [(section, name, section.get(name)) for section, name in places]
+    words = ("auto", "imagenet", "kinetics400")  # which name a source of weights and no file
+    return [place for place in found if isinstance(place[2], str) and place[2] not in words]
+
+
+def take_processes(trainer: Any) -> None:
+    """torchrun and srun say how many processes and nodes there are, so that nobody needs to say it twice."""
+    if trainer.devices != "auto" or trainer.num_nodes != 1:
+        return
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        world, each = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    elif "SLURM_STEP_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        world, nodes = int(os.environ.get("SLURM_NTASKS", 1)), int(os.environ.get("SLURM_NNODES", 1))
+        each = world // nodes
+    else:
+        return
+    if world > 1 and world % each == 0:
+        trainer.devices, trainer.num_nodes = each, world // each
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks and writes for all, before there is a Trainer that knows."""
+    from lightning.fabric.plugins import environments as known
+
+    for launcher in (known.TorchElasticEnvironment, known.SLURMEnvironment, known.LSFEnvironment, known.MPIEnvironment):
+        if launcher.detect():
+            return launcher().global_rank() == 0
+    alone = known.LightningEnvironment()
+    return alone.node_rank() == alone.local_rank() == 0
+
+
 def run_folder(config: Any, command: str) -> Path:
-    """Where this run writes. Raises before anything is computed when it cannot write there."""
-    if os.environ.get("LOCAL_RANK") and "VIDACT_RUN" in os.environ:  # a process that the first one started
-        return Path(os.environ["VIDACT_RUN"])
+    """Where this run writes; nothing is made there yet.
+
+    Raises before anything is computed when the first process cannot write there. What the others name by their own
+    clocks is replaced by what the first one does once they are connected.
+    """
     asked = config.run or config.trainer.default_root_dir
     network = config.model.init_args.network.class_path.rpartition(".")[2]
     data = Path(config.data.init_args.root).resolve().name
     run = Path(asked) if asked else Path("runs") / f"{data}-{network}" / datetime.now().strftime("%Y%m%d-%H%M%S")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        probe = run / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(
-            f"cannot write to the run folder {run} ({error.strerror}); choose another one with --run FOLDER"
-        ) from error
+    if not is_first_process():
+        return run
+    for folder in (run, *(part for name in ("checkpoints", "logs", "plots") if (part := run / name).exists())):
+        try:
+            try_to_write(folder)
+        except OSError as error:
+            raise PermissionError(
+                f"cannot write to the run folder {folder} ({error.strerror}); choose another one with --run FOLDER"
+            ) from error
     if command == "train" and config.ckpt is None and (run / "checkpoints" / "last.ckpt").exists():
         raise FileExistsError(
             f"{run} already holds a run. Continue it with --ckpt last, or start another with --run FOLDER"
         )
-    os.environ["VIDACT_RUN"] = str(run)
     return run
 
 
@@ -302,7 +491,8 @@ def fill_from_data(config: Any) -> None:
     for name in wanted:
         if name in values:
             network[name] = values[name]
-            print(f"{name}: {values[name]}, from {data.root}")
+            if is_first_process():
+                print(f"{name}: {values[name]}, from {data.root}")
 
 
 def take_network(config: Any, args: Sequence[str]) -> None:
@@ -321,6 +511,12 @@ def take_network(config: Any, args: Sequence[str]) -> None:
         if recipe is None:
             raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")
         name, arguments = recipe["builder"], recipe["arguments"]
+        package = network.class_path.partition(".")[0]
+        if name.partition(".")[0] not in ("vidact", package):
+            raise ValueError(
+                f"{path} names the builder {name!r}, which is outside vidact, and building it would run its code. If "
+                f"you trust it, name it yourself: --model.network {name}"
+            )
         if unknown := sorted(set(asked) - set(arguments)):
             raise ValueError(
                 f"{path} holds a {name}, which takes no {', '.join(unknown)}; it takes {', '.join(arguments)}"
@@ -358,7 +554,14 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     cli = make_cli(args, "train")
     if cache is not None and cli.datamodule.frames is not None:
         cli.datamodule.frames = cache
+    with no_run_in_vain(cli):
+        return learn(cli, command_line("train", args))
+
+
+def learn(cli: Any, command: str) -> Path:
+    """Train and score what ``make_cli`` built; ``command`` is named in results.json."""
     run, trainer = Path(cli.config.run), cli.trainer
+    refuse_what_ends_badly(cli)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     changes = options_changed(cli, resume) if resume else {}
     if trainer.is_global_zero and not trainer.fast_dev_run:
@@ -375,11 +578,12 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
         print(f"{unscored}: nothing will be scored")
     with ctrl_c_in_words(trainer, run):
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
+    run = Path(cli.config.run)  # as the first process named it
     if trainer.fast_dev_run:
         return run
     if trainer.is_global_zero:
         merge_logs(run)
-    command, seconds = command_line("train", args), cli.times.seconds
+    seconds = cli.times.seconds
     learnt_in = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
     if scored is not None and not unscored:
         if scored != wanted and trainer.is_global_zero:
@@ -392,6 +596,7 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
 
         save_results(run, learnt_in, command)
         print(f"report: {write_report(run)}")
+    trainer.strategy.barrier()  # other processes may read what the first one wrote
     return run
 
 
@@ -417,7 +622,10 @@ def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
     if not path.is_file():
         return {}
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    changes = changed_options(before, yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False)))
+    for section, name, value in named_paths(before):
+        there = path_from_run(value, str(before.get("run")), path.parent)
+        section[name] = os.path.abspath(there) if os.path.exists(there) else there
+    changes = changed_options(before, yaml.safe_load(cli.parser.dump(with_whole_paths(cli.config), skip_unset=False)))
     refuse_fixed_options(changes, resume)
     if changes and cli.trainer.is_global_zero:
         words = [f"{name} {now} (before {was})" for name, (was, now) in changes.items()]
@@ -428,10 +636,13 @@ def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
 def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
     """Write config.yaml: what the run is trained with from now on, and in comments what it was trained with before.
 
-    Which checkpoint a run goes on from is asked once, and is no part of it.
+    Paths are whole, so that they mean the same wherever the next command runs; where the data lie as seen from the run
+    follows from them, should both be moved (``come_home``). Which checkpoint a run goes on from is asked once, and is
+    no part of it.
     """
-    path, goes_on = run / "config.yaml", cli.config.ckpt
-    cli.config.ckpt = None
+    path, goes_on, config = run / "config.yaml", cli.config.ckpt, with_whole_paths(cli.config)
+    config.run = config.trainer.default_root_dir = os.path.abspath(run)
+    config.ckpt = None
     past = []
     if goes_on and path.is_file():
         past = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# resumed ")]
@@ -440,10 +651,41 @@ def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> Non
         was = ", ".join(f"{name} {before}" for name, (before, _) in changes.items())
         past.append(f"# resumed {when} from {goes_on}; until then: {was}".replace("\n", " "))
     with replacing(path) as half:
-        cli.parser.save(cli.config, half, skip_unset=False, overwrite=True, multifile=False)
+        cli.parser.save(config, half, skip_unset=False, overwrite=True, multifile=False)
         if past:
             half.write_text("\n".join([*past, half.read_text(encoding="utf-8")]), encoding="utf-8")
-    cli.config.ckpt = goes_on
+
+
+def with_whole_paths(config: Any) -> Any:
+    """The same configuration; the paths of what is there begin at the root."""
+    config = config.clone()
+    for section, name, value in named_paths(config):
+        if os.path.exists(value):
+            section[name] = os.path.abspath(value)
+    return config
+
+
+@contextlib.contextmanager
+def no_run_in_vain(cli: Any) -> Iterator[None]:
+    """Where the block raises before anything is learned, the run folder goes again if it is this command's.
+
+    Only what every training writes before its first step is removed, from a folder that was not there or was empty.
+    """
+    run = Path(cli.config.run)
+    if not cli.trainer.is_global_zero or {path.name for path in run.glob("*")} - {"asked.json"}:
+        yield
+        return
+    with no_empty_folder(run):
+        try:
+            yield
+        except BaseException:
+            checkpoints, logs = run / "checkpoints", run / "logs"
+            names = {path.name for path in run.glob("*")} - {"asked.json"}  # which ``train_once`` takes care of
+            if names <= {"config.yaml", "logs", "checkpoints"} and not any(checkpoints.glob("*")):
+                (run / "config.yaml").unlink(missing_ok=True)
+                shutil.rmtree(logs, ignore_errors=True)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            raise
 
 
 @contextlib.contextmanager
@@ -481,7 +723,8 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     from vidact.report import write_report
 
     path = checkpoint_path(run, name)
-    trained: Any = load(path)
+    # the configuration's own package has built a network in this process already
+    trained: Any = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
     classes = cli.datamodule.found.classes
     if not same_names(trained.record["classes"], classes):
         differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
@@ -579,7 +822,7 @@ def folds(args: Sequence[str]) -> Path:
     )  # fmt: skip
     # fmt: off
     parser.add_argument("--config", nargs="+", required=True, help="configurations whose data.group names the groups")
-    parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
+    parser.add_argument("--run", "--run_folder", type=Path, help="folder for all folds; default runs/<config>-folds")
     parser.add_argument("--folds", help="comma-separated groups, + joins those that are held out together; "
                                         "default: every group alone")
     parser.add_argument("--num_folds", type=int, help="so many folds, each of several groups in order of their names")
@@ -607,7 +850,7 @@ def folds(args: Sequence[str]) -> Path:
     command = command_line("folds", args)
     caches = {plan.decoder: FrameCache(plan.decoder) for plan in plans}  # no video is decoded twice
     found = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
-    if not several:
+    if not several or not is_first_process():
         return out
     found |= {f"{rgb} + {flow}": fuse_folds(out / rgb, out / flow, found[rgb], found[flow]) for rgb, flow in pairs}
     rows = [
@@ -664,6 +907,11 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
     arguments = ["--config", str(config), *others]
     once = ["--trainer.fast_dev_run=true", f"--run={out}"]
     probe = make_cli([*arguments, *once], "train")
+    if not hasattr(probe.datamodule, "held_out"):
+        raise ValueError(
+            f"{config.stem} trains a detector on features of untrimmed videos, and folds hold out groups of clips. "
+            "Name the held-out videos as the split test in videos.csv, once for each fold, and train on each"
+        )
     if reads_flow := bool(asked.flow and probe.model.network.input.flow_fields):
         arguments.append(f"--data.flow={asked.flow}")
         probe = make_cli([*arguments, *once], "train")
@@ -674,9 +922,27 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
             "folds needs data.group: a pattern whose group names what is held out, such as the person; or a column "
             f"group in {data.root / 'clips.csv'}"
         )
+    if data.test_split != "test":
+        raise ValueError(f"data.test_split is {data.test_split}; folds score the split test, which is what is held out")
+    if data.found.multi_label:
+        raise ValueError(
+            f"clips of {data.root} have several labels each, and folds count top-1; train one run for each fold with "
+            "data.held_out"
+        )
     parts = fold_parts(clips.groups(), asked.folds, asked.num_folds, data.root)
+    folders = [fold_folder(out, "+".join(part)) for part in parts]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f"two folds would both be written to {max(folders, key=folders.count)}; rename one of the groups"
+        )
+    rehearse(probe)
     name = data_name(data.root)
     return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow, name)
+
+
+def fold_folder(out: Path, name: str) -> Path:
+    """Where the fold that holds out ``name`` is trained: a folder in ``out``, whatever a group of paths is called."""
+    return out / re.sub(r"^\.+$|[/\\]", "_", name)
 
 
 def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
@@ -688,7 +954,7 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
     names = ["+".join(part) for part in plan.parts]
     rows: list[dict[str, Any]] = []
     for name, part in zip(names, plan.parts, strict=True):
-        run, started = out / name, time.perf_counter()
+        run, started = fold_folder(out, name), time.perf_counter()
         title = f"{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}"
         train_once(run, [*plan.arguments, f"--data.held_out={json.dumps(part)}"], title, cache)
         results = load_results(run)
@@ -698,7 +964,9 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
             rows[-1]["seconds an epoch"] = results["seconds_per_epoch"]
         if (seconds := time.perf_counter() - started) > 1:
             rows[-1]["minutes"] = round(seconds / 60, 1)
-    pooled = stack([load_scores(out / name / "scores.npz") for name in names])
+    if not is_first_process():
+        return {}
+    pooled = stack([load_scores(fold_folder(out, name) / "scores.npz") for name in names])
     epochs = [row["seconds an epoch"] for row in rows if "seconds an epoch" in row]
     figures = fold_figures([row["top1"] for row in rows], pooled) | {
         "parameters": result["parameters"], "seconds_per_epoch": float(np.median(epochs)) if epochs else float("nan"),
@@ -741,11 +1009,20 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
         )
     if (run / "results.json").exists():
         return
-    print(f"\n{title}")
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(path, asked)
+    if is_first_process():
+        print(f"\n{title}")
     resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-    train([*arguments, f"--run={run}", *resume], cache)
+    if path.exists() or not is_first_process():
+        train([*arguments, f"--run={run}", *resume], cache)
+        return
+    with no_empty_folder(run):
+        write_json(path, asked)  # before the run: one that is stopped goes on for the same settings only
+        try:
+            train([*arguments, f"--run={run}", *resume], cache)
+        except BaseException:
+            if [*run.iterdir()] == [path]:
+                path.unlink()
+            raise
 
 
 def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
@@ -765,7 +1042,8 @@ def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str,
 
     names = [row["fold"] for row in load_results(rgb)["rows"]]
     parts = [
-        fuse_scores([load_scores(stream / name / "scores.npz") for stream in (rgb, flow)], [1.0, 1.5]) for name in names
+        fuse_scores([load_scores(fold_folder(stream, name) / "scores.npz") for stream in (rgb, flow)], [1.0, 1.5])
+        for name in names
     ]
     figures = fold_figures([topk_accuracy(part.values, part.labels) for part in parts], stack(parts))
     return figures | {name: of_rgb[name] + of_flow[name] for name in ("parameters", "seconds_per_epoch")}
@@ -781,6 +1059,11 @@ def fold_parts(groups: list[str], asked: str | None, num_folds: int | None, root
     if asked:
         parts = [[name] if name in groups else name.split("+") for name in asked.split(",")]
     flat = [name for part in parts for name in part]
+    if whole := [part for part in parts if set(part) >= set(groups)]:
+        raise ValueError(
+            f"the fold {'+'.join(whole[0])} holds out every group of {root}, so that none is left to train on; two "
+            "groups are needed at least"
+        )
     if unknown := sorted(set(flat) - set(groups)):
         raise ValueError(f"no group {', '.join(unknown)}; {root} has {', '.join(groups)}")
     if len(set(flat)) < len(flat):
@@ -801,7 +1084,9 @@ def compare(args: Sequence[str]) -> Path:
     )  # fmt: skip
     parser.add_argument("--config", nargs="+", required=True, help="configurations, a row of the table each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the networks' start and training")
-    parser.add_argument("--run", type=Path, help="folder for all runs; default runs/<configs' folder>-compared")
+    parser.add_argument(
+        "--run", "--run_folder", type=Path, help="folder for all runs; default runs/<configs' folder>-compared"
+    )
     asked, others = parser.parse_known_args(args)
     configs = [find_config(name) for name in asked.config]
     names = [config.stem for config in configs]
@@ -817,7 +1102,7 @@ def compare(args: Sequence[str]) -> Path:
             run, began = out / name / f"seed{seed}", time.perf_counter()
             is_done = (run / "results.json").exists()
             train_once(run, ["--config", str(config), f"--seed_everything={seed}", *others], f"{name}, seed {seed}")
-            if not is_done:
+            if not is_done and is_first_process():
                 save_results(run, {"minutes": (time.perf_counter() - began) / 60}, command_line("compare", args))
             results = load_results(run)
             tested = results[section]
@@ -834,6 +1119,8 @@ def compare(args: Sequence[str]) -> Path:
                 "parameters": tested["parameters"], "minutes a run": round(minutes / len(figures), 2),
             }
         )  # fmt: skip
+    if not is_first_process():
+        return out
     save_results(out, {row["network"]: row for row in rows}, command_line("compare", args))
     page = write_summary(out, f"{sections[0][2]}: {len(rows)} networks, {len(asked.seeds)} seeds", rows, runs)
     for row in rows:
@@ -873,7 +1160,36 @@ def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str
     if split is None:
         raise ValueError(f"{data.root} has no split {data.test_split} and no split val, so that nothing is compared")
     data.test_split = split
+    rehearse(probe)
     return probe.model.section(data), split, data_name(data.root)
+
+
+def rehearse(cli: Any) -> None:
+    """Set up what training sets up, to its first batch: what it would refuse is refused now, and nothing is learned.
+
+    ``cli`` was made with ``trainer.fast_dev_run``, so nothing is written either.
+    """
+    refuse_what_ends_badly(cli)
+    cli.datamodule.frames = None  # videos in memory are for the run itself
+    cli.trainer.fit_loop.epoch_loop.max_steps = 0
+    with contextlib.redirect_stdout(io.StringIO()):  # the run will say it
+        cli.trainer.fit(cli.model, cli.datamodule)
+
+
+def refuse_what_ends_badly(cli: Any) -> None:
+    """Raise ValueError or OSError for what would stop the run at its end, with all it learned.
+
+    The end builds the network again from what the checkpoint says of it, scores the test split (``ClipData`` tries
+    its videos) and adds to results.json.
+    """
+    import vidact.report  # noqa: F401  (with what it draws with)
+    from vidact.models.weights import refuse_another_network
+
+    package = cli.config.model.init_args.network.class_path.partition(".")[0]
+    refuse_another_network(cli.model.network, trust=(package,))
+    run = Path(cli.config.run)
+    if (run / "results.json").exists():
+        load_results(run)
 
 
 # ---- the other commands
@@ -1110,7 +1426,7 @@ def quiet() -> None:
 
     for words in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
                   ".*number of training batches.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*",
-                  ".*Checkpoint directory.*exists and is not empty.*", ".*on_epoch=True.*sync_dist.*",
+                  ".*Checkpoint directory.*exists and is not empty.*", ".*sync_dist=True.* on epoch level.*",
                   ".*Total length of `list` across ranks is zero.*", ".*in eval mode at the start of.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message=words)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):

@@ -9,7 +9,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,49 @@ def replacing(path: Path | str) -> Iterator[Path]:
     ...     half.write_text("{}")
     """
     path = Path(path)
-    make_folder(path.parent)
-    half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # keeps the suffix, which writers look at
+    with no_empty_folder(path.parent):
+        make_folder(path.parent)
+        half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # keeps the suffix, which writers look at
+        try:
+            yield half
+            os.replace(half, path)
+        finally:
+            half.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_empty_folder(folder: Path | str) -> Iterator[None]:
+    """Where the block raises, ``folder`` and those above it that were not there before go again if they are empty."""
+    new = _missing(Path(folder))
     try:
-        yield half
-        os.replace(half, path)
+        yield
+    except BaseException:
+        _remove_empty(new)
+        raise
+
+
+def try_to_write(folder: Path) -> None:
+    """Raise OSError where ``folder`` is not there and cannot be made, or no file can be made in it; leaves no trace."""
+    new = _missing(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.writable"
+        probe.touch()
+        probe.unlink()
     finally:
-        half.unlink(missing_ok=True)
+        _remove_empty(new)
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the innermost first."""
+    return [part for part in (folder, *folder.parents) if not part.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):  # one that holds something ends it
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                folder.rmdir()
 
 
 def make_folder(folder: Path) -> None:

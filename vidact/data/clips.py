@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -237,17 +238,38 @@ class ClipDataset(Dataset[Sample]):
                 indices = self.sampler(count, generator, num_clips)
             else:
                 with self.open(clip) as video:
-                    if len(video) != len(flow) + 1:
-                        raise VideoError(
-                            f"{clip.path} has {len(video)} frames and its stored flow {len(flow)} fields, not "
-                            f"{len(video) - 1}: field i has to follow frame i. Extract it again into {self.flow.root}"
-                        )
-                    first, count = frame_range(clip, video.times_s, self._origin_s(video))
+                    first, count = self.frame_range(clip, video, flow)
                     indices = self.sampler(count, generator, num_clips)
                     if self.input.rgb_channels:
                         chosen = expand(indices, self.input.images_per_frame, count)
                         shown = video.frames_at(chosen.ravel() + first).images.unflatten(0, chosen.shape)
             return shown, stored_fields(flow, indices, self.input, first, count)
+
+    def frame_range(self, clip: Clip, video: Any, flow: StoredFlow) -> tuple[int, int]:
+        """As the function of this name; raises VideoError where the stored flow is not that of the video."""
+        if len(video) != len(flow) + 1:
+            assert self.flow is not None
+            raise VideoError(
+                f"{clip.path} has {len(video)} frames and its stored flow {len(flow)} fields, not "
+                f"{len(video) - 1}: field i has to follow frame i. Extract it again into {self.flow.root}"
+            )
+        return frame_range(clip, video.times_s, self._origin_s(video))
+
+    def why_unreadable(self, clip: Clip) -> str:
+        """What stands in the way of reading a clip, empty where nothing does; no picture is decoded to find out."""
+        stored = self.flow if self.input.flow_fields else None
+        try:
+            if stored is None:
+                with self.open(clip) as video:
+                    frame_range(clip, video.times_s, self._origin_s(video))
+            else:
+                with stored.open(source_id(self.root, clip.path)) as flow:
+                    if self.input.rgb_channels or clip.start_s is not None or clip.end_s is not None:
+                        with self.open(clip) as video:
+                            self.frame_range(clip, video, flow)
+        except VideoError as error:
+            return str(error)
+        return ""
 
     def open(self, clip: Clip) -> Any:
         return self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder)
@@ -480,11 +502,27 @@ class ClipData(pl.LightningDataModule):
             network.input = dataclasses.replace(network.input, flow_bound=self.flow_bound)
         self.prepare(network.input)
         if stage == "fit" and self.trainer.is_global_zero:
+            self.refuse_unreadable()
             for note in self.found.notes:
                 print(f"{self.root}: {note}")
             flip_map = self.sets["train"].transform.flip_map  # type: ignore[attr-defined]
             if flip_map is not None and (flip_map.pairs or flip_map.blocked):
                 print(flip_map.describe())
+
+    def refuse_unreadable(self) -> None:
+        """Raise VideoError where validation or the test would stop at a video, before anything is learned."""
+        if self.test_unreadable == "skip":
+            return
+        for split, name in (("val", "val"), ("test", self.test_split)):
+            dataset = self.sets[split]
+            with ThreadPoolExecutor(num_cores()) as threads:
+                reasons = list(threads.map(dataset.why_unreadable, dataset.clips))
+            if bad := [reason for reason in reasons if reason]:
+                raise VideoError(
+                    f"{len(bad)} of {len(reasons)} videos of the split {name} cannot be read, so that it could not be "
+                    f"scored: {'; '.join(bad[:3])}{'; …' if len(bad) > 3 else ''}. Mend them, or exclude them from all "
+                    "figures with --data.test_unreadable skip"
+                )
 
     def prepare(self, input: ClipInput) -> None:
         """Make the splits' data sets for a network that takes ``input``."""

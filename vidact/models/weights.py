@@ -212,6 +212,24 @@ def _numbers(value: Any) -> Iterator[float]:
             yield from _numbers(inner)
 
 
+def refuse_another_network(network: nn.Module, trust: Iterable[str] = ()) -> None:
+    """Raise ValueError where no file of ``network`` could be opened again: its recipe builds another one, or none."""
+    recipe = describe(network)["recipe"]
+    try:
+        with torch.device("meta"):  # the shapes alone, without computing a weight
+            twin = build_from_recipe(recipe, trust)
+    except RuntimeError:  # a builder of others that computes with its weights
+        twin = build_from_recipe(recipe, trust)
+    mine, theirs = ({key: _shape(value) for key, value in one.state_dict().items()} for one in (network, twin))
+    if mine != theirs:
+        key = min(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        raise ValueError(
+            f"{type(network).__name__} is not what its recipe, {recipe['builder']}, builds: {key} has the shape "
+            f"{mine.get(key, 'none')}, and {theirs.get(key, 'none')} in the recipe's. A checkpoint of it could not be "
+            "opened: mark the function that makes the whole network with @vidact.models.weights.builder"
+        )
+
+
 # ---------------------------------------------------------------------------------------------- vidact files
 
 
