@@ -163,6 +163,16 @@ OPTIONS: dict[str, dict] = {
     "loaders anew": {"reload_dataloaders_every_n_epochs": 1},
     "finetuning": {"callbacks": [thaw]},
     "without averages": {"model": {"ema": None}},
+    "Lightning's averages": {"callbacks": [lambda: pl.callbacks.EMAWeightAveraging(decay=0.8)], "model": {"ema": None}},
+    "accumulation that changes": {
+        "callbacks": [lambda: pl.callbacks.GradientAccumulationScheduler({0: 1, 1: 2})],
+        "model": {"schedule": Schedule()},
+    },
+    "an early stop": {"callbacks": [lambda: pl.callbacks.EarlyStopping("val_loss", patience=1)], "max_epochs": 5},
+    "our early stop": {"model": {"early_stopping": 1}, "max_epochs": 5, "min_epochs": 3},
+    "a timer": {"callbacks": [lambda: pl.callbacks.Timer("00:01:00:00")]},
+    "few batches again and again": {"overfit_batches": 4, "val_check_interval": 2},
+    "Lightning's sampler": {"use_distributed_sampler": True},
 }
 # what tells most; the others are slow
 QUICK = (
@@ -232,6 +242,33 @@ def test_draws_follow_from_the_seeds_the_place_and_nothing_else(sequences: Path,
     assert other[2] == plain[2]  # the same videos at the same rates
     weights, others = plain[0].state_dict(), other[0].state_dict()
     assert any(not torch.equal(weights[name], others[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        (lambda: pl.callbacks.ModelPruning("l1_unstructured", amount=0.2), "keeps no masks in checkpoints"),
+        (
+            lambda: pl.callbacks.BatchSizeFinder(max_trials=1, steps_per_trial=2),
+            "give what it found: --data.batch_size",
+        ),
+    ],
+    ids=["pruning", "batch size"],
+)
+def test_callbacks_that_do_not_go_on(callback, words: str, sequences: Path, tmp_path: Path) -> None:
+    options = {"model": {"ema": None}, "max_epochs": 1, "callbacks": [callback]}
+    saved = [*fit(detector, sequences, tmp_path, saves=True, **options)[3]]
+    with pytest.raises(ValueError, match=words):
+        fit(detector, sequences, tmp_path, resume=saved[0], **options)
+
+
+def test_callbacks_that_cannot_train(sequences: Path, tmp_path: Path) -> None:
+    for callback, words in (
+        (lambda: pl.callbacks.ModelPruning("l1_unstructured", amount=0.2), "other tensors of the weights"),
+        (pl.callbacks.LearningRateFinder, "the rate here is the optimiser's, --model.optimizer.init_args.lr"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fit(detector, sequences, tmp_path, callbacks=[callback])
 
 
 @pytest.mark.gpu
