@@ -9,6 +9,7 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -350,15 +351,24 @@ class EpochLoader(DataLoader):
 
     Nothing is drawn and no process starts before the first batch is asked for. A Trainer makes its iterator earlier
     than it knows which epoch a checkpoint is from; what had been fetched by then would be that of another epoch.
+
+    Args:
+        done: how many batches of the epoch that comes are left out, asked when its first one is.
     """
 
-    done: Callable[[], int] | None = None  # of the epoch that comes, so many batches are left out
+    def __init__(self, *args: Any, done: Callable[[], int] | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.done = done
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        if self.done is not None and isinstance(self.sampler, EpochSampler):
-            assert self.batch_size is not None
-            self.sampler.start = self.done() * self.batch_size
-        yield from super().__iter__()
+        done = self.done() if self.done is not None else 0
+        if isinstance(self.sampler, EpochSampler):
+            if self.done is not None:
+                assert self.batch_size is not None
+                self.sampler.start = done * self.batch_size
+            done = 0
+        # A sampler of Lightning's (overfit_batches) has no place to start from: its batches are made in vain.
+        yield from itertools.islice(super().__iter__(), done, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: where an epoch goes on follows from the Trainer's count of batches."""
@@ -604,7 +614,7 @@ class ClipData(pl.LightningDataModule):
             on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
             # on a CPU loader processes and the network's threads wait for each other: ten times slower on two cores
             workers = min(8, num_cores() // (4 if on_cpu else 1))
-        loader = EpochLoader(
+        return EpochLoader(
             dataset,
             self.batch_size,
             sampler=EpochSampler(
@@ -616,10 +626,8 @@ class ClipData(pl.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(self.start_method) if workers else None,
+            done=partial(batches_done, self.trainer) if self.trainer and split == "train" else None,
         )
-        if self.trainer and split == "train":
-            loader.done = partial(batches_done, self.trainer)
-        return loader
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """What the workers left of the training pixels, on the device."""

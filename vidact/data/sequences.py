@@ -298,7 +298,7 @@ class SequenceData(pl.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = 0 if self.is_in_memory else 2
-        loader = EpochLoader(
+        return EpochLoader(
             dataset,
             self.batch_size if training else self.test_batch_size,
             sampler=EpochSampler(len(dataset), shuffle=training, seed=self.seed, rank=rank, world_size=world_size),
@@ -308,10 +308,8 @@ class SequenceData(pl.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(None) if workers else None,
+            done=partial(batches_done, self.trainer) if self.trainer and training else None,
         )
-        if self.trainer and training:
-            loader.done = partial(batches_done, self.trainer)
-        return loader
 
     def train_dataloader(self) -> DataLoader[SequenceBatch]:
         return self.loader("train")

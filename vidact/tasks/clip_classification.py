@@ -25,7 +25,7 @@ from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_acc
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
-from vidact.tasks.keeping import refuse_stop_without_validation
+from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms
 from vidact.tasks.training import (
@@ -126,7 +126,7 @@ class ClipClassification(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            refuse_stop_without_validation(self.trainer)
+            refuse_callbacks(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.classes, self.multi_label = data.found.classes, data.found.multi_label
         self.sampling, self.flow = data.sampler.record(), data.flow_record

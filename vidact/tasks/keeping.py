@@ -78,14 +78,25 @@ def why_no_validation(trainer: pl.Trainer) -> str | None:
     return None
 
 
-def refuse_stop_without_validation(trainer: pl.Trainer) -> None:
-    """Raise ValueError for an early stop by a figure of the validation, where there will be none."""
-    why = why_no_validation(trainer)
-    for callback in trainer.callbacks if why else []:  # type: ignore[attr-defined]
-        if isinstance(callback, pl.callbacks.EarlyStopping) and callback.monitor.startswith("val_"):
+def refuse_callbacks(trainer: pl.Trainer) -> None:
+    """Raise ValueError, before training, for callbacks of Lightning that would fail or do nothing."""
+    why, kinds = why_no_validation(trainer), [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if why and isinstance(callback, pl.callbacks.EarlyStopping) and callback.monitor.startswith("val_"):
             raise ValueError(
                 f"training is to stop early by {callback.monitor}, and nothing is validated, since {why}. Leave early "
                 "stopping out (--model.early_stopping null), or validate"
+            )
+        if isinstance(callback, pl.callbacks.LearningRateFinder):
+            raise ValueError(
+                "Lightning's LearningRateFinder looks for a module's attribute lr; the rate here is the optimiser's, "
+                "--model.optimizer.init_args.lr. Try a few with vidact train, or vidact compare"
+            )
+        averages = [kind for kind in kinds if issubclass(kind, pl.callbacks.WeightAveraging)]
+        if averages and isinstance(callback, pl.callbacks.ModelPruning):
+            raise ValueError(
+                "Lightning's ModelPruning makes other tensors of the weights that are averaged. Leave it or averaged "
+                "weights (--model.ema) out"
             )
 
 

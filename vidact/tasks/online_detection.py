@@ -37,7 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
-from vidact.tasks.keeping import refuse_stop_without_validation
+from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
@@ -131,7 +131,7 @@ class OnlineDetection(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit":
-            refuse_stop_without_validation(self.trainer)
+            refuse_callbacks(self.trainer)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         found = data.found
         self.classes, self.tokens_per_second = found.classes, found.tokens_per_second

@@ -90,9 +90,11 @@ class FitLoop(_FitLoop):
 
     place: Place | None = None  # of the checkpoint, until the first batch
     has_gradients = False  # whether the checkpoint holds those of accumulated batches
+    accumulate: int | None = None  # how many batches made a step when it was saved
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
-        self.place = Place.of(state_dict, self.trainer.accumulate_grad_batches, self.has_gradients)
+        accumulate = self.accumulate or self.trainer.accumulate_grad_batches
+        self.place = Place.of(state_dict, accumulate, self.has_gradients)
         super().load_state_dict(self.place.counts(state_dict), prefix)
         if self.place.is_between:  # a fresh epoch, which Lightning calls a restarted one under max_steps
             _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
@@ -128,6 +130,8 @@ class EpochLoop(_TrainingEpochLoop):
         if place is None or place.is_between:
             return
         self.restarting = False
+        if callbacks_of(self.trainer, pl.callbacks.GradientAccumulationScheduler):  # which acts at an epoch's start
+            self.trainer.accumulate_grad_batches = fit_loop.accumulate or 1  # type: ignore[attr-defined]
         if place.owes_end:
             self.on_advance_end(data_fetcher)
 
@@ -171,6 +175,8 @@ class Resumption(pl.Callback):
             "frozen": [name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad],
             "without_statistics": [name for name, norm in _norms(pl_module) if not norm.track_running_stats],
             "batches": batch_facts(trainer),
+            # what early stopping and checkpoints look at, of validations that are not made again
+            "figures": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
         }
         loop = trainer.fit_loop.epoch_loop
         progress: Any = loop.batch_progress.current
@@ -188,6 +194,7 @@ class Resumption(pl.Callback):
         self.state = checkpoint.get("training") or {}  # older versions wrote none
         if isinstance(trainer.fit_loop, FitLoop):
             trainer.fit_loop.has_gradients = "gradients" in self.state
+            trainer.fit_loop.accumulate = self.state.get("batches", {}).get(ACCUMULATION)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let those parameters learn, and those norms keep statistics, that did so when the checkpoint was saved: a
@@ -202,6 +209,7 @@ class Resumption(pl.Callback):
             norm.track_running_stats = name not in without
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer._logger_connector._callback_metrics.update(self.state.get("figures", {}))
         gradients = self.state.get("gradients", {})
         for name, parameter in pl_module.named_parameters():
             if name in gradients:
@@ -214,12 +222,19 @@ class Resumption(pl.Callback):
         seed_draws(trainer, batch_idx)
 
 
+ACCUMULATION = "trainer.accumulate_grad_batches"
+
+
+def callbacks_of(trainer: pl.Trainer, kind: type[pl.Callback]) -> list[pl.Callback]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
+
+
 def batch_facts(trainer: pl.Trainer) -> dict[str, int]:
     """What a number of batches means."""
     return {
         "data.batch_size": int(getattr(trainer.datamodule, "batch_size", 0)),  # type: ignore[attr-defined]
         "processes": trainer.world_size,
-        "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
+        ACCUMULATION: trainer.accumulate_grad_batches,
     }
 
 
@@ -236,6 +251,8 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
     if task._trainer is None or task.trainer.state.fn != TrainerFn.FITTING:
         return
     path = task.trainer.ckpt_path
+    if Path(str(path)).name.startswith("."):
+        return  # Lightning's tuner goes back to where it began
     anew = f"To start from its weights: --model.init_from {path}"
     if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
         raise ValueError(f"{path} holds weights and no state of a training, so no training goes on from it. {anew}")
@@ -247,19 +264,28 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
     there, here = record.get("recipe"), mine.get("recipe")
     if there and here and (differ := network_differences(there, here)):
         raise ValueError(f"{path} holds another network than the one that is asked for: {'; '.join(differ)}. {anew}")
-    if "current_model_state" in checkpoint and not any(
-        isinstance(callback, pl.callbacks.WeightAveraging)
-        for callback in task.trainer.callbacks  # type: ignore[attr-defined]
-    ):
+    if "current_model_state" in checkpoint and not callbacks_of(task.trainer, pl.callbacks.WeightAveraging):
         raise ValueError(
             f"{path} was trained with averaged weights, which are not those that training goes on from without. Give "
             f"--model.ema as it was. {anew}"
         )
     state = checkpoint.get("training") or {}
     trainer = task.trainer
+    if callbacks_of(trainer, pl.callbacks.ModelPruning):
+        raise ValueError(f"Lightning's ModelPruning keeps no masks in checkpoints, so no run goes on with it. {anew}")
+    if callbacks_of(trainer, pl.callbacks.BatchSizeFinder):
+        found = state.get("batches", {}).get("data.batch_size", "N")
+        raise ValueError(
+            "Lightning's BatchSizeFinder would look for another batch size in the middle of training. Leave it out and "
+            f"give what it found: --data.batch_size {found}"
+        )
     place = Place.of(checkpoint["loops"]["fit_loop"], trainer.accumulate_grad_batches, "gradients" in state)
     now = batch_facts(trainer)
-    differ = [f"{name} {was} and {now[name]}" for name, was in state.get("batches", now).items() if was != now[name]]
+    if callbacks_of(trainer, pl.callbacks.GradientAccumulationScheduler):
+        del now[ACCUMULATION]
+    differ = [
+        f"{name} {was} and {now[name]}" for name, was in state.get("batches", now).items() if was != now.get(name, was)
+    ]
     if differ and not place.is_between:
         raise ValueError(
             f"{path} is from the middle of epoch {place.epoch + 1}, and its batches were others than those asked for: "
