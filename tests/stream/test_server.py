@@ -38,7 +38,8 @@ from vidact.stream.server import (
     name_sources,
     refuse_taken_port,
 )
-from vidact.stream.sessions import Session, is_live_address
+from vidact.stream.sessions import Session
+from vidact.stream.sources import is_live_address
 
 TOKEN = "a-token-of-enough-characters"
 # Without a fault a latency is a few milliseconds; these are of a machine that does other things too.

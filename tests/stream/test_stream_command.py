@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from vidact.doctor import write_numbered_video
 from vidact.models.weights import save
 from vidact.stream import command, load_model, open_source, run, window
 from vidact.stream.window import Window
+from vidact.stream.writers import Snapshots
 from vidact.video import open_video
 
 CLASSES = ["прыжок", "b"]
@@ -77,7 +79,7 @@ def fails(args, capsys) -> str:
 def plays(monkeypatch, *sources, **settings):
     """The command with these sources and a model whose answers are noise, or ``settings``."""
     waiting = list(sources)
-    monkeypatch.setattr(command, "open_source", lambda uri, realtime: Closing(waiting.pop(0)))
+    monkeypatch.setattr(command, "open_source", lambda uri, **options: Closing(waiting.pop(0)))
     monkeypatch.setitem(command.RUNTIMES, "torch", lambda *_, **__: recording_model(CLASSES, **settings))
     return [word for source in sources for word in ("--checkpoint", "x", "--source", source.name)]
 
@@ -286,20 +288,40 @@ def test_a_window_that_is_closed_before_there_is_a_source():
         assert camera.is_closed
 
 
-def test_a_recording_that_fails_leaves_the_rest_whole(checkpoint, video, tmp_path, capsys):
-    """Its disk is full: one line, and the events and answers so far are there."""
-    (tmp_path / "r.mp4").symlink_to("/dev/full")
-    with pytest.raises(OSError, match=r"r\.mp4 cannot be recorded any further"):
-        stream(
-            "--checkpoint", checkpoint, "--source", video, "--fast", "--record", tmp_path / "r.mp4",
-            "--jsonl", tmp_path / "a.jsonl",
-        )  # fmt: skip
-    for line in (tmp_path / "a.jsonl").read_text().splitlines():
-        json.loads(line)
-    said = capsys.readouterr().out
-    assert "answers" in said
-    assert "recorded" not in said
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("full", ["--record", "--events", "--jsonl", "--snapshots"])
+def test_a_full_disk_costs_one_writer(full, checkpoint, video, tmp_path, capsys, monkeypatch):
+    """One line names the file, and what the others write is whole, the open event too."""
+    files = {"--record": "r.mp4", "--events": "e.csv", "--jsonl": "a.jsonl", "--snapshots": "shots"}
+    if full == "--snapshots":
+        monkeypatch.setattr(Snapshots, "write", lambda self, *_: no_room(self.folder / "clip.jpg"))
+    else:
+        (tmp_path / files[full]).symlink_to("/dev/full")
+    options = [word for option, name in files.items() for word in (option, tmp_path / name)]
+    assert stream("--checkpoint", checkpoint, "--source", video, "--fast", *options) == 1
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len([line for line in lines if "No space left on device" in line and files[full] in line]) == 1 + (
+        full in ("--events", "--jsonl")  # what found no room to the end is told at the end
+    )
+    assert "12 answers; 1 event" in said.out
+    if full != "--jsonl":
+        answers = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+        assert len(answers) == 12
+        assert len(answers[-1]["events"]) == 1
+    if full != "--events":
+        assert table(tmp_path / "e.csv") == [(str(video), 0, 3, "прыжок")]
+    if full != "--record":
+        with open_video(tmp_path / "r.mp4") as recorded:
+            assert len(recorded) == 75
+    if full != "--snapshots":
+        assert len(list((tmp_path / "shots").iterdir())) == 1
+    assert ("recorded" in said.out) == (full != "--record")
     assert not [thread for thread in threading.enumerate() if "r.mp4" in thread.name]
+
+
+def no_room(path):
+    raise OSError(28, f"{path} cannot be written (No space left on device)")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -382,6 +404,59 @@ def test_a_reader_that_goes_away(checkpoint, video, monkeypatch, capsys):
         patch.setattr(sys, "stdout", pipe)
         assert stream("--checkpoint", checkpoint, "--source", video, "--fast", "--jsonl", "-") == 0
     assert "answers" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_ends_no_other_file(checkpoint, video, monkeypatch, tmp_path, capsys):
+    """Every row is there, the open event's too; whether the lines or the words were read."""
+    for options in (["--jsonl", "-"], []):
+        reading, writing = os.pipe()
+        os.close(reading)
+        files = ["--events", tmp_path / f"{len(options)}.csv", "--record", tmp_path / f"{len(options)}.mp4"]
+        with monkeypatch.context() as patch, os.fdopen(writing, "w") as pipe:
+            patch.setattr(sys, "stdout", pipe)
+            assert stream("--checkpoint", checkpoint, "--source", video, "--fast", *options, *files) == 0
+        assert table(tmp_path / f"{len(options)}.csv") == [(str(video), 0, 3, "прыжок")]
+        with open_video(tmp_path / f"{len(options)}.mp4") as recorded:
+            assert len(recorded) == 75
+    assert "nobody reads the JSON lines any more" in capsys.readouterr().err
+
+
+def test_one_source_of_several_that_cannot_be_opened(checkpoint, video, tmp_path, capsys):
+    """The others are watched meanwhile; it is tried again, and programs are told."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = listener.getsockname()[1]
+    url = f"rtsp://127.0.0.1:{closed}/x"
+    common = ["--checkpoint", checkpoint, "--source", video, "--source", url, "--fast", "--seconds", 2]
+    assert stream(*common, "--jsonl", tmp_path / "a.jsonl", "--events", tmp_path / "e.csv") == 0
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [line["seconds"] for line in lines if "state" not in line] == [t / 4 for t in range(8)]
+    (lost,) = [line for line in lines if "state" in line]
+    lost.pop("time")
+    assert lost == {"source": url, "state": "lost", "why": f"{url} cannot be opened: Connection refused"}
+    assert table(tmp_path / "e.csv") == [(str(video), 0, 2, "прыжок")]
+    said = capsys.readouterr().err
+    assert f"{url} cannot be opened: Connection refused; trying again in 0.5 s" in said
+    assert f"{url} cannot be opened: Connection refused; trying again in 1 s" in said
+
+
+def test_a_file_of_several_that_cannot_be_read(checkpoint, video, tmp_path, capsys):
+    (tmp_path / "notes.mp4").write_text("these are notes\n" * 99)
+    common = ["--checkpoint", checkpoint, "--source", tmp_path / "notes.mp4", "--source", video, "--fast"]
+    assert stream(*common, "--jsonl", tmp_path / "a.jsonl", "--record", tmp_path / "r.mp4") == 1
+    lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert (lines[0]["source"], lines[0]["state"]) == (str(tmp_path / "notes.mp4"), "failed")
+    assert "is not a video that can be read" in lines[0]["why"]
+    assert len(lines) == 1 + 12
+    assert [path.name for path in tmp_path.glob("r*")] == ["r-2.mp4"]  # it has the place of its source
+    assert "left out: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("nowhere.mp4", "does not exist"), ("ftp://host/a", "not a kind of source")]
+)
+def test_a_typing_mistake_among_several_is_an_error(source, words, checkpoint, video, capsys):
+    args = ["--checkpoint", checkpoint, "--source", video, "--source", source, "--no-window", "--device=cpu"]
+    assert words in fails(args, capsys)
 
 
 def test_what_sources_tell_is_printed(monkeypatch, capsys):
@@ -496,6 +571,8 @@ def test_a_file_that_was_cut_short(checkpoint, video, tmp_path, capsys):
         (["--checkpoint", "x.onnx", "--runtime", "torch"], "x.onnx runs in onnxruntime; leave --runtime torch out"),
         (["--jsonl", "a.txt", "--events", "b/../a.txt"], "--events and --jsonl are both a.txt"),
         (["--record", "out.avi"], "out.avi: recordings are mp4 files"),
+        (["--record-segment", "0"], "'0' is no length of time above 0; write 90s, 30m, 1h or 1d"),
+        (["--record-segment", "an hour"], "'an hour' is no length of time"),
         (["--checkpoint", "nowhere.ckpt"], "nowhere.ckpt"),
         (["--snapshots", __file__], "which is a file; name a folder for the pictures"),
         (["--events", "."], "--events is ., which is a folder; name a file"),
@@ -545,17 +622,34 @@ def test_a_wrong_option_leaves_older_files(checkpoint, video, tmp_path, capsys):
     assert (tmp_path / "e.csv").read_text() == "yesterday"
 
 
-def test_pictures_of_an_earlier_run_stay(monkeypatch, tmp_path):
-    (tmp_path / "camera_0000.00s_a.jpg").write_text("yesterday")
-    with pytest.raises(FileExistsError, match="is there already"):
-        stream(*plays(monkeypatch, Live()), "--snapshots", tmp_path)
+def test_a_run_that_is_started_again_goes_on(monkeypatch, tmp_path):
+    """The same command with a live source, twice: nothing of the first run is lost, and the second is all there."""
+    files = ["--events", tmp_path / "e.csv", "--jsonl", tmp_path / "a.jsonl"]
+    files += ["--record", tmp_path / "r.mp4", "--snapshots", tmp_path / "shots"]
+    for run_ in (1, 2):
+        camera = Live()
+        frames = steady(1.05)
+        for one in frames:
+            one.image[:] = 0
+        camera.show(*frames, None)
+        assert stream(*plays(monkeypatch, camera, on=0.01), *files) == 0
+        assert sorted(table(tmp_path / "e.csv")) == sorted(run_ * [("camera", 0, 1, "b"), ("camera", 0, 1, "прыжок")])
+        assert (tmp_path / "a.jsonl").read_text().count("\n") == run_ * 5
+        assert len(list((tmp_path / "shots").iterdir())) == run_ * 2
+        recordings = list(tmp_path.glob("r*.mp4"))
+        assert len(recordings) == run_
+        for path in recordings:
+            with open_video(path) as recorded:
+                assert len(recorded) == len(frames)
 
 
-@pytest.mark.parametrize("option", ["--record", "--events", "--jsonl"])
+@pytest.mark.parametrize("option", ["--events", "--jsonl"])
 def test_what_a_camera_showed_is_not_overwritten(option, monkeypatch, tmp_path):
     path = tmp_path / "old.mp4"
     path.write_text("yesterday")
-    with pytest.raises(FileExistsError, match=r"old\.mp4 is there already, and what a live source showed"):
+    with pytest.raises(
+        FileExistsError, match=r"old\.mp4 is there already, and .*What a live source shows cannot be seen"
+    ):
         stream(*plays(monkeypatch, Live()), option, path)
     assert path.read_text() == "yesterday"
     stream(*plays(monkeypatch, Named("clip", steady(0.5))), option, path)  # a file can be played again
@@ -661,6 +755,13 @@ def test_a_real_window(monkeypatch):
     finally:
         server.terminate()
         server.wait()
+
+
+def test_lengths_of_time():
+    lengths = {"90": 90, "90s": 90, "1.5m": 90, "1h": 3600, "2 d": 172_800}
+    for text, seconds in lengths.items():
+        assert command.parse(["--checkpoint", "x", "--record-segment", text]).record_segment == seconds
+    assert command.parse(["--checkpoint", "x"]).record_segment == 3600
 
 
 def test_onnx_files_choose_their_runtime(monkeypatch, tmp_path):

@@ -1,11 +1,16 @@
 """What a stream leaves behind can be read back, also after it was killed."""
 
+import contextlib
 import csv
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +18,9 @@ import pytest
 from PIL import Image
 
 from vidact.events import Detection
+from vidact.stream import writers
 from vidact.stream.engine import StreamUpdate
-from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, file_name, fit
+from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated, file_name, fit
 from vidact.video import open_video
 
 EVENT = Detection("door", 1.25, 3.5, 'прыжок, "high"', 0.875)
@@ -72,7 +78,179 @@ def test_the_table_of_events(tmp_path):
     assert row == {"video": "door", "start_s": "1.2500", "end_s": "3.5000", "label": EVENT.label, "score": "0.8750"}
 
 
+# ---- what an earlier run left
+
+HEAD = "video,start_s,end_s,label,score\n"
+ROW = 'door,1.2500,3.5000,"прыжок, ""high""",0.8750\n'
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ("", HEAD),
+        (HEAD, HEAD),
+        (HEAD[:9], HEAD),  # killed while the head was written
+        (HEAD + ROW, HEAD + ROW),
+        (HEAD + ROW + ROW[:20], HEAD + ROW),
+        (HEAD + ROW + ROW[:-3], HEAD + ROW),  # 0.87 may have been 0.8750
+        (HEAD + ROW + ROW[:-1], HEAD + ROW + ROW),  # an editor left the last line break out
+        (HEAD + ROW + ROW[:20] + 4096 * "\0", HEAD + ROW),  # a power cut
+        (HEAD + ROW + 99 * "\0", HEAD + ROW),
+        (4096 * "\0", HEAD),
+        ("\ufeff" + HEAD.replace("\n", "\r\n"), "\ufeff" + HEAD.replace("\n", "\r\n")),
+    ],
+)
+def test_a_table_is_appended_to(left, kept, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_bytes(left.encode())
+    with EventTable(path, appends=True) as table:
+        table.write(EVENT)
+    assert path.read_bytes().decode() == kept + ROW
+
+
+def test_what_is_cut_off_is_told(tmp_path, caplog):
+    path = tmp_path / "events.csv"
+    path.write_bytes((HEAD + ROW[:20]).encode())
+    EventTable(path, appends=True).close()
+    assert f"{path} ended in half a line, which is cut off: 'door,1.2500,3.5000,\"'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (
+            "video,start_s,end_s,label\na,1,2,b\n",
+            "its columns are video,start_s,end_s,label, not video,start_s,end_s,label,",
+        ),
+        ("yesterday", "its columns are yesterday, not video"),
+        ("video;start_s;end_s;label;score\n", "its columns are video;start_s"),
+    ],
+)
+def test_other_columns_are_not_appended_to(left, words, tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_text(left)
+    with pytest.raises(FileExistsError, match=re.escape(f"events.csv is there already, and {words}")):
+        EventTable(path, appends=True)
+    assert path.read_text() == left
+
+
+@pytest.mark.parametrize("half", ["", '{"source": "door", "ti', '{"source": "door"}', 50 * "\0"])
+def test_lines_are_appended_to(half, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"source": "door"}\n' + half)
+    with JsonLines(path, ["a", "b"], appends=True) as lines:
+        lines.write(update())
+        lines.write_state("door", "lost", "the cable")
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line.get("state", line.get("seconds")) for line in found] == [None] * (2 if half[-1:] == "}" else 1) + [
+        1.25,
+        "lost",
+    ]
+    path.write_text("notes\n")
+    with pytest.raises(FileExistsError, match="it begins with 'notes', which is no line of answers"):
+        JsonLines(path, ["a", "b"], appends=True)
+
+
+def test_a_long_table_is_read_at_its_ends_alone(tmp_path):
+    path = tmp_path / "events.csv"
+    path.write_bytes((HEAD + 60_000 * ROW + ROW[:9]).encode())
+    with EventTable(path, appends=True) as table:
+        table.write(EVENT)
+    assert path.read_bytes().decode() == HEAD + 60_001 * ROW
+
+
+def test_a_name_with_the_date(tmp_path, monkeypatch):
+    """Another file on another day, appended to after a restart; other signs of a name stay."""
+    when = datetime(2026, 1, 31, 18, 5, 9)
+    assert dated("a-%Y%m%d/%H%M%S-100%.csv", when) == Path("a-20260131/180509-100%.csv")
+    day = ["31"]
+    monkeypatch.setattr(writers, "dated", lambda path: Path(str(path).replace("%d", day[0])))
+    for _ in range(2):
+        day[0] = "31"
+        with EventTable(tmp_path / "new" / "e-%d.csv") as table:
+            table.write(EVENT)
+            day[0] = "01"
+            table.write(EVENT)
+    for name in ("e-31.csv", "e-01.csv"):
+        assert (tmp_path / "new" / name).read_text(encoding="utf-8") == HEAD + 2 * ROW
+
+
+def test_a_table_that_is_moved_away_is_begun_again(tmp_path):
+    """As by a program that rotates logs."""
+    path = tmp_path / "events.csv"
+    with EventTable(path) as table:
+        table.write(EVENT)
+        path.rename(tmp_path / "events.csv.1")
+        table.write(EVENT)
+        path.unlink()
+        table.write(EVENT)
+    assert path.read_text(encoding="utf-8") == (tmp_path / "events.csv.1").read_text(encoding="utf-8") == HEAD + ROW
+
+
+# ---- a full disk
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """No file of this process grows beyond so many bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_lines_wait_for_room(tmp_path):
+    """Nothing is lost, nothing written twice, and what is on the disk ends in a whole line."""
+    path = tmp_path / "events.csv"
+    with EventTable(path) as table:
+        with room_for(100):
+            table.write(EVENT)
+            for _ in range(2):
+                with pytest.raises(OSError, match=r"events\.csv cannot be written any further \(File too large"):
+                    table.write(EVENT)
+        assert path.read_text(encoding="utf-8") == HEAD + ROW
+        table.write(replace(EVENT, label="b"))
+    assert path.read_text(encoding="utf-8") == HEAD + 3 * ROW + "door,1.2500,3.5000,b,0.8750\n"
+
+
+def test_lines_wait_for_room_from_the_begin_to_the_end(tmp_path):
+    with room_for(3):
+        table = EventTable(tmp_path / "events.csv")
+        with pytest.raises(OSError, match="cannot be written any further"):
+            table.write(EVENT)
+    table.close()
+    assert (tmp_path / "events.csv").read_text(encoding="utf-8") == HEAD + ROW
+
+
+def test_lines_that_found_no_room_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(writers, "MOST_WAITING", 2 * len(ROW.encode()))
+    with room_for(3):
+        table = EventTable(tmp_path / "events.csv")
+        for _ in range(5):
+            with pytest.raises(OSError, match="cannot be written any further"):
+                table.write(EVENT)
+        with pytest.raises(OSError, match=r"\(File too large\); 5 lines could not be written"):
+            table.close()
+    assert (tmp_path / "events.csv").read_bytes() == b""
+
+
+def test_a_picture_that_finds_no_room_is_named(tmp_path):
+    with room_for(50), pytest.raises(OSError, match=r"door_0001\.25s_.*\.jpg cannot be written \(File too large"):
+        Snapshots(tmp_path).write("door", EVENT, np.zeros((60, 80, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- pictures
+
+
+def test_no_picture_takes_another_ones_name(tmp_path):
+    pictures = Snapshots(tmp_path, keeps=True)
+    made = [pictures.write("door", EVENT, grey(value)).name for value in (10, 20, 30)]
+    assert made == [f"door_0001.25s_прыжок___high{number}.jpg" for number in ("", "_2", "_3")]
+    assert np.asarray(Image.open(tmp_path / made[0])).mean() == pytest.approx(10, abs=3)
 
 
 def test_a_snapshot(tmp_path):
@@ -150,6 +328,71 @@ def test_what_goes_wrong_while_encoding_is_told(tmp_path):
     recorder.close()
     with Recorder(tmp_path / "b.mp4") as good:  # nothing is left behind that would disturb another
         good.write(0, grey(0))
+
+
+def shown(path):
+    """Seconds and grey values of a recording."""
+    with open_video(path) as video:
+        means = video.frames_at(range(len(video))).images.float().mean((1, 2, 3))
+        return [round(float(s), 3) for s in video.times_s], [round(float(mean) / 5) for mean in means]
+
+
+def test_a_recording_goes_on_in_another_file(tmp_path):
+    """Every picture is in one of them, each file begins at 0, and none takes the name of another."""
+    (tmp_path / "out.mp4").write_text("of an earlier run")
+    for _ in range(2):
+        with Recorder(tmp_path / "out.mp4", segment_s=1.0, keeps=True) as recorder:
+            for i in range(10):
+                recorder.write(2 + i / 4, grey(5 * i))
+        assert (recorder.frames, recorder.files) == (10, 3)
+    files = sorted(path for path in tmp_path.iterdir() if path.name != "out.mp4")
+    assert all(re.fullmatch(r"out_\d{8}-\d{6}(_\d+)?\.mp4", path.name) for path in files)
+    assert (tmp_path / "out.mp4").read_text() == "of an earlier run"
+    found = sorted(shown(path) for path in files)
+    ((first, _), (other, _)) = found[-2:]
+    assert first == other == [0, 2.25, 2.5, 2.75]  # a second of the first file is one of the source
+    assert [values for _, values in found] == [[8, 9]] * 2 + [[4, 5, 6, 7]] * 2 + [[0, 1, 2, 3]] * 2
+    assert [times for times, _ in found[:4]] == [[0, 0.25]] * 2 + [[0, 0.25, 0.5, 0.75]] * 2
+
+
+def test_a_recording_of_files_with_the_date(tmp_path, monkeypatch):
+    names = iter(["a", "a", "b"])
+    monkeypatch.setattr(writers, "dated", lambda path: Path(str(path).replace("%d", next(names))))
+    with Recorder(tmp_path / "%d" / "out.mp4", segment_s=1.0) as recorder:  # the first name is asked for its folder
+        for i in range(8):
+            recorder.write(i / 4, grey(5 * i))
+    assert [shown(tmp_path / name / "out.mp4")[1] for name in "ab"] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_recording_that_finds_no_room_goes_on_with_the_next_file(tmp_path):
+    """What fitted plays; the end of the file is told once."""
+    noise = np.random.default_rng(0).integers(0, 256, (9, 128, 160, 3), dtype=np.uint8)
+    with Recorder(tmp_path / "out.mp4", segment_s=10.0) as recorder:
+        with room_for(60_000):
+            errors = []
+            for i in range(36):
+                try:
+                    recorder.write(i / 4, noise[i % 9])
+                except OSError as error:
+                    errors.append(str(error))
+            while recorder._waiting.qsize():
+                time.sleep(0.01)
+            time.sleep(0.1)
+        for i in range(4):
+            try:
+                recorder.write(20 + i / 4, grey(5 * i, 128, 160))
+            except OSError as error:
+                errors.append(str(error))
+    assert len(errors) == 1
+    assert "out.mp4 cannot be recorded any further: File too large" in errors[0]
+    assert recorder.has_failed
+    assert recorder.files == 2
+    assert shown(recorder.newest) == ([0, 0.25, 0.5, 0.75], [0, 1, 2, 3])
+
+
+def test_seconds_of_a_file_are_above_0(tmp_path):
+    with pytest.raises(ValueError, match="segment_s is 0"):
+        Recorder(tmp_path / "out.mp4", segment_s=0)
 
 
 def test_recordings_are_mp4(tmp_path):

@@ -1,0 +1,19 @@
+"""``vidact stream`` as a service with short patience, for test_service.py: colours are its actions.
+
+The first argument is the size in bytes beyond which no file grows, as on a full disk; the others are the command's.
+"""
+
+import functools
+import resource
+import sys
+
+from serving import colour_model
+
+from vidact.stream import command, engine, sources
+
+if __name__ == "__main__":
+    engine.GAP_S, sources.LONGEST_RETRY_S = 1.5, 0.4
+    command.open_source = functools.partial(sources.open_source, timeout_s=1.0, retry_s=0.05)
+    command.RUNTIMES["torch"] = lambda *_, **__: colour_model()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+    sys.exit(command.main(sys.argv[2:]))
