@@ -367,6 +367,7 @@ def test_a_second_ctrl_c_interrupts(monkeypatch, capsys):
     monkeypatch.setattr(Closing, "__exit__", lambda self, *error: None)
     with pytest.raises(KeyboardInterrupt):
         stream(*sources)
+    Live.close(camera)  # its reader still waits
     assert "answers" in capsys.readouterr().out
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -27,10 +29,11 @@ from vidact.events import Detection
 from vidact.models.weights import read
 from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_model, run
 from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
-from vidact.stream.sources import Grab, Source, open_source
+from vidact.stream.sources import Grab, Source, is_live_address, open_source
 from vidact.stream.window import Window
-from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots
+from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated
 from vidact.video.clock import LONGEST_GAP_S
+from vidact.video.decode import VideoError
 
 
 def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
@@ -45,6 +48,9 @@ DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
 LATENCIES = 10_000  # the newest so many answers make the closing line's percentiles
 LONGEST_TIMELINE_S = 3600.0
 WAITING_FRAMES = 32  # of a file whose answers are held back: a token of 60 frames/s at 2 answers/s
+# What is written, in the words in which it is told that it cannot be.
+LINES, TABLE, SNAPSHOTS = "the JSON lines", "the table of events", "the pictures of events"
+WORDS = "the standard output"
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
   vidact demo
       makes videos and trains small networks on them: to see what it is, in minutes
@@ -56,9 +62,10 @@ NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/check
 
 
 def main(args: Sequence[str]) -> int:
-    """``vidact stream``: 0, or 1 when one of several sources failed; an error that ends all is raised."""
+    """``vidact stream``: 0, or 1 when one of several sources failed or something could not be written; an error that
+    ends all is raised."""
     asked = parse(args)
-    stop = Stop()
+    stop, states = Stop(), States()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_messages())
         window = None if asked.no_window else stack.enter_context(Window(on_close=stop))
@@ -66,18 +73,87 @@ def main(args: Sequence[str]) -> int:
             asked.checkpoint, extractor=asked.extractor, events=events_at(asked.threshold), device=asked.device
         )
         model.longest_gap_s = asked.longest_gap
-        # A file that is as fast as it is read; what is live always runs in real time.
-        settings: dict[str, Any] = {"realtime": None if asked.fast else True}
-        if asked.time_origin != "first_frame":
-            settings["time_origin"] = asked.time_origin
-        sources = [stack.enter_context(open_source(uri, **settings)) for uri in asked.source]
-        session = Session(asked, model, sources, window)
+        sources = open_sources(asked, stack, states)
+        session = Session(asked, model, sources, states, window)
         try:
-            with stop.on_signals(sources), contextlib.closing(session):
+            with stop.on_signals(list(sources.values())), contextlib.closing(session):
                 session.play()
-        except BrokenPipeError:  # whoever read the standard output has gone
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1 if session.failed else 0
+        finally:
+            if session.is_unheard or WORDS in session.troubles:  # or the interpreter complains of it at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1 if session.has_failed or states.failed else 0
+
+
+def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states: States) -> dict[int, Source]:
+    """The sources by their places in the command, closed with ``stack``.
+
+    The only source has to open. Of several, a camera or address that does not open now is tried again while the others
+    are watched, and a file that cannot be read is left out; one that is not there, or a wrong kind of address, is a
+    typing mistake, and an error.
+    """
+    sources: dict[int, Source] = {}
+    errors: list[Exception] = []
+    for number, uri in enumerate(asked.source):
+        # A file that is as fast as it is read; what is live always runs in real time.
+        options: dict[str, Any] = {"realtime": None if asked.fast else True}
+        if is_live_address(uri):
+            options |= {"on_state": states.of(number), "waits": len(asked.source) > 1}
+        if asked.time_origin != "first_frame":
+            options["time_origin"] = asked.time_origin
+        try:
+            source = open_source(uri, **options)
+        except (VideoError, PermissionError) as error:
+            if len(asked.source) == 1:
+                raise
+            errors.append(error)
+            print(f"left out: {error}", file=sys.stderr)
+            states.of(number, without_secrets(uri))("failed", str(error))
+        else:
+            sources[number] = stack.enter_context(source)
+            states.names.setdefault(number, source.name)
+    if not sources:
+        raise errors[0]
+    return sources
+
+
+class States:
+    """What became of the sources, from their threads, in the order in which it happened; kept until somebody takes it.
+
+    ``names`` are the sources' names by their places in the command.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[int, str] = {}
+        self.failed: list[str] = []
+        self._kept: list[tuple[int, str, str]] = []
+        self._take: Callable[[str, str, str], None] | None = None
+        self._lock = threading.Lock()
+
+    def of(self, number: int, name: str | None = None) -> Callable[[str, str], None]:
+        """What ``open_source`` takes as ``on_state``."""
+        if name is not None:
+            self.names[number] = name
+
+        def report(state: str, why: str) -> None:
+            with self._lock:
+                self._kept.append((number, state, why))
+                self.failed += [self.names[number]] if state == "failed" else []
+                self._give()
+
+        return report
+
+    def go_to(self, take: Callable[[str, str, str], None]) -> None:
+        """From now on ``take(name, state, why)`` is called, from any thread; first with what was kept."""
+        with self._lock:
+            self._take = take
+            self._give()
+
+    def _give(self) -> None:
+        if self._take is None:
+            return
+        for number, state, why in self._kept:
+            self._take(self.names[number], state, why)
+        self._kept.clear()
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,8 +168,10 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="vidact stream",
         description="Name the actions of a camera, a file or a network stream while they happen.",
-        epilog="q in the window, or Ctrl-C, ends it; everything is then written out. JSON lines and events are written "
-        "as they happen. Of a recording that is killed, all but the last seconds plays.",
+        epilog="q in the window, Ctrl-C or SIGTERM ends it; everything is then written out. JSON lines and events are "
+        "written as they happen. Of a recording that is killed, all but the last seconds plays. What a live source "
+        "left in an earlier run stays: lines are appended, recordings and pictures get other names. A name may hold "
+        "the date: --events events-%%Y%%m%%d.csv.",
     )
     parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or a .safetensors that vidact saved")
     parser.add_argument(
@@ -111,6 +189,10 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--record", type=Path, metavar="FILE",
         help="an mp4 of what the window shows; of several sources one each, FILE-1.mp4 and so on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--record-segment", type=_duration, default="1h", metavar="TIME",
+        help="a recording goes on in another file after so long: 90s, 30m, 1h (default), 1d",
     )  # fmt: skip
     parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
     parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
@@ -158,6 +240,15 @@ def events_at(threshold: float | None) -> dict[str, Any]:
     return {"on": threshold, "off": None}
 
 
+def _duration(text: str) -> float:
+    """Seconds of "90", "90s", "30m", "1h", "1d"."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time above 0; write 90s, 30m, 1h or 1d")
+    return seconds
+
+
 def _without_checkpoint(args: Sequence[str]) -> str:
     """What a user without a checkpoint reads: ways to one, and the demo's where there is one."""
     try:
@@ -196,6 +287,7 @@ def _refuse_overwriting(asked: argparse.Namespace) -> None:
     for option, path in outputs:
         if path is None:
             continue
+        path = dated(path)
         if option == "--snapshots" and path.is_file():
             raise ValueError(f"--snapshots is {path}, which is a file; name a folder for the pictures")
         if option != "--snapshots" and path.is_dir():
@@ -241,8 +333,11 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self, sources: list[Source]) -> Iterator[None]:
-        """Meanwhile Ctrl-C and SIGTERM close the sources; a second one interrupts at once."""
-        before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Meanwhile Ctrl-C, SIGTERM and the end of the terminal close the sources; a second one interrupts at once."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._ask) for number in numbers}
         self._sources = sources
         if self._has_been_called:  # the window was closed before there was a source
             self()
@@ -271,7 +366,7 @@ class Picture:
         model: what answers.
         seconds: of the timeline.
         window: where frames are shown; None shows none.
-        recorder: what keeps them; None keeps none.
+        record: what keeps them, with their seconds; None keeps none.
         holds_back: the answers come a token late.
     """
 
@@ -281,12 +376,12 @@ class Picture:
         model: StreamModel,
         seconds: float,
         window: Window | None,
-        recorder: Recorder | None,
+        record: Callable[[float, np.ndarray], None] | None,
         holds_back: bool,
     ) -> None:
         self.title, self.classes = title, model.classes
         self.history = History(model.tokens_per_second, seconds, model.future_offsets or None)
-        self.window, self.recorder, self.holds_back = window, recorder, holds_back
+        self.window, self.record, self.holds_back = window, record, holds_back
         # A token is complete with the frame that comes at the instant of its last slot, or after it.
         self._last_slot_s = (1 + 1e-3) / model.fps
         self._newest: StreamUpdate | None = None
@@ -294,7 +389,7 @@ class Picture:
         self._panels: tuple[tuple[int, ...], list[Panel]] | None = None  # for frames of this shape
 
     def frame(self, grab: Grab) -> None:
-        if not (self.window or self.recorder):
+        if not (self.window or self.record):
             return
         self._waiting.append(grab)
         while len(self._waiting) > (WAITING_FRAMES if self.holds_back else 1):
@@ -328,53 +423,69 @@ class Picture:
         image = self.drawn(grab.image)
         if self.window:
             self.window.show(self.title, image)
-        if self.recorder:
-            self.recorder.write(grab.seconds, image)
+        if self.record:
+            self.record(grab.seconds, image)
 
 
 class Session:
-    """One run: what becomes of the frames and the answers.
+    """One run: what becomes of the frames, the answers and the states of the sources.
 
-    Raises FileExistsError where a live source would overwrite what an earlier run left.
+    What cannot be written, because the disk is full or whoever read it has gone, is told in one line that names the
+    file, and all else goes on; when nobody hears anything any more, the run ends.
+
+    Args:
+        sources: by their places in the command.
+
+    Raises FileExistsError where a live source's lines would be appended to a file of other contents.
     """
 
     def __init__(
-        self, asked: argparse.Namespace, model: StreamModel, sources: list[Source], window: Window | None
+        self,
+        asked: argparse.Namespace,
+        model: StreamModel,
+        sources: dict[int, Source],
+        states: States,
+        window: Window | None,
     ) -> None:
-        self.model, self.sources, self.window = model, sources, window
+        self.model, self.sources, self.states, self.window = model, sources, states, window
+        self.count = len(asked.source)
         self.limit_s: float | None = asked.seconds
         self.say_to = sys.stderr if asked.jsonl == "-" else sys.stdout
-        if any(source.is_live for source in sources):
-            _refuse_what_is_there(asked)
-        self.recorders = [Recorder(path) for path in asked.record]  # they make no file before the first frame
+        # What a file showed can be played again, so its answers replace those of an earlier run.
+        keeps = any(source.is_live for source in sources.values())
+        segment_s = asked.record_segment
+        # They make no file before the first frame.
+        self.recorders = {
+            number: Recorder(asked.record[number], segment_s, keeps) for number in sources if asked.record
+        }
         self.pictures: dict[str, Picture] = {}
         self.by_name: dict[str, Source] = {}
+        self.numbers: dict[str, int] = {}
         self.first_s: dict[str, float] = {}
-        self.writers = contextlib.ExitStack()
         with contextlib.ExitStack() as stack:
-            for recorder in self.recorders:
-                stack.enter_context(recorder)
-            self.lines = stack.enter_context(JsonLines(asked.jsonl, model.classes)) if asked.jsonl else None
-            self.table = stack.enter_context(EventTable(asked.events)) if asked.events else None
-            self.snapshots = stack.enter_context(Snapshots(asked.snapshots)) if asked.snapshots else None
-            self.writers = stack.pop_all()
+            self.lines = stack.enter_context(JsonLines(asked.jsonl, model.classes, keeps)) if asked.jsonl else None
+            self.table = stack.enter_context(EventTable(asked.events, keeps)) if asked.events else None
+            self.snapshots = stack.enter_context(Snapshots(asked.snapshots, keeps)) if asked.snapshots else None
+            stack.pop_all()
         self.timeline_s: float = asked.timeline
         self.answers = self.events = self.dropped = 0
         self.shown_s: dict[str, float] = {}  # how far each source came
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
-        self.failed: list[str] = []
+        self.has_failed = False
+        self.is_unheard = False  # whoever read the standard output has gone
+        self.troubles: set[str] = set()  # what could not be written the last time
+        self._writing = threading.RLock()  # states come from the sources' threads
         self.began = time.monotonic()
 
     def play(self) -> None:
         """Until all sources have ended."""
-        names = ", ".join(source.name for source in self.sources)
+        names = ", ".join(source.name for source in self.sources.values())
         self.say(
             f"{names}: {len(self.model.classes)} classes, {self.model.tokens_per_second:g} answers/s, on "
             f"{self.model.device}; Ctrl-C{' or q' if self.window else ''} ends"
         )
-        timers = [
-            threading.Timer(self.limit_s, source.close) for source in self.sources if self.limit_s and source.is_live
-        ]
+        live = [source for source in self.sources.values() if source.is_live]
+        timers = [threading.Timer(self.limit_s, source.close) for source in live if self.limit_s]
         for timer in timers:  # a stream that stalls shows no frame by which it could be ended
             timer.daemon = True
             timer.start()
@@ -386,24 +497,34 @@ class Session:
                 timer.cancel()
 
     def _updates(self) -> Iterator[StreamUpdate]:
-        if len(self.sources) == 1:
-            self._join(self.sources[0].name, 0)
-            yield from run(self.sources[0], self.model, on_frame=self.frame)
+        if self.count == 1:
+            ((number, source),) = self.sources.items()
+            self._join(source.name, number)
+            self.states.go_to(self.state)
+            yield from run(source, self.model, on_frame=self.frame)
             return
         with Engine(self.model, on_frame=self.frame, on_error=self._fail) as engine:
-            for number, source in enumerate(self.sources):
+            for number, source in self.sources.items():
                 self._join(engine.add(source), number)
+            self.states.go_to(self.state)
             yield from engine.updates()
 
     def _join(self, name: str, number: int) -> None:
         source = self.by_name[name] = self.sources[number]
-        recorder = self.recorders[number] if self.recorders else None
+        self.numbers[name], self.states.names[number] = number, name
+        recorder = self.recorders.get(number)
+        record = functools.partial(self._write, f"recording {number}", recorder.write) if recorder else None
         holds_back = not (source.is_live or source.realtime)  # what the engine does with a file that is not paced
-        self.pictures[name] = Picture(name, self.model, self.timeline_s, self.window, recorder, holds_back)
+        self.pictures[name] = Picture(name, self.model, self.timeline_s, self.window, record, holds_back)
 
     def _fail(self, name: str, error: Exception) -> None:
-        self.failed.append(name)
         print(f"{name}: {error}", file=sys.stderr)
+        self.states.of(self.numbers[name])("failed", str(error))
+
+    def state(self, name: str, state: str, why: str) -> None:
+        """A source was lost, is back, or has failed; from any thread."""
+        if lines := self.lines:
+            self._write(LINES, lines.write_state, name, state, why)
 
     def frame(self, name: str, grab: Grab) -> None:
         """A frame came, before the engine looks at it."""
@@ -427,34 +548,75 @@ class Session:
             words = f"{event.label} was seen from {event.start_s:.2f} to {event.end_s:.2f} s ({event.score:.0%})"
             self.say(self._placed(event, update, words))
             if self.table:
-                self.table.write(event)
+                self._write(TABLE, self.table.write, event)
         for event in update.opened:
             self.say(self._placed(event, update, f"{event.label} begins ({event.score:.0%})"))
             if self.snapshots:
-                self.snapshots.write(self._short(event.video), event, picture.drawn(update.image))
+                image = picture.drawn(update.image)
+                self._write(SNAPSHOTS, self.snapshots.write, self._short(event.video), event, image)
         if self.lines:
-            self.lines.write(update)
+            self._write(LINES, self.lines.write, update)
+
+    def _write(self, what: str, write: Callable[..., object], *given: Any) -> None:
+        """Write something; the first time that it cannot be is told."""
+        with self._writing:
+            try:
+                write(*given)
+            except BrokenPipeError:
+                self._unheard(what)
+            except OSError as error:
+                if what not in self.troubles:
+                    is_stdout = what == WORDS or (what == LINES and self.say_to is sys.stderr)
+                    words = error.strerror or str(error)
+                    self._tell(f"{WORDS} cannot be written ({words})" if is_stdout else words)
+                self.troubles.add(what)
+                self.has_failed = True
+            else:
+                # A recorder that was given a picture has not written it yet.
+                if what in self.troubles and what in (LINES, TABLE, SNAPSHOTS):
+                    self.troubles.discard(what)
+                    self._tell(f"{what} can be written again")
+
+    def _unheard(self, what: str) -> None:
+        """Whoever read these lines has gone, as with ``| head -1``. When nothing is left that is kept, all ends."""
+        is_stdout = what == WORDS or self.say_to is sys.stderr
+        if what == LINES:
+            self.lines = None
+            self._tell("nobody reads the JSON lines any more")
+        self.is_unheard = self.is_unheard or is_stdout
+        if not any([self.lines, self.table, self.snapshots, self.window, *self.recorders.values()]):
+            for source in self.sources.values():
+                source.close()
+
+    def _tell(self, words: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads the errors either
+            print(words, file=sys.stderr, flush=True)
 
     def _short(self, name: str) -> str:
         """For a file's name: the source's own without folders; numbered where there are several."""
         short = Path(name).stem or name
-        return short if len(self.sources) == 1 else f"{list(self.by_name).index(name) + 1}-{short}"
+        return short if self.count == 1 else f"{self.numbers[name] + 1}-{short}"
 
     def _placed(self, event: Detection, update: StreamUpdate, words: str) -> str:
-        source = f"  {event.video}" if len(self.sources) > 1 else ""
+        source = f"  {event.video}" if self.count > 1 else ""
         return f"{update.seconds + 1 / self.model.tokens_per_second:9.2f} s{source}  {words}"
 
     def say(self, words: str) -> None:
+        if self.is_unheard and self.say_to is sys.stdout:
+            return
         encoding = getattr(self.say_to, "encoding", None) or "utf-8"  # of a terminal that lacks letters of a label
-        print(words.encode(encoding, "backslashreplace").decode(encoding), file=self.say_to, flush=True)
+        text = words.encode(encoding, "backslashreplace").decode(encoding)
+        self._write(WORDS, functools.partial(print, text, file=self.say_to, flush=True))
 
     def close(self) -> None:
         """Show and write what is waiting, close all files, and say how it was."""
-        try:
-            for picture in self.pictures.values():
-                picture.flush()
-        finally:
-            self.writers.close()
+        for picture in self.pictures.values():
+            picture.flush()
+        for number, recorder in self.recorders.items():
+            self._write(f"recording {number}", recorder.close)
+        for what, writer in ((LINES, self.lines), (TABLE, self.table), (SNAPSHOTS, self.snapshots)):
+            if writer is not None:
+                self._write(f"{what} at the end", writer.close)
         took_s = time.monotonic() - self.began
         words = [_count(self.answers, "answer"), _count(self.events, "event")]
         words.append(f"{_count(self.dropped, 'frame')} dropped")
@@ -463,26 +625,14 @@ class Session:
             words.append(f"latency p50 {middle:.0f} ms, p95 {high:.0f} ms")
         words.append(f"{sum(self.shown_s.values()):.1f} s of video in {took_s:.1f} s")
         self.say("; ".join(words))
-        for recorder in self.recorders:
+        for recorder in self.recorders.values():
             if recorder.frames and not recorder.has_failed:
-                self.say(f"recorded: {recorder.path}, {_count(recorder.frames, 'frame')}")
+                files = f" to {recorder.newest} ({recorder.files} files)" if recorder.files > 1 else ""
+                self.say(f"recorded: {recorder.first}{files}, {_count(recorder.frames, 'frame')}")
 
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
-def _refuse_what_is_there(asked: argparse.Namespace) -> None:
-    """What a live source showed cannot be seen again, so nothing of an earlier run is overwritten."""
-    files = [*asked.record, asked.events, None if asked.jsonl in (None, "-") else Path(asked.jsonl)]
-    there = [path for path in files if path is not None and path.exists()]
-    if asked.snapshots is not None and asked.snapshots.is_dir() and any(asked.snapshots.glob("*.jpg")):
-        there.append(asked.snapshots)
-    if there:
-        raise FileExistsError(
-            f"{there[0]} is there already, and what a live source showed then cannot be seen again. "
-            "Choose another name, or move it away"
-        )
 
 
 def _numbered(path: Path | None, count: int) -> list[Path]:

@@ -29,8 +29,8 @@ from vidact.stream.command import RUNTIMES, Parser, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
-from vidact.stream.sessions import Session, Studio, describe, is_live_address, refuse
-from vidact.stream.sources import EMPTY, SourceError, refuse_address
+from vidact.stream.sessions import Session, Studio, describe, refuse
+from vidact.stream.sources import EMPTY, SourceError, is_live_address, refuse_address
 
 if TYPE_CHECKING:
     import uvicorn

@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import re
 import struct
 import threading
 import time
@@ -38,7 +37,7 @@ from vidact import __version__
 from vidact.stream.engine import Engine, StreamModel, StreamUpdate
 from vidact.stream.limits import Bucket, Fault, Limits, decode_frame
 from vidact.stream.monitor import Faults, Metrics, one_line
-from vidact.stream.sources import Grab, PushSource, Source, open_source
+from vidact.stream.sources import Grab, PushSource, Source, is_live_address, open_source
 from vidact.video.transform import test_transform
 
 if TYPE_CHECKING:
@@ -310,11 +309,6 @@ class Studio:
             session.channel = None
             session.post({"type": "ended", "stream": session.stream, "why": why, "failed": has_failed})
         self.metrics.set("vidact_streams", len(self.channels))
-
-
-def is_live_address(address: str) -> bool:
-    """Whether ``open_source`` takes it for a camera or a stream on the network, which are opened once for everybody."""
-    return re.fullmatch(r"(/dev/video)?\d+", address) is not None or "://" in address
 
 
 def describe(model: StreamModel) -> str:

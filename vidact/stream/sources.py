@@ -189,6 +189,11 @@ def open_source(
     return UrlSource(text, keeps)
 
 
+def is_live_address(address: str) -> bool:
+    """Whether ``open_source`` takes it for a camera or a stream on the network, which are opened once for everybody."""
+    return re.fullmatch(r"(/dev/video)?\d+", address) is not None or "://" in address
+
+
 def refuse_address(url: str) -> None:
     """Raise SourceError for a URL that can be known not to open: its scheme, what its user and password hold."""
     refuse_scheme(url)
