@@ -71,6 +71,29 @@ def test_testing_again_gives_the_same_figures(run: Path) -> None:
     assert after["test"]["test_top1"] == before["test_top1"]
 
 
+def test_a_checkpoint_is_scored_on_its_classes_however_they_are_written(
+    run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The lists of another machine: UTF-16, semicolons, no-break spaces in the names; another letter case is another
+    class.
+    """
+    (tmp_path / "root.txt").write_text(str(root))
+    rows, names = ((root / name).read_text().replace(" ", "\u00a0") for name in ("clips.csv", "classes.txt"))
+    assert "\u00a0" in names
+    (tmp_path / "clips.csv").write_text(rows.replace(",", ";"), encoding="utf-16")
+    (tmp_path / "classes.txt").write_text(names, encoding="utf-16")
+    asked = ["test", "--config", str(run / "config.yaml"), "--data.root", str(tmp_path), "--run", str(tmp_path / "out")]
+    cli.main([*asked, "--ckpt", str(run / "checkpoints/best.ckpt")])
+    assert load_results(tmp_path / "out")["test"]["test_top1"] == load_results(run)["test"]["test_top1"]
+    capsys.readouterr()
+    first = names.splitlines()[0]
+    (tmp_path / "clips.csv").write_text(rows.replace(f",{first},", f",{first.title()},"))
+    (tmp_path / "classes.txt").write_text(names.replace(first, first.title()))
+    plain = first.replace("\u00a0", " ")
+    words = fails([*asked, "--ckpt", str(run / "checkpoints/best.ckpt")], capsys)
+    assert f"they differ in {plain.title()}, {plain}" in words
+
+
 def test_predict_prints_labels_scores_and_seconds(run: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
     video = next(root.rglob("*.mp4"))
     cli.main(["predict", "--checkpoint", str(run / "checkpoints/best.ckpt"), str(video), "--json"])

@@ -32,7 +32,7 @@ import numpy as np
 from vidact import __version__
 from vidact.addresses import without_secrets
 from vidact.files import no_empty_folder, replacing, try_to_write, write_json
-from vidact.names import same_names
+from vidact.names import plain_name, same_names
 from vidact.results import load_results, save_results
 
 if TYPE_CHECKING:
@@ -727,7 +727,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, flo
     trained: Any = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
     classes = cli.datamodule.found.classes
     if not same_names(trained.record["classes"], classes):
-        differ = sorted(set(trained.record["classes"]) ^ set(classes)) or ["their order"]
+        differ = sorted({plain_name(name) for name in trained.record["classes"]} ^ set(classes)) or ["their order"]
         unnamed = all(name.isdecimal() for name in trained.record["classes"])
         raise ValueError(
             f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
