@@ -95,7 +95,7 @@ def main(
 
 
 def cut(whole: SequenceList, number: int, draw: int) -> list[Sequence]:
-    """``number`` stretches of ``SECONDS`` that hold an action and do not overlap, equally many of each video."""
+    """``number`` stretches of ``SECONDS`` that hold an action and do not overlap, of the videos by turns."""
     generator, rate = np.random.default_rng(draw), whole.tokens_per_second
     order = [whole.sequences[at] for at in generator.permutation(len(whole.sequences))]
     taken: dict[str, list[tuple[int, int]]] = {sequence.id: [] for sequence in order}

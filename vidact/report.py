@@ -656,11 +656,7 @@ def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
         spread = SPREAD.fullmatch(value) if isinstance(value, str) else None
         rate = float(spread[1]) if spread else value
         is_rate = isinstance(rate, float) and 0 <= rate <= 1
-        bar = (
-            bars
-            and is_rate
-            and re.search(r"top|accuracy|map\b|mcap\b|precision|confidence|\bf1\b", called, re.IGNORECASE)
-        )
+        bar = bars and is_rate and re.search(RATES, called, re.IGNORECASE)
         style = f' style="--share:{rate:.1%}"' if bar else ""
         kind = "number bar" if bar else "number" if spread or _is_number(value) else ""
         cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
