@@ -198,3 +198,26 @@ def test_scores_of_two_machines_are_fused(tmp_path):
         for name in (CAFE, APART)
     ]
     assert fuse(parts).classes == [CAFE, "walk"]
+
+
+def test_resuming_knows_its_classes_however_written():
+    """A checkpoint from before names were plain: what is refused is the other network, not the names."""
+    from types import SimpleNamespace
+
+    from lightning.pytorch.trainer.states import TrainerFn
+
+    from vidact.tasks.resuming import refuse_what_does_not_fit
+
+    def recipe(builder):
+        return {"builder": builder, "arguments": {}}
+
+    trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), ckpt_path="runs/x/last.ckpt")
+    mine = {"classes": [CAFE, "jump up"], "recipe": recipe("vidact.models.one")}
+    task = SimpleNamespace(_trainer=trainer, trainer=trainer, record=mine)
+    saved = {"classes": [APART, "jump\u00a0up"], "recipe": recipe("vidact.models.two")}
+    checkpoint = {"loops": {}, "optimizer_states": [], "vidact": saved}
+    with pytest.raises(ValueError, match=r"holds another network .* vidact\.models\.two and vidact\.models\.one"):
+        refuse_what_does_not_fit(task, checkpoint)
+    saved["classes"] = [APART, "Jump up"]
+    with pytest.raises(ValueError, match=r"other classes than the data's: Jump up, jump up"):
+        refuse_what_does_not_fit(task, checkpoint)
