@@ -25,6 +25,8 @@ from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from vidact.names import plain_name, same_names
+
 
 @dataclass(frozen=True)
 class Place:
@@ -258,8 +260,9 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
         raise ValueError(f"{path} holds weights and no state of a training, so no training goes on from it. {anew}")
     record: dict[str, Any] = checkpoint.get("vidact") or {}
     mine: dict[str, Any] = task.record  # type: ignore[assignment]
-    if "classes" in record and record["classes"] != mine["classes"]:
-        differ = sorted(set(record["classes"]) ^ set(mine["classes"])) or ["their order"]
+    if "classes" in record and not same_names(record["classes"], mine["classes"]):
+        saved, asked = ({plain_name(name) for name in names} for names in (record["classes"], mine["classes"]))
+        differ = sorted(saved ^ asked) or ["their order"]
         raise ValueError(f"{path} was trained on other classes than the data's: {', '.join(differ[:5])}. {anew}")
     there, here = record.get("recipe"), mine.get("recipe")
     if there and here and (differ := network_differences(there, here)):
