@@ -23,7 +23,7 @@ import vidact
 from vidact.data.folders import walk_videos
 from vidact.files import write_json
 from vidact.results import command_line
-from vidact.video.decode import DECODERS, VIDEO_SUFFIXES, open_video
+from vidact.video.decode import DECODERS, KNOWN_SUFFIXES, open_video
 
 OPENCVS = (
     "opencv-python",
@@ -179,7 +179,7 @@ def check_videos(videos: Path, decoders: list[str]) -> list[dict[str, Any]]:
     else:
         paths, root = videos_below(videos), videos
     if not paths:
-        raise ValueError(f"{videos} holds no video; a video is a file ending in {', '.join(sorted(VIDEO_SUFFIXES))}")
+        raise ValueError(f"{videos} holds no video; a video is a file ending in {KNOWN_SUFFIXES}")
     rows = []
     for path in paths:
         reference: np.ndarray | None = None

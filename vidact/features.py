@@ -67,7 +67,7 @@ from vidact.video import (
     refuse_gap,
     takes,
 )
-from vidact.video.decode import DECODERS, VIDEO_SUFFIXES
+from vidact.video.decode import DECODERS, KNOWN_SUFFIXES
 from vidact.video.flow import METHODS
 from vidact.video.jobs import Meter, end_with_parent, num_cores, process_context
 from vidact.video.transform import ClipTransform, images_per_index, test_transform
@@ -785,7 +785,7 @@ def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | No
         if folder.is_file():
             found = [(folder.stem, folder)]
         if not found:
-            raise FileNotFoundError(f"{folder} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise FileNotFoundError(f"{folder} holds no video; looked for {KNOWN_SUFFIXES}")
     else:
         found = [(Path(path).stem, Path(path)) for path in videos]
     if absent := [str(path) for _, path in found if not path.exists()]:

@@ -24,7 +24,7 @@ from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
 from vidact.models.weights import load
-from vidact.video.decode import VIDEO_SUFFIXES, VideoError, open_video
+from vidact.video.decode import KNOWN_SUFFIXES, VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 
@@ -135,7 +135,7 @@ def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) ->
             raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
         found = [path] if is_one_video(path) else [path / name for name in walk_videos(path, 1, notes)]
         if not found:
-            raise FileNotFoundError(f"{path} holds no video; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+            raise FileNotFoundError(f"{path} holds no video; looked for {KNOWN_SUFFIXES}")
         for video in found:
             videos.setdefault(video.resolve(), video)
     return list(videos.values())

@@ -44,7 +44,7 @@ from vidact.data.folders import PREVIEWS, Walk, is_video_file, walk_videos
 from vidact.data.tables import read_lines, read_table, read_text
 from vidact.files import replacing
 from vidact.names import Finder, first_few, is_there, look, notes_on_names, plain_name, plain_path, spelt
-from vidact.video.decode import VIDEO_SUFFIXES
+from vidact.video.decode import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {
@@ -225,7 +225,7 @@ def load_clips(
     if empty and empty_classes == "raise":
         said = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
         if not table.exists():
-            said = f"this class folder of {root} holds no video (suffixes {', '.join(sorted(VIDEO_SUFFIXES))})"
+            said = f"this class folder of {root} holds no video (suffixes {KNOWN_SUFFIXES})"
             said += "".join(f"; {note}" for note in notes if "folders of images" in note)
         raise ValueError(
             f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
@@ -355,7 +355,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             what = f"has no clips.csv, and every class folder ({first_few(list(folders))}) is without any video"
         raise ValueError(
             f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
-            f"{', '.join(sorted(VIDEO_SUFFIXES))}, or a folder of numbered images inside the class's folder"
+            f"{KNOWN_SUFFIXES}, or a folder of numbered images inside the class's folder"
             + "".join(f"; {note}" for note in walk.notes())
         )
     found = []

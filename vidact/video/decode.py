@@ -34,6 +34,7 @@ from vidact.video.reader import VideoError, VideoReader
 __all__ = [
     "DECODERS",
     "IMAGE_SUFFIXES",
+    "KNOWN_SUFFIXES",
     "PACKED_SUFFIX",
     "VIDEO_SUFFIXES",
     "DecordReader",
@@ -49,11 +50,18 @@ __all__ = [
 
 PACKED_SUFFIX = ".packed"  # one video of a store that ``vidact prepare pack`` made
 STORE, SHARDS = "packed.json", "shards"  # what says that a folder is such a store, and where its pixels are
-# Of containers, then of bare streams of coded pictures, then of animations.
-CONTAINERS = """.3g2 .3gp .asf .avi .divx .dv .f4v .flv .ivf .m2ts .m4v .mkv .mod .mov .mp4 .mpe .mpeg .mpg .mts .mxf
-    .nut .ogm .ogv .qt .rm .rmvb .tod .ts .vob .webm .wmv .xvid .y4m"""
-STREAMS = ".264 .265 .avc .h264 .h265 .hevc .m1v .m2v .mjpeg .mjpg .obu"
-VIDEO_SUFFIXES = frozenset({PACKED_SUFFIX, *CONTAINERS.split(), *STREAMS.split(), ".apng", ".gif"})
+# The usual ones, and those of older cameras and programs, of bare streams of coded pictures, and of animations.
+USUAL = (
+    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
+    *(PACKED_SUFFIX, ".ts", ".vob", ".webm", ".wmv"),
+)
+OTHERS = (
+    *(".264", ".265", ".3g2", ".apng", ".avc", ".divx", ".dv", ".f4v", ".h264", ".h265", ".hevc", ".ivf", ".m1v"),
+    *(".m2v", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mxf", ".nut", ".obu", ".ogm", ".qt", ".rm", ".rmvb", ".tod"),
+    *(".xvid", ".y4m"),
+)
+VIDEO_SUFFIXES = frozenset(USUAL + OTHERS)
+KNOWN_SUFFIXES = ", ".join(USUAL + OTHERS)  # for messages
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 
