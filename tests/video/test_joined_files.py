@@ -368,7 +368,7 @@ def test_check_names_a_clock_set_forward(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])
-def test_check_names_what_stands_behind_the_end(suffix: str, tmp_path: Path) -> None:
+def test_what_stands_behind_the_end_is_named(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """FFmpeg, and whoever plays by it, ends before a second header; nobody would miss the part behind it."""
     part = tmp_path / f"part.{suffix}"
     if suffix == "flv":
@@ -378,6 +378,7 @@ def test_check_names_what_stands_behind_the_end(suffix: str, tmp_path: Path) -> 
         write_numbered_video(part, 50, **codec)
         whole = part.read_bytes()
     assert not [words for kind, words in examine(part).problems if kind == "joined"]
+    assert not caplog.text
     path = tmp_path / f"joined.{suffix}"
     path.write_bytes(whole + whole)
     found = examine(path)
@@ -385,6 +386,7 @@ def test_check_names_what_stands_behind_the_end(suffix: str, tmp_path: Path) -> 
     if found.num_frames == 50:
         assert len(joined) == 1
         assert f"byte {len(whole)}" in joined[0]
+        assert f"joined.{suffix}: a second file begins at byte {len(whole)}" in caplog.text
     else:  # AVI counts on
         assert found.num_frames == 100
 
