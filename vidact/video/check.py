@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 
 from vidact.video.decode import PACKED_SUFFIX, VideoError, VideoReader, open_video
-from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason, second_file
 from vidact.video.jobs import file_digest
 from vidact.video.pyav_reader import PyAVReader
 
@@ -29,14 +28,6 @@ FLAT = 4.0  # standard deviation of grey values below which a picture shows noth
 STILL = 3.0  # largest change of a cell of 32 x 32, in grey values, below which nothing moves
 LATE_S = 0.1  # what a file plays before its first picture, below which nobody's labels are that exact
 OTHER_RATE = 0.05  # part by which a stated frame rate may miss that of the frames
-# What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
-# end before a second one.
-HEADS = {
-    "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0),
-    "flv": (b"FLV\x01", 0),
-    "matroska,webm": (b"\x1a\x45\xdf\xa3", 0),  # the third one
-    "mov,mp4,m4a,3gp,3g2,mj2": (b"ftyp", 4),
-}
 UNREAD = 0.02, 2**14  # part and bytes of a transport stream behind the last packet that is too much for no other one
 OTHER_LENGTH, OTHER_LENGTH_S = 0.1, 0.75  # part and seconds by which a stated duration may miss that of the frames
 
@@ -209,7 +200,7 @@ def _look_at_file(found: Examined, end_s: float) -> None:
 def _look_behind(found: Examined, format: str, end: int, last: int, other: int) -> None:
     """Whether a part stands behind what is read: the video ends at byte ``end``, the last of all streams at ``last``,
     and another video stream begins at ``other``."""
-    if format in HEADS and (place := _find(found.path, *HEADS[format], last)) is not None:
+    if (place := second_file(found.path, format, last)) is not None:
         found.add(
             "joined",
             f"a second file begins at byte {place} of {found.num_bytes}, and nothing from there on is read; join files "
@@ -222,13 +213,6 @@ def _look_behind(found: Examined, format: str, end: int, last: int, other: int) 
             f"the video ends at byte {end} of {found.num_bytes}: what follows is another stream, of which nothing is "
             "read. Take the parts as files of their own, or write them into one with one stream",
         )
-
-
-def _find(path: Path, head: bytes, before: int, begin: int) -> int | None:
-    """Where a file begins inside this one, at byte ``begin`` or behind: ``before`` bytes before its ``head``."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(head, max(begin, before + 1))
-        return None if place < 0 else place - before
 
 
 def same_content(a: np.ndarray, b: np.ndarray, most: float = 16.0) -> bool:

@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import math
+import mmap
 import os
 from bisect import bisect_right, insort
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,15 @@ WRAP_S = 3600.0  # seconds: a count that begins at 0 again, and does not go on w
 ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clock was set. FFmpeg's own limit
 STRAY_S = 10.0  # seconds: a broken stamp is farther than this from its neighbours, which are nearer to each other
 DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
+
+# What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
+# end before a second one, and Matroska's before a third.
+HEADS = {
+    "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0),
+    "flv": (b"FLV\x01", 0),
+    "matroska,webm": (b"\x1a\x45\xdf\xa3", 0),
+    "mov,mp4,m4a,3gp,3g2,mj2": (b"ftyp", 4),
+}
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
 USUAL_FPS = 25.0  # where nothing says it, as FFmpeg
@@ -263,7 +273,7 @@ class Scan:
     ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
     contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
     are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
-    ``is_raw``: the file stores no times.
+    ``is_raw``: the file stores no times. ``end``: the byte behind the last packet.
     ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
     the order of showing; ``colours`` are the matrices and ranges of those pictures.
@@ -287,6 +297,7 @@ class Scan:
     colours: set[tuple[int, int]] = field(default_factory=set)
     is_interlaced: bool = False
     reorder_depth: int = 0
+    end: int = 0
     limit: int | None = None
 
     @property
@@ -402,6 +413,16 @@ def stamped(packet: av.Packet, format: str) -> av.Packet:
     return packet
 
 
+def second_file(path: Path, format: str, end: int) -> int | None:
+    """At which byte a file begins behind what FFmpeg reads of this one, which ends at byte ``end``; None: nowhere."""
+    if format not in HEADS or path.stat().st_size <= end:
+        return None
+    head, before = HEADS[format]
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(head, max(end, before + 1))
+    return None if place < 0 else place - before
+
+
 def is_stored(packet: av.Packet) -> bool:
     """Whether it is one of the file's packets, and not the empty one at the end that flushes the decoder."""
     return bool(packet.size) or packet.dts is not None
@@ -456,7 +477,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
     scan.is_raw = is_raw(container)
-    num_bytes, is_torn = 0, False
+    num_bytes, is_torn, last = 0, False, None
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
     faults: list[Exception] = []
@@ -467,7 +488,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
             scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
             scan.roles.append(judge(bytes(packet)) if judge else None)
             scan.sets_change |= packet.has_sidedata("new_extradata")
-            is_torn = packet.is_corrupt
+            is_torn, last = packet.is_corrupt, packet
         num_bytes += packet.size
         if num_bytes > KEEP_PACKETS:
             scan.kept = None
@@ -480,6 +501,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
         scan.fault, is_torn = faults[0], True
         if decode_all:
             _take(scan, drain(stream), decode_all)
+    scan.end = (last.pos or 0) + last.size if last else 0
     scan.reorder_depth = stream.codec_context.reorder_depth
     scan.sets_change |= sets_change(scan.roles, extradata)
     # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last

@@ -12,6 +12,7 @@ Shapes: N frames of the video, H x W pixels.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -44,10 +45,13 @@ from vidact.video.frame_index import (
     open_container,
     reason,
     scan_file,
+    second_file,
     stamped,
 )
 from vidact.video.index_cache import entry_path, load_index, save_index
 from vidact.video.reader import VideoError, VideoReader
+
+log = logging.getLogger(__name__)
 
 # A jump to a key frame refills the decoder; below about this many pictures it is cheaper to decode on.
 JUMP_COSTS = 6
@@ -188,6 +192,7 @@ class PyAVReader(VideoReader):
             scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
+                self._tell_of_second_file(scan)
                 if not self.see_all:
                     self._go_on_from(scan, index)
                 return index
@@ -204,6 +209,7 @@ class PyAVReader(VideoReader):
                 f"{self.path} has {len(scan.packets)} packets of video but no picture can be decoded from them; "
                 "the file is damaged: fetch or make it again"
             )
+        self._tell_of_second_file(scan)
         if self.index_from == "auto":
             self._refuse_if_coded_otherwise(scan)
         self._packets, self._pictures = scan.kept, scan.pictures
@@ -236,6 +242,16 @@ class PyAVReader(VideoReader):
             raise VideoError(
                 f"{self.path} is cut short: {self._count_decodable()} of its {total} frames can be decoded. "
                 "Fetch it again, or read what is left with open_video(..., index='decode')"
+            )
+
+    def _tell_of_second_file(self, scan: Scan) -> None:
+        """Whoever joined files to one expects to see all of them."""
+        if (place := second_file(self.path, self.format, scan.end)) is not None:
+            log.warning(
+                "%s: a second file begins at byte %d of it, and nothing from there on is read; take the parts as files "
+                "of their own, or join them with a program that writes one header",
+                self.path,
+                place,
             )
 
     def _refuse_if_coded_otherwise(self, scan: Scan) -> None:
