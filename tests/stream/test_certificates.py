@@ -1,0 +1,167 @@
+"""Cameras over TLS: their certificates are looked at, those of what a playlist names too, unless that is not wanted."""
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streaming import Playlist, playlist, transport_streams
+from test_source_faults import number, serve_rtsp, watch
+
+from vidact.stream import command
+from vidact.stream.server import main as serve
+from vidact.stream.sources import SourceError, open_source, without_certificates
+
+x509 = pytest.importorskip("cryptography.x509")
+QUICK = {"timeout_s": 3.0, "retry_s": 0.05}
+
+
+def certificate(folder: Path, name: str, host: str = "127.0.0.1", days: float = 1.0) -> ssl.SSLContext:
+    """A server's context, with a self-signed certificate in ``name.pem``."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    alternative = x509.IPAddress(ipaddress.ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([alternative]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, *plain))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    return context
+
+
+@pytest.fixture(scope="module")
+def contexts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ssl.SSLContext]]:
+    """Servers' certificates: one that this machine trusts meanwhile, and three that it should not."""
+    folder = tmp_path_factory.mktemp("tls")
+    made = {
+        "good": certificate(folder, "good"),
+        "unknown": certificate(folder, "unknown"),
+        "of another": certificate(folder, "of another", host="camera.example"),
+        "expired": certificate(folder, "expired", days=-1.0),
+    }
+    trusted = [(folder / f"{name}.pem").read_text() for name in ("good", "of another", "expired")]
+    (folder / "trusted.pem").write_text("".join(trusted))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(folder / "trusted.pem"))
+        yield made
+
+
+@pytest.fixture
+def served(contexts: dict[str, ssl.SSLContext]) -> Iterator[dict[str, Playlist]]:
+    """A server for each certificate, of a playlist with an end and of its segments."""
+    with playlist() as good, playlist() as unknown, playlist() as other, playlist() as expired:
+        servers = dict(zip(contexts, (good, unknown, other, expired), strict=True))
+        segments = transport_streams(range(20))
+        for name, server in servers.items():
+            server.show(segments)
+            server.text += "#EXT-X-ENDLIST\n"
+            server.socket = contexts[name].wrap_socket(server.socket, server_side=True)
+        yield servers
+
+
+def address(server: Playlist, name: str) -> str:
+    return f"https://127.0.0.1:{server.server_port}/{name}"
+
+
+WRONG = {
+    "unknown": "self-signed certificate",
+    "of another": "IP address mismatch, certificate is not valid for '127.0.0.1'",
+    "expired": "certificate has expired",
+}
+
+
+@pytest.mark.parametrize("name", ["s0.ts", "live.m3u8"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_certificate_is_not_accepted(name: str, wrong: str, served: dict[str, Playlist]) -> None:
+    with open_source(address(served["good"], name), **QUICK) as source:
+        assert [number(grab) for grab in source][:5] == [0, 1, 2, 3, 4]
+    url = address(served[wrong], name)
+    with pytest.raises(SourceError) as error:
+        open_source(url, **QUICK)
+    assert str(error.value).startswith(f"{url} cannot be opened: its certificate is not trusted: {WRONG[wrong]}")
+    assert f"SSL_CERT_FILE names; --insecure-source {url} takes whoever" in str(error.value)
+    assert not served[wrong].fetched
+    with open_source(url, verify=False, **QUICK) as source:
+        watch(source, lambda grab: number(grab) >= 5)
+
+
+def test_what_a_playlist_names_is_looked_at_too(served: dict[str, Playlist]) -> None:
+    good, unknown = served["good"], served["unknown"]
+    there = f"https://127.0.0.1:{unknown.server_port}/"
+    own = good.text
+    good.text = own.replace("\ns", f"\n{there}s")
+    with pytest.raises(SourceError, match=r"opened: the certificate of 127\.0\.0\.1 is not trusted: self-signed"):
+        open_source(address(good, "live.m3u8"), **QUICK)
+    assert not unknown.fetched
+    good.text = own.replace("#EXTINF", '#EXT-X-KEY:METHOD=AES-128,URI="s0.ts"\n#EXTINF', 1)
+    with pytest.raises(SourceError, match="cannot be opened: its playlist is encrypted"):
+        open_source(address(good, "live.m3u8"), **QUICK)
+
+
+@pytest.mark.parametrize("name", ["good", "unknown"])
+def test_an_rtsps_camera(name: str, contexts: dict[str, ssl.SSLContext]) -> None:
+    stopping = threading.Event()
+
+    def serves() -> None:
+        while not stopping.is_set():  # whoever does not trust it leaves in the middle
+            serve_rtsp(listener, [[]], stopping)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as plain,
+        contexts[name].wrap_socket(plain, server_side=True) as listener,
+    ):
+        url = f"rtsps://127.0.0.1:{listener.getsockname()[1]}/live"
+        threading.Thread(target=serves, daemon=True).start()
+        options = {**QUICK, "on_event": lambda text: None}
+        if name == "unknown":
+            with pytest.raises(SourceError, match="its certificate is not trusted: self-signed certificate"):
+                open_source(url, **options)
+        open_source(url, verify=name == "good", **options).close()
+        stopping.set()
+
+
+def test_which_sources_are_insecure() -> None:
+    named = {
+        "lobby": "https://me:secret@10.0.0.7/a?b=1",
+        "yard": "rtsps://10.0.0.8/",
+        "door": "rtsp://10.0.0.9/",
+        "c": "0",
+    }
+    assert without_certificates(["lobby"], named) == without_certificates(["https://10.0.0.7/a?…"], named)
+    assert without_certificates(["lobby", "rtsps://10.0.0.8/"], named) == {named["lobby"], named["yard"]}
+    with pytest.raises(
+        ValueError, match="--insecure-source is hall, and the sources are lobby, yard, door, c; name one"
+    ):
+        without_certificates(["hall"], named)
+    for without in ("door", "c"):
+        with pytest.raises(ValueError, match=f"--insecure-source is {without}, which has no certificate; leave it out"):
+            without_certificates([without], named)
+
+
+def test_the_commands_refuse_names_of_no_source() -> None:
+    with pytest.raises(ValueError, match=r"--insecure-source is https://h/, and the sources are rtsps://h/x; name one"):
+        command.parse(["--checkpoint", "x", "--source", "rtsps://h/x", "--insecure-source", "https://h/"])
+    asked = command.parse(["--checkpoint", "x", "--source", "rtsps://u:p@h/x", "--insecure-source", "rtsps://h/x"])
+    assert asked.insecure == {"rtsps://u:p@h/x"}
+    with pytest.raises(ValueError, match="--insecure-source is hall, and the sources are lobby; name one"):
+        serve(["--source", "lobby=https://h/x", "--insecure-source", "hall"])
