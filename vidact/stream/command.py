@@ -21,7 +21,7 @@ from typing import Any, NoReturn, get_args
 
 import numpy as np
 
-from vidact.addresses import without_secrets
+from vidact.addresses import public, without_secrets
 from vidact.data.annotations import load_videos
 from vidact.data.time_origin import TimeOrigin
 from vidact.device import refuse_device
@@ -29,7 +29,7 @@ from vidact.events import Detection
 from vidact.models.weights import read
 from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_model, run
 from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
-from vidact.stream.sources import Grab, Source, is_live_address, open_source
+from vidact.stream.sources import Grab, Source, is_live_address, open_source, without_certificates
 from vidact.stream.window import Window
 from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated
 from vidact.video.clock import LONGEST_GAP_S
@@ -98,6 +98,8 @@ def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states:
         options: dict[str, Any] = {"realtime": None if asked.fast else True}
         if is_live_address(uri):
             options |= {"on_state": states.of(number), "waits": len(asked.source) > 1}
+        if uri in asked.insecure:
+            options["verify"] = False
         if asked.time_origin != "first_frame":
             options["time_origin"] = asked.time_origin
         try:
@@ -178,6 +180,10 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         "--source", action="append", metavar="SOURCE",
         help="a camera's number (default 0), a video file, a folder, or rtsp://, http:// …; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--insecure-source", action="append", default=[], metavar="SOURCE",
+        help="one of the https or rtsps sources, whose certificate is not looked at",
+    )  # fmt: skip
     parser.add_argument("--no-window", action="store_true", help="show nothing, for machines without a display")
     parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
     parser.add_argument(
@@ -226,6 +232,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
     refuse_device(asked.device)
     asked.source = asked.source or ["0"]
+    asked.insecure = without_certificates(asked.insecure_source, {public(uri): uri for uri in asked.source})
     asked.record = _numbered(asked.record, len(asked.source))
     _refuse_overwriting(asked)
     return asked

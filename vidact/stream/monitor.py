@@ -27,10 +27,11 @@ class Metrics:
         "vidact_dropped_frames_total": ("counter", "Frames that were not looked at, because newer ones came."),
         "vidact_answers_total": ("counter", "Tokens answered."),
         "vidact_events_total": ("counter", "Events begun, by label."),
+        "vidact_source_up": ("gauge", "Whether a camera or stream, when it was last looked at, gave pictures."),
         "vidact_faults_total": ("counter", "Things that went wrong, by kind."),
         "vidact_latency_seconds": ("histogram", "From a frame's capture or arrival to its answer."),
     }
-    LABELLED = ("vidact_info", "vidact_events_total", "vidact_faults_total")
+    LABELLED = ("vidact_info", "vidact_source_up", "vidact_events_total", "vidact_faults_total")
     BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
     def __init__(self) -> None:

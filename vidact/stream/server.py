@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -30,7 +30,7 @@ from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
 from vidact.stream.sessions import Session, Studio, describe, refuse
-from vidact.stream.sources import EMPTY, SourceError, is_live_address, refuse_address
+from vidact.stream.sources import EMPTY, SourceError, is_live_address, refuse_address, without_certificates
 
 if TYPE_CHECKING:
     import uvicorn
@@ -81,6 +81,7 @@ def make_app(
     allow_origins: Sequence[str] = (),
     limits: Limits | None = None,
     proxy: bool = False,
+    insecure: Collection[str] = (),
 ) -> Starlette:
     """The application: the page, ``/live``, ``/metrics`` and ``/healthz``.
 
@@ -91,6 +92,7 @@ def make_app(
             a page of another site may point its own name at 127.0.0.1.
         allow_origins: such as https://example.org, where a proxy serves the page under another name.
         limits: what one server takes on.
+        insecure: addresses of sources whose certificates are not looked at.
         proxy: all requests come through a proxy, which says in X-Forwarded-For and X-Forwarded-Proto who asks, and
             whether by HTTPS.
     """
@@ -113,7 +115,7 @@ def make_app(
                 "letters, the port if it has one, and nothing more: https://example.org"
             )
     limits = limits or Limits()
-    studio = Studio(model, sources or {}, limits)
+    studio = Studio(model, sources or {}, limits, insecure)
     pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
     access = Access(token, limits, studio.faults)
 
@@ -431,6 +433,7 @@ def serve(
     allow_origins: Sequence[str] = (),
     limits: Limits | None = None,
     proxy: bool = False,
+    insecure: Collection[str] = (),
 ) -> None:
     """Serve the page until the process is told to stop.
 
@@ -444,11 +447,14 @@ def serve(
         keyfile: of HTTPS, PEM; None where the certfile holds the key too.
         allow_origins: where a proxy serves the page under another name.
         limits: what one server takes on.
+        insecure: addresses of sources whose certificates are not looked at.
         proxy: all requests come through a proxy, which says who asks.
     """
     made = None if token or (is_loopback(host) and not proxy) else secrets.token_urlsafe(24)
     token = token or made
-    app = make_app(model, sources, token=token, allow_origins=allow_origins, limits=limits, proxy=proxy)
+    app = make_app(
+        model, sources, token=token, allow_origins=allow_origins, limits=limits, proxy=proxy, insecure=insecure
+    )
     server = make_server(app, host, port, certfile, keyfile)
     refuse_taken_port(host, port)
     for line in greeting(model, sources or {}, host, port, made, certfile is not None):
@@ -546,6 +552,10 @@ def main(args: Sequence[str]) -> None:
         help="what the page may show beside the browser's own camera: a camera's number, a file, a folder, or rtsp://, "
         "http:// …; may be given several times",
     )  # fmt: skip
+    parser.add_argument(
+        "--insecure-source", action="append", default=[], metavar="NAME",
+        help="one of the https or rtsps sources, whose certificate is not looked at",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone; 0.0.0.0: everybody")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
@@ -574,6 +584,7 @@ def main(args: Sequence[str]) -> None:
     refuse_device(asked.device)
     events = events_at(asked.threshold)
     sources = name_sources(asked.source)
+    insecure = without_certificates(asked.insecure_source, sources)
     checkpoint = asked.checkpoint
     if checkpoint is None:
         checkpoint, shown = demo_model()
@@ -590,6 +601,7 @@ def main(args: Sequence[str]) -> None:
         certfile=asked.certfile,
         keyfile=asked.keyfile,
         allow_origins=asked.allow_origin,
+        insecure=insecure,
         proxy=asked.proxy,
         limits=Limits(sessions=asked.sessions),
     )

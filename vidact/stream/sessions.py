@@ -26,7 +26,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -82,13 +82,16 @@ class Studio:
     Args:
         model: what answers.
         sources: by their names, what ``open_source`` takes.
+        insecure: those of them whose certificates are not looked at.
     """
 
     END_S = 2.0  # a source that ended without a last answer has ended after so long
 
-    def __init__(self, model: StreamModel, sources: Mapping[str, str], limits: Limits) -> None:
+    def __init__(
+        self, model: StreamModel, sources: Mapping[str, str], limits: Limits, insecure: Collection[str] = ()
+    ) -> None:
         self.model, self.limits = model, limits
-        self.names, self.addresses = list(sources), list(sources.values())
+        self.names, self.addresses, self.insecure = list(sources), list(sources.values()), insecure
         self.metrics = Metrics()
         self.metrics.set("vidact_info", 1, version=__version__, model=describe(model))
         self.faults = Faults(self.metrics)
@@ -224,10 +227,18 @@ class Studio:
         try:
             source = await self.loop.run_in_executor(
                 self.opening,
-                lambda: open_source(address, realtime=True, on_event=lambda text: self._told(channel, text)),
+                lambda: open_source(
+                    address,
+                    realtime=True,
+                    verify=address not in self.insecure,
+                    on_event=lambda text: self._told(channel, text),
+                    on_state=lambda state, why: self.metrics.set("vidact_source_up", state == "open", source=name),
+                ),
             )
         except Exception as error:
             self.faults.tell("source", name, one_line(error))
+            if is_live_address(address):
+                self.metrics.set("vidact_source_up", 0, source=name)
             self.end(channel, f"{name} cannot be opened; the server's log says why")
             return
         if channel.name in self.channels:

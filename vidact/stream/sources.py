@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,6 +37,7 @@ from av.video.stream import VideoStream
 from vidact.addresses import from_environment, host_of, public, refuse_signs
 from vidact.data.folders import is_hidden
 from vidact.data.time_origin import TimeOrigin, check_origin
+from vidact.stream.certificates import TLS_PORTS, certificate_fault, trusted_authorities, verified_parts
 from vidact.video.colours import to_rgb
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
@@ -59,6 +60,7 @@ PROTOCOLS = {
     "http": "http,https,tcp,tls,crypto",
     "https": "http,https,tcp,tls,crypto",
 }
+LISTS = {"hls", "dash"}  # FFmpeg's formats of playlists
 LONGEST_RETRY_S = 30.0  # pauses between attempts double up to this
 CLOSE_S = 2.0  # how long close() waits for a reader that hangs in the network or in a driver
 CAMERAS = 8  # numbers that are tried in search of a camera
@@ -138,6 +140,7 @@ def open_source(
     timeout_s: float = 10.0,
     retry_s: float = 0.5,
     waits: bool = False,
+    verify: bool = True,
     on_event: Report | None = None,
     on_state: StateReport | None = None,
     capture: Callable[[int], Capture] | None = None,
@@ -157,6 +160,8 @@ def open_source(
         retry_s: the pause before a lost one is opened again; it doubles with each attempt, up to 30 s.
         waits: a camera or stream that cannot be opened now is no error but tried again as a lost one is. What can never
             be a source, such as ``ftp://`` or a path that does not exist, is an error all the same.
+        verify: an https or rtsps address has to have a certificate of an authority that this machine trusts, or that
+            is in the file that the environment's SSL_CERT_FILE names. False takes whoever answers for the camera.
         on_event: called with one line when a source is lost, is back, or a file is damaged; from the thread that
             notices it. None logs it as a warning.
         on_state: called with "open" at the first picture of a camera or stream and whenever it is back, with "lost"
@@ -171,7 +176,7 @@ def open_source(
     if not timeout_s > 0 or not retry_s > 0:
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
     check_origin(time_origin)
-    keeps = _Keeping(timeout_s, retry_s, waits, on_event or log.warning, on_state or (lambda state, why: None))
+    keeps = _Keeping(timeout_s, retry_s, waits, verify, on_event or log.warning, on_state or (lambda state, why: None))
     text = str(uri)
     if not text.strip():
         raise SourceError(EMPTY)
@@ -192,6 +197,24 @@ def open_source(
 def is_live_address(address: str) -> bool:
     """Whether ``open_source`` takes it for a camera or a stream on the network, which are opened once for everybody."""
     return re.fullmatch(r"(/dev/video)?\d+", address) is not None or "://" in address
+
+
+def without_certificates(given: Sequence[str], named: Mapping[str, str]) -> set[str]:
+    """The addresses whose certificates are not to be looked at, of the ``named`` sources, by name or by address.
+
+    Raises ValueError for a name that is none of theirs, and for a source that has no certificate.
+    """
+    found = set()
+    for text in given:
+        address = named.get(text) or next((uri for uri in named.values() if text in (uri, public(uri))), None)
+        if address is None:
+            raise ValueError(
+                f"--insecure-source is {public(text)}, and the sources are {', '.join(named)}; name one of them"
+            )
+        if address.partition("://")[0].lower() not in TLS_PORTS:
+            raise ValueError(f"--insecure-source is {public(text)}, which has no certificate; leave it out")
+        found.add(address)
+    return found
 
 
 def refuse_address(url: str) -> None:
@@ -529,6 +552,7 @@ class _Keeping(NamedTuple):
     timeout_s: float
     retry_s: float
     waits: bool
+    verify: bool
     report: Report
     report_state: StateReport
 
@@ -855,27 +879,36 @@ class _UrlConnection:
     Args:
         wait: waits so many seconds, or less and returns True when nobody wants more.
         past: of the connections before.
+        verify: the certificate of an https or rtsps address is looked at.
     """
 
-    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool], past: _Past) -> None:
+    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool], past: _Past, verify: bool) -> None:
         self._timeout_s, self._wait, self._past = timeout_s, wait, past
         self._name = name = public(url)
         scheme = url.partition("://")[0].lower()
         # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
         options = {"protocol_whitelist": PROTOCOLS[scheme], "analyzeduration": "500000"}
+        is_verified = verify and scheme in TLS_PORTS
         if scheme.startswith("rtsp"):
             options["rtsp_flags"] = "prefer_tcp"  # over UDP, pictures arrive with holes
         address, begin = from_environment(url), time.monotonic()
         try:
-            self._container = av.open(
-                address, timeout=(timeout_s, timeout_s), options=options, metadata_errors="replace"
-            )
+            if verify:
+                options |= {"tls_verify": "1", "ca_file": trusted_authorities()}
+            self._container = self._open(address, options, is_verified and scheme == "https")
         except Exception as error:  # whatever the library raises
             why = self._why(error, begin, "it does not answer")
             if (host := host_of(url)) is None:
                 why = f"{why}; if what stands before its @ is a user and a password, write %2F for a / in them"
             elif not _is_known_host(host):
                 why = f"no host is known by the name {host!r}"
+            elif is_verified and (fault := certificate_fault(address, timeout_s)):
+                why = (
+                    f"its certificate is not trusted: {fault}. Put that of the camera, or of its authority, into the "
+                    f"file that SSL_CERT_FILE names; --insecure-source {name} takes whoever answers for the camera"
+                )
+            elif type(error) is OSError and error.strerror is None:  # our own words
+                why = str(error)
             raise SourceError(f"{name} cannot be opened: {why}") from None  # FFmpeg's error holds the password
         stream = self._container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
@@ -884,13 +917,26 @@ class _UrlConnection:
         self._stream = stream
         self.fps = float(stream.average_rate) if stream.average_rate else None
         kind = self._container.format
-        is_list = kind.name in ("hls", "dash")
+        is_list = kind.name in LISTS
         self._is_file = bool(self._container.duration) or (not is_list and self._container.size > 0)
         self._is_paced = self._can_repeat = self._is_file or is_list
         # FFmpeg invents times, 25 pictures a second, where a format such as MJPEG has none
         self._has_times = av.format.Flags.no_timestamps not in av.format.Flags(kind.flags)
         self._opened = time.monotonic()
         past.connect()
+
+    def _open(self, address: str, options: dict[str, str], is_https: bool) -> av.container.InputContainer:
+        timeouts = (self._timeout_s, self._timeout_s)
+        if not is_https:
+            return av.open(address, timeout=timeouts, options=options, metadata_errors="replace")
+        # FFmpeg looks at no certificate of what a playlist names: see certificates.py
+        others = {"format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
+        try:
+            return av.open(address, timeout=timeouts, options=options | others, metadata_errors="replace")
+        except av.error.ArgumentError:  # FFmpeg's word for another format
+            parts = verified_parts(self._timeout_s)
+            alone = options | {"http_persistent": "0"}
+            return av.open(address, timeout=timeouts, options=alone, metadata_errors="replace", io_open=parts)
 
     def _why(self, error: Exception, since: float, silent: str) -> str:
         if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
@@ -977,6 +1023,6 @@ class UrlSource(_ReconnectingSource):
         past = _Past()
 
         def connect() -> _Connection:
-            return _UrlConnection(url, keeps.timeout_s, self._closed.wait, past)
+            return _UrlConnection(url, keeps.timeout_s, self._closed.wait, past, keeps.verify)
 
         super().__init__(public(url), connect, False, keeps)
