@@ -40,11 +40,21 @@ PARTS: dict[str, tuple[dict[str, Any], ...]] = {
     "interlaced first": (INTERLACED, {}),
     "another size later": ({}, {"scale": 2}),
     "another format later": ({}, {"pix_fmt": "yuv422p"}),
+    "a smaller format later": ({"pix_fmt": "yuv444p"}, {}),
     "another range later": ({}, {"color_range": 2}),
     "another matrix later": ({"colorspace": 5}, {"colorspace": 1}),
     "an unknown matrix": ({"colorspace": 8}, {"colorspace": 8}),
     "an unknown matrix later": ({}, {"colorspace": 8}),
 }
+
+
+def test_opencv_is_not_given_pixels_whose_format_changes(tmp_path: Path) -> None:
+    """Versions of it read beyond a picture's memory, which may end the process (opencv/opencv issue 29699)."""
+    for part, pixels in enumerate(("yuv444p", "yuv420p")):
+        write_part(tmp_path / f"{part}.ts", part, pix_fmt=pixels)
+    (tmp_path / "clip.ts").write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
+    with open_video(tmp_path / "clip.ts", "opencv") as video, pytest.raises(VideoError, match="format of its pixels"):
+        video.frames_at([NUM + 1])
 
 
 def assert_the_pictures_or_refused(decoder: str, path: Path) -> None:

@@ -281,6 +281,10 @@ class OpenCVReader(_OtherReader):
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         self._refuse_undecodable()
+        if (
+            Traits.PIXELS_CHANGE in self.index.traits
+        ):  # some versions convert all as the first one, and read beyond its memory
+            raise self._error("the format of its pixels changes within the file")
         if int(self._library().__version__.split(".")[0]) >= 5:
             # it does not ask whether its scaler could convert a picture, and gives what lay in that memory before
             if Traits.INTERLACED in self.index.traits:

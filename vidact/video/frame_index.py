@@ -108,6 +108,7 @@ class Traits(IntFlag):
     COLOURS_CHANGE = 4  # matrix or range
     UNDECODABLE = 8
     ALL_SEEN = 16
+    PIXELS_CHANGE = 32  # their format, such as yuv420p
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,8 @@ class Scan:
     ``is_raw``: the file stores no times. ``end``: the byte behind the last packet.
     ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
-    the order of showing; ``colours`` are the matrices and ranges of those pictures.
+    the order of showing; ``colours`` are the matrices and ranges of those pictures, and ``pixels`` their
+    formats.
     ``limit``: the stamp at which the track ends, as an edit list may say.
     """
 
@@ -295,6 +297,7 @@ class Scan:
     is_raw: bool = False
     durations: list[int] = field(default_factory=list)
     colours: set[tuple[int, int]] = field(default_factory=set)
+    pixels: set[str] = field(default_factory=set)
     is_interlaced: bool = False
     reorder_depth: int = 0
     end: int = 0
@@ -521,6 +524,7 @@ def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
         scan.frames.append(frame.pts)
         scan.durations.append(frame.duration or 0)
         scan.colours.add((int(frame.colorspace), int(frame.color_range)))
+        scan.pixels.add(frame.format.name)
         scan.is_interlaced |= frame.interlaced_frame
         if scan.pictures is not None:
             scan.pictures.append(frame)
@@ -664,6 +668,8 @@ def _traits(scan: Scan, num_frames: int) -> Traits:
         traits |= Traits.STRANGE_MATRIX
     if len(scan.colours) > 1:
         traits |= Traits.COLOURS_CHANGE
+    if len(scan.pixels) > 1:
+        traits |= Traits.PIXELS_CHANGE
     if scan.fed >= len(scan.packets):
         traits |= Traits.ALL_SEEN
         if len(scan.frames) != num_frames:
