@@ -562,9 +562,32 @@ def test_what_cannot_stream_is_refused(miniroad_file: Path, tmp_path: Path) -> N
         load_onnx(tmp_path / "x.onnx")
     export(Colours(), tmp_path / "x.onnx", frames=2, runs=1)
     with pytest.raises(
-        ValueError, match="holds a whole clip network, and a stream needs a step: export with what=step"
+        ValueError,
+        match="holds a whole clip network, and a stream needs a step: export with what=step, if the network can",
     ):
         load_onnx(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("tsm_resnet_tiny", {}, "x.onnx cannot stream: this tsm_resnet_tiny is bidirectional, so every frame waits"),
+        ("trn_resnet_tiny", {"num_segments": 2}, "x.onnx cannot stream: trn_resnet_tiny looks at whole clips"),
+        (
+            "tsm_resnet_tiny",
+            {"shift": "causal"},
+            "a stream needs a step: vidact export --checkpoint … --what step --out",
+        ),
+    ],
+)
+def test_a_clip_that_would_stream_is_told_how(name, arguments, words, tmp_path: Path) -> None:
+    """What the network cannot do is advised to nobody."""
+    export(recogniser(name, **arguments), tmp_path / "x.onnx", what="clip", frames=2, runs=1)
+    with pytest.raises(ValueError, match=words) as error:
+        load_onnx(tmp_path / "x.onnx")
+    can = arguments.get("shift") == "causal"
+    assert ("export" in str(error.value)) == can
+    assert ("What can: the online detectors" in str(error.value)) != can
 
 
 @pytest.mark.slow
