@@ -46,10 +46,10 @@ from vidact.files import replacing
 from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
-from vidact.models.weights import load
+from vidact.models.weights import build_from_recipe, load
 from vidact.packages import how_to_install
 from vidact.records import RECORD, blamed, check, parse
-from vidact.stream.engine import StreamModel, load_model, stream_recogniser
+from vidact.stream.engine import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import images_per_index
 
@@ -840,16 +840,16 @@ def load_onnx(
         )
     network = open_onnx(path)
     if not isinstance(network, OnnxStep | OnnxFrameStep):
-        raise ValueError(
-            f"{path} holds {_KIND_IN_WORDS[type(network)]}, and a stream needs a step: export with what=step"
-        )
+        raise ValueError(_what_would_stream(network, str(path), trust))
     if not network.classes:
         raise ValueError(f"{path} does not name its classes; export a checkpoint of a training run")
     if isinstance(network, OnnxFrameStep):
         if extractor is not None:
             raise ValueError(f"{path} looks at frames itself and takes no extractor; leave it out")
         if (group := images_per_index(network.input)) > 1:
-            raise ValueError(f"{path} cannot stream: its network looks at {group} neighbouring frames at a time")
+            raise ValueError(
+                f"{path} cannot stream: its network looks at {group} neighbouring frames at a time. {STREAMING}"
+            )
         return stream_recogniser(network, network.record, steps_per_second, events or {}, torch.device("cpu"))
     if extractor is None:
         extractor = network.extractor()
@@ -866,6 +866,24 @@ def load_onnx(
     return load_model(
         network, extractor=extractor, steps_per_second=steps_per_second, events=events, device="cpu", trust=trust
     )
+
+
+def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iterable[str]) -> str:
+    """What to do about an .onnx that holds no step: export one, if its network can step at all; raises ValueError, with
+    what can, if it cannot."""
+    holds = f"{path} holds {_KIND_IN_WORDS[type(network)]}"
+    if isinstance(network, OnnxExtractor):
+        return f"{holds}, and a stream needs the step of a detector; give the detector, and this one with --extractor"
+    recipe = network.record.get("recipe")
+    try:
+        with torch.device("meta"):  # its weights are not needed
+            twin = build_from_recipe(recipe, trust) if recipe else None
+    except Exception:  # a builder of another program, or of a newer version
+        twin = None
+    if twin is None:
+        return f"{holds}, and a stream needs a step: export with what=step, if the network can. {STREAMING}"
+    refuse_clips(twin, path)
+    return f"{holds}, and a stream needs a step: vidact export --checkpoint … --what step --out {path}"
 
 
 # ---------------------------------------------------------------------------------------------- command

@@ -222,7 +222,7 @@ def load_model(
     device = torch.device(device)
     is_detector = isinstance(network, OnlineNetwork)
     if not is_detector:
-        _refuse_clips(network, name)
+        refuse_clips(network, name)
     if not record.get("classes"):
         raise ValueError(f"{name} does not name its classes; stream a checkpoint of a training run")
     if is_detector:
@@ -237,7 +237,15 @@ def load_model(
     return stream_recogniser(network, record, steps_per_second, events or {}, device)
 
 
-def _refuse_clips(network: Any, name: str) -> None:
+# What can stream, for the errors about what cannot.
+STREAMING = (
+    "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
+    "with shift='causal', and TSN on RGB frames. Any network with one vector a clip can make the features of a detector"
+)
+
+
+def refuse_clips(network: Any, name: str) -> None:
+    """Raise ValueError for a recogniser that cannot step frame by frame, with what can."""
     kind = getattr(network, "recipe", {}).get("builder", type(network).__name__).rpartition(".")[2]
     if not isinstance(network, TSN | TSM):
         why = f"{kind} looks at whole clips"
@@ -247,11 +255,7 @@ def _refuse_clips(network: Any, name: str) -> None:
         why = f"this {kind} looks at {group} neighbouring frames at a time"
     else:
         return
-    raise ValueError(
-        f"{name} cannot stream: {why}. What can: the online detectors (vidact train --config "
-        "online/synthetic/miniroad, oadtr, …), TSM built and trained with shift='causal', and TSN on RGB frames. Any "
-        "network with one vector a clip can make the features of a detector"
-    )
+    raise ValueError(f"{name} cannot stream: {why}. {STREAMING}")
 
 
 def _detector(
