@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -420,6 +421,40 @@ def test_a_stream_that_is_cut_comes_back(server: Server, transport_stream: bytes
     assert re.fullmatch(f"{server.url} cannot be opened: .*404 Not Found.*; trying again in 0.1 s", events[1])
     assert re.fullmatch(rf"{server.url} is back after \d\.\d s", events[2])
     assert len(events) == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [IndexError("list index out of range"), ValueError("wrong"), MemoryError()],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_stream_in_which_the_library_loses_its_way_comes_back(
+    fault: Exception, server: Server, transport_stream: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyAV raises errors of its own where FFmpeg finds streams that were not announced."""
+    opened = av.open
+    faults = [fault]
+
+    class Faulty:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def demux(self, *streams: Any) -> Iterator[Any]:
+            for count, packet in enumerate(self._container.demux(*streams)):
+                if count == 5 and faults:
+                    raise faults.pop()
+                yield packet
+
+    monkeypatch.setattr(av, "open", lambda *arguments, **settings: Faulty(opened(*arguments, **settings)))
+    server.answers = [sends(transport_stream, stalls=True), sends(transport_stream, stalls=True)]
+    events: list[str] = []
+    with open_source(server.url, retry_s=0.05, on_event=events.append) as source:
+        watch(source, lambda grab: number(grab) >= 20)
+    assert re.fullmatch(f"{server.url} is lost: {type(fault).__name__}; trying again in 0.05 s", events[0])
+    assert re.fullmatch(rf"{server.url} is back after \d\.\d s", events[1])
 
 
 @pytest.mark.parametrize("begin_s", [300, 0])
