@@ -248,7 +248,10 @@ def _source(module: Any, name: str) -> str:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """What the published tensors in ``folder`` give in our networks, beside what they gave in the published code's."""
+    """What the published tensors in ``folder`` give in our networks, beside what they gave in the published code's.
+
+    Records of layouts that vidact does not read are passed over.
+    """
     spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
     if spec is None or spec.loader is None or not (folder / "fill.py").is_file():
         raise FileNotFoundError(f"{folder} has no fill.py; name the folder of the parity records")
@@ -257,6 +260,8 @@ def read_records(folder: Path) -> list[Record]:
     records = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
+        if record["origin"] not in REFERENCES:
+            continue
         fixed = record["fixed_buffers"]
         tensors = {key: rule.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
         network: Any = from_reference(record["origin"], tensors, **record["hyperparameters"])

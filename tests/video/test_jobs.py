@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 # A worker that takes long to start, as one that imports torch does, and says when it has begun to.
 SLOW_START = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 if __name__ != "__main__":
     Path(sys.argv[1], "starting").touch()
@@ -32,6 +32,7 @@ def process(number):
     time.sleep(30)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     try:
         if sys.argv[2] == "pool":
             list(jobs.run(work, [1, 2, 3], workers=2))
@@ -100,14 +101,18 @@ def test_ctrl_c_while_a_command_starts_its_processes(command, seconds, tmp_path)
         for number in range(4):
             (tmp_path / "videos" / label).mkdir(parents=True, exist_ok=True)
             write_numbered_video(tmp_path / "videos" / label / f"{number}.mp4", 300)
-    args = [sys.executable, "-m", "vidact.cli", *COMMANDS[command].split()]
+    start = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "  # as in SLOW_START
+        "from vidact.cli import main; main(sys.argv[1:])"
+    )
+    args = [sys.executable, "-c", start, *COMMANDS[command].split()]
     started = []
 
     def is_time():
         mine = [
             path.parent
             for path in Path("/proc").glob("[0-9]*/cmdline")
-            if b"multiprocessing" in (words := read(path)) and b"resource_tracker" not in words
+            if b"multiprocessing.spawn" in (words := read(path)) and b"resource_tracker" not in words
             and read(path.with_name("environ")).find(b"PWD=" + str(tmp_path).encode()) >= 0
         ]  # fmt: skip
         if len(mine) >= 2 and not started:
