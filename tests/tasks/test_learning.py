@@ -137,25 +137,7 @@ def test_weights_that_are_no_numbers(root: Path, tmp_path: Path) -> None:
 def test_weights_that_become_no_numbers(root: Path, tmp_path: Path) -> None:
     task = ClipClassification(network(), lambda params: torch.optim.SGD(params, lr=1e30))
     with pytest.raises(ValueError, match=r"in epoch 1 the weights became nan or infinite.*smaller learning rate"):
-        fit(root, tmp_path, task, max_epochs=3)
-
-
-def test_features_that_are_no_numbers(noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    import shutil
-
-    import numpy as np
-
-    shutil.copytree(noise_sequences, tmp_path / "a")
-    path = tmp_path / "a/features/a.npy"
-    features = np.load(path)
-    features[:, 3] = np.nan
-    np.save(path, features)
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--config", "online/fir/frame_classifier", f"--data.root={tmp_path / 'a'}", "--device=cpu",
-                  f"--run={tmp_path / 'run'}"])  # fmt: skip
-    said = capsys.readouterr().err
-    assert "loss of the first batch is nan" in said
-    assert "what it read of a" in said
+        fit(root, tmp_path, task, ClipData(str(root), SegmentSampler(4), batch_size=2, num_workers=0), max_epochs=3)
 
 
 def test_the_same_features_for_every_clip_are_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -163,20 +145,11 @@ def test_the_same_features_for_every_clip_are_told(root: Path, tmp_path: Path, c
     fit(root, tmp_path, ClipClassification(network()))
     assert words not in capsys.readouterr().out
     made = network()
-    last = [part for part in made.modules() if isinstance(part, nn.BatchNorm2d)][-1]
-    nn.init.zeros_(last.weight)
     for norm in (part for part in made.modules() if isinstance(part, nn.BatchNorm2d)):
         nn.init.zeros_(norm.weight)
         nn.init.ones_(norm.bias)
     fit(root, tmp_path, ClipClassification(made))
     assert words in capsys.readouterr().out
-
-
-def test_one_class_is_nothing_to_tell_apart(tmp_path: Path) -> None:
-    write_clips(tmp_path / "one", splits={"train": 2, "val": 1}, seed=0, classes=NAMES[:1])
-    task = ClipClassification(tsm_resnet_tiny(num_classes=1, weights=None, size=32))
-    with pytest.raises(ValueError, match=r"has one class, moving left: there is nothing to tell apart"):
-        fit(tmp_path / "one", tmp_path, task)
 
 
 def test_a_batch_without_a_label_is_no_sign(noise_sequences: Path, tmp_path: Path) -> None:
@@ -187,6 +160,8 @@ def test_a_batch_without_a_label_is_no_sign(noise_sequences: Path, tmp_path: Pat
     shutil.copytree(noise_sequences, tmp_path / "a")
     table = tmp_path / "a/events.csv"
     table.write_text(re.sub(r"^a,.*\n", "", table.read_text(), flags=re.M) + "a,0,20,ambiguous\na,30,33,x\n")
-    run = cli.train(["--config", "online/fir/frame_classifier", f"--data.root={tmp_path / 'a'}", "--device=cpu",
-                     "--data.batch_size=1", "--data.window=8", "--trainer.max_epochs=1", f"--run={tmp_path / 'run'}"])  # fmt: skip
+    run = cli.train([
+        "--config", "online/fir/frame_classifier", f"--data.root={tmp_path / 'a'}", "--device=cpu",
+        "--data.batch_size=1", "--data.window=8", "--trainer.max_epochs=1", f"--run={tmp_path / 'run'}",
+    ])  # fmt: skip
     assert (run / "checkpoints/best.ckpt").is_file()

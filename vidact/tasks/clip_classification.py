@@ -26,6 +26,7 @@ from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
 from vidact.tasks.keeping import refuse_callbacks
+from vidact.tasks.learning import refuse_folded_norms
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms
 from vidact.tasks.training import (
@@ -143,6 +144,8 @@ class ClipClassification(pl.LightningModule):
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
         if stage == "fit":
+            if self.norms == "none" and not self.trainer.ckpt_path:
+                refuse_folded_norms(self.network)
             freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
         device = self.trainer.strategy.root_device  # the network gets there later
         channels_last(self.network, device)  # a fifth to a third quicker a step on a CPU

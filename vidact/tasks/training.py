@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vidact.models.backbones import clip_channels_last, has_channels_last
+from vidact.tasks.learning import FirstBatch, refuse_idle_optimizer
 from vidact.tasks.resuming import Resumption
 from vidact.tasks.schedules import ParameterGroups, Rates, Schedule
 
@@ -33,7 +34,11 @@ def make_optimization(
     """What ``configure_optimizers`` returns: the groups' rates, scaled by the batch, under a schedule per step."""
     asked = make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
     lr = asked["lr"] * lr_scale(trainer, base_batch)
-    optimizer = make_optimizer(groups.split(network, lr, asked.get("weight_decay", 0.0)))
+    split = groups.split(network, lr, asked.get("weight_decay", 0.0))
+    if not split:
+        raise ValueError(f"no parameter of {type(network).__name__} learns: all are frozen")
+    optimizer = make_optimizer(split)
+    refuse_idle_optimizer(optimizer, asked["lr"])
     fuse(optimizer, trainer.strategy.root_device)
     per_epoch, total = count_steps(trainer, schedule)
     if trainer.is_global_zero:
@@ -305,10 +310,12 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
 
 
 def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
-    """Exact resuming, whole steps, rounder products, averaged weights, an end after so many epochs without a better
-    ``val_score``.
+    """Exact resuming, whole steps, a look at the first batch, rounder products, averaged weights, an end after so many
+    epochs without a better ``val_score``.
     """
-    callbacks: list[pl.Callback] = [Resumption(), WholeSteps(), *([TensorFloat32()] if tf32 else [])]
+    callbacks: list[pl.Callback] = [Resumption(), WholeSteps(), FirstBatch()]
+    if tf32:
+        callbacks.append(TensorFloat32())
     if ema is not None:
         callbacks.append(MovingAverage(ema))
     if early_stopping is not None:
