@@ -560,6 +560,8 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
 
 def learn(cli: Any, command: str) -> Path:
     """Train and score what ``make_cli`` built; ``command`` is named in results.json."""
+    from vidact.tasks.keeping import Best
+
     run, trainer = Path(cli.config.run), cli.trainer
     refuse_what_ends_badly(cli)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
@@ -584,7 +586,9 @@ def learn(cli: Any, command: str) -> Path:
     if trainer.is_global_zero:
         merge_logs(run)
     seconds = cli.times.seconds
-    learnt_in = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
+    learnt_in: dict[str, Any] = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
+    if best := next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)), None):
+        learnt_in["chosen"] = best.chosen(trainer)
     if scored is not None and not unscored:
         if scored != wanted and trainer.is_global_zero:
             print(f"the data has no {wanted} split: the validation split is scored")
@@ -713,7 +717,7 @@ def test(args: Sequence[str]) -> Path:
     return run
 
 
-def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, float] | None = None) -> None:
+def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any] | None = None) -> None:
     """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder.
 
     ``learnt_in`` are figures of the training, which results.json gets too.

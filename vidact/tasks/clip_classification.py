@@ -25,6 +25,7 @@ from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_acc
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
 from vidact.scores import Scores
+from vidact.tasks import keeping
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
 from vidact.tasks.resuming import refuse_what_does_not_fit
@@ -113,6 +114,7 @@ class ClipClassification(pl.LightningModule):
         self.mix = v2.RandomChoice(mixes) if mixes else None
         set_gradient_checkpointing(network, "block" if checkpoint_blocks else "none")
         self.classes: list[str] = []
+        self.chosen_by = "val_top1"  # what the best epoch is chosen by
         self.multi_label = False
         self.sampling: dict | None = None
         self.flow: dict | None = None
@@ -137,6 +139,15 @@ class ClipClassification(pl.LightningModule):
                 f"classes ({', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}). "
                 f"Set num_classes to {len(self.classes)}, or to 0 to take it from the data."
             )
+        self.chosen_by = "val_map" if self.multi_label else "val_top1"
+        if stage == "fit" and 0 < (num := len(data.found.split("val"))) < keeping.FEW_CLIPS:
+            self.chosen_by = "val_loss"
+            if self.trainer.is_global_zero:
+                print(
+                    f"{num} validation clips are too few to choose an epoch by "
+                    + ("mAP" if self.multi_label else f"accuracy, of which one is {100 / num:.1f} points")
+                    + ": the one with the smallest validation loss counts as the best"
+                )
         if self.multi_label and self.mix:
             raise ValueError("mixup and cutmix need one label a clip; this data has several: set both to 0")
         if self.weigh_classes:
@@ -307,14 +318,17 @@ class ClipClassification(pl.LightningModule):
         if self.average == "logits":
             loss = F.binary_cross_entropy_with_logits if self.multi_label else F.cross_entropy
             figures["loss"] = float(loss(values, labels))
+        elif self.multi_label:  # probabilities
+            figures["loss"] = float(F.binary_cross_entropy(values.double(), labels.double()))
+        else:
+            figures["loss"] = float(F.nll_loss(values.double().clamp(min=1e-12).log(), labels))
         return figures
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
         figures = self.figures(self.joined("1x1"))
-        # what "best" means; of two epochs that name equally many videos right, the one with the smaller loss
-        figures["score"] = figures["map" if self.multi_label else "top1"] - 1e-6 * min(figures.get("loss", 0.0), 100.0)
+        figures["score"] = keeping.score_of(figures, self.chosen_by)
         for name, value in figures.items():  # every process computed the same number from the same joined scores
             self.log(f"val_{name}", value, prog_bar=name in ("top1", "map"), rank_zero_only=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,8 +12,24 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
 
 from vidact.files import replacing
+
+FEW_CLIPS = 100  # below which a clip is more than a point of accuracy, and epochs differ by what one clip does
+FIGURES = ("val_top1", "val_map")
+LAST = "the last epoch"
+
+
+def score_of(figures: Mapping[str, float], by: str) -> float:
+    """``val_score``, whose highest value is the best epoch's: a figure, or a loss that is to be small.
+
+    Of two epochs that name equally many clips right, the one with the smaller loss is better.
+    """
+    loss = figures.get("loss", 0.0)
+    if by == "val_loss":
+        return -loss if math.isfinite(loss) else -1e30  # which any number is better than
+    return figures[by.removeprefix("val_")] - 1e-6 * (min(loss, 100.0) if math.isfinite(loss) else 100.0)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -34,19 +51,93 @@ class RunCheckpoint(ModelCheckpoint):
         if self.state_key not in states and self.older_key in states:  # of a run of an older version
             states[self.state_key] = states[self.older_key]
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lightning forgets the best score where the folder is another one; that of a run may have been moved."""
+        there, here = str(state_dict.get("dirpath")), str(self.dirpath)
+
+        def moved(path: str) -> str:
+            return here + path.removeprefix(there) if path.startswith(there) else path
+
+        state = dict(state_dict, dirpath=here)
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            state[name] = moved(state.get(name) or "")
+        state["best_k_models"] = {moved(path): score for path, score in state.get("best_k_models", {}).items()}
+        super().load_state_dict(state)
+
 
 class Best(RunCheckpoint):
-    """The epoch with the highest ``val_score``; the newest one where nothing is validated."""
+    """The epoch with the highest ``val_score``, the later of two alike; the newest one where nothing is validated.
+
+    The task says in ``chosen_by`` which figure the score stands for.
+    """
+
+    epoch: int | None = None  # from 1
+    value: float | None = None  # of the figure that it was chosen by
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "best", monitor="val_score", mode="max")
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        self.task: Any = pl_module
         if stage == "fit" and (why := why_no_validation(trainer)):
             self.monitor = None
             if trainer.is_global_zero:
                 print(f"nothing is validated, since {why}: the last epoch counts as the best")
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        if current is None:
+            return False
+        before = self.best_model_score
+        is_best = before is None or trainer.strategy.reduce_boolean_decision(bool(current >= before.to(current.device)))
+        if is_best:
+            self.epoch = trainer.current_epoch + 1
+            value = trainer.callback_metrics.get(self.task.chosen_by)
+            self.value = None if value is None else float(value)
+        return is_best
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"epoch": self.epoch, "value": self.value, "by": self.task.chosen_by}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        if not self.is_comparable(checkpoint["callbacks"].get(self.state_key, {})):
+            for key in [
+                key for key in checkpoint["callbacks"] if key.startswith("EarlyStopping{'monitor': 'val_score'")
+            ]:
+                del checkpoint["callbacks"][key]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self.is_comparable(state_dict):
+            nothing: dict[str, Any] = {"best_model_score": None, "best_k_models": {}}
+            nothing |= {"best_model_path": "", "kth_best_model_path": ""}
+            super().load_state_dict(state_dict | nothing)
+            return
+        super().load_state_dict(state_dict)
+        self.epoch, self.value = state_dict.get("epoch"), state_dict.get("value")
+
+    def is_comparable(self, state: dict[str, Any]) -> bool:
+        """Whether the best score of a checkpoint is of the figure that epochs are chosen by now.
+
+        Older versions chose by accuracy or mAP whatever was validated, and did not say so.
+        """
+        now = self.task.chosen_by
+        return state.get("by", now if now in FIGURES else None) == now
+
+    def chosen(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """Which epoch is in best.ckpt, and what it was chosen by, for results.json; says it too."""
+        by, epochs = self.task.chosen_by, trainer.current_epoch
+        validated = len(trainer.datamodule.found.split("val"))  # type: ignore[attr-defined]
+        if self.monitor is None or by == LAST or self.epoch is None:
+            return {"epoch": epochs, "of": epochs, "by": LAST, "validated": 0 if self.monitor is None else validated}
+        if trainer.is_global_zero:
+            best = "smallest" if by == "val_loss" else "highest"
+            kind = "clips" if by in ("val_loss", "val_top1") else "videos"
+            figure = f"the {best} {by} ({self.value:.4g}) on {validated} {kind}"
+            print(f"best.ckpt: epoch {self.epoch} of {epochs}, with {figure}")
+        return {"epoch": self.epoch, "of": epochs, "by": by, "value": self.value, "validated": validated}
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)

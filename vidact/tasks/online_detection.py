@@ -37,7 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
-from vidact.tasks.keeping import refuse_callbacks
+from vidact.tasks.keeping import LAST, refuse_callbacks
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
@@ -166,6 +166,11 @@ class OnlineDetection(pl.LightningModule):
             self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
+
+    @property
+    def chosen_by(self) -> str:
+        """What the best epoch is chosen by."""
+        return LAST if self.last_counts else "val_map"
 
     def refuse_silent_windows(self) -> None:
         """Say how many videos are too short for the answers that teach; raise ValueError if that is all of them.
