@@ -1,6 +1,7 @@
 """What a user types, right and wrong: the words of the answers are the test."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -302,6 +303,22 @@ def test_a_wrong_option_is_said_in_plain_words(
     said = fails(["train", *SMALL, f"--data.root={root}", "--run", str(tmp_path), option], capsys)
     assert words in said
     assert "Given value" not in said
+
+
+class Runs:
+    """A pickle of it would run a command."""
+
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_a_run_goes_on_from_no_program(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
+    """What a checkpoint asks for is not run, and nobody is told how to run it."""
+    torch.save({"state_dict": {}, "x": Runs()}, tmp_path / "last.ckpt")
+    args = ["train", *SMALL, f"--data.root={root}", f"--run={tmp_path / 'r'}", f"--ckpt={tmp_path / 'last.ckpt'}"]
+    words = fails(args, capsys)
+    assert "last.ckpt cannot be read as weights: it asks for posix.system" in words
+    assert "weights_only" not in words
 
 
 def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
