@@ -33,6 +33,7 @@ from vidact import __version__
 from vidact.addresses import without_secrets
 from vidact.files import no_empty_folder, replacing, try_to_write, write_json
 from vidact.names import plain_name, same_names
+from vidact.records import unreadable_weights
 from vidact.results import load_results, save_results
 
 if TYPE_CHECKING:
@@ -79,7 +80,17 @@ def make_cli(args: Sequence[str], command: str) -> Any:
     keep_freed_memory()
 
     class WholeCheckpoints(TorchCheckpointIO):
-        """Checkpoints are whole or absent, also when the process is killed while it writes one."""
+        """Checkpoints are whole or absent, also when the process is killed while writing; nothing in them runs."""
+
+        def load_checkpoint(
+            self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
+        ) -> dict[str, Any]:
+            try:
+                return super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
+            except FileNotFoundError:
+                raise
+            except Exception as error:  # PyTorch's words advise to run what is in the file
+                raise unreadable_weights(path, error) from None
 
         def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
             with replacing(path) as half:
