@@ -74,7 +74,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
-    from vidact.tasks.keeping import Best, EpochBar, Last, make_loggers, several
+    from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, make_loggers, several
 
     torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
     keep_freed_memory()
@@ -103,37 +103,6 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             config = trainer.strategy.broadcast(cli.config.run)
             cli.config.run = cli.config.trainer.default_root_dir = config
             trainer.__dict__["_default_root_dir"] = config  # Trainer.default_root_dir reads it and cannot be set
-
-    class EpochTimes(pl.Callback):
-        """Seconds of each epoch of this process, validation included."""
-
-        def on_fit_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            self.seconds: list[float] = []
-            self.started: float | None = None  # a run may go on in the middle of an epoch, which then is not timed
-
-        def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            self.started = time.perf_counter()
-
-        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            if self.started is not None:
-                self.seconds.append(time.perf_counter() - self.started)
-
-    class EpochLines(EpochTimes):
-        """One line an epoch."""
-
-        def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-            super().on_train_epoch_end(trainer, task)
-            done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
-            seconds = float(np.mean(self.seconds or [0.0]))
-            shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            words = [
-                f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
-            ]
-            left = f", {(end - done) * seconds / 60:.1f} min left" if end > done and self.seconds else ""
-            took = f"  {seconds:.1f} s an epoch" if self.seconds else ""
-            if trainer.is_global_zero:
-                of = f"/{end}" if end > 0 else ""  # time, steps or nothing ends the training
-                print(f"epoch {done:>3}{of}  {'  '.join(words)}{took}{left}", flush=True)
 
     class VidactCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

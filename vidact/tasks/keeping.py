@@ -1,10 +1,12 @@
-"""What a run keeps while it trains: its best and its newest checkpoint, and logs whose epochs count from 1."""
+"""What a run keeps and says while it trains: its best and its newest checkpoint, logs whose epochs count from 1, and
+how long an epoch takes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,50 @@ class EpochBar(TQDMProgressBar):
         self.train_progress_bar.reset(None if total == float("inf") else total)
         end = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1}{end}")
+
+
+class EpochTimes(pl.Callback):
+    """Seconds of each epoch of this process, validation included, and the first one's start of processes left out."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.seconds: list[float] = []
+        self.started: float | None = None  # a run may go on in the middle of an epoch, which then is not timed
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.seconds and batch_idx == 0:  # the first batch has come: what was before it was start-up
+            self.started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.started is not None:
+            self.seconds.append(time.perf_counter() - self.started)
+
+
+class EpochLines(EpochTimes):
+    """One line an epoch, with the time that is left until the epochs or the steps are done."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
+        shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        words = [
+            f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
+        ]
+        if self.seconds:
+            mean_s = sum(self.seconds) / len(self.seconds)
+            words.append(f"{mean_s:.1f} s an epoch")
+            left = end - done if end > 0 else math.inf
+            if trainer.max_steps > 0:
+                left = min(left, (trainer.max_steps - trainer.global_step) * done / max(trainer.global_step, 1))
+            if 0 < left < math.inf:
+                words[-1] += f", {left * mean_s / 60:.1f} min left"
+        if trainer.is_global_zero:
+            of = f"/{end}" if end > 0 else ""  # time, steps or nothing ends the training
+            print(f"epoch {done:>3}{of}  {'  '.join(words)}", flush=True)
 
 
 class EpochCSV(CSVLogger):
