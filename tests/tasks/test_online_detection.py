@@ -115,6 +115,14 @@ def test_thresholds_are_said_with_what_they_were_chosen_on(trained: Path) -> Non
     assert load_results(trained)["test"]["thresholds"] == chosen
 
 
+def test_label_smoothing_moves_the_default_threshold(toy: Path, tmp_path: Path) -> None:
+    """To the middle between what the loss asks for where a class is there, 0.7 + 0.3 / 3, and where not, 0.3 / 3."""
+    options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path}", *SMALL]
+    cli.train([*options, "--trainer.max_epochs=1", "--model.label_smoothing=0.3"])
+    chosen = load(tmp_path / "checkpoints/best.ckpt").record["thresholds"]
+    assert chosen["default"] == pytest.approx((0.8 + 0.1) / 2)
+
+
 def test_the_checkpoint_scores_as_the_test_did(trained: Path, toy: Path) -> None:
     network = load(trained / "checkpoints/best.ckpt")
     assert network.record["classes"] == CLASSES
