@@ -46,7 +46,7 @@ WORDS = {
     "tokens_per_second": "tokens a second",
     "seconds": "seconds of the test",
     "seconds_per_epoch": "seconds an epoch",
-    "f1_at_0.5": "F1 at 0.5 for all",
+    "f1_at_default": "F1 at the default for all",
     "f1": "F1",
     "ap": "average precision",
     "cap": "calibrated average precision",

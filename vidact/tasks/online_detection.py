@@ -351,8 +351,15 @@ class OnlineDetection(pl.LightningModule):
     def choose_events(self, timelines: Timelines) -> None:
         """Set the thresholds of events by the validation videos."""
         how = {name: value for name, value in self.events.items() if name not in ("on", "off")}
+        # Between what the loss asks for where a class is there, and where it is not: 0.5 without label smoothing.
+        default = 0.5 * (1 - self.label_smoothing) + self.label_smoothing / (1 + len(self.classes))
         found = choose_thresholds(
-            timelines.scores, timelines.targets, timelines.ignore, tokens_per_second=self.tokens_per_second, **how
+            timelines.scores,
+            timelines.targets,
+            timelines.ignore,
+            tokens_per_second=self.tokens_per_second,
+            default=default,
+            **how,
         )
         self.events["on"] = [round(float(value), 6) for value in found.on]
         self.thresholds = {
@@ -360,7 +367,8 @@ class OnlineDetection(pl.LightningModule):
             "videos": found.videos,
             "events": dict(zip(self.classes, found.events.tolist(), strict=True)),
             "f1": found.f1,
-            "f1_at_0.5": found.f1_at_default,
+            "default": found.default,
+            "f1_at_default": found.f1_at_default,
         }
 
     def on_test_epoch_end(self) -> None:
