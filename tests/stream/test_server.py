@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import COLOURS, Client, Serving, colour_model, frame, jpeg
+from streaming import playlist, transport_streams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -947,6 +948,20 @@ def test_metrics_and_health(served):
     assert metric(served, "vidact_sessions") == metric(served, "vidact_streams") == 0
     status, _, body = ask(served.port, "/healthz")
     assert (status, json.loads(body)) == (200, {"status": "ok"})
+
+
+def test_metrics_say_which_sources_are_up():
+    """Of those that somebody looked at: one that cannot be opened is down, and up with its first picture."""
+    with playlist() as hls, Serving(sources={"lobby": hls.url, "hall": "0"}) as served, served.client() as client:
+        assert "vidact_source_up{" not in served.studio.metrics.text()
+        client.start(0)
+        assert client.read("ended")["failed"]
+        assert metric(served, 'vidact_source_up{source="lobby"}') == 0
+        hls.show(transport_streams(range(40)))
+        time.sleep(1)  # a client starts one stream a second
+        client.start(0)
+        wait_for(lambda: 'vidact_source_up{source="lobby"} 1' in served.studio.metrics.text())
+        assert "hall" not in served.studio.metrics.text()
 
 
 def test_metrics_text():

@@ -92,6 +92,7 @@ ROW = 'door,1.2500,3.5000,"прыжок, ""high""",0.8750\n'
         (HEAD[:9], HEAD),  # killed while the head was written
         (HEAD + ROW, HEAD + ROW),
         (HEAD + ROW + ROW[:20], HEAD + ROW),
+        ((HEAD + ROW + ROW[:22]).encode()[:-1], HEAD + ROW),  # in the middle of a letter
         (HEAD + ROW + ROW[:-3], HEAD + ROW),  # 0.87 may have been 0.8750
         (HEAD + ROW + ROW[:-1], HEAD + ROW + ROW),  # an editor left the last line break out
         (HEAD + ROW + ROW[:20] + 4096 * "\0", HEAD + ROW),  # a power cut
@@ -102,7 +103,7 @@ ROW = 'door,1.2500,3.5000,"прыжок, ""high""",0.8750\n'
 )
 def test_a_table_is_appended_to(left, kept, tmp_path):
     path = tmp_path / "events.csv"
-    path.write_bytes(left.encode())
+    path.write_bytes(left if isinstance(left, bytes) else left.encode())
     with EventTable(path, appends=True) as table:
         table.write(EVENT)
     assert path.read_bytes().decode() == kept + ROW
@@ -183,6 +184,8 @@ def test_a_table_that_is_moved_away_is_begun_again(tmp_path):
         path.rename(tmp_path / "events.csv.1")
         table.write(EVENT)
         path.unlink()
+        table.write(EVENT)
+        path.write_bytes(b"")  # what "copytruncate" leaves
         table.write(EVENT)
     assert path.read_text(encoding="utf-8") == (tmp_path / "events.csv.1").read_text(encoding="utf-8") == HEAD + ROW
 

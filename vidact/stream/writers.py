@@ -157,6 +157,7 @@ class _LineWriter(_Writer):
         try:
             if self._file is None or self._file.name != str(name) or _has_moved(self._file):
                 self._open(name)
+            self._write_head()
             while self._waiting:
                 self._write(self._waiting[0])
                 self._waiting_bytes -= len(self._waiting.popleft())
@@ -180,14 +181,16 @@ class _LineWriter(_Writer):
                 else:
                     os.truncate(opened.fileno(), 0)
             self._appends = True  # where it is opened again
-            if self.head and not os.fstat(opened.fileno()).st_size:
-                self._file = opened
-                self._write(self.head.encode())
         except BaseException:
-            self._file = None
             opened.close()
             raise
         self._file = opened
+
+    def _write_head(self) -> None:
+        """Of an empty file, which another program may have emptied."""
+        assert self._file is not None
+        if self.head and not os.fstat(self._file.fileno()).st_size:
+            self._write(self.head.encode())
 
     def _mend(self, name: Path, opened: io.FileIO) -> None:
         """Make a file that an earlier run left end in a whole line, and refuse one of other contents."""
