@@ -247,6 +247,13 @@ def test_what_can_never_be_a_source_is_not_waited_for(uri: str) -> None:
         open_source(uri, waits=True)
 
 
+def test_a_camera_that_opens_at_once_is_no_line(desk: Desk) -> None:
+    events: list[str] = []
+    with open_source(0, capture=desk, waits=True, on_event=events.append) as source:
+        watch(source, lambda grab: number(grab) >= 3)
+    assert events == []
+
+
 def test_closing_while_a_source_is_waited_for() -> None:
     source = open_source(0, capture=Desk(), retry_s=60, waits=True, on_event=lambda text: None)
     timer = threading.Timer(0.05, source.close)

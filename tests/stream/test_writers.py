@@ -393,6 +393,16 @@ def test_a_recording_that_finds_no_room_goes_on_with_the_next_file(tmp_path):
     assert shown(recorder.newest) == ([0, 0.25, 0.5, 0.75], [0, 1, 2, 3])
 
 
+def test_a_disk_without_any_room_is_left_without_a_file(tmp_path):
+    with (
+        room_for(0),
+        pytest.raises(OSError, match="cannot be recorded any further"),
+        Recorder(tmp_path / "a.mp4") as one,
+    ):
+        one.write(0, grey(0))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_seconds_of_a_file_are_above_0(tmp_path):
     with pytest.raises(ValueError, match="segment_s is 0"):
         Recorder(tmp_path / "out.mp4", segment_s=0)

@@ -666,8 +666,9 @@ class _ReconnectingSource(_NewestSource):
 
     def _deliver(self, image: np.ndarray, picture: _Picture) -> None:
         if self._lost_at is not None:
-            back = "is back" if self._has_been_open else "is open"
-            self._report(f"{self.name} {back} after {time.monotonic() - self._lost_at:.1f} s")
+            if self._told:  # it was waited for
+                back = "is back" if self._has_been_open else "is open"
+                self._report(f"{self.name} {back} after {time.monotonic() - self._lost_at:.1f} s")
             self._lost_at, self._retry_s, self._told = None, self._first_retry_s, ""
         if self._state != "open":
             self._state, self._has_been_open = "open", True

@@ -472,6 +472,9 @@ class Recorder(_Writer):
                 self._encode_file(*item)
             except Exception as error:  # told by the next write, or by close
                 self._error, self.has_failed = error, True
+                with contextlib.suppress(OSError):
+                    if self.newest.is_file() and not self.newest.stat().st_size:
+                        self.newest.unlink()  # an empty file is no recording
                 while self._taken is not None and not self._is_over(first_s, self._taken[0]):
                     self._take()  # so that nobody waits for a full queue
             item = self._taken
