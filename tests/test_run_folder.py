@@ -277,3 +277,8 @@ def test_what_cannot_be_chosen_is_said(
     assert "both holds clips.csv and events.csv" in fails("--data.root=both")
     assert not (tmp_path / "runs").exists()
     assert os.listdir(tmp_path / "empty") == []
+
+
+@pytest.mark.parametrize("asked", ["--help", "-h", "--data.help", "--model.help=vidact.tasks.ClipClassification"])
+def test_who_asks_for_help_needs_no_data(asked: str) -> None:
+    assert cli.choose_config([asked]) == [asked]

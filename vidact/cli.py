@@ -241,7 +241,7 @@ def expand_config(args: Sequence[str]) -> list[str]:
 
 def choose_config(args: Sequence[str]) -> list[str]:
     """``args`` with the recipe that fits the data, where they name data and no configuration and no network."""
-    if any(re.match(r"(--config|-c|--model|--help|-h|--print_config)(=|$)", word) for word in args):
+    if any(re.match(r"(--config|-c|--model|--help|-h|--print_config|--.+\.help)(=|$)", word) for word in args):
         return list(args)
     option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     option.add_argument("--data.root", "--data.init_args.root", dest="root", type=Path)
