@@ -166,6 +166,31 @@ def test_two_processes_learn_what_one_learns_from_the_same_batches(root: Path, t
 
 
 @pytest.mark.slow
+def test_two_processes_go_on_inside_an_epoch(noise_sequences: Path, tmp_path: Path) -> None:
+    """With one process more or less they go on at an epoch's end alone."""
+    args = [
+        "train", "--config", "online/synthetic/miniroad", f"--data.root={noise_sequences}", "--data.window=10",
+        "--data.stride=10", "--data.batch_size=2", "--model.loss_tokens=all", "--model.network.embedding_dim=8",
+        "--model.network.hidden_dim=8", "--model.schedule.kind=constant", "--model.schedule.warmup_epochs=0",
+        "--model.ema=0.8", "--device=cpu",
+    ]  # fmt: skip
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    whole, part, on = (str(tmp_path / name) for name in ("whole", "part", "on"))
+    for run, steps in ((whole, 7), (part, 6)):  # four batches an epoch
+        done = vidact(*args, *two, "--run", run, f"--trainer.max_steps={steps}", "--trainer.max_epochs=9")
+        assert done.returncode == 0, done.stderr
+    goes_on = [*args, "--run", on, "--ckpt", f"{part}/checkpoints/last.ckpt", "--trainer.max_steps=7"]
+    done = vidact(*goes_on, *two)
+    assert done.returncode == 0, done.stderr
+    assert "goes on in epoch 2 after 2 of 4 batches" in done.stdout
+    weights = [torch.load(f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (whole, on)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    done = vidact(*goes_on[:-5], "--run", f"{on}2", "--ckpt", f"{part}/checkpoints/last.ckpt", "--trainer.max_steps=7")
+    assert done.returncode == 2
+    assert "processes 2 and 1" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_ends_with_a_report(root: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     args = [
@@ -191,7 +216,7 @@ def test_a_killed_run_resumes_and_ends_with_a_report(root: Path, tmp_path: Path)
     assert results["test"]["videos"] == len(load_clips(root).split("test"))
     assert "<html" in (run / "report.html").read_text()
     epochs = [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]]
-    assert sorted(set(epochs), key=int) == [str(epoch) for epoch in range(6)]
+    assert sorted(set(epochs), key=int) == [str(epoch) for epoch in range(1, 7)]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from vidact.tasks import OnlineDetection
 ADD = "--trainer.callbacks+=lightning.pytorch.callbacks."
 
 
-@pytest.fixture(autouse=True)
-def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def without_pages() -> Iterator[None]:
     """Pages have their own tests and take longer than the training here."""
-    monkeypatch.setattr(vidact.report, "write_report", lambda run: run / "report.html")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vidact.report, "write_report", lambda run: run / "report.html")
+        yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def options(noise_sequences: Path) -> list[str]:
     """Of a detector with ten training windows in five batches an epoch; three epochs."""
     return [
@@ -79,6 +82,15 @@ def stopped(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """A run that was stopped after its first epoch."""
     run = tmp_path / "run"
     stop_in_epoch(2, [*options, f"--run={run}"], monkeypatch)
+    return run
+
+
+@pytest.fixture(scope="module")
+def left_alone(options: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, for tests that change nothing there."""
+    run = tmp_path_factory.mktemp("left") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in_epoch(2, [*options, f"--run={run}"], patch)
     return run
 
 
@@ -160,25 +172,25 @@ def test_a_schedule_goes_on_from_the_same_epoch_with_other_batches(
     ],
 )
 def test_what_cannot_change_is_refused(
-    more: list[str], words: str, options: list[str], stopped: Path, capsys: pytest.CaptureFixture
+    more: list[str], words: str, options: list[str], left_alone: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    before = (stopped / "config.yaml").read_text()
-    said = fails(["train", *options, f"--run={stopped}", "--ckpt=last", *more], capsys)
+    before = (left_alone / "config.yaml").read_text()
+    said = fails(["train", *options, f"--run={left_alone}", "--ckpt=last", *more], capsys)
     assert words in said
     assert "--model.init_from" in said
-    assert (stopped / "config.yaml").read_text() == before
+    assert (left_alone / "config.yaml").read_text() == before
 
 
 def test_a_checkpoint_without_its_run_is_compared_all_the_same(
-    options: list[str], stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    options: list[str], left_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     alone = tmp_path / "alone.ckpt"
-    alone.write_bytes((stopped / "checkpoints/last.ckpt").read_bytes())
+    alone.write_bytes((left_alone / "checkpoints/last.ckpt").read_bytes())
     again = ["train", *options, f"--run={tmp_path / 'new'}", f"--ckpt={alone}"]
     assert "another network than the one that is asked for: hidden_dim 8 and 16 (there and asked)" in fails(
         [*again, "--model.network.hidden_dim=16"], capsys
     )
-    content = read(stopped)
+    content = read(left_alone)
     torch.save({name: content[name] for name in ("state_dict", "vidact", "pytorch-lightning_version")}, alone)
     assert "holds weights and no state of a training" in fails(again, capsys)
 
@@ -236,6 +248,26 @@ def test_a_checkpoint_of_an_older_version_goes_on(options: list[str], stopped: P
     assert read(stopped, "best")["epoch"] == 0
 
 
+def test_options_that_an_older_version_did_not_know_are_no_change(
+    options: list[str], stopped: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Its config.yaml also says which checkpoint it was continued from, which no test asks for any more."""
+    path = stopped / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    del config["data"]["init_args"]["group"], config["model"]["init_args"]["tf32"]
+    path.write_text(yaml.safe_dump(config))
+    cli.train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+               f"--trainer.logger.save_dir={stopped}/mine"])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "tf32" not in said
+    assert "group" not in said
+    assert "trainer.logger {'trainer.logger.class_path'" in said
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(config | {"ckpt": "last"}))
+    cli.main(["test", "--config", str(path)])
+    assert load_results(stopped)["test"]["checkpoint"].endswith("best.ckpt")
+
+
 # ---- options of Lightning
 
 
@@ -246,9 +278,18 @@ def test_a_checkpoint_of_an_older_version_goes_on(options: list[str], stopped: P
             ["--trainer.limit_val_batches=0"],
             "nothing is validated, since trainer.limit_val_batches is 0: the last epoch",
         ),
-        (["--trainer.check_val_every_n_epoch=4"], "trainer.check_val_every_n_epoch is 4 and trainer.max_epochs 3"),
+        pytest.param(
+            *(["--trainer.check_val_every_n_epoch=4"], "trainer.check_val_every_n_epoch is 4 and trainer.max_epochs 3"),
+            marks=pytest.mark.slow,
+        ),
         (["--trainer.max_steps=3"], "training ended before its first validation: the last epoch counts as the best"),
-        (["--trainer.val_check_interval=00:01:00:00"], "training ended before its first validation: the last epoch"),
+        pytest.param(
+            *(
+                ["--trainer.val_check_interval=00:01:00:00"],
+                "training ended before its first validation: the last epoch",
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_without_a_validation_the_last_epoch_counts_as_the_best(
@@ -300,15 +341,18 @@ def test_early_stopping_without_a_split_to_validate_on(
     "more",
     [
         ["--trainer.logger=false"],
-        ["--trainer.logger=true"],
-        ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=OUT"],
+        pytest.param(["--trainer.logger=true"], marks=pytest.mark.slow),
+        pytest.param(
+            ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=OUT"],
+            marks=pytest.mark.slow,
+        ),
         ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
         [f"{ADD}BackboneFinetuning", "--trainer.callbacks.unfreeze_backbone_at_epoch=1"],
         [f"{ADD}ModelCheckpoint", "--trainer.callbacks.dirpath=OUT"],
-        [f"{ADD}StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"],
-        [f"{ADD}RichProgressBar"],
-        ["--trainer.plugins=lightning.pytorch.plugins.io.AsyncCheckpointIO"],
-        ["--trainer.precision=bf16-true"],
+        pytest.param([f"{ADD}StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"], marks=pytest.mark.slow),
+        pytest.param([f"{ADD}RichProgressBar"], marks=pytest.mark.slow),
+        pytest.param(["--trainer.plugins=lightning.pytorch.plugins.io.AsyncCheckpointIO"], marks=pytest.mark.slow),
+        pytest.param(["--trainer.precision=bf16-true"], marks=pytest.mark.slow),
     ],
     ids=lambda more: more[-1][10:50],
 )

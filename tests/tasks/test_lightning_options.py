@@ -262,6 +262,18 @@ def test_callbacks_that_do_not_go_on(callback, words: str, sequences: Path, tmp_
         fit(detector, sequences, tmp_path, resume=saved[0], **options)
 
 
+def test_stochastic_weight_averaging_goes_on_at_an_epochs_end(sequences: Path, tmp_path: Path) -> None:
+    def average() -> pl.Callback:
+        return pl.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1)
+
+    options: dict = {"model": {"ema": None}, "callbacks": [average]}
+    whole = fit(detector, sequences, tmp_path, saves=True, **options)
+    path, at = next((path, at) for path, at in whole[3].items() if "epoch" in path.name)
+    assert_same_end(whole, fit(detector, sequences, tmp_path, resume=path, **options), whole[2][at:])
+    with pytest.raises(ValueError, match="middle of epoch 1, and Lightning's StochasticWeightAveraging sets its rates"):
+        fit(detector, sequences, tmp_path, resume=next(iter(whole[3])), **options)
+
+
 def test_callbacks_that_cannot_train(sequences: Path, tmp_path: Path) -> None:
     for callback, words in (
         (lambda: pl.callbacks.ModelPruning("l1_unstructured", amount=0.2), "other tensors of the weights"),
