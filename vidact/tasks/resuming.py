@@ -289,6 +289,11 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
     differ = [
         f"{name} {was} and {now[name]}" for name, was in state.get("batches", now).items() if was != now.get(name, was)
     ]
+    if callbacks_of(trainer, pl.callbacks.StochasticWeightAveraging) and not place.is_between:
+        raise ValueError(
+            f"{path} is from the middle of epoch {place.epoch + 1}, and Lightning's StochasticWeightAveraging sets its "
+            "rates up at an epoch's start. Resume from an epoch's end (last.ckpt)"
+        )
     if differ and not place.is_between:
         raise ValueError(
             f"{path} is from the middle of epoch {place.epoch + 1}, and its batches were others than those asked for: "
@@ -323,11 +328,20 @@ OF_THE_RUN = r"run|ckpt|config|device|trainer\.default_root_dir|.*progress_bar|.
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The options that two configurations, as config.yaml has them, have otherwise: name → value before and now."""
-    flat = [dict(_flatten(config)) for config in (before, now)]
-    names = [name for name in {**flat[0], **flat[1]} if not re.fullmatch(OF_THE_RUN, name)]
-    changes = {name: (flat[0].get(name), flat[1].get(name)) for name in names}
-    return {name: pair for name, pair in changes.items() if not _is_same(name, *pair)}
+    """The options that two configurations, as config.yaml has them, have otherwise: name → value before and now.
+
+    An option that one of them does not know, having been written by another version, is no change.
+    """
+    was, is_now = dict(_flatten(before)), dict(_flatten(now))
+    changes = {name: (was[name], is_now[name]) for name in was if name in is_now}
+    for mine, other in ((was, is_now), (is_now, was)):
+        for name in mine:  # a value here, such as null, and a class with its options there
+            if inside := {part: value for part, value in other.items() if part.startswith(f"{name}.")}:
+                values = (mine[name], inside) if mine is was else (inside, mine[name])
+                changes[name] = values
+    return {
+        name: pair for name, pair in changes.items() if not re.fullmatch(OF_THE_RUN, name) and not _is_same(name, *pair)
+    }
 
 
 def _flatten(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
