@@ -127,7 +127,7 @@ def test_a_live_stream_that_begins_anew_is_new(server: Server) -> None:  # noqa:
     """A sender that is killed and started again sends the same stamps, and what it shows is now."""
     content = b"".join(transport_streams(range(20)))
     server.answers = [sends(content), sends(content, stalls=True)]
-    with open_source(server.url, retry_s=0.02, on_event=lambda text: None) as source:
+    with open_source(server.url, timeout_s=1.0, retry_s=0.02, on_event=lambda text: None) as source:
         first = watch(source, lambda grab: number(grab) >= 15)
         time.sleep(0.1)
         again = watch(source, lambda grab: number(grab) >= 15)
