@@ -5,9 +5,10 @@
 
 The short set holds stretches of 4 to 10 s of the long videos, each with an action, on the side of the split that its
 video is on. They are cut from the features, at whole tokens: a token of an image network depends on no other. Each
-network is trained as configs/online/fir/<network>.yaml says. The table has mAP and token accuracy beside a guess and
-the most frequent class, and the F1 of events (temporal overlap 0.3) at the thresholds that were chosen, at 0.5 for all
-and of every class all the time. Finished runs are kept when the command runs again.
+network is trained as configs/online/fir/<network>.yaml says, or the recipe for short videos where there is one. The
+table has mAP and token accuracy beside a guess and the most frequent class, and the F1 of events (temporal overlap 0.3)
+at the thresholds that were chosen, at 0.5 for all and of every class all the time. Finished runs are kept when the
+command runs again.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vidact.report import write_summary
 from vidact.results import command_line, load_results, save_results
 
 NETWORKS = ("frame_classifier", "miniroad")
+SHORT = {"miniroad": "miniroad_short"}  # the recipes for a few short videos
 SECONDS = (4.0, 10.0)  # of a short video
 FIGURES = {  # in the table → in results.json
     "mAP": "map",
@@ -73,7 +75,7 @@ def main(
         raise ValueError(f"{short} was made of {there} and this asks for {made}; name another folder with --out")
     rows = []
     for name, data in ((root.resolve().name, root), (f"{videos} short videos", short)):
-        for network in networks:
+        for network in [SHORT.get(network, network) if data is short else network for network in networks]:
             tests = []
             for seed in seeds:
                 run = out / data.resolve().name / network / f"seed{seed}"

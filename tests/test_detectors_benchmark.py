@@ -73,13 +73,14 @@ def test_detectors_benchmark(detectors, tmp_path, capsys):
     detectors.main(**toy)
     results = load_results(tmp_path / "out")
     assert {name for name in results if "," in name} == {
-        f"{data}, {network}" for data in ("long", "12 short videos") for network in detectors.NETWORKS
-    }
-    row = results["12 short videos, miniroad"]
-    runs = [load_results(tmp_path / "out/short0/miniroad" / f"seed{seed}")["test"] for seed in (0, 1)]
+        "long, frame_classifier", "long, miniroad", "12 short videos, frame_classifier",
+        "12 short videos, miniroad_short",
+    }  # fmt: skip
+    row = results["12 short videos, miniroad_short"]
+    runs = [load_results(tmp_path / "out/short0/miniroad_short" / f"seed{seed}")["test"] for seed in (0, 1)]
     assert row["token accuracy"].startswith(f"{np.mean([run['test_token_accuracy'] for run in runs]):.3f}")
     assert row["of the most frequent class"] == runs[0]["test_majority"]
     assert len(load_sequences(tmp_path / "out/short0").sequences) == 12
-    assert "| 12 short videos | miniroad |" in capsys.readouterr().out
+    assert "| 12 short videos | miniroad_short |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="name another folder with --out"):
         detectors.main(**toy | {"videos": 11})
