@@ -108,3 +108,12 @@ def test_the_command_prints_both(clips, untrimmed, tmp_path, capsys):
     run = next(line for line in said.splitlines() if line.strip().startswith("run ") and "train" in line)
     assert run.split()[:4] == ["run", "train", "2", "2.5"]
     assert "unlabelled at the ends of videos: 0.4 s before the first event and 1.8 s after the last, 28 % of" in said
+
+
+def test_lists_whose_files_are_all_missing(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "clips.csv").write_text("path,label\na.mp4,run\nb.mp4,jump\n")
+    checked = check_set(tmp_path / "set", tmp_path / "out", progress=False)
+    assert checked.kinds() == {"missing": 2, "annotations": 1}
+    assert (tmp_path / "out" / CHECK).exists()
+    assert checked.classes == []

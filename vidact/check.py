@@ -215,7 +215,7 @@ def _of_lists(sources: Sources, examined: dict[str, Examined], group: str | None
             findings += _of_events(sources, examined, splits)
         else:
             findings += _of_clips(sources, examined, labels, splits)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:  # the latter where none of the clips has a file
         findings.append(Finding("annotations", (), str(error)))
     if splits:
         findings += _of_groups(sources, splits, group)
@@ -348,7 +348,7 @@ def _summary(sources: Sources, examined: dict[str, Examined]) -> tuple[list[dict
         splits = {plain_path(name): split for name, split in load_videos(sources.root / "videos.csv").items()}
         events = load_events(sources.root / "events.csv")
         lengths = {plain_path(name): one.duration_s for name, one in examined.items() if one.is_readable}
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return [], None
     own: dict[str, list[Event]] = {video: [] for video in splits if video in lengths}
     for event in events:

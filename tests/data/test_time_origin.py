@@ -144,6 +144,21 @@ def test_events_of_detectors(videos: Path, tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_that_a_mac_wrote(videos: Path, tmp_path: Path) -> None:
+    """The file's name has the accent apart from its letter, and the lists write it either way."""
+    (tmp_path / "videos").mkdir()
+    apart, one = "cafe\u0301.mkv", "caf\u00e9.mkv"
+    for name in (apart, "other.mkv"):
+        (tmp_path / "videos" / name).write_bytes((videos / "late.mkv").read_bytes())
+    extract_features(tmp_path / "videos", tmp_path / "features", build_extractor("resnet_tiny", size=32, device="cpu"))
+    write_events_csv(tmp_path / "events.csv", [Event(name, 2.0, 3.0, "a") for name in (apart, "other.mkv")])
+    for written in (apart, one):
+        write_videos_csv(tmp_path / "videos.csv", {written: "train", "other.mkv": "test"})
+        found = load_sequences(tmp_path, time_origin="file", val_fraction=0)
+        labels = next(sequence for sequence in found if sequence.id == "caf\u00e9").multi_hot[:, 1]
+        assert np.flatnonzero(labels).tolist() == [2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
 def test_copies_keep_it(name: str, videos: Path, tmp_path: Path) -> None:
     job = TranscodeJob("copy.mp4", videos / name, tmp_path, TranscodeSettings(crf=30))

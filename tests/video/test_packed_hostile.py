@@ -97,3 +97,42 @@ def test_pictures_that_are_not_what_was_promised(kind: str, store: Path) -> None
     shard[at : at + size] = jpeg
     (store / "shards" / f"{kind}.tar").write_bytes(shard)
     assert not refused_or_read(store / "a" / f"{kind}.packed", entry | {"shard": f"{kind}.tar"})
+
+
+@pytest.mark.parametrize(("height", "width"), [(65_535, 65_535), (40_000, 40_000), (16_384, 16_384)])
+def test_sizes_that_are_only_promised(height: int, width: int, store: Path) -> None:
+    """Nothing is reserved for pictures before one of them came: all four would be 3 GiB at least."""
+    entry = json.loads((store / "a" / "one.packed").read_text())
+    assert not refused_or_read(store / "a" / "promised.packed", entry | {"height": height, "width": width})
+
+
+@pytest.mark.parametrize("shard", ["a" * 300 + ".tar", "\u0430" * 150 + ".tar", "a\0.tar", "000000.tar\n"])
+def test_names_that_no_shard_has(shard: str, store: Path) -> None:
+    entry = json.loads((store / "a" / "one.packed").read_text())
+    assert not refused_or_read(store / "a" / "named.packed", entry | {"shard": shard})
+
+
+@pytest.mark.parametrize(
+    "place", ["a\0b", "a" * 300, "a/one.packed", "file://[::1/x", "file:///a%00b", "http://[::1/x", "memory://x"]
+)
+def test_places_that_cannot_be(place: str, store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    for name in ("packed.json", "a/one.packed"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes((store / name).read_bytes())
+    record = json.loads((tmp_path / "packed.json").read_text())
+    (tmp_path / "packed.json").write_text(json.dumps(record | {"shards": place}))
+    with (
+        pytest.raises(VideoError, match=r"packed\.json names|one\.packed"),
+        open_video(tmp_path / "a" / "one.packed") as video,
+    ):
+        video.frames_at([0])
+
+
+def test_a_store_that_an_editor_of_windows_wrote(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.packed").write_bytes((store / "a" / "one.packed").read_bytes())
+    record = json.loads((store / "packed.json").read_text()) | {"shards": str(store / "shards")}
+    (tmp_path / "packed.json").write_text(json.dumps(record), encoding="utf-8-sig")
+    with open_video(tmp_path / "a" / "one.packed") as video:
+        assert len(video.frames_at(range(4)).images) == 4

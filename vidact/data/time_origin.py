@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
+from vidact.names import Finder
+
 TimeOrigin = Literal["first_frame", "file"]
 
 NOTES = ".extract"  # in a folder of features: what is known of finished videos
@@ -29,8 +31,10 @@ def note_path(features: Path, video: str) -> Path:
 
 def lead_of(features: Path, video: str) -> float:
     """Seconds that the file of a video plays before its first picture; ValueError where the features do not say it."""
+    # extraction writes the name as the video's file has it, and lists may write it otherwise
+    note = Finder(features).find(note_path(Path(), video).as_posix())
     try:
-        return float(json.loads(note_path(features, video).read_text(encoding="utf-8"))["lead_s"])
+        return float(json.loads(note.read_text(encoding="utf-8"))["lead_s"])
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"the features in {features} do not say when the first picture of {video} is shown; extract them again "

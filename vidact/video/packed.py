@@ -17,6 +17,7 @@ Shapes: N frames kept of a video, H x W pixels.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -45,6 +46,7 @@ VERSION = 1
 # Of what is read, since a store may come from anybody.
 LISTS = ("offsets", "sizes", "times_s")
 SIDES = 65_535  # pixels: what a JPEG can have
+MOST_PIXELS = 2**28  # of a picture, which are 768 MiB; those of HEVC's highest level are half as many
 LARGEST_JPEG = 2**30  # bytes
 OFFSETS = 2**53  # bytes
 FRAME_HEADS = {0xC0, 0xC1, 0xC2}  # markers: baseline, extended, progressive
@@ -304,7 +306,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _shards_of(store: Path, mtime_ns: int) -> str:
     """The folder or URL of the shards, from packed.json."""
     try:
-        record = json.loads(store.read_text(encoding="utf-8"))
+        record = json.loads(store.read_text(encoding="utf-8-sig"))  # people edit it, some with a mark before it
         shards, version = record["shards"], record["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VideoError(f"{store} cannot be read ({_short(error)}); pack again, or fetch it again") from None
@@ -313,14 +315,18 @@ def _shards_of(store: Path, mtime_ns: int) -> str:
     if not isinstance(shards, str) or not shards:
         raise VideoError(f"{store} names no place of its shards but {shards!r}; write their folder or address")
     scheme = shards.partition("://")[0] if "://" in shards else ""
-    if scheme == "file":
-        shards, scheme = url2pathname(urlsplit(shards).path), ""
+    try:
+        if scheme == "file":
+            shards, scheme = url2pathname(urlsplit(shards).path), ""
+        folder = str((store.parent / shards).resolve())
+    except (ValueError, OSError) as error:  # what no path can be
+        raise VideoError(f"{store} names a place of its shards that cannot be ({_short(error)}); correct it") from None
     if (scheme and scheme not in SCHEMES) or "::" in shards:
         raise VideoError(
             f"{store} names {public(shards)}; shards are a folder or begin with "
             f"{', '.join(f'{known}://' for known in SCHEMES)}, without ::, since a store may come from anybody"
         )
-    return shards if scheme else str((store.parent / shards).resolve())
+    return shards if scheme else folder
 
 
 def _whole(entry: Any, name: str, least: int, most: int) -> Any:
@@ -368,8 +374,12 @@ class PackedReader(VideoReader):
             raise VideoError(f"{self.path} is no packed video: its frames come in no order of time; pack it again")
         if not isinstance(above, str) or not re.fullmatch(r"\.|\.\.(/\.\.)*", above):
             raise VideoError(f"{self.path} names the store {above!r}; its store lies above it: . or .., ../.., …")
-        if not isinstance(self._shard_name, str) or not re.fullmatch(r"\w[\w-]*\.tar", self._shard_name):
-            raise VideoError(f"{self.path} names the shard {self._shard_name!r}; a shard is a plain name: 000000.tar")
+        if self._height * self._width > MOST_PIXELS:
+            raise VideoError(f"{self.path} promises pictures of {self._width}x{self._height}, which nobody packs")
+        if not isinstance(self._shard_name, str) or not re.fullmatch(r"\w[\w-]{,200}\.tar", self._shard_name, re.ASCII):
+            raise VideoError(
+                f"{self.path} names the shard {self._shard_name!r:.60}; a shard is a plain name: 000000.tar"
+            )
         store = Path(os.path.normpath(self.path.absolute().parent / above)) / STORE
         if not whole:
             raise VideoError(f"{self.path} is damaged: its lists are of different lengths; pack it again")
@@ -415,11 +425,14 @@ class PackedReader(VideoReader):
             return self._fetch(numbers)
         if self._file is None:
             shard = Path(self._shards, self._shard_name)
-            if shard.exists() and not shard.is_file():  # a pipe would be waited for
+            # a pipe would be waited for; these, unlike Path's, take any name
+            if os.path.exists(shard) and not os.path.isfile(shard):
                 raise VideoError(f"{self.path} lies in the shard {shard}, which is no file; fetch it again")
             try:
                 self._file = shard.open("rb", buffering=0)
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                    raise
                 raise VideoError(
                     f"{self.path} lies in the shard {shard}, which does not exist; "
                     f"put it there, or say in {STORE} where the shards are"
@@ -452,11 +465,14 @@ class PackedReader(VideoReader):
             import fsspec
         except ImportError as error:
             raise ImportError(f"{public(self._shards)} is read with fsspec; {how_to_install('fsspec')}") from error
-        files, place = fsspec.core.url_to_fs(f"{self._shards.rstrip('/')}/{self._shard_name}")
+        place = url = f"{self._shards.rstrip('/')}/{self._shard_name}"
         begins = [self._offsets[number] for number in numbers]
         ends = [begin + self._sizes[number] for begin, number in zip(begins, numbers, strict=True)]
         try:
+            files, place = fsspec.core.url_to_fs(url)
             return files.cat_ranges([place] * len(begins), begins, ends, on_error="raise")
+        except ImportError as error:
+            raise ImportError(f"{self._shard} cannot be fetched: {error}") from error
         except Exception as error:  # whatever a storage library raises
             raise VideoError(
                 f"{self.path} cannot be fetched from {self._shard} "

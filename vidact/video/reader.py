@@ -74,8 +74,10 @@ class VideoReader:
                 f"frame {outside[0]} of {self.path} does not exist: it has {count} frames, 0 to {count - 1}"
             )
         numbers, slots = np.unique(asked.astype(np.int64), return_inverse=True)
-        images = np.empty((len(numbers), self.height, self.width, 3), dtype=np.uint8)
+        images = np.empty((0, self.height, self.width, 3), dtype=np.uint8)
         for slot, image in enumerate(self.pictures(numbers.tolist())):
+            if slot == 0:  # not before: a size that a file only promises may be beyond all memory
+                images = np.empty((len(numbers), *images.shape[1:]), dtype=np.uint8)
             images[slot] = image
         if len(numbers) != len(asked) or (slots[1:] < slots[:-1]).any():
             images = images[slots]
