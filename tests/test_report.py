@@ -351,6 +351,7 @@ def test_events_are_told_in_words(run):
         ("test_top1", "top-1"), ("val_map", "mAP"), ("mean test_map", "mean mAP"), ("mean_top1", "mean top-1"),
         ("std_top1", "spread of top-1"), ("mean_class_accuracy", "mean class accuracy"), ("seconds an epoch",) * 2,
         ("test_token_accuracy", "token accuracy"), ("mean top-1", "mean top-1"), ("class", "class"),
+        ("min_seconds", "shortest event, seconds"), ("min_top1", "least top-1"),
     ],
 )  # fmt: skip
 def test_figures_have_names_of_words(name, words):

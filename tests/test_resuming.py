@@ -181,6 +181,15 @@ def test_what_cannot_change_is_refused(
     assert (left_alone / "config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("more", [["--data.root=nowhere"], ["--model.optimizer.lr=0"]])
+def test_what_fails_before_a_batch_leaves_the_configuration(
+    more: list[str], options: list[str], left_alone: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = (left_alone / "config.yaml").read_text()
+    fails(["train", *options, f"--run={left_alone}", "--ckpt=last", "--trainer.max_epochs=5", *more], capsys)
+    assert (left_alone / "config.yaml").read_text() == before
+
+
 def test_a_checkpoint_without_its_run_is_compared_all_the_same(
     options: list[str], left_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -309,6 +318,11 @@ def test_without_a_validation_the_last_epoch_counts_as_the_best(
             "stop early by val_score, and nothing is valid",
         ),
         ([f"{ADD}EarlyStopping", "--trainer.callbacks.monitor=val_map", "--trainer.limit_val_batches=0"], "by val_map"),
+        (
+            [f"{ADD}EarlyStopping", "--trainer.callbacks.monitor=val_acc"],
+            "EarlyStopping is to monitor val_acc, and this training has no such figure. It has val_map, val_loss,",
+        ),
+        ([f"{ADD}ModelCheckpoint", "--trainer.callbacks.monitor=accuracy"], "ModelCheckpoint is to monitor accuracy,"),
         (["--trainer.max_epochs=0"], "trainer.max_epochs is 0, so that nothing would be learnt"),
         (["--trainer.max_steps=0"], "trainer.max_steps is 0"),
         (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches is 0"),
