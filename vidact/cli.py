@@ -540,6 +540,8 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
 
 def learn(cli: Any, command: str) -> Path:
     """Train and score what ``make_cli`` built; ``command`` is named in results.json."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
     from vidact.tasks.keeping import Best
 
     run, trainer = Path(cli.config.run), cli.trainer
@@ -547,7 +549,11 @@ def learn(cli: Any, command: str) -> Path:
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     changes = options_changed(cli, resume) if resume else {}
     if trainer.is_global_zero and not trainer.fast_dev_run:
-        save_config(cli, run, changes)
+        if resume is None:
+            save_config(cli, run, changes)
+        else:  # a run that cannot go on keeps what says how its checkpoints were trained
+            saves = LambdaCallback(on_train_start=lambda *_: save_config(cli, run, changes))
+            trainer.callbacks.append(saves)
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
         print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")

@@ -26,7 +26,6 @@ WORDS = {
     "chance_map": "mAP of a guess",
     "majority": "accuracy of always answering the most frequent class",
     "majority_class": "most frequent class",
-    "verdict": "no better than that?",
     "event_map": "event mAP",
     "event_f1": "event F1",
     "event_f1_at_0.5": "event F1 with every threshold at 0.5",
@@ -51,6 +50,14 @@ WORDS = {
     "ap": "average precision",
     "cap": "calibrated average precision",
     "on": "turns on at",
+    "off": "turns off below",
+    "min_seconds": "shortest event, seconds",
+    "merge_seconds": "longest gap inside an event, seconds",
+    "exclusive": "one class at a time",
+    "chosen": "epoch in best.ckpt",
+    "of": "of so many epochs",
+    "by": "chosen by",
+    "validated": "clips or videos that were validated",
 }
 
 

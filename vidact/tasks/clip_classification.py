@@ -186,6 +186,12 @@ class ClipClassification(pl.LightningModule):
         """What Lightning's BackboneFinetuning freezes at first."""
         return backbone(self.network)
 
+    @property
+    def validated(self) -> tuple[str, ...]:
+        """What ``figures`` has, in this data."""
+        found = self.trainer.datamodule.found  # type: ignore[attr-defined]
+        return ("map", "loss") if found.multi_label else ("top1", "top5", "mean_class_accuracy", "loss")
+
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)
 

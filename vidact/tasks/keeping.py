@@ -174,6 +174,7 @@ def why_no_validation(trainer: pl.Trainer) -> str | None:
 def refuse_callbacks(trainer: pl.Trainer) -> None:
     """Raise ValueError, before training, for callbacks of Lightning that would fail or do nothing."""
     why, kinds = why_no_validation(trainer), [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    refuse_unknown_figures(trainer)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if why and isinstance(callback, pl.callbacks.EarlyStopping) and callback.monitor.startswith("val_"):
             raise ValueError(
@@ -190,6 +191,26 @@ def refuse_callbacks(trainer: pl.Trainer) -> None:
             raise ValueError(
                 "Lightning's ModelPruning makes other tensors of the weights that are averaged. Leave it or averaged "
                 "weights (--model.ema) out"
+            )
+
+
+def refuse_unknown_figures(trainer: pl.Trainer) -> None:
+    """Raise ValueError where a callback of Lightning waits for a figure that this training does not have, which
+    Lightning says after an epoch.
+    """
+    task: Any = trainer.lightning_module
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not all(type(part).__module__.startswith(("lightning.", "vidact.")) for part in (task, *callbacks)):
+        return  # parts of the user's own may log what they like
+    known = [*(f"val_{name}" for name in (*task.validated, "score")), "train_loss", "grad_norm"]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(callback, pl.callbacks.EarlyStopping | ModelCheckpoint) or monitor is None:
+            continue
+        if monitor not in (*known, "epoch", "step") and not monitor.startswith(("train_", "lr-")):
+            raise ValueError(
+                f"{type(callback).__name__} is to monitor {monitor}, and this training has no such figure. It has "
+                f"{', '.join(known)}"
             )
 
 

@@ -223,6 +223,11 @@ class OnlineDetection(pl.LightningModule):
         """What Lightning's BackboneFinetuning freezes at first."""
         return backbone(self.network)
 
+    @property
+    def validated(self) -> tuple[str, ...]:
+        """The figures of the validation videos."""
+        return "map", "loss"
+
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)
 
