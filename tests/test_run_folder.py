@@ -282,3 +282,29 @@ def test_what_cannot_be_chosen_is_said(
 @pytest.mark.parametrize("asked", ["--help", "-h", "--data.help", "--model.help=vidact.tasks.ClipClassification"])
 def test_who_asks_for_help_needs_no_data(asked: str) -> None:
     assert cli.choose_config([asked]) == [asked]
+
+
+@pytest.mark.parametrize("command", ["train", "test"])
+def test_help_lists_the_options_of_data_and_model(command: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    for option in ("--trainer.max_epochs", "--data.root", "--data.window", "--model.ema", "--model.schedule.kind"):
+        assert f"  {option} " in said or f"  {option}\n" in said
+
+
+def test_bare_help_of_a_part_lists_its_options(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "--data.help"])
+    said = capsys.readouterr().out
+    assert end.value.code == 0
+    assert "--data.epoch_windows (default: 1)" in said
+    assert "--model" not in said
+
+
+def test_options_may_be_spelt_with_hyphens() -> None:
+    words = ["--data.num-workers=2", "--trainer.max-epochs", "-1", "--run-folder=a-b", "--data.root", "my-clips"]
+    assert cli.in_one_spelling(words) == [
+        "--data.num_workers=2", "--trainer.max_epochs", "-1", "--run=a-b", "--data.root", "my-clips"
+    ]  # fmt: skip
