@@ -21,8 +21,8 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,8 @@ def make_cli(args: Sequence[str], command: str) -> Any:
 
     class VidactCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            of_trainer = parser.format_help
+            parser.__dict__["format_help"] = lambda *how: of_trainer(*how) + options_of_parts(command)
             parser.add_argument(
                 "--run",
                 type=str | None,
@@ -174,7 +176,11 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 options["plugins"] = plugins
             return super().instantiate_trainer(**options, callbacks=callbacks)
 
-    args = one_name_of_run(args)
+    args = in_one_spelling(args)
+    bare = [word for word, value in zip(args, [*args[1:], "--"], strict=False) if value.startswith("-")]
+    if asked := [part for part in PARTS if f"--{part}.help" in bare]:
+        print(options_of_parts(command, asked))
+        raise SystemExit(0)
     if command == "train":
         args = choose_config(args)
     home = run_of_config(args)
@@ -319,9 +325,37 @@ def find_config(name: str) -> Path:
     raise FileNotFoundError(f"no configuration {name}; vidact brings {', '.join(close or known)}")
 
 
-def one_name_of_run(args: Sequence[str]) -> list[str]:
-    """``--run_folder`` is ``--run``: torchrun looks for its own options, shortened ones too, in the whole command."""
-    return [re.sub(r"^--run[_-]folder(?==|$)", "--run", word) for word in args]
+def in_one_spelling(args: Sequence[str]) -> list[str]:
+    """Options with the underscores of their names, so that ``--data.num-workers`` is ``--data.num_workers``.
+
+    ``--run_folder`` is ``--run``: torchrun looks for its own options, shortened ones too, in the whole command.
+    """
+    words = [re.sub(r"^--[^=]+", lambda name: f"--{name[0][2:].replace('-', '_')}", word) for word in args]
+    return [re.sub(r"^--run_folder(?==|$)", "--run", word) for word in words]
+
+
+# What --data and --model may be, to train on clips and on untrimmed videos.
+PARTS = {
+    "data": ("vidact.data.ClipData", "vidact.data.SequenceData"),
+    "model": ("vidact.tasks.ClipClassification", "vidact.tasks.OnlineDetection"),
+}
+
+
+def options_of_parts(command: str, parts: Iterable[str] = tuple(PARTS)) -> str:
+    """The options ``--data.*`` and ``--model.*`` with their defaults, which no parser knows without a configuration."""
+    lines = []
+    for part in parts:
+        for dotted in PARTS[part]:
+            module, _, name = dotted.rpartition(".")
+            lines += ["", f"{name}, explained by vidact {command} --{part}.help {dotted}:"]
+            for option in inspect.signature(getattr(importlib.import_module(module), name)).parameters.values():
+                if is_dataclass(option.default):
+                    inside = [(field.name, getattr(option.default, field.name)) for field in fields(option.default)]
+                    lines += [f"  --{part}.{option.name}.{key} (default: {value})" for key, value in inside]
+                    continue
+                is_plain = option.default is None or isinstance(option.default, int | float | str | tuple)
+                lines.append(f"  --{part}.{option.name}{f' (default: {option.default})' * is_plain}")
+    return "\n".join([*lines, ""])
 
 
 def is_asked(name: str, args: Sequence[str]) -> bool:
@@ -812,7 +846,7 @@ def folds(args: Sequence[str]) -> Path:
     )  # fmt: skip
     # fmt: off
     parser.add_argument("--config", nargs="+", required=True, help="configurations whose data.group names the groups")
-    parser.add_argument("--run", "--run_folder", type=Path, help="folder for all folds; default runs/<config>-folds")
+    parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
     parser.add_argument("--folds", help="comma-separated groups, + joins those that are held out together; "
                                         "default: every group alone")
     parser.add_argument("--num_folds", type=int, help="so many folds, each of several groups in order of their names")
@@ -820,7 +854,7 @@ def folds(args: Sequence[str]) -> Path:
                         help="two of the configurations as the streams of one more row, their logits added 1 : 1.5")
     parser.add_argument("--flow", type=Path, help="what `vidact extract flow` stored, for the networks that see flow")
     # fmt: on
-    asked, others = parser.parse_known_args(args)
+    asked, others = parser.parse_known_args(in_one_spelling(args))
     if asked.folds and asked.num_folds:
         raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
     configs = [find_config(name) for name in asked.config]
@@ -1074,10 +1108,8 @@ def compare(args: Sequence[str]) -> Path:
     )  # fmt: skip
     parser.add_argument("--config", nargs="+", required=True, help="configurations, a row of the table each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the networks' start and training")
-    parser.add_argument(
-        "--run", "--run_folder", type=Path, help="folder for all runs; default runs/<configs' folder>-compared"
-    )
-    asked, others = parser.parse_known_args(args)
+    parser.add_argument("--run", type=Path, help="folder for all runs; default runs/<configs' folder>-compared")
+    asked, others = parser.parse_known_args(in_one_spelling(args))
     configs = [find_config(name) for name in asked.config]
     names = [config.stem for config in configs]
     refuse_same_names(names)
