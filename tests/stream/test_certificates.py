@@ -105,6 +105,20 @@ def test_a_wrong_certificate_is_not_accepted(name: str, wrong: str, served: dict
         watch(source, lambda grab: number(grab) >= 5)
 
 
+def test_a_machine_that_trusts_nobody_still_reads_what_has_no_certificate(
+    served: dict[str, Playlist], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may come without authorities, and SSL_CERT_FILE may be mistyped."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    with playlist() as plain:
+        plain.show(transport_streams(range(20)))
+        plain.text += "#EXT-X-ENDLIST\n"
+        with open_source(plain.url, **QUICK) as source:
+            assert [number(grab) for grab in source][:5] == [0, 1, 2, 3, 4]
+    with pytest.raises(SourceError, match=r"s0\.ts cannot be opened: SSL_CERT_FILE names .*nowhere\.pem, which is no "):
+        open_source(address(served["good"], "s0.ts"), **QUICK)
+
+
 def test_what_a_playlist_names_is_looked_at_too(served: dict[str, Playlist]) -> None:
     good, unknown = served["good"], served["unknown"]
     there = f"https://127.0.0.1:{unknown.server_port}/"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import os
 import socket
 import ssl
 import tempfile
@@ -33,6 +34,9 @@ TLS_PORTS = {"https": 443, "rtsps": 322}
 
 def trusted_authorities() -> str:
     """A PEM file of the authorities that this machine trusts, or that ``SSL_CERT_FILE`` names; raises OSError."""
+    named = os.environ.get("SSL_CERT_FILE")
+    if named and not Path(named).is_file():
+        raise OSError(f"SSL_CERT_FILE names {named}, which is no file; write where the certificates (PEM) are")
     if file := ssl.get_default_verify_paths().cafile:
         return file
     with contextlib.suppress(ImportError):

@@ -894,8 +894,10 @@ class _UrlConnection:
             options["rtsp_flags"] = "prefer_tcp"  # over UDP, pictures arrive with holes
         address, begin = from_environment(url), time.monotonic()
         try:
-            if verify:
-                options |= {"tls_verify": "1", "ca_file": trusted_authorities()}
+            if verify:  # http may be sent on to https; where no authorities are known, only that fails
+                options["tls_verify"] = "1"
+                with contextlib.nullcontext() if is_verified else contextlib.suppress(OSError):
+                    options["ca_file"] = trusted_authorities()
             self._container = self._open(address, options, is_verified and scheme == "https")
         except Exception as error:  # whatever the library raises
             why = self._why(error, begin, "it does not answer")
