@@ -148,6 +148,7 @@ def test_a_browser_is_answered(served):
         assert hello["future_seconds"] == [0.1, 0.2, 0.4]
         assert client.start()["source"] == "browser"
         client.play(jpeg("grey"), 0.6)
+        greys = len(client.pushed)
         answers = client.play(jpeg("red"), 1.2)
         assert len(answers) >= 8
         best = [int(np.argmax(answer["scores"])) for answer in answers]
@@ -157,7 +158,8 @@ def test_a_browser_is_answered(served):
         np.testing.assert_allclose(np.diff(seconds), 0.1, atol=1e-3)
         opened = [event for answer in answers for event in answer["opened"]]
         assert [event["label"] for event in opened] == ["red"]
-        assert opened[0]["start_s"] == pytest.approx(0.6, abs=0.25)
+        # A machine that does other things sends later than it wants to; where the red begins, its frame says.
+        assert opened[0]["start_s"] == pytest.approx(client.pushed[greys], abs=0.2)
         assert np.array(answers[-1]["future"]).shape == (3, 4)
         assert_usual(answers)
         answers = client.play(jpeg("grey"), 0.8)
