@@ -20,6 +20,7 @@ from vidact.data.synthetic import write_video
 from vidact.export import open_onnx
 from vidact.models import frame_classifier, tsn_resnet_tiny
 from vidact.models.weights import describe, load, read
+from vidact.prediction import predict
 from vidact.prepare import pack_set
 from vidact.results import load_results, save_results
 from vidact.scores import FORMAT, load_scores
@@ -210,7 +211,11 @@ WRONG: dict[str, list[object]] = {
     "input__std": ["x", [0.0], ["a"]],
     "input__resize": ["x", 10**9, -5],
     "classes": [5, "abc", [1, 2, 3], {"a": 1}, [["a"]]],
-    "sampling": [5, "x", ["name"]],
+    "sampling": [
+        *[5, "x", ["name"], {"name": 5}, {"name": "SegmentSampler", "arguments": {"num_segments": "x"}}],
+        {"name": "SegmentSampler", "arguments": {"num_segments": 10**10}},
+        {"name": "DenseSampler", "arguments": {"stride": 1e12}},
+    ],
 }
 
 
@@ -222,6 +227,31 @@ def test_a_record_of_wrong_kinds_is_refused_by_name(key: str, value: object, suf
     with pytest.raises(ValueError, match=rf"x\{suffix}.*{key.rpartition('__')[2]}") as error:
         load(path)
     assert "weights_only" not in str(error.value)
+
+
+SEGMENTS = {"name": "SegmentSampler", "arguments": {"num_segments": 4}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("classes", ["a"], "has 3 outputs and names 1 class"),
+        ("classes", list("abcd"), "has 3 outputs and names 4 class"),
+        ("sampling", {"name": "Nobody", "arguments": {}}, "sampler 'Nobody'"),
+        ("sampling", {"name": "SegmentSampler", "arguments": {"colour": 1}}, "no argument colour"),
+        ("sampling", {"name": "DenseSampler", "arguments": {"short": "x"}}, "short is 'x'"),
+    ],
+)
+def test_what_a_recogniser_says_of_its_answers_is_refused_by_name(
+    key: str, value: object, words: str, tmp_path: Path
+) -> None:
+    path = network_file(tmp_path / "x.ckpt", **{"sampling": SEGMENTS, key: value})
+    video = tmp_path / "a.mp4"
+    video.touch()
+    with pytest.raises(ValueError, match=rf"x\.ckpt.*{words}"):
+        load_model(path)
+    with pytest.raises(ValueError, match=rf"x\.ckpt.*{words}"):
+        predict(video, path)
 
 
 @pytest.mark.parametrize(

@@ -426,7 +426,8 @@ def _clip_job(network: Any, name: str, frames: int | None) -> _Job:
             f"{name} does not say its input, so no clip can be made for it; give a network of vidact.models"
         )
     sampling = getattr(network, "record", {}).get("sampling")
-    trained = ClipSampler.from_record(sampling)(10_000).shape[-1] if sampling else None
+    with blamed(f"{name}: the sampling of its record"):
+        trained = ClipSampler.from_record(sampling)(10_000).shape[-1] if sampling else None
     length = frames or taken.frames or trained
     if length is None:
         raise ValueError(f"{name} takes clips of any length and does not say which it was trained with; give frames")
@@ -850,7 +851,9 @@ def load_onnx(
             raise ValueError(
                 f"{path} cannot stream: its network looks at {group} neighbouring frames at a time. {STREAMING}"
             )
-        return stream_recogniser(network, network.record, steps_per_second, events or {}, torch.device("cpu"))
+        return stream_recogniser(
+            network, network.record, str(path), steps_per_second, events or {}, torch.device("cpu")
+        )
     if extractor is None:
         extractor = network.extractor()
     elif isinstance(extractor, str | Path) and Path(extractor).suffix == ".onnx":

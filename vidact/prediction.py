@@ -23,7 +23,8 @@ from vidact.data.folders import holds_only_images, walk_videos
 from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
-from vidact.models.weights import load
+from vidact.models.weights import load, refuse_other_classes
+from vidact.records import blamed
 from vidact.video.decode import KNOWN_SUFFIXES, VideoError, open_video
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
@@ -100,9 +101,12 @@ def predictions(
             f"  vidact stream --checkpoint {shlex.quote(str(checkpoint))} --source {shlex.quote(str(videos[0]))} "
             "--no-window --fast --events events.csv"
         )
-    if record["sampling"] is None:
+    if record.get("sampling") is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
-    sampler, transform = ClipSampler.from_record(record["sampling"]), from_record(record, crops=crops)
+    with blamed(checkpoint):
+        refuse_other_classes(record["classes"], network.num_classes, str(checkpoint))
+        sampler = ClipSampler.from_record(record["sampling"])
+    transform = from_record(record, crops=crops)
     device = device or best_device()
     network.to(device)
     if torch.device(device).type == "cuda":

@@ -115,6 +115,13 @@ EXPORT: dict[str, Any] = {
     "state": [STATE],
     "looks": [{"input": TEXT, "is_image": TRUTH, "dim": whole(1, WIDEST)}],
 }
+SAMPLER = {
+    **{key: whole(1, LONGEST) for key in ("num_segments", "segment_length", "num_frames", "clip_length", "stride")},
+    "fps": rate(FASTEST),
+    "short": TEXT,
+    "variant": TEXT,
+    "out_of_range": TEXT,
+}
 # Of a file of weights, a checkpoint or an exported graph.
 RECORD: dict[str, Any] = {
     "format": VERSION,
@@ -122,7 +129,7 @@ RECORD: dict[str, Any] = {
     "classes": NAMES,
     "multi_label": TRUTH,
     "scores": TEXT,
-    "sampling": {"name": TEXT, "arguments": OBJECT},
+    "sampling": {"name": TEXT, "arguments": SAMPLER},
     "tokens_per_second": rate(FASTEST),
     "events": {"on": THRESHOLDS, "off": THRESHOLDS},
     "features": FEATURES,

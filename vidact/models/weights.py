@@ -230,6 +230,12 @@ def refuse_another_network(network: nn.Module, trust: Iterable[str] = ()) -> Non
         )
 
 
+def refuse_other_classes(classes: Sequence[str], outputs: int, source: str) -> None:
+    """Raise ValueError where a file of a recogniser does not name each output."""
+    if len(classes) != outputs:
+        raise ValueError(f"{source} has {outputs} outputs and names {len(classes)} classes; it is damaged or not ours")
+
+
 # ---------------------------------------------------------------------------------------------- vidact files
 
 

@@ -35,7 +35,7 @@ from vidact.features import FeatureExtractor, other_features
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, one_stream, stack_states
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
-from vidact.models.weights import load
+from vidact.models.weights import load, refuse_other_classes
 from vidact.records import blamed
 from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap
 from vidact.video.sample import ClipSampler
@@ -234,7 +234,7 @@ def load_model(
         return _detector(network, record, name, extractor, events or {}, device, trust)
     if extractor is not None:
         raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
-    return stream_recogniser(network, record, steps_per_second, events or {}, device)
+    return stream_recogniser(network, record, name, steps_per_second, events or {}, device)
 
 
 # What can stream, for the errors about what cannot.
@@ -311,14 +311,17 @@ def _detector(
 def stream_recogniser(
     network: Any,
     record: Mapping[str, Any],
+    name: str,
     steps_per_second: float | None,
     events: Mapping[str, Any],
     device: torch.device,
 ) -> StreamModel:
     """The model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
-    frames, rate = sampled_at(record.get("sampling"))
+    with blamed(f"{name}: the sampling of its record"):
+        frames, rate = sampled_at(record.get("sampling"))
     rate = rate if steps_per_second is None else Clock(steps_per_second).fps
     classes = list(record["classes"])
+    refuse_other_classes(classes, network.num_classes, name)
     # Its scores are means over T frames already, so they are not smoothed again.
     settings = {"on": 0.5, "smoothing": 0.0, "min_seconds": 0.5, "merge_seconds": 0.5, **events}
     return StreamModel(
