@@ -268,3 +268,38 @@ def test_a_server_that_was_restarted_is_found_again(open_page: Any) -> None:
         page.locator("#connection.good").wait_for()
         page.evaluate("document.getElementById('clock').textContent = ''")
         expect(page.locator("#clock")).to_have_text(re.compile(r"\d"))  # it goes on: a new answer is drawn
+
+
+def test_a_camera_sends_nothing_by_the_clock_of_a_lost_connection(
+    open_page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.sync_api import expect
+
+    with Serving(colour_model()) as served:
+        page = open_page(f"http://localhost:{served.port}/")
+        page.locator("#start:enabled").wait_for()
+        page.locator("#start").click()
+        expect(page.locator("#clock")).to_have_text(re.compile(r"[2-9]\.\d"))  # longer than a frame may lead its stream
+        # Every camera frame that is sent meets a socket whose next stream was asked for but has not begun.
+        page.evaluate("""() => {
+            const post = WebSocket.prototype.send;
+            window.early = 0;
+            WebSocket.prototype.send = function (message) {
+                if (typeof message === "string" && JSON.parse(message).type === "start") {
+                    this.addEventListener("message", (event) => {
+                        if (typeof event.data === "string" && JSON.parse(event.data).type === "started") this.begun = true;
+                    });
+                    setTimeout(() => post.call(this, message), 500);
+                    return;
+                }
+                if (message instanceof Blob && !this.begun) window.early += 1;
+                post.call(this, message);
+            };
+        }""")
+        (session,) = served.studio.sessions
+        served.studio.loop.call_soon_threadsafe(session.fail, Fault("test", "the server restarts", 1012))
+        page.locator("#connection", has_text="not connected").wait_for()
+        page.locator("#connection.good").wait_for()
+        page.evaluate("document.getElementById('clock').textContent = ''")
+        expect(page.locator("#clock")).to_have_text(re.compile(r"\d"))
+        assert page.evaluate("window.early") == 0
