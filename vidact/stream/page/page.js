@@ -115,7 +115,7 @@ async function connect() {
   socket.onclose = (event) => {
     if (state.socket !== socket) return;
     state.socket = null;
-    camera.waiting = false;
+    camera.pause();
     again(event.reason || "the connection was lost", event.code === 1008);
   };
 }
@@ -195,6 +195,7 @@ function begin(anew) {
   }
   Object.assign(state, { latest: null, latencies: [] });
   meter.reset();
+  camera.pause(); // until the server has begun: what is captured now has the clock of the stream before
   const source = $("source").value;
   send({ type: "start", source: /^\d+$/.test(source) ? Number(source) : "browser" });
 }
@@ -304,15 +305,16 @@ const camera = {
     if (this.canvas.width !== wide || this.canvas.height !== high) {
       const turned = this.canvas.width && state.sent > 0;
       Object.assign(this.canvas, { width: wide, height: high });
-      if (turned) { this.ready = false; return begin(false); } // a phone that was turned: another picture, another stream
+      if (turned) return begin(false); // a phone that was turned: another picture, another stream
     }
     const context = this.canvas.getContext("2d", { alpha: false });
     context.imageSmoothingQuality = "high";
     context.drawImage(this.video, 0, 0, wide, high);
     this.waiting = true;
-    const stream = state.stream;
+    const loop = this.loop;
     this.canvas.toBlob((jpeg) => {
-      if (!jpeg || stream !== state.stream || !this.ready) { this.waiting = false; return; }
+      if (loop !== this.loop) return;
+      if (!jpeg) { this.waiting = false; return; }
       const time = new DataView(new ArrayBuffer(8));
       time.setFloat64(0, seconds, true);
       send(new Blob([time.buffer, jpeg]));
@@ -323,12 +325,16 @@ const camera = {
 
   taken() { this.waiting = false; },
 
+  pause() {
+    this.ready = this.waiting = false;
+    this.loop++;
+  },
+
   // When the newest frame behind an answer was captured, on this page's clock.
   sinceCapture(seconds) { return performance.now() - this.origin - 1000 * seconds; },
 
   close() {
-    this.ready = false;
-    this.loop++;
+    this.pause();
     this.media?.getTracks().forEach((track) => { track.onended = null; track.stop(); });
     this.media = this.kind = null;
     this.video.onended = null;
@@ -818,7 +824,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dirty);
 // A hidden page gets no frames of its camera: it stops, says so, and goes on when it is seen again.
 let paused = false;
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden && state.running && camera.kind === "camera") { paused = true; camera.ready = false; send({ type: "stop" }); closeOpenEvents(); }
+  if (document.hidden && state.running && camera.kind === "camera") { paused = true; camera.pause(); send({ type: "stop" }); closeOpenEvents(); }
   else if (!document.hidden && paused) { paused = false; if (state.running) begin(false); }
 });
 setInterval(() => { if (state.socket?.readyState === WebSocket.OPEN) send({ type: "alive" }); if (state.running) dirty(); }, 1000);
