@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULE, _, FUNCTION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["vidact"].partition(":")
+MODULE, _, FUNCTION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["vidact"].partition(
+    ":"
+)
 STARTS = {
     "vidact": ["-c", f"import sys; from {MODULE} import {FUNCTION}; sys.exit({FUNCTION}())", "train"],
     "-m vidact": ["-m", "vidact", "train"],

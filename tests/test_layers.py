@@ -43,7 +43,7 @@ LEVELS = {
         ],
         "network_table",
     ],
-    4: ["cli", "demo", "doctor"],
+    4: ["__main__", "cli", "demo", "doctor"],
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 NEVER = {("tasks", "data"), ("data", "tasks"), ("models", "video"), ("video", "models")}

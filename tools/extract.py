@@ -2,7 +2,7 @@
 
 import sys
 
-from vidact.cli import main
+from vidact.__main__ import main
 
 if __name__ == "__main__":  # the workers import this file again
     main(["extract", *sys.argv[1:]])

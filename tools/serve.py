@@ -2,6 +2,6 @@
 
 import sys
 
-from vidact.cli import main
+from vidact.__main__ import main
 
 main(["serve", *sys.argv[1:]])

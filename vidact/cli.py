@@ -5,6 +5,12 @@ Training and testing are a LightningCLI; the other commands are typed functions.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # python -m vidact.cli, before anything is imported that takes time
+    from vidact import __main__ as program
+
+    program.main()
+    raise SystemExit
+
 import argparse
 import contextlib
 import csv
@@ -1453,7 +1459,3 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=words)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-if __name__ == "__main__":
-    main()

@@ -287,7 +287,8 @@ def test_a_camera_sends_nothing_by_the_clock_of_a_lost_connection(
             WebSocket.prototype.send = function (message) {
                 if (typeof message === "string" && JSON.parse(message).type === "start") {
                     this.addEventListener("message", (event) => {
-                        if (typeof event.data === "string" && JSON.parse(event.data).type === "started") this.begun = true;
+                        if (typeof event.data !== "string") return;
+                        if (JSON.parse(event.data).type === "started") this.begun = true;
                     });
                     setTimeout(() => post.call(this, message), 500);
                     return;
