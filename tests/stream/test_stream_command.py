@@ -28,7 +28,7 @@ from vidact.doctor import write_numbered_video
 from vidact.models.weights import save
 from vidact.stream import command, load_model, open_source, run, window
 from vidact.stream.window import Window
-from vidact.stream.writers import Snapshots
+from vidact.stream.writers import EventTable, Snapshots
 from vidact.video import open_video
 
 CLASSES = ["прыжок", "b"]
@@ -782,3 +782,11 @@ def test_help_names_every_option(capsys):
     for option in named:
         assert f"--{option.replace('_', '-')}" in words
     assert command.parse(["--checkpoint", "x"]).source == ["0"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no flock")
+def test_a_table_that_another_stream_writes_to_is_refused_before_anything_is_opened(tmp_path):
+    path = tmp_path / "events.csv"
+    with EventTable(path, appends=True), pytest.raises(OSError, match=r"events\.csv is being written by another proc"):
+        command.parse(["--checkpoint", "x.ckpt", "--events", str(path)])
+    assert command.parse(["--checkpoint", "x.ckpt", "--events", str(path)]).events == path

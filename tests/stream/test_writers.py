@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -244,6 +246,89 @@ def test_a_picture_that_finds_no_room_is_named(tmp_path):
     with room_for(50), pytest.raises(OSError, match=r"door_0001\.25s_.*\.jpg cannot be written \(File too large"):
         Snapshots(tmp_path).write("door", EVENT, np.zeros((60, 80, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- two at once
+
+
+def a_table(path):
+    return EventTable(path, appends=True)
+
+
+def json_lines(path):
+    return JsonLines(path, ["a", "прыжок"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no flock")
+@pytest.mark.parametrize(("make", "written"), [(a_table, EVENT), (json_lines, update())], ids=["table", "lines"])
+def test_a_second_writer_of_the_same_file_is_refused_at_once(make, written, tmp_path):
+    """What the first has written, and writes then, stays whole, also where the second would begin the file anew."""
+    path, link = tmp_path / "out", tmp_path / "link"
+    link.symlink_to(path)
+    with make(path) as first:
+        first.write(written)
+        for name in (path, link):
+            with pytest.raises(OSError, match=f"{name} is being written by another process.*choose another name"):
+                make(name)
+        first.write(written)
+    assert len(path.read_text().splitlines()) == 2 + (make is a_table)
+    with make(path) as second:  # once the first has ended
+        second.write(written)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no flock")
+def test_a_table_of_another_process_that_begins_at_midnight_waits(tmp_path, monkeypatch):
+    """The name of the new day is taken: lines wait, and are written once it is free."""
+    day = ["30"]
+    monkeypatch.setattr(writers, "dated", lambda path: Path(str(path).replace("%d", day[0])))
+    with EventTable(tmp_path / "%d.csv") as table:
+        table.write(EVENT)
+        with EventTable(tmp_path / "31.csv") as other:
+            other.write(EVENT)
+            day[0] = "31"
+            with pytest.raises(OSError, match=r"31\.csv is being written by another process"):
+                table.write(EVENT)
+        table.write(EVENT)
+    assert len((tmp_path / "30.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "31.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no flock")
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with EventTable(tmp_path / "a.csv") as table:
+        table.write(EVENT)
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no flock")
+def test_a_second_recording_of_the_same_name_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    with Recorder(path) as first:
+        first.write(0.0, np.zeros((32, 32, 3), np.uint8))
+        for _ in range(300):
+            if path.exists():
+                break
+            time.sleep(0.01)
+        with pytest.raises(OSError, match=r"a\.mp4 is being written by another process.*choose another name"):
+            Recorder(path)
+        first.write(1.0, np.zeros((32, 32, 3), np.uint8))
+    with open_video(path) as video:
+        assert len(video) == 2
+
+
+def test_two_recordings_that_begin_at_once_have_two_names(tmp_path):
+    """Both of what is live: neither has a file yet when the other one looks for a free name."""
+    path = tmp_path / "a.mp4"
+    with Recorder(path, keeps=True) as first, Recorder(path, keeps=True) as second:
+        taken = [first._next_path(), second._next_path()]
+    assert taken[0] == path
+    assert taken[1] != path
 
 
 # ---- pictures
