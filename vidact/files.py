@@ -124,6 +124,22 @@ def _npy_bytes(file: Any) -> int:
     return file.tell() + math.prod(shape) * dtype.itemsize
 
 
+def take(file: int) -> bool:
+    """Whether an open file, by its descriptor, is now this opening's alone, until it is closed or the process ends.
+
+    True as well where the system, such as Windows, or the file system has no such locks.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    return True
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """``content`` as readable JSON."""
     with replacing(path) as half:

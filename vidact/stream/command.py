@@ -31,7 +31,7 @@ from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_
 from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
 from vidact.stream.sources import Grab, Source, is_live_address, open_source, without_certificates
 from vidact.stream.window import Window
-from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated
+from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated, refuse_taken
 from vidact.video.clock import LONGEST_GAP_S
 from vidact.video.decode import VideoError
 
@@ -285,7 +285,9 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
 
 
 def _refuse_overwriting(asked: argparse.Namespace) -> None:
-    """No file is a folder, or written twice, over a source, or among the files of a folder that is a source."""
+    """No file is a folder, written twice, by another process, over a source, or among the files of a folder that is a
+    source.
+    """
     taken: dict[Path, str] = {}
     outputs = [("--record", path) for path in asked.record]
     outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]
@@ -299,6 +301,8 @@ def _refuse_overwriting(asked: argparse.Namespace) -> None:
             raise ValueError(f"--snapshots is {path}, which is a file; name a folder for the pictures")
         if option != "--snapshots" and path.is_dir():
             raise ValueError(f"{option} is {path}, which is a folder; name a file, in it or elsewhere")
+        if option in ("--events", "--jsonl"):  # a recording may get another name
+            refuse_taken(path)
         place = path.resolve()
         if place in taken:
             raise ValueError(f"{taken[place]} and {option} are both {path}; give each its own name")

@@ -43,7 +43,7 @@ from av.video.frame import PictureType
 from PIL import Image
 
 from vidact.events import Detection
-from vidact.files import make_folder, replacing
+from vidact.files import make_folder, replacing, take
 
 if TYPE_CHECKING:
     from vidact.stream.engine import StreamUpdate
@@ -176,6 +176,8 @@ class _LineWriter(_Writer):
         opened = io.FileIO(os.fspath(name), "ab")
         try:
             if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                if not take(opened.fileno()):
+                    raise taken(name)
                 if self._appends:
                     self._mend(name, opened)
                 else:
@@ -239,6 +241,20 @@ class _LineWriter(_Writer):
             with contextlib.suppress(OSError):  # a pipe has no end
                 os.truncate(file.fileno(), end)
             raise
+
+
+def taken(path: Path | str) -> OSError:
+    """What to raise for a file that another process writes to."""
+    return OSError(f"{path} is being written by another process; end that one, or choose another name")
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise OSError where another process writes to the file; it need not exist."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        if path.is_file():
+            with path.open("rb") as file:
+                if not take(file.fileno()):
+                    raise taken(path)
 
 
 def _may_pass(error: OSError) -> bool:
@@ -425,7 +441,10 @@ class Recorder(_Writer):
             raise ValueError(f"{self.path.name}: recordings are mp4 files; choose a name that ends so")
         if segment_s is not None and not 0 < segment_s < math.inf:
             raise ValueError(f"segment_s is {segment_s:g}; a file of a recording has seconds above 0")
-        make_folder(dated(self.path).parent)
+        first = dated(self.path)
+        make_folder(first.parent)
+        if not keeps:
+            refuse_taken(first)
         self.segment_s, self.keeps = segment_s, keeps
         self.frames = 0
         self.files = 0  # that were begun
@@ -474,6 +493,7 @@ class Recorder(_Writer):
                 self._error, self.has_failed = error, True
                 with contextlib.suppress(OSError):
                     if self.newest.is_file() and not self.newest.stat().st_size:
+                        refuse_taken(self.newest)
                         self.newest.unlink()  # an empty file is no recording
                 while self._taken is not None and not self._is_over(first_s, self._taken[0]):
                     self._take()  # so that nobody waits for a full queue
@@ -488,24 +508,34 @@ class Recorder(_Writer):
         return self.segment_s is not None and seconds - first_s >= self.segment_s
 
     def _next_path(self) -> Path:
+        """The next file's name. Where nothing may be replaced, the file is made, so that no other process takes it."""
         path = dated(self.path)
         if path == self.path and (self.files or (self.keeps and path.exists())):
             path = dated(path.with_name(f"{path.stem}_%Y%m%d-%H%M%S{path.suffix}"))
-        if self.files or self.keeps:
-            path = free_name(path)
+        self.newest = path
+        make_folder(path.parent)
+        while self.files or self.keeps:
+            self.newest = free_name(path)
+            with contextlib.suppress(FileExistsError):  # since a moment, by another process
+                self.newest.open("xb").close()
+                break
         self.files += 1
-        self.first, self.newest = self.first if self.files > 1 else path, path
-        return path
+        if self.files == 1:
+            self.first = self.newest
+        return self.newest
 
     def _encode_file(self, seconds: float, image: np.ndarray) -> None:
         """A file, from this picture on to the one, which is taken, that belongs into the next file."""
         first_s = seconds
         begin_s = seconds if self.files else 0.0
         path = self._next_path()
-        make_folder(path.parent)
         height, width = (max(2, side // 2 * 2) for side in image.shape[:2])  # H.264 in 4:2:0 takes even sides
         options = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
-        with av.open(str(path), "w", format="mp4", options=options) as container:
+        with contextlib.ExitStack() as stack:
+            held = stack.enter_context(path.open("ab"))
+            if not take(held.fileno()):
+                raise taken(path)
+            container = stack.enter_context(av.open(str(path), "w", format="mp4", options=options))
             stream = container.add_stream("libx264", rate=30)  # a guess for the rate control; frames carry their times
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             # Without frames that look ahead the first one is shown at its own second.

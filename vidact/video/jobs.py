@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from vidact.files import short_name, write_json
+from vidact.files import short_name, take, write_json
 
 NOTES = ".prepare"
 DISK_RESERVE = 32 * 2**20  # bytes that a run leaves free
@@ -200,15 +200,9 @@ def alone(out: Path) -> Iterator[None]:
     """
     notes = out / NOTES
     notes.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError):  # Windows has no flock; there two runs would do the work twice
-            import fcntl
-
-            lock = stack.enter_context((notes / "lock").open("w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ValueError(f"another run is writing to {out}; wait for it, or choose another --out") from None
+    with (notes / "lock").open("w") as lock:
+        if not take(lock.fileno()):
+            raise ValueError(f"another run is writing to {out}; wait for it, or choose another --out")
         for half in out.rglob(".*"):
             if re.match(r"\.\d+\.", half.name) and half.is_file():
                 half.unlink(missing_ok=True)
