@@ -49,7 +49,7 @@ def write_part(
 
     FLV comes without its header, as a server writes what it goes on with in the same file."""
     suffix = path.suffix[1:]
-    own, own_options, container_options = CODECS[suffix]
+    own, own_options, container_options = CODECS.get(suffix, (codec or "", {}, {}))
     with av.open(str(path), "w", options=container or container_options) as file:
         stream = file.add_stream(codec or own, rate=FPS, options=own_options | options)
         stream.pix_fmt = "yuv420p"
@@ -76,12 +76,11 @@ def join(folder: Path, suffix: str, parts: list[tuple[int, float]], **options: s
     return path
 
 
-def true_times(path: Path, begins: set[int]) -> np.ndarray:
+def true_times(path: Path) -> np.ndarray:
     """Seconds of each picture after the first, from the stamps that a plain decoding shows.
 
-    Stamps that rise are believed, up to a pause of 13 hours; any others begin anew, a frame after the picture before.
-    Counts of 33 bits are compared as such. To the last pictures of a program stream FFmpeg may give one time; no part
-    begins there, whose ``begins`` are known."""
+    Stamps that rise are believed, up to a pause of 13 hours; any others, as the one that FFmpeg may give to the last
+    two pictures of a program stream, are a frame after the picture before. Counts of 33 bits are compared as such."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -89,20 +88,19 @@ def true_times(path: Path, begins: set[int]) -> np.ndarray:
         stamps = [frame.pts for packet in container.demux(stream) for frame in packet.decode()]
         tick_s = float(stream.time_base)
     times_s = [0.0]
-    for number, (before, stamp) in enumerate(itertools.pairwise(stamps), 1):
+    for before, stamp in itertools.pairwise(stamps):
         step_s = (stamp - before) * tick_s
         if period:
             step_s = (stamp % period - before % period) * tick_s
             if step_s < -(period / 2) * tick_s and step_s + period * tick_s < 60:
                 step_s += period * tick_s
-        is_guessed = step_s == 0 and container.format.name == "mpeg" and number not in begins
-        times_s.append(times_s[-1] + (step_s if 0 < step_s < 13 * 3600 or is_guessed else 1 / FPS))
+        times_s.append(times_s[-1] + (step_s if 0 < step_s < 13 * 3600 else 1 / FPS))
     return np.array(times_s)
 
 
-def assert_read_as_decoded(path: Path, begins: set[int]) -> None:
+def assert_read_as_decoded(path: Path) -> None:
     """Length, times and pictures, in any order, by readers that keep the file and by such that jump in it."""
-    expected, times_s = plain_decoding(path), true_times(path, begins)
+    expected, times_s = plain_decoding(path), true_times(path)
     for kept in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not kept:
@@ -126,8 +124,7 @@ EXAMPLES = {"deadline": None, "suppress_health_check": [HealthCheck.function_sco
 def test_any_joined_file(tmp_path: Path, suffix: str, parts: list[tuple[int, float]], b_frames: int, gop: int) -> None:
     """Gaps, overlaps and restarts, whatever lies between."""
     options = {"g": str(gop)} if suffix == "webm" else {"g": str(gop), "bf": str(b_frames)}
-    begins = set(itertools.accumulate(length for length, _ in parts))
-    assert_read_as_decoded(join(tmp_path, suffix, parts, **options), begins)
+    assert_read_as_decoded(join(tmp_path, suffix, parts, **options))
 
 
 @pytest.mark.slow
@@ -137,8 +134,7 @@ def test_any_joined_file_at_length(
     tmp_path: Path, suffix: str, parts: list[tuple[int, float]], b_frames: int, gop: int
 ) -> None:
     options = {"g": str(gop)} if suffix == "webm" else {"g": str(gop), "bf": str(b_frames)}
-    begins = set(itertools.accumulate(length for length, _ in parts))
-    assert_read_as_decoded(join(tmp_path, suffix, parts, **options), begins)
+    assert_read_as_decoded(join(tmp_path, suffix, parts, **options))
 
 
 @pytest.mark.parametrize("suffix", sorted(set(CODECS) - {"mp4"}))
@@ -159,7 +155,7 @@ def test_two_parts_of_two_seconds(suffix: str, begin_s: float, tmp_path: Path) -
 def test_fragments_that_the_demuxer_takes_for_others(tmp_path: Path) -> None:
     """A second MP4's first fragment is looked up as the first one's and never shown; what is shown has its place."""
     path = join(tmp_path, "mp4", [(50, 0.0), (50, 0.0)])
-    assert_read_as_decoded(path, set())
+    assert_read_as_decoded(path)
     with open_video(path) as video:
         assert [read_number(image.numpy()) for image in video.frames_at([49, 50]).images] == [49, 62]
 
@@ -365,6 +361,85 @@ def test_check_names_the_third_matroska_file(tmp_path: Path) -> None:
 def test_check_names_a_clock_set_forward(tmp_path: Path) -> None:
     found = examine(join(tmp_path, "ts", [(50, 1000.0), (50, 0.0)]))
     assert [kind for kind, _ in found.problems].count("joined") == 1
+
+
+def test_pictures_that_carry_one_stamp_follow_each_other(tmp_path: Path) -> None:
+    """FFmpeg's demuxer of MXF gives each packet behind a second header the last stamp of the first one's index."""
+    for b_frames in ("0", "2"):
+        path = join(tmp_path, "mxf", [(50, 0.0), (50, 0.0)], codec="mpeg2video", g="12", bf=b_frames, b="2M")
+        with open_video(path) as video:
+            shown = [read_number(image.numpy()) for image in video.frames_at(range(len(video))).images]
+            assert shown == list(range(100))
+            times_s = video.times_s - video.times_s[0]
+            assert times_s[[49, 50, 75, 99]] == pytest.approx([1.96, 2.0, 3.0, 3.96], abs=0.01)
+            assert (np.diff(video.times_s) > 0).all()
+            assert [read_number(image.numpy()) for image in video.frames_at([99, 0, 70]).images] == [99, 0, 70]
+
+
+@pytest.mark.parametrize("suffix", ["apng", "y4m", "ogv"])
+def test_a_second_header_that_ends_the_first_file_is_named(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Theora with sound: FFmpeg goes on with a second chain of one stream and with none of two."""
+    path = tmp_path / f"joined.{suffix}"
+    codec = {"apng": "apng", "y4m": "rawvideo", "ogv": "libtheora"}[suffix]
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=FPS)
+        stream.height, stream.width = numbered_picture(0).shape[:2]
+        stream.pix_fmt = "rgb24" if suffix == "apng" else "yuv420p"
+        sound = file.add_stream("flac", rate=8000, layout="mono") if suffix == "ogv" else None
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(i), format="rgb24")
+            file.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            if sound is not None:
+                heard = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
+                heard.rate, heard.pts = 8000, 320 * i
+                file.mux(sound.encode(heard))
+        file.mux(stream.encode())
+        if sound is not None:
+            file.mux(sound.encode())
+    whole = path.read_bytes()
+    with open_video(path) as video:
+        assert len(video) == 30
+    assert not caplog.text
+    path.write_bytes(whole + whole)
+    with open_video(path) as video:
+        assert len(video) == 30
+    assert f"joined.{suffix}: a second file begins at byte {len(whole)}" in caplog.text
+    assert [kind for kind, _ in examine(path).problems].count("joined") == 1
+
+
+def test_fragments_that_may_be_missing_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = join(tmp_path, "mp4", [(50, 0.0)])
+    with open_video(path) as video:
+        assert len(video) == 50
+    assert not caplog.text
+    path = join(tmp_path, "mp4", [(50, 0.0), (50, 0.0)])
+    size = len(write_part(tmp_path / "first.mp4", 50))
+    with open_video(path) as video:
+        assert len(video) < 100
+    told = f"a second header stands at byte {size}"
+    assert f"joined.mp4: {told}" in caplog.text
+    assert "may be missing" in caplog.text
+    assert any(told in words for kind, words in examine(path).problems if kind == "joined")
+
+
+def test_what_a_demuxer_cannot_read_on_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in the middle of a file without an index is its end to FFmpeg, and to nobody else."""
+    path = tmp_path / "clip.y4m"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("rawvideo", rate=FPS)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(i), format="rgb24").reformat(format="yuv420p")
+            file.mux(stream.encode(frame))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"FRAME", len(content) // 2)
+    content[place : place + 5] = b"fRAmE"
+    path.write_bytes(content)
+    with open_video(path) as video:
+        assert 10 < len(video) < 20
+    assert f"clip.y4m: FFmpeg reads nothing behind byte {place} of {len(content)}" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", ["flv", "mp4", "avi"])
