@@ -7,6 +7,7 @@ part beginning where the one before ended.
 import itertools
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -376,33 +377,39 @@ def test_pictures_that_carry_one_stamp_follow_each_other(tmp_path: Path) -> None
             assert [read_number(image.numpy()) for image in video.frames_at([99, 0, 70]).images] == [99, 0, 70]
 
 
-@pytest.mark.parametrize("suffix", ["apng", "y4m", "ogv"])
-def test_a_second_header_that_ends_the_first_file_is_named(
-    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Theora with sound: FFmpeg goes on with a second chain of one stream and with none of two."""
-    path = tmp_path / f"joined.{suffix}"
-    codec = {"apng": "apng", "y4m": "rawvideo", "ogv": "libtheora"}[suffix]
+def write_with_sound(path: Path, codec: str, sound_codec: str | None, pixels: str = "yuv420p") -> bytes:
+    """Thirty numbered pictures, and silence where a codec is named."""
     with av.open(str(path), "w") as file:
-        stream = file.add_stream(codec, rate=FPS)
-        stream.height, stream.width = numbered_picture(0).shape[:2]
-        stream.pix_fmt = "rgb24" if suffix == "apng" else "yuv420p"
-        sound = file.add_stream("flac", rate=8000, layout="mono") if suffix == "ogv" else None
+        stream: Any = file.add_stream(codec, rate=FPS)
+        stream.height, stream.width, stream.pix_fmt = *numbered_picture(0).shape[:2], pixels
+        sound: Any = file.add_stream(sound_codec, rate=8000, layout="mono") if sound_codec else None
         for i in range(30):
             frame = av.VideoFrame.from_ndarray(numbered_picture(i), format="rgb24")
-            file.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            file.mux(stream.encode(frame.reformat(format=pixels)))
             if sound is not None:
                 heard = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
                 heard.rate, heard.pts = 8000, 320 * i
                 file.mux(sound.encode(heard))
-        file.mux(stream.encode())
-        if sound is not None:
-            file.mux(sound.encode())
-    whole = path.read_bytes()
+        for each in (stream, sound):
+            file.mux(each.encode() if each else [])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codecs"),
+    [("apng", ("apng", None, "rgb24")), ("y4m", ("rawvideo", None)), ("ogv", ("libvpx", "flac"))],
+    ids=["apng", "y4m", "ogv"],
+)
+def test_a_second_header_that_ends_the_first_file_is_named(
+    suffix: str, codecs: tuple[Any, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of Ogg, FFmpeg goes on with a second chain of one stream and with none of two."""
+    path = tmp_path / f"joined.{suffix}"
+    whole, second = (write_with_sound(path, *codecs) for _ in range(2))
     with open_video(path) as video:
         assert len(video) == 30
     assert not caplog.text
-    path.write_bytes(whole + whole)
+    path.write_bytes(whole + second)
     with open_video(path) as video:
         assert len(video) == 30
     assert f"joined.{suffix}: a second file begins at byte {len(whole)}" in caplog.text

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from vidact.video.decode import PACKED_SUFFIX, VideoError, VideoReader, open_video
-from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason, second_file
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason, unread
 from vidact.video.jobs import file_digest
 from vidact.video.pyav_reader import PyAVReader
 
@@ -150,7 +150,13 @@ def _look_at_times(found: Examined, times_s: np.ndarray) -> None:
         found.add("times", f"{int((steps <= 0).sum())} frames are not later than the one before")
         return
     own = 1 / usual
-    if abs(found.fps / own - 1) > OTHER_RATE and abs(found.fps * steps.mean() - 1) > OTHER_RATE:
+    # some state the average, with the last picture or without it; where that is shown for long, it says little
+    last_s = found.duration_s - float(times_s[-1] - times_s[0])
+    averages = steps.mean(), found.duration_s / found.num_frames
+    is_other = abs(found.fps / own - 1) > OTHER_RATE and all(
+        abs(found.fps * mean - 1) > OTHER_RATE for mean in averages
+    )
+    if is_other and last_s <= 5 * usual:
         found.add("frame rate", f"the file states {found.fps:.3f} frames a second and its frames come at {own:.3f}")
     gap = int(steps.argmax())
     if steps[gap] > max(5 * usual, 0.5):
@@ -200,12 +206,8 @@ def _look_at_file(found: Examined, end_s: float) -> None:
 def _look_behind(found: Examined, format: str, end: int, last: int, other: int) -> None:
     """Whether a part stands behind what is read: the video ends at byte ``end``, the last of all streams at ``last``,
     and another video stream begins at ``other``."""
-    if (place := second_file(found.path, format, last)) is not None:
-        found.add(
-            "joined",
-            f"a second file begins at byte {place} of {found.num_bytes}, and nothing from there on is read; join files "
-            "with a program that writes one header, or take them apart",
-        )
+    if words := unread(found.path, format, last):
+        found.add("joined", words)
     is_silent = format in ("mpegts", "mpeg") and found.num_bytes - last > max(UNREAD[0] * found.num_bytes, UNREAD[1])
     if other >= end or is_silent:
         found.add(

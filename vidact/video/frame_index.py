@@ -51,12 +51,18 @@ STRAY_S = 10.0  # seconds: a broken stamp is farther than this from its neighbou
 DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
 
 # What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
-# end before a second one, and Matroska's before a third.
+# end before a second one, Matroska's before a third, and Ogg's before a second one of several streams.
 HEADS = {
+    "apng": (b"\x89PNG\r\n\x1a\n", 0),
     "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0),
     "flv": (b"FLV\x01", 0),
+    "ivf": (b"DKIF\0\0", 0),
     "matroska,webm": (b"\x1a\x45\xdf\xa3", 0),
     "mov,mp4,m4a,3gp,3g2,mj2": (b"ftyp", 4),
+    "ogg": (b"OggS\0\x02", 0),
+    "rm": (b".RMF\0\0\0", 0),
+    "wtv": (b"\xb7\xd8\x00\x20\x37\x49\xda\x11", 0),
+    "yuv4mpegpipe": (b"YUV4MPEG2 ", 0),
 }
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
@@ -279,7 +285,8 @@ class Scan:
     decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
     the order of showing; ``colours`` are the matrices and ranges of those pictures, and ``pixels`` their
     formats.
-    ``limit``: the stamp at which the track ends, as an edit list may say.
+    ``limit``: the stamp at which the track ends, as an edit list may say; ``is_limit_exact``: neither before nor later.
+    ``is_each_stamped``: the container stores a stamp for every packet, so that equal ones are what the file says.
     """
 
     packets: list[PacketNote]
@@ -302,6 +309,8 @@ class Scan:
     reorder_depth: int = 0
     end: int = 0
     limit: int | None = None
+    is_limit_exact: bool = False
+    is_each_stamped: bool = False
 
     @property
     def is_lost(self) -> bool:
@@ -416,14 +425,59 @@ def stamped(packet: av.Packet, format: str) -> av.Packet:
     return packet
 
 
-def second_file(path: Path, format: str, end: int) -> int | None:
-    """At which byte a file begins behind what FFmpeg reads of this one, which ends at byte ``end``; None: nowhere."""
-    if format not in HEADS or path.stat().st_size <= end:
+def unread(path: Path, format: str, end: int, fault: Exception | None = None) -> str:
+    """What FFmpeg does not read of this file, whose last packet it gave ends at byte ``end``, in words; empty: nothing.
+
+    Args:
+        fault: what ended the reading before the file's end.
+    """
+    size = path.stat().st_size
+    if (place := _second_file(path, format, end, size)) is not None:
+        return (
+            f"a second file begins at byte {place} of {size}, and nothing from there on is read; take the parts as "
+            "files of their own, or join them with a program that writes one header"
+        )
+    if format.startswith("mov") and (place := _second_index(path, size)) is not None:
+        return (
+            f"a second header stands at byte {place} of {size}, and FFmpeg takes fragments behind it for those before "
+            "it, so that pictures of the second part may be missing; take the parts as files of their own, or join "
+            "them with a program that writes one header"
+        )
+    if isinstance(fault, av.error.FFmpegError) and end < size:
+        return f"FFmpeg reads nothing behind byte {end} of {size} ({reason(fault)}); fetch or make the file again"
+    return ""
+
+
+def _second_file(path: Path, format: str, end: int, size: int) -> int | None:
+    """At which byte a file begins behind what FFmpeg reads of this one; None: nowhere."""
+    if format not in HEADS or size <= end:
         return None
     head, before = HEADS[format]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         place = content.find(head, max(end, before + 1))
     return None if place < 0 else place - before
+
+
+def _second_index(path: Path, size: int) -> int | None:
+    """At which byte of an MP4 the header of a second file stands, as its boxes say that follow each other; None: there
+    is none."""
+    place, begin, has_index = 0, None, False
+    with path.open("rb") as file:
+        while place + 8 <= size:
+            file.seek(place)
+            head = file.read(16)
+            length, kind = int.from_bytes(head[:4], "big"), head[4:8]
+            if kind == b"moov" and has_index:
+                return place if begin is None else begin
+            if kind == b"ftyp" and has_index:
+                begin = place
+            has_index |= kind == b"moov"
+            if length == 1:  # a longer one stands behind the name
+                length = int.from_bytes(head[8:], "big")
+            if length < 8:  # 0 leaves it to the end of the file
+                return None
+            place += length
+    return None
 
 
 def is_stored(packet: av.Packet) -> bool:
@@ -479,7 +533,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     """Read every packet; decode them all, or only until the first picture."""
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
-    scan.is_raw = is_raw(container)
+    scan.is_raw, scan.is_each_stamped = is_raw(container), format in STAMPED_CONTAINERS
     num_bytes, is_torn, last = 0, False, None
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
@@ -513,6 +567,8 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
         scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
         if stream.duration and stream.start_time is not None:
             scan.limit = stream.start_time + stream.duration
+            # of fragments the header may count more than there are
+            scan.is_limit_exact = stream.frames > 0
     elif is_torn:
         scan.num_missing = max(0, stream.frames - len(scan.packets))
     return scan
@@ -573,20 +629,33 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     part_of = _parts(scan, stamps)
     order = np.lexsort((stamps, part_of))
     parts = np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1)
-    ticks = stamps.astype(np.float64)
+    ticks, lasting = stamps.astype(np.float64), np.array(scan.durations, dtype=np.float64)
     steps = np.concatenate([np.diff(ticks[part]) for part in parts])
-    step = float(np.median(steps)) if len(steps) else 0.0
+    stated = np.concatenate([lasting[part[:-1]] for part in parts])[steps > 0]
+    steps = steps[steps > 0]
     # Durations are believed where they are the time from one picture to the next: those of fields, and guessed ones,
     # are not.
-    is_true = not step or abs(np.median(scan.durations) / step - 1) < 0.1
-    usual = step or 1 / fps / scan.seconds_per_tick
+    is_true = 2 * np.count_nonzero(np.abs(stated - steps) <= np.maximum(0.1 * steps, 1)) >= len(steps)
+    usual = float(np.median(steps)) if len(steps) else 1 / fps / scan.seconds_per_tick
+    for part in [] if scan.is_each_stamped else parts:
+        ticks[part] = _apart(ticks[part], usual)
     for before, part in itertools.pairwise(parts):
-        last = scan.durations[before[-1]] if is_true else 0
+        last = lasting[before[-1]] if is_true else 0
         ticks[part] += ticks[before[-1]] + (last or usual) - ticks[part[0]]
-    last_s = _last_s(scan, int(stamps[-1]), scan.durations[-1] if is_true else usual, fps)
+    last_s = _last_s(scan, int(stamps[-1]), lasting[-1] if is_true else usual, fps)
     is_distinct = len(np.unique(names)) == len(names)
     first = sorted(int(part.min()) for part in parts)
     return _index(scan, names if is_distinct else None, np.sort(ticks) * scan.seconds_per_tick, last_s, first)
+
+
+def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
+    """Ascending stamps (N,) of one part. Of pictures that carry the same one, where a container knows no other, it is
+    the first one's time: the others lie evenly between it and the next, behind the last stamp the usual time apart."""
+    begins = np.flatnonzero(np.diff(ticks, prepend=ticks[0] - 1))
+    if len(begins) == len(ticks):
+        return ticks
+    end = ticks[-1] + usual * (len(ticks) - begins[-1])
+    return np.interp(np.arange(len(ticks)), np.append(begins, len(ticks)), np.append(ticks[begins], end))
 
 
 def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
@@ -617,13 +686,14 @@ def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
     """How long the last picture, of this stamp and with this duration, is shown, in seconds.
 
     MP4 counts the length of a track in the order of storing, so that the packet stored last may say it, be its picture
-    shown last or not. What an edit list ends, ends there.
+    shown last or not. What an edit list ends, ends there. Of some codecs FFmpeg puts a usual duration in the place of
+    the stored one, and the track's end still says it.
     """
     shown = [packet for packet in scan.packets if not packet.is_hidden and packet.stamp is not None]
     if scan.limit is not None and shown and shown[-1].duration:
         ticks = max(ticks, shown[-1].stamp + shown[-1].duration - stamp)  # type: ignore[operator]
     if scan.limit is not None and scan.limit > stamp:
-        ticks = min(ticks, scan.limit - stamp)
+        ticks = scan.limit - stamp if scan.is_limit_exact else min(ticks, scan.limit - stamp)
     last_s = ticks * scan.seconds_per_tick
     return last_s if 0 < last_s < LONGEST_PICTURE_S else 1 / fps
 

@@ -45,8 +45,8 @@ from vidact.video.frame_index import (
     open_container,
     reason,
     scan_file,
-    second_file,
     stamped,
+    unread,
 )
 from vidact.video.index_cache import entry_path, load_index, save_index
 from vidact.video.reader import VideoError, VideoReader
@@ -192,7 +192,7 @@ class PyAVReader(VideoReader):
             scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
-                self._tell_of_second_file(scan)
+                self._tell_of_unread(scan)
                 if not self.see_all:
                     self._go_on_from(scan, index)
                 return index
@@ -209,7 +209,7 @@ class PyAVReader(VideoReader):
                 f"{self.path} has {len(scan.packets)} packets of video but no picture can be decoded from them; "
                 "the file is damaged: fetch or make it again"
             )
-        self._tell_of_second_file(scan)
+        self._tell_of_unread(scan)
         if self.index_from == "auto":
             self._refuse_if_coded_otherwise(scan)
         self._packets, self._pictures = scan.kept, scan.pictures
@@ -244,15 +244,10 @@ class PyAVReader(VideoReader):
                 "Fetch it again, or read what is left with open_video(..., index='decode')"
             )
 
-    def _tell_of_second_file(self, scan: Scan) -> None:
-        """Whoever joined files to one expects to see all of them."""
-        if (place := second_file(self.path, self.format, scan.end)) is not None:
-            log.warning(
-                "%s: a second file begins at byte %d of it, and nothing from there on is read; take the parts as files "
-                "of their own, or join them with a program that writes one header",
-                self.path,
-                place,
-            )
+    def _tell_of_unread(self, scan: Scan) -> None:
+        """Whoever joined files to one, or has a damaged one, expects to see all of it."""
+        if words := unread(self.path, self.format, scan.end, scan.fault):
+            log.warning("%s: %s", self.path, words)
 
     def _refuse_if_coded_otherwise(self, scan: Scan) -> None:
         """A part of a joined file that the decoder of the first one cannot read is no end of the video."""
