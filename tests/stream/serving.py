@@ -134,7 +134,7 @@ class Serving:
 
     def __enter__(self):
         self.thread.start()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not self.server.started:
             assert self.thread.is_alive(), "the server ended"
             assert time.monotonic() < end, "the server does not start"
@@ -144,7 +144,7 @@ class Serving:
 
     def __exit__(self, *error):
         self.server.should_exit = True
-        self.thread.join(timeout=15)
+        self.thread.join(timeout=60)
         assert not self.thread.is_alive(), "the server does not stop"
 
     def client(self, **options):
@@ -169,7 +169,7 @@ class Client:
     def __init__(self, port, host="127.0.0.1", tls=None, **options):
         address = f"{'wss' if tls else 'ws'}://{host}:{port}/live"
         options.setdefault("subprotocols", ["vidact"])
-        self.socket = connect(address, ssl=tls, open_timeout=20, close_timeout=0.2, **options)
+        self.socket = connect(address, ssl=tls, open_timeout=60, close_timeout=0.2, **options)
         self.hello = self.read("hello")
         self.other = []  # what came while something else was waited for
         self.pushed = []  # seconds of the frames
@@ -184,7 +184,7 @@ class Client:
     def say(self, **message):
         self.socket.send(json.dumps(message))
 
-    def read(self, kind, timeout=20.0):
+    def read(self, kind, timeout=60.0):
         """The next message of a type."""
         end = time.monotonic() + timeout
         while True:

@@ -61,8 +61,9 @@ def clip(scene: list[tuple[np.ndarray, int]], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def browser(camera: Path) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # as Playwright itself waits for anything else
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -282,19 +283,19 @@ def test_a_camera_sends_nothing_by_the_clock_of_a_lost_connection(
         expect(page.locator("#clock")).to_have_text(re.compile(r"[2-9]\.\d"))  # longer than a frame may lead its stream
         # Every camera frame that is sent meets a socket whose next stream was asked for but has not begun.
         page.evaluate("""() => {
-            const post = WebSocket.prototype.send;
             window.early = 0;
-            WebSocket.prototype.send = function (message) {
-                if (typeof message === "string" && JSON.parse(message).type === "start") {
-                    this.addEventListener("message", (event) => {
-                        if (typeof event.data !== "string") return;
-                        if (JSON.parse(event.data).type === "started") this.begun = true;
-                    });
-                    setTimeout(() => post.call(this, message), 500);
-                    return;
+            window.WebSocket = class extends WebSocket {
+                send(message) {
+                    if (typeof message === "string" && JSON.parse(message).type === "start") {
+                        this.addEventListener("message", ({ data }) => {
+                            if (typeof data === "string" && JSON.parse(data).type === "started") this.begun = true;
+                        });
+                        setTimeout(() => super.send(message), 500);
+                        return;
+                    }
+                    if (message instanceof Blob && !this.begun) window.early += 1;
+                    super.send(message);
                 }
-                if (message instanceof Blob && !this.begun) window.early += 1;
-                post.call(this, message);
             };
         }""")
         (session,) = served.studio.sessions

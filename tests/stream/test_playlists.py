@@ -1,21 +1,17 @@
 """Live playlists and served files: what a connection gives again is not new, by the stream's own stamps."""
 
-import contextlib
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 from streaming import Playlist, playlist, transport_streams
-from test_source_faults import Server, number, sends, server, until, watch  # noqa: F401
+from test_source_faults import Server, number, sends, server, watch, when  # noqa: F401
 from test_source_faults import _leaves_nothing as _leaves_nothing
 
 from vidact.doctor import write_numbered_video
 from vidact.stream.sources import Source, open_source
-
-QUICK = {"timeout_s": 0.25, "retry_s": 0.05}
 
 
 @pytest.fixture
@@ -24,22 +20,13 @@ def hls(_leaves_nothing: None) -> Iterator[Playlist]:
         yield made
 
 
-@contextlib.contextmanager
-def when(condition: Callable[[], object], action: Callable[[], None]) -> Iterator[None]:
-    """Do something once another thread has come so far, while the block goes on looking."""
-
-    def wait() -> None:
-        until(condition, 10)
-        action()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    yield
-    thread.join()
-
-
 def opened(hls: Playlist, events: list[str]) -> Source:
-    return open_source(hls.url, on_event=events.append, **QUICK)  # type: ignore[arg-type]
+    """Lost soon; a machine that is too slow for that tries again."""
+    return open_source(hls.url, timeout_s=0.25, retry_s=0.05, waits=True, on_event=events.append)
+
+
+def losses(events: list[str]) -> int:
+    return sum("is lost" in text for text in events)
 
 
 def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
@@ -47,7 +34,10 @@ def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
     segments = transport_streams(range(60))
     hls.show(segments[:3])
     events: list[str] = []
-    with opened(hls, events) as source, when(lambda: len(events) >= 4, lambda: hls.show(segments[2:6], first=2)):
+    with (
+        open_source(hls.url, timeout_s=0.8, retry_s=0.05, on_event=events.append) as source,
+        when(lambda: len(events) >= 4, lambda: hls.show(segments[2:6], first=2)),
+    ):
         grabs = watch(source, lambda grab: number(grab) >= 40)
     assert len(hls.fetched) >= 9  # again and again
     numbers = [number(grab) for grab in grabs]
@@ -56,7 +46,7 @@ def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
     pauses = [re.findall(r"trying again in ([\d.]+) s", text) for text in events[:4]]
     assert pauses == [["0.05"], ["0.1"], ["0.2"], ["0.4"]]
     assert all("is lost: it gives nothing that it has not given before" in text for text in events[1:4])
-    assert re.fullmatch(rf"{hls.url} is back after \d\.\d s", events[-1])
+    assert re.fullmatch(rf"{hls.url} is back after \d+\.\d s", events[-1])
 
 
 @pytest.mark.parametrize("begin_s", [0.0, 0.013, -3600.0])
@@ -66,9 +56,11 @@ def test_an_encoder_that_was_restarted_is_new(begin_s: float, hls: Playlist) -> 
     events: list[str] = []
     with opened(hls, events) as source:
         restarted = transport_streams(range(100, 130), begin_s=7200 + begin_s)
-        with when(lambda: len(events) >= 2, lambda: hls.show(restarted, mark="new")):
+        with when(lambda: losses(events) >= 2, lambda: hls.show(restarted, mark="new")):
             grabs = watch(source, lambda grab: number(grab) >= 105)
-    assert [number(grab) for grab in grabs if number(grab) >= 100][:6] == [100, 101, 102, 103, 104, 105]
+    first, *rest = [grab for grab in grabs if number(grab) >= 100]
+    assert number(first) - first.dropped <= 100  # a slow machine may miss pictures, which are counted
+    assert [number(one) - one.dropped - 1 for one in rest] == [number(one) for one in [first, *rest][:-1]]
 
 
 def test_a_list_that_is_turned_back_shows_nothing_old(hls: Playlist) -> None:
@@ -77,9 +69,9 @@ def test_a_list_that_is_turned_back_shows_nothing_old(hls: Playlist) -> None:
     hls.show(segments[3:6], first=3)
     events: list[str] = []
     with opened(hls, events) as source:
-        with when(lambda: len(events) >= 1, lambda: hls.show(segments[1:4], first=1)):
+        with when(lambda: losses(events) >= 1, lambda: hls.show(segments[1:4], first=1)):
             grabs = watch(source, lambda grab: number(grab) >= 57)
-        with when(lambda: len(events) >= 3, lambda: hls.show(segments[4:8], first=4)):
+        with when(lambda: losses(events) >= 3, lambda: hls.show(segments[4:8], first=4)):
             grabs += watch(source, lambda grab: number(grab) >= 70)
     numbers = [number(grab) for grab in grabs]
     assert numbers[0] == 30
@@ -93,7 +85,7 @@ def test_stamps_that_jump_inside_a_frozen_list(hls: Playlist) -> None:
     events: list[str] = []
     with opened(hls, events) as source:
         more = transport_streams(range(40, 60), begin_s=0.8)
-        with when(lambda: len(events) >= 3, lambda: hls.show(more, first=4)):
+        with when(lambda: losses(events) >= 3, lambda: hls.show(more, first=4)):
             grabs = watch(source, lambda grab: number(grab) >= 50)
     numbers = [number(grab) for grab in grabs]
     assert numbers == sorted(set(numbers))

@@ -29,12 +29,26 @@ def number(grab: Grab) -> int:
     return read_number(grab.image.transpose(2, 0, 1))
 
 
-def until(condition: Callable[[], object], seconds: float = 3.0) -> None:
+def until(condition: Callable[[], object]) -> None:
     """Wait for something that another thread does."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.002)
+
+
+@contextlib.contextmanager
+def when(condition: Callable[[], object], action: Callable[[], None]) -> Iterator[None]:
+    """Do something once another thread has come so far, while the block goes on looking."""
+
+    def wait() -> None:
+        until(condition)
+        action()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    yield
+    thread.join()
 
 
 def watch(source: Source, enough: Callable[[Grab], object]) -> list[Grab]:
@@ -117,18 +131,22 @@ def desk() -> Iterator[Desk]:
 
 
 def test_a_camera_gives_its_newest_picture(desk: Desk) -> None:
+    began = time.monotonic()
     with open_source("0", capture=desk) as source:
         assert (source.name, source.is_live, source.fps) == ("camera 0", True, 250.0)
         first, *rest = watch(source, lambda grab: number(grab) >= 5)
-        time.sleep(0.08)  # whoever is slow misses pictures, and sees the present
+        assert 0 <= first.seconds <= first.captured - began
+        until(lambda: desk.picture > number([first, *rest][-1]) + 6)  # whoever is slow misses pictures
+        now = desk.picture
         grab = next(source)
         assert np.array_equal(grab.image, numbered_picture(number(grab)))  # RGB
+        assert number(grab) >= now - 1  # and sees the present: the picture before is being put down
         assert grab.dropped == number(grab) - number([first, *rest][-1]) - 1 > 3
-        assert source.dropped == number(grab) - 1 - len(rest) - 1
-        assert time.monotonic() - grab.captured < 0.5
-        assert 0 <= first.seconds < 0.5
         assert grab.seconds - first.seconds == pytest.approx(grab.captured - first.captured)
     assert list(source) == []
+    until(lambda: desk.open == 0)
+    taken = 1 + len(rest) + 1
+    assert 0 <= desk.picture - taken - source.dropped <= 2  # one that was not taken yet, and one that came too late
 
 
 def test_a_camera_gone_and_back(desk: Desk) -> None:
@@ -142,7 +160,7 @@ def test_a_camera_gone_and_back(desk: Desk) -> None:
     assert events[0] == "camera 0 is lost: it gives no more pictures; trying again in 0.02 s"
     assert events[1] == "camera 0 cannot be opened; trying again in 0.04 s"
     assert events[2] == "camera 0 cannot be opened; trying again in 0.08 s"
-    assert re.fullmatch(r"camera 0 is back after 0\.\d s", events[-1])
+    assert re.fullmatch(r"camera 0 is back after \d+\.\d s", events[-1])
     assert after.seconds - before.seconds == pytest.approx(after.captured - before.captured)
     assert after.seconds - before.seconds > 0.02 + 0.04 + 0.08
     pauses = np.diff(desk.attempts[:4])
@@ -154,9 +172,9 @@ def test_a_camera_gone_and_back(desk: Desk) -> None:
 def test_pauses_begin_anew_after_a_picture(desk: Desk) -> None:
     events: list[str] = []
     with open_source(0, capture=desk, retry_s=0.01, on_event=events.append) as source:
-        for _ in range(2):
+        for count in (1, 2):
             desk.plugged.clear()
-            until(lambda: "trying again in 0.04 s" in events[-1] if events else False)
+            until(lambda count=count: sum("trying again in 0.04 s" in text for text in events) == count)
             desk.plugged.add(0)
             watch(source, lambda grab: "is back" in events[-1])
     assert [text[-6:] for text in events if "is lost" in text] == ["0.01 s", "0.01 s"]
@@ -168,10 +186,8 @@ def test_a_camera_that_hangs_is_lost(desk: Desk) -> None:
     with open_source(0, capture=desk, timeout_s=0.1, retry_s=0.02, on_event=events.append) as source:
         watch(source, lambda grab: number(grab) >= 3)
         desk.goes_on.clear()
-        timer = threading.Timer(0.3, desk.goes_on.set)
-        timer.start()
-        watch(source, lambda grab: events and "is back" in events[-1])
-        timer.join()
+        with when(lambda: events, desk.goes_on.set):
+            watch(source, lambda grab: events and "is back" in events[-1])
         until(lambda: desk.open == 1)
         watch(source, lambda grab: True)
     assert events[0] == "camera 0 is lost: it has given no picture for 0.1 s; trying again in 0.02 s"
@@ -188,11 +204,11 @@ def test_corrupt_pictures_are_passed_over_and_counted(desk: Desk) -> None:
 def test_a_camera_of_nothing_but_corrupt_pictures_is_lost(desk: Desk) -> None:
     events: list[str] = []
     desk.corrupt = set(range(10_000))
-    with open_source(0, capture=desk, timeout_s=0.05, retry_s=0.01, on_event=events.append) as source:
-        timer = threading.Timer(0.12, desk.corrupt.clear)
-        timer.start()
+    with (
+        open_source(0, capture=desk, timeout_s=0.05, retry_s=0.01, on_event=events.append) as source,
+        when(lambda: events, desk.corrupt.clear),
+    ):
         watch(source, lambda grab: True)
-        timer.join()
     assert "it has given no picture for 0.05 s" in events[0]
 
 
@@ -223,7 +239,7 @@ def test_a_camera_that_is_absent_at_first_is_waited_for() -> None:
         watch(source, lambda grab: "is back" in events[-1])
     assert events[0] == "camera 0 cannot be opened; trying again in 0.02 s"
     assert events[1] == "camera 0 cannot be opened; trying again in 0.04 s"
-    assert re.fullmatch(r"camera 0 is open after 0\.\d s", next(text for text in events if "trying" not in text))
+    assert re.fullmatch(r"camera 0 is open after \d+\.\d s", next(text for text in events if "trying" not in text))
     assert first.seconds > 0.06
     assert [state for state, _ in states] == ["lost", "open", "lost", "open"]
     assert [why for _, why in states] == [
@@ -274,25 +290,21 @@ def test_a_camera_that_is_away_for_days_is_no_line_every_30_s(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("moment", ["waiting", "hanging", "pausing"])
-def test_closing_ends_the_iteration_at_once(moment: str, desk: Desk) -> None:
+def test_closing_ends_the_iteration_at_once(moment: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CLOSE_S", 60.0)
     source = open_source(0, capture=desk, retry_s=60, on_event=lambda text: None)
     next(source)
     if moment == "hanging":
         desk.goes_on.clear()
     elif moment == "pausing":
         desk.plugged.clear()
-    closed_at: list[float] = []
-
-    def close() -> None:
-        closed_at.append(time.monotonic())
-        threading.Timer(0.4, desk.goes_on.set).start()
-        source.close()
-
-    timer = threading.Timer(0.05, close)
+    timer = threading.Timer(0.05, source.close)
     timer.start()
     for _ in source:
         pass
-    assert time.monotonic() - closed_at[0] < 0.3
+    assert desk.goes_on.is_set() == (moment != "hanging")  # it did not wait for the camera
+    assert len(desk.attempts) == 1  # nor for the next attempt
+    desk.goes_on.set()
     timer.join()
     assert desk.open == 0  # close() waited for the reader
     source.close()
@@ -498,10 +510,10 @@ def test_a_stream_that_stalls_is_lost(server: Server, transport_stream: bytes) -
     half = transport_stream[: len(transport_stream) // 2]
     server.answers = [sends(half, stalls=True), sends(transport_stream, stalls=True)]
     events: list[str] = []
-    with open_source(server.url, timeout_s=0.3, retry_s=0.02, on_event=events.append) as source:
+    with open_source(server.url, timeout_s=1, retry_s=0.02, on_event=events.append) as source:
         watch(source, lambda grab: number(grab) >= 20)
-    assert events[0] == f"{server.url} is lost: it has sent nothing for 0.3 s; trying again in 0.02 s"
-    assert "is back" in events[1]
+    assert events[0] == f"{server.url} is lost: it has sent nothing for 1 s; trying again in 0.02 s"
+    assert "is back" in events[-1]
 
 
 def test_a_motion_jpeg_camera_with_a_corrupt_picture(server: Server) -> None:
@@ -521,7 +533,7 @@ def test_a_file_that_is_served_is_played_at_its_speed_and_ends(server: Server, t
         assert source.name == f"{server.url}?…"
         begin = time.monotonic()
         grabs = list(source)
-        assert 0.3 < time.monotonic() - begin < 3
+        assert time.monotonic() - begin > 0.3
     assert number(grabs[-1]) == 9
     assert len(grabs) + source.dropped == 10
     seconds = np.array([grab.seconds for grab in grabs])
@@ -536,19 +548,14 @@ def test_a_server_that_says_nothing_is_given_up(server: Server) -> None:
 
 def test_closing_while_a_stream_is_silent(server: Server, transport_stream: bytes) -> None:
     server.answers = [sends(transport_stream, stalls=True)]
-    source = open_source(server.url, timeout_s=0.8, on_event=lambda text: None)
+    source = open_source(server.url, timeout_s=60, on_event=lambda text: None)
     watch(source, lambda grab: number(grab) >= 20)
-    closed_at: list[float] = []
-
-    def close() -> None:
-        closed_at.append(time.monotonic())
-        source.close()
-
-    timer = threading.Timer(0.05, close)
+    timer = threading.Timer(0.05, source.close)
     timer.start()
     for _ in source:
         pass
-    assert time.monotonic() - closed_at[0] < 0.4
+    assert source.name in {thread.name for thread in threading.enumerate()}  # the reader waits for the network still
+    server.stopping.set()
     timer.join()
 
 
@@ -668,5 +675,5 @@ def test_an_rtsp_camera_that_is_cut_comes_back(tmp_path: Path) -> None:
         thread.join()
     assert events[0] == f"{url} is lost: it was cut off; trying again in 0.02 s"
     assert "is back" in events[-1]
-    assert len(grabs) > 20
+    assert len(grabs) + source.dropped > 40
     assert grabs[-1].seconds - grabs[0].seconds == pytest.approx(grabs[-1].captured - grabs[0].captured, abs=0.5)
