@@ -56,7 +56,7 @@ def transport_streams(pictures: Iterable[np.ndarray | int], size: int = 10, begi
 class Playlist(ThreadingHTTPServer):
     """A live playlist without an end: what ``show`` lists, until it is called again.
 
-    ``fetched`` are the names of the segments that were asked for, in order.
+    ``fetched`` are the names of the segments that were asked for, in order; ``moved`` says where names are sent on to.
     """
 
     daemon_threads = False  # server_close() waits for them
@@ -66,6 +66,7 @@ class Playlist(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.text = ""
         self.fetched: list[str] = []
+        self.moved: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -88,6 +89,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name = self.path.lstrip("/").partition("?")[0]
+        if name in self.server.moved:
+            self.send_response(302)
+            self.send_header("Location", self.server.moved[name])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if name.endswith(".m3u8"):
             content, kind = self.server.text.encode(), "application/vnd.apple.mpegurl"
         elif name in self.server.files:

@@ -132,6 +132,59 @@ def test_what_a_playlist_names_is_looked_at_too(served: dict[str, Playlist]) -> 
         open_source(address(good, "live.m3u8"), **QUICK)
 
 
+@pytest.mark.parametrize("how", ["playlist", "redirected playlist", "segment", "redirected segment"])
+def test_what_is_https_behind_http_is_looked_at_too(how: str, served: dict[str, Playlist]) -> None:
+    """A playlist over HTTP may name parts over HTTPS, or send there; --insecure-source takes them as they are."""
+    for name in ("good", "unknown"):
+        there = f"https://127.0.0.1:{served[name].server_port}/"
+        with playlist() as plain:
+            plain.text, url = served[name].text.replace("\ns", f"\n{there}s"), plain.url
+            if how == "redirected segment":
+                plain.text = served[name].text
+                plain.moved |= {f"s{i}.ts": f"{there}s{i}.ts" for i in range(20)}
+            elif how != "segment":
+                plain.text = f"#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=100000\n{there}live.m3u8\n"
+                if how == "redirected playlist":
+                    plain.moved["live.m3u8"] = f"{there}live.m3u8"
+            if name == "unknown":
+                with pytest.raises(SourceError, match="is not trusted: self-signed certificate"):
+                    open_source(url, **QUICK)
+                assert not served[name].fetched
+            with open_source(url, verify=name == "good", **QUICK) as source:
+                watch(source, lambda grab: number(grab) >= 5)
+
+
+@pytest.mark.parametrize("authorities", ["those of the machine", "none"])
+def test_a_playlist_over_http_alone(
+    authorities: str, contexts: dict[str, ssl.SSLContext], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for no authorities, may be encrypted, and may be sent on to where its parts are."""
+    from cryptography.hazmat.primitives import ciphers, padding
+
+    if authorities == "none":
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "nowhere.pem"))
+    segments = transport_streams(range(20))
+    key, begin = bytes(range(16)), bytes(16)
+
+    def encrypted(data: bytes) -> bytes:
+        pad = padding.PKCS7(128).padder()
+        locked = ciphers.Cipher(ciphers.algorithms.AES(key), ciphers.modes.CBC(begin)).encryptor()
+        return locked.update(pad.update(data) + pad.finalize()) + locked.finalize()
+
+    with playlist() as plain, playlist() as entrance:
+        plain.show([encrypted(segment) for segment in segments])
+        plain.files["key.bin"] = key
+        how = f'#EXT-X-KEY:METHOD=AES-128,URI="key.bin",IV=0x{begin.hex()}\n#EXTINF'
+        plain.text = plain.text.replace("#EXTINF", how, 1) + "#EXT-X-ENDLIST\n"
+        with open_source(plain.url, **QUICK) as source:
+            assert [number(grab) for grab in source] == list(range(20))
+        plain.show(segments)
+        plain.text += "#EXT-X-ENDLIST\n"
+        entrance.moved["live.m3u8"] = plain.url
+        with open_source(entrance.url, **QUICK) as source:
+            assert [number(grab) for grab in source] == list(range(20))
+
+
 @pytest.mark.parametrize("name", ["good", "unknown"])
 def test_an_rtsps_camera(name: str, contexts: dict[str, ssl.SSLContext]) -> None:
     stopping = threading.Event()
@@ -167,6 +220,7 @@ def test_which_sources_are_insecure() -> None:
         ValueError, match="--insecure-source is hall, and the sources are lobby, yard, door, c; name one"
     ):
         without_certificates(["hall"], named)
+    assert without_certificates(["http://h/live.m3u8"], {"a": "http://h/live.m3u8"}) == {"http://h/live.m3u8"}
     for without in ("door", "c"):
         with pytest.raises(ValueError, match=f"--insecure-source is {without}, which has no certificate; leave it out"):
             without_certificates([without], named)
