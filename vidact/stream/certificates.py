@@ -1,30 +1,34 @@
-"""Certificates of cameras: which authorities are trusted, what is wrong with one, and playlists over HTTPS.
+"""Certificates of cameras: which authorities are trusted, what is wrong with one, and playlists.
 
 FFmpeg looks at the certificate of the address that it opens, when it is told to, and at none of the addresses that a
-playlist names. So the parts of a playlist that comes over HTTPS are fetched here.
+playlist names. So the parts of a playlist are fetched here.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import (
+    BaseHandler,
+    HTTPBasicAuthHandler,
+    HTTPCookieProcessor,
     HTTPDefaultErrorHandler,
+    HTTPDigestAuthHandler,
     HTTPErrorProcessor,
     HTTPHandler,
+    HTTPPasswordMgrWithDefaultRealm,
     HTTPRedirectHandler,
     HTTPSHandler,
     OpenerDirector,
+    ProxyHandler,
     Request,
     UnknownHandler,
 )
@@ -75,44 +79,88 @@ def certificate_fault(address: str, timeout_s: float) -> str:
         return ""
 
 
-def verified_parts(timeout_s: float) -> Callable[[str, int, dict[str, str]], Any]:
-    """What ``av.open`` takes as ``io_open``: opens the parts of a playlist over HTTP or HTTPS, the latter from servers
-    whose certificate is in order. Raises OSError."""
-    opener = OpenerDirector()
-    context = ssl.create_default_context(cafile=trusted_authorities())
-    for handler in (
-        HTTPHandler(),
-        HTTPSHandler(context=context),
-        HTTPRedirectHandler(),
-        HTTPErrorProcessor(),
-        HTTPDefaultErrorHandler(),
-        UnknownHandler(),  # nothing local, whatever the playlist names
-    ):
-        opener.add_handler(handler)
+class EncryptedError(OSError):
+    """FFmpeg alone can read what a playlist names, and it looks at no certificate of it."""
 
-    def open_part(url: str, flags: int, options: dict[str, str]) -> Any:
+
+class VerifiedParts:
+    """Opens what a playlist names, over HTTP or HTTPS, the latter from servers whose certificate is in order.
+
+    ``open`` is what ``av.open`` takes as ``io_open``. Where no authorities are known, all over HTTP opens.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._users = HTTPPasswordMgrWithDefaultRealm()
+        self._why_not = ""  # nothing opens over HTTPS
+        self.has_https = False  # something was asked for over HTTPS
+        self._opener = OpenerDirector()
+        handlers: list[BaseHandler] = [
+            HTTPHandler(),
+            ProxyHandler(),
+            HTTPCookieProcessor(),
+            HTTPBasicAuthHandler(self._users),
+            HTTPDigestAuthHandler(self._users),
+            HTTPRedirectHandler(),
+            HTTPErrorProcessor(),
+            HTTPDefaultErrorHandler(),
+            UnknownHandler(),  # nothing local, whatever the playlist names
+        ]
+        try:
+            handlers.append(HTTPSHandler(context=ssl.create_default_context(cafile=trusted_authorities())))
+        except OSError as error:
+            self._why_not = str(error)
+        for handler in handlers:
+            self._opener.add_handler(handler)
+
+    def open(self, url: str, flags: int, options: dict[str, str]) -> Any:
+        """What is read of the address; raises OSError."""
         parts = urlsplit(url)
+        self.has_https = self.has_https or "https" in parts.scheme
         if parts.scheme not in ("http", "https"):
             if parts.scheme.startswith("crypto"):
-                raise OSError("its playlist is encrypted, which is read without a look at certificates alone")
+                raise EncryptedError(
+                    "its playlist is encrypted, so that no certificate of what it names can be looked at; "
+                    "--insecure-source with its name reads it all the same"
+                )
             raise OSError(f"its playlist names {parts.scheme or 'a local file'}, which is not fetched")
         user, _, host = parts.netloc.rpartition("@")
-        request = Request(urlunsplit(parts._replace(netloc=host)), headers={"User-Agent": "vidact"})
+        address = urlunsplit(parts._replace(netloc=host))
+        request = Request(address, headers={"User-Agent": "vidact"})
         if user:
-            basic = base64.b64encode(unquote(user).encode()).decode()
-            request.add_unredirected_header("Authorization", f"Basic {basic}")
+            name, _, password = user.partition(":")
+            self._users.add_password(None, address, unquote(name), unquote(password))
         if begin := int(options.get("offset", 0)):
             end = int(options["end_offset"]) - 1 if int(options.get("end_offset", 0)) else ""
             request.add_header("Range", f"bytes={begin}-{end}")
         elif end := int(options.get("end_offset", 0)):
             request.add_header("Range", f"bytes=0-{end - 1}")
         try:
-            return opener.open(request, timeout=timeout_s)
+            return self._opener.open(request, timeout=self._timeout_s)
         except URLError as error:
             if isinstance(error.reason, ssl.SSLCertVerificationError):
                 raise OSError(
                     f"the certificate of {parts.hostname} is not trusted: {error.reason.verify_message}"
                 ) from None
+            if self._why_not and "https" in (parts.scheme, str(error.reason).rpartition(" ")[2]):
+                raise OSError(self._why_not) from None
             raise
 
-    return open_part
+    def place(self, address: str) -> str:
+        """Where an address sends its visitor on to; names in a playlist count from there. Raises OSError."""
+        with self.open(address, 0, {}) as answer:
+            parts = urlsplit(answer.geturl())
+        before = urlsplit(address)
+        user, at, host = before.netloc.rpartition("@")
+        is_same = host == parts.netloc and parts.scheme == before.scheme
+        return urlunsplit(parts._replace(netloc=f"{user}{at}{host}" if is_same else parts.netloc))
+
+    def fault(self, address: str) -> str:
+        """What is wrong with the certificates on the way that an HTTP address sends its visitor on, "" where nothing is
+        or nobody answers.
+        """
+        try:
+            self.place(address)
+        except OSError as error:
+            return str(error) if type(error) is OSError and error.strerror is None else ""
+        return ""

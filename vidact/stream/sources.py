@@ -37,7 +37,13 @@ from av.video.stream import VideoStream
 from vidact.addresses import from_environment, host_of, public, refuse_signs
 from vidact.data.folders import is_hidden
 from vidact.data.time_origin import TimeOrigin, check_origin
-from vidact.stream.certificates import TLS_PORTS, certificate_fault, trusted_authorities, verified_parts
+from vidact.stream.certificates import (
+    TLS_PORTS,
+    EncryptedError,
+    VerifiedParts,
+    certificate_fault,
+    trusted_authorities,
+)
 from vidact.video.colours import to_rgb
 from vidact.video.decode import (
     IMAGE_SUFFIXES,
@@ -211,7 +217,7 @@ def without_certificates(given: Sequence[str], named: Mapping[str, str]) -> set[
             raise ValueError(
                 f"--insecure-source is {public(text)}, and the sources are {', '.join(named)}; name one of them"
             )
-        if address.partition("://")[0].lower() not in TLS_PORTS:
+        if address.partition("://")[0].lower() not in (*TLS_PORTS, "http"):  # which may send on to https
             raise ValueError(f"--insecure-source is {public(text)}, which has no certificate; leave it out")
         found.add(address)
     return found
@@ -898,7 +904,7 @@ class _UrlConnection:
                 options["tls_verify"] = "1"
                 with contextlib.nullcontext() if is_verified else contextlib.suppress(OSError):
                     options["ca_file"] = trusted_authorities()
-            self._container = self._open(address, options, is_verified and scheme == "https")
+            self._container = self._open(address, options, verify and scheme in ("http", "https"))
         except Exception as error:  # whatever the library raises
             why = self._why(error, begin, "it does not answer")
             if (host := host_of(url)) is None:
@@ -910,8 +916,8 @@ class _UrlConnection:
                     f"its certificate is not trusted: {fault}. Put that of the camera, or of its authority, into the "
                     f"file that SSL_CERT_FILE names; --insecure-source {name} takes whoever answers for the camera"
                 )
-            elif type(error) is OSError and error.strerror is None:  # our own words
-                why = str(error)
+            elif verify and scheme == "http" and isinstance(error, av.error.OSError):  # perhaps it was sent on
+                why = VerifiedParts(timeout_s).fault(address) or why
             raise SourceError(f"{name} cannot be opened: {why}") from None  # FFmpeg's error holds the password
         stream = self._container.streams.best("video")
         if not isinstance(stream, VideoStream) or stream.codec_context is None:
@@ -928,22 +934,30 @@ class _UrlConnection:
         self._opened = time.monotonic()
         past.connect()
 
-    def _open(self, address: str, options: dict[str, str], is_https: bool) -> av.container.InputContainer:
+    def _open(self, address: str, options: dict[str, str], looks: bool) -> av.container.InputContainer:
+        """The stream; ``looks`` at the certificates of what a playlist names, at which FFmpeg does not."""
         timeouts = (self._timeout_s, self._timeout_s)
-        if not is_https:
+        if not looks:
             return av.open(address, timeout=timeouts, options=options, metadata_errors="replace")
-        # FFmpeg looks at no certificate of what a playlist names: see certificates.py
         others = {"format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
         try:
             return av.open(address, timeout=timeouts, options=options | others, metadata_errors="replace")
         except av.error.ArgumentError:  # FFmpeg's word for another format
-            parts = verified_parts(self._timeout_s)
-            alone = options | {"http_persistent": "0"}
-            return av.open(address, timeout=timeouts, options=alone, metadata_errors="replace", io_open=parts)
+            parts = VerifiedParts(self._timeout_s)
+        place, alone = parts.place(address), options | {"http_persistent": "0"}
+        try:
+            return av.open(place, timeout=timeouts, options=alone, metadata_errors="replace", io_open=parts.open)
+        except EncryptedError:
+            if parts.has_https:
+                raise
+            bare = options | {"protocol_whitelist": "http,tcp,crypto"}  # no certificates, nor any later
+            return av.open(place, timeout=timeouts, options=bare, metadata_errors="replace")
 
     def _why(self, error: Exception, since: float, silent: str) -> str:
         if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
             return f"{silent} for {self._timeout_s:g} s"
+        if type(error) in (OSError, EncryptedError) and getattr(error, "strerror", "") is None:  # our own words
+            return str(error)
         # only FFmpeg's own words are known to be without the address
         return reason(error) if isinstance(error, av.error.FFmpegError) else type(error).__name__
 
