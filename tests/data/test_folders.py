@@ -53,6 +53,21 @@ LITTER = [
     "thumbs/0001.jpg",
     "thumbnails/jump/0001.jpg",
     "@eaDir/jump/SYNOPHOTO_THUMB_M.jpg",
+    "~snapshot/hourly.0/jump/0.mp4",  # NetApp
+    "jump/trashbox/9.mp4",  # Buffalo's bin
+    "@SynoDrive/0.mp4",
+    "jump/M4ROOT/SUB/C0001S03.MP4",  # Sony's small copies
+    "jump/XDROOT/Sub/C0001S01.MP4",
+    "jump/Plex Versions/Optimized for TV/0.mp4",
+    "jump/Adobe Premiere Pro Video Previews/seq.PRV/Rendered - 1.mpeg",
+    "jump/Media Cache Files/0.mp4",
+    "jump/CacheClip/0/1.mov",  # DaVinci Resolve
+    "jump/Render Files/High Quality Media/0.mov",  # Final Cut Pro
+    "jump/BL_proxy/0.mp4/proxy_25.avi",  # Blender
+    "FOUND.002/FILE0001.MP4",  # Windows' repairs
+    "node_modules/player/sample.mp4",
+    "lightning_logs/version_0/0.mp4",
+    "wandb/run/media/videos/0.mp4",
 ]
 
 
@@ -127,6 +142,11 @@ def test_a_class_of_videos_and_a_class_of_images(tmp_path):
     root = touch(tmp_path, "jump/0.mp4", "run/a/1.jpg", "run/a/2.jpg", "stray.mp4")
     assert [clip.id for clip in load_clips(root)] == ["jump/0", "run/a"]
     assert walk_videos(root, images_below=2) == ["jump/0.mp4", "run/a", "stray.mp4"]
+
+
+def test_a_class_may_be_called_sub_or_proxy(tmp_path):
+    root = touch(tmp_path, "sub/0.mp4", "proxy/1.mp4", "recycle/2.mp4", "found/3.mp4")
+    assert load_clips(root).classes == ["found", "proxy", "recycle", "sub"]
 
 
 def test_a_class_may_be_called_thumbs(tmp_path):
