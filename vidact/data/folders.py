@@ -18,19 +18,29 @@ from vidact.names import first_few, plain_name
 from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
 
 KEPT_BY_PROGRAMS = frozenset(
-    {"@eadir", "@tmp", "@sharebin", "@sharesnap", "#recycle", "#snapshot"}  # Synology
+    {"@eadir", "@tmp", "@sharebin", "@sharesnap", "@synodrive", "#recycle", "#snapshot"}  # Synology
     | {"@recycle", "@recently-snapshot", "@__thumb", "@transcode"}  # QNAP
     | {"__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder"}  # macOS
-    | {"$recycle.bin", "$extend", "system volume information", "found.000"}  # Windows
+    | {"~snapshot", "trashbox"}  # NetApp, Buffalo
+    | {"$recycle.bin", "$extend", "system volume information"}  # Windows
     | {"lost+found", "lost.dir", "__pycache__", "_gsdata_"}  # Unix, Android, Python, GoodSync
+    | {"adobe premiere pro video previews", "media cache files", "cacheclip", "render files", "bl_proxy"}  # of editing
+    | {"plex versions", "node_modules", "lightning_logs", "wandb"}
 )
+SMALL_COPIES = frozenset({("m4root", "sub"), ("xdroot", "sub")})  # Sony's, in a folder of that name
 PREVIEWS = frozenset({"thumb", "thumbs", "thumbnail", "thumbnails", "thmbnl", "preview", "previews"})
 
 
-def is_kept_by_program(name: str) -> bool:
-    """Whether a folder of this name belongs to a file system or a program, and not to its user."""
+def is_kept_by_program(name: str, above: str) -> bool:
+    """Whether a folder of this name belongs to a file system or a program, and not to its user.
+
+    Args:
+        above: the name of the folder that it lies in.
+    """
+    plain = plain_name(name).lower()
     # those of older Windows are words, which in small letters may be a class
-    return plain_name(name).lower() in KEPT_BY_PROGRAMS or name in ("RECYCLER", "RECYCLED")
+    is_windows = name in ("RECYCLER", "RECYCLED") or re.fullmatch(r"FOUND\.\d{3}", name, re.IGNORECASE) is not None
+    return is_windows or plain in KEPT_BY_PROGRAMS or (plain_name(above).lower(), plain) in SMALL_COPIES
 
 
 def is_video_file(path: Path) -> bool:
@@ -86,7 +96,7 @@ class Walk:
                 if is_hidden(entry.name):
                     self.hidden += 1
                 elif _is_folder(entry, chain):
-                    if is_kept_by_program(entry.name):
+                    if is_kept_by_program(entry.name, folder.name):
                         self.kept.append("/".join((*parts, entry.name)))
                     elif not (is_store and entry.name == SHARDS):
                         inner.append(entry.name)
@@ -165,7 +175,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     """What a folder holds, without what is hidden or a program's."""
     with os.scandir(folder) as scan:
         for entry in scan:
-            if not is_hidden(entry.name) and not is_kept_by_program(entry.name):
+            if not is_hidden(entry.name) and not is_kept_by_program(entry.name, folder.name):
                 yield entry
 
 
