@@ -32,6 +32,9 @@ SPELLINGS = [
     ("run\u200e", "run"),  # left-to-right mark, from Windows' file properties
     ("run\u2060", "run"),  # word joiner
     ("ru\u200dn", "run"),  # a joiner that joins nothing
+    ("run\ufff9", "run"),  # interlinear annotation
+    ("run\u17b4", "run"),  # a vowel of Khmer that is never shown
+    ("run\U000e0100", "run"),  # a variation selector beside a letter that has no variants
     ("\u30cf\u309a", "\u30d1"),  # ha and its half-voiced mark
     ("\u1112\u1161\u11ab", "\ud55c"),  # Hangul in its parts
 ]
@@ -80,6 +83,19 @@ def test_names_that_are_seen_to_differ_stay(tmp_path):
     (cyrillic,) = [note for note in alike if "pun" in note]
     assert "'pun', '\u0440un' (cyrillic small letter er U+0440)" in cyrillic
     assert len(alike) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("\u2764\ufe0f", "\u2764"), ("\u2764\ufe0e", "\u2764"),  # an emoji, and the same in black
+     ("\u8fba", "\u8fba\U000e0101"),  # variants of a Chinese character
+     ("\u0639\u0644\u064a", "\u0639\u0644\u06cc"), ("\u0643\u0634", "\u06a9\u0634")],  # Arabic and Persian keyboards
+)  # fmt: skip
+def test_names_of_one_look_are_told(tmp_path, one, other):
+    clips = load_clips(touch(tmp_path, f"{one}/a.mp4", f"{other}/b.mp4"))
+    assert len(clips.classes) == 2
+    (note,) = [note for note in clips.notes if "look alike and stay different" in note]
+    assert "U+" in note
 
 
 def test_a_label_in_another_case_is_told_its_class(tmp_path):
