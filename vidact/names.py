@@ -18,17 +18,19 @@ from pathlib import Path, PurePosixPath
 
 # Characters of no width that change no letter. Not the tags of flags, nor the signs of Arabic numbers, which are seen.
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u180e\u200b\u200e\u200f\u202a-\u202e"
-                     "\u2060-\u2064\u2066-\u206f\ufeff]")  # fmt: skip
+                     "\u17b4\u17b5\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb]")  # fmt: skip
 # Joiners change the letters of Persian, of Indian scripts and emoji; beside a Latin letter, a blank or an end nothing.
 _IDLE_JOINER = re.compile("(?<![^\x00-\u024f\\s])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\u024f\\s])")
-_IDLE_SELECTOR = re.compile("(?<=[\x00-\u024f])[\ufe00-\ufe0f](?!\u20e3)")
+_SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # of variants of a character
+_IDLE_SELECTOR = re.compile(f"(?<=[\x00-\u024f])[{_SELECTORS}](?!\u20e3)")
 _BLANKS = dict.fromkeys(map(ord, "\u115f\u1160\u2800\u3164\uffa0"), " ")  # which `str.split` does not take for blanks
 _DASHES = re.compile("[\\s_\u2010-\u2015\u2212\ufe58\ufe63\uff0d-]+")
-# Letters of Cyrillic and Greek that are drawn like Latin ones, small and capital, and signs that are drawn alike.
+# Letters of Cyrillic and Greek that are drawn like Latin ones, small and capital, signs that are drawn alike, and the
+# letters of Arabic keyboards for those of Persian ones.
 _LOOKALIKES = str.maketrans(
     "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u051b\u051d\u04bb\u04cf"
-    "\u03b1\u03bf\u03bd\u03c1\u03b9\u0131\u2019\u2018`",
-    "aeopcyxijsdqwhlaovpii'''",
+    "\u03b1\u03bf\u03bd\u03c1\u03b9\u0131\u2019\u2018`\u064a\u0649\u0643",
+    "aeopcyxijsdqwhlaovpii'''\u06cc\u06cc\u06a9",
 )
 _CAPITALS = str.maketrans(
     "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405"
@@ -60,7 +62,8 @@ def look(name: str) -> str:
     """What a name looks like: equal for names that differ in letter case, in dashes and underscores, or in letters
     that are drawn alike.
     """
-    plain = unicodedata.normalize("NFKC", plain_name(name)).translate(_CAPITALS).casefold()
+    shown = re.sub(f"[{_SELECTORS}]", "", plain_name(name))
+    plain = unicodedata.normalize("NFKC", shown).translate(_CAPITALS).casefold()
     return _DASHES.sub(" ", plain.translate(_LOOKALIKES)).strip()
 
 
@@ -79,7 +82,7 @@ def spelt(name: str) -> str:
         said.append("accents apart from their letters")
     blanks = [character for character in name if character.isspace() or ord(character) in _BLANKS]
     odd = dict.fromkeys(character for character in blanks if character != " ")
-    odd |= dict.fromkeys(_UNSEEN.findall(name) + re.findall("[\u200c\u200d\ufe00-\ufe0f]", name))
+    odd |= dict.fromkeys(_UNSEEN.findall(name) + re.findall(f"[\u200c\u200d{_SELECTORS}]", name))
     odd |= dict.fromkeys(c for c in name if c.isalpha() and ord(c) in _LOOKALIKES | _CAPITALS)
     said += [f"{unicodedata.name(c, 'control character').lower()} U+{ord(c):04X}" for c in odd]
     if name != name.strip():
