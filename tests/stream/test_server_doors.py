@@ -1,10 +1,14 @@
 """Who may ask the server, how often they may guess, what a cookie is good for, and what a message may cost."""
 
+import asyncio
 import contextlib
 import json
 import re
+import socket
 import struct
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from serving import Client, Serving, frame, jpeg
@@ -13,7 +17,9 @@ from test_server import lines as lines
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from vidact.stream import limits as limits_module
+from vidact.stream.access import Access
 from vidact.stream.limits import Fault, Limits, decode_frame, jpeg_size
+from vidact.stream.monitor import Faults, Metrics
 from vidact.stream.server import make_app, make_server
 
 QUICK = Limits(guess_s=0.01)  # a wrong token too many waits longer else
@@ -97,6 +103,70 @@ def test_those_behind_one_address_are_not_locked_out_by_a_guesser():
         finally:
             over.set()
             guessing.join()
+
+
+class Asking:
+    """A client that brings something in its Authorization header, as ``Access`` sees it."""
+
+    def __init__(self, given, host):
+        self.scope, self.cookies = {"server": ("127.0.0.1", 80)}, {}
+        self.headers = {"authorization": f"Bearer {given}"}
+        self.client = SimpleNamespace(host=host)
+
+
+@pytest.mark.parametrize("hosts", [1, 400], ids=["one address", "many addresses"])
+def test_one_limit_holds_for_all_connections_and_addresses_at_once(hosts):
+    """However many guess at the same time, after a few of them one wrong token is answered in ``guess_s``."""
+
+    async def guess_at_once():
+        access = Access(TOKEN, Limits(guess_s=1000.0, connections=300), Faults(Metrics()))
+        wrong = [
+            asyncio.create_task(access.judge(Asking(f"wrong-{number}", f"10.0.{number % hosts // 200}.{number % 200}")))
+            for number in range(400)
+        ]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        answered = sum(task.done() for task in wrong)
+        right = [await access.judge(Asking(TOKEN, host)) for host in ("10.0.0.0", "10.9.9.9")]
+        waiting = 400 - answered
+        for left in range(waiting - 1, -1, -1):  # who has waited longest goes first where there is no room
+            assert access.make_room()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert sum(not task.done() for task in wrong) == left
+        assert not access.make_room()
+        return answered, right, {await task for task in wrong}
+
+    answered, right, verdicts = asyncio.run(guess_at_once())
+    assert right == ["welcome", "welcome"]
+    assert verdicts == {"wrong", "too many"}
+    assert answered == 100  # no more wait than may be connected
+
+
+def test_guesses_that_wait_are_answered_one_at_a_time():
+    async def guess_at_once():
+        access = Access(TOKEN, Limits(guess_s=0.05), Faults(Metrics()))
+        began = time.monotonic()
+        verdicts = await asyncio.gather(*(access.judge(Asking(f"wrong-{number}", "10.0.0.1")) for number in range(20)))
+        return time.monotonic() - began, verdicts
+
+    seconds, verdicts = asyncio.run(guess_at_once())
+    assert verdicts.count("too many") == 10
+    assert seconds >= 0.5  # what is slower passes too
+
+
+def test_who_knows_the_token_is_let_in_while_guesses_fill_all_connections():
+    with Serving(token=TOKEN, limits=Limits(guess_s=1000.0, connections=20)) as served, contextlib.ExitStack() as stack:
+        for number in range(40):
+            guesser = stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
+            guesser.sendall(
+                f"GET /state HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong-{number}\r\n\r\n".encode()
+            )
+            if number % 10 == 9:
+                assert json.loads(ask(served.port, "/state", headers=BEARER)[2]) == {"authorised": True}
+        assert ask(served.port, "/login", "POST", TOKEN)[0] == 204
+        with served.client(subprotocols=["vidact", f"vidact.token.{TOKEN}"]) as client:
+            assert client.hello
 
 
 def test_behind_a_proxy_each_visitor_has_a_limit_of_their_own():
