@@ -1,7 +1,8 @@
 """Who may ask the web server: the token, what stands for it in a page's cookie, and how often one may guess.
 
 Whoever brings the token is let in, however many guess beside them; a wrong one is counted, logged, and after a few of
-an address it waits, so that guessing takes longer than anything is worth. What a page gets for the token is a value of
+an address, or of all addresses, it waits its turn, so that guessing takes longer than anything is worth, over however
+many connections. What a page gets for the token is a value of
 its own, which another server of the same host can do nothing with, and which ends with this process.
 """
 
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 import hmac
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidact.stream.limits import Bucket, Limits
@@ -40,6 +41,9 @@ class Access:
     def __init__(self, token: str | None, limits: Limits, faults: Faults) -> None:
         self._token, self._limits, self._faults = token, limits, faults
         self._tries: OrderedDict[str, Bucket] = OrderedDict()
+        self._all_tries = Bucket(1 / limits.guess_s, 50)
+        self._waiting: deque[asyncio.Future[None]] = deque()  # wrong tokens, until they are answered
+        self._timer: asyncio.TimerHandle | None = None
         self._logins: OrderedDict[bytes, None] = OrderedDict()  # hashes of cookies' values, the last used ones last
 
     def is_token(self, given: str) -> bool:
@@ -63,17 +67,40 @@ class Access:
         return await self.wrong(connection) if brought else "unknown"
 
     async def wrong(self, connection: HTTPConnection) -> Verdict:
-        """A wrong token came; after too many of its address this takes a while."""
+        """A wrong token came; after too many of its address, or of all, it waits until those before it are answered."""
         who = connection.client.host if connection.client else "somebody"
         self._faults.tell("token", who, "gave a wrong token; refused")
         bucket = self._tries.setdefault(who, Bucket(0.2, 10))
         self._tries.move_to_end(who)
         if len(self._tries) > KEPT_ADDRESSES:
             self._tries.popitem(last=False)
-        if bucket.take():
+        if bucket.take() and self._all_tries.take():
             return "wrong"
-        await asyncio.sleep(self._limits.guess_s)
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) > self._limits.connections:  # some of their clients have left
+            self.make_room()
+        self._set_timer()
+        await turn
         return "too many"
+
+    def make_room(self) -> bool:
+        """Answer the wrong token that has waited longest; False where none waits."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return True
+        return False
+
+    def _set_timer(self) -> None:
+        if self._waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.guess_s, self._next)
+
+    def _next(self) -> None:
+        self._timer = None
+        self.make_room()
+        self._set_timer()
 
     def log_in(self, connection: HTTPConnection, answer: Response) -> None:
         """Give the page behind the answer a cookie of its own."""

@@ -38,7 +38,7 @@ class Limits:
         message_characters: of one text message; the page's have a few dozen.
         segments: of a JPEG's header, and ``header_bytes`` in all; canvases of browsers write about ten.
         logins: pages that are let in without giving the token again; the one unused longest goes first.
-        guess_s: how long a wrong token waits, after too many of them from one address.
+        guess_s: after too many wrong tokens, of one address or of all, one is answered in so long.
         request_s: a connection that has not sent a whole request by then is closed.
     """
 

@@ -48,6 +48,7 @@ FILES = {
 }
 SUBPROTOCOL = "vidact"
 SHORTEST_TOKEN = 16
+CLOSES = {"Connection": "close"}  # with the answer to a guess, whose place another may need
 
 # What a browser may do with the page. The page loads nothing from elsewhere and can be framed by nobody.
 SECURITY_HEADERS = {
@@ -125,7 +126,9 @@ def make_app(
 
     async def state(request: Request) -> Response:
         verdict = await access.judge(request)
-        answer = JSONResponse({"authorised": verdict == "welcome"}, 429 if verdict == "too many" else 200)
+        if verdict == "too many":
+            return JSONResponse({"authorised": False}, 429, CLOSES)
+        answer = JSONResponse({"authorised": verdict == "welcome"})
         if verdict == "welcome" and OLD_COOKIE in request.cookies and not access.has_logged_in(request):
             access.log_in(request, answer)
         return answer
@@ -145,8 +148,9 @@ def make_app(
         except ClientDisconnect:
             return Response(status_code=400)
         if not access.is_token(body.decode("utf-8", "replace")):
-            too_many = await access.wrong(request) == "too many"
-            return PlainTextResponse("too many tries", 429) if too_many else PlainTextResponse("wrong token", 403)
+            if await access.wrong(request) == "too many":
+                return PlainTextResponse("too many tries", 429, CLOSES)
+            return PlainTextResponse("wrong token", 403)
         answer = Response(status_code=204)
         access.log_in(request, answer)
         return answer
@@ -162,7 +166,7 @@ def make_app(
     async def metrics(request: Request) -> Response:
         verdict = await access.judge(request)
         if verdict == "too many":
-            return PlainTextResponse("too many wrong tokens", 429)
+            return PlainTextResponse("too many wrong tokens", 429, CLOSES)
         if verdict != "welcome":
             return PlainTextResponse("give the token: Authorization: Bearer …", 401)
         return PlainTextResponse(studio.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -205,7 +209,7 @@ def make_app(
         ],
         lifespan=lifespan,
     )
-    app.state.studio, app.state.has_token = studio, token is not None
+    app.state.studio, app.state.access, app.state.has_token = studio, access, token is not None
     app.add_middleware(_Guard, studio=studio, any_host=token is not None, proxy=proxy)
     return app
 
@@ -285,7 +289,7 @@ def _import_uvicorn() -> None:
         ) from error
 
 
-def _protocols(studio: Studio) -> tuple[type, type]:
+def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
     """uvicorn's HTTP and WebSocket, which trust their clients, with limits for strangers."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -301,10 +305,25 @@ def _protocols(studio: Studio) -> tuple[type, type]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self.deadline = self.loop.call_later(limits.request_s, self.abort)
-            if len(self.connections) > limits.connections:
+            self.begin_wait()
+            if len(self.connections) > limits.connections and not access.make_room():
                 tell("full", self, f"{limits.connections} connections are open, and this server allows no more")
-                transport.abort()
+                silent = [one for one in self.connections if isinstance(one, Http) and one.is_silent()]
+                oldest = min(silent, key=lambda one: one.since)  # this one at least
+                if oldest is self:
+                    transport.abort()
+                else:
+                    self.connections.discard(oldest)
+                    oldest.transport.abort()
+
+        def begin_wait(self) -> None:
+            """Give the client a while to send a request."""
+            self.since = self.loop.time()
+            self.deadline = self.loop.call_later(limits.request_s, self.abort)
+
+        def is_silent(self) -> bool:
+            """Whether no whole request of its client is being answered."""
+            return self.cycle is None or self.cycle.response_complete
 
         def abort(self) -> None:
             if self.transport.get_protocol() is self:  # and no WebSocket took the connection over
@@ -312,7 +331,7 @@ def _protocols(studio: Studio) -> tuple[type, type]:
 
         def on_response_complete(self) -> None:
             self.deadline.cancel()
-            self.deadline = self.loop.call_later(limits.request_s, self.abort)
+            self.begin_wait()
             super().on_response_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -387,7 +406,7 @@ def make_server(
     import uvicorn
 
     studio: Studio = app.state.studio
-    http, websocket = _protocols(studio)
+    http, websocket = _protocols(studio, app.state.access)
     if not app.state.has_token and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines, and that needs a token: make_app(…, token=…)")
     if keyfile is not None and certfile is None:
@@ -418,7 +437,14 @@ def make_server(
         ssl_certfile=certfile,
         ssl_keyfile=keyfile,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            while app.state.access.make_room():  # no guess holds the end up
+                pass
+            await super().shutdown(sockets)
+
+    return Server(config)
 
 
 def serve(
