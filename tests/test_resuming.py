@@ -118,6 +118,19 @@ def test_a_resumed_run_ends_as_the_whole_one_and_is_tested_as_it(
     assert "nothing is left to train: 3 epochs are done, trainer.max_epochs is 3" in capsys.readouterr().out
 
 
+def test_thresholds_of_a_validation_are_kept(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the last validation hold where a training ends before the next one, wherever it went on."""
+    more = [*options, "--trainer.max_steps=7"]
+    whole = cli.train([*more, f"--run={tmp_path / 'whole'}"])
+    stop_in_epoch(2, [*more, f"--run={tmp_path / 'parts'}"], monkeypatch)
+    parts = cli.train([*more, f"--run={tmp_path / 'parts'}", "--ckpt=last"])
+    for name in ("last", "best"):
+        record = read(whole, name)["vidact"]
+        assert record["thresholds"]["videos"] == 1
+        assert read(parts, name)["vidact"] == record
+    assert load_results(parts)["test"]["events"] == load_results(whole)["test"]["events"]
+
+
 def test_another_rate_is_what_the_run_goes_on_with(
     options: list[str], stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
