@@ -512,6 +512,9 @@ class OnlineDetection(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)
+        record = checkpoint.get("vidact") or {}
+        if record.get("thresholds") and record.get("scores") == self.kind:  # of a validation that is not made again
+            self.events["on"], self.thresholds = record["events"]["on"], dict(record["thresholds"])
 
 
 def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:
