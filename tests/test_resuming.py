@@ -118,7 +118,9 @@ def test_a_resumed_run_ends_as_the_whole_one_and_is_tested_as_it(
     assert "nothing is left to train: 3 epochs are done, trainer.max_epochs is 3" in capsys.readouterr().out
 
 
-def test_thresholds_of_a_validation_are_kept(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thresholds_of_a_validation_are_kept(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those of the last validation hold where a training ends before the next one, wherever it went on."""
     more = [*options, "--trainer.max_steps=7"]
     whole = cli.train([*more, f"--run={tmp_path / 'whole'}"])

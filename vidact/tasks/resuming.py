@@ -92,6 +92,7 @@ class FitLoop(_FitLoop):
 
     place: Place | None = None  # of the checkpoint, until the first batch
     has_gradients = False  # whether the checkpoint holds those of accumulated batches
+    means: list[dict[str, Any]] = []  # noqa: RUF012  (of an epoch's batches so far, replaced and never changed)
     accumulate: int | None = None  # how many batches made a step when it was saved
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
@@ -134,6 +135,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.restarting = False
         if callbacks_of(self.trainer, pl.callbacks.GradientAccumulationScheduler):  # which acts at an epoch's start
             self.trainer.accumulate_grad_batches = fit_loop.accumulate or 1  # type: ignore[attr-defined]
+        restore_means(self.trainer, fit_loop.means)  # type: ignore[attr-defined]
         if place.owes_end:
             self.on_advance_end(data_fetcher)
 
@@ -143,6 +145,45 @@ def count_exactly(trainer: pl.Trainer) -> None:
     # The loops hold what the Trainer has told them so far (data, limits), so they are made over and not made anew.
     if type(trainer.fit_loop) is _FitLoop and type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop:
         trainer.fit_loop.__class__, trainer.fit_loop.epoch_loop.__class__ = FitLoop, EpochLoop
+
+
+def means_so_far(trainer: pl.Trainer) -> list[dict[str, Any]]:
+    """What the batches of this epoch have logged until now, of which the epoch's figures will be made."""
+    mine = {}
+    for key, metric in trainer.fit_loop.epoch_loop._results.items():
+        meta = metric.meta
+        if metric.has_reset or not metric.is_tensor or not meta.on_epoch or meta.dataloader_idx is not None:
+            continue
+        options = {name: getattr(meta, name) for name in ("fx", "name", "prog_bar", "logger", "on_step")}
+        options |= {"reduce_fx": meta.reduce_fx.__name__, "sync_dist": meta.sync.should}
+        options["rank_zero_only"] = meta.sync.rank_zero_only
+        names = [name for name in ("value", "cumulated_batch_size") if hasattr(metric, name)]
+        mine[key] = {"options": options, "state": {name: getattr(metric, name).detach().cpu() for name in names}}
+    if trainer.world_size == 1:
+        return [*mine.values()]
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine)  # a process may have logged nothing yet
+    for key, mean in mine.items():  # each goes on with an equal share of what all have logged
+        for name in mean["state"]:
+            others = [part[key]["state"][name].double() for part in parts if key in part]
+            how = {"max": torch.amax, "min": torch.amin}.get(mean["options"]["reduce_fx"])
+            together = torch.stack(others)
+            mean["state"][name] = how(together, 0) if how else together.sum(0) / trainer.world_size
+    return [*mine.values()]
+
+
+def restore_means(trainer: pl.Trainer, means: list[dict[str, Any]]) -> None:
+    """Let the figures of the epoch that goes on be those of all its batches."""
+    results, device = trainer.fit_loop.epoch_loop._results, trainer.strategy.root_device
+    for mean in means:
+        options = dict(mean["options"])
+        options["reduce_fx"] = getattr(torch, options["reduce_fx"])
+        results.log(**options, value=torch.zeros((), device=device), batch_size=0, sync_dist_fn=trainer.strategy.reduce)
+        metric = results[f"{options['fx']}.{options['name']}"]
+        for name, value in mean["state"].items():
+            setattr(metric, name, value.to(device))
+    if means:  # or the first batch would clear them
+        trainer._logger_connector._first_loop_iter = False
 
 
 def seed_draws(trainer: pl.Trainer, batch_idx: int) -> None:
@@ -179,6 +220,7 @@ class Resumption(pl.Callback):
             "batches": batch_facts(trainer),
             # what early stopping and checkpoints look at, of validations that are not made again
             "figures": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
+            "means": means_so_far(trainer),
         }
         loop = trainer.fit_loop.epoch_loop
         progress: Any = loop.batch_progress.current
@@ -196,6 +238,7 @@ class Resumption(pl.Callback):
         self.state = checkpoint.get("training") or {}  # older versions wrote none
         if isinstance(trainer.fit_loop, FitLoop):
             trainer.fit_loop.has_gradients = "gradients" in self.state
+            trainer.fit_loop.means = self.state.get("means", [])
             trainer.fit_loop.accumulate = self.state.get("batches", {}).get(ACCUMULATION)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
