@@ -950,17 +950,32 @@ def test_metrics_and_health(served):
     assert (status, json.loads(body)) == (200, {"status": "ok"})
 
 
-def test_metrics_say_which_sources_are_up():
-    """Of those that somebody looked at: one that cannot be opened is down, and up with its first picture."""
-    with playlist() as hls, Serving(sources={"lobby": hls.url, "hall": "0"}) as served, served.client() as client:
+def test_a_source_that_does_not_open_is_tried_again_and_said(lines):
+    """While somebody looks: on the page, in /state, in the metrics and, with the address, in the log."""
+
+    def state():
+        return json.loads(ask(served.port, "/state")[2])["sources"]
+
+    waiting = "lobby cannot be opened now, and is tried again with growing pauses; the server's log says why"
+    with playlist() as hls, Serving(sources={"lobby": hls.url, "hall": "0"}) as served:
+        assert state() == [{"name": name, "state": "closed", "why": ""} for name in ("lobby", "hall")]
         assert "vidact_source_up{" not in served.studio.metrics.text()
-        client.start(0)
-        assert client.read("ended")["failed"]
-        assert metric(served, 'vidact_source_up{source="lobby"}') == 0
-        hls.show(transport_streams(range(40)))
-        time.sleep(1)  # a client starts one stream a second
-        client.start(0)
-        wait_for(lambda: 'vidact_source_up{source="lobby"} 1' in served.studio.metrics.text())
+        with served.client() as one, served.client() as two:
+            one.start(0)
+            assert one.read("note")["why"] == waiting
+            assert state()[0] == {"name": "lobby", "state": "lost", "why": waiting}
+            assert metric(served, 'vidact_source_up{source="lobby"}') == 0
+            two.start(0)  # who comes later learns it too
+            assert two.read("note")["why"] == waiting
+            assert any(f"{hls.url} cannot be opened" in line for line in lines())
+            hls.show(transport_streams(range(40)))
+            for client in (one, two):
+                assert client.read("note")["why"] == "lobby is open"
+                assert client.read("answer")
+            assert state()[0] == {"name": "lobby", "state": "open", "why": ""}
+            assert metric(served, 'vidact_source_up{source="lobby"}') == 1
+        wait_for(lambda: not served.studio.channels)
+        assert state()[0]["state"] == "closed"
         assert "hall" not in served.studio.metrics.text()
 
 
