@@ -128,7 +128,10 @@ def make_app(
         verdict = await access.judge(request)
         if verdict == "too many":
             return JSONResponse({"authorised": False}, 429, CLOSES)
-        answer = JSONResponse({"authorised": verdict == "welcome"})
+        shown: dict[str, Any] = {"authorised": verdict == "welcome"}
+        if verdict == "welcome" and studio.names:
+            shown["sources"] = studio.states()
+        answer = JSONResponse(shown)
         if verdict == "welcome" and OLD_COOKIE in request.cookies and not access.has_logged_in(request):
             access.log_in(request, answer)
         return answer

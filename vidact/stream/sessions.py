@@ -71,7 +71,7 @@ class Channel:
         self.source: Source | None = None
         self.sessions: set[Session] = set()
         self.newest: Grab | None = None
-        self.last_told = ""
+        self.has_been_open = False
         self.looked_at: deque[float] = deque(maxlen=128)  # seconds of recent frames; the network's thread has them
         self.shower: asyncio.Task[None] | None = None
 
@@ -97,6 +97,7 @@ class Studio:
         self.faults = Faults(self.metrics)
         self.sessions: set[Session] = set()
         self.channels: dict[str, Channel] = {}
+        self.said: dict[str, tuple[str, str]] = {}  # of a camera or stream that somebody sees: its state, and words
         self.shared: dict[int, Channel] = {}  # cameras and streams on the network: one reader for all who look
         self.serial = 0
         self.is_running = False
@@ -230,9 +231,10 @@ class Studio:
                 lambda: open_source(
                     address,
                     realtime=True,
+                    waits=is_live_address(address),
                     verify=address not in self.insecure,
-                    on_event=lambda text: self._told(channel, text),
-                    on_state=lambda state, why: self.metrics.set("vidact_source_up", state == "open", source=name),
+                    on_event=lambda text: log.info("%s: %s", name, text),
+                    on_state=lambda state, why: self._call(self._source_state, channel, state, why),
                 ),
             )
         except Exception as error:
@@ -255,6 +257,8 @@ class Studio:
     def _enter(self, channel: Channel, session: Session) -> None:
         channel.sessions.add(session)
         session.channel = channel
+        if words := self.said.get(channel.title, ("", ""))[1]:
+            session.post({"type": "note", "why": words})
         self.metrics.set("vidact_streams", len(self.channels))
 
     async def _join(self, channel: Channel, source: Source, session: Session | None) -> None:
@@ -270,14 +274,29 @@ class Studio:
         except RuntimeError:  # it failed and was closed just now
             self.end(channel, "the network failed; start again")
 
-    def _told(self, channel: Channel, text: str) -> None:
-        """A camera was lost or found again; from the source's thread."""
-        log.info("%s: %s", channel.title, text)
-        self._call(self._note, channel, f"{channel.title}: the source was lost or is back; see the server's log")
+    def _source_state(self, channel: Channel, state: str, why: str) -> None:
+        """A camera or stream is open, is lost or cannot be opened; ``why`` may hold its address, for the log alone."""
+        if channel.name not in self.channels:
+            return
+        name, was = channel.title, self.said.get(channel.title)
+        self.metrics.set("vidact_source_up", state == "open", source=name)
+        if state == "open":
+            words, shown = f"{name} is {'open' if not channel.has_been_open else 'back'}", ""
+            channel.has_been_open = True
+        else:
+            fault = "was lost" if channel.has_been_open else "cannot be opened now"
+            words = shown = f"{name} {fault}, and is tried again with growing pauses; the server's log says why"
+            self.faults.tell("source", name, one_line(why))
+        self.said[name] = state, shown
+        if was is not None or state != "open":  # one that opens at once needs no words
+            for session in channel.sessions:
+                session.post({"type": "note", "why": words})
 
-    def _note(self, channel: Channel, text: str) -> None:
-        for session in channel.sessions:
-            session.post({"type": "note", "why": text})
+    def states(self) -> list[dict[str, str]]:
+        """The sources named at start; ``closed`` are those that nobody sees, ``lost`` those that are tried again."""
+        seen = {channel.title for channel in self.channels.values()}
+        found = [(name, *self.said.get(name, ("open" if name in seen else "closed", ""))) for name in self.names]
+        return [{"name": name, "state": state, "why": why} for name, state, why in found]
 
     def _source_ended(self, channel: Channel) -> None:
         # Its last answer may be on the way still.
@@ -312,6 +331,7 @@ class Studio:
         for number, shared in list(self.shared.items()):
             if shared is channel:
                 del self.shared[number]
+                self.said.pop(channel.title, None)
         if channel.shower is not None:
             channel.shower.cancel()
         if channel.source is not None:
