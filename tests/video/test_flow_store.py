@@ -1,6 +1,7 @@
 """Stored flow: every convention of the field gives back what was written, and damage is named."""
 
 import json
+import unicodedata
 import zipfile
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_every_layout_gives_back_what_was_written(layout, tmp_path):
     assert (found.int() - levels[[2, 0, 2]].int()).abs().float().mean() < 1.5  # jpg at quality 95
     exact = stored(tmp_path / "png", levels, f"people/{name}", layout=layout, image="png")
     assert torch.equal(exact.open(f"people/{name}").fields_at(range(3)), levels)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("on_disk", "asked"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_that_differ_in_what_is_not_seen_are_found(layout, on_disk, asked, tmp_path):
+    """A store that was written on, or copied by, a machine that writes accents otherwise."""
+    levels = smooth()
+    video = "caf\u00e9 noir/\u0439\u00e9t\u00e9 1"
+    store = stored(tmp_path, levels, unicodedata.normalize(on_disk, video), layout=layout, image="png")
+    with store.open(unicodedata.normalize(asked, video)) as flow:
+        assert torch.equal(flow.fields_at(range(3)), levels)
+    assert store.is_whole(unicodedata.normalize(asked, video), 3)
+    with pytest.raises(VideoError, match="there is no flow of 'cafe noir"):
+        store.open(video.replace("\u00e9", "e"))  # another name
+    other = unicodedata.normalize(asked, video)
+    stored(tmp_path, levels.flip(0), other, layout=layout, image="png")  # the name as it is written comes first
+    assert torch.equal(store.open(other).fields_at(range(3)), levels.flip(0))
 
 
 def test_a_pack_is_a_plain_zip_archive(tmp_path):
@@ -168,3 +186,10 @@ def test_a_folder_holds_one_kind_of_flow(tmp_path):
 def test_records_are_checked(options, words):
     with pytest.raises(ValueError, match=words):
         FlowRecord(**options)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"format": "1"}', '{"format": 1, "bound": 1e999}', "\ud800"])
+def test_a_record_of_wrong_kinds_is_named(text, tmp_path):
+    (tmp_path / "flow.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    with pytest.raises(ValueError, match=r"flow\.json is no"):
+        FlowStore(tmp_path)
