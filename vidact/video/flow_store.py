@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
+import math
 import os
 import re
 import shutil
@@ -33,6 +33,8 @@ import torch
 from torch import Tensor
 
 from vidact.files import write_json
+from vidact.names import Finder
+from vidact.records import parse
 from vidact.video.decode import VideoError
 from vidact.video.flow import BOUND, dequantise, quantise
 
@@ -87,7 +89,7 @@ class FlowRecord:
             raise ValueError(f"image is {self.image!r}; flow is stored as 'jpg' or 'png'")
         if not 1 <= self.quality <= 95:
             raise ValueError(f"quality is {self.quality}; jpg has 1 to 95")
-        if not self.bound > 0:
+        if not 0 < self.bound < math.inf:
             raise ValueError(f"bound is {self.bound}; it is the greatest motion that is kept, in pixels per frame")
         sides = self.size if isinstance(self.size, (tuple, list)) else (self.size or 1,)
         if len(sides) > 2 or any(side < 1 for side in sides):
@@ -115,7 +117,7 @@ def read_record(root: str | Path) -> FlowRecord:
             "--method …`"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse(path.read_text(encoding="utf-8"), path)
         version = content.pop("format")
         if version > FORMAT:
             raise ValueError(f"format {version} is newer than this vidact's {FORMAT}")
@@ -156,6 +158,16 @@ def folders_of(root: Path, video: str, record: FlowRecord) -> list[Path]:
     """The folders of one video's pictures: one, or x's and y's."""
     paths = [root / Path(template.format(**_names(video), index=1)).parent for template in record.templates]
     return list(dict.fromkeys(paths))
+
+
+def _as_stored(root: Path, video: str, record: FlowRecord) -> str:
+    """The id as the store writes it, which may differ from ``video`` in what is not seen."""
+    first = _pack_of(root, video) if record.layout == "packed" else folders_of(root, video, record)[0]
+    found = Finder(root).find(first.relative_to(root).as_posix())
+    if found == first:
+        return video
+    id_parts = found.with_name(found.name.removesuffix(PACK)).parts[-len(video.split("/")) :]
+    return "/".join(id_parts)
 
 
 def _count(folder: Path, template: str, video: str) -> int:
@@ -205,6 +217,7 @@ class StoredFlow:
     """The fields of one video, whose number is its length. Raises VideoError where they are not there or damaged."""
 
     def __init__(self, root: Path, video: str, record: FlowRecord) -> None:
+        video = _as_stored(root, video, record)
         self.root, self.video, self.record = root, video, record
         self._archive: zipfile.ZipFile | None = None
         x, y = record.templates
