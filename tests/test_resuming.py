@@ -343,13 +343,106 @@ def test_without_a_validation_the_last_epoch_counts_as_the_best(
         (["--trainer.limit_train_batches=0"], "trainer.limit_train_batches is 0"),
         (["--trainer.barebones=true"], "trainer.barebones measures what Lightning itself costs"),
         (["--trainer.limit_val_batches=0.1"], "You requested to check 0.1 of the `val_dataloader`"),
+        (["--trainer.limit_test_batches=0.9"], "limit_test_batches is 0.9, which of 1 batches of the split test is"),
+        (["--trainer.val_check_interval=0"], "trainer.val_check_interval is 0"),
+        (["--trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch is 0"),
+        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches is 0"),
+        (["--trainer.devices=-1"], "should be an int > 0"),
+        (["--model.early_stopping=-1"], "early_stopping is -1"),
+        (["--model.ema=1"], "ema is 1"),
+        (["--trainer.max_time=00:00:00:00"], "training ended before its first batch"),
+        ([f"{ADD}EarlyStopping", "--trainer.callbacks.monitor=train_top1"], "EarlyStopping is to monitor train_top1"),
+        ([f"{ADD}ModelCheckpoint", "--trainer.callbacks.monitor=lr-AdamW"], "ModelCheckpoint is to monitor lr-AdamW"),
+        (
+            [f"{ADD}EarlyStopping", "--trainer.callbacks.monitor=val_loss", "--trainer.check_val_every_n_epoch=2",
+             "--trainer.callbacks.check_on_train_epoch_end=true"],
+            "EarlyStopping is to look at val_loss after every epoch, and not every epoch is validated",
+        ),
+        (
+            [f"{ADD}ModelCheckpoint", "--trainer.callbacks.monitor=val_map", "--trainer.limit_val_batches=0"],
+            "ModelCheckpoint is to monitor val_map, and nothing is validated, since trainer.limit_val_batches is 0",
+        ),
+        (
+            [f"{ADD}ModelCheckpoint", "--trainer.callbacks.dirpath=RUN/checkpoints",
+             "--trainer.callbacks.filename=best"],
+            "would write best.ckpt, which is the run's own",
+        ),
+        (
+            [f"{ADD}ModelCheckpoint", "--trainer.callbacks.save_last=true", "--trainer.logger=false"],
+            "would write last.ckpt, which is the run's own",
+        ),
+        (
+            [f"{ADD}StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01", "--model.ema=0.9"],
+            "two averages of the weights",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_trained_is_said_before(
     more: list[str], words: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
+    more = [word.replace("RUN", str(tmp_path)) for word in more]
     assert words in fails(["train", *options, *more, f"--run={tmp_path}"], capsys)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("--trainer.enable_checkpointing=false", "trainer.enable_checkpointing is false, so no weights are kept"),
+        ("--trainer.limit_test_batches=0", "trainer.limit_test_batches is 0"),
+        ("--trainer.limit_test_batches=0.5", "limit_test_batches is 0.5, which of 1 batches of the split test is none"),
+        ("--trainer.fast_dev_run=true", "trainer.fast_dev_run keeps nothing"),
+    ],
+)
+def test_runs_that_leave_nothing_to_compare_are_refused_before_them(
+    more: str, words: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert words in fails(["compare", *options, more, "--seeds", "0", f"--run={tmp_path / 'runs'}"], capsys)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_trial_of_a_test_keeps_what_is_known(
+    options: list[str], left_alone: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = ["test", "--config", str(left_alone / "config.yaml"), "--ckpt", "last"]
+    files = {path: path.stat().st_mtime_ns for path in left_alone.rglob("*") if path.is_file()}
+    cli.main([*args, "--trainer.fast_dev_run=true"])
+    assert "a batch was scored, and nothing is written" in capsys.readouterr().out
+    assert "limit_test_batches is 0, so that nothing would be scored" in fails(
+        [*args, "--trainer.limit_test_batches=0"], capsys
+    )
+    assert "trainer.barebones measures" in fails([*args, "--trainer.barebones=true"], capsys)
+    assert {path: path.stat().st_mtime_ns for path in left_alone.rglob("*") if path.is_file()} == files
+
+
+def test_a_test_of_a_part_says_so(
+    options: list[str], noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name in ("events.csv", "features"):
+        (root / name).symlink_to(noise_sequences / name)
+    (root / "videos.csv").write_text((noise_sequences / "videos.csv").read_text().replace(",val", ",test"))
+    part = ["--trainer.limit_test_batches=1", "--data.test_batch_size=1", "--trainer.max_epochs=1"]
+    cli.train([*options, *part, f"--data.root={root}", f"--run={tmp_path / 'run'}", "--data.val_fraction=0"])
+    assert "note: only 1 of the 2 videos of the split test were scored" in capsys.readouterr().out
+
+
+def test_averages_of_lightning_are_what_is_scored(options: list[str], tmp_path: Path) -> None:
+    """Its StochasticWeightAveraging takes the weights in as an epoch begins, here from the second of four on, and puts
+    their mean into the network when training is over.
+    """
+    average = ["StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01", "--trainer.callbacks.swa_epoch_start=2"]
+    every = [f"{ADD}ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path / 'every'}",
+             "--trainer.callbacks.every_n_train_steps=5", "--trainer.callbacks.save_top_k=-1"]  # fmt: skip
+    more = ["--trainer.max_epochs=4", ADD + average[0], *average[1:], *every]
+    run = cli.train([*options, *more, f"--run={tmp_path / 'run'}"])
+    ends = [torch.load(path, weights_only=True)["state_dict"] for path in sorted((tmp_path / "every").glob("*.ckpt"))]
+    assert len(ends) == 4
+    for name, weight in read(run, "best")["state_dict"].items():
+        torch.testing.assert_close(weight, torch.stack([end[name] for end in ends[:3]]).mean(0))
+    assert all(torch.equal(weight, ends[3][name]) for name, weight in read(run)["state_dict"].items())
+    assert load_results(run)["chosen"] == {"epoch": 4, "of": 4, "by": "stochastic weight averaging", "validated": 1}
 
 
 def test_early_stopping_without_a_split_to_validate_on(

@@ -69,6 +69,18 @@ def test_many_clips_choose_by_accuracy(
     assert load_results(run)["chosen"]["by"] == "val_top1"
 
 
+def test_clips_that_are_not_validated_do_not_count(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Three clips would be enough here, and two of them are not."""
+    monkeypatch.setattr(keeping, "FEW_CLIPS", 3)
+    scripted(monkeypatch, SHAKY)
+    run = train(root, tmp_path / "run", 3, "--data.batch_size=2", "--trainer.limit_val_batches=1")
+    assert best_epoch(run) == 2
+    assert "2 validation clips are too few" in capsys.readouterr().out
+    assert load_results(run)["chosen"]["validated"] == 2
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_the_later_of_two_alike(few: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeping, "FEW_CLIPS", 100 if few else 1)
