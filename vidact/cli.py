@@ -141,6 +141,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
             if command == "test":
                 take_network(config, args)
             self.weights: dict[str, Any] = {}
+            refuse_barebones(config.trainer)
             if command == "train":
                 refuse_no_training(config.trainer)
                 if config.ckpt is not None:  # it fills the network, whose weights need not be fetched
@@ -167,7 +168,7 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 elif trainer.enable_progress_bar is not False:
                     callbacks.append(EpochBar())
             if command == "test":
-                return super().instantiate_trainer(**options, callbacks=callbacks, logger=False)
+                return self.trainer_in_words(**options, callbacks=callbacks, logger=False)
             options["logger"] = make_loggers(run, trainer.logger)
             if not trainer.fast_dev_run:
                 self.times = EpochLines() if is_file else EpochTimes()
@@ -180,7 +181,13 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                     plugins.append(WholeCheckpoints())
                 options["plugins"] = plugins
-            return super().instantiate_trainer(**options, callbacks=callbacks)
+            return self.trainer_in_words(**options, callbacks=callbacks)
+
+        def trainer_in_words(self, **options: Any) -> pl.Trainer:
+            try:
+                return super().instantiate_trainer(**options)
+            except TypeError as error:  # Lightning's, of a number of devices that cannot be
+                raise ValueError(f"trainer: {error}") from error
 
     args = in_one_spelling(args)
     bare = [word for word, value in zip(args, [*args[1:], "--"], strict=False) if value.startswith("-")]
@@ -210,17 +217,27 @@ def make_cli(args: Sequence[str], command: str) -> Any:
     return cli
 
 
-def refuse_no_training(trainer: Any) -> None:
-    """Raise ValueError for options of Lightning under which nothing would be learnt or kept."""
+def refuse_barebones(trainer: Any) -> None:
+    """Raise ValueError for ``trainer.barebones``."""
     if trainer.barebones:
         raise ValueError(
             "trainer.barebones measures what Lightning itself costs, without logs, checkpoints and validation, which a "
             "run is made of; trainer.fast_dev_run tries a few batches and keeps nothing"
         )
+
+
+def refuse_no_training(trainer: Any) -> None:
+    """Raise ValueError for options of Lightning under which nothing would be learnt or kept."""
     for name in ("max_epochs", "max_steps", "limit_train_batches"):
         if trainer[name] is not None and trainer[name] == 0:
             raise ValueError(
                 f"trainer.{name} is 0, so that nothing would be learnt; vidact test scores a checkpoint as it is"
+            )
+    for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
+        if isinstance(trainer[name], int | float) and trainer[name] <= 0:  # a time is text
+            raise ValueError(
+                f"trainer.{name} is {trainer[name]}, and what comes every so many batches or epochs needs a number "
+                "above 0; trainer.limit_val_batches 0 leaves validation out"
             )
 
 
@@ -601,7 +618,7 @@ def learn(cli: Any, command: str) -> Path:
     scored = next((split for split in (wanted, "val") if found.split(split)), None)
     if scored is None and trainer.is_global_zero:
         print(f"no split {wanted} and no split val: nothing will be scored, and the last epoch counts as the best")
-    unscored = why_not_scored(trainer)
+    unscored = None if trainer.fast_dev_run else why_not_scored(cli.config.trainer)
     if unscored and trainer.is_global_zero:
         print(f"{unscored}: nothing will be scored")
     with ctrl_c_in_words(trainer, run):
@@ -609,6 +626,12 @@ def learn(cli: Any, command: str) -> Path:
     run = Path(cli.config.run)  # as the first process named it
     if trainer.fast_dev_run:
         return run
+    if trainer.checkpoint_callbacks and not (run / "checkpoints" / "best.ckpt").exists():
+        raise ValueError(
+            f"training ended before its first batch, so that nothing was learnt (trainer.max_time is "
+            f"{cli.config.trainer.max_time}, trainer.max_epochs {trainer.max_epochs}, trainer.max_steps "
+            f"{trainer.max_steps}; a run that goes on counts what was done before)"
+        )
     if trainer.is_global_zero:
         merge_logs(run)
     seconds = cli.times.seconds
@@ -631,10 +654,8 @@ def learn(cli: Any, command: str) -> Path:
 
 
 def why_not_scored(trainer: Any) -> str | None:
-    """What of Lightning's options leaves a trained network without a test; None where it has one."""
-    if trainer.fast_dev_run:
-        return None  # nor is it trained
-    if not trainer.checkpoint_callbacks:
+    """What of the options ``trainer`` leaves a trained network without a test; None where it has one."""
+    if trainer.enable_checkpointing is False:
         return "trainer.enable_checkpointing is false, so no weights are kept"
     return "trainer.limit_test_batches is 0" if trainer.limit_test_batches == 0 else None
 
@@ -737,7 +758,9 @@ def ctrl_c_in_words(trainer: Any, trains: Path | None) -> Iterator[None]:
 def test(args: Sequence[str]) -> Path:
     """Score a trained network on the test split and write the report; gives the run folder."""
     cli = make_cli(args, "test")
-    run = Path(cli.config.run)
+    run, asked = Path(cli.config.run), cli.config.trainer
+    if asked.limit_test_batches == 0:
+        raise ValueError("trainer.limit_test_batches is 0, so that nothing would be scored")
     with ctrl_c_in_words(cli.trainer, None):
         score(cli, run, cli.config.ckpt or "best", command_line("test", args))
     return run
@@ -777,6 +800,12 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     if not cli.trainer.is_global_zero:
         return
     task, data = cli.model, cli.datamodule
+    if cli.trainer.fast_dev_run:
+        print("trainer.fast_dev_run: a batch was scored, and nothing is written")
+        return
+    asks_for_part = cli.config.trainer.limit_test_batches is not None
+    if (videos := len(task.test_scores.ids)) < (there := len(data.found.split(data.test_split))) and asks_for_part:
+        task.remarks.append(f"only {videos} of the {there} videos of the split {data.test_split} were scored")
     learnt, seen = trained.record.get("flow"), getattr(data, "flow_record", None)
     if learnt and seen and learnt.get("method") != seen.get("method"):
         print(
@@ -934,6 +963,7 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
     """Build everything once, so that what is wrong with any configuration is said before the first one trains."""
     from vidact.data import load_clips
 
+    refuse_trial(config, others)
     arguments = ["--config", str(config), *others]
     once = ["--trainer.fast_dev_run=true", f"--run={out}"]
     probe = make_cli([*arguments, *once], "train")
@@ -1182,6 +1212,7 @@ def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str
     """Where a run's results.json will have the figures of its test, of which split, and what the data is called; builds
     everything once, so that what is wrong with any configuration is said before the first one trains.
     """
+    refuse_trial(config, others)
     probe = make_cli(["--config", str(config), *others, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
     data = probe.datamodule
     split = next((split for split in (data.test_split, "val") if data.found.split(split)), None)
@@ -1197,11 +1228,32 @@ def rehearse(cli: Any) -> None:
 
     ``cli`` was made with ``trainer.fast_dev_run``, so nothing is written either.
     """
+    from vidact.tasks.keeping import refuse_no_test
+
     refuse_what_ends_badly(cli)
+    if why := why_not_scored(cli.config.trainer):
+        raise ValueError(f"{why}, and runs are put side by side by their tests; leave that option out")
     cli.datamodule.frames = None  # videos in memory are for the run itself
     cli.trainer.fit_loop.epoch_loop.max_steps = 0
     with contextlib.redirect_stdout(io.StringIO()):  # the run will say it
         cli.trainer.fit(cli.model, cli.datamodule)
+    refuse_no_test(cli.datamodule, cli.config.trainer.limit_test_batches or 0)
+
+
+def refuse_trial(config: Path, others: list[str]) -> None:
+    """Raise ValueError for ``trainer.fast_dev_run`` where runs are put side by side."""
+    import yaml
+
+    asked = (yaml.safe_load(config.read_text(encoding="utf-8")).get("trainer") or {}).get("fast_dev_run")
+    for word, value in zip(others, [*others[1:], ""], strict=True):
+        name, equals, rest = word.partition("=")
+        if name == "--trainer.fast_dev_run":
+            asked = yaml.safe_load(rest if equals else value)
+    if asked:
+        raise ValueError(
+            "trainer.fast_dev_run keeps nothing, and runs are put side by side by their tests; try a batch with vidact "
+            "train, or a few with --trainer.limit_train_batches"
+        )
 
 
 def refuse_what_ends_badly(cli: Any) -> None:

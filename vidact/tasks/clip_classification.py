@@ -128,9 +128,10 @@ class ClipClassification(pl.LightningModule):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
             refuse_callbacks(self.trainer)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+            keeping.refuse_no_test(data, self.trainer.limit_test_batches)
         self.classes, self.multi_label = data.found.classes, data.found.multi_label
         self.sampling, self.flow = data.sampler.record(), data.flow_record
         if len(self.classes) != self.network.num_classes:
@@ -140,7 +141,7 @@ class ClipClassification(pl.LightningModule):
                 f"Set num_classes to {len(self.classes)}, or to 0 to take it from the data."
             )
         self.chosen_by = "val_map" if self.multi_label else "val_top1"
-        if stage == "fit" and 0 < (num := len(data.found.split("val"))) < keeping.FEW_CLIPS:
+        if stage == "fit" and 0 < (num := keeping.num_validated(self.trainer)) < keeping.FEW_CLIPS:
             self.chosen_by = "val_loss"
             if self.trainer.is_global_zero:
                 print(
@@ -191,6 +192,11 @@ class ClipClassification(pl.LightningModule):
         """What ``figures`` has, in this data."""
         found = self.trainer.datamodule.found  # type: ignore[attr-defined]
         return ("map", "loss") if found.multi_label else ("top1", "top5", "mean_class_accuracy", "loss")
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The figures of training: mixed clips have no label of their own."""
+        return ("loss",) if self.trainer.datamodule.found.multi_label or self.mix else ("loss", "top1")  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)

@@ -21,6 +21,7 @@ from vidact.files import replacing
 FEW_CLIPS = 100  # below which a clip is more than a point of accuracy, and epochs differ by what one clip does
 FIGURES = ("val_top1", "val_map")
 LAST = "the last epoch"
+AVERAGED = "stochastic weight averaging"
 
 
 def score_of(figures: Mapping[str, float], by: str) -> float:
@@ -75,6 +76,7 @@ class Best(RunCheckpoint):
 
     epoch: int | None = None  # from 1
     value: float | None = None  # of the figure that it was chosen by
+    is_average = False  # of the weights of several epochs
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "best", monitor="val_score", mode="max")
@@ -131,7 +133,9 @@ class Best(RunCheckpoint):
     def chosen(self, trainer: pl.Trainer) -> dict[str, Any]:
         """Which epoch is in best.ckpt, and what it was chosen by, for results.json; says it too."""
         by, epochs = self.task.chosen_by, trainer.current_epoch
-        validated = len(trainer.datamodule.found.split("val"))  # type: ignore[attr-defined]
+        validated = num_validated(trainer)
+        if self.is_average:
+            return {"epoch": epochs, "of": epochs, "by": AVERAGED, "validated": validated}
         if self.monitor is None or by == LAST or self.epoch is None:
             return {"epoch": epochs, "of": epochs, "by": LAST, "validated": 0 if self.monitor is None else validated}
         if trainer.is_global_zero:
@@ -144,6 +148,11 @@ class Best(RunCheckpoint):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
         folder = Path(str(self.dirpath))
+        self.is_average = has_averaged(trainer)
+        if self.is_average:
+            trainer.save_checkpoint(folder / "best.ckpt")
+            if trainer.is_global_zero:
+                print("best.ckpt: the average of the weights (StochasticWeightAveraging)")
         if trainer.is_global_zero and not (folder / "best.ckpt").exists() and (folder / "last.ckpt").exists():
             print("training ended before its first validation: the last epoch counts as the best")
             with replacing(folder / "best.ckpt") as half:
@@ -156,6 +165,46 @@ class Last(RunCheckpoint):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", save_on_train_epoch_end=True)
+
+
+def has_averaged(trainer: pl.Trainer) -> bool:
+    """Whether Lightning's StochasticWeightAveraging has put its average into the network, which it does once training
+    is over; where that ends before the last epoch it says nothing and does not.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, pl.callbacks.StochasticWeightAveraging) and callback.n_averaged:
+            last = callback.swa_end + bool(callback._model_contains_batch_norm)  # one more epoch for statistics
+            if trainer.current_epoch - 1 == last or callback._max_epochs == -1:
+                return True
+            if trainer.is_global_zero:
+                print("training ended before its last epoch: nothing is made of StochasticWeightAveraging's average")
+    return False
+
+
+def num_batches(limit: float, batches: int) -> int:
+    """How many of so many batches are left by an option such as ``trainer.limit_val_batches``."""
+    return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
+
+
+def num_validated(trainer: pl.Trainer) -> int:
+    """How many clips or videos each validation sees."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    total = len(data.found.split("val"))
+    if trainer.limit_val_batches is None or not total:
+        return total
+    loader = data.loader("val")
+    seen = num_batches(trainer.limit_val_batches, len(loader)) * loader.batch_size * trainer.world_size
+    return min(total, seen)
+
+
+def refuse_no_test(data: Any, limit: float) -> None:
+    """Raise ValueError, before training, where ``trainer.limit_test_batches`` leaves no batch of the split to score."""
+    split = "test" if len(data.sets["test"]) else "val"
+    if 0 < limit < 1 and len(data.sets[split]) and not num_batches(limit, batches := len(data.loader(split))):
+        raise ValueError(
+            f"trainer.limit_test_batches is {limit:g}, which of {batches} batches of the split {split} is none. Leave "
+            "it out, or give a number of batches"
+        )
 
 
 def why_no_validation(trainer: pl.Trainer) -> str | None:
@@ -173,25 +222,60 @@ def why_no_validation(trainer: pl.Trainer) -> str | None:
 
 def refuse_callbacks(trainer: pl.Trainer) -> None:
     """Raise ValueError, before training, for callbacks of Lightning that would fail or do nothing."""
-    why, kinds = why_no_validation(trainer), [type(callback) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    why, callbacks = why_no_validation(trainer), trainer.callbacks  # type: ignore[attr-defined]
     refuse_unknown_figures(trainer)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if why and isinstance(callback, pl.callbacks.EarlyStopping) and callback.monitor.startswith("val_"):
+    refuse_files_of_the_run(callbacks)
+    averages = [one for one in callbacks if isinstance(one, pl.callbacks.WeightAveraging)]
+    for callback in callbacks:
+        name, monitor = type(callback).__name__, getattr(callback, "monitor", None) or ""
+        if why and isinstance(callback, pl.callbacks.EarlyStopping) and monitor.startswith("val_"):
             raise ValueError(
-                f"training is to stop early by {callback.monitor}, and nothing is validated, since {why}. Leave early "
+                f"training is to stop early by {monitor}, and nothing is validated, since {why}. Leave early "
                 "stopping out (--model.early_stopping null), or validate"
+            )
+        is_own = isinstance(callback, RunCheckpoint)
+        if why and isinstance(callback, ModelCheckpoint) and not is_own and monitor.startswith("val_"):
+            raise ValueError(
+                f"{name} is to monitor {monitor}, and nothing is validated, since {why}. Leave its monitor out, or "
+                "validate"
+            )
+        is_strict = isinstance(callback, pl.callbacks.EarlyStopping) and callback.strict
+        looks_early = is_strict and callback._check_on_train_epoch_end and trainer.check_val_every_n_epoch != 1
+        if looks_early and monitor.startswith("val_"):
+            raise ValueError(
+                f"{name} is to look at {monitor} after every epoch, and not every epoch is validated "
+                f"(trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}). Leave "
+                "check_on_train_epoch_end out: it then looks after every validation"
             )
         if isinstance(callback, pl.callbacks.LearningRateFinder):
             raise ValueError(
                 "Lightning's LearningRateFinder looks for a module's attribute lr; the rate here is the optimiser's, "
                 "--model.optimizer.init_args.lr. Try a few with vidact train, or vidact compare"
             )
-        averages = [kind for kind in kinds if issubclass(kind, pl.callbacks.WeightAveraging)]
         if averages and isinstance(callback, pl.callbacks.ModelPruning):
             raise ValueError(
                 "Lightning's ModelPruning makes other tensors of the weights that are averaged. Leave it or averaged "
                 "weights (--model.ema) out"
             )
+        if averages and isinstance(callback, pl.callbacks.StochasticWeightAveraging):
+            raise ValueError(
+                f"{name} and {type(averages[0]).__name__} (--model.ema) are two averages of the weights, of which the "
+                "network can have one. Leave one out"
+            )
+
+
+def refuse_files_of_the_run(callbacks: Iterable[pl.Callback]) -> None:
+    """Raise ValueError where a ModelCheckpoint of the user's own would write over the checkpoints of a run."""
+    kept = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    own = {(Path(str(one.dirpath)).resolve(), one.name) for one in kept if isinstance(one, RunCheckpoint)}
+    for one in kept:
+        names = [one.filename, one.CHECKPOINT_NAME_LAST if one.save_last else None]
+        for name in names if not isinstance(one, RunCheckpoint) else []:
+            if (Path(str(one.dirpath)).resolve(), name) in own:
+                raise ValueError(
+                    f"a {type(one).__name__} would write {name}.ckpt, which is the run's own, into {one.dirpath}. Give "
+                    "its dirpath another folder, or leave it out: a run keeps its best and its newest epoch"
+                )
 
 
 def refuse_unknown_figures(trainer: pl.Trainer) -> None:
@@ -202,12 +286,13 @@ def refuse_unknown_figures(trainer: pl.Trainer) -> None:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(part).__module__.startswith(("lightning.", "vidact.")) for part in (task, *callbacks)):
         return  # parts of the user's own may log what they like
-    known = [*(f"val_{name}" for name in (*task.validated, "score")), "train_loss", "grad_norm"]
+    known = [*(f"val_{name}" for name in (*task.validated, "score")), *(f"train_{name}" for name in task.trained)]
+    known.append("grad_norm")
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if not isinstance(callback, pl.callbacks.EarlyStopping | ModelCheckpoint) or monitor is None:
             continue
-        if monitor not in (*known, "epoch", "step") and not monitor.startswith(("train_", "lr-")):
+        if monitor not in (*known, "epoch", "step") and not monitor.startswith("train_loss_"):  # a network's own
             raise ValueError(
                 f"{type(callback).__name__} is to monitor {monitor}, and this training has no such figure. It has "
                 f"{', '.join(known)}"

@@ -37,7 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
-from vidact.tasks.keeping import LAST, refuse_callbacks
+from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
@@ -130,9 +130,10 @@ class OnlineDetection(pl.LightningModule):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
             refuse_callbacks(self.trainer)
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
+            refuse_no_test(data, self.trainer.limit_test_batches)
         found = data.found
         self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
         self.features_record = found.record
@@ -203,7 +204,7 @@ class OnlineDetection(pl.LightningModule):
 
     def has_few_events(self, found: Any) -> bool:
         """Whether the validation videos hold too few events to tell a better epoch from a lucky one, which is said."""
-        videos = found.split("val")
+        videos = found.split("val")[: num_validated(self.trainer)]
         events = sum(event.label in self.classes for video in videos for event in video.events)
         if not videos or events >= FEW_EVENTS or self.early_stopping is not None:
             return False
@@ -227,6 +228,11 @@ class OnlineDetection(pl.LightningModule):
     def validated(self) -> tuple[str, ...]:
         """The figures of the validation videos."""
         return "map", "loss"
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The figures of training, beside the parts of the loss where there are several."""
+        return ("loss",)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return make_callbacks(self.ema, self.early_stopping, self.tf32)

@@ -251,6 +251,8 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         super().__init__()
+        if not 0 <= decay < 1:  # with 1 the average would stay what the network began with
+            raise ValueError(f"ema is {decay:g}; give the share of the average that each step keeps, from 0 to below 1")
         self.decay = decay
 
     @property
@@ -319,6 +321,8 @@ def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = F
     if ema is not None:
         callbacks.append(MovingAverage(ema))
     if early_stopping is not None:
+        if early_stopping < 0:
+            raise ValueError(f"early_stopping is {early_stopping}; give a number of epochs, from 0")
         callbacks.append(
             # not strict: a training that ends before its first validation has nothing to stop
             pl.callbacks.EarlyStopping(
