@@ -830,7 +830,8 @@ class _Past:
     """
 
     def __init__(self) -> None:
-        self._digests: dict[int, int] = {}  # of the newest packets, by their stamps in µs
+        # of the newest packets, by their stamps in µs: more than one where FFmpeg gives two packets of one stamp
+        self._digests: dict[int, set[int]] = {}
         self._shown: dict[int, None] = {}  # the stamps of the newest pictures that were shown
         self._known: list[int] = []  # the packets' stamps in order, when the connection began
         self.repeats = False  # the connection has given nothing new yet
@@ -846,14 +847,14 @@ class _Past:
             self._digests.clear()
             self._shown.clear()
             self.repeats = False
-        _keep(self._digests, stamp, digest)
+        _keep(self._digests, stamp, self._digests.get(stamp, set()) | {digest})
 
     def _is_of_another_clock(self, stamp: int, digest: int) -> bool:
         place = bisect.bisect_left(self._known, stamp)
         if place == len(self._known):
             return False
         if self._known[place] == stamp:
-            return self._digests.get(stamp, digest) != digest
+            return digest not in self._digests.get(stamp, {digest})
         if place == 0:
             return self._known[0] - stamp > 1e6 * FAR_BACK_S
         return self._known[place] - self._known[place - 1] < 1e6 * SAME_CLOCK_S
