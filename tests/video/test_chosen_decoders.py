@@ -2,6 +2,7 @@
 
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ PARTS: dict[str, tuple[dict[str, Any], ...]] = {
     "another matrix later": ({"colorspace": 5}, {"colorspace": 1}),
     "an unknown matrix": ({"colorspace": 8}, {"colorspace": 8}),
     "an unknown matrix later": ({}, {"colorspace": 8}),
+    "HLG": ({"color_trc": 18, "color_primaries": 9, "colorspace": 9},) * 2,
+    "PQ later": ({}, {"color_trc": 16, "color_primaries": 9, "colorspace": 9}),
+    "Display P3": ({"color_primaries": 12, "colorspace": 1},) * 2,
+    "BT.2020 primaries": ({"color_primaries": 9, "colorspace": 9},) * 2,
+    "other primaries of video": ({"color_primaries": 5}, {"color_primaries": 6}),
 }
 
 
@@ -97,6 +103,27 @@ def test_pictures_that_are_not_all_alike(decoder: str, suffix: str, kind: str, t
 @pytest.mark.parametrize("decoder", OTHERS)
 def test_unusual_pixels(decoder: str, pixels: str, tmp_path: Path) -> None:
     write_part(tmp_path / "clip.mkv", 0, codec="ffv1", pix_fmt=pixels, options={"strict": "-2"})
+    assert_the_pictures_or_refused(decoder, tmp_path / "clip.mkv")
+
+
+@pytest.mark.parametrize(("codec", "pixels"), [("qtrle", "gray"), ("cinepak", "rgb24")])
+@pytest.mark.parametrize("decoder", OTHERS)
+def test_palettes_and_other_channels(decoder: str, codec: str, pixels: str, tmp_path: Path) -> None:
+    write_part(tmp_path / "clip.mov", 0, codec=codec, pix_fmt=pixels)
+    assert_the_pictures_or_refused(decoder, tmp_path / "clip.mov")
+
+
+@pytest.mark.parametrize("decoder", OTHERS)
+def test_stamps_before_zero(decoder: str, tmp_path: Path) -> None:
+    """Matroska has none; FFmpeg gives the packets before zero without any."""
+    with av.open(str(tmp_path / "clip.mkv"), "w", options={"avoid_negative_ts": "disabled"}) as file:
+        stream: Any = file.add_stream("libx264", rate=25, options={"preset": "ultrafast", "bf": "2", "g": "12"})
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for i in range(30):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(i), format="rgb24")
+            frame.pts, frame.time_base = i - 12, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
     assert_the_pictures_or_refused(decoder, tmp_path / "clip.mkv")
 
 
