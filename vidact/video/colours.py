@@ -21,6 +21,8 @@ from vidact.video.reader import VideoError
 log = logging.getLogger(__name__)
 
 BT601, BT2020 = 5, 9  # AVColorSpace, as are the keys below
+LAST_OF_VIDEO = 7  # AVColorPrimaries: those up to it are of BT.709, of BT.601 or nearly so; film, BT.2020, P3 are above
+HDR = {16, 18}  # AVColorTransferCharacteristic: PQ and HLG
 UNKNOWN_MATRICES = {
     8: "YCgCo",
     10: "BT.2020 of constant luminance",

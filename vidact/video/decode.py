@@ -218,7 +218,9 @@ class _OtherReader(VideoReader):
             raise self._error(f"the file is joined of {len(self.index.parts)} parts, whose timestamps begin anew")
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
-        """Refuse a picture of another size: the library took another stream of the file."""
+        """Refuse a picture of another size: the library took another stream of the file. Of other channels, too."""
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise self._error(f"its pictures have the shape {image.shape}, which is no RGB")
         size, stored = image.shape[1::-1], (self.index.width, self.index.height)
         if size != stored:
             raise self._error(f"its pictures are {size[0]}x{size[1]}, those of the main stream {stored[0]}x{stored[1]}")
@@ -258,6 +260,10 @@ class DecordReader(_OtherReader):
         self._refuse_joined()
         self._refuse_undecodable()
         self._refuse_other_colours()
+        if self.index.stamps is None:
+            raise self._error("the file does not store the times of all its pictures")
+        if Traits.PALETTE in self.index.traits:
+            raise self._error("it loses palettes")
         for number in numbers:
             with self._asking():
                 if self._reader is None or self._next > number:
@@ -274,7 +280,7 @@ class DecordReader(_OtherReader):
 
 class OpenCVReader(_OtherReader):
     """OpenCV: its seeking is not exact, so it counts pictures from the start of the file. It reads the first video
-    stream even where another is the main one, and since version 5 it tone-maps HDR, slowly."""
+    stream even where another is the main one."""
 
     name, module = "opencv", "cv2"
     install = f"{how_to_install('opencv-python')}; or use decoder='pyav'"
@@ -291,6 +297,9 @@ class OpenCVReader(_OtherReader):
                 raise self._error("OpenCV 5 shows interlaced pictures black, or the one before them again")
             if Traits.STRANGE_MATRIX in self.index.traits:
                 raise self._error("OpenCV 5 does not convert its colour matrix")
+            # it asks for BT.709, and the scaler of FFmpeg 8 then maps tones and primaries, which no other decoder does
+            if Traits.OTHER_GAMUT in self.index.traits:
+                raise self._error("OpenCV 5 maps its colours (HDR, BT.2020, P3) to those of BT.709")
         for number in numbers:
             with self._asking():
                 if self._reader is None or self._next > number:

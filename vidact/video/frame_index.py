@@ -30,7 +30,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vidact.video.colours import UNKNOWN_MATRICES
+from vidact.video.colours import HDR, LAST_OF_VIDEO, UNKNOWN_MATRICES
 from vidact.video.disposable import Role, are_disposable, packet_judge, sets_change
 from vidact.video.reader import VideoError
 
@@ -115,6 +115,8 @@ class Traits(IntFlag):
     UNDECODABLE = 8
     ALL_SEEN = 16
     PIXELS_CHANGE = 32  # their format, such as yuv420p
+    PALETTE = 64
+    OTHER_GAMUT = 128  # HDR, or primaries that are not those of BT.709 or BT.601
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ class Scan:
     durations: list[int] = field(default_factory=list)
     colours: set[tuple[int, int]] = field(default_factory=set)
     pixels: set[str] = field(default_factory=set)
+    gamuts: set[tuple[int, int]] = field(default_factory=set)
     is_interlaced: bool = False
     reorder_depth: int = 0
     end: int = 0
@@ -581,6 +584,7 @@ def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
         scan.durations.append(frame.duration or 0)
         scan.colours.add((int(frame.colorspace), int(frame.color_range)))
         scan.pixels.add(frame.format.name)
+        scan.gamuts.add((int(frame.color_primaries), int(frame.color_trc)))
         scan.is_interlaced |= frame.interlaced_frame
         if scan.pictures is not None:
             scan.pictures.append(frame)
@@ -740,6 +744,10 @@ def _traits(scan: Scan, num_frames: int) -> Traits:
         traits |= Traits.COLOURS_CHANGE
     if len(scan.pixels) > 1:
         traits |= Traits.PIXELS_CHANGE
+    if "pal8" in scan.pixels:
+        traits |= Traits.PALETTE
+    if any(primaries > LAST_OF_VIDEO or transfer in HDR for primaries, transfer in scan.gamuts):
+        traits |= Traits.OTHER_GAMUT
     if scan.fed >= len(scan.packets):
         traits |= Traits.ALL_SEEN
         if len(scan.frames) != num_frames:
