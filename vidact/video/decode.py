@@ -260,7 +260,7 @@ class DecordReader(_OtherReader):
         self._refuse_joined()
         self._refuse_undecodable()
         self._refuse_other_colours()
-        if self.index.stamps is None:
+        if self.index.stamps is None and not self._file.is_raw:
             raise self._error("the file does not store the times of all its pictures")
         if Traits.PALETTE in self.index.traits:
             raise self._error("it loses palettes")

@@ -99,7 +99,8 @@ class PyAVReader(VideoReader):
         container, stream = self._open()
         self.fps = frame_rate(container, stream, self.path)
         self._begin_s = None if container.start_time is None else container.start_time / av.time_base
-        self._copied_lead_s, self._is_raw = copied_lead_s(container), is_raw(container)
+        self._copied_lead_s = copied_lead_s(container)
+        self.is_raw = is_raw(container)  # a bare stream of coded pictures, without times
         self.format = container.format.name  # FFmpeg's name of it, such as "avi"
 
     # -- the file
@@ -288,7 +289,7 @@ class PyAVReader(VideoReader):
         if self._copied_lead_s is not None:
             return first_s - self._copied_lead_s
         # a file that stores no times begins with its first picture
-        return first_s if self._begin_s is None or self._is_raw else min(first_s, self._begin_s)
+        return first_s if self._begin_s is None or self.is_raw else min(first_s, self._begin_s)
 
     @property
     def width(self) -> int:
