@@ -1,5 +1,6 @@
 """Work by several processes: Ctrl-C at any moment is for the parent alone, and an estimate times work, not start-up."""
 
+import contextlib
 import os
 import re
 import signal
@@ -145,6 +146,25 @@ def test_every_command_says_that_it_was_stopped(monkeypatch, capsys):
         cli.main(["fuse"])
     assert left.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped"
+
+
+def test_a_library_that_swallows_ctrl_c_makes_it_no_error(monkeypatch, capsys):
+    """Some catch everything while they are imported, and what they left half done fails a moment later."""
+    from vidact import cli
+
+    def command(args):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        raise ImportError('generic_type: type "ObjSense" is already registered!')
+
+    monkeypatch.setitem(cli.COMMANDS, "fuse", command)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fuse"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_command_says_at_once_that_it_loads(monkeypatch, capsys):
