@@ -24,6 +24,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -1434,7 +1436,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if "torch" not in sys.modules and is_first:
         print(f"vidact {args[0]}: loading …", file=sys.stderr, flush=True)  # PyTorch and Lightning take seconds
     try:
-        COMMANDS[args[0]](args[1:])
+        with noting_ctrl_c() as pressed, stop_in_words(pressed):
+            COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
         if is_first:
             print(f"{chr(10) * sys.stderr.isatty()}stopped{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
@@ -1460,6 +1463,37 @@ def main(args: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def noting_ctrl_c() -> Iterator[list[int]]:
+    """A list that Ctrl-C adds to before it interrupts, where nothing else has been made of it."""
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        pressed.append(number)
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread():
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def stop_in_words(pressed: list[int]) -> Iterator[None]:
+    """Raise KeyboardInterrupt for an error after Ctrl-C: some libraries catch it while they are imported, and what they
+    leave half done fails a moment later.
+    """
+    try:
+        yield
+    except Exception:
+        if pressed and not os.environ.get("VIDACT_TRACEBACK"):
+            raise KeyboardInterrupt from None
+        raise
 
 
 def in_plain_words(error: str) -> str:
