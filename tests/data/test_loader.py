@@ -1,5 +1,9 @@
 """The loader: pixels finished on the device are the same pixels, and it does not matter how workers begin."""
 
+import gc
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ import torch
 from vidact.batch import ClipInput
 from vidact.data.clips import ClipData, CutBatch
 from vidact.data.synthetic import write_clips
-from vidact.video import Augment, SegmentSampler
+from vidact.video import Augment, SegmentSampler, jobs
 
 INPUT = ClipInput(size=32)
 
@@ -100,3 +104,33 @@ def test_an_epoch_goes_on_in_its_middle(root: Path) -> None:
     assert all(torch.equal(a.clips, b.clips) for a, b in zip(rest, whole[1:], strict=True))
     loader.sampler.set_epoch(2)
     assert len(list(loader)) == len(whole)
+
+
+@pytest.mark.skipif(not hasattr(jobs, "HeldForkProcess"), reason="processes are forked here")
+@pytest.mark.parametrize("after", [1, 2])
+def test_ctrl_c_while_processes_start_is_nothing_but_an_interrupt(
+    after: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch cannot end what it has half begun: an error of its own would be printed beside."""
+    begin, begun, told = jobs.HeldForkProcess.start, [], []
+
+    def start(process: jobs.HeldForkProcess) -> None:
+        begin(process)
+        begun.append(process)
+        if len(begun) == after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(jobs.HeldForkProcess, "start", start)
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    loader = data(root, num_workers=2, start_method="fork").loader("train")
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(iter(loader))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    gc.collect()
+    assert not told
+    del loader
+    gc.collect()
+    assert not any(process.is_alive() for process in begun)
