@@ -8,6 +8,7 @@ Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -31,7 +32,7 @@ from vidact.video.decode import VideoError, open_video
 from vidact.video.flow import METHODS
 from vidact.video.flow_store import FlowStore, StoredFlow
 from vidact.video.frames import Frames
-from vidact.video.jobs import num_cores, process_context
+from vidact.video.jobs import interrupts_held, num_cores, process_context
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import (
     Augment,
@@ -367,8 +368,11 @@ class EpochLoader(DataLoader):
                 assert self.batch_size is not None
                 self.sampler.start = done * self.batch_size
             done = 0
+        # PyTorch ends the processes of an iterator that was made whole, and of no other.
+        with interrupts_held() if self.num_workers and self._iterator is None else contextlib.nullcontext():
+            batches = super().__iter__()
         # A sampler of Lightning's (overfit_batches) has no place to start from: its batches are made in vain.
-        yield from itertools.islice(super().__iter__(), done, None)
+        yield from itertools.islice(batches, done, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: where an epoch goes on follows from the Trainer's count of batches."""
