@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import await_end, children_of
 
 from vidact import cli, features
 from vidact.data.synthetic import write_untrimmed
@@ -302,11 +303,16 @@ def slow_save(path, array, allow_pickle):
 
 
 def begin(videos, out):
-    """Extraction in a process of its own that takes its time over every file."""
+    """Extraction in a process of its own that takes its time over every file, and does not come to the last one."""
+
+    def save(path, array, allow_pickle):
+        slow_save(path, array, allow_pickle)
+        if len(list(out.rglob("*.npy"))) == len(IDS) - 1:
+            time.sleep(60)
 
     def run():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        features.np.save = slow_save
+        features.np.save = save
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             cli.main(command(videos, out))
 
@@ -316,8 +322,9 @@ def begin(videos, out):
     return process
 
 
-def await_files(out, number):
+def await_files(out, number, process):
     while len(list(out.rglob("*.npy"))) < number:
+        assert process.is_alive()
         time.sleep(0.005)
 
 
@@ -329,7 +336,7 @@ def test_sigkill_twice_then_the_same_bytes(videos, expected, tmp_path):
     out, chance = tmp_path / "out", random.Random(0)
     for number in (1, 2):
         process = begin(videos, out)
-        await_files(out, number)  # halves count: it is killed while it writes, or just after
+        await_files(out, number, process)  # halves count: it is killed while it writes, or just after
         time.sleep(chance.uniform(0, 0.1))
         process.kill()
         process.join()
@@ -344,7 +351,7 @@ def test_sigkill_twice_then_the_same_bytes(videos, expected, tmp_path):
 def test_ctrl_c_leaves_what_can_be_gone_on_from(videos, expected, tmp_path):
     out = tmp_path / "out"
     process = begin(videos, out)
-    await_files(out, 2)
+    await_files(out, 2, process)
     os.kill(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode == 130
@@ -354,13 +361,6 @@ def test_ctrl_c_leaves_what_can_be_gone_on_from(videos, expected, tmp_path):
     assert done.kept
     assert done.written
     assert contents(out) == expected
-
-
-def is_running(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.slow
@@ -380,13 +380,10 @@ def test_sigkill_ten_times_then_the_same_bytes(tmp_path):
             while len(list(out.rglob("*.npy"))) <= before and time.monotonic() < end and process.poll() is None:
                 time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.0))
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        children = children_of(process.pid)
         process.kill()
         process.wait()
-        end = time.monotonic() + 60  # one that is still importing notices afterwards
-        while any(map(is_running, children)) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not any(map(is_running, children))
+        await_end(children)
         kept.append(len(list((out / ".extract" / "done").rglob("*.json"))))
     assert subprocess.run(args, capture_output=True, check=True)
     assert kept == sorted(kept)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workers import await_end, children_of
 
 from vidact import cli, prepare
 from vidact.data.annotations import ClipRow, load_clips, write_clips_csv
@@ -174,10 +175,11 @@ def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
     for latest_s in (2, 4, 6, 8, 10, 12):  # a quick machine is done before the later ones
         process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         time.sleep(chance.uniform(latest_s / 2, latest_s))
+        workers = children_of(process.pid)
         interrupted += process.poll() is None
         process.kill()
         process.wait()
-        time.sleep(0.5)  # the workers end with their parent
+        await_end(workers)
     assert interrupted
     WAYS[way](clips, out, verify=True)
     assert contents(out) == contents(prepared[way])

@@ -38,7 +38,7 @@ def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
     hls.show(segments[:3])
     events: list[str] = []
     with (
-        open_source(hls.url, timeout_s=0.8, retry_s=0.05, on_event=events.append) as source,
+        open_source(hls.url, timeout_s=0.5, retry_s=0.05, on_event=events.append) as source,
         when(lambda: len(events) >= 4, lambda: hls.show(segments[2:6], first=2)),
     ):
         grabs = watch(source, lambda grab: number(grab) >= 40)
