@@ -1,5 +1,6 @@
 """One torch thread per worker, no subnormal numbers, and the real videos where they are present."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -8,18 +9,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("VIDACT_CACHE", "off")  # tests leave nothing in the home folder; those of the cache name a folder
 
-import lightning.pytorch  # noqa: F401  (its log must not be opened while a test's own stderr stands in for the real one)
 import numpy as np
 import pytest
-import torch
-from hypothesis import settings
 
-# the same examples in every run; `pytest --hypothesis-profile default` looks for new ones
-settings.register_profile("same", derandomize=True)
-settings.load_profile("same")
 
-torch.set_num_threads(1)
-torch.set_flush_denormal(True)  # untrained networks on a CPU run ten times slower on subnormal numbers
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        return  # it hands out the tests and runs none, and the workers wait for its imports
+    # Lightning's log must not be opened while a test's own stderr stands in for the real one.
+    import lightning.pytorch  # noqa: F401
+    import torch
+    from hypothesis import settings
+
+    # the same examples in every run; `pytest --hypothesis-profile default` looks for new ones
+    settings.register_profile("same", derandomize=True)
+    settings.load_profile("same")
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # untrained networks on a CPU run ten times slower on subnormal numbers
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported and collected stays: looking for garbage in it takes half a second each time
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +44,26 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"{data} is absent: real videos are not part of the repository; VIDACT_SHARED names their folder")
     return data
+
+
+@pytest.fixture
+def no_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network's constructor would draw, which takes longer than reading a file, is no number."""
+    import torch
+
+    def no_number(tensor: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        return tensor.detach().fill_(torch.nan)
+
+    for name in ("uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, no_number)
+
+
+@pytest.fixture
+def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page takes longer than the training of most tests, and has tests of its own; wider fixtures write one still."""
+    import vidact.report
+
+    monkeypatch.setattr(vidact.report, "write_report", lambda run: run / "report.html")
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_behind(run: Path) -> None:
     assert list((run / "plots").glob("*.png"))
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_testing_again_gives_the_same_figures(run: Path) -> None:
     before = load_results(run)["test"]
     cli.main(["test", "--config", str(run / "config.yaml"), "--ckpt", "best", "--data.views", "2x3"])
@@ -72,6 +73,7 @@ def test_testing_again_gives_the_same_figures(run: Path) -> None:
     assert after["test"]["test_top1"] == before["test_top1"]
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_a_checkpoint_is_scored_on_its_classes_however_they_are_written(
     run: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -239,6 +241,7 @@ def test_resuming_without_a_checkpoint(capsys: pytest.CaptureFixture, root: Path
     assert "no checkpoint" in fails(args, capsys)
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_ctrl_c_leaves_the_newest_epoch_not_the_best(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -376,6 +379,7 @@ def test_compare_refuses_before_it_trains(
     assert not list(tmp_path.rglob("checkpoints"))
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_compare_without_a_test_split(noise_sequences: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(noise_sequences, root)

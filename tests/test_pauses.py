@@ -27,6 +27,8 @@ from vidact.stream.engine import StreamModel
 from vidact.stream.sources import Grab, open_source
 from vidact.video import Clock, open_video, takes
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 LENGTHS, BEGINS_S = (60, 90, 75), (0.0, 612.4, 1500.0)  # frames at 25 a second, and where they begin
 TOKENS = (9, 14, 12)  # of six frames at 24 a second
 

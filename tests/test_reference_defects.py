@@ -35,6 +35,8 @@ from vidact.video.transform import flip_pairs, test_transform, train_transform
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 # small enough to run several times each; the laws of tests/models/ hold for all
 TINY = [case for case in CLIP_NETWORKS if "tiny" in case[0]]
 

@@ -11,6 +11,8 @@ from vidact import cli
 from vidact.data.synthetic import write_clips
 from vidact.results import load_results
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 NAMES = ["moving left", "moving right", "pulsing cross"]
 
 

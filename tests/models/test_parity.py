@@ -52,6 +52,9 @@ def named_outputs(output):
     return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
 
 
+pytestmark = pytest.mark.usefixtures("no_fresh_weights")  # every number comes from a file
+
+
 @EVERY
 def test_outputs_equal_the_record(record):
     # As the oldest published files have them: written by DataParallel, without num_batches_tracked.

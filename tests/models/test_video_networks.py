@@ -170,7 +170,14 @@ def test_gradient_checkpointing_reaches_the_libraries_blocks():
         assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "frames"), [("slow_r50", 2), ("slowfast_r50", 8), ("x3d_xs", 4)])
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [
+        pytest.param("slow_r50", 2, marks=pytest.mark.slow),  # is the one pathway of slowfast_r50
+        ("slowfast_r50", 8),
+        pytest.param("x3d_xs", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_compiles_in_one_piece(name: str, frames: int) -> None:
     """A block a stage, which has everything that the other blocks have."""
     torch.manual_seed(0)

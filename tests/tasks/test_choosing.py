@@ -11,6 +11,8 @@ from vidact.data.synthetic import write_clips
 from vidact.results import load_results
 from vidact.tasks import ClipClassification, keeping
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 NAMES = ["moving left", "moving right", "pulsing cross"]
 SMALL = ["--config", "debug", "--trainer.enable_progress_bar=false", "--model.network.size=16", "--device=cpu"]
 

@@ -15,6 +15,8 @@ from vidact.models import tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.tasks import ClipClassification, Schedule
 from vidact.video import SegmentSampler
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,6 +15,8 @@ from vidact.tasks import ClipClassification, Schedule
 from vidact.tasks.learning import refuse_folded_norms
 from vidact.video import SegmentSampler
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 NAMES = ["moving left", "moving right", "pulsing cross"]
 
 

@@ -25,6 +25,8 @@ from vidact.models import miniroad, tsn_resnet_tiny
 from vidact.tasks import ClipClassification, OnlineDetection, Schedule
 from vidact.video import SegmentSampler
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 
 @pytest.fixture(scope="module")
 def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:

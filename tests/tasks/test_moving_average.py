@@ -13,6 +13,8 @@ import torch.distributed
 from vidact import cli
 from vidact.data.synthetic import write_clips
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 NAMES = ["moving left", "moving right", "pulsing cross"]
 
 

@@ -23,6 +23,8 @@ from vidact.tasks import OnlineDetection
 from vidact.tasks.online_detection import overlap
 from vidact.timelines import load_timelines
 
+pytestmark = pytest.mark.usefixtures("without_pages")
+
 CLASSES = ["a", "b"]
 RATE = 4.0
 SMALL = [
