@@ -264,6 +264,32 @@ def test_a_pause_between_key_frames_is_a_pause(begin: int, tmp_path: Path) -> No
     assert_read_as_decoded_pictures(path)
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "ts", "flv"])
+@pytest.mark.parametrize("step_s", [4, 10, 60, 600])
+def test_pictures_far_apart_are_where_they_are(suffix: str, step_s: int, tmp_path: Path) -> None:
+    """Slides and time-lapses: what is stored before its B-frames is far ahead of them and no broken stamp."""
+    path = tmp_path / f"slides.{suffix}"
+    for length in (4, 5, 6, 9, 13):
+        times_ms = [1000 * step_s * i for i in range(length)]
+        for preset in ("ultrafast", "veryfast"):
+            write_numbered_video(path, length, times_ms=times_ms, codec_options={"bf": "3", "preset": preset, "g": "8"})
+            for index in ("auto", "decode"):
+                with open_video(path, index=index, cache=False) as video:
+                    assert (1000 * (video.times_s - video.times_s[0])).round().tolist() == times_ms
+                    assert read_number(video.frames_at([length - 1]).images[0].numpy()) == length - 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_pause_before_the_last_pictures_is_a_pause(suffix: str, after: int, tmp_path: Path) -> None:
+    path = tmp_path / f"paused.{suffix}"
+    for length in range(24, 30):
+        times_ms = [40 * i + 60_000 * (i >= length - after) for i in range(length)]
+        write_numbered_video(path, length, times_ms=times_ms, codec_options={"g": "60", "bf": "3"})
+        with open_video(path, cache=False) as video:
+            assert (1000 * (video.times_s - video.times_s[0])).round().tolist() == times_ms
+
+
 def test_parts_of_other_sizes_are_scaled_to_the_first(tmp_path: Path) -> None:
     content = write_part(tmp_path / "a.ts", 30) + write_part(tmp_path / "b.ts", 30, first=30, size=2)
     (tmp_path / "joined.ts").write_bytes(content)
