@@ -290,6 +290,28 @@ def test_a_pause_before_the_last_pictures_is_a_pause(suffix: str, after: int, tm
             assert (1000 * (video.times_s - video.times_s[0])).round().tolist() == times_ms
 
 
+@pytest.mark.parametrize("first", [12, 8])
+def test_pictures_without_a_time_are_where_the_others_leave_them_room(
+    first: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """FFmpeg gives those before zero none where Matroska stores them."""
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as file:
+        stream: Any = file.add_stream("libx264", rate=10, options={"preset": "ultrafast", "bf": "2", "g": "8"})
+        stream.height, stream.width, stream.pix_fmt = *numbered_picture(0).shape[:2], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i in range(40):
+            frame = av.VideoFrame.from_ndarray(numbered_picture(i), format="rgb24")
+            frame.pts, frame.time_base = 300 * (i - first), Fraction(1, 1000)  # not at the rate that is stated
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    with open_video(path) as video:
+        np.testing.assert_allclose(video.times_s - video.times_s[0], 0.3 * np.arange(40), atol=2e-3)
+        assert video.times_s[first] == pytest.approx(0, abs=2e-3)
+        assert [read_number(image.numpy()) for image in video.frames_at([39, 0, 20]).images] == [39, 0, 20]
+    assert "clip.mkv does not say when" in caplog.text
+
+
 def test_parts_of_other_sizes_are_scaled_to_the_first(tmp_path: Path) -> None:
     content = write_part(tmp_path / "a.ts", 30) + write_part(tmp_path / "b.ts", 30, first=30, size=2)
     (tmp_path / "joined.ts").write_bytes(content)
