@@ -624,7 +624,8 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     Where stamps begin anew, a part begins where the one before ends: with its last picture's duration.
     """
     if None in scan.frames:
-        return _index(scan, None, np.arange(len(scan.frames)) / fps, 1 / fps)
+        filled = _filled(scan.frames, fps * scan.seconds_per_tick) * scan.seconds_per_tick
+        return _index(scan, None, filled, float(np.median(np.diff(filled))) if len(filled) > 1 else 1 / fps)
     names = np.array(scan.frames, dtype=np.int64)
     if scan.is_raw:  # FFmpeg invented the stamps: they may tell the pictures apart, and say nothing of time
         is_rising = bool((np.diff(names) > 0).all())
@@ -652,6 +653,22 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     return _index(scan, names if is_distinct else None, np.sort(ticks) * scan.seconds_per_tick, last_s, first)
 
 
+def _filled(frames: Sequence[int | None], frames_per_tick: float) -> np.ndarray:
+    """Stamps (N,) of pictures in their order, of which some have none: evenly between those that have one, and the
+    usual time apart before the first and behind the last. From 0 on at the stated rate where those that are known do
+    not rise, or are fewer than two."""
+    at = np.array([i for i, stamp in enumerate(frames) if stamp is not None], dtype=np.float64)
+    known = np.array([stamp for stamp in frames if stamp is not None], dtype=np.float64)
+    steps = np.diff(known) / np.diff(at)
+    everywhere = np.arange(len(frames), dtype=np.float64)
+    if len(known) < 2 or (steps <= 0).any():
+        return everywhere / frames_per_tick
+    usual = float(np.median(steps))
+    filled = np.interp(everywhere, at, known)
+    filled += usual * (np.minimum(everywhere - at[0], 0) + np.maximum(everywhere - at[-1], 0))
+    return filled
+
+
 def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
     """Ascending stamps (N,) of one part. Of pictures that carry the same one, where a container knows no other, it is
     the first one's time: the others lie evenly between it and the next, behind the last stamp the usual time apart."""
@@ -664,13 +681,16 @@ def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
 
 def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
     """The pictures' stamps (N,), as they came; those of strays that are ahead of what follows lie evenly between their
-    neighbours. Others are where a pause ends."""
+    neighbours. Others are where a pause ends, or belong to pictures that are far apart; the last pictures' are broken
+    where they are farther ahead than anything is stored."""
     is_stray = np.isin(stamps, list(scan.lifter.strays))
-    if not is_stray.any() or is_stray.all():
+    if scan.is_each_stamped or not is_stray.any() or is_stray.all():
         return stamps
     at, good = np.arange(len(stamps)), np.flatnonzero(~is_stray)
-    after = good[np.minimum(np.searchsorted(good, at), len(good) - 1)]
-    is_stray &= stamps > stamps[after]
+    after = np.searchsorted(good, at)
+    usual = np.median(np.diff(stamps[good])) if len(good) > 1 else 0
+    following = np.append(stamps[good], stamps[good[-1]] + (DEEPEST + 1) * usual)
+    is_stray &= stamps > following[after]
     good = np.flatnonzero(~is_stray)
     return np.where(is_stray, np.interp(at, good, stamps[good]).astype(np.int64), stamps)
 

@@ -26,7 +26,7 @@ from vidact.video.frame_index import Traits, Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 9  # of what is stored: raise it whenever an index would come out differently
+VERSION = 10  # of what is stored: raise it whenever an index would come out differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT

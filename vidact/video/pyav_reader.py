@@ -211,6 +211,11 @@ class PyAVReader(VideoReader):
                 "the file is damaged: fetch or make it again"
             )
         self._tell_of_unread(scan)
+        if (num := scan.frames.count(None)) and not scan.is_raw:
+            log.warning(
+                "%s does not say when %d of its %d pictures are shown; their times are reckoned", self.path, num,
+                len(scan.frames),
+            )  # fmt: skip
         if self.index_from == "auto":
             self._refuse_if_coded_otherwise(scan)
         self._packets, self._pictures = scan.kept, scan.pictures
