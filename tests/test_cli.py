@@ -188,6 +188,20 @@ def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
     assert "did you mean train?" in fails(["trian"], capsys)
 
 
+def test_the_commands_follow_a_mark(capsys: pytest.CaptureFixture) -> None:
+    assert "no command 'blah'. Commands: train, test" in fails(["blah"], capsys)
+    assert "no command 'tran'; did you mean train? Commands: train, test" in fails(["tran"], capsys)
+
+
+@pytest.mark.parametrize("duration", [[], ["--trainer.callbacks.duration=00:00:10:00"]], ids=["bare", "duration"])
+def test_a_callback_whose_defaults_are_names_of_their_own(duration: list[str], root: Path, tmp_path: Path) -> None:
+    """Lightning's Timer counts in ``Interval.step``; the run's config.yaml says it as text, and trains again."""
+    args = [*SMALL, f"--data.root={root}", "--trainer.callbacks=Timer", *duration]
+    config = cli.train([*args, "--run", str(tmp_path / "a")]) / "config.yaml"
+    assert "interval: step" in config.read_text()
+    assert (cli.train(["--config", str(config), "--run", str(tmp_path / "b")]) / "config.yaml").is_file()
+
+
 def test_an_unknown_config_is_answered_with_near_ones(capsys: pytest.CaptureFixture) -> None:
     assert "clip/folder/tsm_mobilenetv2" in fails(["train", "--config", "clip/folder/tsm_mobilenet"], capsys)
 

@@ -202,7 +202,7 @@ def test_a_broken_file_among_good_ones(videos, expected, tmp_path, capsys):
     broken.write_bytes(whole)
     (videos / "short.mp4").unlink()
     cli.main(command(videos, out))
-    assert "1 videos written" in capsys.readouterr().out
+    assert "1 video written" in capsys.readouterr().out
     assert not (out / "unreadable.json").exists()
     assert contents(out) == expected
 
@@ -442,10 +442,10 @@ def test_no_videos(tmp_path, capsys):
     assert status == 2
     assert "empty holds no video; looked for .3gp" in words
     assert not (tmp_path / "out").exists()
-    with pytest.raises(FileNotFoundError, match=r"gone\.mp4 is not a file; 1 of 1 videos are missing"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.mp4 is not a file; 1 of 1 video is missing"):
         extract([tmp_path / "gone.mp4"], tmp_path / "out")
     (tmp_path / "empty/link.mp4").symlink_to(tmp_path / "gone.mp4")
-    with pytest.raises(FileNotFoundError, match=r"link\.mp4 is not a file; 1 of 1 videos are missing"):
+    with pytest.raises(FileNotFoundError, match=r"link\.mp4 is not a file; 1 of 1 video is missing"):
         extract(tmp_path / "empty", tmp_path / "out")
 
 

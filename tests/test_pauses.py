@@ -110,12 +110,12 @@ def test_a_longer_pause_may_be_filled(videos: Path, tmp_path: Path, capsys: pyte
 
     assert extract("usual") == 0
     told = capsys.readouterr()
-    assert "1 videos pause for more than 60 s between two frames: paused" in told.out
+    assert "1 video pauses for more than 60 s between two frames: paused" in told.out
     assert "paused: 35 tokens, 3 takes" in told.err
     assert extract("usual") == 0  # nothing is made again
     assert "2 were there" in capsys.readouterr().out
     assert extract("long", "--longest-gap", "700") == 0
-    assert "1 videos pause for more than 700 s" in capsys.readouterr().out
+    assert "1 video pauses for more than 700 s" in capsys.readouterr().out
     assert len(np.load(tmp_path / "long" / "paused.npy")) == 616 * 4 + TOKENS[2]
     assert read_takes(tmp_path / "long" / "paused.npy", 3000) == (Take(0, 0.0), Take(2464, pytest.approx(1500.0)))
     assert extract("usual", "--longest-gap", "700") != 0
@@ -189,10 +189,10 @@ def test_labels_behind_a_pause_are_where_they_were_made(root: Path, features: Pa
     assert np.flatnonzero(second.multi_hot[:, run_]).tolist() == [12, 13]
     assert np.flatnonzero(third.multi_hot[:, run_]).tolist() == [2, 3]
     notes = " ".join(found.notes)
-    assert "1 videos pause for longer than is filled" in notes
-    assert "left out 1 events that lie in a pause: run at 900–950 s of paused" in notes
+    assert "1 video pauses for longer than is filled" in notes
+    assert "left out 1 event that lies in a pause: run at 900–950 s of paused" in notes
     write_events_csv(root / "events.csv", [Event("paused.mp4", 1500.5, 1520.0, "run")])
-    with pytest.raises(ValueError, match=r"1 events reach beyond the end .*1520 s of paused, which ends at 1503 s"):
+    with pytest.raises(ValueError, match=r"1 event reaches beyond the end .*1520 s of paused, which ends at 1503 s"):
         load_sequences(root, features, val_fraction=0)
 
 

@@ -249,9 +249,7 @@ def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path
     shutil.copytree(clips, root)
     (root / "run/1.b.mp4").write_bytes(b"no video")
     (root / "run/2.b.mp4").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"1 videos that are listed, .* do not exist: run/2.b.mp4.*--missing skip"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"1 video that is listed, .* not there: run/2.b.mp4.*--missing skip"):
         WAYS[way](root, out)
     done = WAYS[way](root, out, missing="skip")
     assert list(done.unreadable) == ["run/1.b.mp4"]
@@ -280,7 +278,7 @@ def test_a_link_to_no_file_is_a_missing_video(clips, way, tmp_path):
     shutil.copytree(clips, root)
     (root / "clips.csv").unlink()
     (root / "run/lost.mp4").symlink_to(tmp_path / "gone.mp4")
-    with pytest.raises(FileNotFoundError, match=r"1 videos that are .*: run/lost\.mp4.*or the link, or leave them out"):
+    with pytest.raises(FileNotFoundError, match=r"1 video that is .*: run/lost\.mp4.*or the link, or leave them out"):
         WAYS[way](root, out)
     assert WAYS[way](root, out, missing="skip").written == 6
 

@@ -206,7 +206,7 @@ def test_different_videos_are_refused_unless_asked():
 def test_different_labels_are_refused_and_named():
     other = make(seed=2)
     other.labels[3] = (other.labels[3] + 1) % 4
-    with pytest.raises(ValueError, match="1 videos have different labels: 'a/clip 3' is"):
+    with pytest.raises(ValueError, match="1 video has different labels: 'a/clip 3' is"):
         fuse([make(), other])
 
 
@@ -347,7 +347,7 @@ def test_fuse_files_searches_on_validation_files(files, tmp_path, capsys):
     assert figures["fused"] == figures["rgb"]
     with pytest.raises(ValueError, match="weights and search_on were both given"):
         fuse_files(files, [1, 1], search_on=validation)
-    with pytest.raises(ValueError, match="search_on has 1 files for 2 parts"):
+    with pytest.raises(ValueError, match="search_on has 1 file for 2 parts"):
         fuse_files(files, search_on=validation[:1])
 
 
@@ -369,7 +369,7 @@ def test_fuse_files_of_two_classes(tmp_path, capsys):
     two = Scores(["a", "b"], np.array([0, 0]), np.eye(2), ["no", "yes"])
     paths = [two.save(tmp_path / "1.npz"), two.save(tmp_path / "2.npz")]
     assert fuse_files(paths)["fused"]["top5"] == 1.0
-    assert "1 classes have no video" in capsys.readouterr().out
+    assert "1 class has no video" in capsys.readouterr().out
 
 
 def test_a_fusion_needs_two_files(files):

@@ -210,7 +210,17 @@ WRONG: dict[str, list[object]] = {
     "input__mean": ["x", 5, [], ["a"], [None], [[1.0]]],
     "input__std": ["x", [0.0], ["a"]],
     "input__resize": ["x", 10**9, -5],
-    "classes": [5, "abc", [1, 2, 3], {"a": 1}, [["a"]]],
+    "classes": [
+        5,
+        "abc",
+        [1, 2, 3],
+        {"a": 1},
+        [["a"]],
+        ["a", "a", "b"],
+        ["a\x1b[2J", "b", "c"],
+        ["a\nb", "b", "c"],
+        ["", "b", "c"],
+    ],
     "sampling": [
         *[5, "x", ["name"], {"name": 5}, {"name": "SegmentSampler", "arguments": {"num_segments": "x"}}],
         {"name": "SegmentSampler", "arguments": {"num_segments": 10**10}},

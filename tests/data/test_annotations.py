@@ -546,7 +546,7 @@ def test_folders_of_splits_by_any_usual_name(tmp_path):
 
 def test_videos_beside_the_class_folders_are_counted(tmp_path):
     root = touch(tmp_path / "clips", "run/a.mp4", "walk/b.mp4", "c.mp4")
-    assert any("ignored 1 videos beside the folders" in note and "c.mp4" in note for note in load_clips(root).notes)
+    assert any("ignored 1 video beside the folders" in note and "c.mp4" in note for note in load_clips(root).notes)
 
 
 def test_the_shards_of_packed_videos_are_no_class(tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from vidact.data import load_sequences
 from vidact.data.annotations import load_classes, load_clips, load_videos
+from vidact.names import counted
 
 CAFE = "caf\u00e9"
 APART = unicodedata.normalize("NFD", CAFE)  # as macOS writes the names of files
@@ -237,3 +238,9 @@ def test_resuming_knows_its_classes_however_written():
     saved["classes"] = [APART, "Jump up"]
     with pytest.raises(ValueError, match=r"other classes than the data's: Jump up, jump up"):
         refuse_what_does_not_fit(task, checkpoint)
+
+
+def test_counts_agree_with_their_words():
+    assert [counted(number, "clip") for number in (0, 1, 2, 1000)] == ["0 clips", "1 clip", "2 clips", "1,000 clips"]
+    assert counted(1, "class has", "classes have") == "1 class has"
+    assert counted(3, "class has", "classes have") == "3 classes have"

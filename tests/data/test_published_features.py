@@ -123,7 +123,7 @@ def test_folders_that_do_not_fit(folders: Path) -> None:
     with pytest.raises(ValueError, match="streams is empty"):
         read(folders, ())
     (folders / "flow/two.npy").unlink()
-    with pytest.raises(FileNotFoundError, match=r"lacks 1 files of the listed videos: flow/two.npy"):
+    with pytest.raises(FileNotFoundError, match=r"lacks 1 file of the listed videos: flow/two.npy"):
         read(folders)
 
 

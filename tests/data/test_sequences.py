@@ -181,7 +181,7 @@ def test_bad_features(tmp_path: Path) -> None:
 def test_bad_lists(tmp_path: Path) -> None:
     root = write(tmp_path, {"v": 8, "w": 8})
     (root / "videos.csv").write_text("video,split\nv,train\n")
-    with pytest.raises(ValueError, match=r"events of 1 videos that videos.csv does not name: w. Add them"):
+    with pytest.raises(ValueError, match=r"events of 1 video that videos.csv does not name: w. Add them"):
         load_sequences(root)
     (root / "videos.csv").write_text("video,split\nv,train\nv.mp4,test\n")
     with pytest.raises(ValueError, match="two videos with the id v; rename one"):
@@ -207,7 +207,7 @@ def test_bad_lists(tmp_path: Path) -> None:
 def test_videos_without_labels(tmp_path: Path) -> None:
     """A listed video without events is background; a split without any is a mistake."""
     root = write(tmp_path, {"v": 8, "w": 8, "t": 8}, [Event("v", 0, 1, "a")], {"v": "train", "w": "train", "t": "test"})
-    with pytest.raises(ValueError, match="none of the 1 videos of the split test has an event; label them"):
+    with pytest.raises(ValueError, match="none of the 1 video of the split test has an event; label them"):
         load_sequences(root, val_fraction=0)
     write_events_csv(root / "events.csv", [Event("v", 0, 1, "a"), Event("t", 0, 1, "b")])
     made = load_sequences(root, val_fraction=0)
@@ -215,7 +215,7 @@ def test_videos_without_labels(tmp_path: Path) -> None:
     assert made.notes == [
         "split train has no event of 1 of 2 classes: b",
         "split test has no event of 1 of 2 classes: a",
-        "1 videos have no event and are all background: w",
+        "1 video has no event and is all background: w",
     ]
 
 
@@ -225,7 +225,7 @@ def test_label_beyond_the_end(tmp_path: Path) -> None:
     root = write(tmp_path, {"v": 8}, events)
     made = load_sequences(root, val_fraction=0)
     assert [(e.label, e.start_s, e.end_s) for e in made.sequences[0].events] == [("a", 1, 2)]
-    assert made.notes[0] == "left out 1 events that begin after the last feature: b at 2.2–2.8 s of v"
+    assert made.notes[0] == "left out 1 event that begins after the last feature: b at 2.2–2.8 s of v"
     write_events_csv(root / "events.csv", [Event("v", 1, 4.5, "a"), Event("v", 7, 8, "b")])
     with pytest.raises(
         ValueError,
@@ -235,7 +235,7 @@ def test_label_beyond_the_end(tmp_path: Path) -> None:
     made = load_sequences(root, val_fraction=0, bad_events="allow")
     assert [note.split(":")[0] for note in made.notes[:2]] == [
         "cut 2 events that reach beyond the end of their features",
-        "left out 1 events that begin after the last feature",
+        "left out 1 event that begins after the last feature",
     ]
     assert made.sequences[0].multi_hot[:, 1].tolist() == [0] * 4 + [1] * 4
 
@@ -248,12 +248,12 @@ def test_overlapping_events(tmp_path: Path) -> None:
     assert len(load_sequences(root, val_fraction=0).sequences[0].events) == 5
     write_events_csv(root / "events.csv", [Event("v", 0, 2, "a"), Event("v", 0.5, 1, "b"), Event("v", 1.5, 1.8, "a")])
     with pytest.raises(
-        ValueError, match=r"1 events overlap another of their class: a at 1.5–1.8 s of v and the one at 0–2"
+        ValueError, match=r"1 event overlaps another of their class: a at 1.5–1.8 s of v and the one at 0–2"
     ):
         load_sequences(root, val_fraction=0)
     made = load_sequences(root, val_fraction=0, bad_events="allow")
     assert len(made.sequences[0].events) == 3
-    assert "1 events overlap another of their class" in made.notes[0]
+    assert "1 event overlaps another of their class" in made.notes[0]
 
 
 def test_classes_are_the_sorted_labels_without_classes_txt(tmp_path: Path) -> None:

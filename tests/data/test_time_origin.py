@@ -126,7 +126,7 @@ def test_events_of_detectors(videos: Path, tmp_path: Path) -> None:
     found = load_sequences(tmp_path, time_origin="file")
     labels = next(sequence for sequence in found if sequence.id == "test").multi_hot[:, 1]
     assert np.flatnonzero(labels).tolist() == [2, 3, 4, 5]
-    assert any("left out 1 events of train" in note and "before the first picture" in note for note in found.notes)
+    assert any("left out 1 event of train" in note and "before the first picture" in note for note in found.notes)
     with pytest.raises(ValueError, match="has an event"):  # 2.0 s after the first frame the pictures are over
         load_sequences(tmp_path, bad_events="allow")
     again = extract_features(tmp_path / "videos", tmp_path / "features", extractor)

@@ -183,7 +183,7 @@ def test_a_folder_of_nothing_but_bad_videos(tmp_path: Path) -> None:
         ("notes.mp4", VideoError, "notes.mp4 is not a video that can be read .* begins with b'these are no'"),
         ("empty.mp4", VideoError, r"empty.mp4 is empty \(0 bytes\)"),
         ("nothing", SourceError, "nothing is a folder without videos or images"),
-        ("both", SourceError, "both holds 1 videos and 1 images; .* put them into folders of their own"),
+        ("both", SourceError, "both holds 1 video and 1 image; .* put them into folders of their own"),
         ("ftp://host/a.mp4", SourceError, "ftp:// is not a kind of source; use rtsp://, rtsps://, http://, https://"),
         ("file:///etc/hosts", SourceError, "file:// is not a kind of source"),
     ],
