@@ -31,6 +31,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING, Any
@@ -78,12 +79,15 @@ vidact COMMAND --help explains each; vidact --version prints the version.
 def make_cli(args: Sequence[str], command: str) -> Any:
     """A LightningCLI with our run folder, loggers and checkpoints: its parts are built and nothing has run yet."""
     import torch
+    import yaml
     from lightning import pytorch as pl
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
     from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, make_loggers, several
 
+    # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
     torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
     keep_freed_memory()
 
@@ -1428,7 +1432,7 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if args[0] not in COMMANDS:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else "."
         print(f"vidact: no command {args[0]!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     quiet()

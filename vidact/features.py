@@ -52,6 +52,7 @@ from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
 from vidact.models.bn_inception import bn_inception
 from vidact.models.weights import build_for, builder, describe, is_vidact_file, load, load_strictly, read
+from vidact.names import counted
 from vidact.records import FEATURES, blamed, check, read_json
 from vidact.results import command_line, save_results
 from vidact.video import (
@@ -727,7 +728,7 @@ def extract_features(
         sizes = {task.video: max(task.path.stat().st_size, 1) for task in tasks}
         meter = Meter(sum(sizes.values()), len(tasks), progress)
         if progress and tasks and done.kept:
-            print(f"{len(done.kept)} videos are done already", file=sys.stderr)
+            print(f"{counted(len(done.kept), 'video is', 'videos are')} done already", file=sys.stderr)
         workers = min(workers, len(tasks))
         run = _in_this_process if workers <= 1 else _in_processes
 
@@ -789,7 +790,9 @@ def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | No
     else:
         found = [(Path(path).stem, Path(path)) for path in videos]
     if absent := [str(path) for _, path in found if not path.exists()]:
-        raise FileNotFoundError(f"{absent[0]} is not a file; {len(absent)} of {len(found)} videos are missing")
+        raise FileNotFoundError(
+            f"{absent[0]} is not a file; {len(absent)} of {counted(len(found), 'video is', 'videos are')} missing"
+        )
     sources: dict[str, Path] = {}
     for video, path in sorted(found):
         if video in sources:
@@ -1114,13 +1117,15 @@ def main(args: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
     report = f" (see {done.report})" if done.unreadable else ""
     print(
-        f"{asked.out}: {len(done.written)} videos written ({done.tokens} tokens), {len(done.kept)} were there, "
+        f"{asked.out}: {counted(len(done.written), 'video')} written ({counted(done.tokens, 'token')}), "
+        f"{len(done.kept)} were there, "
         f"{len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
     )
     if done.paused:
         pauses = f"more than {extractor.longest_gap_s:g} s"
         print(
-            f"{len(done.paused)} videos pause for {pauses} between two frames: {first_few(sorted(done.paused))}. "
+            f"{counted(len(done.paused), 'video pauses', 'videos pause')} for {pauses} between two frames: "
+            f"{first_few(sorted(done.paused))}. "
             "Their tokens begin anew behind it, and each take is learnt and scored by itself (--longest-gap)"
         )
     if not done.written and not done.unreadable:

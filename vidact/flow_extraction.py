@@ -25,6 +25,7 @@ from vidact.data.folders import walk_videos
 from vidact.device import refuse_device
 from vidact.features import find_videos, parse_shard, part_of
 from vidact.files import write_json
+from vidact.names import counted
 from vidact.results import command_line, save_results
 from vidact.video import jobs
 from vidact.video.decode import VideoError, VideoReader, open_video
@@ -89,7 +90,7 @@ def extract_flow(
     kept = set(done.kept)
     tasks = [task for task in tasks if task.video not in kept]
     if progress and kept:
-        print(f"{len(kept)} videos are done already", file=sys.stderr)
+        print(f"{counted(len(kept), 'video is', 'videos are')} done already", file=sys.stderr)
     sizes = {task.video: task.source()["size"] for task in tasks}
     meter = Meter(sum(sizes.values()), len(tasks), progress)
     for _, (video, num_fields, error) in jobs.run(_run, tasks, workers, meter):
@@ -254,8 +255,8 @@ def main(args: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
     report = f" (see {asked.out / UNREADABLE})" if done.unreadable else ""
     print(
-        f"{asked.out}: {len(done.written)} videos written ({done.num_fields} fields), {len(done.kept)} were there, "
-        f"{len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
+        f"{asked.out}: {counted(len(done.written), 'video')} written ({counted(done.num_fields, 'field')}), "
+        f"{len(done.kept)} were there, {len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
     )
     if done.written or done.unreadable:
         section = {

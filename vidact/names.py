@@ -123,6 +123,13 @@ def first_few(names: Sequence[str], limit: int = 5) -> str:
     )
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its words: ``counted(1, "class has", "classes have")`` is "1 class has"; ``many`` is by default
+    ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 class Finder:
     """Files by name below a folder: as it is written, or else the only one there whose name is the same by
     ``plain_name``. Folders are listed once.

@@ -31,7 +31,7 @@ from vidact.data.annotations import is_table, refuse_odd_names, video_id
 from vidact.data.folders import walk_videos
 from vidact.data.tables import Table, read_table, read_text
 from vidact.files import replacing, write_json
-from vidact.names import Finder, first_few, is_there, plain_name, plain_path
+from vidact.names import Finder, counted, first_few, is_there, plain_name, plain_path
 from vidact.results import command_line, save_results
 from vidact.video import jobs, packed, transcode
 from vidact.video.decode import VideoError
@@ -186,7 +186,7 @@ def _open_sources(root: Path, out: Path, missing: str) -> Sources:
     refuse_inside(sources, out)
     if sources.missing and missing == "raise":
         raise FileNotFoundError(
-            f"{len(sources.missing)} videos that are listed, or linked to, do not exist: "
+            f"{counted(len(sources.missing), 'video that is', 'videos that are')} listed, or linked to, but not there: "
             f"{first_few(sources.missing)}. Correct the list or the link, or leave them out with --missing skip"
         )
     if not sources.videos:
@@ -549,9 +549,8 @@ def _check(asked: argparse.Namespace, workers: int) -> int:
 def _summary(done: Prepared, seconds: float) -> str:
     figures = done.figures
     lines = [
-        f"{done.out}: {done.written} videos written, {done.kept} were there, {len(done.unreadable)} cannot be read"
-        + (f" (see {done.out / UNREADABLE})" if done.unreadable else "")
-        + f"; {time_text(seconds)}",
+        f"{done.out}: {counted(done.written, 'video')} written, {done.kept} were there, {len(done.unreadable)} "
+        f"cannot be read" + (f" (see {done.out / UNREADABLE})" if done.unreadable else "") + f"; {time_text(seconds)}",
         f"{size_text(figures['bytes'])}, {figures['bytes_ratio']:.2f}x the sources; PSNR to the scaled sources: median "
         f"{figures['psnr_median']:.2f} dB, least {figures['psnr_least']:.2f} dB",
     ]

@@ -38,6 +38,11 @@ def is_whole(value: Any, least: int = 0, most: int = 1 << 62) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
+def _is_shown(name: str) -> bool:
+    """Whether something is seen of a name, and nothing of it commands a terminal."""
+    return bool(name.strip()) and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name)
+
+
 def whole(least: int, most: int) -> Kind:
     return Kind(f"a whole number from {least} to {most:,}", lambda value: is_whole(value, least, most))
 
@@ -55,6 +60,10 @@ TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
 OBJECT = Kind("an object", lambda value: isinstance(value, Mapping))
 NUMBER = Kind("a number", is_number)
 NAMES = list_of("names", lambda value: isinstance(value, str))
+CLASSES = Kind(
+    "a list of different names that can be printed",
+    lambda value: NAMES.fits(value) and len(set(value)) == len(value) and all(map(_is_shown, value)),
+)
 VERSION = whole(0, 1 << 30)
 FACTORS = Kind(
     "a list of finite numbers",
@@ -126,7 +135,7 @@ SAMPLER = {
 RECORD: dict[str, Any] = {
     "format": VERSION,
     **NETWORK,
-    "classes": NAMES,
+    "classes": CLASSES,
     "multi_label": TRUTH,
     "scores": TEXT,
     "sampling": {"name": TEXT, "arguments": SAMPLER},

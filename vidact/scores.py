@@ -30,7 +30,7 @@ from vidact.metrics.topk import (
     topk_accuracy,
 )
 from vidact.metrics.yardsticks import lead_is_luck, verdict, yardsticks
-from vidact.names import plain_name, plain_path
+from vidact.names import counted, plain_name, plain_path
 from vidact.results import command_line, save_results
 
 FORMAT = "vidact scores 1"
@@ -286,7 +286,9 @@ def fuse_files(
         if weights is not None:
             raise ValueError("weights and search_on were both given; the search would replace the weights. Give one")
         if len(search_on) != len(scores):
-            raise ValueError(f"search_on has {len(search_on)} files for {len(scores)} parts; give one a part, in order")
+            raise ValueError(
+                f"search_on has {counted(len(search_on), 'file')} for {len(scores)} parts; give one a part, in order"
+            )
         validation, validation_names = _load_parts(search_on)
         weights, reached = search_weights(validation, steps, kind, missing, validation_names)
         print(f"weights {_words(weights)} reach {reached:.4f} on the validation scores")
@@ -356,7 +358,8 @@ def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[st
         if len(different):
             at = int(different[0])
             raise ValueError(
-                f"{len(different)} videos have different labels: {first.ids[at]!r} is {_label(first, at)} in "
+                f"{counted(len(different), 'video has', 'videos have')} different labels: {first.ids[at]!r} is "
+                f"{_label(first, at)} in "
                 f"{called[0]} and {_label(rows, at)} in {name}. Test both on the same annotations"
             )
         stacked.append(_as_kind(rows, kind, name))
@@ -506,4 +509,5 @@ def _print_classes(columns: dict[str, Scores]) -> None:
         print(f"{fused.classes[k]:{width}}  {int(videos[k]):>6}  {cells}  {change:>+6.3f}")
     print("change: fused against the best single part of the class")
     if len(present) < len(fused.classes):
-        print(f"{len(fused.classes) - len(present)} classes have no video and are not counted")
+        absent = counted(len(fused.classes) - len(present), "class has", "classes have")
+        print(f"{absent} no video and {'is' if absent.startswith('1 ') else 'are'} not counted")

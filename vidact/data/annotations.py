@@ -43,7 +43,7 @@ import numpy as np
 from vidact.data.folders import PREVIEWS, Walk, is_video_file, walk_videos
 from vidact.data.tables import read_lines, read_table, read_text
 from vidact.files import replacing
-from vidact.names import Finder, first_few, is_there, look, notes_on_names, plain_name, plain_path, spelt
+from vidact.names import Finder, counted, first_few, is_there, look, notes_on_names, plain_name, plain_path, spelt
 from vidact.video.decode import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
@@ -105,7 +105,7 @@ class ClipList:
     def __str__(self) -> str:
         counts = Counter(clip.split for clip in self)
         parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
-        return f"{len(self)} clips of {len(self.classes)} classes: {parts}"
+        return f"{counted(len(self), 'clip')} of {counted(len(self.classes), 'class', 'classes')}: {parts}"
 
     def split(self, name: str) -> list[Clip]:
         """The clips of "train", "val" or "test"; possibly none."""
@@ -226,7 +226,7 @@ def load_clips(
         said = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
         if not table.exists():
             said = f"this class folder of {root} holds no video (suffixes {KNOWN_SUFFIXES})"
-            said += "".join(f"; {note}" for note in notes if "folders of images" in note)
+            said += "".join(f"; {note}" for note in notes if "of images" in note)
         raise ValueError(
             f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
             "empty_classes='allow'"
@@ -390,9 +390,11 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
                 found.append(_Found(str(video), video, (plain_name(name),), None, None, None))
     classes = sorted({plain_name(name) for name in named})
     if beside := [name for name in walk.videos if "/" not in name]:
-        notes.append(f"ignored {len(beside)} videos beside the folders in {root}: {first_few(beside)}")
+        notes.append(f"ignored {counted(len(beside), 'video')} beside the folders in {root}: {first_few(beside)}")
     if previews:
-        notes.append(f"ignored {len(previews)} folders in {root} of previews, without videos: {first_few(previews)}")
+        notes.append(
+            f"ignored {counted(len(previews), 'folder')} in {root} of previews, without videos: {first_few(previews)}"
+        )
     notes += walk.notes() + notes_on_names("classes", named)
     return found, classes, {root / name for name in walk.lost}
 
@@ -862,7 +864,8 @@ def write_dataset(
     empty = [name for name in classes if name not in present]
     if empty:
         print(
-            f"{len(empty)} of {len(classes)} classes have no video: {first_few(empty)}; load with empty_classes='allow'"
+            f"{len(empty)} of {counted(len(classes), 'class has', 'classes have')} no video: "
+            f"{first_few(empty)}; load with empty_classes='allow'"
         )
     if missing:
         write_text(out / "missing.txt", "".join(f"{name}\n" for name in missing))

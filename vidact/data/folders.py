@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidact.names import first_few, plain_name
+from vidact.names import counted, first_few, plain_name
 from vidact.video.decode import IMAGE_SUFFIXES, SHARDS, STORE, VIDEO_SUFFIXES
 
 KEPT_BY_PROGRAMS = frozenset(
@@ -132,18 +132,22 @@ class Walk:
         """
         said = []
         if self.hidden and of_files:
-            said.append(f"ignored {self.hidden} hidden files or folders in {self.root}")
+            hidden = counted(self.hidden, "hidden file or folder", "hidden files or folders")
+            said.append(f"ignored {hidden} in {self.root}")
         if self.kept:
             said.append(
-                f"ignored {len(self.kept)} folders in {self.root} that a system or a program keeps for itself: "
-                f"{first_few(sorted(self.kept))}"
+                f"ignored {counted(len(self.kept), 'folder')} in {self.root} that a system or a program keeps for "
+                f"itself: {first_few(sorted(self.kept))}"
             )
         if self.pictures:
             shown = [f"{name} ({why})" for name, why in sorted(self.pictures.items())]
-            said.append(f"ignored {len(shown)} folders of images in {self.root} that are no clips: {first_few(shown)}")
+            ignored = counted(len(shown), "folder of images", "folders of images")
+            what = "that are no clips" if len(shown) > 1 else "that is no clip"
+            said.append(f"ignored {ignored} in {self.root} {what}: {first_few(shown)}")
         if self.others and of_files:
             kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(self.others.items()))
-            said.append(f"ignored {self.others.total()} files in {self.root} that are not videos: {kinds}")
+            what = "that are not videos" if self.others.total() > 1 else "that is no video"
+            said.append(f"ignored {counted(self.others.total(), 'file')} in {self.root} {what}: {kinds}")
         return said
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from vidact.data.annotations import AMBIGUOUS, SPLITS, Targets, events_of, first_few, read_text
 from vidact.data.sequence_list import Sequence, check_finite, read_array
+from vidact.names import counted
 
 BACKGROUND = "background"
 
@@ -137,7 +138,9 @@ def read_frame_folders(
         if not (root / name / f"{video}.npy").exists()
     ]
     if absent:
-        raise FileNotFoundError(f"{root} lacks {len(absent)} files of the listed videos: {first_few(absent)}")
+        raise FileNotFoundError(
+            f"{root} lacks {counted(len(absent), 'file')} of the listed videos: {first_few(absent)}"
+        )
     for video, split in splits.items():
         parts = {f"{root / name}/{video}.npy": read_array(root / name / f"{video}.npy") for name in streams}
         labels = root / target / f"{video}.npy"

@@ -38,7 +38,7 @@ from vidact.data.annotations import (
 from vidact.data.takes import WHOLE, Take, read_takes, spans
 from vidact.data.time_origin import TimeOrigin, check_origin, lead_of
 from vidact.files import replacing, write_json
-from vidact.names import Finder, first_few, is_there, notes_on_names, plain_path, spelt
+from vidact.names import Finder, counted, first_few, is_there, notes_on_names, plain_path, spelt
 
 FEATURES = "features"  # the folder beside events.csv
 RECORD = "features.json"
@@ -97,7 +97,7 @@ class SequenceList:
         parts = ", ".join(f"{name} {counts[name]}" for name in SPLITS if counts[name])
         minutes = sum(len(sequence) for sequence in self) / self.tokens_per_second / 60
         return (
-            f"{len(self)} videos ({minutes:.0f} min) of {len(self.classes)} classes "
+            f"{counted(len(self), 'video')} ({minutes:.0f} min) of {counted(len(self.classes), 'class', 'classes')} "
             f"at {self.tokens_per_second:g} tokens/s: {parts}"
         )
 
@@ -189,7 +189,7 @@ def load_sequences(
         classes = load_classes(root / "classes.txt")
     else:
         classes = sorted({e.label for own in events.values() for e in own if e.label.lower() != AMBIGUOUS})
-        notes.append(f"{root} has no classes.txt; the classes are the sorted labels: {first_few(classes)}")
+        notes.append(f"there is no classes.txt in {root}; the classes are the sorted labels: {first_few(classes)}")
     if not classes:
         raise ValueError(f"{root / 'events.csv'} has no event of any class")
     notes += [note for note in notes_on_names("classes", classes) if note not in notes]
@@ -246,7 +246,7 @@ def _read_events(table: Path, splits: Mapping[str, str], notes: list[str]) -> di
             strangers[event.video] = None
     if strangers:
         raise ValueError(
-            f"{table} has events of {len(strangers)} videos that videos.csv does not name: "
+            f"{table} has events of {counted(len(strangers), 'video')} that videos.csv does not name: "
             f"{first_few(list(strangers))}. Add them to videos.csv with their split"
         )
     return {video: sorted(own, key=lambda event: event.start_s) for video, own in events.items()}
@@ -365,7 +365,8 @@ def _from_first_frame(events: list[Event], lead_s: float, notes: list[str]) -> l
     seen = [event for event in events if event.end_s > lead_s]
     if len(seen) < len(events):
         notes.append(
-            f"left out {len(events) - len(seen)} events of {events[0].video}: they end before the first picture, which "
+            f"left out {counted(len(events) - len(seen), 'event')} of {events[0].video}: they end before the "
+            f"first picture, which "
             f"is shown at {lead_s:.2f} s"
         )
     return [replace(event, start_s=max(0.0, event.start_s - lead_s), end_s=event.end_s - lead_s) for event in seen]
@@ -396,7 +397,8 @@ def _note_takes(
     if not paused:
         return
     notes.append(
-        f"{len(paused)} videos pause for longer than is filled, and each of their takes is a sequence of its own: "
+        f"{counted(len(paused), 'video pauses', 'videos pause')} for longer than is filled, and each of their "
+        "takes is a sequence of its own: "
         f"{first_few([f'{video} ({len(own)})' for video, own in paused.items()])}"
     )
     unseen = [
@@ -409,7 +411,9 @@ def _note_takes(
         )
     ]
     if unseen:
-        notes.append(f"left out {len(unseen)} events that lie in a pause: {first_few(unseen, 3)}")
+        notes.append(
+            f"left out {counted(len(unseen), 'event that lies', 'events that lie')} in a pause: {first_few(unseen, 3)}"
+        )
 
 
 # --------------------------------------------------------------------------------------------------------------- labels
@@ -447,20 +451,31 @@ def _check_events(
         checked[video] = kept
     if bad_events == "raise" and beyond:
         raise ValueError(
-            f"{table}: {len(beyond)} events reach beyond the end of their features: {first_few(beyond, 3)}. Correct "
+            f"{table}: {counted(len(beyond), 'event reaches', 'events reach')} beyond the end of their "
+            f"features: {first_few(beyond, 3)}. Correct "
             "the times, extract the whole video, or cut them with bad_events='allow'"
         )
     if bad_events == "raise" and overlapping:
         raise ValueError(
-            f"{table}: {len(overlapping)} events overlap another of their class: {first_few(overlapping, 3)}. Join or "
+            f"{table}: {counted(len(overlapping), 'event overlaps', 'events overlap')} another of their "
+            f"class: {first_few(overlapping, 3)}. Join or "
             "part them, or keep them with bad_events='allow'"
         )
     if beyond:
-        notes.append(f"cut {len(beyond)} events that reach beyond the end of their features: {first_few(beyond, 3)}")
+        notes.append(
+            f"cut {counted(len(beyond), 'event that reaches', 'events that reach')} beyond the end of their "
+            f"features: {first_few(beyond, 3)}"
+        )
     if outside:
-        notes.append(f"left out {len(outside)} events that begin after the last feature: {first_few(outside, 3)}")
+        notes.append(
+            f"left out {counted(len(outside), 'event that begins', 'events that begin')} after the last "
+            f"feature: {first_few(outside, 3)}"
+        )
     if overlapping:
-        notes.append(f"{len(overlapping)} events overlap another of their class: {first_few(overlapping, 3)}")
+        notes.append(
+            f"{counted(len(overlapping), 'event overlaps', 'events overlap')} another of their "
+            f"class: {first_few(overlapping, 3)}"
+        )
     return checked
 
 
@@ -477,7 +492,8 @@ def _note_labels(sequences: SequenceList, root: Path) -> None:
         present = set().union(*map(_actions, part))
         if not present:
             raise ValueError(
-                f"{root}: none of the {len(part)} videos of the split {split} has an event; label them, or take them "
+                f"{root}: none of the {counted(len(part), 'video')} of the split {split} has an event; label "
+                f"them, or take them "
                 "out of videos.csv"
             )
         absent = [name for name in sequences.classes if name not in present]
@@ -487,7 +503,10 @@ def _note_labels(sequences: SequenceList, root: Path) -> None:
             )
     silent = [sequence.id for sequence in sequences if not _actions(sequence)]
     if silent:
-        sequences.notes.append(f"{len(silent)} videos have no event and are all background: {first_few(silent)}")
+        sequences.notes.append(
+            f"{counted(len(silent), 'video has no event and is', 'videos have no event and are')} all background: "
+            f"{first_few(silent)}"
+        )
 
 
 def _groups(root: Path, videos: list[str], pattern: str | None, notes: list[str]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from vidact.data.time_origin import TimeOrigin
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
+from vidact.names import counted
 from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_model, run
 from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
 from vidact.stream.sources import Grab, Source, is_live_address, open_source, without_certificates
@@ -629,8 +630,8 @@ class Session:
             if writer is not None:
                 self._write(f"{what} at the end", writer.close)
         took_s = time.monotonic() - self.began
-        words = [_count(self.answers, "answer"), _count(self.events, "event")]
-        words.append(f"{_count(self.dropped, 'frame')} dropped")
+        words = [counted(self.answers, "answer"), counted(self.events, "event")]
+        words.append(f"{counted(self.dropped, 'frame')} dropped")
         if self.latencies:
             middle, high = np.percentile(self.latencies, [50, 95])
             words.append(f"latency p50 {middle:.0f} ms, p95 {high:.0f} ms")
@@ -639,11 +640,7 @@ class Session:
         for recorder in self.recorders.values():
             if recorder.frames and not recorder.has_failed:
                 files = f" to {recorder.newest} ({recorder.files} files)" if recorder.files > 1 else ""
-                self.say(f"recorded: {recorder.first}{files}, {_count(recorder.frames, 'frame')}")
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+                self.say(f"recorded: {recorder.first}{files}, {counted(recorder.frames, 'frame')}")
 
 
 def _numbered(path: Path | None, count: int) -> list[Path]:

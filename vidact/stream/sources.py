@@ -37,6 +37,7 @@ from av.video.stream import VideoStream
 from vidact.addresses import from_environment, host_of, public, refuse_signs
 from vidact.data.folders import is_hidden
 from vidact.data.time_origin import TimeOrigin, check_origin
+from vidact.names import counted
 from vidact.stream.certificates import (
     TLS_PORTS,
     EncryptedError,
@@ -258,7 +259,8 @@ def _open_path(path: Path, realtime: bool, fps: float | None, time_origin: TimeO
     videos, images = files_of(path)
     if videos and images:
         raise SourceError(
-            f"{path} holds {len(videos)} videos and {len(images)} images; a folder is played as the one or the other, "
+            f"{path} holds {counted(len(videos), 'video')} and {counted(len(images), 'image')}; a folder is "
+            f"played as the one or the other, "
             "so put them into folders of their own"
         )
     if not videos and not images:

@@ -44,6 +44,7 @@ from PIL import Image
 
 from vidact.events import Detection
 from vidact.files import make_folder, replacing, take
+from vidact.names import counted
 
 if TYPE_CHECKING:
     from vidact.stream.engine import StreamUpdate
@@ -135,7 +136,7 @@ class _LineWriter(_Writer):
             self._flush()
         except OSError as error:
             lost = self._lost + len(self._waiting)
-            words = f"{error.strerror or error}; {lost} line{'' if lost == 1 else 's'} could not be written"
+            words = f"{error.strerror or error}; {counted(lost, 'line')} could not be written"
             raise type(error)(error.errno, words) from error
         finally:
             if self._file is not None:

@@ -24,6 +24,7 @@ from vidact.files import write_json
 from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
+from vidact.names import counted
 from vidact.scores import Scores
 from vidact.tasks import keeping
 from vidact.tasks.keeping import refuse_callbacks
@@ -145,7 +146,7 @@ class ClipClassification(pl.LightningModule):
             self.chosen_by = "val_loss"
             if self.trainer.is_global_zero:
                 print(
-                    f"{num} validation clips are too few to choose an epoch by "
+                    f"{counted(num, 'validation clip is', 'validation clips are')} too few to choose an epoch by "
                     + ("mAP" if self.multi_label else f"accuracy, of which one is {100 / num:.1f} points")
                     + ": the one with the smallest validation loss counts as the best"
                 )
@@ -263,7 +264,7 @@ class ClipClassification(pl.LightningModule):
         report = Path(self.trainer.default_root_dir) / "unreadable.json"
         if self.trainer.is_global_zero:
             write_json(report, {"split": "train", "videos": total, "skipped": skipped})
-        words = f"{len(skipped)} of {total} training videos could not be read; {report} names them"
+        words = f"{len(skipped)} of {counted(total, 'training video')} could not be read; {report} names them"
         if len(skipped) > data.max_unreadable * total:
             first, reason = next(iter(skipped.items()))
             raise ValueError(

@@ -37,6 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
+from vidact.names import counted
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
@@ -188,11 +189,13 @@ class OnlineDetection(pl.LightningModule):
         if not before or not short:
             return
         words = (
-            f"{len(short)} of {len(lengths)} training videos are shorter than the window of {data.window} tokens, and "
-            f"of the tokens that come first {before} teach nothing (loss_tokens is {self.loss_tokens})"
+            f"{len(short)} of {counted(len(lengths), 'training video')} are shorter than the window of {data.window} "
+            f"tokens, and of the tokens that come first {before} teach nothing (loss_tokens is {self.loss_tokens})"
         )
         if silent:
-            words += f": {len(silent)} videos teach nothing at all (the first is {silent[0]})"
+            words += (
+                f": {counted(len(silent), 'video teaches', 'videos teach')} nothing at all (the first is {silent[0]})"
+            )
         advice = (
             f"set data.window to {taught}, data.history to {data.history + before} and loss_tokens to all: every token "
             "teaches, with the same past before it"
@@ -210,8 +213,8 @@ class OnlineDetection(pl.LightningModule):
             return False
         if self.trainer.is_global_zero:
             print(
-                f"note: {events} events of {len(videos)} validation videos are too few to choose an epoch by "
-                f"(fewer than {FEW_EVENTS}): the last one counts as the best"
+                f"note: {counted(events, 'event')} of {counted(len(videos), 'validation video')} are too few to choose "
+                f"an epoch by (fewer than {FEW_EVENTS}): the last one counts as the best"
             )
         return True
 
