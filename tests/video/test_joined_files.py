@@ -252,6 +252,24 @@ def test_a_stamp_with_a_broken_bit_moves_no_picture(broken: int, tmp_path: Path)
         assert video.index.parts.tolist() == [0]
 
 
+def test_a_stray_time_in_an_mp4_moves_no_picture(tmp_path: Path) -> None:
+    """As cutting programs leave one: in the middle of a group of pictures one is said to be shown minutes later."""
+    write_part(tmp_path / "clip.mkv", 60, g="60", bf="0")
+    path = tmp_path / "stray.mp4"
+    with av.open(str(tmp_path / "clip.mkv")) as source, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for place, packet in enumerate(source.demux(source.streams.video[0])):
+            if packet.size:
+                packet.pts = packet.dts = 40 * place
+                packet.pts += 300_000 * (place == 25)
+                packet.stream = stream
+                out.mux(packet)
+    with open_video(path) as video:
+        assert len(video) == 60
+        np.testing.assert_allclose(video.times_s - video.times_s[0], np.arange(60) / FPS, atol=1e-3)
+        assert [read_number(image.numpy()) for image in video.frames_at([26, 59, 25]).images] == [26, 59, 25]
+
+
 @pytest.mark.parametrize("begin", [25, 26, 27, 36], ids=str)
 def test_a_pause_between_key_frames_is_a_pause(begin: int, tmp_path: Path) -> None:
     """Wherever it falls among pictures that are stored out of order."""

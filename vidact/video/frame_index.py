@@ -682,14 +682,15 @@ def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
 def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
     """The pictures' stamps (N,), as they came; those of strays that are ahead of what follows lie evenly between their
     neighbours. Others are where a pause ends, or belong to pictures that are far apart; the last pictures' are broken
-    where they are farther ahead than anything is stored."""
+    where they are farther ahead than anything is stored, but not in files that were never sent."""
     is_stray = np.isin(stamps, list(scan.lifter.strays))
-    if scan.is_each_stamped or not is_stray.any() or is_stray.all():
+    if not is_stray.any() or is_stray.all():
         return stamps
     at, good = np.arange(len(stamps)), np.flatnonzero(~is_stray)
     after = np.searchsorted(good, at)
-    usual = np.median(np.diff(stamps[good])) if len(good) > 1 else 0
-    following = np.append(stamps[good], stamps[good[-1]] + (DEEPEST + 1) * usual)
+    usual = float(np.median(np.diff(stamps[good]))) if len(good) > 1 else 0.0
+    farthest = math.inf if scan.is_each_stamped else stamps[good[-1]] + (DEEPEST + 1) * usual
+    following = np.append(stamps[good].astype(np.float64), farthest)
     is_stray &= stamps > following[after]
     good = np.flatnonzero(~is_stray)
     return np.where(is_stray, np.interp(at, good, stamps[good]).astype(np.int64), stamps)
