@@ -74,6 +74,8 @@ def test_what_is_shown(address, shown):
 def test_secrets_in_a_text():
     text = "cannot open 'rtsp://a:b/c@h/x?token=1', https://u:p@i/y: 401\nsee http://host/z."
     assert without_secrets(text) == "cannot open 'rtsp://h/x?…', https://i/y: 401\nsee http://host/z."
+    assert without_secrets("rtsp:/a:b/c@h/x is no file") == "rtsp://h/x is no file"  # as a path shows an address
+    assert without_secrets("C:/a@b/c.mp4 and d:/e") == "C:/a@b/c.mp4 and d:/e"
     assert without_secrets("nothing to hide: a@b, 3://4") == "nothing to hide: a@b, 3://4"
 
 
@@ -172,6 +174,45 @@ def test_the_command_in_a_record_holds_no_secrets(monkeypatch):
     )
     assert shlex.split(command_line()) == ["vidact", "x", "--source", "rtsp://h/c?…", "--out=s3://b/c", "d e"]
     assert shlex.split(cli.command_line("test", ["--a", "rtsp://a:b@h/c"])) == ["vidact", "test", "--a", "rtsp://h/c"]
+
+
+ADDRESS = "rtsp://hikuser:se/cret@10.0.0.7/cam?token=abcdef"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["predict", "--checkpoint", "none.ckpt", ADDRESS],
+        ["predict", "--checkpoint", ADDRESS, "a.mp4"],
+        ["predict", f"--address={ADDRESS}"],
+        ["extract", "features", "--videos", ADDRESS, "--out", "out"],
+        ["extract", "flow", "--videos", ADDRESS, "--out", "out"],
+        ["extract", "features", "--videos", "a", "--out", "out", ADDRESS],
+        ["train", "--data.root", ADDRESS],
+        ["train", "--config", ADDRESS],
+        ["report", ADDRESS],
+        ["fuse", ADDRESS, ADDRESS],
+        ["prepare", "check", "--data", ADDRESS],
+        ["prepare", "pack", "--data", ".", "--out", "out", "--shards", ADDRESS],
+        ["export", "--checkpoint", ADDRESS, "--out", "x.onnx"],
+        ["convert", "--origin", "tsm", "--file", ADDRESS, "--out", "x.safetensors"],
+        ["networks", ADDRESS],
+        ["folds", "--config", ADDRESS],
+        ["compare", "--config", ADDRESS],
+        ["serve", ADDRESS],
+        [ADDRESS],
+    ],
+    ids=lambda args: " ".join(args[:2]).replace(ADDRESS, "ADDRESS"),
+)
+def test_an_address_in_the_place_of_anything_else_does_not_tell_the_password(args, capsys, tmp_path, monkeypatch):
+    """Where a path is asked for, its two slashes are read as one."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    for piece in ("hikuser", "cret", "abcdef"):
+        assert piece not in said.err + said.out
 
 
 def test_an_option_that_is_none_does_not_tell_the_password(capsys):
