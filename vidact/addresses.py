@@ -8,14 +8,17 @@ hold a token, the query and values in the path.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+from typing import NoReturn
 from urllib.parse import quote
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _NEXT = re.compile(
     r"(?:(?<=[\s'\"`(<\[,=|;])[a-z][a-z0-9+.-]*://|\n)", re.IGNORECASE
 )  # where an address in a text ends
+_PATH_OF_ADDRESS = re.compile(r"(?<=[a-z][a-z0-9]):/(?!/)", re.IGNORECASE)  # not that of a disk, C:/
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s:@\[\]]*)(?::\d{1,5})?", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _SIGNS = "/#?[]"  # end the host's part of an address, or begin another kind of host
@@ -84,7 +87,10 @@ def name_of(address: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text, each address in it as ``public`` shows it. Up to the last ``@`` of a line is taken for an address."""
+    """A text, each address in it as ``public`` shows it. Up to the last ``@`` of a line is taken for an address; one
+    that was read as a path has lost a slash.
+    """
+    text = _PATH_OF_ADDRESS.sub("://", text)
     shown, place = [], 0
     while found := SCHEME.search(text, place):
         after = _NEXT.search(text, found.end())
@@ -139,3 +145,10 @@ def from_environment(address: str) -> str:
         return quote(os.environ[named[1]], safe="")
 
     return address[:begin] + _VARIABLE.sub(value, address[begin : max(begin, end)]) + address[max(begin, end) :]
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a command: what it says of wrong ones holds no secrets of addresses among them."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(without_secrets(message))

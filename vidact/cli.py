@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact import __version__
-from vidact.addresses import without_secrets
+from vidact.addresses import Parser, without_secrets
 from vidact.files import no_empty_folder, replacing, try_to_write, write_json
 from vidact.names import plain_name, same_names
 from vidact.records import unreadable_weights
@@ -278,7 +278,7 @@ def choose_config(args: Sequence[str]) -> list[str]:
     """``args`` with the recipe that fits the data, where they name data and no configuration and no network."""
     if any(re.match(r"(--config|-c|--model|--help|-h|--print_config|--.+\.help)(=|$)", word) for word in args):
         return list(args)
-    option = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    option = Parser(add_help=False, allow_abbrev=False)
     option.add_argument("--data.root", "--data.init_args.root", dest="root", type=Path)
     option.add_argument("--data.features", "--data.init_args.features", dest="features", type=Path)
     given, _ = option.parse_known_args(args)
@@ -881,7 +881,7 @@ def folds(args: Sequence[str]) -> Path:
     from vidact.data.clips import FrameCache
     from vidact.report import write_summary
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact folds", description=folds.__doc__, epilog="Further options are those of vidact train.",
         allow_abbrev=False,
     )  # fmt: skip
@@ -1144,7 +1144,7 @@ def compare(args: Sequence[str]) -> Path:
     """
     from vidact.report import write_summary
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact compare", description=compare.__doc__, epilog="Further options are those of vidact train.",
         allow_abbrev=False,
     )  # fmt: skip
@@ -1342,7 +1342,7 @@ def fuse(args: Sequence[str]) -> None:
     """Join score files by video id."""
     from vidact.scores import fuse_files
 
-    parser = argparse.ArgumentParser(prog="vidact fuse", description="Join score files by video id.")
+    parser = Parser(prog="vidact fuse", description="Join score files by video id.")
     parser.add_argument("scores", nargs="+", type=Path, help="scores.npz of each part, or the run folders with them")
     parser.add_argument("--weights", nargs="+", type=float, help="one a part; by default all alike")
     parser.add_argument("--kind", choices=["logits", "softmax", "log_softmax"], default="logits", help="what is added")
@@ -1433,7 +1433,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args[0] not in COMMANDS:
         close = difflib.get_close_matches(args[0], COMMANDS, n=1)
         hint = f"; did you mean {close[0]}?" if close else "."
-        print(f"vidact: no command {args[0]!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"vidact: no command {without_secrets(args[0])!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     quiet()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that train together
@@ -1457,7 +1457,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException" and not os.environ.get("VIDACT_TRACEBACK"):
             # Lightning's, of options that it refuses
-            print(f"vidact {args[0]}: {error}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+            words = without_secrets(str(error))
+            print(f"vidact {args[0]}: {words}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
             raise SystemExit(2) from None
         if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU
             raise

@@ -23,6 +23,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from vidact.addresses import Parser
 from vidact.batch import ClipInput
 from vidact.data.tables import read_lines
 from vidact.models.online import OnlineNetwork
@@ -364,7 +365,7 @@ def remarks(network: Any, asked: Mapping[str, Any]) -> list[str]:
 
 def main(args: Sequence[str]) -> int:
     """``vidact convert``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact convert", allow_abbrev=False,
         description="Turn a published checkpoint into a file that vidact opens. Further options are what the layout's "
         "names do not tell: vidact convert --origin tsm --help-origin lists them.",
@@ -392,7 +393,7 @@ def main(args: Sequence[str]) -> int:
         return 0
     if asked.file is None or asked.out is None:
         raise ValueError("name the checkpoint with --file and the result with --out")
-    extra = argparse.ArgumentParser(prog=f"vidact convert --origin {asked.origin}", allow_abbrev=False, add_help=False)
+    extra = Parser(prog=f"vidact convert --origin {asked.origin}", allow_abbrev=False, add_help=False)
     for name in known:
         extra.add_argument(f"--{name}", type=_value, default=argparse.SUPPRESS)
     hyperparameters = vars(extra.parse_args(others))

@@ -24,7 +24,6 @@ Shapes: B videos or streams, T frames, C channels, H x W pixels, D features, K o
 
 from __future__ import annotations
 
-import argparse
 import base64
 import contextlib
 import copy
@@ -40,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 from vidact import __version__
+from vidact.addresses import Parser
 from vidact.batch import ClipInput
 from vidact.features import FeatureExtractor
 from vidact.files import replacing
@@ -894,7 +894,7 @@ def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iter
 
 def main(args: Sequence[str]) -> None:
     """``vidact export``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact export",
         description="Write a trained network, or one step of a stream, as ONNX or torch.export; compared with PyTorch.",
     )

@@ -17,7 +17,6 @@ Shapes: T tokens, D features, N chunks, H x W pixels.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import hashlib
@@ -41,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 import vidact.models
+from vidact.addresses import Parser
 from vidact.batch import ClipInput
 from vidact.data.annotations import first_few, video_id
 from vidact.data.folders import walk_videos
@@ -1037,7 +1037,7 @@ def _work(link: Connection, record: dict[str, Any], state: bytes, device: str, b
 
 def main(args: Sequence[str]) -> int:
     """``vidact extract``: 0, or 1 when a video could not be read."""
-    parser = argparse.ArgumentParser(prog="vidact extract", description="Compute once what training reads many times.")
+    parser = Parser(prog="vidact extract", description="Compute once what training reads many times.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="features|flow")
     features = kinds.add_parser("features", help="one vector for every quarter of a second of each video")
     features.add_argument(

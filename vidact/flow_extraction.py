@@ -6,7 +6,6 @@ command may be killed at any moment and called again: finished videos are kept.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -20,6 +19,7 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.tv_tensors import Video
 
+from vidact.addresses import Parser
 from vidact.data.annotations import is_table, load_clips, source_id
 from vidact.data.folders import walk_videos
 from vidact.device import refuse_device
@@ -200,7 +200,7 @@ def _run(task: _Task) -> tuple[str, int, str]:
 
 def main(args: Sequence[str]) -> int:
     """``vidact extract flow``: 0, or 1 when a video could not be read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="vidact extract flow", description="Compute optical flow once; data.flow names the folder in training."
     )
     parser.add_argument(

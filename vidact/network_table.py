@@ -7,7 +7,6 @@ outputs where their records are at hand.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import inspect
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vidact.models
+from vidact.addresses import Parser
 from vidact.convert import CLIPS, SEGMENTS
 from vidact.files import replacing
 from vidact.models.bn_inception import ImageClassifier
@@ -346,7 +346,7 @@ def records_table(records: Iterable[Record]) -> str:
 
 def main(args: Sequence[str]) -> int:
     """``vidact networks``."""
-    parser = argparse.ArgumentParser(prog="vidact networks", description="The table of all clip networks.")
+    parser = Parser(prog="vidact networks", description="The table of all clip networks.")
     parser.add_argument("--networks", nargs="+", help="some of them; default: all")
     parser.add_argument("--parity", type=Path, help="the folder of parity records")
     parser.add_argument("--out", type=Path, help="write a page; default: print the table")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shlex
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidact.addresses import Parser
 from vidact.batch import parse_views
 from vidact.data.annotations import video_id
 from vidact.data.folders import holds_only_images, walk_videos
@@ -244,7 +244,7 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
 
 def main(args: Sequence[str]) -> int:
     """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
-    parser = argparse.ArgumentParser(prog="vidact predict", description="Name the actions of videos.")
+    parser = Parser(prog="vidact predict", description="Name the actions of videos.")
     parser.add_argument(
         "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
     )

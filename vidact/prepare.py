@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vidact.addresses import Parser
 from vidact.data.annotations import is_table, refuse_odd_names, video_id
 from vidact.data.folders import walk_videos
 from vidact.data.tables import Table, read_table, read_text
@@ -459,7 +460,7 @@ def _announce(out: Path, count: int, estimate: Estimate, workers: int, progress:
 
 def main(args: Sequence[str]) -> int:
     """``vidact prepare``: 0, or 1 when something is wrong with a video or the set."""
-    parser = argparse.ArgumentParser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
+    parser = Parser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
     checking = kinds.add_parser("check", help="what is wrong with files, lists and splits: JSON and a page")
     checking.add_argument(

@@ -17,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from vidact.addresses import public, without_secrets
+from vidact.addresses import Parser, public, without_secrets
 from vidact.data.annotations import load_videos
 from vidact.data.time_origin import TimeOrigin
 from vidact.device import refuse_device
@@ -157,13 +157,6 @@ class States:
         for number, state, why in self._kept:
             self._take(self.names[number], state, why)
         self._kept.clear()
-
-
-class Parser(argparse.ArgumentParser):
-    """Options whose values may be addresses: what it says of wrong ones holds no secrets."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(without_secrets(message))
 
 
 def parse(args: Sequence[str]) -> argparse.Namespace:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vidact.addresses import name_of, public
+from vidact.addresses import Parser, name_of, public
 from vidact.device import refuse_device
 from vidact.packages import how_to_install
 from vidact.stream.access import OLD_COOKIE, Access, as_the_proxy_says
-from vidact.stream.command import RUNTIMES, Parser, demo_model, events_at
+from vidact.stream.command import RUNTIMES, demo_model, events_at
 from vidact.stream.engine import StreamModel
 from vidact.stream.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.monitor import one_line
