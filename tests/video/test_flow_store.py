@@ -1,8 +1,10 @@
 """Stored flow: every convention of the field gives back what was written, and damage is named."""
 
 import json
+import struct
 import unicodedata
 import zipfile
+import zlib
 
 import numpy as np
 import pytest
@@ -193,3 +195,37 @@ def test_a_record_of_wrong_kinds_is_named(text, tmp_path):
     (tmp_path / "flow.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(ValueError, match=r"flow\.json is no"):
         FlowStore(tmp_path)
+
+
+def png(width: int, height: int) -> bytes:
+    """A picture that is black and small as a file, whatever its size."""
+    rows = zlib.compress(bytes((width + 1) * height), 9)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", rows), (b"IEND", b"")]
+    written = b"\x89PNG\r\n\x1a\n"
+    for kind, data in parts:
+        written += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return written
+
+
+HOSTILE = {
+    "a picture beyond any video": png(20_000, 10_000),
+    "a picture cut in its header": png(8, 8)[:20],
+    "a broken header": png(8, 8).replace(b"IHDR", b"IHDX"),
+    "a long member": bytes(65 << 20),
+}
+
+
+@pytest.mark.parametrize("layout", ["packed", "tsn"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_pictures_are_named_and_not_unpacked(name, layout, tmp_path):
+    stored(tmp_path, smooth(1), layout=layout)
+    if layout == "packed":
+        (pack,) = tmp_path.rglob("*.flow.zip")
+        with zipfile.ZipFile(pack, "w", zipfile.ZIP_DEFLATED) as archive:
+            for axis in "xy":
+                archive.writestr(f"flow_{axis}_00001.jpg", HOSTILE[name])
+    else:
+        for picture in tmp_path.rglob("*.jpg"):
+            picture.write_bytes(HOSTILE[name])
+    with pytest.raises(VideoError, match=r"flow_x_00001\.jpg of .* cannot be read \(.*\); extract it again"):
+        FlowStore(tmp_path).open("people/00012").fields_at([0])
