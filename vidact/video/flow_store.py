@@ -41,6 +41,8 @@ from vidact.video.flow import BOUND, dequantise, quantise
 RECORD = "flow.json"
 FORMAT = 1
 PACK = ".flow.zip"
+MOST_BYTES = 64 << 20  # of one picture
+MOST_PIXELS = 64_000_000  # 8K video has 33 million
 
 # Where x and y of one field are; fields of the templates: {video} is the id, {parent} all of it before the last part
 # (with its slash), {name} the last part, {index} counts from 1.
@@ -170,6 +172,16 @@ def _as_stored(root: Path, video: str, record: FlowRecord) -> str:
     return "/".join(id_parts)
 
 
+def _decoded(picture: bytes, mode: str) -> np.ndarray:
+    """(H, W) or (H, W, 3) uint8; raises ValueError, before anything is decoded, for more pixels than a video has."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"it has {image.width}x{image.height} pixels, and at most {MOST_PIXELS:,} are read")
+        return np.asarray(image.convert(mode))
+
+
 def _count(folder: Path, template: str, video: str) -> int:
     """How many fields a folder holds; they have to be numbered from 1 without a gap."""
     name = template.rpartition("/")[2]
@@ -276,22 +288,26 @@ class StoredFlow:
 
     def _field(self, number: int) -> np.ndarray:
         """(2, H, W) uint8."""
-        from PIL import Image
-
         names = [template.format(**_names(self.video), index=number + 1) for template in self.record.templates]
         parts = []
         for name in dict.fromkeys(names):
             try:
-                source: Any = self.root / name if self._archive is None else io.BytesIO(self._archive.read(name))
-                with Image.open(source) as image:
-                    parts.append(np.asarray(image.convert("RGB" if self.record.layout == "colour" else "L")))
-            except (OSError, KeyError, zipfile.BadZipFile) as error:
+                parts.append(_decoded(self._read(name), "RGB" if self.record.layout == "colour" else "L"))
+            except Exception as error:  # whatever Pillow and zipfile make of damaged or hostile bytes
                 raise VideoError(f"{name} of {self.root} cannot be read ({error}); extract it again") from error
         if self.record.layout == "colour":
             return np.moveaxis(parts[0][..., :2], 2, 0)
         if parts[0].shape != parts[1].shape:
             raise VideoError(f"{names[0]} and {names[1]} of {self.root} differ in size; extract them again")
         return np.stack(parts)
+
+    def _read(self, name: str) -> bytes:
+        """The bytes of a picture; raises ValueError where they are more than a field of flow needs."""
+        archive, path = self._archive, self.root / name
+        size = path.stat().st_size if archive is None else archive.getinfo(name).file_size
+        if size > MOST_BYTES:
+            raise ValueError(f"it would take {size:,} bytes, and a picture of flow takes at most {MOST_BYTES:,}")
+        return path.read_bytes() if archive is None else archive.read(name)
 
     def close(self) -> None:
         if self._archive is not None:
