@@ -357,6 +357,16 @@ def test_a_part_in_another_coding_is_refused(suffix: str, codec: str, size: int,
     assert any("joined" in words for _, words in examine(path).problems)
 
 
+def test_a_part_on_another_number_of_the_stream_is_refused(tmp_path: Path) -> None:
+    """As a broadcaster changes them; FFmpeg takes it for another stream, which begins in the middle of the file."""
+    content = write_part(tmp_path / "a.ts", 50)
+    other = {"mpegts_start_pid": "400", "mpegts_pmt_start_pid": "4100"}
+    path = tmp_path / "joined.ts"
+    path.write_bytes(content + write_part(tmp_path / "b.ts", 50, first=50, container=other))
+    with open_video(path) as video, pytest.raises(VideoError, match=r"behind 50 frames \(another stream begins there"):
+        len(video)
+
+
 @pytest.mark.parametrize("decoder", ["decord", "opencv", "torchcodec"])
 @pytest.mark.parametrize("suffix", ["ts", "mkv", "webm", "mp4", "flv"])
 def test_other_decoders_are_right_or_refuse(decoder: str, suffix: str, tmp_path: Path) -> None:
