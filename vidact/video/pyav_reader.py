@@ -232,9 +232,13 @@ class PyAVReader(VideoReader):
     def _refuse_if_lost(self, scan: Scan) -> None:
         """Where the library does not come to the end of a file, nobody knows what is missing."""
         if scan.is_lost:
+            # PyAV has no place for a stream that FFmpeg adds while it reads
+            is_new_stream = isinstance(scan.fault, IndexError)
+            why = "another stream begins there" if is_new_stream else reason(scan.fault)
             raise VideoError(
                 f"{self.path} is damaged: FFmpeg loses its way behind {len(scan.frames)} frames "
-                f"({reason(scan.fault)}). Fetch it again, or read what is left with open_video(..., index='decode')"  # type: ignore[arg-type]
+                f"({why}). Fetch it again, take its parts apart, or read what is left with "
+                "open_video(..., index='decode')"
             )
 
     def _refuse_if_cut(self, scan: Scan) -> None:
