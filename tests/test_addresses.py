@@ -76,6 +76,8 @@ def test_secrets_in_a_text():
     assert without_secrets(text) == "cannot open 'rtsp://h/x?…', https://i/y: 401\nsee http://host/z."
     assert without_secrets("rtsp:/a:b/c@h/x is no file") == "rtsp://h/x is no file"  # as a path shows an address
     assert without_secrets("C:/a@b/c.mp4 and d:/e") == "C:/a@b/c.mp4 and d:/e"
+    for plain in ("nas:/volume1/videos is no folder", "PATH=/opt/bin:/usr/bin:/bin", "rtsp:/10.0.0.7/stream"):
+        assert without_secrets(plain) == plain  # nothing in it is a secret
     assert without_secrets("nothing to hide: a@b, 3://4") == "nothing to hide: a@b, 3://4"
 
 

@@ -26,6 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vidact.data.synthetic import write_video
+from vidact.stream import sessions
 from vidact.stream.limits import Bucket, Fault, Limits, decode_frame
 from vidact.stream.monitor import Faults, Metrics
 from vidact.stream.server import (
@@ -977,6 +978,27 @@ def test_a_source_that_does_not_open_is_tried_again_and_said(lines):
         wait_for(lambda: not served.studio.channels)
         assert state()[0]["state"] == "closed"
         assert "hall" not in served.studio.metrics.text()
+
+
+def test_a_camera_is_open_with_its_first_picture(monkeypatch):
+    """Until then it is no more open than before anybody looked, however long the camera takes."""
+    answers = threading.Event()
+    real = sessions.open_source
+
+    def slow(*args, **options):
+        answers.wait(60)
+        return real(*args, **options)
+
+    monkeypatch.setattr(sessions, "open_source", slow)
+    with playlist() as hls, Serving(sources={"lobby": hls.url}) as served, served.client() as client:
+        hls.show(transport_streams(range(40)))
+        client.start(0)
+        wait_for(lambda: served.studio.channels)
+        shown = json.loads(ask(served.port, "/state")[2])["sources"]
+        answers.set()
+        assert client.read("answer")
+        assert [source["state"] for source in shown] == ["closed"]
+        assert json.loads(ask(served.port, "/state")[2])["sources"][0]["state"] == "open"
 
 
 def test_metrics_text():
