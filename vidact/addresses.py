@@ -15,10 +15,10 @@ from typing import NoReturn
 from urllib.parse import quote
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_NEXT = re.compile(
-    r"(?:(?<=[\s'\"`(<\[,=|;])[a-z][a-z0-9+.-]*://|\n)", re.IGNORECASE
-)  # where an address in a text ends
-_PATH_OF_ADDRESS = re.compile(r"(?<=[a-z][a-z0-9]):/(?!/)", re.IGNORECASE)  # not that of a disk, C:/
+# An address in a text, or what is left of one that was read as a path, whose two slashes are one; not a disk, C:/
+_IN_TEXT = r"(?:[a-z][a-z0-9+.-]*://|[a-z][a-z0-9+.-]+:/(?!/))"
+_ADDRESS = re.compile(_IN_TEXT, re.IGNORECASE)
+_NEXT = re.compile(rf"(?:(?<=[\s'\"`(<\[,=|;]){_IN_TEXT}|\n)", re.IGNORECASE)  # where an address in a text ends
 _HOST = re.compile(r"(?:\[[0-9a-f:.]+(?:%\w+)?\]|[^\s:@\[\]]*)(?::\d{1,5})?", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)\}")
 _SIGNS = "/#?[]"  # end the host's part of an address, or begin another kind of host
@@ -87,18 +87,20 @@ def name_of(address: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text, each address in it as ``public`` shows it. Up to the last ``@`` of a line is taken for an address; one
-    that was read as a path has lost a slash.
+    """A text, each address in it as ``public`` shows it. Up to the last ``@`` of a line is taken for an address. What
+    has one slash behind its colon may be one that was read as a path; it stays as it is where nothing is to be hidden.
     """
-    text = _PATH_OF_ADDRESS.sub("://", text)
     shown, place = [], 0
-    while found := SCHEME.search(text, place):
+    while found := _ADDRESS.search(text, place):
         after = _NEXT.search(text, found.end())
         end = after.start() if after else len(text)
         last = max(text.rfind("@", found.end(), end), found.end())
         if blank := re.compile(r"[\s'\"`>)|]").search(text, last, end):
             end = blank.start()
-        shown += [text[place : found.start()], public(text[found.start() : end])]
+        scheme = found[0].rstrip("/") + "//"
+        address = scheme + text[found.end() : end]
+        without = public(address)
+        shown += [text[place : found.start()], text[found.start() : end] if without == address else without]
         place = end
     return "".join(shown) + text[place:]
 
@@ -148,7 +150,7 @@ def from_environment(address: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Options of a command: what it says of wrong ones holds no secrets of addresses among them."""
+    """Options of a command, whose errors show the addresses among them without their secrets."""
 
     def error(self, message: str) -> NoReturn:
         super().error(without_secrets(message))

@@ -540,8 +540,8 @@ def _check(asked: argparse.Namespace, workers: int) -> int:
         print(f"  {line}")
     if checked.unlabelled is not None:
         print(unlabelled_text(checked.unlabelled))
-    counted = ", ".join(f"{count} {kind}" for kind, count in checked.kinds().items()) or "nothing found"
-    print(f"{len(checked.facts)} videos: {counted}\nreport: {checked.page} and {out / CHECK}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in checked.kinds().items()) or "nothing found"
+    print(f"{len(checked.facts)} videos: {kinds}\nreport: {checked.page} and {out / CHECK}")
     if asked.show and checked.page is not None:
         webbrowser.open(checked.page.resolve().as_uri())
     return 1 if checked.findings else 0

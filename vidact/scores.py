@@ -359,8 +359,8 @@ def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[st
             at = int(different[0])
             raise ValueError(
                 f"{counted(len(different), 'video has', 'videos have')} different labels: {first.ids[at]!r} is "
-                f"{_label(first, at)} in "
-                f"{called[0]} and {_label(rows, at)} in {name}. Test both on the same annotations"
+                f"{_label(first, at)} in {called[0]} and {_label(rows, at)} in {name}. Test both on the same "
+                "annotations"
             )
         stacked.append(_as_kind(rows, kind, name))
     return np.stack(stacked), first
@@ -509,5 +509,5 @@ def _print_classes(columns: dict[str, Scores]) -> None:
         print(f"{fused.classes[k]:{width}}  {int(videos[k]):>6}  {cells}  {change:>+6.3f}")
     print("change: fused against the best single part of the class")
     if len(present) < len(fused.classes):
-        absent = counted(len(fused.classes) - len(present), "class has", "classes have")
-        print(f"{absent} no video and {'is' if absent.startswith('1 ') else 'are'} not counted")
+        absent = len(fused.classes) - len(present)
+        print(counted(absent, "class has no video and is not counted", "classes have no video and are not counted"))

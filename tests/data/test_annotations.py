@@ -235,7 +235,7 @@ def test_class_folders_need_no_file(tmp_path):
         ("run/deep/b", 1),
     ]
     assert clips.notes[0] == f"ignored 2 hidden files or folders in {tmp_path}"
-    assert clips.notes[1] == f"ignored 2 files in {tmp_path} that are not videos: 1 .md, 1 .txt"
+    assert clips.notes[1] == f"ignored 2 files that are not videos in {tmp_path}: 1 .md, 1 .txt"
 
 
 def test_split_folders_are_honoured(tmp_path):

@@ -90,7 +90,7 @@ def test_the_notes_say_what_was_passed_over(tmp_path):
     notes = load_clips(root).notes
     assert f"ignored 1 hidden file or folder in {root}" in notes
     assert f"ignored 2 folders in {root} that a system or a program keeps for itself: jump/@eaDir, run/@eaDir" in notes
-    assert f"ignored 1 folder of images in {root} that is no clip: jump/thumbs (videos lie beside it)" in notes
+    assert f"ignored 1 folder of images that is no clip in {root}: jump/thumbs (videos lie beside it)" in notes
 
 
 def test_folders_of_numbered_images_are_clips(tmp_path):
@@ -114,7 +114,7 @@ def test_other_folders_of_images_are_told(tmp_path, names, why):
     root = touch(tmp_path, "jump/one/1.jpg", "jump/one/2.jpg", "run/two/1.jpg", *(f"run/odd/{name}" for name in names))
     clips = load_clips(root)
     assert [clip.id for clip in clips] == ["jump/one", "run/two"]
-    (note,) = [note for note in clips.notes if "of images in" in note]
+    (note,) = [note for note in clips.notes if "of images" in note]
     assert why in note
     touch(root, *(f"walk/odd/{name}" for name in names))
     with pytest.raises(ValueError, match=r"empty class walk: .*walk/odd"):

@@ -518,7 +518,7 @@ class ClipData(pl.LightningDataModule):
         if stage == "fit" and self.trainer.is_global_zero:
             self.refuse_unreadable()
             for note in self.found.notes:
-                print(note if str(self.root) in note else f"{self.root}: {note}")
+                print(f"note: {note}")
             flip_map = self.sets["train"].transform.flip_map  # type: ignore[attr-defined]
             if flip_map is not None and (flip_map.pairs or flip_map.blocked):
                 print(flip_map.describe())

@@ -141,13 +141,12 @@ class Walk:
             )
         if self.pictures:
             shown = [f"{name} ({why})" for name, why in sorted(self.pictures.items())]
-            ignored = counted(len(shown), "folder of images", "folders of images")
-            what = "that are no clips" if len(shown) > 1 else "that is no clip"
-            said.append(f"ignored {ignored} in {self.root} {what}: {first_few(shown)}")
+            ignored = counted(len(shown), "folder of images that is no clip", "folders of images that are no clips")
+            said.append(f"ignored {ignored} in {self.root}: {first_few(shown)}")
         if self.others and of_files:
             kinds = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(self.others.items()))
-            what = "that are not videos" if self.others.total() > 1 else "that is no video"
-            said.append(f"ignored {counted(self.others.total(), 'file')} in {self.root} {what}: {kinds}")
+            ignored = counted(self.others.total(), "file that is no video", "files that are not videos")
+            said.append(f"ignored {ignored} in {self.root}: {kinds}")
         return said
 
 

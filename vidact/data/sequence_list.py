@@ -365,9 +365,8 @@ def _from_first_frame(events: list[Event], lead_s: float, notes: list[str]) -> l
     seen = [event for event in events if event.end_s > lead_s]
     if len(seen) < len(events):
         notes.append(
-            f"left out {counted(len(events) - len(seen), 'event')} of {events[0].video}: they end before the "
-            f"first picture, which "
-            f"is shown at {lead_s:.2f} s"
+            f"left out {counted(len(events) - len(seen), 'event')} of {events[0].video}, which "
+            f"{'ends' if len(events) - len(seen) == 1 else 'end'} before the first picture is shown, at {lead_s:.2f} s"
         )
     return [replace(event, start_s=max(0.0, event.start_s - lead_s), end_s=event.end_s - lead_s) for event in seen]
 
@@ -451,15 +450,13 @@ def _check_events(
         checked[video] = kept
     if bad_events == "raise" and beyond:
         raise ValueError(
-            f"{table}: {counted(len(beyond), 'event reaches', 'events reach')} beyond the end of their "
-            f"features: {first_few(beyond, 3)}. Correct "
-            "the times, extract the whole video, or cut them with bad_events='allow'"
+            f"{table}: {counted(len(beyond), 'event reaches', 'events reach')} beyond the end of their features: "
+            f"{first_few(beyond, 3)}. Correct the times, extract the whole video, or cut them with bad_events='allow'"
         )
     if bad_events == "raise" and overlapping:
         raise ValueError(
-            f"{table}: {counted(len(overlapping), 'event overlaps', 'events overlap')} another of their "
-            f"class: {first_few(overlapping, 3)}. Join or "
-            "part them, or keep them with bad_events='allow'"
+            f"{table}: {counted(len(overlapping), 'event overlaps', 'events overlap')} another of their class: "
+            f"{first_few(overlapping, 3)}. Join or part them, or keep them with bad_events='allow'"
         )
     if beyond:
         notes.append(
@@ -473,8 +470,8 @@ def _check_events(
         )
     if overlapping:
         notes.append(
-            f"{counted(len(overlapping), 'event overlaps', 'events overlap')} another of their "
-            f"class: {first_few(overlapping, 3)}"
+            f"{counted(len(overlapping), 'event overlaps', 'events overlap')} another of their class: "
+            f"{first_few(overlapping, 3)}"
         )
     return checked
 
@@ -492,9 +489,8 @@ def _note_labels(sequences: SequenceList, root: Path) -> None:
         present = set().union(*map(_actions, part))
         if not present:
             raise ValueError(
-                f"{root}: none of the {counted(len(part), 'video')} of the split {split} has an event; label "
-                f"them, or take them "
-                "out of videos.csv"
+                f"{root}: none of the {counted(len(part), 'video')} of the split {split} has an event; label them, or "
+                "take them out of videos.csv"
             )
         absent = [name for name in sequences.classes if name not in present]
         if absent:

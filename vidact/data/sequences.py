@@ -277,7 +277,7 @@ class SequenceData(pl.LightningDataModule):
         }
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             for note in sequences.notes:
-                print(note if str(self.root) in note else f"{self.root}: {note}")
+                print(f"note: {note}")
 
     def loader(self, split: str) -> DataLoader[SequenceBatch]:
         """Batches of ``split`` for this process; the training order is shuffled.

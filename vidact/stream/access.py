@@ -2,8 +2,8 @@
 
 Whoever brings the token is let in, however many guess beside them; a wrong one is counted, logged, and after a few of
 an address, or of all addresses, it waits its turn, so that guessing takes longer than anything is worth, over however
-many connections. What a page gets for the token is a value of
-its own, which another server of the same host can do nothing with, and which ends with this process.
+many connections. What a page gets for the token is a value of its own, which another server of the same host can do
+nothing with, and which ends with this process.
 """
 
 from __future__ import annotations

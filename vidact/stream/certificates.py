@@ -1,7 +1,7 @@
 """Certificates of cameras: which authorities are trusted, what is wrong with one, and playlists.
 
-FFmpeg looks at the certificate of the address that it opens, when it is told to, and at none of the addresses that a
-playlist names. So the parts of a playlist are fetched here.
+FFmpeg verifies the certificate of the address that it opens, where an option asks for it, and none of the addresses
+that a playlist names. So the parts of a playlist are fetched here.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def certificate_fault(address: str, timeout_s: float) -> str:
 
 
 class EncryptedError(OSError):
-    """FFmpeg alone can read what a playlist names, and it looks at no certificate of it."""
+    """What a playlist names is encrypted, so that FFmpeg alone can read it, which verifies no certificate there."""
 
 
 class VerifiedParts:

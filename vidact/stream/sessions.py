@@ -97,7 +97,7 @@ class Studio:
         self.faults = Faults(self.metrics)
         self.sessions: set[Session] = set()
         self.channels: dict[str, Channel] = {}
-        self.said: dict[str, tuple[str, str]] = {}  # of a camera or stream that somebody sees: its state, and words
+        self.said: dict[str, tuple[str, str]] = {}  # of a camera or stream that is looked at: its state, and words
         self.shared: dict[int, Channel] = {}  # cameras and streams on the network: one reader for all who look
         self.serial = 0
         self.is_running = False
@@ -223,7 +223,7 @@ class Studio:
         name, address = self.names[number], self.addresses[number]
         channel = self._channel(name)
         if is_live_address(address):
-            self.shared[number] = channel
+            self.shared[number], self.said[name] = channel, ("closed", "")
         self._enter(channel, session)
         try:
             source = await self.loop.run_in_executor(
@@ -278,7 +278,7 @@ class Studio:
         """A camera or stream is open, is lost or cannot be opened; ``why`` may hold its address, for the log alone."""
         if channel.name not in self.channels:
             return
-        name, was = channel.title, self.said.get(channel.title)
+        name, (was, _) = channel.title, self.said[channel.title]
         self.metrics.set("vidact_source_up", state == "open", source=name)
         if state == "open":
             words, shown = f"{name} is {'open' if not channel.has_been_open else 'back'}", ""
@@ -288,12 +288,14 @@ class Studio:
             words = shown = f"{name} {fault}, and is tried again with growing pauses; the server's log says why"
             self.faults.tell("source", name, one_line(why))
         self.said[name] = state, shown
-        if was is not None or state != "open":  # one that opens at once needs no words
+        if (was, state) != ("closed", "open"):  # one that opens at once needs no words
             for session in channel.sessions:
                 session.post({"type": "note", "why": words})
 
     def states(self) -> list[dict[str, str]]:
-        """The sources named at start; ``closed`` are those that nobody sees, ``lost`` those that are tried again."""
+        """The sources named at start; ``closed`` are those that nobody sees, and cameras and streams before their first
+        picture, ``lost`` those that are tried again.
+        """
         seen = {channel.title for channel in self.channels.values()}
         found = [(name, *self.said.get(name, ("open" if name in seen else "closed", ""))) for name in self.names]
         return [{"name": name, "state": state, "why": why} for name, state, why in found]

@@ -259,9 +259,8 @@ def _open_path(path: Path, realtime: bool, fps: float | None, time_origin: TimeO
     videos, images = files_of(path)
     if videos and images:
         raise SourceError(
-            f"{path} holds {counted(len(videos), 'video')} and {counted(len(images), 'image')}; a folder is "
-            f"played as the one or the other, "
-            "so put them into folders of their own"
+            f"{path} holds {counted(len(videos), 'video')} and {counted(len(images), 'image')}; a folder is played as "
+            "the one or the other, so put them into folders of their own"
         )
     if not videos and not images:
         raise SourceError(f"{path} is a folder without videos or images; name a file, or a folder that has some")
@@ -937,10 +936,10 @@ class _UrlConnection:
         self._opened = time.monotonic()
         past.connect()
 
-    def _open(self, address: str, options: dict[str, str], looks: bool) -> av.container.InputContainer:
-        """The stream; ``looks`` at the certificates of what a playlist names, at which FFmpeg does not."""
+    def _open(self, address: str, options: dict[str, str], verifies: bool) -> av.container.InputContainer:
+        """The stream; ``verifies``: the certificates of what a playlist names too, which FFmpeg does not."""
         timeouts = (self._timeout_s, self._timeout_s)
-        if not looks:
+        if not verifies:
             return av.open(address, timeout=timeouts, options=options, metadata_errors="replace")
         others = {"format_whitelist": ",".join(sorted(av.formats_available - LISTS))}
         try:

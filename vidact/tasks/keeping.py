@@ -169,7 +169,7 @@ class Last(RunCheckpoint):
 
 def has_averaged(trainer: pl.Trainer) -> bool:
     """Whether Lightning's StochasticWeightAveraging has put its average into the network, which it does once training
-    is over; where that ends before the last epoch it says nothing and does not.
+    is over; where that ends before the last epoch it does not, which is printed here.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, pl.callbacks.StochasticWeightAveraging) and callback.n_averaged:

@@ -213,8 +213,9 @@ class OnlineDetection(pl.LightningModule):
             return False
         if self.trainer.is_global_zero:
             print(
-                f"note: {counted(events, 'event')} of {counted(len(videos), 'validation video')} are too few to choose "
-                f"an epoch by (fewer than {FEW_EVENTS}): the last one counts as the best"
+                f"note: {counted(events, 'event')} of {counted(len(videos), 'validation video')} "
+                f"{'is' if events == 1 else 'are'} too few to choose an epoch by (fewer than {FEW_EVENTS}): the last "
+                "one counts as the best"
             )
         return True
 
