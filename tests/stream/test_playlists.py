@@ -14,6 +14,7 @@ from test_source_faults import Server, number, sends, server, watch, when  # noq
 from test_source_faults import _leaves_nothing as _leaves_nothing
 
 from vidact.doctor import numbered_picture, write_numbered_video
+from vidact.stream import sources
 from vidact.stream.sources import Source, open_source
 
 
@@ -159,3 +160,11 @@ def test_a_live_stream_that_begins_anew_is_new(server: Server) -> None:  # noqa:
         again = watch(source, lambda grab: number(grab) >= 15)
     assert len(first) + len(again) > 1
     assert again[-1].seconds > first[-1].seconds
+
+
+def test_packets_that_all_carry_one_stamp_take_no_more_memory_with_time() -> None:
+    """A stream may run for months; what is kept of it is bounded, be its stamps as they may."""
+    past = sources._Past()
+    for packet in range(5000):
+        past.packet(1.0, str(packet).encode())
+    assert sum(len(digests) for digests in past._digests.values()) < 100
