@@ -79,6 +79,7 @@ LEAD_S = 30.0  # pushed times may run so far ahead of the wall clock: a short fi
 EMPTY = "a source is empty; give a camera's number (0), a file, a folder, or a URL such as rtsp://…"
 
 REPEAT_S = 3600.0  # an attempt that fails after the longest pause, for the same reason, is told once in so long
+KEPT_DIGESTS = 16  # packets of one stamp that are told apart; FFmpeg gives two or three
 KEPT_STAMPS = 4096  # pictures of a playlist by which what is given again is known: a minute at 60 pictures a second
 SAME_CLOCK_S = 1.5  # a stamp between two known ones that are nearer to each other belongs to another clock
 FAR_BACK_S = 60.0  # so far before everything that was seen no playlist goes back; a clock that began anew does
@@ -832,7 +833,7 @@ class _Past:
 
     def __init__(self) -> None:
         # of the newest packets, by their stamps in µs: more than one where FFmpeg gives two packets of one stamp
-        self._digests: dict[int, set[int]] = {}
+        self._digests: dict[int, tuple[int, ...]] = {}
         self._shown: dict[int, None] = {}  # the stamps of the newest pictures that were shown
         self._known: list[int] = []  # the packets' stamps in order, when the connection began
         self.repeats = False  # the connection has given nothing new yet
@@ -848,14 +849,15 @@ class _Past:
             self._digests.clear()
             self._shown.clear()
             self.repeats = False
-        _keep(self._digests, stamp, self._digests.get(stamp, set()) | {digest})
+        others = tuple(one for one in self._digests.get(stamp, ()) if one != digest)
+        _keep(self._digests, stamp, (*others[1 - KEPT_DIGESTS :], digest))
 
     def _is_of_another_clock(self, stamp: int, digest: int) -> bool:
         place = bisect.bisect_left(self._known, stamp)
         if place == len(self._known):
             return False
         if self._known[place] == stamp:
-            return digest not in self._digests.get(stamp, {digest})
+            return digest not in self._digests.get(stamp, (digest,))
         if place == 0:
             return self._known[0] - stamp > 1e6 * FAR_BACK_S
         return self._known[place] - self._known[place - 1] < 1e6 * SAME_CLOCK_S
