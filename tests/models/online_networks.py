@@ -13,6 +13,7 @@ ONLINE_NETWORKS = [
     ("miniroad", {"embedding_dim": 16, "hidden_dim": 12, "anticipation_steps": 4}),
     ("miniroad_small", {"embedding_dim": 12, "hidden_dim": 8}),
     ("frame_classifier", {"spans": [1, 3]}),
+    ("frame_classifier", {"spans": [1, 3], "smoothing": 0.75}),
     (
         "testra",
         {"long": 3, "long_stride": 3, "work": 3, "width": 16, "num_heads": 4, "encoder_queries": [5, 3], "alpha": 0.9},
