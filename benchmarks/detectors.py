@@ -1,9 +1,9 @@
 """Whether detectors are better than answers that look at nothing, on long videos and on a few short ones.
 
     vidact extract features --videos data/fir --out data/fir/features …
-    python benchmarks/detectors.py --root data/fir                       # two networks, three seeds, two sets
+    python benchmarks/detectors.py --root data/fir       # two networks, three seeds, the long set and three short ones
 
-The short set holds stretches of 4 to 10 s of the long videos, each with an action, on the side of the split that its
+A short set holds stretches of 4 to 10 s of the long videos, each with an action, on the side of the split that its
 video is on. They are cut from the features, at whole tokens: a token of an image network depends on no other. Each
 network is trained as configs/online/fir/<network>.yaml says, or the recipe for short videos where there is one. The
 table has mAP and token accuracy beside a guess and the most frequent class, and the F1 of events (temporal overlap 0.3)
@@ -29,7 +29,7 @@ from vidact.report import write_summary
 from vidact.results import command_line, load_results, save_results
 
 NETWORKS = ("frame_classifier", "miniroad")
-SHORT = {"miniroad": "miniroad_short"}  # the recipes for a few short videos
+SHORT = {"miniroad": "short"}  # the recipe for a few short videos in its place
 SECONDS = (4.0, 10.0)  # of a short video
 FIGURES = {  # in the table → in results.json
     "mAP": "map",
@@ -49,33 +49,35 @@ def main(
     networks: list[str] = list(NETWORKS),  # noqa: B006  (jsonargparse shows it)
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     videos: int = 23,
-    draw: int = 0,
+    draws: list[int] = [0, 1, 2],  # noqa: B006
     options: list[str] = [],  # noqa: B006
 ) -> None:
-    """Cut the short set, train and score the networks on both sets, write the table.
+    """Cut the short sets, train and score the networks on all sets, write the table.
 
     Args:
         root: events.csv, videos.csv, classes.txt and features of the long videos.
-        out: folder for the short set, the runs and the report.
+        out: folder for the short sets, the runs and the report.
         networks: configurations in configs/online/fir.
         seeds: of the networks' start and training.
         videos: how many short videos are cut.
-        draw: which stretches are cut.
+        draws: which stretches are cut, one short set for each.
         options: further options of vidact train, for all runs.
     """
     cli.quiet()
-    short = out / f"short{draw}"
-    made = {"root": str(root.resolve()), "videos": videos, "draw": draw}
-    if not (short / "made.json").exists():
-        whole = load_sequences(root, val_fraction=0)
-        record = {key: value for key, value in whole.record.items() if key not in ("tokens_per_second", "dim")}
-        write_sequences(short, cut(whole, videos, draw), whole.classes, whole.tokens_per_second, record)
-        write_json(short / "made.json", made)
-    elif (there := json.loads((short / "made.json").read_text(encoding="utf-8"))) != made:
-        raise ValueError(f"{short} was made of {there} and this asks for {made}; name another folder with --out")
+    sets = {root.resolve().name: root}
+    for draw in draws:
+        sets[f"{videos} short videos, draw {draw}"] = short = out / f"short{draw}"
+        made = {"root": str(root.resolve()), "videos": videos, "draw": draw}
+        if not (short / "made.json").exists():
+            whole = load_sequences(root, val_fraction=0)
+            record = {key: value for key, value in whole.record.items() if key not in ("tokens_per_second", "dim")}
+            write_sequences(short, cut(whole, videos, draw), whole.classes, whole.tokens_per_second, record)
+            write_json(short / "made.json", made)
+        elif (there := json.loads((short / "made.json").read_text(encoding="utf-8"))) != made:
+            raise ValueError(f"{short} was made of {there} and this asks for {made}; name another folder with --out")
     rows = []
-    for name, data in ((root.resolve().name, root), (f"{videos} short videos", short)):
-        for network in [SHORT.get(network, network) if data is short else network for network in networks]:
+    for name, data in sets.items():
+        for network in networks if data is root else [SHORT.get(network, network) for network in networks]:
             tests = []
             for seed in seeds:
                 run = out / data.resolve().name / network / f"seed{seed}"

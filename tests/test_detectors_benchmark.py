@@ -69,19 +69,19 @@ def test_too_many_short_videos_are_refused(detectors):
 def test_detectors_benchmark(detectors, tmp_path, capsys):
     long = whole(videos=12)
     write_sequences(tmp_path / "long", long, CLASSES, RATE, {})
-    toy = {"root": tmp_path / "long", "out": tmp_path / "out", "seeds": [0, 1], "videos": 12}
+    toy = {"root": tmp_path / "long", "out": tmp_path / "out", "seeds": [0, 1], "videos": 12, "draws": [0]}
     detectors.main(**toy)
     results = load_results(tmp_path / "out")
     assert {name for name in results if "," in name} == {
-        "long, frame_classifier", "long, miniroad", "12 short videos, frame_classifier",
-        "12 short videos, miniroad_short",
+        "long, frame_classifier", "long, miniroad", "12 short videos, draw 0, frame_classifier",
+        "12 short videos, draw 0, short",
     }  # fmt: skip
-    row = results["12 short videos, miniroad_short"]
-    runs = [load_results(tmp_path / "out/short0/miniroad_short" / f"seed{seed}")["test"] for seed in (0, 1)]
+    row = results["12 short videos, draw 0, short"]
+    runs = [load_results(tmp_path / "out/short0/short" / f"seed{seed}")["test"] for seed in (0, 1)]
     mean = np.mean([run["test_token_accuracy"] for run in runs])
     assert float(str(row["token accuracy"]).split()[0]) == pytest.approx(mean, abs=6e-4)  # with its spread, if any
     assert row["of the most frequent class"] == runs[0]["test_majority"]
     assert len(load_sequences(tmp_path / "out/short0").sequences) == 12
-    assert "| 12 short videos | miniroad_short |" in capsys.readouterr().out
+    assert "| 12 short videos, draw 0 | short |" in capsys.readouterr().out
     with pytest.raises(ValueError, match="name another folder with --out"):
         detectors.main(**toy | {"videos": 11})

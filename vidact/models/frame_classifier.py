@@ -1,7 +1,8 @@
 """A linear classifier of the newest features: what a detector has to beat.
 
-It looks at means of the last few tokens, each span of tokens beside the others. With the span 1 alone it sees one
-token; with 1, 4 and 12 it also knows how the last one and three seconds looked, in no order.
+Its input is the means of the last few tokens, each span of tokens beside the others. The span 1 alone is one token;
+1, 4 and 12 add how the last one and three seconds looked, in no order. With ``smoothing`` its answers are averaged over
+the past, which few training videos cannot teach it.
 
 Shapes: B videos, T tokens, D features, K outputs, S spans.
 """
@@ -26,16 +27,32 @@ class FrameClassifier(OnlineNetwork):
         feature_dim: D.
         spans: tokens that each mean covers, the newest included; at the beginning as many as there are.
         dropout: on the normalised means.
+        smoothing: share of the answer before in each answer (logits), from 0 up to, without, 1.
     """
 
     dense = True
-    window: int
 
-    def __init__(self, num_classes: int, feature_dim: int, spans: Sequence[int] = (1,), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        feature_dim: int,
+        spans: Sequence[int] = (1,),
+        dropout: float = 0.0,
+        smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"smoothing is {smoothing}; it is a share from 0 (none) up to, without, 1")
         if not spans or min(spans) < 1:
             raise ValueError(f"spans are {tuple(spans)}; give at least one, each of at least one token")
-        self.num_classes, self.feature_dim, self.spans, self.window = num_classes, feature_dim, tuple(spans), max(spans)
+        self.num_classes, self.feature_dim, self.spans, self.smoothing = (
+            num_classes,
+            feature_dim,
+            tuple(spans),
+            smoothing,
+        )
+        self.longest = max(spans)
+        self.window = None if smoothing else self.longest  # an average over the past has no end
         self.norm = nn.LayerNorm(len(self.spans) * feature_dim)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(len(self.spans) * feature_dim, num_classes)
@@ -45,23 +62,36 @@ class FrameClassifier(OnlineNetwork):
         self.check(features)
         if start is not None:
             return OnlineOutput(shift_tokens(self(shift_tokens(features, start)).logits, -start))
-        past = F.pad(features, (0, 0, self.window - 1, 0))  # zeros, which the counts below leave out
+        past = F.pad(features, (0, 0, self.longest - 1, 0))  # zeros, which the counts below leave out
         seen = torch.arange(1, features.shape[1] + 1, device=features.device)
-        windows = past.unfold(1, self.window, 1)  # (B, T, D, window)
-        return OnlineOutput(self._classify(windows, seen.expand(len(features), -1)))
+        windows = past.unfold(1, self.longest, 1)  # (B, T, D, window)
+        logits = self._classify(windows, seen.expand(len(features), -1))
+        if self.smoothing:
+            answers = [logits[:, 0]]
+            for now in logits.unbind(1)[1:]:
+                answers.append(now.lerp(answers[-1], self.smoothing))
+            logits = torch.stack(answers, 1)
+        return OnlineOutput(logits)
 
     def initial_state(self, batch_size: int = 1) -> State:
         weight = self.classifier.weight
-        return {
-            "recent": weight.new_zeros(batch_size, self.feature_dim, self.window),
+        state = {
+            "recent": weight.new_zeros(batch_size, self.feature_dim, self.longest),
             "tokens": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
         }
+        return state | ({"answer": weight.new_zeros(batch_size, self.num_classes)} if self.smoothing else {})
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
         self.check(feature)
         recent = torch.cat([state["recent"][:, :, 1:], feature[:, :, None]], 2)
         tokens = state["tokens"] + 1
-        return OnlineOutput(self._classify(recent[:, None], tokens[:, None])), {"recent": recent, "tokens": tokens}
+        logits = self._classify(recent[:, None], tokens[:, None])
+        following = {"recent": recent, "tokens": tokens}
+        if self.smoothing:
+            past = torch.where(tokens[:, None] == 1, logits[:, 0], state["answer"])
+            following["answer"] = logits[:, 0].lerp(past, self.smoothing)
+            logits = following["answer"][:, None]
+        return OnlineOutput(logits), following
 
     def _classify(self, windows: Tensor, seen: Tensor) -> Tensor:
         """Windows (B, T, D, window), newest last, of which ``seen`` (B, T) tokens are real → logits (B, T, K)."""
@@ -73,7 +103,7 @@ class FrameClassifier(OnlineNetwork):
 
 @builder
 def frame_classifier(
-    num_classes: int, feature_dim: int, spans: Sequence[int] = (1,), dropout: float = 0.0
+    num_classes: int, feature_dim: int, spans: Sequence[int] = (1,), dropout: float = 0.0, smoothing: float = 0.0
 ) -> FrameClassifier:
     """A linear classifier of each token, the baseline of every detector.
 
@@ -83,5 +113,6 @@ def frame_classifier(
         spans: tokens that each mean covers: [1] is the token itself, [1, 4, 12] adds the last 1 s and 3 s at 4 tokens
             a second.
         dropout: on the normalised means.
+        smoothing: share of the answer before in each answer; 0.8 averages about the last five tokens.
     """
-    return FrameClassifier(num_classes, feature_dim, tuple(spans), dropout)
+    return FrameClassifier(num_classes, feature_dim, tuple(spans), dropout, smoothing)
