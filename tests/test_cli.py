@@ -394,6 +394,20 @@ def test_compare_refuses_before_it_trains(
 
 
 @pytest.mark.usefixtures("without_pages")
+@pytest.mark.parametrize("command", ["compare", "folds"])
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "Unexpected config"), ("trainer: 5\n", "trainer"), ("a: [\n", "expected")]
+)
+def test_a_configuration_that_is_none_is_told_in_words(
+    command: str, text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(SystemExit) as left:
+        cli.main([command, "--config", str(tmp_path / "own.yaml"), f"--run={tmp_path / 'runs'}"])
+    assert left.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def test_compare_without_a_test_split(noise_sequences: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(noise_sequences, root)
