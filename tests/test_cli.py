@@ -393,10 +393,9 @@ def test_compare_refuses_before_it_trains(
     assert not list(tmp_path.rglob("checkpoints"))
 
 
-@pytest.mark.usefixtures("without_pages")
 @pytest.mark.parametrize("command", ["compare", "folds"])
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "Unexpected config"), ("trainer: 5\n", "trainer"), ("a: [\n", "expected")]
+    ("text", "words"), [("", "Unexpected config"), ("trainer: 5\n", "required: model"), ("a: [\n", "expected")]
 )
 def test_a_configuration_that_is_none_is_told_in_words(
     command: str, text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -408,6 +407,7 @@ def test_a_configuration_that_is_none_is_told_in_words(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("without_pages")
 def test_compare_without_a_test_split(noise_sequences: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(noise_sequences, root)

@@ -76,8 +76,14 @@ vidact COMMAND --help explains each; vidact --version prints the version.
 # ---- training and testing
 
 
-def make_cli(args: Sequence[str], command: str) -> Any:
-    """A LightningCLI with our run folder, loggers and checkpoints: its parts are built and nothing has run yet."""
+def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> Any:
+    """A LightningCLI with our run folder, loggers and checkpoints: its parts are built and nothing has run yet.
+
+    Args:
+        args: the options.
+        command: "train" or "test".
+        rehearses: for ``rehearse``: with ``trainer.fast_dev_run``, under which nothing is written.
+    """
     import torch
     import yaml
     from lightning import pytorch as pl
@@ -148,6 +154,9 @@ def make_cli(args: Sequence[str], command: str) -> Any:
                 take_network(config, args)
             self.weights: dict[str, Any] = {}
             refuse_barebones(config.trainer)
+            if rehearses:
+                refuse_trial(config.trainer)
+                config.trainer.fast_dev_run = True
             if command == "train":
                 refuse_no_training(config.trainer)
                 if config.ckpt is not None:  # it fills the network, whose weights need not be fetched
@@ -969,10 +978,8 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
     """Build everything once, so that what is wrong with any configuration is said before the first one trains."""
     from vidact.data import load_clips
 
-    refuse_trial(config, others)
     arguments = ["--config", str(config), *others]
-    once = ["--trainer.fast_dev_run=true", f"--run={out}"]
-    probe = make_cli([*arguments, *once], "train")
+    probe = make_cli([*arguments, f"--run={out}"], "train", rehearses=True)
     if not hasattr(probe.datamodule, "held_out"):
         raise ValueError(
             f"{config.stem} trains a detector on features of untrimmed videos, and folds hold out groups of clips. "
@@ -980,7 +987,7 @@ def plan_folds(config: Path, out: Path, asked: argparse.Namespace, others: list[
         )
     if reads_flow := bool(asked.flow and probe.model.network.input.flow_fields):
         arguments.append(f"--data.flow={asked.flow}")
-        probe = make_cli([*arguments, *once], "train")
+        probe = make_cli([*arguments, f"--run={out}"], "train", rehearses=True)
     data = probe.datamodule
     clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
     if not clips.has_groups:
@@ -1218,8 +1225,7 @@ def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str
     """Where a run's results.json will have the figures of its test, of which split, and what the data is called; builds
     everything once, so that what is wrong with any configuration is said before the first one trains.
     """
-    refuse_trial(config, others)
-    probe = make_cli(["--config", str(config), *others, "--trainer.fast_dev_run=true", f"--run={out}"], "train")
+    probe = make_cli(["--config", str(config), *others, f"--run={out}"], "train", rehearses=True)
     data = probe.datamodule
     split = next((split for split in (data.test_split, "val") if data.found.split(split)), None)
     if split is None:
@@ -1232,7 +1238,7 @@ def scored_section(config: Path, out: Path, others: list[str]) -> tuple[str, str
 def rehearse(cli: Any) -> None:
     """Set up what training sets up, to its first batch: what it would refuse is refused now, and nothing is learned.
 
-    ``cli`` was made with ``trainer.fast_dev_run``, so nothing is written either.
+    ``cli`` was made with ``rehearses``, so nothing is written either.
     """
     from vidact.tasks.keeping import refuse_no_test
 
@@ -1246,16 +1252,9 @@ def rehearse(cli: Any) -> None:
     refuse_no_test(cli.datamodule, cli.config.trainer.limit_test_batches or 0)
 
 
-def refuse_trial(config: Path, others: list[str]) -> None:
+def refuse_trial(trainer: Any) -> None:
     """Raise ValueError for ``trainer.fast_dev_run`` where runs are put side by side."""
-    import yaml
-
-    asked = (yaml.safe_load(config.read_text(encoding="utf-8")).get("trainer") or {}).get("fast_dev_run")
-    for word, value in zip(others, [*others[1:], ""], strict=True):
-        name, equals, rest = word.partition("=")
-        if name == "--trainer.fast_dev_run":
-            asked = yaml.safe_load(rest if equals else value)
-    if asked:
+    if trainer.fast_dev_run:
         raise ValueError(
             "trainer.fast_dev_run keeps nothing, and runs are put side by side by their tests; try a batch with vidact "
             "train, or a few with --trainer.limit_train_batches"
