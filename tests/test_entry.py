@@ -4,11 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import vidact
+from vidact import __main__ as program
 
 ROOT = Path(__file__).parents[1]
 MODULE, _, FUNCTION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["vidact"].partition(
@@ -66,3 +70,20 @@ def test_a_command_that_ignores_ctrl_c_ignores_it_while_it_loads(tmp_path: Path)
     (tmp_path / "end").touch()
     assert process.communicate(timeout=60)[1] == ""
     assert process.returncode == 7
+
+
+def test_the_program_runs_in_another_thread(capsys: pytest.CaptureFixture) -> None:
+    """There Python lets nobody say what a signal does."""
+    left: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            program.main(["--version"])
+        except BaseException as error:
+            left.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not left
+    assert capsys.readouterr().out == f"vidact {vidact.__version__}\n"
