@@ -223,3 +223,32 @@ def test_an_option_that_is_none_does_not_tell_the_password(capsys):
     said = capsys.readouterr()
     assert "hikuser" not in said.err + said.out
     assert "cret" not in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    ("args", "misspelt", "meant"),
+    [
+        (["predict", "--checkpont", "x.ckpt", "a.mp4"], "--checkpont", "--checkpoint"),
+        (["predict", "--checkpoint", "x.ckpt", "a.mp4", "--devise", "cpu"], "--devise", "--device"),
+        (["predict", "--chekpoint=x.ckpt", "a.mp4"], "--chekpoint", "--checkpoint"),
+        (["fuse", "a", "b", "--wieghts", "1", "1"], "--wieghts", "--weights"),
+        (["compare", "--confg", "a", "--data.root", "b"], "--confg", "--config"),
+        (["extract", "features", "--video", "a", "--outt", "b"], "--outt", "--out"),
+        (["prepare", "check", "--dota", "a"], "--dota", "--data"),
+        (["train", "--config", "clip/folder/tsm_mobilenetv2", "--devise", "cpu"], "--devise", "--device"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_the_one_that_is_meant(args, misspelt, meant, capsys):
+    """Also where the option that it stands for has to be given, and is said to be missing."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.strip().removesuffix("\n(VIDACT_TRACEBACK=1 shows where)")
+    assert said.endswith(f"there is no {misspelt}; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("args", [["predict", "a.mp4"], ["predict", "--checkpoint", "x", "--", "--checkpont"]])
+def test_what_is_no_misspelt_option_is_not_called_one(args, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(args)
+    assert "did you mean" not in capsys.readouterr().err

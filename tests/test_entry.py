@@ -87,3 +87,15 @@ def test_the_program_runs_in_another_thread(capsys: pytest.CaptureFixture) -> No
     thread.join()
     assert not left
     assert capsys.readouterr().out == f"vidact {vidact.__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["predict", "networks", "fuse", "compare"])
+def test_help_needs_no_pytorch(command: str, tmp_path: Path) -> None:
+    """Which takes seconds to load."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch is loaded')")
+    told = subprocess.run(
+        [sys.executable, "-m", "vidact", command, "--help"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert f"usage: vidact {command}" in told.stdout

@@ -70,7 +70,7 @@ def test_no_network_is_explained(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
     for build in (resnet18, bn_inception):
-        with pytest.raises(OSError, match=r"could not be downloaded.*pass its path as weights="):
+        with pytest.raises(OSError, match=r"could not be downloaded.*pass its path as weights=.*--weights FILE"):
             build("imagenet")
 
 
