@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact import __version__
-from vidact.addresses import Parser, without_secrets
+from vidact.addresses import Parser, misspelt, without_secrets
 from vidact.files import no_empty_folder, replacing, try_to_write, write_json
 from vidact.names import plain_name, same_names
 from vidact.records import unreadable_weights
@@ -377,6 +377,10 @@ PARTS = {
     "data": ("vidact.data.ClipData", "vidact.data.SequenceData"),
     "model": ("vidact.tasks.ClipClassification", "vidact.tasks.OnlineDetection"),
 }
+
+
+# Options of training and testing that belong to no part.
+OWN_OPTIONS = ("--config", "--ckpt", "--run", "--device", "--seed_everything", "--print_config", "--help")
 
 
 def options_of_parts(command: str, parts: Iterable[str] = tuple(PARTS)) -> str:
@@ -1309,9 +1313,21 @@ def prepare(args: Sequence[str]) -> None:
 
 def predict(args: Sequence[str]) -> None:
     """Name the actions of one file or of every video in a folder."""
-    from vidact.prediction import main as predict_main
+    parser = Parser(prog="vidact predict", description="Name the actions of videos.")
+    parser.add_argument(
+        "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
+    )
+    parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
+    parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
+    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
+    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
+    asked = parser.parse_args(args)
+    from vidact.prediction import main as predict_main  # after --help, which needs no PyTorch
 
-    if status := predict_main(args):
+    if status := predict_main(asked):
         raise SystemExit(status)
 
 
@@ -1363,9 +1379,14 @@ def convert(args: Sequence[str]) -> None:
 
 def networks(args: Sequence[str]) -> None:
     """Compute the table of all clip networks."""
+    parser = Parser(prog="vidact networks", description="The table of all clip networks.")
+    parser.add_argument("--networks", nargs="+", help="some of them; default: all")
+    parser.add_argument("--parity", type=Path, help="the folder of parity records")
+    parser.add_argument("--out", type=Path, help="write a page; default: print the table")
+    asked = parser.parse_args(args)
     from vidact.network_table import main as table_main
 
-    table_main(args)
+    table_main(asked)
 
 
 def report(args: Sequence[str]) -> None:
@@ -1502,6 +1523,8 @@ def stop_in_words(pressed: list[int]) -> Iterator[None]:
 
 def in_plain_words(error: str) -> str:
     """What jsonargparse says of a wrong option, as ``option: what is wrong``; any other text as it is."""
+    if error.startswith("unrecognized arguments:"):
+        return error + misspelt(error.split(), OWN_OPTIONS)
     if "Does not validate against any of the Union subtypes" not in error and 'Parser key "' not in error:
         return error
     keys, said, owner = [], [], None

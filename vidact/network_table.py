@@ -7,6 +7,7 @@ outputs where their records are at hand.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.util
 import inspect
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import vidact.models
-from vidact.addresses import Parser
 from vidact.convert import CLIPS, SEGMENTS
 from vidact.files import replacing
 from vidact.models.bn_inception import ImageClassifier
@@ -344,13 +344,8 @@ def records_table(records: Iterable[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact networks``."""
-    parser = Parser(prog="vidact networks", description="The table of all clip networks.")
-    parser.add_argument("--networks", nargs="+", help="some of them; default: all")
-    parser.add_argument("--parity", type=Path, help="the folder of parity records")
-    parser.add_argument("--out", type=Path, help="write a page; default: print the table")
-    asked = parser.parse_args(args)
+def main(asked: argparse.Namespace) -> int:
+    """``vidact networks`` with its options."""
     names = asked.networks or clip_networks()
     if unknown := sorted(set(names) - set(vidact.models.__all__)):
         raise ValueError(f"vidact.models has no {', '.join(unknown)}")

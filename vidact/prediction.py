@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import shlex
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidact.addresses import Parser
 from vidact.batch import parse_views
 from vidact.data.annotations import video_id
 from vidact.data.folders import holds_only_images, walk_videos
@@ -242,20 +242,8 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
                 container.mux(packet)
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
-    parser = Parser(prog="vidact predict", description="Name the actions of videos.")
-    parser.add_argument(
-        "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
-    )
-    parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
-    parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
-    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
-    asked = parser.parse_args(args)
+def main(asked: argparse.Namespace) -> int:
+    """``vidact predict`` with its options: 0, or 1 when a video of a folder could not be read."""
     refuse_device(asked.device)
     is_drawn = asked.annotate and all(path.exists() for path in asked.path)
     targets = annotated_paths(asked.path, asked.annotate) if is_drawn else {}

@@ -141,7 +141,8 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
 def download_advice(url: str, error: Exception) -> str:
     return (
         f"the weights at {url} could not be downloaded ({error}). Fetch that file where there is a network and pass "
-        "its path as weights=, or train from scratch with weights=None (YAML: weights: null)"
+        "its path as weights= (vidact train --model.network.weights FILE, vidact extract features --weights FILE), or "
+        "train from scratch with weights=None (YAML: weights: null)"
     )
 
 
