@@ -199,8 +199,8 @@ def num_validated(trainer: pl.Trainer) -> int:
 
 def refuse_no_test(data: Any, limit: float) -> None:
     """Raise ValueError, before training, where ``trainer.limit_test_batches`` leaves no batch of the split to score."""
-    split = "test" if len(data.sets["test"]) else "val"
-    if 0 < limit < 1 and len(data.sets[split]) and not num_batches(limit, batches := len(data.loader(split))):
+    split = "test" if data.sets.get("test") else "val"
+    if 0 < limit < 1 and data.sets.get(split) and not num_batches(limit, batches := len(data.loader(split))):
         raise ValueError(
             f"trainer.limit_test_batches is {limit:g}, which of {batches} batches of the split {split} is none. Leave "
             "it out, or give a number of batches"
