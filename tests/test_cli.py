@@ -47,6 +47,10 @@ def fails(args: list[str], capsys: pytest.CaptureFixture) -> str:
     return words
 
 
+def test_a_test_of_nothing_says_what_to_name(capsys: pytest.CaptureFixture) -> None:
+    assert "nothing says what to test: name the config.yaml of a run with --config" in fails(["test"], capsys)
+
+
 def test_a_run_leaves_everything_behind(run: Path) -> None:
     results = load_results(run)
     assert {"test_top1", "test_top5", "test_mean_class_accuracy", "views", "average"} <= set(results["test"])

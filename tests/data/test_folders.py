@@ -185,3 +185,11 @@ def test_a_folder_that_is_streamed_or_examined_has_no_litter(tmp_path):
     assert files_of(root)[1] == []
     touch(root, "@eaDir/3.mp4", "deep/4.mp4")
     assert [path.name for path in videos_below(root)] == ["1.mp4", "10.mp4", "2.mp4", "4.mp4"]
+
+
+@pytest.mark.parametrize("names", [["videos/a.mp4"], ["videos/a.mp4", "features/a.npy"], ["a.mp4"]])
+def test_untrimmed_videos_are_no_class_folders(names: list[str], tmp_path: Path) -> None:
+    """Whoever gives them to a recogniser is told whose they are."""
+    touch(tmp_path, "events.csv", *names)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"events\.csv.*untrimmed.*--config online/fir/miniroad"):
+        load_clips(tmp_path)
