@@ -211,6 +211,8 @@ def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> Any:
         raise SystemExit(0)
     if command == "train":
         args = choose_config(args)
+    elif not any(re.match(r"(--config|-c|--model|--help|-h|--print_config|--.+\.help)(=|$)", word) for word in args):
+        raise ValueError("nothing says what to test: name the config.yaml of a run with --config")
     home = run_of_config(args)
     cli: Any = VidactCLI(
         args=expand_config(args),

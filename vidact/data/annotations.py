@@ -229,12 +229,15 @@ def load_clips(
             said += "".join(f"; {note}" for note in notes if "of images" in note)
         raise ValueError(
             f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
-            "empty_classes='allow'"
+            f"empty_classes='allow'{_untrimmed(root)}"
         )
     if empty:
         notes.append(f"{len(empty)} of {len(classes)} classes have no clip: {first_few(empty)}")
     if len(classes) < 2 and not multi_label:
-        raise ValueError(f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from")
+        raise ValueError(
+            f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from"
+            f"{_untrimmed(root)}"
+        )
 
     refuse_odd_names(root, (clip.path for clip in found))
     ids = _unique_ids(root, found)
@@ -357,6 +360,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[_Found], lis
             f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
             f"{KNOWN_SUFFIXES}, or a folder of numbered images inside the class's folder"
             + "".join(f"; {note}" for note in walk.notes())
+            + _untrimmed(root)
         )
     found = []
     sides = [
@@ -626,6 +630,13 @@ def load_videos(path: str | Path, notes: list[str] | None = None) -> dict[str, s
     if notes is not None:
         notes += table.notes
     return videos
+
+
+def _untrimmed(root: Path) -> str:
+    """What an error of a recogniser's folder says besides, where the folder is a detector's."""
+    if is_table(root / "clips.csv") or not is_table(root / "events.csv"):
+        return ""
+    return f". {root} has an events.csv: untrimmed videos are for a detector, such as --config online/fir/miniroad"
 
 
 def load_groups(path: str | Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -245,9 +245,13 @@ def _read_events(table: Path, splits: Mapping[str, str], notes: list[str]) -> di
         else:
             strangers[event.video] = None
     if strangers:
+        # A stream of another folder writes the path that it was given.
+        named = {PurePosixPath(video).name: video for video in splits}
+        alike = ((video, named.get(PurePosixPath(plain_path(video_id(video))).name)) for video in strangers)
+        seen = (f"; {video!r} has the name of {path!r} in videos.csv; write that" for video, path in alike if path)
         raise ValueError(
             f"{table} has events of {counted(len(strangers), 'video')} that videos.csv does not name: "
-            f"{first_few(list(strangers))}. Add them to videos.csv with their split"
+            f"{first_few(list(strangers))}. Add them to videos.csv with their split{next(seen, '')}"
         )
     return {video: sorted(own, key=lambda event: event.start_s) for video, own in events.items()}
 
