@@ -56,7 +56,8 @@ def transport_streams(pictures: Iterable[np.ndarray | int], size: int = 10, begi
 class Playlist(ThreadingHTTPServer):
     """A live playlist without an end: what ``show`` lists, until it is called again.
 
-    ``fetched`` are the names of the segments that were asked for, in order; ``moved`` says where names are sent on to.
+    ``fetched`` are the names of the segments that were asked for, in order; ``moved`` says where names are sent on to,
+    ``refused`` with which status others are answered.
     """
 
     daemon_threads = False  # server_close() waits for them
@@ -67,6 +68,7 @@ class Playlist(ThreadingHTTPServer):
         self.text = ""
         self.fetched: list[str] = []
         self.moved: dict[str, str] = {}
+        self.refused: dict[str, int] = {}
 
     @property
     def url(self) -> str:
@@ -94,6 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", self.server.moved[name])
             self.send_header("Content-Length", "0")
             self.end_headers()
+            return
+        if name in self.server.refused:
+            self.send_error(self.server.refused[name])
             return
         if name.endswith(".m3u8"):
             content, kind = self.server.text.encode(), "application/vnd.apple.mpegurl"

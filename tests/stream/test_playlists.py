@@ -53,6 +53,53 @@ def test_a_frozen_playlist_shows_nothing_twice(hls: Playlist) -> None:
     assert re.fullmatch(rf"{hls.url} is back after \d+\.\d s", events[-1])
 
 
+@pytest.mark.parametrize("missing", [2, 0])
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_part_that_is_not_there_is_left_out(missing: int, status: int, hls: Playlist) -> None:
+    """Recorders delete old segments, and outages leave holes: what follows is shown, as players do."""
+    hls.show(transport_streams(range(40)))
+    hls.text += "#EXT-X-ENDLIST\n"
+    hls.refused[f"s{missing}.ts"] = status
+    events: list[str] = []
+
+    def hears(text: str) -> None:
+        events.append(text)
+        if "is lost" in text:
+            source.close()
+
+    with open_source(hls.url, timeout_s=5, on_event=hears) as source:
+        tens = {number(grab) // 10 for grab in source}
+    assert tens == {0, 1, 2, 3} - {missing}, events
+    (told,) = events
+    assert re.fullmatch(rf"{hls.url}: a part of its playlist is left out: its server has none such \({status} .+\)", told)
+
+
+def test_a_part_that_comes_later_is_waited_for(hls: Playlist) -> None:
+    """A server that is overloaded has what it does not give now; what is wrong is said in words."""
+    hls.show(transport_streams(range(40)))
+    hls.text += "#EXT-X-ENDLIST\n"
+    hls.refused["s2.ts"] = 503
+    events: list[str] = []
+    with (
+        open_source(hls.url, timeout_s=5, retry_s=0.05, on_event=events.append) as source,
+        when(lambda: losses(events) >= 2, hls.refused.clear),
+    ):
+        tens = {number(grab) // 10 for grab in source}
+    assert tens == {0, 1, 2, 3}
+    assert events[0].startswith(f"{hls.url} is lost: 127.0.0.1 answers 503 Service Unavailable; trying again")
+
+
+def test_a_playlist_that_is_no_more(hls: Playlist) -> None:
+    hls.show(transport_streams(range(20)))
+    events: list[str] = []
+    with open_source(hls.url, timeout_s=5, retry_s=0.05, on_event=events.append) as source:
+        next(source)
+        hls.refused["live.m3u8"] = 404
+        with when(lambda: losses(events) >= 1, source.close):
+            list(source)
+    assert events[0].startswith(f"{hls.url} is lost: 127.0.0.1 answers 404 Not Found; trying again")
+
+
 def fragments(folder: Path, length: int, codec: str, options: dict[str, str]) -> tuple[str, dict[str, bytes]]:
     """A live playlist of numbered pictures, a segment of fragmented MP4 every ten, and the files that it names."""
     words = {"hls_segment_type": "fmp4", "hls_time": "0.4", "hls_list_size": "0", "hls_flags": "omit_endlist"}
