@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import socket
 import ssl
 import tempfile
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import (
     BaseHandler,
@@ -79,18 +82,28 @@ def certificate_fault(address: str, timeout_s: float) -> str:
         return ""
 
 
+ABSENT = (404, 410)  # what a server answers that has not what is asked for, and will not have it later
+LISTS = (".m3u8", ".m3u", ".mpd")  # without its playlist, a stream is lost
+
+
 class EncryptedError(OSError):
     """What a playlist names is encrypted, so that FFmpeg alone can read it, which verifies no certificate there."""
+
+
+class FetchError(OSError):
+    """A server does not give what it is asked for: the message says why, without the address."""
 
 
 class VerifiedParts:
     """Opens what a playlist names, over HTTP or HTTPS, the latter from servers whose certificate is in order.
 
-    ``open`` is what ``av.open`` takes as ``io_open``. Where no authorities are known, all over HTTP opens.
+    ``open`` is what ``av.open`` takes as ``io_open``. Where no authorities are known, all over HTTP opens. What a
+    server says it has not is empty, so that FFmpeg goes on with the next part, and ``report`` is told so once.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self, timeout_s: float, report: Callable[[str], None] = lambda text: None) -> None:
+        self._timeout_s, self._report = timeout_s, report
+        self._has_told = False
         self._users = HTTPPasswordMgrWithDefaultRealm()
         self._why_not = ""  # nothing opens over HTTPS
         self.has_https = False  # something was asked for over HTTPS
@@ -114,7 +127,27 @@ class VerifiedParts:
             self._opener.add_handler(handler)
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> Any:
-        """What is read of the address; raises OSError."""
+        """What is read of the address, nothing where its server has none; raises OSError."""
+        try:
+            return self._open(url, options)
+        except HTTPError as error:
+            error.close()
+            if error.code not in ABSENT or urlsplit(url).path.lower().endswith(LISTS):
+                raise FetchError(f"{urlsplit(url).hostname} answers {error.code} {error.reason}") from None
+            if not self._has_told:
+                self._has_told = True
+                self._report(
+                    f"a part of its playlist is left out: its server has none such ({error.code} {error.reason})"
+                )
+            return io.BytesIO()
+        except URLError as error:
+            why = getattr(error.reason, "strerror", None) or error.reason
+            raise FetchError(f"{urlsplit(url).hostname} does not answer: {why}") from None
+        except (ConnectionError, HTTPException) as error:  # RemoteDisconnected is both
+            why = "it closes the connection" if isinstance(error, ConnectionError) else "what it sends is no HTTP"
+            raise FetchError(f"{urlsplit(url).hostname} does not answer: {why}") from None
+
+    def _open(self, url: str, options: dict[str, str]) -> Any:
         parts = urlsplit(url)
         self.has_https = self.has_https or "https" in parts.scheme
         if parts.scheme not in ("http", "https"):
@@ -148,7 +181,7 @@ class VerifiedParts:
 
     def place(self, address: str) -> str:
         """Where an address sends its visitor on to; names in a playlist count from there. Raises OSError."""
-        with self.open(address, 0, {}) as answer:
+        with self._open(address, {}) as answer:
             parts = urlsplit(answer.geturl())
         before = urlsplit(address)
         user, at, host = before.netloc.rpartition("@")

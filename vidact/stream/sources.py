@@ -41,6 +41,7 @@ from vidact.names import counted
 from vidact.stream.certificates import (
     TLS_PORTS,
     EncryptedError,
+    FetchError,
     VerifiedParts,
     certificate_fault,
     trusted_authorities,
@@ -891,10 +892,13 @@ class _UrlConnection:
         wait: waits so many seconds, or less and returns True when nobody wants more.
         past: of the connections before.
         verify: the certificate of an https or rtsps address is looked at.
+        report: told of what is left out.
     """
 
-    def __init__(self, url: str, timeout_s: float, wait: Callable[[float], bool], past: _Past, verify: bool) -> None:
-        self._timeout_s, self._wait, self._past = timeout_s, wait, past
+    def __init__(
+        self, url: str, timeout_s: float, wait: Callable[[float], bool], past: _Past, verify: bool, report: Report
+    ) -> None:
+        self._timeout_s, self._wait, self._past, self._report = timeout_s, wait, past, report
         self._name = name = public(url)
         scheme = url.partition("://")[0].lower()
         # FFmpeg looks at 5 s of a stream before it gives the first picture; half a second (in µs) tells enough
@@ -947,7 +951,7 @@ class _UrlConnection:
         try:
             return av.open(address, timeout=timeouts, options=options | others, metadata_errors="replace")
         except av.error.ArgumentError:  # FFmpeg's word for another format
-            parts = VerifiedParts(self._timeout_s)
+            parts = VerifiedParts(self._timeout_s, lambda text: self._report(f"{self._name}: {text}"))
         place, alone = parts.place(address), options | {"http_persistent": "0"}
         try:
             return av.open(place, timeout=timeouts, options=alone, metadata_errors="replace", io_open=parts.open)
@@ -960,10 +964,13 @@ class _UrlConnection:
     def _why(self, error: Exception, since: float, silent: str) -> str:
         if isinstance(error, av.error.ExitError) or time.monotonic() - since >= self._timeout_s:
             return f"{silent} for {self._timeout_s:g} s"
-        if type(error) in (OSError, EncryptedError) and getattr(error, "strerror", "") is None:  # our own words
+        if (
+            type(error) in (OSError, EncryptedError, FetchError) and getattr(error, "strerror", "") is None
+        ):  # our own words
             return str(error)
-        # only FFmpeg's own words are known to be without the address
-        return reason(error) if isinstance(error, av.error.FFmpegError) else type(error).__name__
+        # only FFmpeg's own words, and the system's of a socket, are known to be without the address
+        is_plain = isinstance(error, av.error.FFmpegError) or (isinstance(error, ConnectionError) and error.strerror)
+        return reason(error) if is_plain else type(error).__name__
 
     def pictures(self) -> Iterator[_Picture | None]:
         heard = time.monotonic()
@@ -1044,6 +1051,6 @@ class UrlSource(_ReconnectingSource):
         past = _Past()
 
         def connect() -> _Connection:
-            return _UrlConnection(url, keeps.timeout_s, self._closed.wait, past, keeps.verify)
+            return _UrlConnection(url, keeps.timeout_s, self._closed.wait, past, keeps.verify, keeps.report)
 
         super().__init__(public(url), connect, False, keeps)
