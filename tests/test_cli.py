@@ -51,6 +51,12 @@ def test_a_test_of_nothing_says_what_to_name(capsys: pytest.CaptureFixture) -> N
     assert "nothing says what to test: name the config.yaml of a run with --config" in fails(["test"], capsys)
 
 
+def test_a_config_of_a_run_that_is_not_there_is_no_shipped_one(capsys: pytest.CaptureFixture) -> None:
+    words = fails(["test", "--config", "runs/none/config.yaml"], capsys)
+    assert "there is no file runs/none/config.yaml; name the config.yaml in the folder of a run" in words
+    assert "vidact brings" not in words
+
+
 def test_a_run_leaves_everything_behind(run: Path) -> None:
     results = load_results(run)
     assert {"test_top1", "test_top5", "test_mean_class_accuracy", "views", "average"} <= set(results["test"])
