@@ -355,6 +355,8 @@ def find_config(name: str) -> Path:
     """A YAML by path, or by its name below the configurations that come with vidact."""
     if Path(name).is_file():
         return Path(name)
+    if Path(name).name == "config.yaml":  # as runs call theirs
+        raise FileNotFoundError(f"there is no file {name}; name the config.yaml in the folder of a run")
     here = Path(__file__).parent
     shipped = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
     inside = shipped / name.removeprefix("configs/").removesuffix(".yaml")
