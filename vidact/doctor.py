@@ -288,6 +288,9 @@ def write_numbered_video(
     """
     if codec_options is None:
         codec_options = {"g": "12", "bf": "3", "preset": "veryfast"} if codec == "libx264" else {}
+    if codec == "libx264":  # the same bytes each time and on every machine, as transcode.py has them
+        params = [codec_options.get("x264-params", ""), "cpu-independent=1"]
+        codec_options = {"threads": "1"} | codec_options | {"x264-params": ":".join(filter(None, params))}
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=25, options=codec_options)
         stream.pix_fmt = "yuv420p"

@@ -118,7 +118,9 @@ def test_a_file_that_is_cut_short_ends_early_and_says_so(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.6)])
     with open_source(path, on_event=events.append) as source:
         numbers = [number(grab) for grab in source]
-    assert numbers == list(range(len(numbers)))
+    assert numbers == sorted(set(numbers))
+    # The cut packet's picture may be one that the last whole packet is shown after.
+    assert numbers[-1] + 1 - len(numbers) in (0, 1)
     assert 10 < len(numbers) < 60
     assert "cut short" in events[0]
 
