@@ -128,6 +128,13 @@ def test_any_joined_file(tmp_path: Path, suffix: str, parts: list[tuple[int, flo
     assert_read_as_decoded(join(tmp_path, suffix, parts, **options))
 
 
+def test_a_guessed_stamp_before_the_last_picture_makes_no_two_pictures_closer(tmp_path: Path) -> None:
+    """Of a program stream: FFmpeg gives the last three pictures 28, 28 and 29 frames."""
+    path = join(tmp_path, "mpg", [(1, 0.0), (30, 0.0)], bf="1", g="3")
+    with open_video(path) as video:
+        np.testing.assert_allclose(np.diff(video.times_s), 1 / FPS, atol=1e-3)
+
+
 @pytest.mark.slow
 @settings(max_examples=300, **EXAMPLES)
 @given(suffix=st.sampled_from(sorted(CODECS)), parts=PARTS, b_frames=st.integers(0, 3), gop=st.integers(3, 20))
