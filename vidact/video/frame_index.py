@@ -671,10 +671,19 @@ def _filled(frames: Sequence[int | None], frames_per_tick: float) -> np.ndarray:
 
 def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
     """Ascending stamps (N,) of one part. Of pictures that carry the same one, where a container knows no other, it is
-    the first one's time: the others lie evenly between it and the next, behind the last stamp the usual time apart."""
+    the first one's time: the others lie evenly between it and the next, behind the last stamp the usual time apart.
+
+    FFmpeg guesses the stamps of the last pictures of a program stream, and a doubled one there makes those after it
+    early: they come later by the room that is missing. In the middle of a file the stamps are kept.
+    """
     begins = np.flatnonzero(np.diff(ticks, prepend=ticks[0] - 1))
     if len(begins) == len(ticks):
         return ticks
+    ticks = ticks.copy()
+    for begin, following in itertools.pairwise(begins[begins >= len(ticks) - DEEPEST]):
+        missing = usual * (following - begin) - (ticks[following] - ticks[begin])
+        if following - begin > 1 and missing > usual / 2:
+            ticks[following:] += missing
     end = ticks[-1] + usual * (len(ticks) - begins[-1])
     return np.interp(np.arange(len(ticks)), np.append(begins, len(ticks)), np.append(ticks[begins], end))
 
