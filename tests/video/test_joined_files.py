@@ -135,6 +135,11 @@ def test_a_guessed_stamp_before_the_last_picture_makes_no_two_pictures_closer(tm
         np.testing.assert_allclose(np.diff(video.times_s), 1 / FPS, atol=1e-3)
 
 
+def test_a_guessed_stamp_changes_no_order(tmp_path: Path) -> None:
+    """Of a program stream: FFmpeg gives a part's last picture a time half a frame before the one before."""
+    assert_read_as_decoded(join(tmp_path, "mpg", [(3, 0.9), (12, 0.0)], bf="1", g="3"))
+
+
 @pytest.mark.slow
 @settings(max_examples=300, **EXAMPLES)
 @given(suffix=st.sampled_from(sorted(CODECS)), parts=PARTS, b_frames=st.integers(0, 3), gop=st.integers(3, 20))
