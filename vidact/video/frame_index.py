@@ -289,6 +289,7 @@ class Scan:
     formats.
     ``limit``: the stamp at which the track ends, as an edit list may say; ``is_limit_exact``: neither before nor later.
     ``is_each_stamped``: the container stores a stamp for every packet, so that equal ones are what the file says.
+    ``is_program``: an MPEG program stream, of whose last pictures FFmpeg guesses the stamps.
     """
 
     packets: list[PacketNote]
@@ -314,6 +315,7 @@ class Scan:
     limit: int | None = None
     is_limit_exact: bool = False
     is_each_stamped: bool = False
+    is_program: bool = False
 
     @property
     def is_lost(self) -> bool:
@@ -537,6 +539,7 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
     scan.is_raw, scan.is_each_stamped = is_raw(container), format in STAMPED_CONTAINERS
+    scan.is_program = format == "mpeg"
     num_bytes, is_torn, last = 0, False, None
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
@@ -632,6 +635,8 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
         return _index(scan, names if is_rising else None, np.arange(len(names)) / fps, 1 / fps)
     stamps = _without_strays(scan, names)
     part_of = _parts(scan, stamps)
+    if scan.is_program:
+        stamps = _rising_at_the_end(stamps, part_of)
     order = np.lexsort((stamps, part_of))
     parts = np.split(order, np.flatnonzero(np.diff(part_of[order])) + 1)
     ticks, lasting = stamps.astype(np.float64), np.array(scan.durations, dtype=np.float64)
@@ -667,6 +672,16 @@ def _filled(frames: Sequence[int | None], frames_per_tick: float) -> np.ndarray:
     filled = np.interp(everywhere, at, known)
     filled += usual * (np.minimum(everywhere - at[0], 0) + np.maximum(everywhere - at[-1], 0))
     return filled
+
+
+def _rising_at_the_end(stamps: np.ndarray, part_of: np.ndarray) -> np.ndarray:
+    """Stamps (N,) in which the last pictures of each part, which a decoder gives in their order, fall back no more: a
+    guessed one that does becomes that of the picture before."""
+    stamps = stamps.copy()
+    for part in np.unique(part_of):
+        last = np.flatnonzero(part_of == part)[-DEEPEST:]
+        stamps[last] = np.maximum.accumulate(stamps[last])
+    return stamps
 
 
 def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
