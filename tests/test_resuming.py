@@ -415,14 +415,19 @@ def test_a_trial_of_a_test_keeps_what_is_known(
     assert {path: path.stat().st_mtime_ns for path in left_alone.rglob("*") if path.is_file()} == files
 
 
+def without_validation(sequences: Path, root: Path, split: str) -> Path:
+    """The same videos in ``root``, those for validation in another split."""
+    root.mkdir()
+    for name in ("events.csv", "features"):
+        (root / name).symlink_to(sequences / name)
+    (root / "videos.csv").write_text((sequences / "videos.csv").read_text().replace(",val", f",{split}"))
+    return root
+
+
 def test_a_test_of_a_part_says_so(
     options: list[str], noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    for name in ("events.csv", "features"):
-        (root / name).symlink_to(noise_sequences / name)
-    (root / "videos.csv").write_text((noise_sequences / "videos.csv").read_text().replace(",val", ",test"))
+    root = without_validation(noise_sequences, tmp_path / "data", "test")
     part = ["--trainer.limit_test_batches=1", "--data.test_batch_size=1", "--trainer.max_epochs=1"]
     cli.train([*options, *part, f"--data.root={root}", f"--run={tmp_path / 'run'}", "--data.val_fraction=0"])
     assert "note: only 1 of the 2 videos of the split test were scored" in capsys.readouterr().out
@@ -448,11 +453,7 @@ def test_averages_of_lightning_are_what_is_scored(options: list[str], tmp_path: 
 def test_early_stopping_without_a_split_to_validate_on(
     options: list[str], noise_sequences: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    for name in ("events.csv", "features"):
-        (root / name).symlink_to(noise_sequences / name)
-    (root / "videos.csv").write_text((noise_sequences / "videos.csv").read_text().replace(",val", ",train"))
+    root = without_validation(noise_sequences, tmp_path / "data", "train")
     args = ["train", *options, f"--data.root={root}", f"--run={tmp_path / 'run'}", "--data.val_fraction=0"]
     assert "since the data has no split val. Leave early stopping out" in fails(
         [*args, "--model.early_stopping=2"], capsys
