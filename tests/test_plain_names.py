@@ -6,35 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vidact"
-VAGUE = set(
-    [
-        "found",
-        "words",
-        "place",
-        "asked",
-        "one",
-        "shown",
-        "known",
-        "kept",
-        "done",
-        "begin",
-        "what",
-        "given",
-        "said",
-        "taken",
-        "seen",
-        "other",
-        "look",
-        "own",
-        "there",
-        "told",
-        "wanted",
-        "answer",
-        "here",
-        "who",
-        "made",
-    ]
-)
+VAGUE = {
+    *("found", "words", "place", "asked", "one", "shown", "known", "kept", "done", "begin", "what", "given", "said"),
+    *("taken", "seen", "other", "look", "own", "there", "told", "wanted", "answer", "here", "who", "made"),
+}
 MOST_PER_1000_LINES = 21
 
 
