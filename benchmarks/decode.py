@@ -32,9 +32,9 @@ import numpy as np
 import torch
 
 from vidact.batch import ClipInput
-from vidact.results import command_line, save_results
+from vidact.results.figures import command_line, save_results
 from vidact.video import VideoReader, open_video, test_transform
-from vidact.video.decode import VIDEO_SUFFIXES
+from vidact.video.folders import VIDEO_SUFFIXES
 
 SEGMENTS = 8
 SIZE, RESIZE = 224, 256
@@ -266,7 +266,7 @@ def _open_copy(copy: Path) -> VideoReader:
 
 def _quality(copy: Path, source: Path) -> dict[str, float]:
     """Bytes over the source's, and the PSNR of its frames to the source's at the same moments, in its own size."""
-    from vidact.video.transcode import psnr_of, scaled, squared_difference
+    from vidact.prepare.transcode import psnr_of, scaled, squared_difference
 
     with _open_copy(copy) as video, open_video(source) as original:
         chosen = np.unique(np.linspace(0, len(video) - 1, 16).astype(int))

@@ -22,11 +22,11 @@ import jsonargparse
 import numpy as np
 
 from vidact import cli
-from vidact.data.annotations import Event
+from vidact.data.event_list import Event
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences, write_sequences
 from vidact.files import write_json
-from vidact.report import write_summary
-from vidact.results import command_line, load_results, save_results
+from vidact.report.page import write_summary
+from vidact.results.figures import command_line, load_results, save_results
 
 NETWORKS = ("frame_classifier", "miniroad")
 SHORT = {"miniroad": "short"}  # the recipe for a few short videos in its place

@@ -34,9 +34,9 @@ from torch import Tensor
 
 import vidact.models
 from vidact.events import EventDetector
-from vidact.features import build_extractor
+from vidact.features.names import build_extractor
 from vidact.models.online import one_stream, stack_states
-from vidact.results import command_line, save_results
+from vidact.results.figures import command_line, save_results
 from vidact.stream import StreamModel, load_model, open_source, run, run_many
 
 PARTS = ("answer", "camera", "files", "gpu")

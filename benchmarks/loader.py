@@ -25,13 +25,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vidact.batch import ClipInput
-from vidact.data.annotations import ClipRow, find_videos, video_id, write_clips_csv
 from vidact.data.clips import ClipData, collate, one_thread
+from vidact.data.official_lists import ClipRow, find_videos, write_clips_csv
 from vidact.data.synthetic import write_video
-from vidact.prepare import pack_set, transcode_set
-from vidact.results import command_line, save_results
+from vidact.prepare.sets import pack_set, transcode_set
+from vidact.results.figures import command_line, save_results
 from vidact.video import Augment, SegmentSampler
 from vidact.video.decode import open_video
+from vidact.video.folders import video_id
 
 INPUT = ClipInput(size=224)
 SEGMENTS = 8

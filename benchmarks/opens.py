@@ -21,9 +21,9 @@ import av
 import jsonargparse
 import numpy as np
 
-from vidact.doctor import numbered_picture, write_numbered_video
-from vidact.results import command_line, save_results
+from vidact.results.figures import command_line, save_results
 from vidact.video import VideoError, open_video
+from vidact.video.numbered import numbered_picture, write_numbered_video
 
 MOST_BYTES = 1024.0  # an open may leave behind
 

@@ -23,10 +23,10 @@ from vidact import cli
 from vidact.data.clips import FrameCache
 from vidact.data.synthetic import ORDER_PAIRS, write_clips
 from vidact.demo import first_clip, inside_pairs, made
-from vidact.plots import draw_order
-from vidact.report import write_summary
-from vidact.results import command_line, load_results, save_results
-from vidact.scores import load_scores
+from vidact.report.page import write_summary
+from vidact.report.plots import draw_order
+from vidact.results.figures import command_line, load_results, save_results
+from vidact.results.scores import load_scores
 
 NETWORKS = {  # in the table → in configs/clip/synthetic
     "TSN": "tsn_resnet_tiny",

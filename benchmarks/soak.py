@@ -21,9 +21,9 @@ import torch
 
 import vidact.models
 from vidact.events import EventDetector
-from vidact.features import build_extractor
+from vidact.features.names import build_extractor
 from vidact.files import replacing
-from vidact.results import command_line, save_results
+from vidact.results.figures import command_line, save_results
 from vidact.stream import Engine, Grab, StreamModel
 
 FPS = 24.0

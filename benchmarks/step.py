@@ -29,7 +29,7 @@ from vidact.models.miniroad import miniroad
 from vidact.models.oadtr import oadtr
 from vidact.models.online import OnlineNetwork, OnlineOutput, map_state
 from vidact.models.trn_recurrent import trn_recurrent
-from vidact.results import command_line, save_results
+from vidact.results.figures import command_line, save_results
 
 NUM_CLASSES = 22  # THUMOS'14: background, 20 actions, and the ambiguous class of the published networks
 FEATURE_DIM = 3072

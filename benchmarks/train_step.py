@@ -45,14 +45,15 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidact.batch import ClipInput
-from vidact.data.annotations import find_videos, video_id
 from vidact.data.clips import ClipData
+from vidact.data.official_lists import find_videos
+from vidact.jobs import num_cores
 from vidact.models import tsm_resnet50, tsm_resnet_tiny
 from vidact.models.backbones import channels_last, clip_channels_last
-from vidact.prepare import pack_set
-from vidact.results import command_line, save_results
+from vidact.prepare.sets import pack_set
+from vidact.results.figures import command_line, save_results
 from vidact.tasks.training import compiled, fuse
-from vidact.video.jobs import num_cores
+from vidact.video.folders import video_id
 
 NUM_CLASSES = 400
 PEAK_TFLOPS = {  # dense bf16, by the makers' data sheets; the first name that is part of the device's counts

@@ -61,15 +61,16 @@ def no_fresh_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page takes longer than the training of most tests, and has tests of its own; wider fixtures write one still."""
-    import vidact.report
+    import vidact.report.page
 
-    monkeypatch.setattr(vidact.report, "write_report", lambda run: run / "report.html")
+    monkeypatch.setattr(vidact.report.page, "write_report", lambda run: run / "report.html")
 
 
 @pytest.fixture(scope="session")
 def noise_sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features and labels of three untrimmed videos, noise of 8 values a token; two classes."""
-    from vidact.data.annotations import Event, write_events_csv, write_videos_csv
+    from vidact.data.event_list import Event
+    from vidact.data.official_lists import write_events_csv, write_videos_csv
 
     root = tmp_path_factory.mktemp("sequences")
     (root / "features").mkdir()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vidact.timelines import Timelines
+from vidact.results.timelines import Timelines
 
 
 def make_timelines(

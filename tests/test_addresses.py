@@ -11,10 +11,11 @@ import threading
 import pytest
 
 from vidact import cli
-from vidact.addresses import from_environment, public, without_secrets
-from vidact.results import command_line
-from vidact.stream.server import name_sources
-from vidact.stream.sources import SourceError, open_source
+from vidact.results.figures import command_line
+from vidact.stream.grabs import SourceError
+from vidact.stream.sources import open_source
+from vidact.stream.web.server import name_sources
+from vidact.text.addresses import from_environment, public, without_secrets
 
 PASSWORDS = [
     *("secret", "se/cret", "se#cret", "se?cret", "se[cret", "se]cret", "se cret", "se@cret", "@secret@", "se:cret"),

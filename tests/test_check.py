@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from vidact import cli
-from vidact.check import CHECK, check_set
-from vidact.data.annotations import ClipRow, load_clips, write_clips_csv
+from vidact.data.clip_list import load_clips
+from vidact.data.official_lists import ClipRow, write_clips_csv
 from vidact.data.synthetic import write_clips, write_video
-from vidact.video.check import examine
+from vidact.prepare.check import CHECK, check_set
+from vidact.prepare.examine import examine
 
 
 def moving(seed, frames=40, side=64):
@@ -242,7 +243,7 @@ def test_the_command_reports_and_does_not_read_twice(planted, tmp_path, capsys, 
     assert "label conflict" in page
     before = json.loads((out / CHECK).read_text())
     assert before["kinds"]["truncated"] == 1
-    monkeypatch.setattr("vidact.check.examine", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr("vidact.prepare.check.examine", lambda path: pytest.fail(f"{path} is read again"))
     check_set(planted, out, progress=False)
     assert json.loads((out / CHECK).read_text()) == before
 
@@ -258,7 +259,7 @@ def test_workers_do_not_matter(clean, tmp_path):
 def test_real_videos_are_not_called_copies(shared_data, tmp_path):
     """Nine people before one wall: the background is the same, the videos are not."""
     found = [examine(path) for path in sorted((shared_data / "weizmann").glob("*/d*.avi"))[:12]]
-    from vidact.video.check import find_duplicates
+    from vidact.prepare.examine import find_duplicates
 
     assert find_duplicates(found) == []
     assert [one.problems for one in found] == [[]] * len(found)

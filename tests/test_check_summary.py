@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from vidact import cli
-from vidact.check import CHECK, check_set
-from vidact.data.annotations import ClipRow, Event, write_clips_csv, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event
+from vidact.data.official_lists import ClipRow, write_clips_csv, write_events_csv, write_videos_csv
 from vidact.data.synthetic import write_video
+from vidact.prepare.check import CHECK, check_set
 
 
 def film(root: Path, name: str, seconds: float, seed: int) -> None:

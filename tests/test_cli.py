@@ -16,7 +16,7 @@ import torch
 
 from vidact import __version__, cli
 from vidact.data.synthetic import write_clips
-from vidact.results import load_results
+from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification
 
 SMALL = [

@@ -232,7 +232,7 @@ def test_the_online_demo_file_is_causal(tsm, tmp_path):
 def test_converted_then_scored(tsm, tmp_path, capsys):
     """A researcher's published TSM is scored on clips of one's own, in two commands."""
     from vidact.data.synthetic import CLASSES, write_clips
-    from vidact.results import load_results
+    from vidact.results.figures import load_results
 
     write_clips(tmp_path / "clips", {"train": 1, "val": 1, "test": 1}, classes=CLASSES[:11])
     file, ours = published(tsm, tmp_path / "published.pth"), tmp_path / "ours.safetensors"

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidact.data.annotations import Event, rasterise
+from vidact.data.event_list import Event, rasterise
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences, write_sequences
-from vidact.results import load_results
+from vidact.results.figures import load_results
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "detectors.py"
 CLASSES, RATE = ["run", "jump"], 4.0

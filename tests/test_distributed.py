@@ -18,8 +18,8 @@ from vidact import cli
 from vidact.data import load_clips
 from vidact.data.synthetic import write_clips
 from vidact.models import tsm_resnet_tiny
-from vidact.results import load_results
-from vidact.scores import load_scores
+from vidact.results.figures import load_results
+from vidact.results.scores import load_scores
 
 SMALL = ["--config", "debug", "--model.network.size=32", "--trainer.enable_progress_bar=false"]
 

@@ -8,18 +8,9 @@ import pytest
 import torch
 
 from vidact import doctor as module
-from vidact.doctor import (
-    check_decoders,
-    check_devices,
-    check_videos,
-    doctor,
-    installed_versions,
-    numbered_picture,
-    read_number,
-    suggestions,
-    write_numbered_video,
-)
+from vidact.doctor import check_decoders, check_devices, check_videos, doctor, installed_versions, suggestions
 from vidact.video.decode import OpenCVReader, PyAVReader
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 WELL = {"pyav": "works", "decord": "works", "opencv": "works", "torchcodec": "works"}
 GPU = {"cpu": "works", "cuda:0": "works (a card, 80 GiB)"}

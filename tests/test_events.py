@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidact.data.annotations import Event, Targets, events_of, rasterise
+from vidact.data.event_list import Event, Targets, events_of, rasterise
 from vidact.events import Detection, EventDetector, choose_thresholds, scores_to_events, tune_thresholds
 from vidact.metrics import event_f1, event_map
 

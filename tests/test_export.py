@@ -11,29 +11,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import vidact.export
+import vidact.export.write
 import vidact.models
 from vidact import cli
 from vidact.batch import ClipInput
-from vidact.export import (
-    OPSET,
-    OnnxClip,
-    OnnxExtractor,
-    OnnxFrameStep,
-    OnnxStep,
-    _Graph,
-    export,
-    flatten,
-    load_onnx,
-    open_onnx,
-)
-from vidact.features import FeatureExtractor, image_backbone
+from vidact.export.runtime import OnnxClip, OnnxExtractor, OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
+from vidact.export.write import OPSET, export, flatten
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.names import image_backbone
 from vidact.models.non_local import NonLocal
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, select_streams, stack_states
 from vidact.models.weights import save
 from vidact.stream import StreamModel, StreamUpdate, load_model, run_many
-from vidact.stream.engine import FrameMean
-from vidact.stream.sources import Grab
+from vidact.stream.grabs import Grab
+from vidact.stream.model import FrameMean
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 sys.path.insert(0, str(Path(__file__).parent / "stream"))
@@ -739,16 +730,16 @@ class Steep(Colours):
 
 
 def test_rounding_that_the_network_amplifies_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vidact.export, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(vidact.export.write, "TOLERANCE", 1e-6)
     network = Steep()
     export(network, tmp_path / "clip.onnx", frames=4)
-    honest = _Graph.run
-    monkeypatch.setattr(_Graph, "run", lambda self, inputs: {"logits": honest(self, inputs)["logits"] + 1e-2})
+    honest = OnnxGraph.run
+    monkeypatch.setattr(OnnxGraph, "run", lambda self, inputs: {"logits": honest(self, inputs)["logits"] + 1e-2})
     with pytest.raises(ValueError, match=r"Steep was not exported: .* differ from PyTorch's by up to 0.01"):
         export(network, tmp_path / "clip.onnx", frames=4)
     monkeypatch.undo()
-    monkeypatch.setattr(vidact.export, "TOLERANCE", 1e-6)
-    monkeypatch.setattr(vidact.export, "ROUNDINGS", 0)
+    monkeypatch.setattr(vidact.export.write, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(vidact.export.write, "ROUNDINGS", 0)
     with pytest.raises(ValueError, match="Steep was not exported"):
         export(network, tmp_path / "clip.onnx", frames=4)
 
@@ -768,7 +759,7 @@ def test_a_missing_package_is_named(
 
 
 def test_more_than_a_file_can_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidact.export.ONNX_LIMIT", 10)
+    monkeypatch.setattr("vidact.export.write.ONNX_LIMIT", 10)
     with pytest.raises(ValueError, match=r"Colours has 0.0 GiB of weights; one ONNX file holds 2 GiB"):
         export(Colours(), tmp_path / "x.onnx", frames=2)
 

@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 from workers import await_end, children_of
 
-from vidact import cli, features
+from vidact import cli
 from vidact.data.synthetic import write_untrimmed
-from vidact.doctor import write_numbered_video
-from vidact.features import FeatureExtractor, build_extractor, extract_features, find_videos, parse_shard, part_of
-from vidact.results import load_results
+from vidact.features import files as features
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.files import extract_features, find_videos, parse_shard, part_of
+from vidact.features.names import build_extractor
+from vidact.results.figures import load_results
 from vidact.video import open_video
+from vidact.video.numbered import write_numbered_video
 
 FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
 ROOT = Path(__file__).parents[1]

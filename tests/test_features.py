@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 import vidact.models
-from vidact.doctor import write_numbered_video
-from vidact.features import IMAGE_BACKBONES, FeatureExtractor, build_extractor, build_network
+from vidact.features.extractor import IMAGE_BACKBONES, FeatureExtractor
+from vidact.features.names import build_extractor, build_network
 from vidact.models.weights import builder, save
 from vidact.video import Chunker, Clock, VideoError, open_video, test_transform
+from vidact.video.numbered import write_numbered_video
 
 TINY = {"size": 32, "width": 8}
 

@@ -21,11 +21,11 @@ from vidact.batch import ClipInput
 from vidact.data import load_clips
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
-from vidact.doctor import write_numbered_video as write_video
 from vidact.flow_extraction import extract_flow, find_sources
-from vidact.results import load_results
+from vidact.results.figures import load_results
 from vidact.video import Augment, SegmentSampler, VideoError, open_video
 from vidact.video.flow_store import FlowRecord, FlowStore
+from vidact.video.numbered import write_numbered_video as write_video
 from vidact.video.transform import from_record
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from torch import nn
 from vidact import cli
 from vidact.models import i3d_r50, tsm_resnet18, tsn_resnet50
 from vidact.models.weights import REFERENCES
-from vidact.network_table import (
+from vidact.report.network_table import (
     Reach,
     build,
     clip_networks,
@@ -62,7 +62,7 @@ def test_reach_is_measured(monkeypatch):
             values = clip.mean((2, 3, 4))
             return (values + self.gain * (values.roll(3, 1) + values.roll(-2, 1)))[..., None]
 
-    monkeypatch.setattr("vidact.network_table.build", lambda *_args, **_options: Looks())
+    monkeypatch.setattr("vidact.report.network_table.build", lambda *_args, **_options: Looks())
     assert find_reach("looks") == Reach(before=3, after=2)
 
 
@@ -122,8 +122,8 @@ def some_records(tmp_path_factory):
 
 
 def test_parity_of_networks_and_of_their_parts(some_records, monkeypatch):
-    monkeypatch.setattr("vidact.network_table.find_reach", lambda *_args, **_options: None)
-    monkeypatch.setattr("vidact.network_table.giga_macs", lambda *_args: 0.0)
+    monkeypatch.setattr("vidact.report.network_table.find_reach", lambda *_args, **_options: None)
+    monkeypatch.setattr("vidact.report.network_table.giga_macs", lambda *_args: 0.0)
     records = {record.name: record for record in read_records(some_records)}
     assert list(records) == ["miniroad", "mmaction2_tsm_mobilenetv2", "trn_relation_multi", "trn_relation_single"]
     assert all(record.error < 1e-5 for name, record in records.items() if name != "trn_relation_single")
@@ -176,7 +176,7 @@ def test_the_command(tmp_path, capsys):
 
 def test_networks_of_a_package_that_is_absent_are_left_out(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    monkeypatch.setattr("vidact.network_table.clip_networks", lambda: ["vjepa2_tiny", "tsn_resnet_tiny"])
+    monkeypatch.setattr("vidact.report.network_table.clip_networks", lambda: ["vjepa2_tiny", "tsn_resnet_tiny"])
     cli.main(["networks"])
     said = capsys.readouterr()
     assert "`tsn_resnet_tiny`" in said.out

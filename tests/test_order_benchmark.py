@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidact import cli
-from vidact.results import load_results
+from vidact.results.figures import load_results
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "order.py"
 CONFIGS = Path(__file__).parents[1] / "configs" / "clip" / "synthetic"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vidact.export import _Graph
+from vidact.export.runtime import OnnxGraph
 from vidact.models import videomae_tiny
 from vidact.models.backbones import timm_backbone
-from vidact.packages import EXTRAS, how_to_install
-from vidact.stream.server import _import_uvicorn
+from vidact.stream.web.server import _import_uvicorn
+from vidact.text.packages import EXTRAS, how_to_install
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -83,7 +83,7 @@ def test_commands_of_the_pages_work_after_the_install_text():
 MISSING = {
     "timm": (lambda: timm_backbone("resnet10t"), "`uv sync --extra timm`"),
     "transformers": (lambda: videomae_tiny(3), "`uv sync --extra transformers`"),
-    "onnxruntime": (lambda: _Graph(b"", "x.onnx"), "`uv sync --extra onnx`"),
+    "onnxruntime": (lambda: OnnxGraph(b"", "x.onnx"), "`uv sync --extra onnx`"),
     "uvicorn.protocols": (_import_uvicorn, "`uv sync`"),
 }
 

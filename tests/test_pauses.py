@@ -15,17 +15,22 @@ import torch
 
 import vidact.models
 from vidact import cli
-from vidact.data.annotations import Event, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event
+from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.sequences import SequenceData, load_sequences
 from vidact.data.takes import Take, read_takes, write_takes
-from vidact.doctor import write_numbered_video
 from vidact.events import EventDetector, scores_to_events
-from vidact.features import FeatureExtractor, build_extractor, build_network, extract_features, other_features
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.files import extract_features
+from vidact.features.names import build_extractor, build_network
+from vidact.features.record import other_features
 from vidact.models.weights import save
 from vidact.stream import load_model, run
-from vidact.stream.engine import StreamModel
-from vidact.stream.sources import Grab, open_source
+from vidact.stream.grabs import Grab
+from vidact.stream.model import StreamModel
+from vidact.stream.sources import open_source
 from vidact.video import Clock, open_video, takes
+from vidact.video.numbered import write_numbered_video
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 

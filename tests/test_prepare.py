@@ -16,15 +16,17 @@ import numpy as np
 import pytest
 from workers import await_end, children_of
 
-from vidact import cli, prepare
-from vidact.data.annotations import ClipRow, load_clips, write_clips_csv
+from vidact import cli, jobs
+from vidact.data.clip_list import load_clips
+from vidact.data.official_lists import ClipRow, write_clips_csv
 from vidact.data.synthetic import write_video
-from vidact.doctor import write_numbered_video
-from vidact.prepare import pack_set, transcode_set
-from vidact.video import jobs
+from vidact.prepare import sets as prepare
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import pack_set, transcode_set
+from vidact.prepare.transcode import TranscodeSettings
 from vidact.video.decode import open_video
-from vidact.video.packed import PackedReader, PackSettings
-from vidact.video.transcode import TranscodeSettings
+from vidact.video.numbered import write_numbered_video
+from vidact.video.packed import PackedReader
 
 FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
 ROOT = Path(__file__).parents[1]

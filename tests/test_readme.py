@@ -8,7 +8,7 @@ import pytest
 
 from vidact import cli
 from vidact.data.synthetic import write_clips
-from vidact.results import load_results
+from vidact.results.figures import load_results
 
 ROOT = Path(__file__).parents[1]
 

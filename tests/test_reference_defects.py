@@ -22,9 +22,9 @@ from vidact.data.synthetic import write_clips
 from vidact.metrics import topk_accuracy
 from vidact.models import tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.models.backbones import DifferenceConv2d, find_first_conv
-from vidact.results import load_results
-from vidact.scores import Scores, fuse
-from vidact.stream.sources import _CameraConnection
+from vidact.results.figures import load_results
+from vidact.results.scores import Scores, fuse
+from vidact.stream.live import _CameraConnection
 from vidact.tasks import ClipClassification
 from vidact.tasks.schedules import ParameterGroups
 from vidact.video import Augment, DenseSampler, LegacySampler, SegmentSampler, UniformSampler

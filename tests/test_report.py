@@ -11,12 +11,13 @@ import pytest
 from made_timelines import make_timelines
 from PIL import Image
 
-from vidact import plots, report
 from vidact.metrics import calibrated_map, confusion_matrix, frame_map, token_accuracy, yardsticks
-from vidact.plots import draw_confusion, draw_curves, draw_mistakes, find_mistakes, read_log, read_strip
-from vidact.report import write_report, write_summary
-from vidact.results import in_words, save_results
-from vidact.scores import Scores
+from vidact.report import page as report
+from vidact.report import plots
+from vidact.report.page import write_report, write_summary
+from vidact.report.plots import draw_confusion, draw_curves, draw_mistakes, find_mistakes, read_log, read_strip
+from vidact.results.figures import in_words, save_results
+from vidact.results.scores import Scores
 
 NASTY = '<script>alert("x")</script> & $x$'
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-import vidact.report
+import vidact.report.page
 from vidact import cli
 from vidact.models import weights
-from vidact.results import load_results
+from vidact.results.figures import load_results
 from vidact.tasks import OnlineDetection
 
 ADD = "--trainer.callbacks+=lightning.pytorch.callbacks."
@@ -26,7 +26,7 @@ ADD = "--trainer.callbacks+=lightning.pytorch.callbacks."
 def without_pages() -> Iterator[None]:
     """Pages have their own tests and take longer than the training here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vidact.report, "write_report", lambda run: run / "report.html")
+        patch.setattr(vidact.report.page, "write_report", lambda run: run / "report.html")
         yield
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from vidact import cli
 from vidact.data.synthetic import write_clips
-from vidact.results import load_results
+from vidact.results.figures import load_results
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 

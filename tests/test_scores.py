@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from vidact.metrics import topk_accuracy
-from vidact.results import load_results, save_results
-from vidact.scores import Scores, fuse, fuse_files, load_scores, probabilities, search_weights, stack
+from vidact.results.figures import load_results, save_results
+from vidact.results.scores import Scores, fuse, fuse_files, load_scores, probabilities, search_weights, stack
 
 CLASSES = ["jump", "run", "walk", "wave"]
 
@@ -418,6 +418,7 @@ def test_bad_results_are_named(tmp_path):
 
 def test_scores_need_no_heavy_package():
     """Level 0: reading a scores file loads neither torch, Lightning nor matplotlib."""
-    code = "import sys, vidact.scores; print([m for m in ('torch', 'lightning', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "lightning", "matplotlib")
+    code = f"import sys, vidact.results.scores; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -5,10 +5,10 @@ import pytest
 from made_timelines import make_timelines
 from PIL import Image
 
-from vidact import timeline_plots
 from vidact.metrics import frame_map
-from vidact.plots import DPI
-from vidact.timeline_plots import (
+from vidact.report import timeline_plots
+from vidact.report.plots import DPI
+from vidact.report.timeline_plots import (
     anticipation,
     choose_videos,
     class_colours,
@@ -21,7 +21,7 @@ from vidact.timeline_plots import (
     timeline_name,
     video_accuracies,
 )
-from vidact.timelines import Timelines
+from vidact.results.timelines import Timelines
 
 PALE, BLUE, ORANGE = (195, 214, 236), (37, 99, 168), (217, 100, 31)
 

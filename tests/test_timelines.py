@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vidact.timelines import Timelines, load_timelines, stack_timelines
+from vidact.results.timelines import Timelines, load_timelines, stack_timelines
 
 
 def make(ids=("b", "a"), lengths=(3, 5), future=True, **changes) -> Timelines:

@@ -17,19 +17,20 @@ import torch
 
 from vidact.data.sequence_list import read_record
 from vidact.data.synthetic import write_video
-from vidact.export import open_onnx
+from vidact.export.runtime import open_onnx
 from vidact.models import frame_classifier, tsn_resnet_tiny
 from vidact.models.weights import describe, load, read
 from vidact.prediction import predict
-from vidact.prepare import pack_set
-from vidact.results import load_results, save_results
-from vidact.scores import FORMAT, load_scores
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import pack_set
+from vidact.results.figures import load_results, save_results
+from vidact.results.scores import FORMAT, load_scores
+from vidact.results.timelines import load_timelines
 from vidact.stream import load_model
 from vidact.stream.sources import open_source
-from vidact.timelines import load_timelines
 from vidact.video.decode import VideoError, open_video
 from vidact.video.flow import raft
-from vidact.video.packed import PackedReader, PackSettings
+from vidact.video.packed import PackedReader
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_a_video_that_only_names_others_is_none(kind: str, suffix: str, tmp_path
 
 
 def test_a_checked_set_reads_no_list(tmp_path: Path) -> None:
-    from vidact.video.check import examine
+    from vidact.prepare.examine import examine
 
     write_video(tmp_path / "other.ts", np.zeros((8, 48, 64, 3), np.uint8), 8)
     (tmp_path / "clip.mp4").write_text(LISTS["concat"].format(name="other.ts"))

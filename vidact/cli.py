@@ -39,15 +39,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact import __version__
-from vidact.addresses import Parser, misspelt, without_secrets
 from vidact.files import no_empty_folder, replacing, try_to_write, write_json
-from vidact.names import plain_name, same_names
 from vidact.records import unreadable_weights
-from vidact.results import load_results, save_results
+from vidact.results.figures import load_results, save_results
+from vidact.text.addresses import Parser, misspelt, without_secrets
+from vidact.text.names import plain_name, same_names
 
 if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
-    from vidact.scores import Scores
+    from vidact.results.scores import Scores
 
 HELP = """usage: vidact COMMAND [options]
 
@@ -668,7 +668,7 @@ def learn(cli: Any, command: str) -> Path:
         with ctrl_c_in_words(trainer, run):
             score(cli, run, "best", command, learnt_in)
     elif trainer.is_global_zero:
-        from vidact.report import write_report
+        from vidact.report.page import write_report
 
         save_results(run, learnt_in, command)
         print(f"report: {write_report(run)}")
@@ -796,7 +796,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     """
     from vidact.metrics import is_trivial
     from vidact.models.weights import load, load_strictly
-    from vidact.report import write_report
+    from vidact.report.page import write_report
 
     path = checkpoint_path(run, name)
     # the configuration's own package has built a network in this process already
@@ -854,7 +854,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
 
 def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) -> None:
     """A detector understands the features it was trained on and no others."""
-    from vidact.features import other_features
+    from vidact.features.record import other_features
 
     if differ := other_features(trained, data.found.record):
         raise ValueError(
@@ -896,7 +896,7 @@ def folds(args: Sequence[str]) -> Path:
     Several configurations are cross-validated on the same folds and become the rows of one table.
     """
     from vidact.data.clips import FrameCache
-    from vidact.report import write_summary
+    from vidact.report.page import write_summary
 
     parser = Parser(
         prog="vidact folds", description=folds.__doc__, epilog="Further options are those of vidact train.",
@@ -1028,8 +1028,8 @@ def fold_folder(out: Path, name: str) -> Path:
 
 def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
     """Runs below ``plan.out``, its results.json and page; gives the figures."""
-    from vidact.report import write_summary
-    from vidact.scores import load_scores, stack
+    from vidact.report.page import write_summary
+    from vidact.results.scores import load_scores, stack
 
     config, out = plan.config, plan.out
     names = ["+".join(part) for part in plan.parts]
@@ -1071,7 +1071,7 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
     """
     import yaml
 
-    from vidact.features import differences
+    from vidact.features.record import differences
 
     options: dict[str, list[str]] = {}
     for word in arguments:
@@ -1118,8 +1118,8 @@ def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
 def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str, Any]) -> dict[str, Any]:
     """Late fusion of two cross-validations fold by fold, with TSN's weights; it costs what both cost."""
     from vidact.metrics import topk_accuracy
-    from vidact.scores import fuse as fuse_scores
-    from vidact.scores import load_scores, stack
+    from vidact.results.scores import fuse as fuse_scores
+    from vidact.results.scores import load_scores, stack
 
     names = [row["fold"] for row in load_results(rgb)["rows"]]
     parts = [
@@ -1157,7 +1157,7 @@ def compare(args: Sequence[str]) -> Path:
 
     Finished runs are kept when the command runs again.
     """
-    from vidact.report import write_summary
+    from vidact.report.page import write_summary
 
     parser = Parser(
         prog="vidact compare", description=compare.__doc__, epilog="Further options are those of vidact train.",
@@ -1275,7 +1275,7 @@ def refuse_what_ends_badly(cli: Any) -> None:
     The end builds the network again from what the checkpoint says of it, scores the test split (``ClipData`` tries
     its videos) and adds to results.json.
     """
-    import vidact.report  # noqa: F401  (with what it draws with)
+    import vidact.report.page  # noqa: F401  (with what it draws with)
     from vidact.models.weights import refuse_another_network
 
     package = cli.config.model.init_args.network.class_path.partition(".")[0]
@@ -1300,7 +1300,7 @@ def extract(args: Sequence[str]) -> None:
 
         status = flow_main(args[1:])
     else:
-        from vidact.features import main as features_main
+        from vidact.commands.extract import main as features_main
 
         status = features_main(args)
     if status:
@@ -1309,7 +1309,7 @@ def extract(args: Sequence[str]) -> None:
 
 def prepare(args: Sequence[str]) -> None:
     """Check a set of videos, re-encode it for fast reading, or pack it."""
-    from vidact.prepare import main as prepare_main
+    from vidact.commands.prepare import main as prepare_main
 
     if status := prepare_main(args):
         raise SystemExit(status)
@@ -1337,7 +1337,7 @@ def predict(args: Sequence[str]) -> None:
 
 def export(args: Sequence[str]) -> None:
     """Write a network, or one step of a stream, as ONNX or torch.export."""
-    from vidact.export import main as export_main
+    from vidact.commands.export import main as export_main
 
     export_main(args)
 
@@ -1352,14 +1352,14 @@ def stream(args: Sequence[str]) -> None:
 
 def serve(args: Sequence[str]) -> None:
     """Serve a web page that names the actions before a browser's camera, or of a source of this machine."""
-    from vidact.stream.server import main as serve_main
+    from vidact.stream.web.server import main as serve_main
 
     serve_main(args)
 
 
 def fuse(args: Sequence[str]) -> None:
     """Join score files by video id."""
-    from vidact.scores import fuse_files
+    from vidact.results.scores import fuse_files
 
     parser = Parser(prog="vidact fuse", description="Join score files by video id.")
     parser.add_argument("scores", nargs="+", type=Path, help="scores.npz of each part, or the run folders with them")
@@ -1388,7 +1388,7 @@ def networks(args: Sequence[str]) -> None:
     parser.add_argument("--parity", type=Path, help="the folder of parity records")
     parser.add_argument("--out", type=Path, help="write a page; default: print the table")
     asked = parser.parse_args(args)
-    from vidact.network_table import main as table_main
+    from vidact.report.network_table import main as table_main
 
     table_main(asked)
 
@@ -1397,7 +1397,7 @@ def report(args: Sequence[str]) -> None:
     """Draw the plots and the page of a run folder again."""
     from jsonargparse import auto_cli
 
-    from vidact.report import write_report
+    from vidact.report.page import write_report
 
     print(auto_cli(write_report, args=list(args), as_positional=True, prog="vidact report"))
 

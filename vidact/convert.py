@@ -23,12 +23,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from vidact.addresses import Parser
 from vidact.batch import ClipInput
 from vidact.data.tables import read_lines
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import REFERENCES, from_reference, load, read, save
-from vidact.names import plain_name
+from vidact.text.addresses import Parser
+from vidact.text.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, LegacySampler, SegmentSampler
 from vidact.video.transform import images_per_index
 

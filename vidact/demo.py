@@ -12,12 +12,13 @@ from PIL import Image
 
 from vidact import cli
 from vidact.data.synthetic import ORDER_PAIRS, write_clips, write_untrimmed
-from vidact.features import build_extractor, extract_features
+from vidact.features.files import extract_features
+from vidact.features.names import build_extractor
 from vidact.files import replacing
-from vidact.plots import draw_order
-from vidact.report import write_summary
-from vidact.results import load_results, save_results
-from vidact.scores import Scores, load_scores
+from vidact.report.page import write_summary
+from vidact.report.plots import draw_order
+from vidact.results.figures import load_results, save_results
+from vidact.results.scores import Scores, load_scores
 from vidact.stream.command import DEMO, demo_model
 from vidact.video import SegmentSampler, open_video
 

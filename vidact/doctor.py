@@ -10,20 +10,19 @@ import os
 import platform
 import shutil
 import tempfile
-from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
 import vidact
-from vidact.data.folders import walk_videos
 from vidact.files import write_json
-from vidact.results import command_line
-from vidact.video.decode import DECODERS, KNOWN_SUFFIXES, open_video
+from vidact.results.figures import command_line
+from vidact.video.decode import DECODERS, open_video
+from vidact.video.folders import KNOWN_SUFFIXES, walk_videos
+from vidact.video.numbered import read_number, write_numbered_video
 
 OPENCVS = (
     "opencv-python",
@@ -237,76 +236,6 @@ def _print_videos(rows: list[dict[str, Any]], decoders: list[str]) -> None:
         print(f"{name} reads {len(own) - len(failed)} of {len(own)}")
         for row in failed:
             print(f"  {row['file']}: {row['reason']}")
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# A video that says which frame is which
-
-BITS, BLOCK = 10, 16  # numbers to 1023; blocks as large as a codec's, so that compression keeps them
-
-
-def numbered_picture(number: int) -> np.ndarray:
-    """(64, 96, 3) uint8: the number as two rows of black and white blocks, above colours that move."""
-    if not 0 <= number < 2**BITS:
-        raise ValueError(f"number {number} does not fit into {BITS} bits")
-    picture = np.empty((4 * BLOCK, 6 * BLOCK, 3), dtype=np.uint8)
-    x = np.arange(picture.shape[1])
-    picture[:] = np.stack([(x + 3 * number) % 96 + 60, 180 - x, np.full_like(x, 90)], axis=1)
-    for bit in range(BITS):
-        row, column = divmod(bit, BITS // 2)
-        block = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
-        picture[block] = 255 if number >> bit & 1 else 0
-    return picture
-
-
-def read_number(image: np.ndarray) -> int:
-    """The number in a picture (3, H, W) of a numbered video."""
-    number = 0
-    for bit in range(BITS):
-        row, column = divmod(bit, BITS // 2)
-        middle = np.s_[row * BLOCK + 4 : (row + 1) * BLOCK - 4, column * BLOCK + 4 : (column + 1) * BLOCK - 4]
-        number |= int(image[(slice(None), *middle)].mean() > 128) << bit
-    return number
-
-
-def write_numbered_video(
-    path: Path,
-    num_frames: int,
-    times_ms: list[int] | None = None,
-    codec: str = "libx264",
-    codec_options: dict[str, str] | None = None,
-    container_options: dict[str, str] | None = None,
-    quarter_turns: int = 0,
-    mirror: bool = False,
-) -> None:
-    """A video whose picture i shows the number i; by default H.264 at 25 fps with B-frames and a key frame every 12.
-
-    Args:
-        times_ms: when each picture is shown, for variable frame rates; None is every 40 ms.
-        quarter_turns: how often the player has to turn the stored picture counter-clockwise to show it upright.
-        mirror: the player has to mirror it left to right, after turning.
-    """
-    if codec_options is None:
-        codec_options = {"g": "12", "bf": "3", "preset": "veryfast"} if codec == "libx264" else {}
-    if codec == "libx264":  # the same bytes each time and on every machine, as transcode.py has them
-        params = [codec_options.get("x264-params", ""), "cpu-independent=1"]
-        codec_options = {"threads": "1"} | codec_options | {"x264-params": ":".join(filter(None, params))}
-    with av.open(str(path), "w", options=container_options or {}) as container:
-        stream: Any = container.add_stream(codec, rate=25, options=codec_options)
-        stream.pix_fmt = "yuv420p"
-        stream.height, stream.width = np.rot90(numbered_picture(0), quarter_turns).shape[:2]
-        if times_ms is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        if quarter_turns or mirror:
-            stream.set_display_rotation(90 * quarter_turns, hflip=mirror)
-        for i in range(num_frames):
-            shown = numbered_picture(i)
-            stored = np.rot90(shown[:, ::-1] if mirror else shown, -quarter_turns)
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
-            if times_ms is not None:
-                frame.pts, frame.time_base = times_ms[i], Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

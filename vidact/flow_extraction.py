@@ -19,19 +19,20 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torchvision.tv_tensors import Video
 
-from vidact.addresses import Parser
-from vidact.data.annotations import is_table, load_clips, source_id
-from vidact.data.folders import walk_videos
+from vidact import jobs
+from vidact.data.clip_list import load_clips
+from vidact.data.tables import is_table
 from vidact.device import refuse_device
-from vidact.features import find_videos, parse_shard, part_of
+from vidact.features.files import find_videos, parse_shard, part_of
 from vidact.files import write_json
-from vidact.names import counted
-from vidact.results import command_line, save_results
-from vidact.video import jobs
+from vidact.jobs import Meter
+from vidact.results.figures import command_line, save_results
+from vidact.text.addresses import Parser
+from vidact.text.names import counted
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.flow import BOUND, METHODS, flow_fields, quantise
 from vidact.video.flow_store import LAYOUTS, FlowRecord, FlowStore, FlowWriter, write_record
-from vidact.video.jobs import Meter
+from vidact.video.folders import source_id, walk_videos
 
 NOTES = ".extract/flow"  # the folder inside a folder of flow that says which videos are done
 UNREADABLE = "unreadable.json"

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
-from vidact.data.annotations import video_id
-from vidact.data.folders import holds_only_images, walk_videos
 from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
 from vidact.models.weights import load, refuse_other_classes
 from vidact.records import blamed
-from vidact.video.decode import KNOWN_SUFFIXES, VideoError, open_video
+from vidact.video.decode import VideoError, open_video
+from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, walk_videos
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 

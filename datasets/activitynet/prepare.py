@@ -5,7 +5,9 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import first_few, load_classes, read_event_json, write_events_dataset
+from vidact.data.official_lists import read_event_json, write_events_dataset
+from vidact.data.tables import load_classes
+from vidact.text.names import first_few
 
 
 def prepare(

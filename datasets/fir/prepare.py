@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import load_classes, load_events, load_videos
+from vidact.data.event_list import load_events, load_videos
+from vidact.data.tables import load_classes
 
 
 def prepare(source: Path, out: Path = Path("data/fir")) -> None:

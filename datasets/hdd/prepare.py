@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import Event, events_of, write_events_dataset
+from vidact.data.event_list import Event, events_of
+from vidact.data.official_lists import write_events_dataset
 from vidact.data.published_features import class_names, load_session_list, read_frame_folders, read_targets
 from vidact.data.sequence_list import read_array, write_sequences
 

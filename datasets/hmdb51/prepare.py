@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, find_videos, read_text, write_dataset
+from vidact.data.official_lists import ClipRow, find_videos, write_dataset
+from vidact.data.tables import read_text
 
 SIDES = {"1": "train", "2": "test"}  # 0: the clip is not used in this split
 

@@ -5,9 +5,10 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import SPLIT_FOLDERS, ClipRow, find_videos, load_classes, write_dataset
-from vidact.data.tables import read_table
-from vidact.names import plain_name
+from vidact.data.official_lists import ClipRow, find_videos, write_dataset
+from vidact.data.splits import SPLIT_FOLDERS
+from vidact.data.tables import load_classes, read_table
+from vidact.text.names import plain_name
 
 SPLITS = SPLIT_FOLDERS | {"validate": "val"}
 COLUMNS = ("label", "youtube_id", "time_start", "time_end", "split")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, write_dataset
+from vidact.data.official_lists import ClipRow, write_dataset
 from vidact.data.tables import read_cells, read_lines, read_text
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import AMBIGUOUS, Event, read_event_json, read_text, write_events_dataset
+from vidact.data.event_list import AMBIGUOUS, Event
+from vidact.data.official_lists import read_event_json, write_events_dataset
 from vidact.data.published_features import read_frame_folders, read_oadtr
 from vidact.data.sequence_list import Sequence, write_sequences
+from vidact.data.tables import read_text
 
 CLASSES = [
     "BaseballPitch", "BasketballDunk", "Billiards", "CleanAndJerk", "CliffDiving", "CricketBowling", "CricketShot",

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import Event, closest, read_text, write_events_dataset
+from vidact.data.event_list import Event
+from vidact.data.official_lists import write_events_dataset
+from vidact.data.tables import closest, read_text
 
 # In the order of the published frame labels of OadTR and LSTR (IDN's differs).
 CLASSES = [

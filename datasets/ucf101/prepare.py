@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, find_videos, read_text, write_dataset
+from vidact.data.official_lists import ClipRow, find_videos, write_dataset
+from vidact.data.tables import read_text
 
 
 def prepare(videos: Path, annotations: Path, split: int = 1, out: Path = Path("data/ucf101")) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
-from vidact.data.annotations import ClipRow, find_videos, write_dataset
+from vidact.data.official_lists import ClipRow, find_videos, write_dataset
 
 CLASSES = ["bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2"]
 

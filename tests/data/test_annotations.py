@@ -10,25 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vidact.data
-from vidact.data.annotations import (
-    Clip,
+from vidact.data.clip_list import Clip, load_clips
+from vidact.data.event_list import Event, load_events, load_videos, rasterise
+from vidact.data.official_lists import (
     ClipRow,
-    Event,
     find_videos,
-    join_labels,
-    load_classes,
-    load_clips,
-    load_events,
-    load_videos,
-    rasterise,
-    split_labels,
-    walk_videos,
-    write_classes,
     write_clips_csv,
     write_dataset,
     write_events_csv,
     write_videos_csv,
 )
+from vidact.data.tables import join_labels, load_classes, split_labels, write_classes
+from vidact.video.folders import walk_videos
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -10,7 +10,7 @@ from vidact.batch import ClipInput, parse_views
 from vidact.data import load_clips
 from vidact.data.clips import ClipData, EpochSampler, FrameCache, collate
 from vidact.data.synthetic import write_clips
-from vidact.features import build_network
+from vidact.features.names import build_network
 from vidact.video import Augment, SegmentSampler, VideoError
 
 INPUT = ClipInput(size=32)

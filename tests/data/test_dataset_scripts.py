@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vidact.data.annotations import load_clips
+from vidact.data.clip_list import load_clips
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vidact.data.annotations import load_clips, walk_videos
+from vidact.data.clip_list import load_clips
 from vidact.prediction import find_videos
-from vidact.prepare import find_sources
+from vidact.prepare.sources import find_sources
+from vidact.video.folders import walk_videos
 
 CLIPS = [f"{label}/{i}.mp4" for label in ("jump", "run") for i in range(3)]
 
@@ -165,7 +166,7 @@ def test_a_class_of_images_may_be_called_thumb(tmp_path):
 
 
 def test_other_commands_tell_it_too(tmp_path, capsys):
-    from vidact.features import find_videos as find_untrimmed
+    from vidact.features.files import find_videos as find_untrimmed
     from vidact.flow_extraction import find_sources as find_flow
 
     root = touch(tmp_path, *CLIPS, "jump/@eaDir/0.mp4/x.jpg", "__MACOSX/0.mp4", "lost+found/1.mp4", "jump/._0.mp4")

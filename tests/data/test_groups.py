@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from vidact.data import load_sequences
-from vidact.data.annotations import ClipRow, load_clips, load_groups, write_clips_csv
+from vidact.data.clip_list import load_clips
+from vidact.data.event_list import load_groups
+from vidact.data.official_lists import ClipRow, write_clips_csv
 
 PEOPLE = {"ann": range(0, 8), "bob": range(8, 16), "eve": range(16, 24), "max": range(24, 32), "joe": range(32, 40)}
 
@@ -122,8 +124,8 @@ def test_validation_is_carved_by_groups_of_videos_csv(tmp_path):
 
 
 def test_check_tells_groups_of_the_column_on_two_sides(tmp_path):
-    from vidact.check import _of_groups
-    from vidact.prepare import find_sources
+    from vidact.prepare.check import _of_groups
+    from vidact.prepare.sources import find_sources
 
     people = {f"v{i}": "ann" if i < 2 else "bob" for i in range(4)}
     root = untrimmed(tmp_path, people)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from vidact import jobs
 from vidact.batch import ClipInput
 from vidact.data.clips import ClipData, CutBatch
 from vidact.data.synthetic import write_clips
-from vidact.video import Augment, SegmentSampler, jobs
+from vidact.video import Augment, SegmentSampler
 
 INPUT = ClipInput(size=32)
 

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidact.data import load_sequences
-from vidact.data.annotations import load_classes, load_clips, load_videos
-from vidact.names import counted
+from vidact.data.clip_list import load_clips
+from vidact.data.event_list import load_videos
+from vidact.data.tables import load_classes
+from vidact.text.names import counted
 
 CAFE = "caf\u00e9"
 APART = unicodedata.normalize("NFD", CAFE)  # as macOS writes the names of files
@@ -118,7 +120,7 @@ def test_no_note_names_the_same_name_twice(tmp_path):
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="/\0"), max_size=12))
 def test_a_plain_name_stays_as_it_is(name):
-    from vidact.names import plain_name
+    from vidact.text.names import plain_name
 
     plain = plain_name(name)
     assert plain_name(plain) == plain
@@ -199,7 +201,7 @@ def test_untrimmed_lists_and_features_meet(tmp_path):
 
 
 def test_a_checkpoint_knows_its_classes_however_written():
-    from vidact.names import same_names
+    from vidact.text.names import same_names
 
     assert same_names(["walk", APART, "jump up"], ["walk", CAFE, "jump\u00a0up"])
     assert not same_names(["walk", "Run"], ["walk", "run"])
@@ -207,7 +209,7 @@ def test_a_checkpoint_knows_its_classes_however_written():
 
 
 def test_scores_of_two_machines_are_fused(tmp_path):
-    from vidact.scores import Scores, fuse
+    from vidact.results.scores import Scores, fuse
 
     labels, values = np.array([0, 1]), np.array([[2.0, 1.0], [0.0, 1.0]], np.float32)
     parts = [

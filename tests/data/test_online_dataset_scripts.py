@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vidact.data import load_events, load_sequences, rasterise
-from vidact.data.annotations import load_classes, load_videos
+from vidact.data.event_list import load_videos
+from vidact.data.tables import load_classes
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 

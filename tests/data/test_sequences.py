@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 import vidact.data
 from vidact.batch import SequenceBatch
 from vidact.data import load_sequences
-from vidact.data.annotations import Event, events_of, rasterise, write_classes, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event, events_of, rasterise
+from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.sequence_list import Sequence, SequenceList, write_sequences
 from vidact.data.sequences import SequenceData, SequenceDataset, collate
 from vidact.data.synthetic import write_untrimmed
+from vidact.data.tables import write_classes
 
 RATE = 4.0
 
@@ -624,8 +626,9 @@ def test_synthetic_videos_have_labels_that_load(tmp_path: Path) -> None:
 
 def test_fir_labels_fit_their_videos(shared_data: Path, tmp_path: Path) -> None:
     """All 288 events lie inside their videos, and the carved videos have every class."""
-    from vidact.data.annotations import load_videos, video_id
+    from vidact.data.event_list import load_videos
     from vidact.video import open_video
+    from vidact.video.folders import video_id
 
     for video in load_videos(shared_data / "fir/videos.csv"):
         path = tmp_path / f"{video_id(video)}.npy"

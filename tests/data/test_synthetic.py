@@ -7,8 +7,9 @@ import av
 import numpy as np
 import pytest
 
-from vidact.data.annotations import load_classes, load_events, load_videos, rasterise
+from vidact.data.event_list import load_events, load_videos, rasterise
 from vidact.data.synthetic import CLASSES, ORDER_PAIRS, SHAPE_CLASSES, render, write_clips, write_untrimmed
+from vidact.data.tables import load_classes
 
 
 def decode(path) -> tuple[np.ndarray, list[float]]:

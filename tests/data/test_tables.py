@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vidact.data.annotations import ClipRow, load_classes, load_clips, load_events, load_videos, write_clips_csv
+from vidact.data.clip_list import load_clips
+from vidact.data.event_list import load_events, load_videos
+from vidact.data.official_lists import ClipRow, write_clips_csv
+from vidact.data.tables import load_classes
 
 ROWS = [("a.mp4", "run", 0.5, 2.0), ("b.mp4", "jump", 1.0, 2.25), ("c.mp4", "run", 0.0, 1.5), ("d.mp4", "jump", 2.0, 3)]
 
@@ -149,7 +152,7 @@ def test_columns_that_vidact_has_no_use_for_are_told_once(root):
 
 def test_what_a_stream_writes_is_an_events_csv(tmp_path):
     from vidact.events import Detection
-    from vidact.stream.writers import EventTable
+    from vidact.stream.window.writers import EventTable
 
     with EventTable(tmp_path / "events.csv") as written:
         written.write(Detection("door.mp4", 1.0, 2.5, "open, then shut", 0.75))

@@ -11,17 +11,20 @@ import pytest
 
 import vidact.models
 from vidact.batch import ClipInput
-from vidact.data.annotations import Clip, Event, write_events_csv, write_videos_csv
+from vidact.data.clip_list import Clip
 from vidact.data.clips import ClipData, ClipDataset, frame_range
+from vidact.data.event_list import Event
+from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.sequence_list import load_sequences
-from vidact.doctor import numbered_picture, read_number
-from vidact.features import build_extractor, extract_features
-from vidact.prepare import pack_set
+from vidact.features.files import extract_features
+from vidact.features.names import build_extractor
+from vidact.prepare.examine import examine
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import pack_set
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, transcode
 from vidact.stream.sources import open_source
 from vidact.video import SegmentSampler, VideoError, open_video, test_transform
-from vidact.video.check import examine
-from vidact.video.packed import PackSettings
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
+from vidact.video.numbered import numbered_picture, read_number
 
 LEAD_S, NUM = 1.5, 50
 

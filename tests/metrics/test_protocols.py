@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from vidact.data.annotations import Event, rasterise
+from vidact.data.event_list import Event, rasterise
 from vidact.metrics import PROTOCOLS, calibrated_map, frame_map
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from vidact.metrics import is_trivial
-from vidact.report import write_report
-from vidact.results import save_results
-from vidact.scores import Scores, fuse_files
+from vidact.report.page import write_report
+from vidact.results.figures import save_results
+from vidact.results.scores import Scores, fuse_files
 
 
 def scores(num_classes: int) -> Scores:

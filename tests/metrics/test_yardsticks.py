@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix
 
-from vidact.data.annotations import Event
+from vidact.data.event_list import Event
 from vidact.events import Detection, always_on
 from vidact.metrics import event_f1, lead_is_luck, token_accuracy, token_confusion, yardsticks
 

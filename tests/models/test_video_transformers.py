@@ -12,12 +12,12 @@ from torch import nn
 import vidact
 from vidact import cli
 from vidact.convert import convert
-from vidact.features import FeatureExtractor
+from vidact.features.extractor import FeatureExtractor
 from vidact.models import videomae_tiny, vjepa2_tiny
 from vidact.models.backbones import set_gradient_checkpointing
 from vidact.models.video_transformers import FILES, _download
 from vidact.models.weights import from_reference
-from vidact.network_table import giga_macs
+from vidact.report.network_table import giga_macs
 from vidact.tasks.schedules import ParameterGroups, head_names
 
 transformers = pytest.importorskip("transformers")

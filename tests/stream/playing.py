@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from vidact.events import EventDetector
-from vidact.features import FeatureExtractor, build_network
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.names import build_network
 from vidact.models.online import OnlineOutput
 from vidact.stream import StreamModel
-from vidact.stream.sources import Grab
+from vidact.stream.grabs import Grab
 
 
 def grab(seconds, image=None, dropped=0, captured=None, shape=(36, 48, 3), seed=None):

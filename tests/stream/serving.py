@@ -19,7 +19,7 @@ from vidact.batch import ClipInput
 from vidact.events import EventDetector
 from vidact.models.online import OnlineOutput
 from vidact.stream import StreamModel
-from vidact.stream.server import make_app, make_server
+from vidact.stream.web.server import make_app, make_server
 from vidact.video import test_transform
 
 COLOURS = ["red", "green", "blue"]

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import av
 import numpy as np
 
-from vidact.doctor import numbered_picture
+from vidact.video.numbered import numbered_picture
 
 FPS = 25
 CLOCK = Fraction(1, 90_000)  # seconds; of MPEG-TS

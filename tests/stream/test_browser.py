@@ -22,7 +22,7 @@ import pytest
 from serving import MOTION_S, MOTIONS, PAUSE_S, Serving, colour_model, motion_model, motion_scene
 
 from vidact.data.synthetic import write_video
-from vidact.stream.limits import Fault
+from vidact.stream.web.limits import Fault
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium")

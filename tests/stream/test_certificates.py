@@ -13,8 +13,9 @@ from streaming import Playlist, playlist, transport_streams
 from test_source_faults import number, serve_rtsp, watch
 
 from vidact.stream import command
-from vidact.stream.server import main as serve
-from vidact.stream.sources import SourceError, open_source, without_certificates
+from vidact.stream.grabs import SourceError
+from vidact.stream.sources import open_source, without_certificates
+from vidact.stream.web.server import main as serve
 
 x509 = pytest.importorskip("cryptography.x509")
 QUICK = {"timeout_s": 3.0, "retry_s": 0.05}

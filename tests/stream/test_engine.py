@@ -15,11 +15,13 @@ from torch import nn
 
 import vidact.models
 from vidact import cli
-from vidact.data.annotations import Event, write_classes, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event
+from vidact.data.official_lists import write_events_csv, write_videos_csv
+from vidact.data.tables import write_classes
 from vidact.events import EventDetector
 from vidact.models.weights import load, read, save
 from vidact.stream import Engine, StreamModel, load_model, run, run_many
-from vidact.stream.engine import FrameMean, sampled_at
+from vidact.stream.model import FrameMean, sampled_at
 from vidact.tasks.online_detection import read_extractor
 
 SMALL = {"size": 32, "width": 8}
@@ -121,7 +123,7 @@ def test_a_camera_that_was_away_begins_anew():
 def test_a_camera_that_dies_during_an_event(count, monkeypatch):
     """The event ends when nothing has come for so long, and is told then, whether it is the only source or not; it is
     told once, and when pictures come again, what was before them is forgotten."""
-    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.3)
+    monkeypatch.setattr("vidact.stream.model.GAP_S", 0.3)
     model = always(recording_model(), 0.1, 0.8, 0.1)
     camera, other = Live(), Live("other")
     camera.show(*steady(1.05))
@@ -150,7 +152,7 @@ def test_a_camera_that_dies_during_an_event(count, monkeypatch):
 
 def test_a_silence_is_told_once_and_only_where_something_ends(monkeypatch):
     """A camera that shows nothing of interest dies quietly; one that was silent for many gaps ends its events once."""
-    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.1)
+    monkeypatch.setattr("vidact.stream.model.GAP_S", 0.1)
     for probabilities, told in ((0.1, 0.8, 0.1), 1), ((0.8, 0.1, 0.1), 0):
         camera = Live()
         camera.show(*steady(1.05))
@@ -168,7 +170,7 @@ def test_a_silence_is_told_once_and_only_where_something_ends(monkeypatch):
 
 def test_a_slow_machine_is_no_silence(monkeypatch):
     """What counts is how long the source is waited for, not how long the network or the listener takes."""
-    monkeypatch.setattr("vidact.stream.engine.GAP_S", 0.2)
+    monkeypatch.setattr("vidact.stream.model.GAP_S", 0.2)
     camera = Live()
     camera.show(*steady(2.05), None)
     seen = []
@@ -202,7 +204,9 @@ def test_a_late_source_costs_no_more_than_its_frames():
 def test_a_source_may_change_its_size():
     """A phone is turned in the middle of a token of a network that sees all six frames."""
     torch.manual_seed(0)
-    extractor = vidact.features.FeatureExtractor(vidact.models.tsn_resnet_tiny(num_classes=2, **SMALL), device="cpu")
+    extractor = vidact.features.extractor.FeatureExtractor(
+        vidact.models.tsn_resnet_tiny(num_classes=2, **SMALL), device="cpu"
+    )
     model = recording_model(extractor=extractor)
     upright = (48, 36, 3)
     frames = [grab(i / 24, shape=upright if i >= 8 else (36, 48, 3)) for i in range(18)]

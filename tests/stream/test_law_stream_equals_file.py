@@ -10,14 +10,16 @@ from PIL import Image
 from torch import nn
 
 import vidact.models
-from vidact.doctor import numbered_picture, write_numbered_video
 from vidact.events import EventDetector, scores_to_events
-from vidact.features import FeatureExtractor
+from vidact.features.extractor import FeatureExtractor
 from vidact.models.weights import save
 from vidact.stream import load_model, run, run_many
-from vidact.stream.engine import StreamModel, Streams
-from vidact.stream.sources import Grab, open_source
+from vidact.stream.engine import Streams
+from vidact.stream.grabs import Grab
+from vidact.stream.model import StreamModel
+from vidact.stream.sources import open_source
 from vidact.video import Clock, open_video
+from vidact.video.numbered import numbered_picture, write_numbered_video
 from vidact.video.transform import from_record
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))  # where the toy sizes of all detectors stand

@@ -4,9 +4,18 @@ import numpy as np
 import pytest
 
 from vidact.events import Detection
-from vidact.stream import overlay
 from vidact.stream.engine import StreamUpdate
-from vidact.stream.overlay import COLOURS, History, active_classes, blend, draw, drawn_name, enlarge, render
+from vidact.stream.window import overlay
+from vidact.stream.window.overlay import (
+    COLOURS,
+    History,
+    active_classes,
+    blend,
+    draw,
+    drawn_name,
+    enlarge,
+    render,
+)
 
 CLASSES = ["moving right", "прыжок через скакалку", "turning counterclockwise with a very large object in both hands"]
 SIZES = [

@@ -13,9 +13,10 @@ from streaming import FPS, Playlist, playlist, transport_streams
 from test_source_faults import Server, number, sends, server, watch, when  # noqa: F401
 from test_source_faults import _leaves_nothing as _leaves_nothing
 
-from vidact.doctor import numbered_picture, write_numbered_video
 from vidact.stream import sources
-from vidact.stream.sources import Source, open_source
+from vidact.stream.grabs import Source
+from vidact.stream.sources import open_source
+from vidact.video.numbered import numbered_picture, write_numbered_video
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from vidact.data.synthetic import write_video
-from vidact.stream import sessions
-from vidact.stream.limits import Bucket, Fault, Limits, decode_frame
-from vidact.stream.monitor import Faults, Metrics
-from vidact.stream.server import (
+from vidact.stream.sources import is_live_address
+from vidact.stream.web import sessions
+from vidact.stream.web.limits import Bucket, Fault, Limits, decode_frame
+from vidact.stream.web.monitor import Faults, Metrics
+from vidact.stream.web.server import (
     FILES,
     PAGE,
     greeting,
@@ -40,8 +41,7 @@ from vidact.stream.server import (
     name_sources,
     refuse_taken_port,
 )
-from vidact.stream.sessions import Session
-from vidact.stream.sources import is_live_address
+from vidact.stream.web.sessions import Session
 
 TOKEN = "a-token-of-enough-characters"
 # Without a fault a latency is a few milliseconds; these are of a machine that does other things too.
@@ -277,8 +277,8 @@ def test_a_named_source_is_shown_and_answered(clip):
 
 
 def test_a_camera_is_opened_once_for_all_who_look(monkeypatch):
-    import vidact.stream.sessions as module
-    from vidact.stream.sources import PushSource
+    import vidact.stream.web.sessions as module
+    from vidact.stream.live import PushSource
 
     cameras = []
 
@@ -318,7 +318,7 @@ def test_a_source_that_cannot_be_opened_tells_the_client_no_address(tmp_path, li
 
 
 def test_sources_that_do_not_answer_hold_up_nobody(monkeypatch):
-    import vidact.stream.sessions as module
+    import vidact.stream.web.sessions as module
 
     answer = threading.Event()
 
@@ -703,7 +703,7 @@ def test_a_fault_is_told_once_and_counted(lines):
 
 def test_a_bucket_fills_again(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("vidact.stream.limits.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("vidact.stream.web.limits.time", SimpleNamespace(monotonic=lambda: now[0]))
     bucket = Bucket(50, 2)
     assert [bucket.take() for _ in range(3)] == [True, True, False]
     now[0] += 0.03
@@ -799,7 +799,7 @@ def test_the_token_travels_in_a_cookie_a_subprotocol_or_a_header(lines):
 
 
 def test_beyond_this_machine_a_token_is_asked_for(monkeypatch, capsys):
-    import vidact.stream.server as module
+    import vidact.stream.web.server as module
 
     made = []
     monkeypatch.setattr(

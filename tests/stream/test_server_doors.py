@@ -16,11 +16,11 @@ from test_server import TOKEN, ask, metric, wait_for  # noqa: F401
 from test_server import lines as lines
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from vidact.stream import limits as limits_module
-from vidact.stream.access import Access
-from vidact.stream.limits import Fault, Limits, decode_frame, jpeg_size
-from vidact.stream.monitor import Faults, Metrics
-from vidact.stream.server import make_app, make_server
+from vidact.stream.web import limits as limits_module
+from vidact.stream.web.access import Access
+from vidact.stream.web.limits import Fault, Limits, decode_frame, jpeg_size
+from vidact.stream.web.monitor import Faults, Metrics
+from vidact.stream.web.server import make_app, make_server
 
 QUICK = Limits(guess_s=0.01)  # a wrong token too many waits longer else
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

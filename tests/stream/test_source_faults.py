@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidact.doctor import numbered_picture, read_number, write_numbered_video
 from vidact.stream import sources
-from vidact.stream.sources import Grab, Source, SourceError, find_cameras, open_source
+from vidact.stream.grabs import Grab, Source, SourceError
+from vidact.stream.live import find_cameras
+from vidact.stream.sources import open_source
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 
 def number(grab: Grab) -> int:

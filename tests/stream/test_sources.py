@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidact.doctor import numbered_picture, read_number, write_numbered_video
-from vidact.stream.sources import LEAD_S, Grab, PushSource, Source, SourceError, _Seconds, open_source
+from vidact.stream.grabs import Grab, Source, SourceError
+from vidact.stream.live import LEAD_S, PushSource, _Seconds
+from vidact.stream.sources import open_source
 from vidact.video import VideoError, open_video
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 FILES: dict[str, dict] = {
     "b_frames.mp4": {},

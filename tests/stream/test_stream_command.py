@@ -24,12 +24,13 @@ from playing import Live, Named, recording_model, steady, tiny_extractor
 
 import vidact.models
 from vidact import cli
-from vidact.doctor import write_numbered_video
 from vidact.models.weights import save
-from vidact.stream import command, load_model, open_source, run, window
-from vidact.stream.window import Window
-from vidact.stream.writers import EventTable, Snapshots
+from vidact.stream import command, load_model, open_source, run
+from vidact.stream.window import process as window
+from vidact.stream.window.process import Window
+from vidact.stream.window.writers import EventTable, Snapshots
 from vidact.video import open_video
+from vidact.video.numbered import write_numbered_video
 
 CLASSES = ["прыжок", "b"]
 
@@ -219,7 +220,7 @@ def test_a_recording_is_the_same_as_fast_as_can_be(checkpoint, video, tmp_path, 
 @pytest.mark.slow
 def test_an_exported_step_streams(checkpoint, video, tmp_path, capsys):
     """The .onnx alone says what the checkpoint says."""
-    from vidact.export import export
+    from vidact.export.write import export
 
     export(checkpoint, tmp_path / "step.onnx", runs=2)
     found = []

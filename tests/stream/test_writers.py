@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 from vidact.events import Detection
-from vidact.stream import writers
 from vidact.stream.engine import StreamUpdate
-from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated, file_name, fit
+from vidact.stream.window import writers
+from vidact.stream.window.writers import EventTable, JsonLines, Recorder, Snapshots, dated, file_name, fit
 from vidact.video import open_video
 
 EVENT = Detection("door", 1.25, 3.5, 'прыжок, "high"', 0.875)
@@ -501,7 +501,7 @@ def test_recordings_are_mp4(tmp_path):
 KILLED = """
 import os, signal, sys, time
 import numpy as np
-from vidact.stream.writers import Recorder
+from vidact.stream.window.writers import Recorder
 recorder = Recorder(sys.argv[1])
 for i in range(300):
     recorder.write(i / 30, np.full((64, 96, 3), i % 256, np.uint8))

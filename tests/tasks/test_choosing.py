@@ -8,7 +8,7 @@ import torch
 
 from vidact import cli
 from vidact.data.synthetic import write_clips
-from vidact.results import load_results
+from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification, keeping
 
 pytestmark = pytest.mark.usefixtures("without_pages")

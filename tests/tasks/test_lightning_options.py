@@ -19,7 +19,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from vidact.data import ClipData, SequenceData
-from vidact.data.annotations import Event, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event
+from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.synthetic import write_clips
 from vidact.models import miniroad, tsn_resnet_tiny
 from vidact.tasks import ClipClassification, OnlineDetection, Schedule

@@ -12,16 +12,18 @@ from sklearn.metrics import confusion_matrix
 import vidact
 from vidact import cli
 from vidact.batch import SequenceBatch
-from vidact.data.annotations import Event, rasterise, write_classes, write_events_csv, write_videos_csv
+from vidact.data.event_list import Event, rasterise
+from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.sequence_list import Sequence, load_sequences
 from vidact.data.sequences import SequenceDataset
+from vidact.data.tables import write_classes
 from vidact.models import frame_classifier, idn, miniroad_small, oadtr, testra
 from vidact.models.online import multi_hot_cross_entropy
 from vidact.models.weights import load
-from vidact.results import load_results
+from vidact.results.figures import load_results
+from vidact.results.timelines import load_timelines
 from vidact.tasks import OnlineDetection
 from vidact.tasks.online_detection import overlap
-from vidact.timelines import load_timelines
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from vidact.doctor import numbered_picture, write_numbered_video
 from vidact.video.decode import DECODERS, VideoError, open_video
+from vidact.video.numbered import numbered_picture, write_numbered_video
 
 OTHERS = [name for name in DECODERS if name != "pyav"]
 NUM = 12  # pictures of a part

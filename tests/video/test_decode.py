@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vidact.doctor import numbered_picture, read_number, write_numbered_video
 from vidact.video.decode import DECODERS, PyAVReader, Turn, VideoError, open_video
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 NUM_FRAMES = 40
 X264 = {"preset": "veryfast"}

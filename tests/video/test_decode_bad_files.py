@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidact.doctor import read_number, write_numbered_video
 from vidact.video.decode import DECODERS, VideoError, open_video
+from vidact.video.numbered import read_number, write_numbered_video
 
 
 def write_sound(path: Path) -> None:

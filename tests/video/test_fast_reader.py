@@ -22,10 +22,11 @@ import torch
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
-from vidact.doctor import read_number, write_numbered_video
 from vidact.video import frame_index, index_cache, pyav_reader
-from vidact.video.decode import VIDEO_SUFFIXES, PyAVReader, VideoError, open_video
+from vidact.video.decode import PyAVReader, VideoError, open_video
 from vidact.video.disposable import Role, are_disposable, packet_judge
+from vidact.video.folders import VIDEO_SUFFIXES
+from vidact.video.numbered import read_number, write_numbered_video
 
 QUICK = [
     "mmaction2/demo.mp4",

@@ -6,9 +6,9 @@ import av
 import numpy as np
 import pytest
 
-from vidact.data.annotations import VIDEO_SUFFIXES
 from vidact.doctor import SAME_PICTURE, check_videos
 from vidact.video.decode import open_video
+from vidact.video.folders import VIDEO_SUFFIXES
 
 QUICK = [
     "mmaction2/test.avi",  # B-frames in a container without presentation times

@@ -10,9 +10,9 @@ import av.error
 import numpy as np
 import pytest
 
-from vidact.doctor import numbered_picture
 from vidact.stream.sources import open_source
 from vidact.video.decode import VideoError, open_video
+from vidact.video.numbered import numbered_picture
 
 KINDS = {
     "h264.mp4": ("libx264", "yuv420p"),

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vidact.doctor import write_numbered_video
-from vidact.video.jobs import Meter
+from vidact.jobs import Meter
+from vidact.video.numbered import write_numbered_video
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,7 +195,7 @@ def test_a_command_says_at_once_that_it_loads(monkeypatch, capsys):
 class Time:
     def __init__(self, monkeypatch):
         self.now = 1000.0
-        monkeypatch.setattr("vidact.video.jobs.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("vidact.jobs.time.monotonic", lambda: self.now)
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_fast_reader import index_sets, plain_decoding, read
 
-from vidact.doctor import numbered_picture, read_number, write_numbered_video
+from vidact.prepare.examine import examine
+from vidact.prepare.pack import PackJob, PackSettings, PackVideo, pack, write_store
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, transcode
 from vidact.video import Chunker, Clock, frame_index, index_cache
-from vidact.video.check import examine
 from vidact.video.decode import VideoError, open_video
-from vidact.video.packed import PackJob, PackSettings, PackVideo, pack, write_store
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 FPS = 25
 X264 = {"preset": "veryfast", "g": "12", "bf": "2"}

@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 from test_fast_reader import with_edits
 
-from vidact.features import build_extractor
-from vidact.prepare import pack_set
+from vidact.features.names import build_extractor
+from vidact.prepare.examine import examine
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import pack_set
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, transcode
 from vidact.stream.sources import open_source
 from vidact.video import Clock
-from vidact.video.check import examine
 from vidact.video.decode import open_video
 from vidact.video.index_cache import pack, unpack
-from vidact.video.packed import PackSettings
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
 
 
 def write_animation(path: Path, durations_ms: list[int]) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from vidact.data.synthetic import write_video
-from vidact.prepare import pack_set
+from vidact.prepare.pack import PackSettings, kept_frames
+from vidact.prepare.sets import pack_set
 from vidact.video.decode import VideoError, open_video
-from vidact.video.packed import PackedReader, PackSettings, kept_frames
+from vidact.video.packed import PackedReader
 
 
 @pytest.fixture(scope="module")

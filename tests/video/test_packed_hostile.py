@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from vidact.data.synthetic import write_video
-from vidact.prepare import pack_set
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import pack_set
 from vidact.video.decode import VideoError, open_video
-from vidact.video.packed import PackSettings
 
 HUGE = 10**12
 WRONG: list[Any] = [None, True, "12", [], {}, [[1]], -1, 0, 0.5, 1e12, HUGE, 10**400, float("nan"), float("inf")]

@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from vidact.doctor import numbered_picture, read_number
-from vidact.video.decode import VIDEO_SUFFIXES, open_video
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, transcode
+from vidact.video.decode import open_video
+from vidact.video.folders import VIDEO_SUFFIXES
+from vidact.video.numbered import numbered_picture, read_number
 
 NUM = 30
 RAW = {".h264": "libx264", ".264": "libx264", ".hevc": "libx265", ".h265": "libx265", ".m2v": "mpeg2video",

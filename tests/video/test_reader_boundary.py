@@ -10,11 +10,11 @@ import av
 import numpy as np
 import pytest
 
-from vidact.doctor import numbered_picture, read_number, write_numbered_video
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, transcode
 from vidact.stream.sources import open_source
 from vidact.video import frame_index, pyav_reader
 from vidact.video.decode import VideoError, open_video
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, transcode
+from vidact.video.numbered import numbered_picture, read_number, write_numbered_video
 
 BT601, BT2020 = 5, 9
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from vidact.data.synthetic import write_video
-from vidact.doctor import write_numbered_video
-from vidact.video import transcode as video_transcode
+from vidact.prepare import transcode as video_transcode
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings, scaled_size, transcode
 from vidact.video.decode import open_video
-from vidact.video.transcode import TranscodeJob, TranscodeSettings, scaled_size, transcode
+from vidact.video.numbered import write_numbered_video
 
 
 def film(frames=30, height=72, width=96):

@@ -1,18 +1,13 @@
-"""Data on disk to clips, or to features and labels, in batches.
-
-The parts that only read lists need no Lightning; what loads batches is imported when first asked for.
-"""
-
-from __future__ import annotations
+"""Data on disk to clips, or to features and labels, in batches."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vidact.data.annotations import Clip, ClipList, Event, Targets, load_clips, load_events, rasterise
-from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
-
 if TYPE_CHECKING:
+    from vidact.data.clip_list import Clip, ClipList, load_clips
     from vidact.data.clips import ClipData, ClipDataset
+    from vidact.data.event_list import Event, Targets, load_events, rasterise
+    from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
     from vidact.data.sequences import SequenceData, SequenceDataset
 
 __all__ = [
@@ -32,7 +27,17 @@ __all__ = [
     "rasterise",
 ]
 
-LATE = {
+_HOMES = {
+    "Clip": "clip_list",
+    "ClipList": "clip_list",
+    "load_clips": "clip_list",
+    "Event": "event_list",
+    "Targets": "event_list",
+    "load_events": "event_list",
+    "rasterise": "event_list",
+    "Sequence": "sequence_list",
+    "SequenceList": "sequence_list",
+    "load_sequences": "sequence_list",
     "ClipData": "clips",
     "ClipDataset": "clips",
     "SequenceData": "sequences",
@@ -41,6 +46,7 @@ LATE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in LATE:
-        return getattr(import_module(f"vidact.data.{LATE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a name's module when the name is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidact.batch import ClipBatch, ClipInput, parse_views
-from vidact.data.annotations import Clip, ClipList, load_clips, source_id
+from vidact.data.clip_list import Clip, ClipList, load_clips
 from vidact.data.time_origin import TimeOrigin, check_origin
+from vidact.jobs import interrupts_held, num_cores, process_context
 from vidact.video.decode import VideoError, open_video
 from vidact.video.flow import METHODS
 from vidact.video.flow_store import FlowStore, StoredFlow
+from vidact.video.folders import source_id
 from vidact.video.frames import Frames
-from vidact.video.jobs import interrupts_held, num_cores, process_context
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import (
     Augment,

@@ -20,9 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vidact.data.annotations import AMBIGUOUS, SPLITS, Targets, events_of, first_few, read_text
+from vidact.data.event_list import AMBIGUOUS, Targets, events_of
 from vidact.data.sequence_list import Sequence, check_finite, read_array
-from vidact.names import counted
+from vidact.data.splits import SPLITS
+from vidact.data.tables import read_text
+from vidact.text.names import counted, first_few
 
 BACKGROUND = "background"
 

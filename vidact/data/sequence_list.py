@@ -1,6 +1,6 @@
 """Untrimmed videos as features and labels: which there are, what is wrong with them, and which split they belong to.
 
-A root holds events.csv, videos.csv and classes.txt (see ``vidact.data.annotations``); a folder of features holds
+A root holds events.csv, videos.csv and classes.txt (see ``vidact.data.clip_list``); a folder of features holds
 ``<id>.npy``, float32 (T, D), for each video, and features.json, which says how they were made. The id of a video is its
 path in videos.csv without the suffix. A video with a pause too long to be filled is several sequences, see
 ``vidact.data.takes``.
@@ -20,25 +20,15 @@ from typing import Any, Literal
 import numpy as np
 
 from vidact import records
-from vidact.data.annotations import (
-    AMBIGUOUS,
-    SPLITS,
-    Event,
-    groups_of,
-    load_classes,
-    load_events,
-    load_groups,
-    load_videos,
-    rasterise,
-    video_id,
-    write_classes,
-    write_events_csv,
-    write_videos_csv,
-)
+from vidact.data.event_list import AMBIGUOUS, Event, load_events, load_groups, load_videos, rasterise
+from vidact.data.official_lists import write_events_csv, write_videos_csv
+from vidact.data.splits import SPLITS, groups_of
+from vidact.data.tables import load_classes, write_classes
 from vidact.data.takes import WHOLE, Take, read_takes, spans
 from vidact.data.time_origin import TimeOrigin, check_origin, lead_of
 from vidact.files import replacing, write_json
-from vidact.names import Finder, counted, first_few, is_there, notes_on_names, plain_path, spelt
+from vidact.text.names import Finder, counted, first_few, is_there, notes_on_names, plain_path, spelt
+from vidact.video.folders import video_id
 
 FEATURES = "features"  # the folder beside events.csv
 RECORD = "features.json"

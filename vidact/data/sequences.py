@@ -23,7 +23,7 @@ from vidact.batch import SequenceBatch
 from vidact.data.clips import EpochLoader, EpochSampler, batches_done, one_thread
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
 from vidact.data.time_origin import TimeOrigin, check_origin
-from vidact.video.jobs import process_context
+from vidact.jobs import process_context
 
 __all__ = ["Sequence", "SequenceData", "SequenceDataset", "SequenceList", "collate", "load_sequences"]
 

@@ -24,18 +24,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from vidact.data.annotations import (
-    SPLITS,
-    ClipList,
-    ClipRow,
-    Event,
-    load_clips,
-    write_classes,
-    write_clips_csv,
-    write_events_csv,
-    write_text,
-    write_videos_csv,
-)
+from vidact.data.clip_list import ClipList, load_clips
+from vidact.data.event_list import Event
+from vidact.data.official_lists import ClipRow, write_clips_csv, write_events_csv, write_videos_csv
+from vidact.data.splits import SPLITS
+from vidact.data.tables import write_classes, write_text
 from vidact.files import replacing
 
 # The second is the first played backwards. "left" and "right" stand in the names for the label-aware flip.

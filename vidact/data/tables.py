@@ -10,12 +10,17 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
+import io
+import math
+import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vidact.names import plain_name
+from vidact.files import replacing
+from vidact.text.names import first_few, look, plain_name, spelt
 
 DELIMITERS = (",", ";", "\t")
 # the longer mark first: that of UTF-32 begins with that of UTF-16
@@ -203,3 +208,94 @@ def _cells(path: Path, lines: Sequence[str], first: int, delimiter: str) -> list
         if any(cells):
             rows.append((number, cells))
     return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def load_classes(path: str | Path) -> list[str]:
+    """Read a classes.txt."""
+    path = Path(path)
+    lines = read_lines(path)
+    classes = [plain_name(line) for line in lines]
+    if not classes:
+        raise ValueError(f"{path} is empty; write one class name a line")
+    if "" in classes:
+        raise ValueError(f"{path} line {classes.index('') + 1} is empty; the line is the index, so no line may be")
+    twice = [name for name, count in Counter(classes).items() if count > 1]
+    if twice:
+        rows = [i for i, name in enumerate(classes) if name == twice[0]]
+        said = f"rows {' and '.join(str(i + 1) for i in rows)}"
+        if len({lines[i] for i in rows}) > 1:
+            said += f" differ in what is not seen: {', '.join(spelt(lines[i]) for i in rows)}"
+        raise ValueError(f"{path} names {first_few(twice)} more than once: {said}")
+    return classes
+
+
+def split_labels(cell: str) -> tuple[str, ...]:
+    """The names in a label cell: ``a;b`` is two, ``a\\;b`` is one with a semicolon in it."""
+    names = [""]
+    for part in re.findall(r"\\[\\;]|.", cell, re.DOTALL):
+        if part == ";":
+            names.append("")
+        else:
+            names[-1] += part[-1]
+    return tuple(name.strip() for name in names if plain_name(name))
+
+
+def join_labels(names: Iterable[str]) -> str:
+    """The inverse of ``split_labels``."""
+    return ";".join(name.replace("\\", "\\\\").replace(";", "\\;") for name in names)
+
+
+def seconds_of(cell: str, where: str, column: str) -> float | None:
+    if not cell:
+        return None
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{where}: {column} is {cell!r}, which is no number of seconds from 0 on")
+    return value
+
+
+def closest(name: str, names: list[str]) -> str:
+    near = [one for one in names if look(one) == look(name)] or difflib.get_close_matches(name, names, 1, 0.0)
+    return f"the closest class is {near[0]!r}" if near else "there are no classes"
+
+
+def write_classes(path: str | Path, classes: Sequence[str]) -> None:
+    write_text(Path(path), "".join(f"{name}\n" for name in classes))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write all of a file or nothing: a reader never sees half of it."""
+    with replacing(path) as half:
+        half.write_text(text, encoding="utf-8", newline="")
+
+
+def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        for cell in map(str, row):
+            if "\n" in cell or "\r" in cell:
+                raise ValueError(f"{cell!r} has a line break, and a cell of {path} is one line; give it another name")
+        writer.writerow(row)
+    write_text(path, text.getvalue())
+
+
+def cell_text(value: object) -> str:
+    if value is None:
+        return ""
+    return repr(round(float(value), 6)) if isinstance(value, int | float) else str(value)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a list is there. Raises where something of its name is there that cannot be read as one."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; it should be a table, or have another name")
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a link to {os.readlink(path)}, which does not exist; correct or remove it")
+    return path.exists()

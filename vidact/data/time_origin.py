@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from vidact.names import Finder
+from vidact.text.names import Finder
 
 TimeOrigin = Literal["first_frame", "file"]
 

@@ -24,7 +24,7 @@ from torchvision.models.video.s3d import SepInceptionBlock3D
 
 from vidact.batch import ClipInput
 from vidact.models.weights import load_strictly, load_weights
-from vidact.packages import how_to_install
+from vidact.text.packages import how_to_install
 
 FLOW_FIELDS = 5  # consecutive flow fields one look at the motion takes: 10 channels (TSN, TSM)
 

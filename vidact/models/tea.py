@@ -26,7 +26,7 @@ from vidact.models import backbones
 from vidact.models.backbones import ResNet, check_weight_path, download_advice
 from vidact.models.frame_consensus import FrameConsensus, TemporalBlock, TemporalConv, difference, insert
 from vidact.models.weights import Rules, builder, load_strictly, read
-from vidact.packages import how_to_install
+from vidact.text.packages import how_to_install
 
 GROUPS = 4
 REDUCTION = 16  # motion is looked at in a sixteenth of the channels

@@ -30,7 +30,7 @@ from vidact.batch import ClipInput
 from vidact.models.backbones import check_clip, check_weight_path, download_advice
 from vidact.models.video_networks import VideoNetwork
 from vidact.models.weights import Rules, builder, load_strictly, read, rename
-from vidact.packages import how_to_install
+from vidact.text.packages import how_to_install
 
 PATCH = 16  # pixels of a tube's side
 TUBE = 2  # frames of a tube

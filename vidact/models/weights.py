@@ -96,8 +96,10 @@ def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Netwo
     if "<" in function.__qualname__ or "." in function.__qualname__:
         raise ValueError(f"{function.__qualname__} cannot be a builder: a recipe can name module-level functions only")
     signature = inspect.signature(function)
-    # Our own networks are named as the user writes them, so that a model may move to another file.
-    module = "vidact.models" if function.__module__.startswith("vidact.models.") else function.__module__
+    # vidact's own networks are named by their package, so that a function may move to another of its files.
+    module = function.__module__
+    if module.startswith(("vidact.models.", "vidact.features.")):
+        module = ".".join(module.split(".")[:2])
 
     @functools.wraps(function)
     def build(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Network:
@@ -288,7 +290,7 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     Returns:
         The network in evaluation mode, on the CPU; ``network.record`` holds its classes, input and sampling, and
         ``network.extractor_state`` the tensors of the extractor of a detector's features where the file has them, as
-        ``vidact.features.FeatureExtractor.load(network.record["features"], …)`` takes them.
+        ``vidact.features.extractor.FeatureExtractor.load(network.record["features"], …)`` takes them.
     """
     state_dict, record, extractor = _read(path)
     if record is None:

@@ -21,24 +21,26 @@ from typing import Any, get_args
 
 import numpy as np
 
-from vidact.addresses import Parser, public, without_secrets
-from vidact.data.annotations import load_videos
+from vidact.data.event_list import load_videos
 from vidact.data.time_origin import TimeOrigin
 from vidact.device import refuse_device
 from vidact.events import Detection
 from vidact.models.weights import read
-from vidact.names import counted
-from vidact.stream.engine import GAP_S, Engine, StreamModel, StreamUpdate, load_model, run
-from vidact.stream.overlay import History, Panel, blend, enlarge, render, render_waiting
-from vidact.stream.sources import Grab, Source, is_live_address, open_source, without_certificates
-from vidact.stream.window import Window
-from vidact.stream.writers import EventTable, JsonLines, Recorder, Snapshots, dated, refuse_taken
+from vidact.stream.engine import Engine, StreamUpdate, run
+from vidact.stream.grabs import Grab, Source
+from vidact.stream.model import GAP_S, StreamModel, load_model
+from vidact.stream.sources import is_live_address, open_source, without_certificates
+from vidact.stream.window.overlay import History, Panel, blend, enlarge, render, render_waiting
+from vidact.stream.window.process import Window
+from vidact.stream.window.writers import EventTable, JsonLines, Recorder, Snapshots, dated, refuse_taken
+from vidact.text.addresses import Parser, public, without_secrets
+from vidact.text.names import counted
 from vidact.video.clock import LONGEST_GAP_S
 from vidact.video.decode import VideoError
 
 
 def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
-    from vidact.export import load_onnx
+    from vidact.export.runtime import load_onnx
 
     return load_onnx(checkpoint, **settings)
 

@@ -15,48 +15,28 @@ Shapes: K actions (1 + K with the background), L tokens ahead, B streams that ha
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from vidact.events import Detection, EventDetector
-from vidact.features import FeatureExtractor, other_features
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, one_stream, stack_states
-from vidact.models.tsm import TSM
-from vidact.models.tsn import TSN
-from vidact.models.weights import load, refuse_other_classes
-from vidact.records import blamed
-from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap
-from vidact.video.sample import ClipSampler
-from vidact.video.transform import ClipTransform, from_record, images_per_index
+from vidact.events import Detection
+from vidact.models.online import one_stream, stack_states
+from vidact.video.clock import Chunker, Clock, Slot
 
 if TYPE_CHECKING:
-    from vidact.stream.sources import Grab
+    from vidact.stream.grabs import Grab
+from vidact.stream.model import StreamModel, model_of, traits_of
 
 log = logging.getLogger("vidact.stream")
-
-# A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
-# nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
-GAP_S = 5.0
-# A file's picture may be meant to stand for longer; how long its pauses are filled, the features' record says, as
-# extraction fills them.
-
-# Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
-# which 8 frames cover two seconds, about what a trimmed clip of one action lasts.
-STEPS_PER_SECOND = 4.0
-# What a sampler's stride counts: frames of videos, whose rate no record says. It is the clock's default.
-VIDEO_FPS = 24.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,288 +72,6 @@ class StreamUpdate:
     image: np.ndarray
     is_last: bool = False
     is_repeat: bool = False
-
-
-# ---------------------------------------------------------------------------------------------- the model
-
-
-@dataclass
-class StreamModel:
-    """What answers: a network that steps, what it reads, and how its scores become events. ``load_model`` makes one.
-
-    Args:
-        network: has ``initial_state(batch_size)`` and ``step(input (B, …), state) -> (OnlineOutput, state)``, the state
-            a tree of tensors whose first axis is the stream.
-        classes: names of the K actions.
-        tokens_per_second: answers a second.
-        detector: makes events of the probabilities.
-        extractor: makes the network's inputs from chunks of frames; None where the network looks at frames itself.
-        transform: makes its inputs from frames where there is no extractor.
-        scores: "softmax" or "sigmoid", what makes probabilities of logits.
-        has_background: whether output 0 is the background.
-        device: of the network.
-        longest_gap_s: a source that shows nothing for longer begins anew. None is what the extractor's record says for
-            a file (a minute, where there is no extractor), and 5 s for a live source.
-    """
-
-    network: Any
-    classes: list[str]
-    tokens_per_second: float
-    detector: EventDetector
-    extractor: FeatureExtractor | None = None
-    transform: ClipTransform | None = None
-    scores: str = "softmax"
-    has_background: bool = True
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    longest_gap_s: float | None = None
-
-    def __post_init__(self) -> None:
-        refuse_gap(self.longest_gap_s)
-        if (self.extractor is None) == (self.transform is None):
-            raise ValueError("a stream's network reads either an extractor's tokens or transformed frames: give one")
-
-    @property
-    def fps(self) -> float:
-        """Of the clock."""
-        return self.extractor.fps if self.extractor else self.tokens_per_second
-
-    @property
-    def chunk(self) -> int:
-        """Slots of the clock that make a token."""
-        return self.extractor.chunk_size if self.extractor else 1
-
-    @property
-    def places(self) -> list[int]:
-        """The slots of a chunk that are looked at."""
-        return self.extractor.frames if self.extractor else [0]
-
-    def filled_s(self, is_live: bool) -> float:
-        """How long a pause of a source may be to be filled, in seconds."""
-        if self.longest_gap_s is not None:
-            return self.longest_gap_s
-        if is_live:
-            return GAP_S
-        longest_s = self.extractor.longest_gap_s if self.extractor else LONGEST_GAP_S
-        return math.inf if longest_s is None else longest_s
-
-    @property
-    def future_offsets(self) -> tuple[int, ...]:
-        return tuple(getattr(self.network, "future_offsets", ()))
-
-    def prepare(self, images: Sequence[Tensor]) -> Any:
-        """What ``inputs`` takes of one token: its uint8 RGB images (3, H, W) at ``places``."""
-        if self.extractor:
-            return self.extractor.prepare(images)
-        assert self.transform is not None
-        return self.transform(torch.stack(list(images)))[0][0, 0]
-
-    def inputs(self, prepared: Sequence[Any]) -> Tensor:
-        """The network's inputs (N, …) for N tokens, which may come from several streams."""
-        if not self.extractor:
-            return torch.stack(list(prepared))
-        size = self.extractor.batch
-        return torch.cat([self.extractor.compute(prepared[i : i + size]) for i in range(0, len(prepared), size)])
-
-    @torch.inference_mode()
-    def answer(self, inputs: Tensor, state: State) -> tuple[np.ndarray, np.ndarray | None, State]:
-        """Probabilities (B, 1 + K) now, (B, L, 1 + K) of later tokens or None, and the state after the token."""
-        output, state = self.network.step(inputs.to(self.device), state)
-        future = None if output.future is None else self._probabilities(output.future[:, 0])
-        return self._probabilities(output.logits[:, 0]), future, state
-
-    def _probabilities(self, logits: Tensor) -> np.ndarray:
-        scores = logits.float().sigmoid() if self.scores == "sigmoid" else logits.float().softmax(-1)
-        if not self.has_background:
-            scores = F.pad(scores, (1, 0))
-        return scores[..., : 1 + len(self.classes)].cpu().numpy()  # without the ambiguous class of published weights
-
-
-def load_model(
-    checkpoint: str | Path | nn.Module,
-    *,
-    extractor: str | Path | FeatureExtractor | None = None,
-    steps_per_second: float | None = None,
-    events: Mapping[str, Any] | None = None,
-    device: str | torch.device | None = None,
-    trust: Iterable[str] = (),
-) -> StreamModel:
-    """The model that a checkpoint holds, ready to stream.
-
-    An online detector answers every token of its features, a causal TSM and a TSN every frame of a clock of
-    ``steps_per_second`` by the mean of the logits of the last T frames, T being the frames of a training clip: an
-    endless mean would soon change no more. Other recognisers need whole clips, and are refused.
-
-    Args:
-        checkpoint: a .ckpt or .safetensors, or a network that ``vidact.load`` gave.
-        extractor: of a detector's features: a folder of features or the extractor.safetensors in it. None takes the
-            one that the checkpoint carries.
-        steps_per_second: of a recogniser. None asks the sampler it was trained with: frames at a stride s go 24 / s
-            times a second; frames that were spread over clips of any length 4 times.
-        events: what to set otherwise than the checkpoint says: on, off, smoothing, min_seconds, merge_seconds; see
-            ``vidact.events.EventDetector``.
-        device: where the networks run; None takes an accelerator if there is one.
-        trust: packages outside vidact whose builders may run.
-    """
-    name = "the network" if isinstance(checkpoint, nn.Module) else str(checkpoint)
-    network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
-    record = getattr(network, "record", {})
-    if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    device = torch.device(device)
-    is_detector = isinstance(network, OnlineNetwork)
-    if not is_detector:
-        refuse_clips(network, name)
-    if not record.get("classes"):
-        raise ValueError(f"{name} does not name its classes; stream a checkpoint of a training run")
-    if is_detector:
-        if steps_per_second is not None:
-            raise ValueError(
-                f"steps_per_second is {steps_per_second:g}, but {name} answers {record['tokens_per_second']:g} tokens "
-                "a second, as its features were made; leave it out"
-            )
-        return _detector(network, record, name, extractor, events or {}, device, trust)
-    if extractor is not None:
-        raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
-    return stream_recogniser(network, record, name, steps_per_second, events or {}, device)
-
-
-# What can stream, for the errors about what cannot.
-STREAMING = (
-    "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
-    "with shift='causal', and TSN on RGB frames. Any network with one vector a clip can make the features of a detector"
-)
-
-
-def refuse_clips(network: Any, name: str) -> None:
-    """Raise ValueError for a recogniser that cannot step frame by frame, with what can."""
-    kind = getattr(network, "recipe", {}).get("builder", type(network).__name__).rpartition(".")[2]
-    if not isinstance(network, TSN | TSM):
-        why = f"{kind} looks at whole clips"
-    elif isinstance(network, TSM) and not network.is_causal:
-        why = f"this {kind} is bidirectional, so every frame waits for later ones"
-    elif (group := images_per_index(network.input)) > 1:
-        why = f"this {kind} looks at {group} neighbouring frames at a time"
-    else:
-        return
-    raise ValueError(f"{name} cannot stream: {why}. {STREAMING}")
-
-
-def _detector(
-    network: OnlineNetwork,
-    record: Mapping[str, Any],
-    name: str,
-    extractor: str | Path | FeatureExtractor | None,
-    events: Mapping[str, Any],
-    device: torch.device,
-    trust: Iterable[str],
-) -> StreamModel:
-    features = record.get("features") or {}
-    with blamed(name):
-        classes, rate = list(record["classes"]), float(record["tokens_per_second"])
-    if network.num_classes < 1 + len(classes):
-        raise ValueError(
-            f"{name} has {network.num_classes} outputs, and its background and {len(classes)} classes need "
-            f"{1 + len(classes)}"
-        )
-    with blamed(f"{name}: the events of its record"):
-        detector = EventDetector(classes, rate, **{**(record.get("events") or {}), **events})
-    carried = getattr(network, "extractor_state", {})
-    if extractor is None and not carried:
-        made = features.get("network", {}).get("recipe", {}).get("builder", "another program")
-        raise ValueError(
-            f"{name} carries no extractor, and its features were made by {made}. Give what made them: the "
-            "extractor.safetensors of the folder of features. Trained on a folder that has one, a checkpoint carries it"
-        )
-    if extractor is None:
-        with blamed(name):
-            extractor = FeatureExtractor.load(features, carried, device=device, trust=trust)
-    elif not isinstance(extractor, FeatureExtractor):
-        extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
-    made_by = {"dim": network.feature_dim, "tokens_per_second": record["tokens_per_second"], **features}
-    found = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
-    made_by.pop("decoder", None)  # a stream has none
-    if differ := other_features(made_by, {key: found.get(key) for key in made_by}):
-        raise ValueError(
-            f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
-            "first). Give the extractor.safetensors of the folder it was trained on"
-        )
-    return StreamModel(
-        network.eval().requires_grad_(False).to(device),
-        classes,
-        rate,
-        detector,
-        extractor,
-        scores=record.get("scores", "softmax"),
-        device=device,
-    )
-
-
-def stream_recogniser(
-    network: Any,
-    record: Mapping[str, Any],
-    name: str,
-    steps_per_second: float | None,
-    events: Mapping[str, Any],
-    device: torch.device,
-) -> StreamModel:
-    """The model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
-    with blamed(f"{name}: the sampling of its record"):
-        frames, rate = sampled_at(record.get("sampling"))
-    rate = rate if steps_per_second is None else Clock(steps_per_second).fps
-    classes = list(record["classes"])
-    refuse_other_classes(classes, network.num_classes, name)
-    # Its scores are means over T frames already, so they are not smoothed again.
-    settings = {"on": 0.5, "smoothing": 0.0, "min_seconds": 0.5, "merge_seconds": 0.5, **events}
-    return StreamModel(
-        FrameMean(network.eval().requires_grad_(False).to(device), frames),
-        classes,
-        rate,
-        EventDetector(classes, rate, **settings),
-        transform=from_record(dict(record)),
-        scores="sigmoid" if record.get("multi_label") else "softmax",
-        has_background=False,
-        device=device,
-    )
-
-
-def sampled_at(sampling: dict[str, Any] | None) -> tuple[int, float]:
-    """Frames of a training clip and how many of them make a second, by the record of the sampler."""
-    if sampling is None:
-        return 8, STEPS_PER_SECOND
-    sampler = ClipSampler.from_record(sampling)
-    short, long = (sampler(length)[0] for length in (5_000, 10_000))
-    strides = [float(np.median(np.diff(indices))) if len(indices) > 1 else 0.0 for indices in (short, long)]
-    is_stride = strides[0] == strides[1] > 0  # otherwise the frames lie farther apart in a longer video
-    return len(short), VIDEO_FPS / strides[0] if is_stride else STEPS_PER_SECOND
-
-
-class FrameMean:
-    """A recogniser that steps frame by frame (TSN, causal TSM), in the manner of an online detector.
-
-    The answer is the mean of the logits of the last ``frames`` frames, of as many as there are at the beginning.
-    """
-
-    def __init__(self, network: Any, frames: int) -> None:
-        self.network, self.frames = network, frames
-
-    def initial_state(self, batch_size: int = 1) -> State:
-        state = self.network.initial_state(batch_size)
-        total = state["total"]
-        return {
-            "network": state,
-            "recent": total.new_zeros(batch_size, self.frames, total.shape[1]),
-            "count": torch.zeros(batch_size, dtype=torch.int64, device=total.device),
-        }
-
-    def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """Logits (B, 1, K) after one more frame (B, C, H, W)."""
-        # The network's own mean, begun anew at each frame, is that frame's logits.
-        one = {key: torch.zeros_like(state["network"][key]) for key in ("total", "frames")}
-        logits, after = self.network.step(frame, {**state["network"], **one})
-        recent = torch.cat([state["recent"][:, 1:], logits[:, None]], 1)
-        count = state["count"] + 1
-        mean = recent.sum(1) / count.clamp(max=self.frames)[:, None]
-        return OnlineOutput(mean[:, None]), {"network": after, "recent": recent, "count": count}
 
 
 # ---------------------------------------------------------------------------------------------- streams
@@ -622,11 +320,11 @@ def run(
         model: what ``load_model`` gave or takes.
         on_frame: called with the source's name and each frame, for a picture that moves between the answers.
     """
-    name, is_live, holds_back = _traits(source)
+    name, is_live, holds_back = traits_of(source)
     if is_live:
         yield from run_many([source], model, on_frame=on_frame)
         return
-    streams = Streams(_model(model))
+    streams = Streams(model_of(model))
     stream = streams.join(name, is_live, holds_back)
     failures: list[Exception] = []
     for grab in _until_it_fails(source, failures):
@@ -689,7 +387,7 @@ class Engine:
         on_frame: Callable[[str, Grab], None] | None = None,
         on_error: Callable[[str, Exception], None] | None = None,
     ) -> None:
-        self.model = _model(model)
+        self.model = model_of(model)
         self.stays, self.on_frame, self.on_error = stays, on_frame, on_error
         self._streams = Streams(self.model)
         self._readers: list[_Reader] = []
@@ -708,7 +406,7 @@ class Engine:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the engine is closed; no source can be added")
-            reader = _Reader(source, self._streams.join(*_traits(source)), self._inbox)
+            reader = _Reader(source, self._streams.join(*traits_of(source)), self._inbox)
             self._readers.append(reader)
             reader.start()
         return reader.stream.name
@@ -848,13 +546,3 @@ class _Reader(threading.Thread):
             self.inbox.put((self, grab))
             if grab is None or isinstance(grab, Exception):
                 return
-
-
-def _model(model: StreamModel | str | Path | nn.Module) -> StreamModel:
-    return model if isinstance(model, StreamModel) else load_model(model)
-
-
-def _traits(source: Iterable[Grab]) -> tuple[str, bool, bool]:
-    """Name, whether it is live, and whether its updates may be held back: a file that plays as fast as it can."""
-    is_live = bool(getattr(source, "is_live", False))
-    return str(getattr(source, "name", "source")), is_live, not is_live and not getattr(source, "realtime", False)

@@ -24,8 +24,7 @@ from vidact.files import write_json
 from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from
-from vidact.names import counted
-from vidact.scores import Scores
+from vidact.results.scores import Scores
 from vidact.tasks import keeping
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
@@ -40,6 +39,7 @@ from vidact.tasks.training import (
     make_callbacks,
     make_optimization,
 )
+from vidact.text.names import counted
 
 
 def default_optimizer(params: Iterable) -> Optimizer:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from vidact.batch import SequenceBatch
 from vidact.events import Detection, EventDetector, always_on, choose_thresholds, scores_to_events
-from vidact.features import EXTRACTOR, differences
+from vidact.features.record import EXTRACTOR, differences
 from vidact.metrics import (
     accuracy_of,
     anticipation_map,
@@ -37,12 +37,12 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read
-from vidact.names import counted
+from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
-from vidact.timelines import Timelines, stack_timelines
+from vidact.text.names import counted
 
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
 FEATURES = "features"  # where a root keeps its features by default, as in vidact.data.sequences

@@ -25,7 +25,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
-from vidact.names import plain_name, same_names
+from vidact.text.names import plain_name, same_names
 
 
 @dataclass(frozen=True)

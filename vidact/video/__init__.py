@@ -1,21 +1,15 @@
 """Pixels in: frames of a file, which of them make a clip, and what becomes of their pixels."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap, takes
-from vidact.video.decode import DECODERS, VideoError, VideoReader, open_video
-from vidact.video.flow import flow_fields
-from vidact.video.frames import Frames
-from vidact.video.sample import (
-    ClipSampler,
-    DenseSampler,
-    LegacySampler,
-    SegmentSampler,
-    UniformSampler,
-    expand,
-)
-
 if TYPE_CHECKING:
+    from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap, takes
+    from vidact.video.decode import DECODERS, open_video
+    from vidact.video.flow import flow_fields
+    from vidact.video.frames import Frames
+    from vidact.video.reader import VideoError, VideoReader
+    from vidact.video.sample import ClipSampler, DenseSampler, LegacySampler, SegmentSampler, UniformSampler, expand
     from vidact.video.transform import Augment, ClipTransform, from_record, test_transform, train_transform
 
 __all__ = [
@@ -44,13 +38,35 @@ __all__ = [
     "train_transform",
 ]
 
-_OF_TRANSFORM = ("Augment", "ClipTransform", "from_record", "test_transform", "train_transform")
+_HOMES = {
+    "LONGEST_GAP_S": "clock",
+    "Chunker": "clock",
+    "Clock": "clock",
+    "Slot": "clock",
+    "refuse_gap": "clock",
+    "takes": "clock",
+    "DECODERS": "decode",
+    "open_video": "decode",
+    "VideoError": "reader",
+    "VideoReader": "reader",
+    "flow_fields": "flow",
+    "Frames": "frames",
+    "ClipSampler": "sample",
+    "DenseSampler": "sample",
+    "LegacySampler": "sample",
+    "SegmentSampler": "sample",
+    "UniformSampler": "sample",
+    "expand": "sample",
+    "Augment": "transform",
+    "ClipTransform": "transform",
+    "from_record": "transform",
+    "test_transform": "transform",
+    "train_transform": "transform",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The transforms, once they are asked for: torchvision costs seconds that reading and preparing videos do not."""
-    if name not in _OF_TRANSFORM:
+    """Import a name's module when the name is first used."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from vidact.video import transform
-
-    return getattr(transform, name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -26,7 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from vidact.packages import how_to_install
+from vidact.text.packages import how_to_install
+from vidact.video.folders import IMAGE_SUFFIXES, KNOWN_SUFFIXES, PACKED_SUFFIX, VIDEO_SUFFIXES, is_image
 from vidact.video.frame_index import Traits, Turn, VideoIndex
 from vidact.video.pyav_reader import PyAVReader
 from vidact.video.reader import VideoError, VideoReader
@@ -47,22 +48,6 @@ __all__ = [
     "VideoReader",
     "open_video",
 ]
-
-PACKED_SUFFIX = ".packed"  # one video of a store that ``vidact prepare pack`` made
-STORE, SHARDS = "packed.json", "shards"  # what says that a folder is such a store, and where its pixels are
-# The usual ones, and those of older cameras and programs, of bare streams of coded pictures, and of animations.
-USUAL = (
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"),
-    *(PACKED_SUFFIX, ".ts", ".vob", ".webm", ".wmv"),
-)
-OTHERS = (
-    *(".264", ".265", ".3g2", ".apng", ".avc", ".divx", ".dv", ".f4v", ".h264", ".h265", ".hevc", ".ivf", ".m1v"),
-    *(".m2v", ".mjpeg", ".mjpg", ".mod", ".mpe", ".mxf", ".nut", ".obu", ".ogm", ".qt", ".rm", ".rmvb", ".tod"),
-    *(".xvid", ".y4m"),
-)
-VIDEO_SUFFIXES = frozenset(USUAL + OTHERS)
-KNOWN_SUFFIXES = ", ".join(USUAL + OTHERS)  # for messages
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def open_video(
@@ -439,11 +424,6 @@ class ImageFolderReader(VideoReader):
             raise VideoError(
                 f"{file} is not an image that can be read ({error}); make it again or remove it"
             ) from error
-
-
-def is_image(file: Path) -> bool:
-    """By its name; what begins with a dot is no picture but some program's note."""
-    return file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

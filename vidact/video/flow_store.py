@@ -33,8 +33,8 @@ import torch
 from torch import Tensor
 
 from vidact.files import write_json
-from vidact.names import Finder
 from vidact.records import parse
+from vidact.text.names import Finder
 from vidact.video.decode import VideoError
 from vidact.video.flow import BOUND, dequantise, quantise
 

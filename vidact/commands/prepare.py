@@ -1,0 +1,125 @@
+"""``vidact prepare``: check a set of videos, re-encode it, or pack it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidact import jobs
+from vidact.jobs import size_text, time_text
+from vidact.prepare import transcode
+from vidact.prepare.pack import PackSettings
+from vidact.prepare.sets import UNREADABLE, Prepared, pack_set, transcode_set
+from vidact.prepare.transcode import TranscodeSettings
+from vidact.results.figures import command_line, save_results
+from vidact.text.addresses import Parser
+from vidact.text.names import counted, first_few
+
+# ---------------------------------------------------------------------------------------------------------- the command
+
+
+def main(args: Sequence[str]) -> int:
+    """``vidact prepare``: 0, or 1 when something is wrong with a video or the set."""
+    parser = Parser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
+    checking = kinds.add_parser("check", help="what is wrong with files, lists and splits: JSON and a page")
+    checking.add_argument(
+        "--group",
+        help="pattern with one group, searched in each path: the person, or source video; "
+        "without it a column group of the lists tells them",
+    )
+    checking.add_argument("--least_frames", type=int, default=8, help="shorter videos are reported (default 8)")
+    checking.add_argument("--show", action="store_true", help="open the page in a browser")
+    smaller = TranscodeSettings()
+    coding = kinds.add_parser("transcode", help="the same set with a key frame every few frames and a smaller side")
+    coding.add_argument("--gop", type=int, default=smaller.gop, help="a key frame every so many frames (default 8)")
+    coding.add_argument("--codec", default=smaller.codec, choices=list(transcode.CODECS), help="default h264")
+    coding.add_argument("--psnr", type=float, default=smaller.psnr, help="dB that each copy has (default 38.5)")
+    coding.add_argument("--crf", type=float, help="the encoder's rate factor instead of --psnr; lower is better")
+    coding.add_argument("--preset", default=smaller.preset, help="the encoder's (default medium)")
+    coding.add_argument("--b_frames", type=int, default=smaller.b_frames, help="in a row at most (default 3)")
+    frames = PackSettings()
+    packing = kinds.add_parser("pack", help="the same set as JPEGs in a few large shards")
+    packing.add_argument("--fps", type=float, default=frames.fps, help="frames a second kept at most (default 15)")
+    packing.add_argument("--all_frames", action="store_true", help="keep every frame, whatever the rate")
+    packing.add_argument("--quality", type=int, default=frames.quality, help="of the JPEGs, 1 to 100 (default 90)")
+    packing.add_argument("--shard_mib", type=float, default=frames.shard_mib, help="of sources in a shard (default 64)")
+    for kind in (coding, packing):
+        kind.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier run")
+        kind.add_argument("--short_side", type=int, default=256, help="pixels at most, 0 for any (default 256)")
+        kind.add_argument(
+            "--missing",
+            choices=["raise", "skip"],
+            default="raise",
+            help="videos that are listed, or linked to, without a file",
+        )
+        kind.add_argument("--verify", action="store_true", help="read everything again and compare hashes")
+    checking.add_argument("--out", type=Path, help="folder of the report (default runs/check-<folder>)")
+    for kind in (checking, coding, packing):
+        kind.add_argument("--data", type=Path, required=True, help="a folder of videos, with or without lists")
+        kind.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
+    asked = parser.parse_args(args)
+    workers = jobs.num_cores() if asked.workers is None else asked.workers
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process works")
+    try:
+        if asked.kind == "check":
+            return _check(asked, workers)
+        began = time.monotonic()
+        short_side = asked.short_side or None
+        common = {"workers": workers, "missing": asked.missing, "verify": asked.verify}
+        if asked.kind == "transcode":
+            done = transcode_set(
+                asked.data,
+                asked.out,
+                TranscodeSettings(
+                    short_side, asked.gop, asked.codec, asked.psnr, asked.crf, asked.preset, asked.b_frames
+                ),
+                **common,
+            )
+        else:
+            fps = None if asked.all_frames else asked.fps
+            settings = PackSettings(short_side, fps, asked.quality, asked.shard_mib)
+            done = pack_set(asked.data, asked.out, settings, **common)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    if done.has_changed or not (done.out / "results.json").exists():
+        save_results(done.out, {asked.kind: done.figures}, command_line())
+    print(_summary(done, time.monotonic() - began))
+    return 1 if done.unreadable else 0
+
+
+def _check(asked: argparse.Namespace, workers: int) -> int:
+    from vidact.prepare.check import CHECK, check_set, summary_lines, unlabelled_text
+
+    out = asked.out or Path("runs") / f"check-{asked.data.resolve().name}"
+    checked = check_set(asked.data, out, asked.group, asked.least_frames, workers)
+    for finding in checked.findings:
+        print(f"{finding.severity:>7}  {finding.kind}: {first_few(finding.videos, 3) or asked.data}: {finding.words}")
+    for line in summary_lines(checked.classes):
+        print(f"  {line}")
+    if checked.unlabelled is not None:
+        print(unlabelled_text(checked.unlabelled))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in checked.kinds().items()) or "nothing found"
+    print(f"{len(checked.facts)} videos: {kinds}\nreport: {checked.page} and {out / CHECK}")
+    if asked.show and checked.page is not None:
+        webbrowser.open(checked.page.resolve().as_uri())
+    return 1 if checked.findings else 0
+
+
+def _summary(done: Prepared, seconds: float) -> str:
+    figures = done.figures
+    lines = [
+        f"{done.out}: {counted(done.written, 'video')} written, {done.kept} were there, {len(done.unreadable)} "
+        f"cannot be read" + (f" (see {done.out / UNREADABLE})" if done.unreadable else "") + f"; {time_text(seconds)}",
+        f"{size_text(figures['bytes'])}, {figures['bytes_ratio']:.2f}x the sources; PSNR to the scaled sources: median "
+        f"{figures['psnr_median']:.2f} dB, least {figures['psnr_least']:.2f} dB",
+    ]
+    if figures.get("below_the_psnr_asked"):
+        lines.append(f"{figures['below_the_psnr_asked']} videos stay below the PSNR asked: 4:2:0 does not reach it")
+    if "frames_kept" in figures:
+        lines.append(f"{figures['frames_kept']} of {figures['frames_of_sources']} frames are kept")
+    return "\n".join(lines)

@@ -1,0 +1,399 @@
+"""``extract_features``: the features of the videos of a folder, by several processes, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from vidact.data.takes import takes_file, write_takes
+from vidact.data.time_origin import NOTES, note_path
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.record import EXTRACTOR, RECORD, UNREADABLE, differences, weights_hash
+from vidact.files import replacing, write_json
+from vidact.jobs import Meter, end_with_parent, process_context
+from vidact.models.weights import read
+from vidact.records import FEATURES, read_json
+from vidact.text.names import counted
+from vidact.video import (
+    LONGEST_GAP_S,
+    VideoError,
+    open_video,
+)
+from vidact.video.folders import KNOWN_SUFFIXES, video_id, walk_videos
+
+
+@dataclass
+class Extraction:
+    """What a run did: video ids that were ``written``, ``kept`` from a run before, and ``unreadable`` ones with why.
+
+    ``paused`` are those of the written whose tokens begin anew behind a pause that was not filled. ``report`` is the
+    file that names the unreadable; ``tokens`` were written in ``took_s`` seconds.
+    """
+
+    report: Path
+
+    written: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    tokens: int = 0
+    took_s: float = 0.0
+    paused: list[str] = field(default_factory=list)
+
+
+def extract_features(
+    videos: str | Path | Sequence[str | Path],
+    out: str | Path,
+    extractor: FeatureExtractor,
+    workers: int = 1,
+    shard: str = "1/1",
+    progress: bool = True,
+) -> Extraction:
+    """Write the features of every video; see the top of this file for what is left in ``out``.
+
+    It may be stopped at any moment, by SIGKILL too, and called again: finished videos are kept, and the others' bytes
+    are those of an uninterrupted run. A video that cannot be read is left out and reported.
+
+    Args:
+        videos: a folder that is searched with its subfolders, a file, or a list of files (their ids are their names).
+        out: the folder of features; new, empty, or filled by the same extractor.
+        workers: videos read and computed at the same time, each by one process on one thread; 1 is this process.
+            (With more, a script that calls this needs ``if __name__ == "__main__":``.)
+        shard: "i/n" takes the i-th of n parts, i from 1, so that n machines can share a folder of videos and ``out``.
+            A video's part follows from its id alone.
+        progress: say on stderr what is done and how long the rest will take.
+    """
+    started = time.perf_counter()
+    refuse_workers(workers)
+    part, parts = parse_shard(shard)
+    sources = {video: path for video, path in find_videos(videos).items() if part_of(video, parts) == part}
+    out = Path(out)
+    record = _claim(out, extractor)
+    with _alone(out, f"{part}-of-{parts}", shard):
+        _sweep(out, sources if parts > 1 else None)
+        tasks = [_Task(video, path, out, _fingerprint(record)) for video, path in sources.items()]
+        report = out / (UNREADABLE if parts == 1 else f"unreadable-{part}-of-{parts}.json")
+        done = Extraction(report, kept=[task.video for task in tasks if task.is_done(extractor.dim)])
+        tasks = [task for task in tasks if task.video not in set(done.kept)]
+        # the longest first, so that the last ones do not leave the other workers idle
+        tasks.sort(key=lambda task: task.path.stat().st_size, reverse=True)
+        sizes = {task.video: max(task.path.stat().st_size, 1) for task in tasks}
+        meter = Meter(sum(sizes.values()), len(tasks), progress)
+        if progress and tasks and done.kept:
+            print(f"{counted(len(done.kept), 'video is', 'videos are')} done already", file=sys.stderr)
+        workers = min(workers, len(tasks))
+        run = _in_this_process if workers <= 1 else _in_processes
+
+        def move(video: str, part: float) -> None:
+            meter.begin()
+            meter.move(video, part * sizes[video])
+
+        with contextlib.closing(run(tasks, extractor, workers, move)) as outcomes:
+            for outcome in outcomes:
+                meter.finish(sizes[outcome.video], news=f"{outcome.video}: {outcome}", piece=outcome.video)
+                if outcome.error:
+                    done.unreadable[outcome.video] = outcome.error
+                else:
+                    done.written.append(outcome.video)
+                    done.tokens += outcome.tokens
+                    if outcome.takes:
+                        done.paused.append(outcome.video)
+        if done.unreadable:
+            write_json(report, done.unreadable)
+        else:
+            report.unlink(missing_ok=True)
+    done.took_s = time.perf_counter() - started
+    return done
+
+
+def refuse_workers(workers: int) -> None:
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one process works")
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """``"2/4"`` is the second of four parts."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"shard is {shard!r}; write i/n with i from 1 to n, such as 1/4 for the first of four parts")
+    return int(match[1]), int(match[2])
+
+
+def part_of(video: str, parts: int) -> int:
+    """Which of so many shards, from 1, a video id belongs to: on every machine and in every list the same."""
+    return 1 + int(hashlib.sha256(video.encode()).hexdigest(), 16) % parts
+
+
+def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
+    """Video files by id: the path below the folder without its suffix, or a listed file's name without its suffix.
+
+    ``notes`` gets sentences on folders that were passed over.
+    """
+    found: list[tuple[str, Path]] = []
+    if isinstance(videos, (str, Path)):
+        folder = Path(videos)
+        if not folder.exists():
+            raise FileNotFoundError(f"{folder} does not exist; give a folder of videos or a video file")
+        found = [(video_id(name), folder / name) for name in walk_videos(folder, notes=notes)]
+        if folder.is_file():
+            found = [(folder.stem, folder)]
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no video; looked for {KNOWN_SUFFIXES}")
+    else:
+        found = [(Path(path).stem, Path(path)) for path in videos]
+    if absent := [str(path) for _, path in found if not path.exists()]:
+        raise FileNotFoundError(
+            f"{absent[0]} is not a file; {len(absent)} of {counted(len(found), 'video is', 'videos are')} missing"
+        )
+    sources: dict[str, Path] = {}
+    for video, path in sorted(found):
+        if video in sources:
+            raise ValueError(
+                f"{sources[video]} and {path} would both become {video}.npy; rename one of them, or give their folder"
+            )
+        sources[video] = path
+    return sources
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One video to be done."""
+
+    video: str
+    path: Path
+    out: Path
+    fingerprint: str  # of the extractor's record
+
+    @property
+    def target(self) -> Path:
+        return self.out / f"{self.video}.npy"
+
+    @property
+    def note(self) -> Path:
+        return note_path(self.out, self.video)
+
+    def source(self) -> dict[str, Any]:
+        """By what a video is known to be the one that was read."""
+        stat = self.path.stat()
+        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "record_sha256": self.fingerprint}
+
+    def is_done(self, dim: int) -> bool:
+        """Whether the features of this very file, by this very extractor, are there and whole."""
+        try:
+            note = json.loads(self.note.read_text(encoding="utf-8"))
+            tokens, is_paused = note.pop("tokens"), note.pop("takes", 0) > 0
+            note.pop("lead_s", None)
+            array = np.load(self.target, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            # an empty .npy is an EOFError
+            return False
+        has_takes = takes_file(self.target).is_file() == is_paused
+        return note == self.source() and has_takes and array.dtype == np.float32 and array.shape == (tokens, dim)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    video: str
+    tokens: int = 0
+    error: str = ""
+    takes: int = 0  # 0: it is whole
+
+    def __str__(self) -> str:
+        pauses = f", {self.takes} takes with a pause before or between them that is too long to be filled"
+        return self.error or f"{self.tokens} tokens{pauses if self.takes else ''}"
+
+
+def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float], None]) -> _Outcome:
+    for stale in (task.note, task.target, takes_file(task.target)):  # of another state of the video
+        stale.unlink(missing_ok=True)
+    try:
+        source = task.source()  # before reading: a video that changes meanwhile is made again
+        with open_video(task.path, extractor.decoder) as reader:
+            features = extractor.video(reader, progress).numpy()
+            begun, lead_s = extractor.plan(reader)[1], reader.lead_s
+    except (VideoError, OSError) as error:
+        return _Outcome(task.video, error=str(error))
+    with replacing(task.target) as half:
+        np.save(half, features, allow_pickle=False)
+    write_takes(task.target, begun)
+    num_takes = len(begun) if takes_file(task.target).exists() else 0
+    paused = {"takes": num_takes} if num_takes else {}
+    write_json(task.note, {**source, "tokens": len(features), "lead_s": round(lead_s, 6), **paused})
+    return _Outcome(task.video, len(features), takes=num_takes)
+
+
+# ---------------------------------------------------------------------------------------------- the folder
+
+
+def _fingerprint(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
+    """Write the record into a new folder, refuse a folder of other features; gives the record that stands there.
+
+    A folder of before pauses were left out goes on as it began, unless another length than the usual one is asked for.
+    """
+    path, record = out / RECORD, extractor.record()
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file; name a folder for the features")
+    if path.exists():
+        there = read_json(path, FEATURES, "choose another --out")
+        if "longest_gap_s" not in there and extractor.longest_gap_s == LONGEST_GAP_S:
+            extractor.longest_gap_s = None
+            record = extractor.record()
+        if different := differences(there, record):
+            raise ValueError(
+                f"the features in {out} were made with others than asked: {'; '.join(different)} (there and asked); "
+                "choose another --out"
+            )
+        record = there
+    elif other := next(out.rglob("*.npy"), None):
+        raise ValueError(
+            f"{out} holds features ({other.relative_to(out)}) and no {RECORD} that says what made them; "
+            "choose another --out"
+        )
+    else:
+        write_json(path, record)
+    if not _holds(out / EXTRACTOR, record):
+        extractor.save(out / EXTRACTOR)
+    return record
+
+
+def _holds(path: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the file is there, whole, and the extractor of the record."""
+    try:
+        tensors, there = read(path)
+    except (OSError, ValueError):
+        return False
+    is_its = there is not None and "extractor" in there and not differences(there["extractor"], record)
+    return is_its and weights_hash(tensors) == record["weights_sha256"]
+
+
+def _sweep(out: Path, videos: Iterable[str] | None) -> None:
+    """Remove what a killed run left half-written (see files.replacing), of these videos, or of all."""
+    own = None if videos is None else {Path(video).name for video in videos}
+    for half in out.rglob(".*"):
+        match = re.fullmatch(r"\.\d+\.(.+)\.(npy|json|safetensors)", half.name)
+        if match and half.is_file() and (own is None or match[1].removesuffix(".takes") in own):
+            half.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(out: Path, name: str, shard: str) -> Iterator[None]:
+    """Refuse a second run of the same shard; the lock falls with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; there two runs of one shard do the work twice
+        yield
+        return
+    (out / NOTES).mkdir(parents=True, exist_ok=True)
+    with (out / NOTES / f"lock-{name}").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"another extraction is writing shard {shard} of {out}; wait for it, or split the work with --shard i/n"
+            ) from None
+        yield
+
+
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def _in_this_process(
+    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
+) -> Generator[_Outcome]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker: the number of threads shows in the last bits
+    try:
+        for task in tasks:
+            move(task.video, 0.0)
+            yield _extract(task, extractor, lambda part, video=task.video: move(video, part))  # type: ignore[misc]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _in_processes(
+    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
+) -> Generator[_Outcome]:
+    """Give each worker a video at a time. Each has its own pipe, so that one which dies takes no lock with it."""
+    context = process_context()
+    # as bytes: tensors sent to a process go through shared memory, of which containers have little
+    bundle = (extractor.record(), safetensors.torch.save(extractor.state()), str(extractor.device), extractor.batch)
+    waiting = list(reversed(tasks))
+    doing: dict[Connection, _Task] = {}
+    processes: dict[Connection, Any] = {}
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            processes[ours] = context.Process(target=_work, args=(theirs, *bundle), daemon=True)  # type: ignore[attr-defined]
+            processes[ours].start()
+            theirs.close()
+            doing[ours] = waiting.pop()
+            ours.send(doing[ours])
+        while doing:
+            for link in multiprocessing.connection.wait(list(doing)):
+                assert isinstance(link, Connection)
+                try:
+                    message = link.recv()
+                except (EOFError, OSError):
+                    processes[link].join()
+                    raise ChildProcessError(
+                        f"the worker at {doing[link].path} was ended (status {processes[link].exitcode}), perhaps for "
+                        "want of memory: run the same command again with fewer workers, and it goes on from here"
+                    ) from None
+                if isinstance(message, Exception):
+                    raise message
+                if isinstance(message, float):
+                    move(doing[link].video, message)
+                    continue
+                yield message
+                del doing[link]
+                if waiting:
+                    doing[link] = waiting.pop()
+                    link.send(doing[link])
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.join()
+
+
+def _work(link: Connection, record: dict[str, Any], state: bytes, device: str, batch: int) -> None:
+    """A worker process: videos in, outcomes out, until the other end of the link is gone."""
+    end_with_parent()
+    torch.set_num_threads(1)
+    try:
+        extractor = FeatureExtractor.load(record, safetensors.torch.load(state), device=device, batch=batch)
+        while True:
+            task, told = link.recv(), time.monotonic()
+            link.send(0.0)  # work begins: what came before was start-up
+
+            def tell(part: float) -> None:
+                nonlocal told
+                if time.monotonic() - told > 0.5:
+                    link.send(float(part))
+                    told = time.monotonic()
+
+            link.send(_extract(task, extractor, tell))
+    except EOFError:
+        return
+    except Exception as error:
+        # What the command line puts into plain words stays what it is; anything else is a bug, and needs its place.
+        plain = next((kind for kind in (ValueError, ImportError, OSError) if isinstance(error, kind)), None)
+        link.send(plain(str(error)) if plain else RuntimeError(traceback.format_exc()))

@@ -1,0 +1,1 @@
+"""Sets of videos checked, re-encoded or packed."""

@@ -1,0 +1,240 @@
+"""The writer of packed videos: every frame becomes a JPEG of its own in a few large tar files."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vidact.files import replacing, write_json
+from vidact.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.prepare.transcode import pictures_of, psnr_of, scaled, squared_difference
+from vidact.text.packages import how_to_install
+from vidact.video.decode import open_video
+from vidact.video.folders import SHARDS, STORE
+from vidact.video.packed import VERSION, PackedReader, decode_jpeg
+from vidact.video.reader import VideoError
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """How frames are kept.
+
+    Args:
+        short_side: pixels; a larger video is made smaller, a smaller one keeps its size. None keeps every size.
+        fps: frames a second that are kept at most: every frame of slower videos, every second one of 30 at 15, …
+            None keeps all.
+        quality: of the JPEGs, 1 to 100.
+        shard_mib: how many MiB of source files make a shard; the shard itself is a few times larger.
+    """
+
+    short_side: int | None = 256
+    fps: float | None = 15.0
+    quality: int = 90
+    shard_mib: float = 64.0
+
+    def __post_init__(self) -> None:
+        if self.short_side is not None and self.short_side < 16:
+            raise ValueError(f"short_side is {self.short_side} pixels; it is at least 16")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"fps is {self.fps}; it is above 0, or None for all frames")
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality is {self.quality}; it is 1 to 100")
+        if not self.shard_mib > 0:
+            raise ValueError(f"shard_mib is {self.shard_mib}; a shard holds something")
+
+
+def kept_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
+    """Which frames of a video are kept: the first, and each that comes 1 / ``fps`` after the last one kept.
+
+    A tenth of that interval is forgiven, so that 30 frames a second at 15 is every second one whatever the rounding,
+    and 25 at 24 is every one.
+    """
+    if fps is None or len(times_s) < 2:
+        return np.arange(len(times_s))
+    kept, last_s = [0], times_s[0]
+    for number, time_s in enumerate(times_s[1:], 1):
+        if time_s - last_s >= 0.9 / fps:
+            kept.append(number)
+            last_s = time_s
+    return np.array(kept)
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+@dataclass(frozen=True)
+class PackVideo:
+    """One source; ``name`` is its ``.packed`` file below the store."""
+
+    name: str
+    source: Path
+
+
+@dataclass(frozen=True)
+class PackJob:
+    """The videos of one shard, which is the unit that is done or not."""
+
+    number: int
+    videos: tuple[PackVideo, ...]
+    out: Path
+    settings: PackSettings
+
+    @property
+    def shard(self) -> str:
+        return f"{self.number:06d}.tar"
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(size_of(video.source) for video in self.videos)
+
+    def is_done(self) -> bool:
+        """Whether the shard and the ``.packed`` files of these very sources are there and whole (by their sizes)."""
+        note = read_note(self.out, self.shard)
+        if note is None or set(note["videos"]) != {video.name for video in self.videos}:
+            return False
+        try:
+            if note["bytes"] and (self.out / SHARDS / self.shard).stat().st_size != note["bytes"]:
+                return False
+            return all(
+                note["videos"][video.name]["source"] == source_state(video.source)
+                and ("error" in note["videos"][video.name] or (self.out / video.name).is_file())
+                for video in self.videos
+            )
+        except OSError:
+            return False
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a video file, or of all images of a folder."""
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def pack(job: PackJob) -> dict[str, Any]:
+    """Write one shard and the ``.packed`` files of its videos, read every frame back, and note it.
+
+    ``{"bytes", "sha256", "videos": {name: {"frames", "psnr", …} or {"error"}}}``. Raises DiskFullError.
+    """
+    try:
+        from webdataset.writer import TarWriter
+    except ImportError as error:
+        raise ImportError(f"packing writes its shards with webdataset; {how_to_install('webdataset')}") from error
+
+    forget_note(job.out, job.shard)
+    for video in job.videos:  # of another state of its source; and the shard will be another
+        (job.out / video.name).unlink(missing_ok=True)
+    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    with full_disk_named(job.out):
+        with replacing(job.out / SHARDS / job.shard) as half:
+            with half.open("wb") as file:
+                # names and times that say nothing of the machine: the same bytes wherever it runs
+                writer = TarWriter(file, user="", group="", encoder=False, mtime=0)
+                for place, video in enumerate(job.videos):
+                    state = source_state(video.source)
+                    try:
+                        entry, jpegs, squared_error = _compress(video.source, job.settings)
+                    except VideoError as error:
+                        found[video.name] = {"source": state, "error": str(error)}
+                        continue
+                    key = f"{job.number:06d}{place:06d}"
+                    told = {"video": video.name, "times_s": entry["times_s"]}
+                    members = {f"{number:06d}.jpg": data for number, data in enumerate(jpegs)}
+                    writer.write({"__key__": key, **members, "json": json.dumps(told).encode()})
+                    num_values = entry["height"] * entry["width"] * 3 * len(jpegs)
+                    found[video.name] = {
+                        "source": state,
+                        "frames": len(jpegs),
+                        "of_frames": entry["of_frames"],
+                        "seconds": entry["seconds"],
+                        "psnr": round(min(psnr_of(squared_error, num_values), 99.0), 3),
+                    }
+                    entries[key] = {
+                        "version": VERSION,
+                        "store": "/".join([".."] * (len(PurePosixPath(video.name).parts) - 1)) or ".",
+                        "shard": job.shard,
+                        **{word: entry[word] for word in ("height", "width", "fps", "times_s", "end_s", "lead_s")},
+                        "sizes": [len(data) for data in jpegs],
+                    }
+                    names[key] = video.name
+                writer.close()
+                file.flush()
+                os.fsync(file.fileno())
+            offsets = _offsets(half)
+            digest, num_bytes = file_digest(half), half.stat().st_size
+        for key, entry in entries.items():
+            name = names[key]
+            entry["offsets"] = [offsets[f"{key}.{number:06d}.jpg"] for number in range(len(entry["sizes"]))]
+            with replacing(job.out / name) as half:
+                half.write_text(json.dumps(entry, separators=(",", ":")), encoding="utf-8")
+            _check(job.out / name)
+        note = {"bytes": num_bytes, "sha256": digest, "videos": found}
+        write_note(job.out, job.shard, note)
+    return note
+
+
+def sample(path: Path, settings: PackSettings, num_frames: int) -> tuple[int, float]:
+    """Bytes of the first frames of a video, and which part of what is kept of it they are."""
+    entry, jpegs, _ = _compress(path, settings, num_frames)
+    members = sum(512 + -(-len(data) // 512) * 512 for data in jpegs)  # a tar file's headers and whole blocks
+    return members, len(jpegs) / entry["kept"]
+
+
+def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tuple[dict[str, Any], list[bytes], float]:
+    """What a ``.packed`` file says of a video, its JPEGs, and their squared error to the scaled source."""
+    with open_video(path, cache=False) as video:
+        times_s, end_s, lead_s, fps = video.times_s, video.end_s, video.lead_s, video.fps
+        height, width = video.height, video.width
+    kept = kept_frames(times_s, settings.fps)
+    numbers = kept[:most].tolist()
+    factor = 1.0 if settings.short_side is None else min(1.0, settings.short_side / min(height, width))
+    height, width = max(1, round(height * factor)), max(1, round(width * factor))
+    jpegs, error = [], 0.0
+    options = [cv2.IMWRITE_JPEG_QUALITY, settings.quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    for image in pictures_of(path, numbers):
+        image = scaled(image, height, width)
+        jpegs.append(cv2.imencode(".jpg", image[:, :, ::-1], options)[1].tobytes())
+        error += squared_difference(image, decode_jpeg(jpegs[-1]))
+    rate = fps * len(kept) / len(times_s)
+    entry = {
+        "height": height,
+        "width": width,
+        "fps": rate,
+        "times_s": [round(float(time_s), 6) for time_s in times_s[numbers]],
+        "kept": len(kept),
+        "of_frames": len(times_s),
+        "end_s": round(end_s, 6),
+        "lead_s": round(lead_s, 6),
+        "seconds": round(end_s - float(times_s[0]), 3),
+    }
+    return entry, jpegs, error
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Where each member's bytes begin."""
+    with tarfile.open(path, "r:") as shard:
+        return {member.name: member.offset_data for member in shard}
+
+
+def _check(path: Path) -> None:
+    """Read a packed video as a reader will: the last frame proves place and length of all before it."""
+    with PackedReader(path) as video:
+        video.frames_at([0, len(video) - 1])
+
+
+def write_store(out: Path, settings: PackSettings) -> None:
+    """Write packed.json, once: an edited place of the shards stays."""
+    if not (out / STORE).exists():
+        write_json(out / STORE, {"version": VERSION, "shards": SHARDS, "settings": asdict(settings)})
+
+
+def settings_record(settings: PackSettings) -> dict[str, Any]:
+    """What a store is made with."""
+    return {"made_by": "vidact prepare pack", **asdict(settings)}

@@ -1,0 +1,365 @@
+"""``vidact prepare``: check a set of videos, re-encode it, or pack it; and what is left of it in a folder.
+
+    check      every video decoded once; what is wrong with files, lists and splits as check.json and report.html
+    transcode  the same set with a key frame every few frames and a smaller side
+    pack       the same set as JPEGs in a few large shards
+
+``transcode`` and ``pack`` mirror the set: the same folders and names, the lists (clips.csv, videos.csv, events.csv,
+classes.txt) with the new files' names, ``prepare.json`` with size, hash and PSNR of each video, ``unreadable.json``
+with those that were left out and why, and results.json. They may be stopped at any moment, by SIGKILL too: run again
+they go on and end with the same bytes, and run once more they change nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from vidact import jobs
+from vidact.data.tables import read_text
+from vidact.files import replacing, write_json
+from vidact.jobs import Meter, size_text, time_text
+from vidact.prepare import pack, transcode
+from vidact.prepare.pack import PackJob, PackSettings, PackVideo, size_of
+from vidact.prepare.sources import TABLES, Sources, find_sources, read_lists, refuse_inside
+from vidact.prepare.transcode import TranscodeJob, TranscodeSettings
+from vidact.text.names import counted, first_few, plain_path
+from vidact.video.decode import VideoError
+from vidact.video.folders import PACKED_SUFFIX, SHARDS, video_id
+
+SAMPLED, SAMPLED_FRAMES = 3, 64  # videos and frames of each that an estimate is made from
+MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
+
+
+def _new_names(sources: Sources, suffix: str) -> dict[str, str]:
+    """Source name → name of its copy; refuses two that would become one."""
+    names: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for name in sources.videos:
+        new = names[name] = video_id(name) + suffix
+        if new in taken:
+            raise ValueError(f"{taken[new]} and {name} would both become {new}; rename one of them")
+        taken[new] = name
+    return names
+
+
+def _write_lists(sources: Sources, out: Path, suffix: str, left_out: set[str]) -> None:
+    """The set's lists with the copies' names, without the rows of what was left out."""
+    gone = {plain_path(video_id(name)) for name in left_out}
+    for table, named in TABLES.items():
+        if not (sources.root / table).exists():
+            continue
+        read = read_lists(sources.root / table)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, read.header, lineterminator="\n")
+        writer.writeheader()
+        for _, row in read.rows:
+            name = video_id(PurePosixPath(row[named]).as_posix())
+            if plain_path(name) not in gone:
+                writer.writerow(row | {named: name + suffix})
+        _write_if_new(out / table, text.getvalue())
+    if (listed := sources.root / "classes.txt").exists():
+        _write_if_new(out / "classes.txt", read_text(listed))
+
+
+def _write_if_new(path: Path, text: str) -> bool:
+    """Write a file unless it says just that; gives whether it was written."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return False
+    with replacing(path) as half:
+        half.write_bytes(text.encode())
+    return True
+
+
+# ------------------------------------------------------------------------------------------------- transcoding, packing
+
+
+@dataclass
+class Prepared:
+    """What a run did: videos ``written`` now and ``kept`` from before, ``unreadable`` ones with why, and figures."""
+
+    out: Path
+    written: int = 0
+    kept: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+    has_changed: bool = False  # something in the folder is another than before
+
+
+def _open_sources(root: Path, out: Path, missing: str) -> Sources:
+    if missing not in ("raise", "skip"):
+        raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
+    sources = find_sources(root)
+    for note in sources.notes:
+        print(note, file=sys.stderr)
+    refuse_inside(sources, out)
+    if sources.missing and missing == "raise":
+        raise FileNotFoundError(
+            f"{counted(len(sources.missing), 'video that is', 'videos that are')} listed, or linked to, but not there: "
+            f"{first_few(sources.missing)}. Correct the list or the link, or leave them out with --missing skip"
+        )
+    if not sources.videos:
+        raise FileNotFoundError(f"none of the {len(sources.missing)} videos of {sources.root} exists")
+    return sources
+
+
+def transcode_set(
+    root: str | Path,
+    out: str | Path,
+    settings: TranscodeSettings = TranscodeSettings(),  # noqa: B008  (a frozen value)
+    workers: int = 1,
+    missing: Literal["raise", "skip"] = "raise",
+    verify: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Re-encode every video of a set; see the top of this file for what is left in ``out``.
+
+    Args:
+        root: a folder of videos, with or without lists.
+        out: a new folder, or one that this function filled with the same settings.
+        settings: how.
+        workers: videos at the same time, one process of one thread each.
+        missing: what to do with videos that are listed, or linked to, and do not exist.
+        verify: read every copy again and compare its hash, also those of earlier runs.
+        progress: say on stderr how far it is, and before it starts what it will take.
+    """
+    root, out = Path(root), Path(out)
+    sources = _open_sources(root, out, missing)
+    names = _new_names(sources, ".mp4")
+    todo = [TranscodeJob(names[name], path, out, settings) for name, path in sources.videos.items()]
+    waiting = [job for job in todo if not job.is_done()]
+    _refuse_strangers(out, set(names.values()))
+    if waiting:
+        busy = min(workers, len(waiting))
+        estimate = _estimate([job.source for job in waiting], _transcode_sample, settings, busy)
+        _announce(out, len(waiting), estimate, busy, progress)
+    with jobs.alone(out), jobs.full_disk_named(out):
+        jobs.claim(out, transcode.settings_record(settings))
+        waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
+        done = Prepared(out, kept=len(todo) - len(waiting))
+        meter = Meter(sum(size_of(job.source) for job in waiting), len(waiting), progress)
+        for job, note in jobs.run(transcode.transcode, waiting, workers, meter):
+            if error := note.get("error"):
+                done.unreadable[_source_name(sources, job.source)] = error
+            else:
+                done.written += 1
+            meter.finish(size_of(job.source), news=f"{job.name}: {error}" if error else "")
+        notes = {job.name: jobs.read_note(out, job.name) for job in todo}
+        rows = {name: _row(note) for name, note in sorted(notes.items()) if note is not None}
+        if verify:
+            _verify({out / name: row["sha256"] for name, row in rows.items()}, progress)
+        source_bytes = sum(size_of(job.source) for job in todo if job.name in rows)
+        below = [name for name, row in rows.items() if settings.crf is None and row["psnr"] < settings.psnr]
+        done.figures = _figures(rows, source_bytes, sum(row["bytes"] for row in rows.values()))
+        done.figures["below_the_psnr_asked"] = len(below)
+        _finish(sources, done, ".mp4", rows, transcode.settings_record(settings))
+    return done
+
+
+def pack_set(
+    root: str | Path,
+    out: str | Path,
+    settings: PackSettings = PackSettings(),  # noqa: B008  (a frozen value)
+    workers: int = 1,
+    missing: Literal["raise", "skip"] = "raise",
+    verify: bool = False,
+    progress: bool = True,
+) -> Prepared:
+    """Pack every video of a set into shards; arguments as in ``transcode_set``.
+
+    Which video lies in which shard is written down before the first is made, in an order that has nothing to do with
+    the names; videos that are added to the set later get shards of their own.
+    """
+    root, out = Path(root), Path(out)
+    sources = _open_sources(root, out, missing)
+    names = _new_names(sources, PACKED_SUFFIX)
+    plan = _plan(out, sources, names, settings)
+    todo = [
+        PackJob(number, tuple(PackVideo(names[name], sources.videos[name]) for name in part), out, settings)
+        for number, part in enumerate(plan)
+    ]
+    waiting = [job for job in todo if not job.is_done()]
+    if waiting:
+        paths = [video.source for job in waiting for video in job.videos]
+        estimate = _estimate(paths, _pack_sample, settings, min(workers, len(waiting)))
+        _announce(out, len(paths), estimate, min(workers, len(waiting)), progress)
+    with jobs.alone(out), jobs.full_disk_named(out):
+        jobs.claim(out, pack.settings_record(settings))
+        if waiting:
+            write_json(out / jobs.NOTES / "plan.json", plan)
+        pack.write_store(out, settings)
+        done = Prepared(out, kept=sum(len(job.videos) for job in todo if job not in waiting))
+        meter = Meter(sum(job.num_bytes for job in waiting), sum(len(job.videos) for job in waiting), progress)
+        for job, note in jobs.run(pack.pack, waiting, workers, meter):
+            errors = {name: row["error"] for name, row in note["videos"].items() if "error" in row}
+            done.written += len(job.videos) - len(errors)
+            meter.finish(job.num_bytes, len(job.videos), "; ".join(f"{name}: {why}" for name, why in errors.items()))
+        shards = {job.shard: jobs.read_note(out, job.shard) for job in todo}
+        notes = {name: row for note in shards.values() if note for name, row in note["videos"].items()}
+        source_of = {new: old for old, new in names.items()}
+        done.unreadable = {source_of[name]: row["error"] for name, row in sorted(notes.items()) if "error" in row}
+        rows = {name: _row(row) for name, row in sorted(notes.items()) if "error" not in row}
+        digests = {shard: {"bytes": note["bytes"], "sha256": note["sha256"]} for shard, note in shards.items() if note}
+        if verify:
+            _verify({out / SHARDS / shard: row["sha256"] for shard, row in digests.items()}, progress)
+        source_bytes = sum(size_of(sources.videos[source_of[name]]) for name in rows)
+        num_bytes = sum(row["bytes"] for row in digests.values()) + sum((out / name).stat().st_size for name in rows)
+        done.figures = _figures(rows, source_bytes, num_bytes)
+        done.figures |= {
+            "shards": len(digests),
+            "frames_kept": sum(row["frames"] for row in rows.values()),
+            "frames_of_sources": sum(row["of_frames"] for row in rows.values()),
+        }
+        _finish(sources, done, PACKED_SUFFIX, rows, pack.settings_record(settings), {"shards": digests})
+    return done
+
+
+def _refuse_strangers(out: Path, names: set[str]) -> None:
+    """Raise where ``out`` holds copies of videos that the set no longer has: a folder without lists is read whole."""
+    path = out / MANIFEST
+    made = json.loads(path.read_text(encoding="utf-8"))["videos"] if path.exists() else {}
+    if gone := sorted(name for name in made if name not in names and (out / name).exists()):
+        raise ValueError(
+            f"{out} holds {first_few(gone)}, which the set no longer has; delete them there, or choose another --out"
+        )
+
+
+def _source_name(sources: Sources, path: Path) -> str:
+    return next(name for name, known in sources.videos.items() if known == path)
+
+
+def _row(note: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a video: what a second run on another machine would say too."""
+    return {name: value for name, value in note.items() if name != "source"}
+
+
+def _plan(out: Path, sources: Sources, names: dict[str, str], settings: PackSettings) -> list[list[str]]:
+    """Names of the videos of each shard: as written down by an earlier run, and new shards for new videos."""
+    path = out / jobs.NOTES / "plan.json"
+    plan: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    planned = {name for part in plan for name in part}
+    if gone := sorted(planned - set(sources.videos)):
+        raise ValueError(f"{out} holds {first_few(gone)}, which the set no longer has; pack into another --out")
+    most = settings.shard_mib * 2**20
+    part: list[str] = []
+    size = 0.0
+    order = np.random.default_rng(0).permutation(sorted(set(sources.videos) - planned)).tolist()
+    for name in order:
+        num_bytes = size_of(sources.videos[name])
+        if part and size + num_bytes > most:
+            plan.append(part)
+            part, size = [], 0.0
+        part.append(name)
+        size += num_bytes
+    return [*plan, part] if part else plan
+
+
+def _figures(rows: dict[str, dict[str, Any]], source_bytes: int, num_bytes: int) -> dict[str, Any]:
+    psnr = np.array([row["psnr"] for row in rows.values()] or [np.nan])
+    return {
+        "videos": len(rows),
+        "bytes": num_bytes,
+        "source_bytes": source_bytes,
+        "bytes_ratio": round(num_bytes / max(source_bytes, 1), 4),
+        "hours": round(sum(row["seconds"] for row in rows.values()) / 3600, 4),
+        "psnr_median": float(np.median(psnr)),
+        "psnr_least": float(psnr.min()),
+    }
+
+
+def _finish(
+    sources: Sources,
+    done: Prepared,
+    suffix: str,
+    rows: dict[str, dict[str, Any]],
+    settings: dict[str, Any],
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Lists, manifest and figures; nothing is written that is there already."""
+    out = done.out
+    done.figures["unreadable"] = len(done.unreadable)
+    _write_lists(sources, out, suffix, set(done.unreadable) | set(sources.missing))
+    if done.unreadable:
+        _write_if_new(out / UNREADABLE, json.dumps(done.unreadable, indent=2, ensure_ascii=False) + "\n")
+    else:
+        (out / UNREADABLE).unlink(missing_ok=True)
+    manifest = {"settings": settings, "figures": done.figures, **(more or {}), "videos": rows}
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    done.has_changed = _write_if_new(out / MANIFEST, text)
+
+
+def _verify(digests: dict[Path, str], progress: bool) -> None:
+    meter = Meter(sum(path.stat().st_size for path in digests), len(digests), progress, "files verified")
+    meter.begin()
+    for path, digest in digests.items():
+        if jobs.file_digest(path) != digest:
+            raise ValueError(f"{path} is not what was written; delete it and run the same command again")
+        meter.finish(path.stat().st_size)
+
+
+# ------------------------------------------------------------------------------------------------------------ estimates
+
+
+@dataclass
+class Estimate:
+    """Bytes and seconds (of one worker), and what they were measured on."""
+
+    num_bytes: float
+    seconds: float
+    sampled: int
+
+
+Sample = Callable[[Path, Any], tuple[float, float]]  # video, settings → bytes and seconds for each byte of the source
+
+
+def _estimate(paths: Sequence[Path], sample: Sample, settings: Any, workers: int) -> Estimate:
+    """From the beginnings of a few videos, evenly spread over the sizes."""
+    ordered = sorted(paths, key=size_of)
+    total = sum(size_of(path) for path in paths)
+    places = np.unique(np.linspace(0, len(ordered) - 1, SAMPLED + 2).round().astype(int)[1:-1])
+    rates = []
+    for place in places:
+        try:
+            rates.append(sample(ordered[place], settings))
+        except VideoError:
+            continue
+    if not rates:
+        return Estimate(0.0, 0.0, 0)
+    num_bytes, seconds = np.mean(rates, axis=0) * total
+    return Estimate(float(num_bytes), float(seconds) / max(workers, 1), len(rates))
+
+
+def _transcode_sample(path: Path, settings: TranscodeSettings) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        num_bytes, share = transcode.sample(path, Path(folder) / "sample.mp4", settings, SAMPLED_FRAMES)
+        return num_bytes / share / size_of(path), (time.perf_counter() - began) / share / size_of(path)
+
+
+def _pack_sample(path: Path, settings: PackSettings) -> tuple[float, float]:
+    began = time.perf_counter()
+    num_bytes, share = pack.sample(path, settings, SAMPLED_FRAMES)
+    return num_bytes / share / size_of(path), (time.perf_counter() - began) / share / size_of(path)
+
+
+def _announce(out: Path, count: int, estimate: Estimate, workers: int, progress: bool) -> None:
+    """Say what will be written and how long it takes; refuse what does not fit."""
+    if progress:
+        what = "nothing could be sampled, so bytes and time are unknown"
+        if estimate.sampled:
+            what = (
+                f"about {size_text(estimate.num_bytes)} and {time_text(estimate.seconds)} with {workers} workers "
+                f"(measured on the beginnings of {estimate.sampled} videos); {size_text(jobs.disk_free(out))} are free"
+            )
+        print(f"{count} videos to do: {what}", file=sys.stderr, flush=True)
+    jobs.require_room(out, estimate.num_bytes)

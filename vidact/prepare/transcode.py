@@ -1,0 +1,414 @@
+"""Re-encode a video so that single frames of it are cheap to reach: a key frame every few frames, a smaller side.
+
+Frame i of the copy is frame i of the source as ``open_video`` shows it, upright, at the same time after the first one.
+Sound is dropped, colours become 8 bits of 4:2:0, and an odd side loses or gains a pixel.
+
+Decoding one frame needs every frame since the key frame before it; a key frame every 8 makes that 4.5 on average, and
+B-frames that nothing refers to (``b-pyramid none``) make it fewer still for a reader that passes over them. Bits are
+spent by squared error alone (``tune psnr``): the other tunings please eyes. The quality is asked for as a PSNR, and
+the encoder's constant rate factor is searched for each video: the same factor gives one video 36 dB and another 40.
+
+Shapes: T frames, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import cv2
+import numpy as np
+
+from vidact.files import replacing
+from vidact.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.video.colours import UNKNOWN_MATRICES
+from vidact.video.decode import VideoError, open_video
+from vidact.video.folders import PACKED_SUFFIX
+from vidact.video.frame_index import LEAD_TAG, UndecodableError, decode_packet, demux, open_container, reason
+
+TICKS = 90_000  # of a second; a millisecond and the common frame rates are whole numbers of them
+KEPT_BYTES = 256 * 2**20  # scaled pictures kept for a second try; a longer video is read again
+TRIES = 5  # encodings of one video at most, when a PSNR is asked for
+FIRST_CRF = 22.0
+LEAST_CRF = 14.0  # below it bytes grow and the PSNR hardly does: what is missing then, 4:2:0 has taken
+DB_PER_CRF = 0.62  # how much PSNR a step of the rate factor costs, about; only the first guess depends on it
+
+# what each codec is told beside its rate factor; {gop} and {b} are filled in
+CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
+    # without cpu-independent, x264's AVX-512 code (mbtree_propagate_list) takes eight macroblocks at once, also beyond
+    # the last one of a row: where a width is no multiple of 128, unset memory has a say in how bits are spent
+    "h264": ("libx264", "x264-params", {"open-gop": "0", "b-pyramid": "none", "scenecut": "0", "cpu-independent": "1"}),
+    "hevc": ("libx265", "x265-params", {"open-gop": "0", "b-pyramid": "0", "scenecut": "0", "log-level": "error",
+                                        "pools": "none", "frame-threads": "1"}),
+}  # fmt: skip
+
+# of both encoders
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"),
+)
+
+
+@dataclass(frozen=True)
+class TranscodeSettings:
+    """How videos are re-encoded.
+
+    Args:
+        short_side: pixels; a larger video is made smaller, a smaller one keeps its size. None keeps every size.
+        gop: a key frame every so many frames. Fewer is faster to read and larger.
+        codec: h264, or hevc, which is smaller and slower to read.
+        psnr: dB of RGB pixels to the scaled source that each copy has at least, if a rate factor of 14 can do it.
+        crf: the encoder's rate factor instead of ``psnr``; lower is better and larger.
+        preset: the encoder's; slower is smaller.
+        b_frames: B-frames in a row at most, between two others.
+    """
+
+    short_side: int | None = 256
+    gop: int = 8
+    codec: str = "h264"
+    psnr: float = 38.5
+    crf: float | None = None
+    preset: str = "medium"
+    b_frames: int = 3
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise ValueError(f"codec is {self.codec!r}; it can be {', '.join(CODECS)}")
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset is {self.preset!r}; it can be {', '.join(PRESETS)}")
+        if self.short_side is not None and self.short_side < 16:
+            raise ValueError(f"short_side is {self.short_side} pixels; it is at least 16")
+        if self.gop < 1:
+            raise ValueError(f"gop is {self.gop}; a key frame comes every 1 frame or more")
+        if not 0 <= self.b_frames <= 16:
+            raise ValueError(f"b_frames is {self.b_frames}; it is 0 to 16")
+        if not 20 <= self.psnr <= 55:
+            raise ValueError(f"psnr is {self.psnr} dB; it can be 20 to 55")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise ValueError(f"crf is {self.crf}; it can be 0 to 51")
+
+
+@dataclass(frozen=True)
+class TranscodeJob:
+    """One video and where its copy goes; ``name`` is the copy's path below the folder ``out``."""
+
+    name: str
+    source: Path
+    out: Path
+    settings: TranscodeSettings
+
+    @property
+    def target(self) -> Path:
+        return self.out / self.name
+
+    def is_done(self) -> bool:
+        """Whether the copy of this very source is there and whole (by its size)."""
+        note = read_note(self.out, self.name)
+        if note is None or note.get("source") != source_state(self.source):
+            return False
+        return self.target.is_file() and self.target.stat().st_size == note["bytes"]
+
+
+def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """Height and width with the short side at most so long, both even as 4:2:0 wants them."""
+    factor = 1.0 if short_side is None else min(1.0, short_side / min(height, width))
+    return max(2, round(height * factor / 2) * 2), max(2, round(width * factor / 2) * 2)
+
+
+def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture (H, W, 3) in another size: averaged over areas, which leaves no moiré."""
+    image = np.ascontiguousarray(image)  # OpenCV takes no mirrored view
+    if image.shape[:2] == (height, width):
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def psnr_of(squared_error: float, num_values: int) -> float:
+    """dB of 8-bit values, from the sum of squared differences; infinite when there is none."""
+    return 10 * math.log10(255**2 * num_values / squared_error) if squared_error else math.inf
+
+
+def squared_difference(a: np.ndarray, b: np.ndarray) -> float:
+    return cv2.norm(np.ascontiguousarray(a), np.ascontiguousarray(b), cv2.NORM_L2SQR)
+
+
+def transcode(job: TranscodeJob) -> dict[str, Any]:
+    """Make one copy, prove it against its source, and note it: ``{"bytes", "psnr", "frames", …}``.
+
+    ``{"error": …}`` where the source cannot be read. Raises DiskFullError.
+    """
+    source = source_state(job.source)  # before reading: a video that changes meanwhile is made again
+    with full_disk_named(job.out):
+        forget_note(job.out, job.name)
+        job.target.unlink(missing_ok=True)  # of another state of the source
+        try:
+            material = _Material(job.source, job.settings)
+            # asked twice what it was, since the room comes back when the half-written file is removed
+            with replacing(job.target) as half, full_disk_named(job.out):
+                found = _encode_well(material, half, job.settings)
+                digest = file_digest(half)
+                num_bytes = half.stat().st_size
+        except (VideoError, av.error.FFmpegError) as error:
+            why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({reason(error)})"
+            return {"error": why}
+        note = {"source": source, "bytes": num_bytes, "sha256": digest, **found}
+        write_note(job.out, job.name, note)
+    return note
+
+
+class _Material:
+    """The scaled frames of a source, to be encoded, and the scaled pictures that the copy is compared with.
+
+    Planes go to the encoder as the decoder brings them where both mean the same (8-bit 4:2:0, limited range, upright,
+    every decoded frame shown): by way of RGB they would lose a decibel. Other sources go by way of RGB.
+    """
+
+    def __init__(self, path: Path, settings: TranscodeSettings, most: int | None = None) -> None:
+        """The whole video, or its first ``most`` frames."""
+        self.path = path
+        with open_video(path, cache=False) as video:
+            self.num_frames = len(video)
+            self.times_s = (video.times_s - video.times_s[0])[:most]
+            self.end_s = video.end_s - float(video.times_s[0])
+            self.lead_s = video.lead_s
+            if len(self.times_s) < self.num_frames:  # a sample ends where the frame after it begins
+                self.end_s = float(video.times_s[len(self.times_s)] - video.times_s[0])
+            late = np.flatnonzero(np.diff(np.round(self.times_s * TICKS)) <= 0)
+            if len(late):
+                number, time_s = late[0], video.times_s[late[0]]
+                raise VideoError(
+                    f"frames {number} and {number + 1} of {path} are both shown at {time_s:.3f} s, and a copy needs a "
+                    "time for each; pack it, or leave it as it is"
+                )
+            self.fps = video.fps
+            self.height, self.width = scaled_size(video.height, video.width, settings.short_side)
+        self.colorspace = 6  # BT.601, which pictures are converted by
+        self.is_direct = False
+        if path.is_file() and path.suffix != PACKED_SUFFIX:
+            file, stream = open_container(path)
+            with file:
+                first: Any = next((frame for packet in demux(file, stream) for frame in decode_packet(packet)), None)
+                if first is not None:
+                    self.is_direct = (
+                        first.format.name == "yuv420p"
+                        and int(first.color_range) != 2
+                        and int(first.colorspace) not in UNKNOWN_MATRICES
+                        and "DISPLAYMATRIX" not in first.side_data
+                    )
+                    self.colorspace = int(first.colorspace) if self.is_direct else 6
+        self._kept: dict[str, list[Any]] = {}
+        self._may_keep = len(self) * self.height * self.width * 9 / 2 <= KEPT_BYTES
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def _once(self, name: str, made: Iterator[Any]) -> Iterator[Any]:
+        """The items of ``made``, kept for the next time where they are few."""
+        if len(self._kept.get(name, ())) == len(self):
+            yield from self._kept[name]
+            return
+        kept = self._kept[name] = []
+        for item in made:
+            if self._may_keep:
+                kept.append(item)
+            yield item
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """(H, W, 3) RGB each."""
+        every = pictures_of(self.path, range(len(self)))
+        return self._once("pictures", (scaled(image, self.height, self.width) for image in every))
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """yuv420p each. Raises _NotDirect where the file's own frames are not those that are shown."""
+        if self.is_direct:
+            return self._once("frames", self._decoded())
+        return (
+            av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", interpolation="AREA")
+            for image in self.pictures()
+        )
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        count, faults = 0, list[Exception]()
+        begin_s: float | None = None
+        file, stream = open_container(self.path)
+        with file:
+            try:
+                packets = demux(file, stream, faults=faults)
+                for frame in (frame for packet in packets for frame in decode_packet(packet, is_strict=True)):
+                    begin_s = frame.time if begin_s is None else begin_s
+                    if count == len(self) < self.num_frames:
+                        break
+                    if frame.time is None or count >= len(self) or frame.format.name != "yuv420p":
+                        raise _NotDirect
+                    assert begin_s is not None
+                    if abs(frame.time - begin_s - self.times_s[count]) > 1e-4:
+                        raise _NotDirect
+                    yield frame.reformat(self.width, self.height, "yuv420p", interpolation="AREA")
+                    count += 1
+            except (UndecodableError, av.error.FFmpegError):
+                raise _NotDirect from None
+        if faults:
+            raise _NotDirect
+        if count != len(self):
+            raise _NotDirect
+
+
+class _NotDirect(Exception):
+    """The decoder's frames are not one by one those that the reader shows."""
+
+
+def pictures_of(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """These frames of a video, ascending, as pictures (H, W, 3), one in memory at a time."""
+    with open_video(path, cache=False) as video:
+        yield from video.pictures(list(numbers))
+
+
+def _encode_well(material: _Material, path: Path, settings: TranscodeSettings) -> dict[str, Any]:
+    """Encode until the PSNR is what was asked, or with the given rate factor; says what came out."""
+    if settings.crf is not None:
+        _encode(material, path, settings, settings.crf)
+        return {"crf": settings.crf, **_prove(material, path)}
+    crf, tried = FIRST_CRF, dict[float, float]()
+    while True:
+        _encode(material, path, settings, crf)
+        found = _prove(material, path)
+        tried[crf] = found["psnr"]
+        good = [factor for factor, psnr in tried.items() if psnr >= settings.psnr]
+        is_close = settings.psnr <= found["psnr"] <= settings.psnr + 0.4 or (crf == 51 and bool(good))
+        if is_close or (crf == LEAST_CRF and not good):
+            return {"crf": crf, **found}
+        following = _next_factor(tried, settings.psnr + 0.2)
+        if len(tried) == TRIES or following is None:
+            # nothing near was found: the smallest that is good, else the best there is
+            best = max(good, default=LEAST_CRF)
+            if best != crf:
+                _encode(material, path, settings, best)
+                found = _prove(material, path)
+            return {"crf": best, **found}
+        crf = following
+
+
+def _next_factor(tried: dict[float, float], psnr: float) -> float | None:
+    """The rate factor for this PSNR: on the line through the two nearest tries, or of the usual slope through one.
+
+    Factors are whole quarters; None where the one that follows has been tried.
+    """
+    near = sorted(tried.items(), key=lambda pair: abs(min(pair[1], 99.0) - psnr))[:2]
+    slope = -DB_PER_CRF
+    if len(near) == 2 and math.isfinite(near[0][1] + near[1][1]):
+        slope = min(-0.2, (near[0][1] - near[1][1]) / (near[0][0] - near[1][0]))
+    crf, found = near[0]
+    step = (psnr - min(found, 99.0)) / slope
+    guess = float(np.clip(round((crf + np.clip(step, -12, 12)) * 4) / 4, LEAST_CRF, 51))
+    if guess in tried:  # a quarter on, towards what is missing
+        guess += 0.25 if min(tried[guess], 99.0) > psnr else -0.25
+    return guess if guess not in tried and LEAST_CRF <= guess <= 51 else None
+
+
+def _encode(material: _Material, path: Path, settings: TranscodeSettings, crf: float) -> None:
+    try:
+        _write(material, path, settings, crf)
+    except _NotDirect:
+        material.is_direct, material.colorspace = False, 6
+        _write(material, path, settings, crf)
+
+
+def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: float) -> None:
+    library, parameters, words = CODECS[settings.codec]
+    gop, b_frames = str(settings.gop), str(min(settings.b_frames, settings.gop - 1))
+    words = words | {"keyint": gop, "min-keyint": gop, "bframes": b_frames}
+    options = {
+        "preset": settings.preset,
+        "tune": "psnr",
+        "crf": f"{crf:g}",
+        parameters: ":".join(f"{name}={value}" for name, value in words.items()),
+    }
+    rate = Fraction(material.fps).limit_denominator(1001)
+    # the table of contents stands first, so that one read from far away finds it
+    flags = "+faststart"
+    if material.lead_s:
+        flags += "+use_metadata_tags"  # MP4's own tags have none for it
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": flags}) as file:
+        if material.lead_s:
+            file.metadata[LEAD_TAG] = f"{material.lead_s:.6f}"
+        stream: Any = file.add_stream(library, rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = material.height, material.width, "yuv420p"
+        context = stream.codec_context
+        context.thread_count = 1  # the same bytes on every machine
+        context.time_base = Fraction(1, TICKS)
+        context.colorspace, context.color_range = material.colorspace, 1  # limited range
+        if settings.codec == "hevc":
+            context.codec_tag = "hvc1"
+        for packet in _ended(_packets(stream, material), round(material.end_s * TICKS)):
+            file.mux(packet)
+
+
+def _packets(stream: Any, material: _Material) -> Iterator[av.Packet]:
+    for frame, time_s in zip(material.frames(), material.times_s, strict=True):
+        frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
+        frame.pict_type = 0  # the encoder chooses, not the source
+        yield from stream.encode(frame)
+    yield from stream.encode()
+
+
+def _ended(packets: Iterator[av.Packet], end: int) -> Iterator[av.Packet]:
+    """The packets, their durations such that the track ends at ``end`` (ticks): the one stored last makes up for it."""
+    reached = 0
+    last: av.Packet | None = None
+    for packet in packets:
+        if last is not None:
+            yield last
+        pts = packet.pts or 0
+        packet.duration = max(1, min(packet.duration or 0, end - pts))
+        reached, last = max(reached, pts + packet.duration), packet
+    assert last is not None
+    if reached < end:
+        last.duration = end - (last.pts or 0)
+    yield last
+
+
+def _prove(material: _Material, path: Path) -> dict[str, Any]:
+    """Read the copy again: as many frames, at the same times; gives their PSNR to the scaled source."""
+    error, lowest = 0.0, math.inf
+    with open_video(path, cache=False) as video:
+        off_s = np.abs(video.times_s - video.times_s[0] - material.times_s).max() if len(video) == len(material) else 0
+        off_s = max(off_s, abs(video.end_s - float(video.times_s[0]) - material.end_s))
+        if len(video) != len(material) or off_s > 1.5 / TICKS:
+            raise VideoError(
+                f"the copy of {material.path} does not equal it: {len(video)} frames of {len(material)}, up to "
+                f"{off_s:.6f} s apart. Leave it as it is"
+            )
+    num_values = material.height * material.width * 3
+    for image, copy in zip(material.pictures(), pictures_of(path, range(len(material))), strict=True):
+        one = squared_difference(image, copy)
+        error += one
+        lowest = min(lowest, psnr_of(one, num_values))
+    psnr = psnr_of(error, num_values * len(material))
+    return {
+        "frames": len(material),
+        "seconds": round(material.end_s, 3),
+        "height": material.height,
+        "width": material.width,
+        "psnr": round(min(psnr, 99.0), 3),
+        "lowest_psnr": round(min(lowest, 99.0), 3),
+    }
+
+
+def sample(path: Path, target: Path, settings: TranscodeSettings, num_frames: int) -> tuple[int, float]:
+    """Re-encode the beginning of a video: its bytes, and which part of the video it is."""
+    material = _Material(path, settings, num_frames)
+    _encode_well(material, target, settings)
+    return target.stat().st_size, len(material) / material.num_frames
+
+
+def settings_record(settings: TranscodeSettings) -> dict[str, Any]:
+    """What a folder of copies is made with."""
+    record = {"made_by": "vidact prepare transcode", **asdict(settings)}
+    if settings.codec == "h264":  # where a folder does not say so, its copies are not those that would be made now
+        record["x264"] = "cpu-independent"
+    return record

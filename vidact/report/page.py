@@ -1,0 +1,747 @@
+"""One HTML page for a run, or for several: figures with their commands, curves, and what the test said.
+
+Of a recogniser of clips that is confusion, classes and mistakes; of an online detector, scores over time beside the
+truth, precision and recall, classes, anticipation and delay.
+
+The pictures stand inside the page (base64), so that one file can be mailed, put on a server or read on a phone; the
+same PNGs lie in plots/ for papers and slides. Nothing is loaded from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from vidact import __version__
+from vidact.files import replacing
+from vidact.metrics import (
+    FrameAP,
+    Yardsticks,
+    accuracy_of,
+    average_precision,
+    calibrated_map,
+    confusion_matrix,
+    frame_map,
+    is_trivial,
+    mean_average_precision,
+    mean_class_accuracy,
+    per_class_accuracy,
+    token_confusion,
+    topk_accuracy,
+    verdict,
+    yardsticks,
+)
+from vidact.metrics.frame_ap import runs as stretches
+from vidact.report.plots import (
+    DPI,
+    draw_classes,
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    find_mistakes,
+    read_log,
+    shorten,
+)
+from vidact.report.timeline_plots import (
+    anticipation,
+    choose_videos,
+    clock,
+    draw_anticipation,
+    draw_delays,
+    draw_precision_recall,
+    draw_timeline,
+    drawn_names,
+    timeline_name,
+    video_accuracies,
+)
+from vidact.results.figures import in_words, load_results, save_results
+from vidact.results.scores import Scores, load_scores
+from vidact.results.timelines import Timelines, load_timelines
+
+__all__ = ["load_results", "save_results", "write_report", "write_summary"]
+
+NUM_SHOWN = 12  # mistakes on the contact sheet
+SPREAD = re.compile(r"(\d+\.\d+) ± \d+\.\d+")  # a mean and its spread
+RATES = r"top|accuracy|map\b|mcap\b|precision|recall|confidence|\bf1\b"  # columns whose figures carry a bar
+SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_recall.png")
+NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
+
+
+OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json")
+
+
+def write_report(run: Path, title: str | None = None) -> Path:
+    """Draw the plots of a run folder and write its report.html; gives the page's path.
+
+    Takes what is there of metrics.csv, scores.npz (clips), timelines.npz (an online detector), results.json,
+    unreadable.json and config.yaml; the page names what is missing and which command makes it. Raises
+    FileNotFoundError when the folder does not exist, or holds nothing of a run.
+
+    Args:
+        run: the run folder.
+        title: heading of the page; default the folder's name.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise FileNotFoundError(
+            f"{run} is not a folder; a report is made of a run folder, such as `vidact train` writes"
+        )
+    if not any((run / name).exists() for name in OF_A_RUN):
+        raise FileNotFoundError(f"{run} holds nothing of a run ({', '.join(OF_A_RUN)}); name a run folder")
+    missing: list[str] = []
+    results = _try(lambda: load_results(run), missing)
+    scores = detected = None
+    if (run / "timelines.npz").is_file():
+        detected = _try(lambda: _read_detected(run / "timelines.npz"), missing)
+    if (run / "scores.npz").is_file():
+        scores = _try(lambda: load_scores(run / "scores.npz"), missing)
+    elif not (run / "timelines.npz").is_file():
+        missing.append(
+            "neither scores.npz nor timelines.npz is there, so no test is shown; `vidact test` writes the one for "
+            "clips, the other for an online detector."
+        )
+    body = []
+    if scores is not None:
+        body.append(_headline(scores))
+    if detected is not None:
+        body.append(_detector_headline(detected))
+        body.append(_events(results or {}, detected.timelines))
+    num_classes = None if scores is None else len(scores.classes)
+    if results is not None:
+        body.append(_results(_telling(results, num_classes)))
+    if (run / "metrics.csv").is_file():
+        curves = draw_curves(_telling(read_log(run / "metrics.csv"), num_classes), run / "plots")
+        if curves:
+            body.append(_section("Learning curves", f'<div class="side">{"".join(map(_picture, curves))}</div>'))
+        else:
+            missing.append("metrics.csv has no finished epoch yet, so there are no learning curves.")
+    elif not any(run.glob("*/metrics.csv")):
+        missing.append("metrics.csv does not exist, so there are no learning curves; `vidact train` writes it.")
+    if scores is not None:
+        body.append(_scores(scores, run / "plots"))
+    if detected is not None:
+        body += _detector(detected, run / "plots", missing)
+    body.append(_unreadable(run, missing))
+    body.append(_inside(run))
+    return _write_page(run, title or run.resolve().name, body, missing)
+
+
+def write_summary(
+    folder: Path,
+    title: str,
+    rows: list[dict[str, Any]],
+    runs: Sequence[Path] = (),
+    pooled: Scores | None = None,
+    notes: Sequence[str] = (),
+    pictures: Sequence[Path] = (),
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Path:
+    """Write report.html for several runs into ``folder``; gives the page's path.
+
+    Args:
+        rows: the table, a dict a row; its columns are their keys in order of appearance. A cell may be a mean and its
+            spread in words, "0.312 ± 0.010".
+        runs: folders whose learning curves and confusion, or precision and recall, are shown; one without a
+            report.html gets it first.
+        pooled: the videos of all rows as one test. The rows are then folds: the table ends with their mean, standard
+            deviation (of the folds at hand, not an estimate for others), least and greatest.
+        notes: paragraphs under the title.
+        pictures: PNG files shown below the notes.
+        tables: further tables by their headings, below the first.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    missing: list[str] = []
+    body = [f"<p>{escape(note)}</p>" for note in notes]
+    body += [_picture(picture) for picture in pictures]
+    if pooled is not None:
+        body.append(_headline(pooled))
+    body.append(_section("Results", _rows_table(rows, spread=pooled is not None)))
+    body += [_section(heading, _rows_table(more)) for heading, more in (tables or {}).items()]
+    results = load_results(folder) if (folder / "results.json").exists() else None
+    if results is not None:
+        body.append(_commands(results))
+    if pooled is not None:
+        body.append(_scores(pooled, folder / "plots"))
+    for run in map(Path, runs):
+        page = run / "report.html"
+        if not page.exists():
+            write_report(run)
+        shown = [run / "plots" / name for name in SUMMARY_PICTURES]
+        plots = "".join(_picture(path, folder) for path in shown if path.exists())
+        heading = f'<a href="{_link(page, folder)}">{escape(_run_name(run, folder))}</a>'
+        body.append(f'<section><h2>{heading}</h2><div class="side">{plots or "<p>no pictures</p>"}</div></section>')
+    body.append(_inside(folder))
+    return _write_page(folder, title, body, missing)
+
+
+def _run_name(run: Path, folder: Path) -> str:
+    """Where a run lies below the summary's folder: several may end in the same ``seed0``."""
+    run, folder = run.resolve(), folder.resolve()
+    return run.relative_to(folder).as_posix() if run.is_relative_to(folder) and run != folder else run.name
+
+
+# ---- parts of the page
+
+
+def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
+    inner = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in tiles)
+    return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
+
+
+def _headline(scores: Scores) -> str:
+    """The few figures that everyone looks for, as tiles."""
+    values, labels = scores.values, scores.labels
+    if scores.multi_label:
+        tiles = [("mAP", f"{mean_average_precision(values, labels):.3f}")]
+    else:
+        tiles = [
+            (f"top-{k}", f"{topk_accuracy(values, labels, k):.3f}")
+            for k in (1, 5)
+            if not is_trivial(f"top{k}", len(scores.classes))
+        ]
+        tiles += [
+            ("mean class accuracy", f"{mean_class_accuracy(values, labels):.3f}"),
+            ("mistakes", f"{(values.argmax(1) != labels).sum()}"),
+        ]
+    beside = scores.beside_yardsticks()
+    if scores.multi_label:
+        tiles.append(("mAP of a guess", f"{beside['chance_map']:.3f}"))
+    else:
+        always = f"top-1 if always “{escape(shorten(beside['majority_class'], 20))}”"
+        tiles += [(always, f"{beside['majority']:.3f}"), ("top-1 of a guess", f"{beside['chance']:.3f}")]
+    tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
+    note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
+    return _tiles(tiles, note) + _warning(beside["verdict"])
+
+
+def _telling(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
+    """Figures, and tables of figures, without those that are 1 whatever a network answers."""
+    count = figures["classes"] if isinstance(figures.get("classes"), int) else num_classes
+    return {
+        name: _telling(value, count) if isinstance(value, dict) else value
+        for name, value in figures.items()
+        if count is None or not is_trivial(name, count)
+    }
+
+
+def _results(results: Mapping[str, Any]) -> str:
+    """Every figure of results.json below the command that made it."""
+    parts = []
+    for command, names in reversed(results.get("commands", {}).items()):
+        loose = {name: results[name] for name in names if name in results and not _is_section(results[name])}
+        sections = {name: results[name] for name in names if name in results and _is_section(results[name])}
+        parts.append(f"<pre><code>{escape(command)}</code></pre>")
+        if loose:
+            parts.append(_figures(loose))
+        for name, section in sections.items():
+            parts.append(f"<h3>{escape(name)}</h3>{_figures(section)}")
+    return _section("Results", "".join(parts)) if parts else ""
+
+
+def _commands(results: Mapping[str, Any]) -> str:
+    commands = "\n".join(results.get("commands", {}))
+    return f'<p class="note">made by</p><pre><code>{escape(commands)}</code></pre>' if commands else ""
+
+
+def _is_section(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    """Names and values; what is a table itself becomes one below. ``rows`` are folds, which have a spread."""
+    rows, below = [], []
+    for name, value in figures.items():
+        title = in_words(name)
+        if name.endswith("confusion") or name == "thresholds":
+            continue  # which have sections of their own
+        if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
+            below.append(_rows_table(value, spread=True) if name == "rows" else _fold(title, _rows_table(value)))
+        elif isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
+            below.append(_fold(title, _rows_table([{"": key, **inner} for key, inner in value.items()])))
+        elif isinstance(value, dict):
+            if value:
+                lines = [[in_words(key), value[key]] for key in value]
+                below.append(_fold(f"{title}: {len(value)}", _table(["", ""], lines)))
+        elif value != "":
+            rows.append([title, value])
+    return (_table(["figure", "value"], rows) if rows else "") + "".join(below)
+
+
+def _scores(scores: Scores, plots: Path) -> str:
+    """Confusion, classes and mistakes of a test; draws their pictures."""
+    parts = []
+    if scores.multi_label:
+        figures, measure = average_precision(scores.values, scores.labels), "average precision"
+        videos = scores.labels.sum(0).astype(int)
+        counts = None
+    else:
+        figures, measure = per_class_accuracy(scores.values, scores.labels), "accuracy"
+        counts = confusion_matrix(scores.values, scores.labels)
+        videos = counts.sum(1)
+        picture = _picture(draw_confusion(counts, scores.classes, plots / "confusion.png"), keep=True)
+        pairs = _confusions(counts, scores.classes)
+        note = "Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
+        parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
+    if not np.isnan(figures).all():
+        picture = _picture(draw_classes(figures, videos, scores.classes, plots / "classes.png", measure))
+        table = _class_table(figures, videos, counts, scores.classes, measure)
+        parts.append(_section("Classes", picture + _fold(f"all {len(scores.classes)} classes", table)))
+    if scores.multi_label:
+        parts.append(_section("Mistakes", "<p>Clips with several labels have no single answer to be wrong.</p>"))
+        return "".join(parts)
+    mistakes = find_mistakes(scores)
+    if not mistakes:
+        (plots / "mistakes.png").unlink(missing_ok=True)  # of an earlier, worse test
+        parts.append(_section("Mistakes", f"<p>None: all {len(scores)} videos are recognised.</p>"))
+        return "".join(parts)
+    shown = mistakes[:NUM_SHOWN]
+    note = (
+        f"The {len(shown)} most confident of {len(mistakes)} mistakes"
+        if len(shown) < len(mistakes)
+        else f"All {len(mistakes)} mistakes, the most confident first"
+    )
+    sheet = _picture(draw_mistakes(shown, plots / "mistakes.png"), keep=True, photograph=True)
+    listed = _table(
+        ["video", "truth", "prediction", "confidence", "place of the truth"],
+        [[m.id, m.truth, m.prediction, m.confidence, m.place] for m in mistakes[:200]],
+    )
+    rest = _fold(f"{'all' if len(mistakes) <= 200 else 'the first 200 of'} {len(mistakes)} mistakes as a table", listed)
+    parts.append(
+        _section("Mistakes", f'<p class="note">{note}: truth → prediction and its probability.</p>{sheet}{rest}')
+    )
+    return "".join(parts)
+
+
+def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, what: str = "videos") -> str:
+    """The class pairs that are mistaken most often."""
+    wrong = counts * ~np.eye(len(counts), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(at), len(classes)) for at in order]
+    rows = [
+        [classes[i], classes[j], int(wrong[i, j]), f"{wrong[i, j] / counts[i].sum():.3f}"]
+        for i, j in pairs
+        if wrong[i, j]
+    ]
+    if not rows:
+        return ""
+    return _fold("most frequent confusions", _table(["truth", "called", what, "share of the class"], rows))
+
+
+def _class_table(
+    figures: np.ndarray, videos: np.ndarray, counts: np.ndarray | None, classes: Sequence[str], measure: str
+) -> str:
+    header, rows = ["class", "number", "videos", measure], []
+    for k in np.argsort(figures, kind="stable"):
+        rows.append([classes[k], int(k), int(videos[k]), "no video" if np.isnan(figures[k]) else float(figures[k])])
+        if counts is not None:
+            others = np.where(np.arange(len(classes)) == k, 0, counts[k])
+            rows[-1].append(f"{classes[int(others.argmax())]} ({others.max()})" if others.any() else "")
+    return _table([*header, "most often taken for"] if counts is not None else header, rows)
+
+
+@dataclass(frozen=True)
+class _Detected:
+    """The test of an online detector: scores over time, average precision, plain and calibrated, and confusion."""
+
+    timelines: Timelines
+    precision: FrameAP
+    calibrated: FrameAP
+    confusion: np.ndarray
+    sticks: Yardsticks
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the tokens that are called right."""
+        return accuracy_of(self.confusion)
+
+
+def _read_detected(path: Path) -> _Detected:
+    timelines = load_timelines(path)
+    rows = timelines.joined()
+    precision, calibrated = frame_map(*rows), calibrated_map(*rows)
+    sticks = yardsticks(rows[1], rows[2], has_background=True)
+    return _Detected(timelines, precision, calibrated, token_confusion(*rows), sticks)
+
+
+def _detector_headline(detected: _Detected) -> str:
+    timelines, precision, sticks = detected.timelines, detected.precision, detected.sticks
+    names = ["background", *timelines.classes]
+    ignored = sum(int(ignore.sum()) for ignore in timelines.ignore)
+    total = precision.rows + ignored
+    tiles = [
+        ("of the tokens right", _rate(detected.accuracy)),
+        (f"right if always “{escape(shorten(names[sticks.majority_class], 20))}”", f"{sticks.majority:.3f}"),
+        ("right by a guess", f"{sticks.chance:.3f}"),
+        ("mAP", _rate(precision.mean)),
+        ("mAP of a guess", _rate(sticks.chance_map)),
+        ("mcAP", _rate(detected.calibrated.mean)),
+        ("videos", f"{len(timelines)}"),
+        ("hours", f"{total / timelines.tokens_per_second / 3600:.2g}"),
+        ("classes", f"{len(timelines.classes)}"),
+    ]
+    note = f"From timelines.npz: {precision.rows} tokens at {timelines.tokens_per_second:g} a second, protocol lstr"
+    note += f", without {ignored} ambiguous ones." if ignored else "."
+    if np.isnan(precision.mean):
+        note += " No action occurs in them, so there is no mAP."
+    mean = None if np.isnan(precision.mean) else precision.mean
+    return _tiles(tiles, note) + _warning(verdict(sticks, names, detected.accuracy, mean))
+
+
+def _warning(words: str) -> str:
+    """A sentence that nobody is to overlook; nothing of an empty one."""
+    return f'<p class="warning">{escape(words[0].upper() + words[1:])}.</p>' if words else ""
+
+
+def _rate(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.3f}"
+
+
+def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]:
+    """What a detector said over time, and its curves; draws their pictures."""
+    timelines, now = detected.timelines, detected.precision.mean
+    for name in ("precision_recall", "classes", "anticipation", "delay", "confusion"):
+        (plots / f"{name}.png").unlink(missing_ok=True)  # of an earlier test, which may have had more to show
+    parts = [_section("Timelines", _videos(timelines, plots / "timelines"))]
+    names = drawn_names(["background", *timelines.classes])
+    picture = _picture(draw_confusion(detected.confusion, names, plots / "confusion.png"), keep=True)
+    note = "Tokens. Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
+    pairs = _confusions(detected.confusion, ["background", *timelines.classes], what="tokens")
+    parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
+    if (curves := draw_precision_recall(timelines, plots / "precision_recall.png")) is not None:
+        parts.append(_section("Precision and recall", _picture(curves)))
+    parts.append(_section("Classes", _detector_classes(detected, plots)))
+    future = _try(lambda: anticipation(timelines), missing)
+    if future is not None and not np.isnan(future.mean):
+        picture = _picture(draw_anticipation(future, now, plots / "anticipation.png"))
+        words = (
+            "What was said of a later token, against the truth of that token; at 0, what was said of the token itself."
+        )
+        seconds = [f"{ahead:g}" for ahead in future.seconds]
+        rows = zip(seconds, future.per_offset.tolist(), future.rows.tolist(), strict=True)
+        table = _fold("as a table", _table(["seconds ahead", "mAP", "tokens"], rows))
+        parts.append(_section("Anticipation", f'<p class="note">{words}</p>{picture}{table}'))
+    if (delays := draw_delays(timelines, plots / "delay.png")) is not None:
+        words = (
+            "How long after the start of an action its score reaches a threshold. A score that was there before the "
+            "action counts as 0 s, so read this beside the orange of the timelines."
+        )
+        parts.append(_section("Delay", f'<p class="note">{words}</p>{_picture(delays)}'))
+    return parts
+
+
+def _videos(timelines: Timelines, folder: Path) -> str:
+    """Some videos from the worst to the best, more in a fold, and all of them as a table."""
+    for old in folder.glob("[0-9]*_*.png"):
+        old.unlink()  # of an earlier test, which may have had other videos
+    accuracies = video_accuracies(timelines)
+    shown = choose_videos(timelines, accuracies, NUM_TIMELINES)
+    order = [int(video) for video in np.argsort(accuracies, kind="stable")]  # NaN, no token that counts, comes last
+    rest = [video for video in order if video not in shown]
+
+    def pictures(videos: Iterable[int]) -> str:
+        drawn = (draw_timeline(timelines, video, folder / timeline_name(timelines, video)) for video in videos)
+        return "".join(_picture(path, folder.parent.parent) for path in drawn)
+
+    which = f"{len(shown)} of {len(timelines)} videos" if rest else "All videos"
+    note = (
+        f"{which}, from the worst to the best by the share of their tokens that are right"
+        if len(timelines) > 1
+        else "The only video"
+    )
+    parts = [
+        f'<p class="note">{note}. A lane holds a class that occurs or is predicted: the truth as a pale bar, '
+        f"the score from 0 to 1 as an area, blue where it is right and orange where it is not.</p>{pictures(shown)}"
+    ]
+    if rest:
+        more = rest[:NUM_FOLDED]
+        title = f"the other {len(rest)} videos" if len(more) == len(rest) else f"{len(more)} more, the worst first"
+        parts.append(_fold(title, pictures(more)))
+    rows = []
+    for video in order:
+        seconds = clock(len(timelines.scores[video]) / timelines.tokens_per_second)
+        occurs = (timelines.targets[video][:, 1:] == 1).any(0)
+        names = ", ".join(name for name, here in zip(timelines.classes, occurs, strict=True) if here)
+        right = "no token counts" if np.isnan(accuracies[video]) else float(accuracies[video])
+        rows.append([timelines.ids[video], seconds, names or "no action", right])
+    parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "token accuracy"], rows)))
+    return "".join(parts)
+
+
+def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
+    """What the events of the newest test are worth, in words, and what their thresholds were chosen on."""
+    newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
+    tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
+    key = next((name for name in tests[0] if name.endswith("_event_f1")), None) if tests else None
+    if key is None:
+        return ""
+    section, prefix = tests[0], key.removesuffix("event_f1")
+    found = {name.removeprefix(prefix): value for name, value in section.items()}
+    alarms, delay = found["false_alarms_per_hour"], found["delay_s"]
+    often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
+    late = "" if delay is None else f" Half of the events that were found were known {delay:.2g} s after their start."
+    words = (
+        f"{found['events_found']} events were detected where there are {found['events_true']}; {found['missed']:.0%} "
+        f"of the true ones were never seen. False alarms, which touch no event of their class, come {alarms:.3g} times "
+        f"an hour{often}.{late}"
+    )
+    best, half, always = (found[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
+    rows = [
+        ["as the detector tells them", found["event_precision"], found["event_recall"], best],
+        ["with every threshold at 0.5", "", "", half],
+        ["every class all the time", "", "", always],
+    ]
+    table = _table(["events", "precision", "recall", "F1"], rows)
+    warning = _warning("the events are no better than those of every class all the time" * (best <= always))
+    on, chosen = section["events"].get("on", 0.5), section.get("thresholds") or {}
+    each = on if isinstance(on, list) else [on] * len(timelines.classes)
+    counts = chosen.get("events", {})
+    lines = [[name, at, counts.get(name, 0)] for name, at in zip(timelines.classes, each, strict=False)]
+    note = f"Right is what overlaps a true event by 0.3. Thresholds: {chosen.get('words') or 'none was chosen'}."
+    thresholds = _fold("thresholds", _table(["class", "turns on at", "events to choose by"], lines))
+    return _section("Events", f'<p>{words}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
+
+
+def clock_words(seconds: float) -> str:
+    """A duration as people say it: 9.5 s, 3 min, 2.1 h."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _detector_classes(detected: _Detected, plots: Path) -> str:
+    timelines, precision, calibrated = detected.timelines, detected.precision, detected.calibrated
+    _, targets, _ = timelines.joined()
+    borders = np.cumsum([0, *map(len, timelines.scores)])
+    events = np.array([len(stretches(column == 1, borders)[0]) for column in targets[:, 1:].T])
+    seconds = (targets[:, 1:] == 1).sum(0) / timelines.tokens_per_second
+    rows: list[list[Any]] = []
+    for k in np.argsort(precision.per_class, kind="stable"):
+        is_known = not np.isnan(precision.per_class[k])
+        absent = "only ambiguous" if events[k] else "does not occur"
+        areas = [float(precision.per_class[k]), float(calibrated.per_class[k])] if is_known else [absent, ""]
+        rows.append([timelines.classes[k], int(k), int(events[k]), clock(seconds[k]), *areas])
+    header = ["class", "number", "events", "time", "average precision", "calibrated average precision"]
+    table = _fold(f"all {len(timelines.classes)} classes", _table(header, rows))
+    if np.isnan(precision.mean):
+        return f"<p>No action occurs in a token that counts.</p>{table}"
+    names = [
+        f"{shorten(name, 20)}  ({count})" for name, count in zip(drawn_names(timelines.classes), events, strict=True)
+    ]
+    picture = draw_classes(precision.per_class, events, names, plots / "classes.png", "average precision")
+    note = (
+        "In brackets the number of events. Calibrated average precision, in the table, weighs false alarms as if each "
+        "class took half of the time."
+    )
+    return f'<p class="note">{note}</p>{_picture(picture)}{table}'
+
+
+def _unreadable(run: Path, missing: list[str]) -> str:
+    path = run / "unreadable.json"
+    if not path.is_file():
+        return ""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        skipped = dict(found["skipped"])
+        words = f"{len(skipped)} of {found['videos']} {found['split']} videos could not be read and were skipped."
+    except (ValueError, KeyError, TypeError) as error:
+        missing.append(f"unreadable.json is not what `vidact train` writes ({error!r}).")
+        return ""
+    return _section("Unreadable videos", f"<p>{escape(words)}</p>{_table(['video', 'reason'], list(skipped.items()))}")
+
+
+def _inside(folder: Path) -> str:
+    """Links to what the folder holds: its own files, and the runs below it."""
+    names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "timelines.npz", "unreadable.json"]
+    files = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
+    links = [
+        f'<li><a href="{_link(p, folder)}">{escape(str(p.relative_to(folder)))}</a></li>' for p in files if p.exists()
+    ]
+    pages = sorted(folder.glob("*/report.html"))
+    runs = [f'<li><a href="{_link(page, folder)}">{escape(page.parent.name)}</a></li>' for page in pages]
+    parts = _section("Runs inside", f"<ul>{''.join(runs)}</ul>") if runs else ""
+    config = folder / "config.yaml"
+    if config.is_file():
+        text = config.read_text(encoding="utf-8", errors="replace")
+        links.append(f"<li>{_fold('the whole configuration', f'<pre><code>{escape(text)}</code></pre>')}</li>")
+    return parts + (_section("Files", f"<ul>{''.join(links)}</ul>") if links else "")
+
+
+def _try(read: Any, missing: list[str]) -> Any:
+    """What ``read`` gives, or None with its complaint noted: a page about a damaged run is worth having."""
+    try:
+        return read()
+    except (FileNotFoundError, ValueError) as error:
+        missing.append(f"{error}.")
+        return None
+
+
+# ---- HTML
+
+
+def _section(title: str, inner: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{inner}</section>"
+
+
+def _fold(title: str, inner: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{inner}</details>"
+
+
+def _link(path: Path, folder: Path) -> str:
+    return quote(Path(os.path.relpath(path, folder)).as_posix())
+
+
+def _picture(path: Path, folder: Path | None = None, keep: bool = False, photograph: bool = False) -> str:
+    """The PNG inside the page, linked to the file. ``keep`` scrolls it instead of shrinking text beyond reading."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI  # PNG: the header's first field
+    height = int.from_bytes(content[20:24], "big") * 96 // DPI
+    name = path.stem.replace("_", " ")
+    image = (
+        f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{escape(name)}" '
+        f'width="{width}" height="{height}"{"" if photograph else " class=drawing"}>'
+    )
+    target = _link(path, folder or path.parent.parent)
+    return f'<div class="{"scroll keep" if keep else "fit"}"><a href="{target}">{image}</a></div>'
+
+
+def _rows_table(rows: Sequence[Mapping[str, Any]], spread: bool = False) -> str:
+    """Dicts as a table; ``spread`` ends it with mean, standard deviation, least and greatest of each number."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[row.get(name, "") for name in columns] for row in rows]
+    last: list[list[Any]] = []
+    if spread and len(rows) > 1:
+        measures: dict[str, Any] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
+        for word, measure in measures.items():
+            line: list[Any] = []
+            for name in columns:
+                numbers = [row[name] for row in rows if _is_number(row.get(name))]
+                line.append(float(measure(numbers)) if len(numbers) == len(rows) else "")
+            line[0] = word
+            last.append(line)
+    return _table(columns, lines, last)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], last: Iterable[Sequence[Any]] = ()) -> str:
+    """Rows of values; accuracies carry a bar, ``last`` stands below a line."""
+    head = "".join(f"<th>{escape(in_words(name))}</th>" for name in header)
+    body = "".join(f"<tr>{_cells(header, row)}</tr>" for row in rows)
+    foot = "".join(f"<tr>{_cells(header, row, bars=False)}</tr>" for row in last)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
+    )
+
+
+def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
+    cells = []
+    for name, value in zip(header, row, strict=True):
+        called = f"{name} {row[0]}" if name == "value" else name
+        spread = SPREAD.fullmatch(value) if isinstance(value, str) else None
+        rate = float(spread[1]) if spread else value
+        is_rate = isinstance(rate, float) and 0 <= rate <= 1
+        bar = bars and is_rate and re.search(RATES, called, re.IGNORECASE)
+        style = f' style="--share:{rate:.1%}"' if bar else ""
+        kind = "number bar" if bar else "number" if spread or _is_number(value) else ""
+        cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
+    return "".join(cells)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if 0.01 <= abs(value) <= 1 else f"{value:.4g}"
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _write_page(folder: Path, title: str, body: Iterable[str], missing: Sequence[str]) -> Path:
+    if missing:
+        items = "".join(f"<li>{escape(words)}</li>" for words in missing)
+        body = [*body, _section("Missing here", f"<ul>{items}</ul>")]
+    page = PAGE.format(
+        title=escape(title),
+        folder=escape(str(folder)),
+        version=escape(__version__),
+        time=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        style=STYLE,
+        body="\n".join(part for part in body if part),
+    )
+    path = folder / "report.html"
+    with replacing(path) as half:
+        half.write_text(page, encoding="utf-8", errors="replace")
+    return path
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{title}</h1><p class="note">{folder}, written {time} by vidact {version}</p></header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+STYLE = """
+:root { color-scheme: light dark; --text: #1b1d21; --soft: #5c626b; --back: #fff; --card: #f4f5f7; --line: #dcdfe4;
+  --bar: #cfe0f3; --link: #1d5fa8; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e8eb; --soft: #9aa0aa; --back: #131417; --card: #1e2025; --line: #33363d; --bar: #24415f;
+    --link: #82b6f0; }
+  img.drawing { filter: invert(0.925) hue-rotate(180deg); }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--back); color: var(--text);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
+h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; }
+h2 { margin: 2.5rem 0 0.6rem; padding-top: 0.8rem; border-top: 1px solid var(--line); font-size: 1.25rem; }
+h3 { margin: 1.2rem 0 0.4rem; font-size: 1rem; }
+a { color: var(--link); }
+.note { margin: 0.3rem 0 0.8rem; color: var(--soft); font-size: 0.9rem; }
+.warning { margin: 0.6rem 0; padding: 0.5rem 0.8rem; border-left: 0.25rem solid #d9641f; background: var(--card); }
+.tiles { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 1.2rem 0 0.4rem; }
+.tiles div { flex: 1 1 7rem; padding: 0.7rem 0.9rem; border-radius: 0.5rem; background: var(--card); }
+.tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.tiles dt { color: var(--soft); font-size: 0.85rem; }
+.scroll { max-width: 100%; overflow-x: auto; }
+.side { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.side > * { flex: 0 1 auto; max-width: 100%; }
+img { display: block; height: auto; max-width: 100%; }
+.keep img { max-width: none; }
+table { margin: 0.4rem 0; border-collapse: collapse; font-size: 0.92rem; }
+th, td { padding: 0.28rem 0.9rem 0.28rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top; }
+th { color: var(--soft); font-weight: 600; }
+tfoot tr:first-child td { border-top: 2px solid var(--soft); }
+.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bar { min-width: 7rem; background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
+pre { max-height: 24rem; margin: 0.6rem 0; padding: 0.7rem 0.9rem; overflow: auto; border-radius: 0.5rem;
+  background: var(--card); font-size: 0.85rem; white-space: pre-wrap; }
+details { margin: 0.7rem 0; }
+summary { cursor: pointer; color: var(--link); }
+"""

@@ -1,0 +1,406 @@
+"""Pictures of a run: learning curves, confusion, accuracy of each class, a sheet of the worst mistakes.
+
+Every function draws one PNG from plain arrays. Blue is right or training, orange is wrong or validation.
+
+Shapes: N videos, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from vidact.files import replacing
+from vidact.metrics import true_class_rank
+from vidact.results.scores import Scores, probabilities
+
+DPI = 160  # of every PNG; a page shows them at 96 pixels an inch
+BLUE, ORANGE, GREY = "#2563a8", "#d9641f", "#8a8f98"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": GREY,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e5e8",
+    "text.parse_math": False,  # a class may be called "$5 note"
+    "figure.dpi": DPI,
+    "savefig.bbox": "tight",
+    "savefig.pad_inches": 0.08,
+}
+Curve = list[tuple[float, float]]
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Our style for a while; names in scripts that the font lacks become boxes without a warning each."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        yield
+
+
+def save(figure: Figure, path: Path) -> Path:
+    with replacing(path) as half:
+        figure.savefig(half, dpi=DPI)
+    return path
+
+
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+# ---- learning curves
+
+
+def read_log(path: Path) -> dict[str, Curve]:
+    """Each column of a metrics.csv as points (epochs done, value).
+
+    A column that has n rows in an epoch is spread over it evenly. Empty cells, and what a killed run left half
+    written, are no points. Epochs count from 1; those of an older version's file, from 0.
+    """
+    found: dict[str, dict[int, list[float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            epoch = _number(row.get("epoch"))
+            for name, cell in row.items():
+                value = _number(cell)
+                if epoch is not None and value is not None and name not in (None, "epoch", "step"):
+                    found.setdefault(name, {}).setdefault(int(epoch), []).append(value)
+    first = min((epoch for by_epoch in found.values() for epoch in by_epoch), default=1)
+    before = min(first, 1)
+    return {
+        name: [
+            (epoch - before + (at + 1) / len(values), value)
+            for epoch, values in sorted(by_epoch.items())
+            for at, value in enumerate(values)
+        ]
+        for name, by_epoch in found.items()
+    }
+
+
+def _number(cell: object) -> float | None:
+    try:
+        value = float(str(cell))
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def draw_curves(log: Mapping[str, Curve], folder: Path) -> list[Path]:
+    """loss.png, accuracy.png and lr.png, as far as ``log`` has what they show; gives those drawn."""
+    losses = {name: points for name, points in log.items() if name in ("train_loss", "val_loss")}
+    rates = {
+        name: points
+        for name, points in log.items()
+        if re.fullmatch(r"(train|val)_(top\d+|map|mean_class_accuracy)", name)
+    }
+    speeds: dict[str, Curve] = {}
+    for name, points in log.items():
+        if name.startswith("lr-") and points not in speeds.values():  # groups that learn at one rate are one line
+            speeds[name] = points
+    drawn = []
+    accuracy = "mAP" if rates and all(name.endswith("_map") for name in rates) else "Accuracy"
+    panels = (("Loss", losses, "loss"), (accuracy, rates, "accuracy"), ("Learning rate", speeds, "lr"))
+    for title, curves, file in panels:
+        if curves:
+            drawn.append(_draw_curves(title, curves, folder / f"{file}.png"))
+    return drawn
+
+
+def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:
+    with drawing():
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.add_subplot(title=title, xlabel="epochs")
+        styles = iter(["-", "--", "-.", ":"] * len(curves))
+        style_of: dict[str, str] = {}
+        for name, points in sorted(curves.items(), key=lambda curve: not curve[0].startswith("train")):
+            split, _, measure = name.partition("_")
+            if split in ("train", "val"):
+                colour, label = {"train": (BLUE, "training"), "val": (ORANGE, "validation")}[split]
+                label = label if measure == "loss" else f"{label} {measure.replace('_', ' ')}"
+            else:
+                colour, label, measure = BLUE, name.removeprefix("lr-"), name
+            if measure not in style_of:
+                style_of[measure] = next(styles)
+            x, y = zip(*points, strict=True)
+            marker = "o" if len(points) <= 20 else None
+            axes.plot(x, y, style_of[measure], color=colour, label=label, marker=marker, markersize=3, linewidth=1.5)
+        axes.grid(visible=True)
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        if title == "Accuracy":
+            axes.set_ylim(0, 1.02)
+            _mark_best(axes, curves)
+        elif title == "Learning rate":
+            axes.set_ylim(bottom=0)
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+        if len(curves) > 1:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False, fontsize=9)
+        return save(figure, path)
+
+
+def _mark_best(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    """A ring around the highest validation top-1 or mAP, and its figure above."""
+    points = curves.get("val_top1") or curves.get("val_map")
+    if not points:
+        return
+    x, y = max(points, key=lambda point: (point[1], -point[0]))
+    axes.plot(x, y, "o", markersize=9, markerfacecolor="none", markeredgecolor=ORANGE, markeredgewidth=1.5)
+    axes.set_title(f"best validation {y:.3f}, epoch {x:g}", loc="right", fontsize=9, color=ORANGE)
+
+
+# ---- classes
+
+
+def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> Path:
+    """Counts (K, K), rows the truth; colour is the share of the row, blue on the diagonal and orange off it.
+
+    Up to 20 classes cells hold their counts; up to 120 the classes are named; above that axes are numbered and a cell
+    is a few pixels wide, enough for the orange ones to stand out.
+    """
+    num = len(classes)
+    with drawing():
+        cell = 0.42 if num <= 12 else 0.34 if num <= 20 else 0.19 if num <= 60 else 0.14 if num <= 120 else 4 / DPI
+        cell = max(cell, 2.4 / num)  # two classes still make a picture
+        side = cell * num
+        figure = Figure(figsize=(side, side))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.imshow(_confusion_colours(counts), interpolation="nearest", aspect="equal")
+        axes.spines[["top", "right"]].set_visible(True)
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("truth")
+        if num <= 120:
+            size = 9 if num <= 20 else 8 if num <= 60 else 7
+            names = [shorten(name, 26) for name in classes]
+            is_narrow = max(map(len, names)) * 0.09 > cell
+            axes.set_xticks(range(num), names, rotation=90 if is_narrow else 0, fontsize=size)
+            axes.set_yticks(range(num), names, fontsize=size)
+            axes.tick_params(length=0)
+        else:
+            axes.set_xlabel("prediction (class number, from 0)")
+            axes.set_ylabel("truth (class number, from 0)")
+            axes.xaxis.tick_top()
+            axes.xaxis.set_label_position("top")
+        if num <= 60:
+            axes.set_xticks(np.arange(num + 1) - 0.5, minor=True)
+            axes.set_yticks(np.arange(num + 1) - 0.5, minor=True)
+            axes.grid(visible=True, which="minor", color="#eceef0", linewidth=0.6)
+            axes.tick_params(which="minor", length=0)
+        if num <= 20:
+            share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            for row, column in zip(*np.nonzero(counts), strict=True):
+                colour = "white" if share[row, column] > 0.45 else "#1b1d21"
+                axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, color=colour)
+        return save(figure, path)
+
+
+def _confusion_colours(counts: np.ndarray) -> np.ndarray:
+    """RGB (K, K, 3) in 0…1: white for nothing; a single mistake among many videos is still visible."""
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    least = 0.18 if len(counts) <= 60 else 0.5  # small cells must be stronger to be seen
+    strength = np.where(share > 0, least + (1 - least) * np.sqrt(share), 0)[..., None]
+    full = np.where(np.eye(len(counts), dtype=bool)[..., None], _rgb(BLUE), _rgb(ORANGE))
+    return 1 - strength * (1 - full)
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+
+
+def draw_classes(
+    figures: np.ndarray, videos: np.ndarray, classes: Sequence[str], path: Path, measure: str = "accuracy"
+) -> Path:
+    """A bar a class, worst first; NaN is left out. Above 60 classes the worst 40, and below them the course of all."""
+    present = [k for k in np.argsort(figures, kind="stable") if not np.isnan(figures[k])]
+    shown = present if len(present) <= 60 else present[:40]
+    with drawing():
+        heights = [0.22 * len(shown) + 0.1] + ([2.2] if len(shown) < len(present) else [])
+        figure = Figure(figsize=(6.4, sum(heights) + 0.9 * len(heights)), layout="constrained")
+        panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        axes, values = panels[0], figures[shown]
+        axes.barh(range(len(shown)), values, height=0.72, color=[BLUE if v >= 0.5 else ORANGE for v in values])
+        axes.set_yticks(range(len(shown)), [shorten(classes[k], 30) for k in shown], fontsize=9)
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=True, axis="x")
+        rest = "" if len(shown) == len(present) else f": the worst {len(shown)} of {len(present)} classes"
+        axes.set_title(f"{measure.capitalize()}{rest or ' of each class'}")
+        mean = figures[present].mean()
+        axes.axvline(mean, color="#1b1d21", linewidth=1, linestyle=":")
+        for row, k in enumerate(shown):
+            number = f"{figures[k] * videos[k]:.0f} of {videos[k]}" if measure == "accuracy" else f"{figures[k]:.2f}"
+            axes.text(1.01, row, number, va="center", fontsize=8.5, color="#4a4f57")
+        if len(panels) > 1:
+            course = figures[present]
+            panels[1].fill_between(range(1, len(course) + 1), course, color=BLUE, alpha=0.25, linewidth=0)
+            panels[1].plot(range(1, len(course) + 1), course, color=BLUE)
+            panels[1].axhline(mean, color="#1b1d21", linewidth=1, linestyle=":")
+            panels[1].set(xlim=(1, len(course)), ylim=(0, 1.02), xlabel="classes, worst first", title="All classes")
+            panels[1].grid(visible=True)
+        axes.set_xlabel(f"dotted: mean over classes, {mean:.3f}", color="#4a4f57", fontsize=9)
+        return save(figure, path)
+
+
+# ---- mistakes
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A video whose best class is not its label; ``confidence`` is that class's probability."""
+
+    id: str
+    path: str
+    truth: str
+    prediction: str
+    confidence: float
+    place: int  # of the true class, from 1; a mistake has 2 or more
+
+
+def find_mistakes(scores: Scores) -> list[Mistake]:
+    """All mistakes of a single-label test, the most confident first."""
+    certainty = probabilities(scores)
+    best = scores.values.argmax(1)
+    place = true_class_rank(scores.values, scores.labels) + 1
+    wrong = np.flatnonzero(place > 1)
+    found = [
+        Mistake(
+            scores.ids[n],
+            scores.paths[n] if scores.paths else "",
+            scores.classes[scores.labels[n]],
+            scores.classes[best[n]],
+            float(certainty[n, best[n]]),
+            int(place[n]),
+        )
+        for n in wrong
+    ]
+    return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.id))
+
+
+def draw_order(
+    clips: Mapping[str, np.ndarray], figures: Mapping[str, float], chance: float, title: str, path: Path
+) -> Path:
+    """Film strips of named clips (T, H, W, 3) on the left, and one bar a network on the right, beside chance."""
+    with drawing():
+        figure = Figure(figsize=(10, 0.9 + 0.62 * len(clips)), layout="constrained")
+        films, bars = figure.subplots(1, 2, width_ratios=[2.4, 1])
+        strips = [np.concatenate([np.pad(frame, ((2, 2), (2, 2), (0, 0)), constant_values=255) for frame in clip], 1)
+                  for clip in clips.values()]  # fmt: skip
+        films.imshow(np.concatenate(strips), aspect="equal")
+        height = strips[0].shape[0]
+        films.set_yticks([height * (i + 0.5) for i in range(len(clips))], list(clips))
+        films.set_xticks([])
+        films.set_xlabel("time →")
+        films.grid(False)
+        films.spines[:].set_visible(False)
+        names = list(figures)
+        bars.barh(names, [100 * figures[name] for name in names], color="#3b6fb6", height=0.55)
+        for row, name in enumerate(names):
+            bars.text(100 * figures[name] - 2, row, f"{figures[name]:.1%}", va="center", ha="right", color="white")
+        bars.axvline(100 * chance, color="#b6523b", linestyle="--", linewidth=1.2)
+        bars.text(100 * chance, -0.62, "guessing ", color="#b6523b", ha="right", va="center", fontsize=9)
+        bars.set_xlim(0, 100)
+        bars.set_ylim(len(names) - 0.5, -0.75)  # the first network on top
+        bars.set_xlabel(title)
+        return save(figure, path)
+
+
+def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) -> Path:
+    """Strips of frames, two beside each other, with truth, prediction and confidence.
+
+    Dark on light and dark pages alike, so that the frames look the same. A video that cannot be read is a grey strip
+    with the reason in it.
+    """
+    width, height, gap = num_frames * 1.25, 0.95, 0.3  # inches of a strip
+    line, columns = 0.42, 2 if len(mistakes) > 1 else 1
+    rows = math.ceil(len(mistakes) / columns)
+    total_width, total_height = columns * (width + gap) + gap, rows * (height + line + gap) + gap
+    with drawing():
+        figure = Figure(figsize=(total_width, total_height), facecolor="#16181d")
+        for number, mistake in enumerate(mistakes):
+            left = gap + (number % columns) * (width + gap)
+            top = total_height - gap - (number // columns) * (height + line + gap)
+            x, y = left / total_width, top / total_height
+            letters = int(width / 2 / 0.086)
+            truth = figure.text(x, y, shorten(mistake.truth, letters), color="#8cc4ff", fontsize=10, va="top")
+            name = _tail(mistake.id, int(width / 0.072))
+            figure.text(x, y - 0.2 / total_height, name, color="#9aa0aa", fontsize=8, va="top")
+            bottom = (top - line - height) / total_height
+            axes = figure.add_axes((x, bottom, width / total_width, height / total_height))
+            axes.axis("off")
+            said = f" → {shorten(mistake.prediction, letters - 8)}  {mistake.confidence:.2f}"
+            axes.annotate(said, (1, 1), xycoords=truth, va="top", color="#ffa36b", annotation_clip=False)
+            strip, reason = read_strip(mistake, num_frames, round(width * DPI), round(height * DPI))
+            axes.imshow(strip, aspect="auto", interpolation="antialiased")
+            if reason:
+                words = "\n".join(reason[at : at + 62] for at in range(0, min(len(reason), 248), 62))
+                middle_of_strip: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
+                axes.text(0.5, 0.5, words, color="#e8eaed", fontsize=8, **middle_of_strip)
+        with replacing(path) as half:
+            figure.savefig(half, dpi=DPI, bbox_inches=None, facecolor=figure.get_facecolor())
+    return path
+
+
+def _tail(text: str, length: int) -> str:
+    return text if len(text) <= length else "…" + text[len(text) - length + 1 :]
+
+
+def read_strip(mistake: Mistake, num_frames: int, width: int, height: int) -> tuple[np.ndarray, str]:
+    """Frames from the middle of equal parts of the clip beside each other, uint8 (height, width, 3), and "".
+
+    Grey, and the reason, where the video cannot be read.
+    """
+    from vidact.video import open_video
+
+    strip = np.full((height, width, 3), (22, 24, 29), np.uint8)
+    try:
+        if not mistake.path:
+            raise ValueError("the scores file does not say where the video is")
+        with open_video(mistake.path) as video:
+            first, count = _trimmed(mistake.id, np.asarray(video.times_s))
+            places = first + ((np.arange(num_frames) + 0.5) * count / num_frames).astype(int)
+            images = video.frames_at(places).images.permute(0, 2, 3, 1).numpy()
+    except (ValueError, OSError) as error:
+        return np.full((height, width, 3), (70, 74, 82), np.uint8), f"cannot be shown: {error}"
+    box = width // num_frames
+    for number, image in enumerate(images):
+        fitted = _fit(image, box - 4, height)
+        left, top = number * box + (box - fitted.shape[1]) // 2, (height - fitted.shape[0]) // 2
+        strip[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
+    return strip, ""
+
+
+def _trimmed(id: str, times_s: np.ndarray) -> tuple[int, int]:
+    """First frame and number of frames that the end of an id, ``@12.5-14`` or ``@12.5-end``, leaves of the video."""
+    found = re.search(r"@([\d.]+)-([\d.]+|end)$", id)
+    if found is None:
+        return 0, len(times_s)
+    end_s = math.inf if found[2] == "end" else float(found[2])
+    seconds = times_s - times_s[0]
+    inside = np.flatnonzero((seconds >= float(found[1])) & (seconds < end_s))
+    return (int(inside[0]), len(inside)) if len(inside) else (0, len(times_s))
+
+
+def _fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """``image`` (H, W, 3) resized to lie inside width x height without changing its shape."""
+    from PIL import Image
+
+    scale = min(width / image.shape[1], height / image.shape[0])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

@@ -1,0 +1,646 @@
+"""The web server: a page that shows what a browser's camera, or a source named at start, is doing.
+
+``server.py`` answers requests, ``access.py`` decides who may ask, ``sessions.py`` joins clients and the network's
+streams, ``limits.py`` says how much a client may do, ``monitor.py`` counts and logs, and ``page/`` is what the browser
+runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import re
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from vidact.device import refuse_device
+from vidact.stream.command import RUNTIMES, demo_model, events_at
+from vidact.stream.grabs import SourceError
+from vidact.stream.model import StreamModel
+from vidact.stream.sources import EMPTY, is_live_address, refuse_address, without_certificates
+from vidact.stream.web.access import OLD_COOKIE, Access, as_the_proxy_says
+from vidact.stream.web.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
+from vidact.stream.web.monitor import one_line
+from vidact.stream.web.sessions import Session, Studio, describe, refuse
+from vidact.text.addresses import Parser, name_of, public
+from vidact.text.packages import how_to_install
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+PAGE = Path(__file__).parent / "page"
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+SUBPROTOCOL = "vidact"
+SHORTEST_TOKEN = 16
+CLOSES = {"Connection": "close"}  # with the answer to a guess, whose place another may need
+
+# What a browser may do with the page. The page loads nothing from elsewhere and can be framed by nobody.
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+CAMERA_NEEDS = (
+    "browsers give a page their camera only over HTTPS or on localhost, and this is neither: from other machines the "
+    "page can show the named sources and files, and no camera. Give --certfile and --keyfile, or reach it through "
+    "ssh -L {port}:localhost:{port} and open http://localhost:{port} there"
+)
+
+
+# ----------------------------------------------------------------------------------------- the application
+
+
+def make_app(
+    model: StreamModel,
+    sources: Mapping[str, str] | None = None,
+    *,
+    token: str | None = None,
+    allow_origins: Sequence[str] = (),
+    limits: Limits | None = None,
+    proxy: bool = False,
+    insecure: Collection[str] = (),
+) -> Starlette:
+    """The application: the page, ``/live``, ``/metrics`` and ``/healthz``.
+
+    Args:
+        model: what ``load_model`` gave.
+        sources: names that clients see, and what ``open_source`` opens for each; addresses stay here.
+        token: what a client must know. None lets in whoever reaches it, but only under a name of this machine itself:
+            a page of another site may point its own name at 127.0.0.1.
+        allow_origins: such as https://example.org, where a proxy serves the page under another name.
+        limits: what one server takes on.
+        insecure: addresses of sources whose certificates are not looked at.
+        proxy: all requests come through a proxy, which says in X-Forwarded-For and X-Forwarded-Proto who asks, and
+            whether by HTTPS.
+    """
+    _import_uvicorn()
+    from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.routing import Route, WebSocketRoute
+
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise ValueError(f"the token has {len(token)} characters; give {SHORTEST_TOKEN} or more, or let one be made")
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ValueError("the token goes into cookies and headers: letters, digits and the signs - _ . ~ alone")
+    if proxy and token is None:
+        raise ValueError("--proxy lets in whoever the proxy lets in, from wherever they come: give a token, --token …")
+    for origin in allow_origins:
+        if not re.fullmatch(r"https?://[^/?#@\sA-Z]+", origin):
+            raise ValueError(
+                f"{origin!r} is no origin, so no page could ever have it; write https:// or http://, the host in small "
+                "letters, the port if it has one, and nothing more: https://example.org"
+            )
+    limits = limits or Limits()
+    studio = Studio(model, sources or {}, limits, insecure)
+    pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
+    access = Access(token, limits, studio.faults)
+
+    async def page(request: Request) -> Response:
+        content, kind = pages[request.url.path]
+        return Response(content, media_type=kind)
+
+    async def state(request: Request) -> Response:
+        verdict = await access.judge(request)
+        if verdict == "too many":
+            return JSONResponse({"authorised": False}, 429, CLOSES)
+        shown: dict[str, Any] = {"authorised": verdict == "welcome"}
+        if verdict == "welcome" and studio.names:
+            shown["sources"] = studio.states()
+        answer = JSONResponse(shown)
+        if verdict == "welcome" and OLD_COOKIE in request.cookies and not access.has_logged_in(request):
+            access.log_in(request, answer)
+        return answer
+
+    async def login(request: Request) -> Response:
+        """The token in the body, never in an address; gives the cookie."""
+        who = request.client.host if request.client else "somebody"
+        if not _same_origin(request, allow_origins):
+            studio.faults.tell("origin", who, "a page of another origin tried to log in; refused")
+            return PlainTextResponse("wrong origin", 403)
+        body = b""
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > 512:
+                    return PlainTextResponse("too long", 413)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        if not access.is_token(body.decode("utf-8", "replace")):
+            if await access.wrong(request) == "too many":
+                return PlainTextResponse("too many tries", 429, CLOSES)
+            return PlainTextResponse("wrong token", 403)
+        answer = Response(status_code=204)
+        access.log_in(request, answer)
+        return answer
+
+    async def logout(request: Request) -> Response:
+        """Ends what the page's cookie is good for."""
+        if not _same_origin(request, allow_origins):
+            return PlainTextResponse("wrong origin", 403)
+        answer = Response(status_code=204)
+        access.log_out(request, answer)
+        return answer
+
+    async def metrics(request: Request) -> Response:
+        verdict = await access.judge(request)
+        if verdict == "too many":
+            return PlainTextResponse("too many wrong tokens", 429, CLOSES)
+        if verdict != "welcome":
+            return PlainTextResponse("give the token: Authorization: Bearer …", 401)
+        return PlainTextResponse(studio.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def health(request: Request) -> Response:
+        well = studio.is_well()
+        return JSONResponse({"status": "ok" if well else "the network's thread has ended"}, 200 if well else 503)
+
+    async def live(websocket: WebSocket) -> None:
+        who = websocket.client.host if websocket.client else "somebody"
+        if not _same_origin(websocket, allow_origins):
+            origin = one_line(repr(websocket.headers.get("origin")))[:80]
+            await refuse(websocket, studio, who, Fault("origin", f"a page of {origin} tried to connect; refused"))
+        elif (verdict := await access.judge(websocket)) == "unknown":
+            await refuse(websocket, studio, who, Fault("token", "tried to connect without the token; refused"))
+        elif verdict != "welcome":  # which is told already
+            await websocket.close(POLICY)
+        else:
+            await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
+            if len(studio.sessions) >= limits.sessions:
+                full = f"{limits.sessions} sessions are open, and this server allows no more"
+                await refuse(websocket, studio, who, Fault("full", full, TOO_MANY))
+            else:
+                await Session(websocket, studio).run()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with studio:
+            yield
+
+    app = Starlette(
+        routes=[
+            *(Route(path, page, methods=["GET"]) for path in FILES),
+            Route("/state", state),
+            Route("/login", login, methods=["POST"]),
+            Route("/logout", logout, methods=["POST"]),
+            Route("/metrics", metrics),
+            Route("/healthz", health),
+            WebSocketRoute("/live", live),
+        ],
+        lifespan=lifespan,
+    )
+    app.state.studio, app.state.access, app.state.has_token = studio, access, token is not None
+    app.add_middleware(_Guard, studio=studio, any_host=token is not None, proxy=proxy)
+    return app
+
+
+def _same_origin(connection: HTTPConnection, allowed: Sequence[str]) -> bool:
+    """Whether the page that asks is ours. Browsers name the page's origin; a program that is none names what it likes,
+    so one that names nothing is let through to the token."""
+    origin = connection.headers.get("origin")
+    if origin is None or origin in allowed:
+        return True
+    secure = connection.scope["scheme"] in ("https", "wss")
+    return origin == f"{'https' if secure else 'http'}://{connection.headers.get('host', '')}"
+
+
+class _Guard:
+    """Around everything: the name we are called by, what a proxy says, and the headers of every answer."""
+
+    def __init__(self, app: Any, studio: Studio, any_host: bool, proxy: bool) -> None:
+        self.app, self.studio, self.any_host, self.proxy = app, studio, any_host, proxy
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        if self.proxy:
+            scope = as_the_proxy_says(scope)
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if not self.any_host and not is_loopback(_name(host)):
+            who = scope["client"][0] if scope.get("client") else "somebody"
+            self.studio.faults.tell("host", who, f"asked for {one_line(repr(host))[:80]}, which is not us; refused")
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": POLICY})
+                return
+            await send({"type": "http.response.start", "status": 421, "headers": self.headers})
+            await send({"type": "http.response.body", "body": b"without a token this server is called localhost only"})
+            return
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *self.headers]}
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+def _name(host: str) -> str:
+    """Of a Host header, without the port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # such as an open bracket
+        return ""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# ---------------------------------------------------------------------------------------------- serving
+
+
+def _import_uvicorn() -> None:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn.protocols.websockets.websockets_sansio_impl  # noqa: F401  it needs websockets
+    except ImportError as error:
+        raise ImportError(
+            "the web server needs starlette, uvicorn and websockets: "
+            + how_to_install("starlette", "uvicorn", "websockets")
+        ) from error
+
+
+def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
+    """uvicorn's HTTP and WebSocket, which trust their clients, with limits for strangers."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    limits = studio.limits
+
+    def tell(kind: str, protocol: Any, text: str) -> None:
+        studio.faults.tell(kind, protocol.client[0] if protocol.client else "somebody", text)
+
+    class Http(H11Protocol):
+        """HTTP that does not wait for ever for a request, and logs nonsense once."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.begin_wait()
+            if len(self.connections) > limits.connections and not access.make_room():
+                tell("full", self, f"{limits.connections} connections are open, and this server allows no more")
+                silent = [one for one in self.connections if isinstance(one, Http) and one.is_silent()]
+                oldest = min(silent, key=lambda one: one.since)  # this one at least
+                if oldest is self:
+                    transport.abort()
+                else:
+                    self.connections.discard(oldest)
+                    oldest.transport.abort()
+
+        def begin_wait(self) -> None:
+            """Give the client a while to send a request."""
+            self.since = self.loop.time()
+            self.deadline = self.loop.call_later(limits.request_s, self.abort)
+
+        def is_silent(self) -> bool:
+            """Whether no whole request of its client is being answered."""
+            return self.cycle is None or self.cycle.response_complete
+
+        def abort(self) -> None:
+            if self.transport.get_protocol() is self:  # and no WebSocket took the connection over
+                self.transport.abort()
+
+        def on_response_complete(self) -> None:
+            self.deadline.cancel()
+            self.begin_wait()
+            super().on_response_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.deadline.cancel()
+            super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            tell("garbage", self, "sent what is no HTTP request; closed")
+            with contextlib.suppress(h11.LocalProtocolError):
+                super().send_400_response(msg)
+
+    class WebSocket(WebSocketsSansIOProtocol):
+        """A WebSocket that is not kept busy with frames of which no message comes, nor after it has said goodbye."""
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.close_timeout = 2.0
+            self.after_close = 0
+            self.small = Bucket(200, 400)
+
+        def data_received(self, data: bytes) -> None:
+            if self.close_sent:
+                self.after_close += len(data)
+                if self.after_close > limits.message_bytes:
+                    self.transport.abort()
+                    return
+            super().data_received(data)
+
+        def may_go_on(self) -> bool:
+            if self.transport.is_closing():
+                return False
+            if not self.small.take():
+                tell("flood", self, "sends too many pings or pieces of messages; closed")
+                self.queue.put_nowait({"type": "websocket.disconnect", "code": POLICY, "reason": "flood"})
+                self.transport.abort()
+                return False
+            return True
+
+        def handle_ping(self) -> None:
+            if self.may_go_on():
+                super().handle_ping()
+
+        def handle_cont(self, event: Any) -> None:
+            if self.may_go_on():
+                super().handle_cont(event)
+
+        def send_receive_event_to_app(self) -> None:
+            if self.curr_msg_data_type == "text":
+                try:
+                    b"".join(self.frames).decode()
+                except UnicodeDecodeError:  # which uvicorn logs with a traceback
+                    self.conn.send_close(1007)
+                    self.handle_parser_exception()
+                    return
+            super().send_receive_event_to_app()
+
+    return Http, WebSocket
+
+
+def make_server(
+    app: Starlette,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+) -> uvicorn.Server:
+    """A server for the application, ready to run; checks the certificate now.
+
+    Raises ValueError for an application without a token on an address that other machines can reach.
+    """
+    _import_uvicorn()
+    import uvicorn
+
+    studio: Studio = app.state.studio
+    http, websocket = _protocols(studio, app.state.access)
+    if not app.state.has_token and not is_loopback(host):
+        raise ValueError(f"{host} can be reached from other machines, and that needs a token: make_app(…, token=…)")
+    if keyfile is not None and certfile is None:
+        raise ValueError("a keyfile alone makes no HTTPS; give its certificate with --certfile too")
+    if certfile is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+        except (ssl.SSLError, OSError) as error:
+            named = f"{certfile}" + (f" and {keyfile}" if keyfile else "")
+            raise ValueError(f"{named} make no certificate with its key ({error}); both are PEM files") from error
+    config = uvicorn.Config(
+        app,
+        host,
+        port,
+        http=http,
+        ws=websocket,
+        ws_max_size=studio.limits.message_bytes,
+        ws_ping_interval=10,
+        ws_ping_timeout=10,
+        ws_per_message_deflate=False,  # JPEGs do not get smaller
+        access_log=False,
+        log_config=None,
+        log_level="error",
+        proxy_headers=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=3,
+        ssl_certfile=certfile,
+        ssl_keyfile=keyfile,
+    )
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: Any = None) -> None:
+            while app.state.access.make_room():  # no guess holds the end up
+                pass
+            await super().shutdown(sockets)
+
+    return Server(config)
+
+
+def serve(
+    model: StreamModel,
+    sources: Mapping[str, str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str | None = None,
+    certfile: Path | None = None,
+    keyfile: Path | None = None,
+    allow_origins: Sequence[str] = (),
+    limits: Limits | None = None,
+    proxy: bool = False,
+    insecure: Collection[str] = (),
+) -> None:
+    """Serve the page until the process is told to stop.
+
+    Args:
+        model: what ``load_model`` gave.
+        sources: names that clients see, and what ``open_source`` opens for each.
+        host: an address of this machine; one that others can reach needs a token, which is made where none is given.
+        port: of TCP.
+        token: what a client must know, 16 characters or more.
+        certfile: of HTTPS, PEM.
+        keyfile: of HTTPS, PEM; None where the certfile holds the key too.
+        allow_origins: where a proxy serves the page under another name.
+        limits: what one server takes on.
+        insecure: addresses of sources whose certificates are not looked at.
+        proxy: all requests come through a proxy, which says who asks.
+    """
+    made = None if token or (is_loopback(host) and not proxy) else secrets.token_urlsafe(24)
+    token = token or made
+    app = make_app(
+        model, sources, token=token, allow_origins=allow_origins, limits=limits, proxy=proxy, insecure=insecure
+    )
+    server = make_server(app, host, port, certfile, keyfile)
+    refuse_taken_port(host, port)
+    for line in greeting(model, sources or {}, host, port, made, certfile is not None):
+        print(line, flush=True)
+    server.run()
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise OSError, or ValueError for what is no address, with what to do, where nothing can be served."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"--port is {port}; ports are 1 to 65535")
+    own_address = "give one of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for everybody"
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ValueError(f"--host is {host}, which is no address ({error.strerror}); {own_address}") from None
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise ValueError(
+                    f"--host is {host}, which is not this machine's ({error.strerror}); {own_address}"
+                ) from None
+            raise OSError(f"cannot serve on {host} port {port} ({error.strerror}); choose another --port") from error
+
+
+def greeting(
+    model: StreamModel, sources: Mapping[str, str], host: str, port: int, token: str | None, secure: bool
+) -> list[str]:
+    """What is printed at start: where the page is, the ``token`` that was made, and what will not work."""
+    shown = "localhost" if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host
+    address = f"{'https' if secure else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+    lines = [
+        f"vidact serve: {describe(model)}",
+        f"page:     {address}" + (f"#token={token}" if token else ""),
+        f"sources:  {', '.join(['the camera of the browser', *sources])}",
+    ]
+    if token:
+        lines.append(f"token:    {token}  (behind # above, where no browser sends it and no proxy logs it)")
+    if not secure and not is_loopback(host):
+        lines.append(f"note:     {CAMERA_NEEDS.format(port=port)}")
+        lines.append("note:     without HTTPS whoever is on the way can read the token and the pictures")
+    return lines
+
+
+def name_sources(given: Sequence[str]) -> dict[str, str]:
+    """Names that clients see → addresses, of what a user typed: an address, or ``name=address``.
+
+    An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
+    folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
+    """
+    named: dict[str, str] = {}
+    for text in given:
+        word, equals, rest = text.partition("=")
+        is_named = bool(equals) and not Path(text).exists() and not re.search(r"[/\\:?]", word)
+        name, address = (word.strip(), rest) if is_named else ("", text)
+        if not address.strip():
+            raise SourceError(EMPTY)
+        if not is_live_address(address) and not Path(address).exists():
+            raise FileNotFoundError(
+                f"{public(address)} does not exist; a source is a camera's number (0), a file, a folder, or a URL such "
+                "as rtsp://…, and may have a name before it: lobby=rtsp://…"
+            )
+        if "://" in address:
+            refuse_address(address)
+        if not name and "://" in address:
+            name = name_of(address)
+        elif not name:
+            name = f"camera {address}" if address.isdigit() else Path(address).resolve().name
+        if name in named:
+            raise ValueError(f"two sources are called {name}; name them apart: --source left={public(address)}")
+        named[name] = address
+    return named
+
+
+# ---------------------------------------------------------------------------------------------- the command
+
+
+def main(args: Sequence[str]) -> None:
+    """``vidact serve``."""
+    parser = Parser(
+        prog="vidact serve",
+        description="A page on which a browser's camera, a file or a camera of this machine is named while it runs.",
+        epilog="Prometheus reads /metrics; /healthz says whether it runs. VIDACT_TOKEN sets the token, too.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="best.ckpt of a run, or a .safetensors or .onnx that vidact saved; default: the demo's",
+    )
+    parser.add_argument(
+        "--source", action="append", default=[], metavar="[NAME=]SOURCE",
+        help="what the page may show beside the browser's own camera: a camera's number, a file, a folder, or rtsp://, "
+        "http:// …; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--insecure-source", action="append", default=[], metavar="NAME",
+        help="one of the https or rtsps sources, whose certificate is not looked at",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone; 0.0.0.0: everybody")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--token",
+        help="what a page has to know, 16 characters or more; beyond this machine, one is made if none is given",
+    )
+    parser.add_argument("--certfile", type=Path, help="HTTPS: the certificate, PEM")
+    parser.add_argument("--keyfile", type=Path, help="HTTPS: its key, PEM")
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="ORIGIN",
+        help="such as https://example.org, where a proxy serves the page under another name",
+    )  # fmt: skip
+    parser.add_argument(
+        "--proxy", action="store_true",
+        help="all requests come through a proxy, which sets X-Forwarded-For and X-Forwarded-Proto",
+    )  # fmt: skip
+    parser.add_argument("--sessions", type=int, default=Limits.sessions, help="open at the same time (default 16)")
+    parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
+    parser.add_argument(
+        "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
+    )
+    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    asked = parser.parse_args(args)
+    if asked.sessions < 1:
+        raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
+    refuse_device(asked.device)
+    events = events_at(asked.threshold)
+    sources = name_sources(asked.source)
+    insecure = without_certificates(asked.insecure_source, sources)
+    checkpoint = asked.checkpoint
+    if checkpoint is None:
+        checkpoint, shown = demo_model()
+        print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
+        sources = sources or shown
+    open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
+    log_lines()
+    serve(
+        open_model(checkpoint, extractor=asked.extractor, events=events, device=asked.device),
+        sources,
+        host=asked.host,
+        port=asked.port,
+        token=asked.token or os.environ.get("VIDACT_TOKEN"),
+        certfile=asked.certfile,
+        keyfile=asked.keyfile,
+        allow_origins=asked.allow_origin,
+        insecure=insecure,
+        proxy=asked.proxy,
+        limits=Limits(sessions=asked.sessions),
+    )
+
+
+def log_lines() -> None:
+    """A line for what the server and its sources tell. The engine's remarks are about streams that clients begin and
+    end, as many as they like, so they stay out."""
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("vidact.stream").setLevel(logging.ERROR)
+    for name in ("server", "sources"):
+        logging.getLogger(f"vidact.stream.{name}").setLevel(logging.INFO)

@@ -1,0 +1,1 @@
+"""``vidact stream``: a window, or lines and files, of one or several sources."""
