@@ -2,8 +2,8 @@
 
     uv run python benchmarks/allocation.py
 
-Prints the median seconds a step with and without ``vidact.cli.keep_freed_memory``, the share spent inside the
-operating system, and the ratio.
+Prints the median seconds a step with and without ``vidact.training.lightning.keep_freed_memory``, the share spent
+inside the operating system, and the ratio.
 """
 
 from __future__ import annotations

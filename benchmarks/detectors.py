@@ -27,6 +27,7 @@ from vidact.data.sequence_list import Sequence, SequenceList, load_sequences, wr
 from vidact.files import write_json
 from vidact.report.page import write_summary
 from vidact.results.figures import command_line, load_results, save_results
+from vidact.training.run import train
 
 NETWORKS = ("frame_classifier", "miniroad")
 SHORT = {"miniroad": "short"}  # the recipe for a few short videos in its place
@@ -89,7 +90,7 @@ def main(
                         f"--data.root={data}",
                         f"--seed_everything={seed}",
                     ]
-                    cli.train([*arguments, "--trainer.enable_progress_bar=false", f"--run={run}", *options])
+                    train([*arguments, "--trainer.enable_progress_bar=false", f"--run={run}", *options])
                 tests.append(load_results(run)["test"])
             rows.append(describe(name, network, tests))
     save_results(out, {f"{row['data']}, {row['network']}": row for row in rows}, command_line())

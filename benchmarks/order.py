@@ -20,13 +20,14 @@ import jsonargparse
 import yaml
 
 from vidact import cli
+from vidact.commands.demo import first_clip, inside_pairs, made
 from vidact.data.clips import FrameCache
 from vidact.data.synthetic import ORDER_PAIRS, write_clips
-from vidact.demo import first_clip, inside_pairs, made
 from vidact.report.page import write_summary
 from vidact.report.plots import draw_order
 from vidact.results.figures import command_line, load_results, save_results
 from vidact.results.scores import load_scores
+from vidact.training import run as training
 
 NETWORKS = {  # in the table → in configs/clip/synthetic
     "TSN": "tsn_resnet_tiny",
@@ -127,7 +128,7 @@ def train(config: str, data: Path, run: Path, epochs: int | None, seed: int, cac
     arguments = ["--config", f"clip/synthetic/{config}", f"--seed_everything={seed}", f"--data.root={data}"]
     arguments += [f"--run={run}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
     resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
-    cli.train([*arguments, *resume], cache)
+    training.train([*arguments, *resume], cache)
     save_results(run, {"minutes": (time.perf_counter() - began) / 60}, command_line())
 
 

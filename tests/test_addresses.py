@@ -11,11 +11,12 @@ import threading
 import pytest
 
 from vidact import cli
+from vidact.commands.serve import name_sources
 from vidact.results.figures import command_line
 from vidact.stream.grabs import SourceError
 from vidact.stream.sources import open_source
-from vidact.stream.web.server import name_sources
 from vidact.text.addresses import from_environment, public, without_secrets
+from vidact.training import run
 
 PASSWORDS = [
     *("secret", "se/cret", "se#cret", "se?cret", "se[cret", "se]cret", "se cret", "se@cret", "@secret@", "se:cret"),
@@ -176,7 +177,7 @@ def test_the_command_in_a_record_holds_no_secrets(monkeypatch):
         sys, "argv", ["vidact", "x", "--source", "rtsp://a:pa ss/w@h/c?t=1", "--out=s3://k:s@b/c", "d e"]
     )
     assert shlex.split(command_line()) == ["vidact", "x", "--source", "rtsp://h/c?…", "--out=s3://b/c", "d e"]
-    assert shlex.split(cli.command_line("test", ["--a", "rtsp://a:b@h/c"])) == ["vidact", "test", "--a", "rtsp://h/c"]
+    assert shlex.split(run.command_line("test", ["--a", "rtsp://a:b@h/c"])) == ["vidact", "test", "--a", "rtsp://h/c"]
 
 
 ADDRESS = "rtsp://hikuser:se/cret@10.0.0.7/cam?token=abcdef"

@@ -15,9 +15,15 @@ import pytest
 import torch
 
 from vidact import __version__, cli
+from vidact.commands import compare
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification
+from vidact.training import repeat
+from vidact.training.config import expand_config
+from vidact.training.lightning import make_cli
+from vidact.training.repeat import fold_folder, fold_parts, train_once
+from vidact.training.run import train
 
 SMALL = [
     "--config", "debug", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false",
@@ -35,7 +41,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished run."""
-    return cli.train([*SMALL, f"--data.root={root}", "--run", str(tmp_path_factory.mktemp("runs") / "a")])
+    return train([*SMALL, f"--data.root={root}", "--run", str(tmp_path_factory.mktemp("runs") / "a")])
 
 
 def fails(args: list[str], capsys: pytest.CaptureFixture) -> str:
@@ -207,9 +213,9 @@ def test_the_commands_follow_a_mark(capsys: pytest.CaptureFixture) -> None:
 def test_a_callback_whose_defaults_are_names_of_their_own(duration: list[str], root: Path, tmp_path: Path) -> None:
     """Lightning's Timer counts in ``Interval.step``; the run's config.yaml says it as text, and trains again."""
     args = [*SMALL, f"--data.root={root}", "--trainer.callbacks=Timer", *duration]
-    config = cli.train([*args, "--run", str(tmp_path / "a")]) / "config.yaml"
+    config = train([*args, "--run", str(tmp_path / "a")]) / "config.yaml"
     assert "interval: step" in config.read_text()
-    assert (cli.train(["--config", str(config), "--run", str(tmp_path / "b")]) / "config.yaml").is_file()
+    assert (train(["--config", str(config), "--run", str(tmp_path / "b")]) / "config.yaml").is_file()
 
 
 def test_an_unknown_config_is_answered_with_near_ones(capsys: pytest.CaptureFixture) -> None:
@@ -301,7 +307,7 @@ def test_clips_without_test_and_validation_train_all_the_same(
     rows = (root / "clips.csv").read_text().splitlines()
     table = [rows[0], *(f"{root}/{row}" for row in rows[1:] if row.endswith("train"))]
     (tmp_path / "clips.csv").write_text("\n".join(table) + "\n")
-    run = cli.train([*SMALL, f"--data.root={tmp_path}", "--run", str(tmp_path / "run"), "--trainer.max_epochs=2"])
+    run = train([*SMALL, f"--data.root={tmp_path}", "--run", str(tmp_path / "run"), "--trainer.max_epochs=2"])
     assert "no split test and no split val: nothing will be scored" in capsys.readouterr().out
     assert "test" not in load_results(run)
     assert (run / "report.html").is_file()
@@ -371,19 +377,19 @@ def test_a_finished_run_stands_for_no_other_settings(tmp_path: Path, monkeypatch
         trained.append(args)
         (tmp_path / "run/results.json").write_text("{}")
 
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr(repeat, "train", train)
     config = tmp_path / "a.yaml"
     config.write_text("trainer: {max_epochs: 3}\n")
     first = ["--config", str(config), "--data.root", "clips", "--seed_everything=1"]
-    cli.train_once(tmp_path / "run", first, "a, seed 1")
+    train_once(tmp_path / "run", first, "a, seed 1")
     assert trained == [[*first, f"--run={tmp_path}/run"]]
     same = ["--config", str(config), "--seed_everything", "1", "--data.root=clips", "--data.num_workers=4"]
-    cli.train_once(tmp_path / "run", same, "a, seed 1")
+    train_once(tmp_path / "run", same, "a, seed 1")
     with pytest.raises(ValueError, match=r"run was made with other settings .*: option\.data\.root clips and others"):
-        cli.train_once(tmp_path / "run", [*first[:3], "others", "--seed_everything=1"], "a, seed 1")
+        train_once(tmp_path / "run", [*first[:3], "others", "--seed_everything=1"], "a, seed 1")
     config.write_text("trainer: {max_epochs: 4}\n")
     with pytest.raises(ValueError, match=r"config\.trainer\.max_epochs 3 and 4 \(there and asked\)\. Choose another"):
-        cli.train_once(tmp_path / "run", first, "a, seed 1")
+        train_once(tmp_path / "run", first, "a, seed 1")
     assert len(trained) == 1
 
 
@@ -422,7 +428,8 @@ def test_compare_without_a_test_split(noise_sequences: Path, tmp_path: Path) -> 
     root = tmp_path / "data"
     shutil.copytree(noise_sequences, root)
     (root / "videos.csv").write_text(re.sub(r",test\b", ",train", (root / "videos.csv").read_text()))
-    out = cli.compare([
+    out = tmp_path / "runs"
+    compare.main([
         "--config", "online/fir/frame_classifier", "--seeds", "3", f"--data.root={root}", "--trainer.max_epochs=1",
         "--device=cpu", "--trainer.enable_progress_bar=false", f"--run={tmp_path / 'runs'}",
     ])  # fmt: skip
@@ -438,7 +445,8 @@ def test_compare_trains_each_configuration_with_each_seed(
         str(tmp_path / "runs"), f"--data.root={noise_sequences}", "--trainer.max_epochs=1", "--device=cpu",
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
-    out = cli.compare(command)
+    out = tmp_path / "runs"
+    compare.main(command)
     results = load_results(out)
     assert set(results) >= {"frame_classifier", "miniroad"}
     each = [load_results(out / "miniroad" / f"seed{seed}")["test"]["test_map"] for seed in (3, 4)]
@@ -446,35 +454,35 @@ def test_compare_trains_each_configuration_with_each_seed(
     assert each[0] != each[1]
     assert (out / "report.html").is_file()
     capsys.readouterr()
-    cli.compare(command)  # finished runs are kept
+    compare.main(command)  # finished runs are kept
     assert "epoch" not in capsys.readouterr().out
 
 
 def test_compare_needs_a_name_for_each_row() -> None:
     with pytest.raises(ValueError, match="two configurations are both called miniroad"):
-        cli.compare(["--config", "online/fir/miniroad", "online/synthetic/miniroad"])
+        compare.main(["--config", "online/fir/miniroad", "online/synthetic/miniroad"])
 
 
 def test_which_groups_each_fold_holds_out() -> None:
     groups, root = list("abcde"), Path("clips")
-    assert cli.fold_parts(groups, None, None, root) == [["a"], ["b"], ["c"], ["d"], ["e"]]
-    assert cli.fold_parts(groups, None, 2, root) == [["a", "b", "c"], ["d", "e"]]
-    assert cli.fold_parts(groups, "d,a+c", None, root) == [["d"], ["a", "c"]]
-    assert cli.fold_parts(["a", "b", "a+b"], "a+b", None, root) == [["a+b"]]  # a name of its own comes first
+    assert fold_parts(groups, None, None, root) == [["a"], ["b"], ["c"], ["d"], ["e"]]
+    assert fold_parts(groups, None, 2, root) == [["a", "b", "c"], ["d", "e"]]
+    assert fold_parts(groups, "d,a+c", None, root) == [["d"], ["a", "c"]]
+    assert fold_parts(["a", "b", "a+b"], "a+b", None, root) == [["a+b"]]  # a name of its own comes first
     for asked, number, words in (
         ("a,x+y", None, "no group x, y; clips has a, b, c, d, e"),
         ("a,b+a", None, "group a is in two folds"),
         (None, 6, "--num_folds is 6; the 5 groups of clips make 2 to 5"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
-            cli.fold_parts(groups, asked, number, root)
+            fold_parts(groups, asked, number, root)
 
 
 def test_a_fold_stays_in_the_folder_of_the_folds() -> None:
     out = Path("runs/folds")
-    assert cli.fold_folder(out, "anna+bob.2") == out / "anna+bob.2"
+    assert fold_folder(out, "anna+bob.2") == out / "anna+bob.2"
     for name in ("/", "..", ".", "/etc", "../../x", "a/b", "a\\b"):
-        assert cli.fold_folder(out, name).resolve().parent == out.resolve(), name
+        assert fold_folder(out, name).resolve().parent == out.resolve(), name
 
 
 def test_folds_refuse_what_cannot_be_asked(
@@ -503,9 +511,9 @@ def test_folds_refuse_what_cannot_be_asked(
 def test_an_option_is_the_last_word_wherever_the_configuration_stands(root: Path, tmp_path: Path) -> None:
     args = ["--trainer.max_epochs=7", "--data.batch_size", "3", f"--data.root={root}", "--run", str(tmp_path)]
     for config in (["--config", "debug"], ["--config=debug"], ["-c", "debug"]):
-        made = cli.make_cli([*args, *config], "train")
+        made = make_cli([*args, *config], "train")
         assert (made.trainer.max_epochs, made.datamodule.batch_size) == (7, 3)
-    assert cli.expand_config(["--config"]) == ["--config"]  # the parser says what is missing
+    assert expand_config(["--config"]) == ["--config"]  # the parser says what is missing
 
 
 @pytest.mark.parametrize("device", ["foo", "cuda:99"])

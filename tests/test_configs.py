@@ -9,8 +9,8 @@ import yaml
 from _pytest.mark import ParameterSet
 
 import vidact.models
-from vidact import cli
 from vidact.data.synthetic import write_clips
+from vidact.training.run import train
 
 sys.path.insert(0, str(Path(__file__).parent / "models"))
 from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
@@ -74,7 +74,7 @@ def test_every_clip_config_trains_one_batch(
 
 
 def train_one_batch(root: Path, run: Path, *args: str) -> None:
-    cli.train(
+    train(
         [
             *args, f"--data.root={root}", "--data.group=null", "--data.batch_size=2", "--data.num_workers=0",
             "--data.cache=none", "--model.network.num_classes=0", "--model.network.weights=null",
@@ -112,7 +112,7 @@ def test_a_network_without_a_recipe_trains_one_batch(
 @pytest.mark.parametrize("path", quick_ones(ONLINE), ids=name_of)
 def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
     toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path)].items()]
-    cli.train(
+    train(
         [
             "--config", str(path), f"--data.root={noise_sequences}", "--data.batch_size=2", "--data.num_workers=0",
             "--model.network.num_classes=0", "--model.network.feature_dim=0", *toy, "--trainer.precision=32",

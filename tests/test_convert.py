@@ -25,6 +25,7 @@ from vidact.convert import arguments_of, convert, infer, reference
 from vidact.models.i3d import Inception, Pool, Unit, i3d_inception, pad_same
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import REFERENCES, from_reference, read
+from vidact.training.lightning import make_cli
 from vidact.video import ClipSampler
 from vidact.video.transform import from_record
 
@@ -275,17 +276,17 @@ def test_a_test_builds_the_network_that_the_checkpoint_names(converted, tmp_path
     """The same tensors fit a network that shifts both ways: with the configuration's, the scores would be others'."""
     known = ["--config", "clip/folder/tsm_mobilenetv2", "--ckpt", str(converted / "causal.safetensors"), "--device=cpu",
              f"--data.root={converted / 'clips'}", f"--run={tmp_path / 'run'}"]  # fmt: skip
-    made = cli.make_cli(known, "test").model.network
+    made = make_cli(known, "test").model.network
     assert (made.is_causal, made.input.size) == (True, 224)
     assert made.recipe == vidact.load(converted / "causal.safetensors").recipe
     said = capsys.readouterr().out
     assert "the network is the checkpoint's, vidact.models.tsm_mobilenet_v2 (num_classes 11, shift causal," in said
     assert "; the configuration has vidact.models.tsm_mobilenet_v2, shift bidirectional, size 112\n" in said
     # what is asked for on the command line holds
-    made = cli.make_cli([*known, "--model.network.size", "64"], "test").model.network
+    made = make_cli([*known, "--model.network.size", "64"], "test").model.network
     assert (made.is_causal, made.input.size, made.recipe["arguments"]["weights"]) == (True, 64, None)
     with pytest.raises(ValueError, match=r"holds a vidact.models.tsm_mobilenet_v2, which takes no width; it takes"):
-        cli.make_cli(["--config", "clip/synthetic/tsm_resnet_tiny", *known[2:], "--model.network.width=8"], "test")
+        make_cli(["--config", "clip/synthetic/tsm_resnet_tiny", *known[2:], "--model.network.width=8"], "test")
 
 
 def test_a_checkpoint_of_another_network_or_other_classes_is_refused(converted, tsm, tmp_path, capsys):

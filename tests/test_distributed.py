@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from vidact import cli
+from vidact.commands import extract, folds
 from vidact.data import load_clips
 from vidact.data.synthetic import write_clips
 from vidact.models import tsm_resnet_tiny
@@ -228,11 +228,12 @@ def test_folds_hold_each_group_out_once_and_keep_what_is_done(root: Path, tmp_pa
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(clip.path.read_bytes())
     args = [*SMALL, f"--data.root={made}", "--run", str(tmp_path / "out"), "--data.group=([abc])_[^/]*$"]
-    out = cli.folds([*args, "--data.fractions=[1,0,0]", "--folds", "a,c"])
+    out = tmp_path / "out"
+    folds.main([*args, "--data.fractions=[1,0,0]", "--folds", "a,c"])
     figures = load_results(out)
     assert figures["folds"] == 2
     before = (out / "a" / "results.json").stat().st_mtime_ns
-    cli.folds([*args, "--data.fractions=[1,0,0]"])
+    folds.main([*args, "--data.fractions=[1,0,0]"])
     figures = load_results(out)
     assert figures["folds"] == 3
     assert figures["videos"] == len(list(made.rglob("*.mp4")))
@@ -248,8 +249,9 @@ def test_folds_of_several_configurations_are_one_table(root: Path, tmp_path: Pat
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(clip.path.read_bytes())
     names = ["tsn_resnet_tiny", "tsn_resnet_tiny_flow"]
-    cli.extract(["flow", "--videos", str(made), "--out", str(tmp_path / "flow"), "--bound", "5", "--size", "64"])
-    out = cli.folds(
+    extract.main(["flow", "--videos", str(made), "--out", str(tmp_path / "flow"), "--bound", "5", "--size", "64"])
+    out = tmp_path / "out"
+    folds.main(
         ["--config", *(f"clip/synthetic/{name}" for name in names), f"--data.root={made}",
          "--run", str(tmp_path / "out"), "--flow", str(tmp_path / "flow"),
          "--data.group=([abcd])_[^/]*$", "--data.fractions=[1,0,0]", "--num_folds", "2", "--fuse", "+".join(names),

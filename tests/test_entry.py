@@ -51,10 +51,10 @@ def start(how: str, library: str, folder: Path, ignores: bool = False) -> subpro
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
-@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["difflib", "torch"])
 @pytest.mark.parametrize("how", STARTS)
 def test_ctrl_c_while_libraries_load(how: str, library: str, tmp_path: Path) -> None:
-    """numpy is imported before the command is known, torch by the command."""
+    """difflib is imported before the command is known, torch by the command."""
     process = start(how, library, tmp_path)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
@@ -65,7 +65,7 @@ def test_ctrl_c_while_libraries_load(how: str, library: str, tmp_path: Path) -> 
 @pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as a signal")
 def test_a_command_that_ignores_ctrl_c_ignores_it_while_it_loads(tmp_path: Path) -> None:
     """As one that a shell runs behind ``nohup`` or ``&``."""
-    process = start("vidact", "numpy", tmp_path, ignores=True)
+    process = start("vidact", "difflib", tmp_path, ignores=True)
     process.send_signal(signal.SIGINT)
     (tmp_path / "end").touch()
     assert process.communicate(timeout=60)[1] == ""

@@ -21,7 +21,7 @@ from vidact.batch import ClipInput
 from vidact.data import load_clips
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
-from vidact.flow_extraction import extract_flow, find_sources
+from vidact.features.flow import extract_flow, find_sources
 from vidact.results.figures import load_results
 from vidact.video import Augment, SegmentSampler, VideoError, open_video
 from vidact.video.flow_store import FlowRecord, FlowStore

@@ -11,6 +11,7 @@ from vidact import cli
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification, OnlineDetection
+from vidact.training.run import train
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -107,7 +108,7 @@ def test_a_marked_network_of_the_users_own_is_trained_scored_and_tested(root: Pa
     text = (Path(__file__).parents[1] / "configs/debug.yaml").read_text()
     old = "{class_path: vidact.models.tsm_resnet_tiny, init_args: {num_classes: 0, weights: null, size: 32}}"
     config.write_text(text.replace(old, "{class_path: my_networks.marked, init_args: {num_classes: 0}}"))
-    run = cli.train(["--config", str(config), f"--data.root={root}", f"--run={tmp_path / 'run'}"])
+    run = train(["--config", str(config), f"--data.root={root}", f"--run={tmp_path / 'run'}"])
     before = load_results(run)["test"]["test_loss"]
     cli.main(["test", "--config", str(run / "config.yaml")])
     assert load_results(run)["test"]["test_loss"] == before
@@ -117,7 +118,7 @@ def test_a_checkpoint_names_no_package_that_the_configuration_does_not(
     root: Path, tmp_path: Path, mine: None, capsys: pytest.CaptureFixture
 ) -> None:
     """Testing builds what the checkpoint names: in vidact, or in the package that the user's configuration runs."""
-    run = cli.train([*SMALL, f"--data.root={root}", f"--run={tmp_path / 'run'}"])
+    run = train([*SMALL, f"--data.root={root}", f"--run={tmp_path / 'run'}"])
     content = torch.load(run / "checkpoints/best.ckpt", weights_only=True)
     content["vidact"]["recipe"]["builder"] = "my_networks.marked"
     torch.save(content, tmp_path / "other.ckpt")

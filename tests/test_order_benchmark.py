@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from vidact import cli
 from vidact.results.figures import load_results
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "order.py"
@@ -39,7 +38,7 @@ def test_order_benchmark(order, tmp_path, capsys, monkeypatch):
     def train(*_):
         raise AssertionError("a finished run was trained again")
 
-    monkeypatch.setattr(cli, "train", train)
+    monkeypatch.setattr(order.training, "train", train)
     order.main(**toy)
     assert load_results(tmp_path)["TSM"] == results["TSM"]
     with pytest.raises(ValueError, match=r"holds clips of seed 1.*this asks for seed 2.*--out"):

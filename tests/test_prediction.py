@@ -104,7 +104,7 @@ def test_a_detector_is_refused_with_the_command_that_answers(videos, tmp_path):
     """Its words are a command line that the other command takes."""
     import shlex
 
-    from vidact.stream.command import parse
+    from vidact.commands.stream import parse
 
     network = frame_classifier(feature_dim=8, num_classes=4)
     record = {"format": 1, "classes": CLASSES, "tokens_per_second": 4.0, "features": {"dim": 8}, "scores": "softmax"}

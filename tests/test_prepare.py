@@ -227,7 +227,7 @@ def test_a_disk_that_is_really_full(way, tmp_path):
     small.mkdir()
     options = "--crf 10" if way == "transcode" else "--quality 100 --all_frames"
     code = (
-        "from vidact import cli; from vidact.video import jobs; jobs.require_room = lambda *a: None; import sys; "
+        "from vidact import cli; from vidact import jobs; jobs.require_room = lambda *a: None; import sys; "
         "cli.main(sys.argv[1:])"
     )
     script = (

@@ -9,6 +9,7 @@ import pytest
 from vidact import cli
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
+from vidact.training.config import find_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +30,7 @@ def test_every_command_exists_and_every_configuration_is_found() -> None:
         assert line[0] in cli.COMMANDS
         for word in line:
             if word.startswith(("clip/", "online/")):
-                assert cli.find_config(word).is_file()
+                assert find_config(word).is_file()
 
 
 def test_readme_and_docs_link_to_what_is_there() -> None:
@@ -56,7 +57,7 @@ def test_the_train_and_predict_commands_of_the_readme(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 def test_the_demo_ends_with_its_table_and_page(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    cli.COMMANDS["demo"]([f"--out={tmp_path / 'demo'}", "--epochs=1", "--clips=1"])
+    cli.main(["demo", f"--out={tmp_path / 'demo'}", "--epochs=1", "--clips=1"])
     out = capsys.readouterr().out
     assert "inside order-only pairs" in out
     assert all(name in out for name in ("TSN", "TRN", "TSM"))

@@ -15,7 +15,6 @@ import torchvision.transforms.v2.functional as F
 from torch import nn
 
 import vidact.models
-from vidact import cli
 from vidact.batch import ClipInput
 from vidact.data.clips import ClipData, EpochSampler
 from vidact.data.synthetic import write_clips
@@ -27,6 +26,7 @@ from vidact.results.scores import Scores, fuse
 from vidact.stream.live import _CameraConnection
 from vidact.tasks import ClipClassification
 from vidact.tasks.schedules import ParameterGroups
+from vidact.training.run import train
 from vidact.video import Augment, DenseSampler, LegacySampler, SegmentSampler, UniformSampler
 from vidact.video.flow import dequantise, flow_fields, mirror, quantise, stack
 from vidact.video.sample import expand
@@ -298,7 +298,7 @@ def test_16_fusion_is_by_video():
 def test_17_two_classes_have_a_top5(root, tmp_path):
     """PySlowFast: top-5 of fewer than five classes crashes."""
     assert topk_accuracy(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([0, 1]), 5) == 1.0
-    trained = cli.train(
+    trained = train(
         ["--config", "debug", f"--data.root={root}", "--model.network.size=32", "--device=cpu", "--run", str(tmp_path)]
     )
     tested = load_results(trained)["test"]

@@ -18,6 +18,7 @@ from vidact import cli
 from vidact.models import weights
 from vidact.results.figures import load_results
 from vidact.tasks import OnlineDetection
+from vidact.training.run import train
 
 ADD = "--trainer.callbacks+=lightning.pytorch.callbacks."
 
@@ -64,7 +65,7 @@ def stop_in_epoch(number: int, args: list[str], monkeypatch: pytest.MonkeyPatch)
         patch.setattr(OnlineDetection, "on_train_epoch_start", ctrl_c)
         try:
             with pytest.raises(KeyboardInterrupt):
-                cli.train(args)
+                train(args)
         finally:
             signal.signal(signal.SIGINT, handler)  # which Lightning has taken away
 
@@ -101,9 +102,9 @@ def test_a_resumed_run_ends_as_the_whole_one_and_is_tested_as_it(
     options: list[str], stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The checkpoint it went on from is asked once: a later test scores the best one."""
-    whole = cli.train([*options, f"--run={tmp_path / 'whole'}"])
+    whole = train([*options, f"--run={tmp_path / 'whole'}"])
     capsys.readouterr()
-    cli.train(["--config", str(stopped / "config.yaml"), "--ckpt", "last", "--data.num_workers=1"])
+    train(["--config", str(stopped / "config.yaml"), "--ckpt", "last", "--data.num_workers=1"])
     said = capsys.readouterr().out
     assert "goes on after epoch 1\n" in said
     assert "data.num_workers 1 (before None)" in said
@@ -114,7 +115,7 @@ def test_a_resumed_run_ends_as_the_whole_one_and_is_tested_as_it(
     assert load_results(stopped)["test"]["checkpoint"].endswith("best.ckpt")
     cli.main(["test", "--config", str(stopped / "config.yaml")])
     assert load_results(stopped)["test"]["checkpoint"].endswith("best.ckpt")
-    cli.train(["--config", str(stopped / "config.yaml"), "--ckpt", "last"])
+    train(["--config", str(stopped / "config.yaml"), "--ckpt", "last"])
     assert "nothing is left to train: 3 epochs are done, trainer.max_epochs is 3" in capsys.readouterr().out
 
 
@@ -123,9 +124,9 @@ def test_thresholds_of_a_validation_are_kept(
 ) -> None:
     """Those of the last validation hold where a training ends before the next one, wherever it went on."""
     more = [*options, "--trainer.max_steps=7"]
-    whole = cli.train([*more, f"--run={tmp_path / 'whole'}"])
+    whole = train([*more, f"--run={tmp_path / 'whole'}"])
     stop_in_epoch(2, [*more, f"--run={tmp_path / 'parts'}"], monkeypatch)
-    parts = cli.train([*more, f"--run={tmp_path / 'parts'}", "--ckpt=last"])
+    parts = train([*more, f"--run={tmp_path / 'parts'}", "--ckpt=last"])
     for name in ("last", "best"):
         record = read(whole, name)["vidact"]
         assert record["thresholds"]["videos"] == 1
@@ -139,7 +140,7 @@ def test_another_rate_is_what_the_run_goes_on_with(
     """A rate this small changes no weight any more, and a decay is that of the groups that had one."""
     again = [*options, f"--run={stopped}", "--ckpt=last"]
     before = read(stopped)
-    cli.train([*again, "--model.optimizer.init_args.lr=1e-30", "--model.optimizer.init_args.weight_decay=0.5"])
+    train([*again, "--model.optimizer.init_args.lr=1e-30", "--model.optimizer.init_args.weight_decay=0.5"])
     said = capsys.readouterr().out
     assert re.search(
         r"goes on with other options than .*config.yaml: .*model.optimizer.lr 1e-30 \(before 0.001\)", said
@@ -172,7 +173,7 @@ def test_a_schedule_goes_on_from_the_same_epoch_with_other_batches(
         rates.append((task.current_epoch + 1, optimizer.param_groups[0]["lr"]))
 
     monkeypatch.setattr(OnlineDetection, "on_before_optimizer_step", note)
-    cli.train([*options, *steps, "--ckpt=last", "--data.batch_size=4"])
+    train([*options, *steps, "--ckpt=last", "--data.batch_size=4"])
     assert rates == [(2, 0.001)] * 3 + [(3, pytest.approx(0.0001))] * 3 + [(4, pytest.approx(0.0001))] * 3
 
 
@@ -222,14 +223,14 @@ def test_a_checkpoint_without_its_run_is_compared_all_the_same(
 def test_batches_of_another_size_go_on_at_an_epochs_end_only(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = cli.train([*options, f"--run={tmp_path / 'a'}", "--trainer.max_steps=3"])
+    run = train([*options, f"--run={tmp_path / 'a'}", "--trainer.max_steps=3"])
     again = [*options, f"--ckpt={run}/checkpoints/last.ckpt", f"--run={tmp_path / 'b'}", "--trainer.max_steps=7"]
     assert "from the middle of epoch 1, and its batches were others than those asked for: data.batch_size 2 and 3" in (
         fails(["train", *again, "--data.batch_size=3"], capsys)
     )
-    cli.train(again)
+    train(again)
     assert "goes on in epoch 1 after 3 of 5 batches" in capsys.readouterr().out
-    assert same(read(tmp_path / "b"), read(cli.train([*options, f"--run={tmp_path / 'c'}", "--trainer.max_steps=7"])))
+    assert same(read(tmp_path / "b"), read(train([*options, f"--run={tmp_path / 'c'}", "--trainer.max_steps=7"])))
 
 
 def test_a_run_that_goes_on_fetches_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,9 +246,9 @@ def test_a_run_that_goes_on_fetches_no_weights(tmp_path: Path, monkeypatch: pyte
         *["--config", "debug", "--model.network.size=32", f"--data.root={tmp_path / 'clips'}"],
         *[f"--run={tmp_path / 'run'}", f"--model.network.weights={start}"],
     ]
-    cli.train(args)
+    train(args)
     start.unlink()
-    cli.train([*args, "--ckpt=last", "--trainer.max_epochs=2"])
+    train([*args, "--ckpt=last", "--trainer.max_epochs=2"])
     assert read(tmp_path / "run")["epoch"] == 1
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     assert config["model"]["init_args"]["network"]["init_args"]["weights"] == str(start)
@@ -267,7 +268,7 @@ def test_a_checkpoint_of_an_older_version_goes_on(options: list[str], stopped: P
     states[old]["best_k_models"] = {states[old]["best_model_path"]: torch.tensor(99.0)}
     states[old]["kth_best_model_path"] = states[old]["best_model_path"]
     torch.save(content, path)
-    cli.train([*options, f"--run={stopped}", "--ckpt=last"])
+    train([*options, f"--run={stopped}", "--ckpt=last"])
     assert read(stopped)["epoch"] == 2
     assert read(stopped, "best")["epoch"] == 0
 
@@ -280,7 +281,7 @@ def test_options_that_an_older_version_did_not_know_are_no_change(
     config = yaml.safe_load(path.read_text())
     del config["data"]["init_args"]["group"], config["model"]["init_args"]["tf32"]
     path.write_text(yaml.safe_dump(config))
-    cli.train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
+    train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.logger=lightning.pytorch.loggers.CSVLogger",
                f"--trainer.logger.save_dir={stopped}/mine"])  # fmt: skip
     said = capsys.readouterr().out
     assert "tf32" not in said
@@ -319,7 +320,7 @@ def test_options_that_an_older_version_did_not_know_are_no_change(
 def test_without_a_validation_the_last_epoch_counts_as_the_best(
     more: list[str], words: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = cli.train([*options, *more, f"--run={tmp_path}"])
+    run = train([*options, *more, f"--run={tmp_path}"])
     assert words in capsys.readouterr().out
     assert read(run, "best")["global_step"] == read(run)["global_step"]
     assert load_results(run)["test"]["checkpoint"].endswith("best.ckpt")
@@ -429,7 +430,7 @@ def test_a_test_of_a_part_says_so(
 ) -> None:
     root = without_validation(noise_sequences, tmp_path / "data", "test")
     part = ["--trainer.limit_test_batches=1", "--data.test_batch_size=1", "--trainer.max_epochs=1"]
-    cli.train([*options, *part, f"--data.root={root}", f"--run={tmp_path / 'run'}", "--data.val_fraction=0"])
+    train([*options, *part, f"--data.root={root}", f"--run={tmp_path / 'run'}", "--data.val_fraction=0"])
     assert "note: only 1 of the 2 videos of the split test were scored" in capsys.readouterr().out
 
 
@@ -441,7 +442,7 @@ def test_averages_of_lightning_are_what_is_scored(options: list[str], tmp_path: 
     every = [f"{ADD}ModelCheckpoint", f"--trainer.callbacks.dirpath={tmp_path / 'every'}",
              "--trainer.callbacks.every_n_train_steps=5", "--trainer.callbacks.save_top_k=-1"]  # fmt: skip
     more = ["--trainer.max_epochs=4", ADD + average[0], *average[1:], *every]
-    run = cli.train([*options, *more, f"--run={tmp_path / 'run'}"])
+    run = train([*options, *more, f"--run={tmp_path / 'run'}"])
     ends = [torch.load(path, weights_only=True)["state_dict"] for path in sorted((tmp_path / "every").glob("*.ckpt"))]
     assert len(ends) == 4
     for name, weight in read(run, "best")["state_dict"].items():
@@ -481,7 +482,7 @@ def test_early_stopping_without_a_split_to_validate_on(
 )
 def test_options_that_a_run_works_with(more: list[str], options: list[str], tmp_path: Path) -> None:
     more = [word.replace("OUT", str(tmp_path / "out")) for word in more]
-    run = cli.train([*options, *more, f"--run={tmp_path / 'run'}"])
+    run = train([*options, *more, f"--run={tmp_path / 'run'}"])
     assert load_results(run)["test"]["checkpoint"].endswith("best.ckpt")
     assert (run / "metrics.csv").is_file() == ("--trainer.logger=false" not in more)
 
@@ -499,7 +500,7 @@ def test_options_that_a_run_works_with(more: list[str], options: list[str], tmp_
 def test_what_leaves_nothing_to_score(
     more: list[str], words: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = cli.train([*options, *more, f"--run={tmp_path}"])
+    run = train([*options, *more, f"--run={tmp_path}"])
     assert words in capsys.readouterr().out
     assert "test" not in load_results(run)
 
@@ -520,19 +521,19 @@ def test_epochs_count_from_one(
         writer.writeheader()
         writer.writerows(row | {"epoch": row["epoch"].replace("1", "0")} for row in rows)
     capsys.readouterr()
-    cli.train([*options, f"--run={stopped}", "--ckpt=last"])
+    train([*options, f"--run={stopped}", "--ckpt=last"])
     said = capsys.readouterr().out
     assert [line.split()[1] for line in said.splitlines() if re.match(r"epoch +\d", line)] == ["2/3", "3/3"]
     assert {row["epoch"] for row in csv.DictReader((stopped / "metrics.csv").open())} == {"1", "2", "3"}
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    cli.train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.max_epochs=4"])
+    train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.max_epochs=4"])
     said = capsys.readouterr().out
     assert "Epoch 4/4" in said
     assert "Epoch 3" not in said
 
 
 def test_a_file_has_no_bar(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run = cli.train([*options, f"--run={tmp_path}", "--trainer.max_epochs=1"])
+    run = train([*options, f"--run={tmp_path}", "--trainer.max_epochs=1"])
     capsys.readouterr()
     cli.main(["test", "--config", str(run / "config.yaml")])
     said = capsys.readouterr()

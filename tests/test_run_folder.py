@@ -10,6 +10,11 @@ import yaml
 from vidact import cli
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
+from vidact.text.spelling import in_one_spelling
+from vidact.training import run as training
+from vidact.training.config import choose_config
+from vidact.training.lightning import make_cli
+from vidact.training.run import train
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -23,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_clips(folder / "my_clips", splits={"train": 2, "val": 1, "test": 1}, seed=0, classes=NAMES)
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        cli.train([*SMALL, "--data.root=my_clips", "--run=runs/x"])
+        train([*SMALL, "--data.root=my_clips", "--run=runs/x"])
     return folder
 
 
@@ -102,7 +107,7 @@ def test_options_say_another_place_all_the_same(project: Path, tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     config = project / "runs/x/config.yaml"
     before = (project / "runs/x/results.json").read_text()
-    cli.test(
+    training.test(
         ["--config", str(config), "--data.root=others", "--run=scored", f"--ckpt={config.parent}/checkpoints/last.ckpt"]
     )
     assert load_results("scored")["test"]["videos"] == len(NAMES)
@@ -114,7 +119,7 @@ def test_the_configuration_of_a_run_is_the_same_run_again_in_a_new_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in (project / "runs/x").rglob("*") if path.is_file()}
-    run = cli.train(["--config", str(project / "runs/x/config.yaml")])
+    run = train(["--config", str(project / "runs/x/config.yaml")])
     assert run.resolve().parent == (tmp_path / "runs/my_clips-tsm_resnet_tiny").resolve()
     assert {path: path.read_bytes() for path in (project / "runs/x").rglob("*") if path.is_file()} == before
     ours, theirs = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (run, project / "runs/x"))
@@ -123,14 +128,14 @@ def test_the_configuration_of_a_run_is_the_same_run_again_in_a_new_folder(
     assert ours == theirs
     figures = [load_results(folder)["test"] for folder in (run, project / "runs/x")]
     assert figures[0]["test_loss"] == figures[1]["test_loss"]
-    named = cli.train(["--config", str(project / "runs/x/config.yaml"), f"--run={tmp_path / 'named'}"])
+    named = train(["--config", str(project / "runs/x/config.yaml"), f"--run={tmp_path / 'named'}"])
     assert named == tmp_path / "named"
 
 
 def test_a_run_goes_on_where_it_lies(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(project / "runs/x", tmp_path / "y")
     monkeypatch.chdir(tmp_path)
-    run = cli.train(["--config", "y/config.yaml", "--ckpt", "last", "--trainer.max_epochs=2"])
+    run = train(["--config", "y/config.yaml", "--ckpt", "last", "--trainer.max_epochs=2"])
     assert run.resolve() == (tmp_path / "y").resolve()
     assert not (tmp_path / "runs").exists()
     assert [line.split(",")[0] for line in (run / "metrics.csv").read_text().splitlines()[1:]][-1] == "2"
@@ -140,7 +145,7 @@ def test_run_folder_is_another_name_of_run(project: Path, tmp_path: Path) -> Non
     """torchrun takes --run, wherever it stands, for an abbreviation of its own options."""
     args = [*SMALL, f"--data.root={project}/my_clips"]
     for asked in (["--run_folder", str(tmp_path / "a")], [f"--run_folder={tmp_path / 'a'}"]):
-        assert cli.make_cli([*args, *asked], "train").config.run == str(tmp_path / "a")
+        assert make_cli([*args, *asked], "train").config.run == str(tmp_path / "a")
 
 
 # ---- what fails leaves nothing
@@ -224,7 +229,7 @@ def test_no_command_that_fails_leaves_a_folder(
 
 def recipe(args: list[str], capsys: pytest.CaptureFixture) -> str:
     """What is said of the choice, when the network is built and nothing trained."""
-    cli.make_cli([*args, "--device=cpu"], "train")
+    make_cli([*args, "--device=cpu"], "train")
     return capsys.readouterr().out
 
 
@@ -283,7 +288,7 @@ def test_what_cannot_be_chosen_is_said(
 
 @pytest.mark.parametrize("asked", ["--help", "-h", "--data.help", "--model.help=vidact.tasks.ClipClassification"])
 def test_who_asks_for_help_needs_no_data(asked: str) -> None:
-    assert cli.choose_config([asked]) == [asked]
+    assert choose_config([asked]) == [asked]
 
 
 @pytest.mark.parametrize("command", ["train", "test"])
@@ -307,6 +312,6 @@ def test_bare_help_of_a_part_lists_its_options(capsys: pytest.CaptureFixture) ->
 
 def test_options_may_be_spelt_with_hyphens() -> None:
     words = ["--data.num-workers=2", "--trainer.max-epochs", "-1", "--run-folder=a-b", "--data.root", "my-clips"]
-    assert cli.in_one_spelling(words) == [
+    assert in_one_spelling(words) == [
         "--data.num_workers=2", "--trainer.max_epochs", "-1", "--run=a-b", "--data.root", "my-clips"
     ]  # fmt: skip

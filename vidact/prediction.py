@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
-import json
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +14,6 @@ import numpy as np
 import torch
 
 from vidact.batch import parse_views
-from vidact.device import refuse_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
 from vidact.models.weights import load, refuse_other_classes
@@ -239,35 +234,3 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
                         container.mux(packet)
             for packet in stream.encode():
                 container.mux(packet)
-
-
-def main(asked: argparse.Namespace) -> int:
-    """``vidact predict`` with its options: 0, or 1 when a video of a folder could not be read."""
-    refuse_device(asked.device)
-    is_drawn = asked.annotate and all(path.exists() for path in asked.path)
-    targets = annotated_paths(asked.path, asked.annotate) if is_drawn else {}
-    failed = 0
-    notes: list[str] = []
-    for prediction in predictions(
-        asked.path,
-        asked.checkpoint,
-        top=asked.top,
-        views=asked.views,
-        device=asked.device,
-        decoder=asked.decoder,
-        notes=notes,
-    ):
-        while notes:
-            print(notes.pop(0), file=sys.stderr)
-        if asked.json:
-            print(json.dumps(dataclasses.asdict(prediction)), flush=True)
-        elif not prediction.error:
-            print(f"{prediction.path}  {prediction.start_s:.2f}-{prediction.end_s:.2f} s, in {prediction.took_s:.2f} s")
-            for label, score in prediction.labels:
-                print(f"    {score:6.1%}  {label}")
-        if prediction.error:
-            failed += 1
-            print(f"{prediction.path}: {prediction.error}", file=sys.stderr)
-        elif asked.annotate:
-            annotate(prediction, targets[Path(prediction.path)], decoder=asked.decoder)
-    return 1 if failed else 0

@@ -167,7 +167,7 @@ def test_a_class_of_images_may_be_called_thumb(tmp_path):
 
 def test_other_commands_tell_it_too(tmp_path, capsys):
     from vidact.features.files import find_videos as find_untrimmed
-    from vidact.flow_extraction import find_sources as find_flow
+    from vidact.features.flow import find_sources as find_flow
 
     root = touch(tmp_path, *CLIPS, "jump/@eaDir/0.mp4/x.jpg", "__MACOSX/0.mp4", "lost+found/1.mp4", "jump/._0.mp4")
     assert list(find_untrimmed(root)) == [name.removesuffix(".mp4") for name in CLIPS]

@@ -9,10 +9,11 @@ import sys
 
 from serving import colour_model
 
-from vidact.stream import command, engine, sources
+from vidact.commands import stream as command
+from vidact.stream import live, model, sources
 
 if __name__ == "__main__":
-    engine.GAP_S, sources.LONGEST_RETRY_S = 1.5, 0.4
+    model.GAP_S, live.LONGEST_RETRY_S = 1.5, 0.4
     command.open_source = functools.partial(sources.open_source, timeout_s=1.0, retry_s=0.05)
     command.RUNTIMES["torch"] = lambda *_, **__: colour_model()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))

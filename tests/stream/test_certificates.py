@@ -12,10 +12,10 @@ import pytest
 from streaming import Playlist, playlist, transport_streams
 from test_source_faults import number, serve_rtsp, watch
 
-from vidact.stream import command
+from vidact.commands import stream as command
+from vidact.commands.serve import main as serve
 from vidact.stream.grabs import SourceError
 from vidact.stream.sources import open_source, without_certificates
-from vidact.stream.web.server import main as serve
 
 x509 = pytest.importorskip("cryptography.x509")
 QUICK = {"timeout_s": 3.0, "retry_s": 0.05}

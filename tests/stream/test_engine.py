@@ -14,7 +14,6 @@ from playing import Live, Named, Recorder, grab, recording_model, steady, tiny_e
 from torch import nn
 
 import vidact.models
-from vidact import cli
 from vidact.data.event_list import Event
 from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.tables import write_classes
@@ -23,6 +22,7 @@ from vidact.models.weights import load, read, save
 from vidact.stream import Engine, StreamModel, load_model, run, run_many
 from vidact.stream.model import FrameMean, sampled_at
 from vidact.tasks.online_detection import read_extractor
+from vidact.training.run import train
 
 SMALL = {"size": 32, "width": 8}
 
@@ -506,7 +506,7 @@ def test_a_run_s_checkpoint_streams(features_root, tmp_path):
     run_folder = tmp_path / "run"
     small = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--device=cpu", "--data.num_workers=0"]
     sizes = ["--model.network.embedding_dim=8", "--model.network.hidden_dim=8"]
-    cli.train(
+    train(
         ["--config", "online/synthetic/miniroad", f"--data.root={features_root}", f"--run={run_folder}", *small, *sizes]
     )
     model = load_model(run_folder / "checkpoints" / "best.ckpt", device="cpu")

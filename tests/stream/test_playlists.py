@@ -13,7 +13,7 @@ from streaming import FPS, Playlist, playlist, transport_streams
 from test_source_faults import Server, number, sends, server, watch, when  # noqa: F401
 from test_source_faults import _leaves_nothing as _leaves_nothing
 
-from vidact.stream import sources
+from vidact.stream import live
 from vidact.stream.grabs import Source
 from vidact.stream.sources import open_source
 from vidact.video.numbered import numbered_picture, write_numbered_video
@@ -215,7 +215,7 @@ def test_a_live_stream_that_begins_anew_is_new(server: Server) -> None:  # noqa:
 
 def test_packets_that_all_carry_one_stamp_take_no_more_memory_with_time() -> None:
     """A stream may run for months; what is kept of it is bounded, be its stamps as they may."""
-    past = sources._Past()
+    past = live._Past()
     for packet in range(5000):
         past.packet(1.0, str(packet).encode())
     assert sum(len(digests) for digests in past._digests.values()) < 100

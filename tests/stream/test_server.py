@@ -25,22 +25,13 @@ from streaming import playlist, transport_streams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from vidact.commands.serve import log_lines, name_sources
 from vidact.data.synthetic import write_video
 from vidact.stream.sources import is_live_address
 from vidact.stream.web import sessions
 from vidact.stream.web.limits import Bucket, Fault, Limits, decode_frame
 from vidact.stream.web.monitor import Faults, Metrics
-from vidact.stream.web.server import (
-    FILES,
-    PAGE,
-    greeting,
-    is_loopback,
-    log_lines,
-    make_app,
-    make_server,
-    name_sources,
-    refuse_taken_port,
-)
+from vidact.stream.web.server import FILES, PAGE, greeting, is_loopback, make_app, make_server, refuse_taken_port
 from vidact.stream.web.sessions import Session
 
 TOKEN = "a-token-of-enough-characters"

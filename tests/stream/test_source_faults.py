@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidact.stream import sources
+from vidact.stream import live
 from vidact.stream.grabs import Grab, Source, SourceError
 from vidact.stream.live import find_cameras
 from vidact.stream.sources import open_source
@@ -281,19 +281,19 @@ def test_closing_while_a_source_is_waited_for() -> None:
 
 
 def test_a_camera_that_is_away_for_days_is_no_line_every_30_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "LONGEST_RETRY_S", 0.004)
+    monkeypatch.setattr(live, "LONGEST_RETRY_S", 0.004)
     desk, events = Desk(), []
     with open_source(0, capture=desk, retry_s=0.001, waits=True, on_event=events.append):
         until(lambda: len(desk.attempts) > 30)
         assert [text.rpartition("in ")[2] for text in events] == ["0.001 s", "0.002 s", "0.004 s"]
-        monkeypatch.setattr(sources, "REPEAT_S", 0.02)
+        monkeypatch.setattr(live, "REPEAT_S", 0.02)
         until(lambda: len(events) > 5)
     assert "trying again in 0.004 s (told once an hour)" in events[-1]
 
 
 @pytest.mark.parametrize("moment", ["waiting", "hanging", "pausing"])
 def test_closing_ends_the_iteration_at_once(moment: str, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "CLOSE_S", 60.0)
+    monkeypatch.setattr(live, "CLOSE_S", 60.0)
     source = open_source(0, capture=desk, retry_s=60, on_event=lambda text: None)
     next(source)
     if moment == "hanging":

@@ -24,11 +24,15 @@ from playing import Live, Named, recording_model, steady, tiny_extractor
 
 import vidact.models
 from vidact import cli
+from vidact.commands import extract
+from vidact.commands import stream as command
 from vidact.models.weights import save
-from vidact.stream import command, load_model, open_source, run
+from vidact.stream import load_model, open_source, run
+from vidact.stream.window import player
 from vidact.stream.window import process as window
 from vidact.stream.window.process import Window
 from vidact.stream.window.writers import EventTable, Snapshots
+from vidact.training.config import find_config
 from vidact.video import open_video
 from vidact.video.numbered import write_numbered_video
 
@@ -180,7 +184,7 @@ def test_several_sources(checkpoint, video, tmp_path, capsys):
 def test_a_frame_shows_its_own_answer(monkeypatch, tmp_path):
     """A live source's frame is drawn when the next one comes: the answer it brought is on it."""
     shown = []
-    monkeypatch.setattr(command.Picture, "drawn", lambda self, image: shown.append(self._newest) or image)
+    monkeypatch.setattr(player.Picture, "drawn", lambda self, image: shown.append(self._newest) or image)
     camera = Live()
     camera.show(*steady(0.6), None)
     stream(*plays(monkeypatch, camera), "--record", tmp_path / "r.mp4")
@@ -190,7 +194,7 @@ def test_a_frame_shows_its_own_answer(monkeypatch, tmp_path):
 
 def test_a_recording_is_the_same_as_fast_as_can_be(checkpoint, video, tmp_path, monkeypatch):
     """Answers come a token later then; each frame shows the same one all the same."""
-    drawn = command.Picture.drawn
+    drawn = player.Picture.drawn
     shown: list[tuple[float | None, np.ndarray]] = []
 
     def note(self, image):
@@ -198,7 +202,7 @@ def test_a_recording_is_the_same_as_fast_as_can_be(checkpoint, video, tmp_path, 
         shown.append((self._newest and self._newest.seconds, picture))
         return picture
 
-    monkeypatch.setattr(command.Picture, "drawn", note)
+    monkeypatch.setattr(player.Picture, "drawn", note)
     common = ["--checkpoint", checkpoint, "--source", video, "--seconds", 1.3, "--record", tmp_path / "r.mp4"]
     runs = []
     for options in ([], ["--fast"]):
@@ -283,7 +287,7 @@ def test_ctrl_c_in_a_terminal(checkpoint, tmp_path):
 
 
 def test_a_window_that_is_closed_before_there_is_a_source():
-    stop, camera = command.Stop(), Live()
+    stop, camera = player.Stop(), Live()
     stop()
     with stop.on_signals([camera]):
         assert camera.is_closed
@@ -493,12 +497,12 @@ def test_without_a_checkpoint(video, tmp_path, monkeypatch, capsys):
     for name, *options in named:
         assert name in cli.COMMANDS
         if "--config" in options:
-            text = cli.find_config(options[options.index("--config") + 1]).read_text()
+            text = find_config(options[options.index("--config") + 1]).read_text()
             assert "root:" in text
             assert "num_classes: 0" in text  # as many as the user's data has
         if name == "extract":
             with pytest.raises(FileNotFoundError, match="my_videos"):  # the options are right, the folder is not there
-                cli.extract(options)
+                extract.main(options)
 
 
 def make_demo(folder: Path, checkpoint: Path) -> Path:

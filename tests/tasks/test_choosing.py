@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from vidact import cli
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification, keeping
+from vidact.training import run as training
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -39,7 +39,7 @@ def best_epoch(run: Path) -> int:
 
 
 def train(root: Path, run: Path, epochs: int, *more: str) -> Path:
-    return cli.train([*SMALL, f"--data.root={root}", f"--run={run}", f"--trainer.max_epochs={epochs}", *more])
+    return training.train([*SMALL, f"--data.root={root}", f"--run={run}", f"--trainer.max_epochs={epochs}", *more])
 
 
 SHAKY = [{"top1": 0.9, "loss": 2.0}, {"top1": 0.6, "loss": 0.5}, {"top1": 0.7, "loss": 0.8}]
@@ -105,7 +105,7 @@ def test_a_run_that_was_moved_and_goes_on_keeps_its_best(
     scripted(monkeypatch, [{"top1": 0.9, "loss": 0.1}, {"top1": 0.5, "loss": 1.0}])
     run = train(root, tmp_path / "run", 1)
     run.rename(tmp_path / "moved")
-    cli.train(["--config", str(tmp_path / "moved/config.yaml"), "--ckpt=last", "--trainer.max_epochs=2"])
+    training.train(["--config", str(tmp_path / "moved/config.yaml"), "--ckpt=last", "--trainer.max_epochs=2"])
     assert best_epoch(tmp_path / "moved") == 1
     assert load_results(tmp_path / "moved")["chosen"]["epoch"] == 1
 
@@ -118,7 +118,7 @@ def test_a_best_that_was_chosen_otherwise_is_chosen_anew(
     scripted(monkeypatch, [{"top1": 0.9, "loss": 0.1}, {"top1": 0.5, "loss": 1.0}, {"top1": 0.5, "loss": 2.0}])
     run = train(root, tmp_path / "run", 1)
     monkeypatch.setattr(keeping, "FEW_CLIPS", 100)
-    cli.train(["--config", str(run / "config.yaml"), "--ckpt=last", "--trainer.max_epochs=3"])
+    training.train(["--config", str(run / "config.yaml"), "--ckpt=last", "--trainer.max_epochs=3"])
     assert best_epoch(run) == 2
 
 
@@ -131,7 +131,7 @@ def test_stopping_early_goes_by_the_same_figure(root: Path, tmp_path: Path, monk
 
 
 def test_detectors_say_which_epoch_they_are_of(noise_sequences: Path, tmp_path: Path) -> None:
-    run = cli.train([
+    run = training.train([
         "--config", "online/fir/frame_classifier", f"--data.root={noise_sequences}", "--device=cpu",
         "--trainer.max_epochs=2", f"--run={tmp_path / 'run'}",
     ])  # fmt: skip

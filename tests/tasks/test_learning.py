@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from vidact import cli
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
 from vidact.models import tsm_mobilenet_v2, tsm_resnet_tiny
 from vidact.tasks import ClipClassification, Schedule
 from vidact.tasks.learning import refuse_folded_norms
+from vidact.training.run import train
 from vidact.video import SegmentSampler
 
 pytestmark = pytest.mark.usefixtures("without_pages")
@@ -162,7 +162,7 @@ def test_a_batch_without_a_label_is_no_sign(noise_sequences: Path, tmp_path: Pat
     shutil.copytree(noise_sequences, tmp_path / "a")
     table = tmp_path / "a/events.csv"
     table.write_text(re.sub(r"^a,.*\n", "", table.read_text(), flags=re.M) + "a,0,20,ambiguous\na,30,33,x\n")
-    run = cli.train([
+    run = train([
         "--config", "online/fir/frame_classifier", f"--data.root={tmp_path / 'a'}", "--device=cpu",
         "--data.batch_size=1", "--data.window=8", "--trainer.max_epochs=1", f"--run={tmp_path / 'run'}",
     ])  # fmt: skip

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.distributed
 
-from vidact import cli
 from vidact.data.synthetic import write_clips
+from vidact.training.lightning import make_cli
+from vidact.training.run import train
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -59,7 +60,7 @@ def test_ddp_on_one_device_averages_as_one_device_does(
     for strategy in ("auto", "ddp"):
         run = tmp_path / strategy
         args = clips(root, run) if kind == "clips" else sequences(noise_sequences, run)
-        cli.train([*args, "--model.ema=0.9", "--trainer.devices=1", f"--trainer.strategy={strategy}"])
+        train([*args, "--model.ema=0.9", "--trainer.devices=1", f"--trainer.strategy={strategy}"])
         saved[strategy] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
     for part in ("state_dict", "current_model_state"):
         one, other = (saved[strategy][part] for strategy in ("auto", "ddp"))
@@ -80,7 +81,7 @@ def test_a_copy_of_a_task_has_its_weights_and_not_its_run(
 
     for part in (pl.Trainer, pl.LightningDataModule):
         monkeypatch.setattr(part, "__deepcopy__", refuse, raising=False)
-    made = cli.make_cli(clips(root, tmp_path) if kind == "clips" else sequences(noise_sequences, tmp_path), "train")
+    made = make_cli(clips(root, tmp_path) if kind == "clips" else sequences(noise_sequences, tmp_path), "train")
     twin = copy.deepcopy(made.model)
     mine, other = made.model.network.state_dict(), twin.network.state_dict()
     assert all(torch.equal(mine[name], other[name]) and mine[name] is not other[name] for name in mine)

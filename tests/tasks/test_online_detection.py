@@ -10,7 +10,6 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 import vidact
-from vidact import cli
 from vidact.batch import SequenceBatch
 from vidact.data.event_list import Event, rasterise
 from vidact.data.official_lists import write_events_csv, write_videos_csv
@@ -24,6 +23,8 @@ from vidact.results.figures import load_results
 from vidact.results.timelines import load_timelines
 from vidact.tasks import OnlineDetection
 from vidact.tasks.online_detection import overlap
+from vidact.training import run as training
+from vidact.training.run import train
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 
@@ -65,7 +66,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(toy: Path) -> Path:
     run = toy.parent / "run"
-    cli.train(["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={run}", *SMALL])
+    train(["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={run}", *SMALL])
     return run
 
 
@@ -102,7 +103,7 @@ def test_figures_stand_beside_those_of_answers_that_look_at_nothing(trained: Pat
 
 def test_a_detector_that_knows_nothing_is_called_so(toy: Path, tmp_path: Path) -> None:
     options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path}", *SMALL]
-    cli.train([*options, "--trainer.max_epochs=1", "--model.optimizer.init_args.lr=1e-30"])
+    train([*options, "--trainer.max_epochs=1", "--model.optimizer.init_args.lr=1e-30"])
     figures = load_results(tmp_path)["test"]
     assert figures["test_token_accuracy"] <= figures["test_majority"]
     assert re.search(r"no better than .*always answering '(background|a|b)'", figures["test_verdict"])
@@ -122,7 +123,7 @@ def test_thresholds_are_said_with_what_they_were_chosen_on(trained: Path) -> Non
 def test_label_smoothing_moves_the_default_threshold(toy: Path, tmp_path: Path) -> None:
     """To the middle between what the loss asks for where a class is there, 0.7 + 0.3 / 3, and where not, 0.3 / 3."""
     options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path}", *SMALL]
-    cli.train([*options, "--trainer.max_epochs=1", "--model.label_smoothing=0.3"])
+    train([*options, "--trainer.max_epochs=1", "--model.label_smoothing=0.3"])
     chosen = load(tmp_path / "checkpoints/best.ckpt").record["thresholds"]
     assert chosen["default"] == pytest.approx((0.8 + 0.1) / 2)
 
@@ -144,7 +145,7 @@ def test_the_checkpoint_scores_as_the_test_did(trained: Path, toy: Path) -> None
 
 def test_scoring_again_gives_the_same(trained: Path) -> None:
     before = load_results(trained)["test"]
-    cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), "--ckpt", "best"])
+    training.test(["--config", str(trained / "config.yaml"), "--run", str(trained), "--ckpt", "best"])
     again = load_results(trained)["test"]
     assert again["test_map"] == before["test_map"]
     assert again["test_event_map"] == before["test_event_map"]  # by the thresholds that the checkpoint carries
@@ -156,7 +157,7 @@ def test_a_test_may_make_events_otherwise(trained: Path, tmp_path: Path) -> None
     before = load_results(trained)["test"]
     checkpoint = trained / "checkpoints/best.ckpt"
     options = [f"--run={tmp_path / 'run'}", f"--ckpt={checkpoint}", "--model.event_min_seconds=20"]
-    cli.test(["--config", str(trained / "config.yaml"), *options])
+    training.test(["--config", str(trained / "config.yaml"), *options])
     again = load_results(tmp_path / "run")["test"]
     assert again["events"] == {**load(checkpoint).record["events"], "min_seconds": 20.0}
     assert before["test_events_found"] > 0
@@ -168,8 +169,8 @@ def test_a_checkpoint_says_what_its_logits_mean(toy: Path, tmp_path: Path) -> No
     """Trained with sigmoid, it is scored with sigmoid, whatever loss the configuration has."""
     train, scored = tmp_path / "train", tmp_path / "scored"
     options = ["--config=online/synthetic/miniroad", f"--data.root={toy}", "--trainer.max_epochs=1", *SMALL]
-    cli.train([*options, f"--run={train}", "--model.loss=sigmoid"])
-    cli.test([*options, f"--run={scored}", f"--ckpt={train / 'checkpoints/best.ckpt'}"])
+    training.train([*options, f"--run={train}", "--model.loss=sigmoid"])
+    training.test([*options, f"--run={scored}", f"--ckpt={train / 'checkpoints/best.ckpt'}"])
     first, second = (load_timelines(run / "timelines.npz").scores[0] for run in (train, scored))
     assert abs(first.sum(1) - 1).max() > 0.01
     np.testing.assert_array_equal(second, first)
@@ -181,19 +182,19 @@ def test_windows_longer_than_the_videos_are_told_before_training(tmp_path: Path,
     options += ["--trainer.max_epochs=1", "--data.history=0"]
     advice = "set data.window to 1, data.history to 199 and loss_tokens to all"
     with pytest.raises(ValueError, match=rf"5 of 5 training videos are shorter than the window of 200 .*{advice}"):
-        cli.train([*options, f"--run={tmp_path / 'a'}", "--data.window=200", "--model.loss_tokens=last"])
+        train([*options, f"--run={tmp_path / 'a'}", "--data.window=200", "--model.loss_tokens=last"])
     for video, length in (("v0", 90), ("v1", 90), ("v2", 110)):
         path = toy / "features" / f"{video}.npy"
         np.save(path, np.load(path)[:length])
-    training = [sequence.id for sequence in load_sequences(toy, bad_events="allow").split("train")]
-    short, silent = (len({"v0", "v1", *more} & set(training)) for more in (("v2",), ()))
-    cli.train([*options, f"--run={tmp_path / 'b'}", "--data.window=120", "--model.loss_tokens=30"])
+    trained_on = [sequence.id for sequence in load_sequences(toy, bad_events="allow").split("train")]
+    short, silent = (len({"v0", "v1", *more} & set(trained_on)) for more in (("v2",), ()))
+    train([*options, f"--run={tmp_path / 'b'}", "--data.window=120", "--model.loss_tokens=30"])
     said = capsys.readouterr().out
     assert f"{short} of 5 training videos are shorter than the window of 120 tokens" in said
     teaches = "video teaches" if silent == 1 else "videos teach"
     assert f"{silent} {teaches} nothing at all (the first is v" in said
     assert "set data.window to 30, data.history to 90 and loss_tokens to all" in said
-    cli.train([*options, f"--run={tmp_path / 'c'}", "--data.window=30", "--data.history=90"])
+    train([*options, f"--run={tmp_path / 'c'}", "--data.window=30", "--data.history=90"])
     assert "teach nothing" not in capsys.readouterr().out
 
 
@@ -214,14 +215,14 @@ def test_every_token_of_a_short_video_teaches_with_history() -> None:
 def test_few_validation_events_choose_no_epoch(toy: Path, tmp_path: Path, capsys) -> None:
     """The last epoch is the best where the validation videos have a handful of events."""
     options = ["--config", "online/synthetic/miniroad", f"--data.root={toy}", *SMALL, "--trainer.max_epochs=2"]
-    cli.train([*options, f"--run={tmp_path / 'few'}"])
+    train([*options, f"--run={tmp_path / 'few'}"])
     assert "4 events of 1 validation video are too few to choose an epoch by" in capsys.readouterr().out
     best, last = (
         torch.load(tmp_path / f"few/checkpoints/{name}.ckpt", weights_only=False) for name in ("best", "last")
     )
     for name, value in best["state_dict"].items():
         torch.testing.assert_close(value, last["state_dict"][name])
-    cli.train([*options, f"--run={tmp_path / 'many'}", "--data.val_fraction=0.9"])
+    train([*options, f"--run={tmp_path / 'many'}", "--data.val_fraction=0.9"])
     assert "too few" not in capsys.readouterr().out
 
 
@@ -310,7 +311,7 @@ def test_an_ambiguous_output_is_no_score() -> None:
 
 
 def train_toy(toy: Path, tmp_path: Path, *options: str) -> None:
-    cli.train(
+    train(
         ["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={tmp_path / 'run'}", *SMALL, *options]
     )
 
@@ -334,7 +335,7 @@ def test_features_of_another_backbone_are_refused(trained: Path, tmp_path: Path)
         json.dumps({"tokens_per_second": RATE, "dim": 6, "weights_sha256": "0" * 64})
     )
     with pytest.raises(ValueError, match=r"was trained on other features .* weights_sha256 None and 0000"):
-        cli.test(["--config", str(trained / "config.yaml"), "--run", str(trained), f"--data.root={other}"])
+        training.test(["--config", str(trained / "config.yaml"), "--run", str(trained), f"--data.root={other}"])
 
 
 def test_predict_says_that_a_detector_is_no_recogniser(trained: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ if __name__ != "__main__":
     Path(sys.argv[1], "starting").touch()
     time.sleep(1)
 import multiprocessing
-from vidact.video import jobs
+from vidact import jobs
 
 def work(job):
     time.sleep(30)
@@ -148,7 +148,7 @@ def test_every_command_says_that_it_was_stopped(monkeypatch, capsys):
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "fuse", stop)
+    monkeypatch.setattr("vidact.commands.fuse.main", stop)
     with pytest.raises(SystemExit) as left:
         cli.main(["fuse"])
     assert left.value.code == 130
@@ -165,7 +165,7 @@ def test_a_library_that_swallows_ctrl_c_makes_it_no_error(monkeypatch, capsys):
             time.sleep(5)
         raise ImportError('generic_type: type "ObjSense" is already registered!')
 
-    monkeypatch.setitem(cli.COMMANDS, "fuse", command)
+    monkeypatch.setattr("vidact.commands.fuse.main", command)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as left:
         cli.main(["fuse"])
@@ -178,7 +178,7 @@ def test_a_command_says_at_once_that_it_loads(monkeypatch, capsys):
     """Before PyTorch and Lightning are imported, which takes ten seconds and more; once a process has them, no more."""
     from vidact import cli
 
-    monkeypatch.setitem(cli.COMMANDS, "fuse", lambda args: None)
+    monkeypatch.setattr("vidact.commands.fuse.main", lambda args: None)
     cli.main(["fuse"])
     assert capsys.readouterr().err == ""
     monkeypatch.delitem(sys.modules, "torch")

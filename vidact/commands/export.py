@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vidact.commands.options import Parser
 from vidact.export.write import KINDS, SUFFIXES, export
-from vidact.text.addresses import Parser
 
 # ---------------------------------------------------------------------------------------------- command
 

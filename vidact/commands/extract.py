@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidact.commands import extract_flow
+from vidact.commands.options import Parser
 from vidact.device import refuse_device
 from vidact.features.extractor import IMAGE_BACKBONES
 from vidact.features.files import extract_features, find_videos, parse_shard, refuse_workers
 from vidact.features.names import build_extractor
 from vidact.jobs import num_cores
 from vidact.results.figures import command_line, save_results
-from vidact.text.addresses import Parser
 from vidact.text.names import counted, first_few
 from vidact.video import (
     LONGEST_GAP_S,
@@ -23,6 +24,21 @@ from vidact.video import (
 
 def main(args: Sequence[str]) -> int:
     """``vidact extract``: 0, or 1 when a video could not be read."""
+    if args and args[0] in ("-h", "--help"):
+        print(HELP)
+        raise SystemExit(0)  # as the parsers of the other commands
+    return extract_flow.main(args[1:]) if args and args[0] == "flow" else _features(args)
+
+
+HELP = """usage: vidact extract features|flow ...
+
+  features  vectors of untrimmed videos, for detectors
+  flow      optical flow of clips, for flow and two-stream networks
+
+vidact extract features --help and vidact extract flow --help explain each."""
+
+
+def _features(args: Sequence[str]) -> int:
     parser = Parser(prog="vidact extract", description="Compute once what training reads many times.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="features|flow")
     features = kinds.add_parser("features", help="one vector for every quarter of a second of each video")

@@ -7,7 +7,6 @@ outputs where their records are at hand.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import importlib.util
 import inspect
@@ -25,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import vidact.models
 from vidact.convert import CLIPS, SEGMENTS
-from vidact.files import replacing
 from vidact.models.bn_inception import ImageClassifier
 from vidact.models.online import OnlineOutput
 from vidact.models.tsn import TSN
@@ -342,33 +340,3 @@ def records_table(records: Iterable[Record]) -> str:
             f"| {record.name} | `{record.origin}` | `{record.network}` | {record.error:.0e} | {record.tolerance:.0e} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def main(asked: argparse.Namespace) -> int:
-    """``vidact networks`` with its options."""
-    names = asked.networks or clip_networks()
-    if unknown := sorted(set(names) - set(vidact.models.__all__)):
-        raise ValueError(f"vidact.models has no {', '.join(unknown)}")
-    records = read_records(asked.parity) if asked.parity else []
-    rows = []
-    for name in names:
-        variants: list[dict[str, Any]] = [{}]
-        if "shift" in inspect.signature(getattr(vidact.models, name)).parameters and name.startswith("tsm"):
-            variants.append({"shift": "causal"})
-        for arguments in variants:
-            try:
-                rows.append(describe(name, records, **arguments))
-            except ImportError as error:  # its layers are an optional package's
-                if asked.networks:
-                    raise
-                print(f"{name} is left out: {error}", file=sys.stderr)
-                continue
-            print(f"{len(rows)}  {rows[-1].network}", file=sys.stderr, flush=True)
-    table = markdown(rows) + (records_table(records) if records else "")
-    if asked.out is None:
-        print(table, end="")
-    else:
-        with replacing(asked.out) as half:
-            half.write_text(TITLE + table, encoding="utf-8")
-        print(f"{asked.out}: {len(rows)} networks")
-    return 0

@@ -8,13 +8,8 @@ hold a token, the query and values in the path.
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 import re
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
 from urllib.parse import quote
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -150,42 +145,3 @@ def from_environment(address: str) -> str:
         return quote(os.environ[named[1]], safe="")
 
     return address[:begin] + _VARIABLE.sub(value, address[begin : max(begin, end)]) + address[max(begin, end) :]
-
-
-class Parser(argparse.ArgumentParser):
-    """Options of a command, whose errors show the addresses among them without their secrets, and name the option that
-    a misspelt one resembles.
-    """
-
-    _words: Sequence[str] = ()
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        self._words = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        super().error(without_secrets(message + misspelt(self._words, self._known())))
-
-    def _known(self) -> list[str]:
-        """Its options, and those of the command among its words."""
-        known = list(self._option_string_actions)
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for name in {*action.choices} & {*self._words}:
-                    known += action.choices[name]._known()
-        return known
-
-
-def misspelt(words: Sequence[str], known: Sequence[str]) -> str:
-    """Of the words of a command, those that are no option and resemble one, as the end of a sentence; else nothing.
-
-    >>> misspelt(["--checkpont", "x.ckpt", "--top=3"], ["--checkpoint", "--top"])
-    '; there is no --checkpont; did you mean --checkpoint?'
-    """
-    words = words[: words.index("--")] if "--" in words else words
-    given = dict.fromkeys(word.partition("=")[0] for word in words if word.startswith("--"))
-    wrong = [name for name in given if not any(option.startswith(name) for option in known)]
-    found = [(name, difflib.get_close_matches(name, known, n=1, cutoff=0.75)) for name in wrong]
-    return "".join(f"; there is no {name}; did you mean {close[0]}?" for name, close in found if close)

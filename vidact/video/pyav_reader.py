@@ -41,7 +41,6 @@ from vidact.video.frame_index import (
     is_raw,
     is_stamped,
     is_stored,
-    lift,
     open_container,
     reason,
     scan_file,
@@ -50,6 +49,7 @@ from vidact.video.frame_index import (
 )
 from vidact.video.index_cache import entry_path, load_index, save_index
 from vidact.video.reader import VideoError, VideoReader
+from vidact.video.stamps import lift
 
 log = logging.getLogger(__name__)
 

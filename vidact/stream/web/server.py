@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
-import logging
-import os
 import re
 import secrets
 import socket
@@ -21,16 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vidact.device import refuse_device
-from vidact.stream.command import RUNTIMES, demo_model, events_at
-from vidact.stream.grabs import SourceError
 from vidact.stream.model import StreamModel
-from vidact.stream.sources import EMPTY, is_live_address, refuse_address, without_certificates
 from vidact.stream.web.access import OLD_COOKIE, Access, as_the_proxy_says
 from vidact.stream.web.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.web.monitor import one_line
 from vidact.stream.web.sessions import Session, Studio, describe, refuse
-from vidact.text.addresses import Parser, name_of, public
 from vidact.text.packages import how_to_install
 
 if TYPE_CHECKING:
@@ -39,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection, Request
     from starlette.responses import Response
     from starlette.websockets import WebSocket
+
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
@@ -530,117 +524,3 @@ def greeting(
         lines.append(f"note:     {CAMERA_NEEDS.format(port=port)}")
         lines.append("note:     without HTTPS whoever is on the way can read the token and the pictures")
     return lines
-
-
-def name_sources(given: Sequence[str]) -> dict[str, str]:
-    """Names that clients see → addresses, of what a user typed: an address, or ``name=address``.
-
-    An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
-    folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
-    """
-    named: dict[str, str] = {}
-    for text in given:
-        word, equals, rest = text.partition("=")
-        is_named = bool(equals) and not Path(text).exists() and not re.search(r"[/\\:?]", word)
-        name, address = (word.strip(), rest) if is_named else ("", text)
-        if not address.strip():
-            raise SourceError(EMPTY)
-        if not is_live_address(address) and not Path(address).exists():
-            raise FileNotFoundError(
-                f"{public(address)} does not exist; a source is a camera's number (0), a file, a folder, or a URL such "
-                "as rtsp://…, and may have a name before it: lobby=rtsp://…"
-            )
-        if "://" in address:
-            refuse_address(address)
-        if not name and "://" in address:
-            name = name_of(address)
-        elif not name:
-            name = f"camera {address}" if address.isdigit() else Path(address).resolve().name
-        if name in named:
-            raise ValueError(f"two sources are called {name}; name them apart: --source left={public(address)}")
-        named[name] = address
-    return named
-
-
-# ---------------------------------------------------------------------------------------------- the command
-
-
-def main(args: Sequence[str]) -> None:
-    """``vidact serve``."""
-    parser = Parser(
-        prog="vidact serve",
-        description="A page on which a browser's camera, a file or a camera of this machine is named while it runs.",
-        epilog="Prometheus reads /metrics; /healthz says whether it runs. VIDACT_TOKEN sets the token, too.",
-    )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        help="best.ckpt of a run, or a .safetensors or .onnx that vidact saved; default: the demo's",
-    )
-    parser.add_argument(
-        "--source", action="append", default=[], metavar="[NAME=]SOURCE",
-        help="what the page may show beside the browser's own camera: a camera's number, a file, a folder, or rtsp://, "
-        "http:// …; may be given several times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--insecure-source", action="append", default=[], metavar="NAME",
-        help="one of the https or rtsps sources, whose certificate is not looked at",
-    )  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone; 0.0.0.0: everybody")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument(
-        "--token",
-        help="what a page has to know, 16 characters or more; beyond this machine, one is made if none is given",
-    )
-    parser.add_argument("--certfile", type=Path, help="HTTPS: the certificate, PEM")
-    parser.add_argument("--keyfile", type=Path, help="HTTPS: its key, PEM")
-    parser.add_argument(
-        "--allow-origin", action="append", default=[], metavar="ORIGIN",
-        help="such as https://example.org, where a proxy serves the page under another name",
-    )  # fmt: skip
-    parser.add_argument(
-        "--proxy", action="store_true",
-        help="all requests come through a proxy, which sets X-Forwarded-For and X-Forwarded-Proto",
-    )  # fmt: skip
-    parser.add_argument("--sessions", type=int, default=Limits.sessions, help="open at the same time (default 16)")
-    parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
-    parser.add_argument(
-        "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
-    )
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-    asked = parser.parse_args(args)
-    if asked.sessions < 1:
-        raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
-    refuse_device(asked.device)
-    events = events_at(asked.threshold)
-    sources = name_sources(asked.source)
-    insecure = without_certificates(asked.insecure_source, sources)
-    checkpoint = asked.checkpoint
-    if checkpoint is None:
-        checkpoint, shown = demo_model()
-        print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
-        sources = sources or shown
-    open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
-    log_lines()
-    serve(
-        open_model(checkpoint, extractor=asked.extractor, events=events, device=asked.device),
-        sources,
-        host=asked.host,
-        port=asked.port,
-        token=asked.token or os.environ.get("VIDACT_TOKEN"),
-        certfile=asked.certfile,
-        keyfile=asked.keyfile,
-        allow_origins=asked.allow_origin,
-        insecure=insecure,
-        proxy=asked.proxy,
-        limits=Limits(sessions=asked.sessions),
-    )
-
-
-def log_lines() -> None:
-    """A line for what the server and its sources tell. The engine's remarks are about streams that clients begin and
-    end, as many as they like, so they stay out."""
-    logging.basicConfig(format="%(asctime)s %(message)s")
-    logging.getLogger("vidact.stream").setLevel(logging.ERROR)
-    for name in ("server", "sources"):
-        logging.getLogger(f"vidact.stream.{name}").setLevel(logging.INFO)

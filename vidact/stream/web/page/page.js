@@ -1,6 +1,6 @@
 // The page of `vidact serve`: what is sent (a camera or a file, frame by frame), what comes back, and how it is shown.
 //
-// Over the WebSocket, JSON both ways; vidact/stream/sessions.py lists the messages. A frame is a binary message: its
+// Over the WebSocket, JSON both ways; vidact/stream/web/sessions.py lists the messages. A frame is a binary message: its
 // capture time in seconds (float64, little endian), then the JPEG. The next one is sent when the last was taken.
 
 const $ = (id) => document.getElementById(id);

@@ -1,15 +1,9 @@
-"""``vidact stream``: what happens before a camera, in a file or on the network, named while it happens."""
+"""The player of ``vidact stream``: frames, answers and states of the sources become pictures, lines and files."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
-import logging
-import math
-import os
-import re
-import shlex
 import signal
 import sys
 import threading
@@ -17,108 +11,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from vidact.data.event_list import load_videos
-from vidact.data.time_origin import TimeOrigin
-from vidact.device import refuse_device
 from vidact.events import Detection
-from vidact.models.weights import read
 from vidact.stream.engine import Engine, StreamUpdate, run
 from vidact.stream.grabs import Grab, Source
-from vidact.stream.model import GAP_S, StreamModel, load_model
-from vidact.stream.sources import is_live_address, open_source, without_certificates
+from vidact.stream.model import StreamModel
 from vidact.stream.window.overlay import History, Panel, blend, enlarge, render, render_waiting
 from vidact.stream.window.process import Window
-from vidact.stream.window.writers import EventTable, JsonLines, Recorder, Snapshots, dated, refuse_taken
-from vidact.text.addresses import Parser, public, without_secrets
+from vidact.stream.window.writers import EventTable, JsonLines, Recorder, Snapshots
 from vidact.text.names import counted
-from vidact.video.clock import LONGEST_GAP_S
-from vidact.video.decode import VideoError
 
-
-def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
-    from vidact.export.runtime import load_onnx
-
-    return load_onnx(checkpoint, **settings)
-
-
-# What opens a checkpoint: each takes it and the keywords extractor, events and device, and gives a StreamModel.
-RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": load_model, "onnx": _open_onnx}
-DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
 LATENCIES = 10_000  # the newest so many answers make the closing line's percentiles
-LONGEST_TIMELINE_S = 3600.0
 WAITING_FRAMES = 32  # of a file whose answers are held back: a token of 60 frames/s at 2 answers/s
 # What is written, in the words in which it is told that it cannot be.
 LINES, TABLE, SNAPSHOTS = "the JSON lines", "the table of events", "the pictures of events"
 WORDS = "the standard output"
-NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
-  vidact demo
-      makes videos and trains small networks on them: to see what it is, in minutes
-  vidact train --config clip/folder/tsm_causal_mobilenetv2 --data.root my_clips
-      a recogniser that answers frame by frame, from one folder of clips for each action
-  vidact extract features --videos my_videos --out my_videos/features
-  vidact train --config online/fir/miniroad --data.root my_videos
-      an online detector, from long videos with events.csv (video,start_s,end_s,label) and videos.csv (video,split)"""
-
-
-def main(args: Sequence[str]) -> int:
-    """``vidact stream``: 0, or 1 when one of several sources failed or something could not be written; an error that
-    ends all is raised."""
-    asked = parse(args)
-    stop, states = Stop(), States()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_messages())
-        window = None if asked.no_window else stack.enter_context(Window(on_close=stop))
-        model = RUNTIMES[asked.runtime](
-            asked.checkpoint, extractor=asked.extractor, events=events_at(asked.threshold), device=asked.device
-        )
-        model.longest_gap_s = asked.longest_gap
-        sources = open_sources(asked, stack, states)
-        session = Session(asked, model, sources, states, window)
-        try:
-            with stop.on_signals(list(sources.values())), contextlib.closing(session):
-                session.play()
-        finally:
-            if session.is_unheard or WORDS in session.troubles:  # or the interpreter complains of it at its end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1 if session.has_failed or states.failed else 0
-
-
-def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states: States) -> dict[int, Source]:
-    """The sources by their places in the command, closed with ``stack``.
-
-    The only source has to open. Of several, a camera or address that does not open now is tried again while the others
-    are watched, and a file that cannot be read is left out; one that is not there, or a wrong kind of address, is a
-    typing mistake, and an error.
-    """
-    sources: dict[int, Source] = {}
-    errors: list[Exception] = []
-    for number, uri in enumerate(asked.source):
-        # A file that is as fast as it is read; what is live always runs in real time.
-        options: dict[str, Any] = {"realtime": None if asked.fast else True}
-        if is_live_address(uri):
-            options |= {"on_state": states.of(number), "waits": len(asked.source) > 1}
-        if uri in asked.insecure:
-            options["verify"] = False
-        if asked.time_origin != "first_frame":
-            options["time_origin"] = asked.time_origin
-        try:
-            source = open_source(uri, **options)
-        except (VideoError, PermissionError) as error:
-            if len(asked.source) == 1:
-                raise
-            errors.append(error)
-            print(f"left out: {error}", file=sys.stderr)
-            states.of(number, without_secrets(uri))("failed", str(error))
-        else:
-            sources[number] = stack.enter_context(source)
-            states.names.setdefault(number, source.name)
-    if not sources:
-        raise errors[0]
-    return sources
 
 
 class States:
@@ -159,171 +69,6 @@ class States:
         for number, state, why in self._kept:
             self._take(self.names[number], state, why)
         self._kept.clear()
-
-
-def parse(args: Sequence[str]) -> argparse.Namespace:
-    """The options, with --source and --runtime filled in; raises ValueError for what cannot be."""
-    parser = Parser(
-        prog="vidact stream",
-        description="Name the actions of a camera, a file or a network stream while they happen.",
-        epilog="q in the window, Ctrl-C or SIGTERM ends it; everything is then written out. JSON lines and events are "
-        "written as they happen. Of a recording that is killed, all but the last seconds plays. What a live source "
-        "left in an earlier run stays: lines are appended, recordings and pictures get other names. A name may hold "
-        "the date: --events events-%%Y%%m%%d.csv.",
-    )
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or a .safetensors that vidact saved")
-    parser.add_argument(
-        "--source", action="append", metavar="SOURCE",
-        help="a camera's number (default 0), a video file, a folder, or rtsp://, http:// …; may be given several times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--insecure-source", action="append", default=[], metavar="SOURCE",
-        help="one of the https or rtsps sources, whose certificate is not looked at",
-    )  # fmt: skip
-    parser.add_argument("--no-window", action="store_true", help="show nothing, for machines without a display")
-    parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
-    parser.add_argument(
-        "--time_origin", "--time-origin", choices=get_args(TimeOrigin), default="first_frame",
-        help="from where a file's seconds count: its first picture (default), or the file's begin, as players count",
-    )  # fmt: skip
-    parser.add_argument("--jsonl", metavar="FILE", help="one JSON object an answer; - is the standard output")
-    parser.add_argument("--events", type=Path, metavar="FILE", help="a table of the events: an events.csv with scores")
-    parser.add_argument(
-        "--record", type=Path, metavar="FILE",
-        help="an mp4 of what the window shows; of several sources one each, FILE-1.mp4 and so on",
-    )  # fmt: skip
-    parser.add_argument(
-        "--record-segment", type=_duration, default="1h", metavar="TIME",
-        help="a recording goes on in another file after so long: 90s, 30m, 1h (default), 1d",
-    )  # fmt: skip
-    parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
-    parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
-    parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
-    parser.add_argument(
-        "--longest-gap", type=float, metavar="SECONDS",
-        help="a source that shows nothing for longer begins anew; default: as the features were made for a file, else "
-        f"{LONGEST_GAP_S:g}, and {GAP_S:g} for what is live",
-    )  # fmt: skip
-    parser.add_argument("--timeline", type=float, default=10.0, help="seconds that the picture shows (default 10)")
-    parser.add_argument(
-        "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
-    )
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-    parser.add_argument(
-        "--runtime", choices=sorted(RUNTIMES), help="what computes; default: onnx for an .onnx file, else torch"
-    )
-    asked = parser.parse_args(args)
-    if asked.checkpoint is None:
-        raise ValueError(_without_checkpoint(args))
-    if asked.seconds is not None and not 0 < asked.seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(f"--seconds is {asked.seconds:g}; give a number above 0")
-    if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
-        raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
-    if asked.longest_gap is not None and not 0 < asked.longest_gap < math.inf:
-        raise ValueError(f"--longest-gap is {asked.longest_gap:g}; give seconds above 0")
-    events_at(asked.threshold)  # before anything is opened
-    is_onnx = asked.checkpoint.suffix == ".onnx"
-    asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
-    if is_onnx and asked.runtime != "onnx":
-        raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
-    refuse_device(asked.device)
-    asked.source = asked.source or ["0"]
-    asked.insecure = without_certificates(asked.insecure_source, {public(uri): uri for uri in asked.source})
-    asked.record = _numbered(asked.record, len(asked.source))
-    _refuse_overwriting(asked)
-    return asked
-
-
-def events_at(threshold: float | None) -> dict[str, Any]:
-    """What --threshold sets of a model's events."""
-    if threshold is None:
-        return {}
-    if not 0 < threshold <= 1:
-        raise ValueError(f"--threshold is {threshold:g}; a threshold on probabilities is above 0 and at most 1")
-    return {"on": threshold, "off": None}
-
-
-def _duration(text: str) -> float:
-    """Seconds of "90", "90s", "30m", "1h", "1d"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time above 0; write 90s, 30m, 1h or 1d")
-    return seconds
-
-
-def _without_checkpoint(args: Sequence[str]) -> str:
-    """What a user without a checkpoint reads: ways to one, and the demo's where there is one."""
-    try:
-        checkpoint, shown = demo_model()
-    except ValueError:
-        return NO_CHECKPOINT
-    has_source = any(word.split("=")[0] == "--source" for word in args)
-    sources = [] if has_source else [word for path in shown.values() for word in ("--source", path)]
-    command = shlex.join(["vidact", "stream", "--checkpoint", str(checkpoint), *sources, *args])
-    return f"{NO_CHECKPOINT}\nThe demo has left one, which knows the actions of its own videos alone:\n  {command}"
-
-
-def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
-    """The newest detector of ``vidact demo``, and a video that it was not trained on: what it is, and its path.
-
-    Raises ValueError, with ways to a network, where the demo has left no detector.
-    """
-    found = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    checkpoint = next((path for path in found if "features" in (read(path)[1] or {})), None)
-    if checkpoint is None:
-        raise ValueError(NO_CHECKPOINT)
-    table = demo / "untrimmed" / "videos.csv"
-    if not table.exists():
-        return checkpoint, {}
-    tested = [table.parent / video for video, split in load_videos(table).items() if split == "test"]
-    return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
-
-
-def _refuse_overwriting(asked: argparse.Namespace) -> None:
-    """No file is a folder, written twice, by another process, over a source, or among the files of a folder that is a
-    source.
-    """
-    taken: dict[Path, str] = {}
-    outputs = [("--record", path) for path in asked.record]
-    outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]
-    outputs += [("--jsonl", Path(asked.jsonl))] if asked.jsonl not in (None, "-") else []
-    sources = {Path(uri).resolve(): uri for uri in asked.source if "://" not in uri}
-    for option, path in outputs:
-        if path is None:
-            continue
-        path = dated(path)
-        if option == "--snapshots" and path.is_file():
-            raise ValueError(f"--snapshots is {path}, which is a file; name a folder for the pictures")
-        if option != "--snapshots" and path.is_dir():
-            raise ValueError(f"{option} is {path}, which is a folder; name a file, in it or elsewhere")
-        if option in ("--events", "--jsonl"):  # a recording may get another name
-            refuse_taken(path)
-        place = path.resolve()
-        if place in taken:
-            raise ValueError(f"{taken[place]} and {option} are both {path}; give each its own name")
-        taken[place] = option
-        if place in sources:
-            raise ValueError(f"{option} is {path}, which is a source; choose another name, or it would be overwritten")
-        if option != "--snapshots" and place.parent in sources:
-            raise ValueError(
-                f"{option} is {path}, inside the source {sources[place.parent]}, whose files are played; "
-                "choose a name outside it"
-            )
-
-
-@contextlib.contextmanager
-def _messages() -> Iterator[None]:
-    """What the sources and the engine tell, a line each: lost, back, damaged."""
-    log, handler = logging.getLogger("vidact.stream"), logging.StreamHandler(sys.stderr)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
 
 
 class Stop:
@@ -434,47 +179,63 @@ class Picture:
             self.record(grab.seconds, image)
 
 
-class Session:
+class Player:
     """One run: what becomes of the frames, the answers and the states of the sources.
 
     What cannot be written, because the disk is full or whoever read it has gone, is told in one line that names the
     file, and all else goes on; when nobody hears anything any more, the run ends.
 
     Args:
+        model: what answers.
         sources: by their places in the command.
+        states: what became of the sources.
+        window: where frames are shown; None shows none.
+        count: how many sources the command names, those that did not open included; default: as many as ``sources``.
+        limit_s: the run ends after this many seconds of each source; None: at its end.
+        jsonl: file of the answers, one JSON object a line; "-" is the standard output.
+        events: table of the events.
+        record: an mp4 for each source of the command; none: nothing is recorded.
+        segment_s: seconds after which a recording goes on in another file.
+        snapshots: folder for a picture of each event.
+        timeline_s: seconds that the picture's timeline covers.
 
     Raises FileExistsError where a live source's lines would be appended to a file of other contents.
     """
 
     def __init__(
         self,
-        asked: argparse.Namespace,
         model: StreamModel,
         sources: dict[int, Source],
         states: States,
-        window: Window | None,
+        *,
+        window: Window | None = None,
+        count: int | None = None,
+        limit_s: float | None = None,
+        jsonl: str | None = None,
+        events: Path | None = None,
+        record: Sequence[Path] = (),
+        segment_s: float = 3600.0,
+        snapshots: Path | None = None,
+        timeline_s: float = 10.0,
     ) -> None:
         self.model, self.sources, self.states, self.window = model, sources, states, window
-        self.count = len(asked.source)
-        self.limit_s: float | None = asked.seconds
-        self.say_to = sys.stderr if asked.jsonl == "-" else sys.stdout
+        self.count = len(sources) if count is None else count
+        self.limit_s = limit_s
+        self.say_to = sys.stderr if jsonl == "-" else sys.stdout
         # What a file showed can be played again, so its answers replace those of an earlier run.
         keeps = any(source.is_live for source in sources.values())
-        segment_s = asked.record_segment
         # They make no file before the first frame.
-        self.recorders = {
-            number: Recorder(asked.record[number], segment_s, keeps) for number in sources if asked.record
-        }
+        self.recorders = {number: Recorder(record[number], segment_s, keeps) for number in sources if record}
         self.pictures: dict[str, Picture] = {}
         self.by_name: dict[str, Source] = {}
         self.numbers: dict[str, int] = {}
         self.first_s: dict[str, float] = {}
         with contextlib.ExitStack() as stack:
-            self.lines = stack.enter_context(JsonLines(asked.jsonl, model.classes, keeps)) if asked.jsonl else None
-            self.table = stack.enter_context(EventTable(asked.events, keeps)) if asked.events else None
-            self.snapshots = stack.enter_context(Snapshots(asked.snapshots, keeps)) if asked.snapshots else None
+            self.lines = stack.enter_context(JsonLines(jsonl, model.classes, keeps)) if jsonl else None
+            self.table = stack.enter_context(EventTable(events, keeps)) if events else None
+            self.snapshots = stack.enter_context(Snapshots(snapshots, keeps)) if snapshots else None
             stack.pop_all()
-        self.timeline_s: float = asked.timeline
+        self.timeline_s = timeline_s
         self.answers = self.events = self.dropped = 0
         self.shown_s: dict[str, float] = {}  # how far each source came
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
@@ -636,10 +397,3 @@ class Session:
             if recorder.frames and not recorder.has_failed:
                 files = f" to {recorder.newest} ({recorder.files} files)" if recorder.files > 1 else ""
                 self.say(f"recorded: {recorder.first}{files}, {counted(recorder.frames, 'frame')}")
-
-
-def _numbered(path: Path | None, count: int) -> list[Path]:
-    """One path a source."""
-    if path is None or count == 1:
-        return [path] if path else []
-    return [path.with_name(f"{path.stem}-{number + 1}{path.suffix}") for number in range(count)]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vidact import cli
+from vidact.commands import stream as stream_command
+from vidact.commands.stream import DEMO, demo_model
 from vidact.data.synthetic import ORDER_PAIRS, write_clips, write_untrimmed
 from vidact.features.files import extract_features
 from vidact.features.names import build_extractor
@@ -19,7 +20,7 @@ from vidact.report.page import write_summary
 from vidact.report.plots import draw_order
 from vidact.results.figures import load_results, save_results
 from vidact.results.scores import Scores, load_scores
-from vidact.stream.command import DEMO, demo_model
+from vidact.training.run import command_line, train
 from vidact.video import SegmentSampler, open_video
 
 NETWORKS = ("tsn", "trn", "tsm")
@@ -29,6 +30,13 @@ ACTIONS = (
     "moving right", "moving left", "approaching", "receding",
     "bouncing ball", "orbiting ring", "swinging pendulum", "pulsing cross",
 )  # fmt: skip
+
+
+def main(args: Sequence[str]) -> None:
+    """``vidact demo``."""
+    from jsonargparse import auto_cli
+
+    auto_cli(demo, args=list(args), as_positional=False, prog="vidact demo")
 
 
 def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int = 0) -> Path:
@@ -45,7 +53,7 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
     rows, runs = recognisers(out, clips, seed, common)
     detected, detector_runs = detectors(out, runs[-1] / "checkpoints" / "best.ckpt", clips, seed, common)
     snapshot = stream(out)
-    save_results(out, {row["network"]: row for row in rows + detected}, cli.command_line("demo", []))
+    save_results(out, {row["network"]: row for row in rows + detected}, command_line("demo", []))
     notes = [
         "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
         "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
@@ -89,7 +97,7 @@ def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[li
         began = time.perf_counter()
         print(f"\n{name.upper()}")
         run = fresh(out / name)
-        cli.train(["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}", *common])
+        train(["--config", f"clip/synthetic/{name}_resnet_tiny", f"--data.root={data}", f"--run={run}", *common])
         scores = load_scores(run / "scores.npz")
         rows.append(
             {
@@ -123,7 +131,7 @@ def detectors(
         print(f"\n{name}")
         run = fresh(out / f"untrimmed_{name}")
         where = [f"--data.root={data}", f"--data.features={features}", f"--run={run}"]
-        cli.train(["--config", f"online/synthetic/{name}", *where, *common])
+        train(["--config", f"online/synthetic/{name}", *where, *common])
         figures = load_results(run)["test"]
         rows.append(
             {
@@ -146,7 +154,7 @@ def stream(out: Path) -> Path | None:
     kept = {"record": "stream.mp4", "jsonl": "answers.jsonl", "events": "events.csv", "snapshots": "snapshots"}
     folder.mkdir(parents=True)
     print("\nstreamed, as from a camera")
-    cli.stream(
+    stream_command.main(
         ["--checkpoint", str(checkpoint), "--source", video, "--no-window", "--fast"]
         + [f"--{name}={folder / file}" for name, file in kept.items()]
     )

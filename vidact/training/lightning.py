@@ -1,0 +1,209 @@
+"""The LightningCLI of training and testing: its parts are built, and nothing has run yet.
+
+Importing this module imports Lightning, which takes seconds, so others import it inside the function that needs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import pytorch as pl
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
+
+from vidact.files import replacing
+from vidact.records import unreadable_weights
+from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, make_loggers, several
+from vidact.training.config import (
+    checkpoint_path,
+    come_home,
+    complete_options,
+    expand_config,
+    fill_from_data,
+    options_of_parts,
+    refuse_barebones,
+    refuse_no_training,
+    refuse_trial,
+    run_folder,
+    run_of_config,
+    take_network,
+    take_processes,
+)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or absent, also when the process is killed while writing; reading one runs no code."""
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        try:
+            return super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # PyTorch's message advises running the code in the file
+            raise unreadable_weights(path, error) from None
+
+    def save_checkpoint(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        with replacing(path) as half:
+            super().save_checkpoint(checkpoint, half, storage_options)
+
+
+class OneRun(pl.Callback):
+    """All processes write into, and read from, the run folder that the first one named."""
+
+    def __init__(self, cli: VidactCLI) -> None:
+        self.cli = cli
+
+    def setup(self, trainer: pl.Trainer, task: pl.LightningModule, stage: str) -> None:
+        run = trainer.strategy.broadcast(self.cli.config.run)
+        self.cli.config.run = self.cli.config.trainer.default_root_dir = run
+        trainer.__dict__["_default_root_dir"] = run  # Trainer.default_root_dir reads it and cannot be set
+
+
+class VidactCLI(LightningCLI):
+    """A LightningCLI with vidact's run folder, loggers and checkpoints.
+
+    Args:
+        args: the options, a configuration among them.
+        command: "train" or "test".
+        rehearses: for ``rehearse``: with ``trainer.fast_dev_run``, under which nothing is written.
+    """
+
+    def __init__(self, args: Sequence[str], command: str, rehearses: bool) -> None:
+        self.options, self.command, self.rehearses = args, command, rehearses
+        self.home = run_of_config(args)
+        self.weights: dict[str, Any] = {}
+        super().__init__(
+            args=expand_config(args),
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 1,
+                "enable_model_summary": False,
+            },
+            parser_kwargs={"prog": f"vidact {command}", "exit_on_error": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        of_trainer = parser.format_help
+        parser.__dict__["format_help"] = lambda *how: of_trainer(*how) + options_of_parts(self.command)
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            help="run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
+        )
+        parser.add_argument(
+            "--ckpt",
+            type=str | None,
+            help="train: resume from 'last' or a path; test: score 'best', 'last' or a path",
+        )
+        parser.add_argument("--device", type=str | None, help="cpu, cuda or mps; default: the best there is")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config
+        network = config.model.init_args.network.init_args
+        for name, value in network.items():
+            if value == "None":  # what jsonargparse 4.53 makes of `null` two levels deep on the command line
+                network[name] = None
+        if self.home is not None:
+            come_home(config, self.home, self.options, self.command)
+        take_processes(config.trainer)
+        config.run = config.trainer.default_root_dir = str(run_folder(config, self.command))
+        if config.device is not None:
+            config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
+        if self.command == "test":
+            take_network(config, self.options)
+        refuse_barebones(config.trainer)
+        if self.rehearses:
+            refuse_trial(config.trainer)
+            config.trainer.fast_dev_run = True
+        if self.command == "train":
+            refuse_no_training(config.trainer)
+            if config.ckpt is not None:  # it fills the network, whose weights need not be fetched
+                checkpoint_path(Path(config.run), config.ckpt)
+                names = [name for name in vars(network) if name == "weights" or name.endswith("_weights")]
+                self.weights = {name: network[name] for name in names}
+                for name in names:
+                    network[name] = None
+        fill_from_data(config)
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        for name, value in self.weights.items():
+            self.config.model.init_args.network.init_args[name] = value
+
+    def instantiate_trainer(self, **options: Any) -> pl.Trainer:
+        trainer, run = self.config_init.trainer, Path(self.config.run)
+        callbacks = several(trainer.callbacks)
+        # A bar writes to standard output, and a file there wants lines.
+        is_file = trainer.enable_progress_bar is None and not sys.stdout.isatty()
+        if not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks):
+            if is_file:
+                options["enable_progress_bar"] = False
+            elif trainer.enable_progress_bar is not False:
+                callbacks.append(EpochBar())
+        if self.command == "test":
+            return self.trainer_in_words(**options, callbacks=callbacks, logger=False)
+        options["logger"] = make_loggers(run, trainer.logger)
+        if not trainer.fast_dev_run:
+            self.times = EpochLines() if is_file else EpochTimes()
+            callbacks.append(self.times)
+            if trainer.enable_checkpointing is not False:
+                callbacks += [Best(run / "checkpoints"), Last(run / "checkpoints")]
+            if options["logger"]:
+                callbacks.append(pl.callbacks.LearningRateMonitor("epoch"))
+            plugins = several(trainer.plugins)
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                plugins.append(WholeCheckpoints())
+            options["plugins"] = plugins
+        return self.trainer_in_words(**options, callbacks=callbacks)
+
+    def trainer_in_words(self, **options: Any) -> pl.Trainer:
+        """Make the Trainer; raises ValueError where Lightning raises TypeError, for an impossible number of devices."""
+        try:
+            return super().instantiate_trainer(**options)
+        except TypeError as error:
+            raise ValueError(f"trainer: {error}") from error
+
+
+def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> VidactCLI:
+    """Build everything that training or testing takes; nothing has run yet.
+
+    Args:
+        args: the options.
+        command: "train" or "test".
+        rehearses: for ``rehearse``: with ``trainer.fast_dev_run``, under which nothing is written.
+    """
+    args = complete_options(args, command)
+    # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+    torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
+    keep_freed_memory()
+    cli = VidactCLI(args, command, rehearses)
+    callbacks: list[pl.Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(0, OneRun(cli))  # before any other callback asks where to write
+    return cli
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory: activations are of the same sizes at every step, and each block that goes back
+    to the system must be cleared, page by page, when it is asked for again (benchmarks/allocation.py).
+    """
+    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        library.mallopt(trim_threshold, 2**31 - 1)
+        library.mallopt(mmap_max, 0)

@@ -1,0 +1,402 @@
+"""Several runs side by side: cross-validation over groups, and networks with several seeds each."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidact.files import no_empty_folder, write_json
+from vidact.results.figures import load_results, save_results
+
+if TYPE_CHECKING:
+    from vidact.data.clips import FrameCache
+    from vidact.results.scores import Scores
+from vidact.training.config import is_first_process
+from vidact.training.run import refuse_what_ends_badly, train, why_not_scored
+
+
+def cross_validation(
+    configs: Sequence[Path],
+    others: Sequence[str],
+    command: str,
+    run: Path | None = None,
+    folds: str | None = None,
+    num_folds: int | None = None,
+    fuse: Sequence[str] = (),
+    flow: Path | None = None,
+) -> Path:
+    """Cross-validate: each value of ``data.group`` is held out once; finished folds are kept when run again.
+
+    Several configurations are cross-validated on the same folds and become the rows of one table. Returns the folder of
+    all folds.
+
+    Args:
+        configs: configurations whose ``data.group`` names the groups.
+        others: further options of ``vidact train``.
+        command: the command, for results.json.
+        run: folder for all folds; default runs/<config>-folds.
+        folds: comma-separated groups, ``+`` joins those that are held out together; default: every group by itself.
+        num_folds: this number of folds, each of several groups in order of their names.
+        fuse: pairs ``RGB+FLOW`` of configurations whose logits are added 1 : 1.5, one more row each.
+        flow: the folder that ``vidact extract flow`` wrote, for the networks that read flow.
+    """
+    from vidact.data.clips import FrameCache
+    from vidact.report.page import write_summary
+
+    if folds and num_folds:
+        raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
+    names = [config.stem for config in configs]
+    refuse_same_names(names)
+    several = len(configs) > 1
+    out = run or Path("runs") / f"{configs[0].parent.name}-{'' if several else names[0] + '-'}folds"
+    pairs = [tuple(pair.split("+")) for pair in fuse]
+    for pair in pairs:
+        if len(pair) != 2 or not set(pair) <= set(names):
+            raise ValueError(f"--fuse {'+'.join(pair)} does not name two of the configurations {', '.join(names)}")
+    plans = [
+        plan_folds(config, out / config.stem if several else out, others, folds, num_folds, flow) for config in configs
+    ]
+    if flow and not any(plan.reads_flow for plan in plans):
+        raise ValueError(f"--flow is {flow}, but no network sees flow; leave it out, or add one with modality=flow")
+    caches = {plan.decoder: FrameCache(plan.decoder) for plan in plans}  # no video is decoded twice
+    found = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
+    if not several or not is_first_process():
+        return out
+    found |= {f"{rgb} + {other}": fuse_folds(out / rgb, out / other, found[rgb], found[other]) for rgb, other in pairs}
+    rows = [
+        {
+            "network": name, "mean top-1": figures["mean_top1"], "spread": figures["std_top1"],
+            "least": figures["min_top1"], "greatest": figures["max_top1"], "errors": figures["errors"],
+            "videos": figures["videos"], "parameters": figures["parameters"],
+            "seconds an epoch": figures["seconds_per_epoch"],
+        }
+        for name, figures in found.items()
+    ]  # fmt: skip
+    rows.sort(key=lambda row: row["mean top-1"], reverse=True)
+    save_results(out, {row["network"]: row for row in rows}, command)
+    title = f"{plans[0].data}: {len(rows)} networks, {found[names[0]]['folds']} folds"
+    page = write_summary(out, title, rows)
+    print()
+    for row in rows:
+        print(
+            f"{row['network']:>28}  top-1 {row['mean top-1']:.4f} ± {row['spread']:.4f}  {row['errors']:>3} errors of "
+            f"{row['videos']}  {row['seconds an epoch']:.1f} s an epoch"
+        )
+    print(f"report: {page}")
+    return out
+
+
+# options that a run may be continued, or kept, without
+OF_NO_FIGURE = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
+
+
+def refuse_same_names(names: list[str]) -> None:
+    """Configurations side by side are told apart by the names of their files."""
+    if len(set(names)) < len(names):
+        raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One configuration to cross-validate: what `vidact train` is told for each fold, and the groups of each."""
+
+    config: Path
+    out: Path
+    arguments: list[str]
+    parts: list[list[str]]
+    section: str
+    decoder: str
+    reads_flow: bool
+    data: str
+
+
+def plan_folds(
+    config: Path, out: Path, others: Sequence[str], folds: str | None, num_folds: int | None, flow: Path | None
+) -> FoldPlan:
+    """Build everything once, so that what is wrong with any configuration is said before the first one trains."""
+    from vidact.data import load_clips
+    from vidact.training.lightning import make_cli
+
+    arguments = ["--config", str(config), *others]
+    probe = make_cli([*arguments, f"--run={out}"], "train", rehearses=True)
+    if not hasattr(probe.datamodule, "held_out"):
+        raise ValueError(
+            f"{config.stem} trains a detector on features of untrimmed videos, and folds hold out groups of clips. "
+            "Name the held-out videos as the split test in videos.csv, once for each fold, and train on each"
+        )
+    if reads_flow := bool(flow and probe.model.network.input.flow_fields):
+        arguments.append(f"--data.flow={flow}")
+        probe = make_cli([*arguments, f"--run={out}"], "train", rehearses=True)
+    data = probe.datamodule
+    clips = load_clips(data.root, group=data.group, fractions=data.fractions, seed=data.seed)
+    if not clips.has_groups:
+        raise ValueError(
+            "folds needs data.group: a pattern whose group names what is held out, such as the person; or a column "
+            f"group in {data.root / 'clips.csv'}"
+        )
+    if data.test_split != "test":
+        raise ValueError(f"data.test_split is {data.test_split}; folds score the split test, which is what is held out")
+    if data.found.multi_label:
+        raise ValueError(
+            f"clips of {data.root} have several labels each, and folds count top-1; train one run for each fold with "
+            "data.held_out"
+        )
+    parts = fold_parts(clips.groups(), folds, num_folds, data.root)
+    folders = [fold_folder(out, "+".join(part)) for part in parts]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f"two folds would both be written to {max(folders, key=folders.count)}; rename one of the groups"
+        )
+    rehearse(probe)
+    name = data_name(data.root)
+    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow, name)
+
+
+def fold_folder(out: Path, name: str) -> Path:
+    """Where the fold that holds out ``name`` is trained: a folder in ``out``, whatever a group of paths is called."""
+    return out / re.sub(r"^\.+$|[/\\]", "_", name)
+
+
+def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
+    """Runs below ``plan.out``, its results.json and page; gives the figures."""
+    from vidact.report.page import write_summary
+    from vidact.results.scores import load_scores, stack
+
+    config, out = plan.config, plan.out
+    names = ["+".join(part) for part in plan.parts]
+    rows: list[dict[str, Any]] = []
+    for name, part in zip(names, plan.parts, strict=True):
+        run, started = fold_folder(out, name), time.perf_counter()
+        title = f"{config.stem}, fold {name}: {names.index(name) + 1} of {len(names)}"
+        train_once(run, [*plan.arguments, f"--data.held_out={json.dumps(part)}"], title, cache)
+        results = load_results(run)
+        result = results[plan.section]
+        rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
+        if "seconds_per_epoch" in results:
+            rows[-1]["seconds an epoch"] = results["seconds_per_epoch"]
+        if (seconds := time.perf_counter() - started) > 1:
+            rows[-1]["minutes"] = round(seconds / 60, 1)
+    if not is_first_process():
+        return {}
+    pooled = stack([load_scores(fold_folder(out, name) / "scores.npz") for name in names])
+    epochs = [row["seconds an epoch"] for row in rows if "seconds an epoch" in row]
+    figures = fold_figures([row["top1"] for row in rows], pooled) | {
+        "parameters": result["parameters"], "seconds_per_epoch": float(np.median(epochs)) if epochs else float("nan"),
+    }  # fmt: skip
+    pooled.save(out / "scores.npz")
+    save_results(out, figures | {"rows": rows}, command)
+    page = write_summary(out, f"{plan.data}: {config.stem}, {len(names)} folds", rows, pooled=pooled)
+    for row in rows:
+        print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos")
+    print(
+        f"{'mean':>16}  top-1 {figures['mean_top1']:.4f} ± {figures['std_top1']:.4f}, from {figures['min_top1']:.3f} "
+        f"to {figures['max_top1']:.3f}; {figures['errors']} errors of {figures['videos']}\nreport: {page}"
+    )
+    return figures
+
+
+def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | None = None) -> None:
+    """``train``, if that run is not finished yet; one that was stopped goes on.
+
+    Raises ValueError where the run was made with other settings: its figures would stand for those that are asked.
+    """
+    import yaml
+
+    from vidact.features.record import differences
+
+    options: dict[str, list[str]] = {}
+    for word in arguments:
+        name, equals, value = word.partition("=")
+        if word.startswith("--"):
+            options[name.lstrip("-")] = [value] if equals else []
+        else:
+            options[[*options][-1]].append(word)
+    config = yaml.safe_load(Path(options.pop("config")[0]).read_text(encoding="utf-8"))
+    said = {name: " ".join(words) for name, words in options.items() if name not in OF_NO_FIGURE}
+    asked, path = {"config": config, "option": said}, run / "asked.json"
+    if path.exists() and (differ := differences(json.loads(path.read_text(encoding="utf-8")), asked)):
+        raise ValueError(
+            f"{run} was made with other settings than asked: {'; '.join(differ)} (there and asked). Choose another "
+            "--run, or delete that folder"
+        )
+    if (run / "results.json").exists():
+        return
+    if is_first_process():
+        print(f"\n{title}")
+    resume = ["--ckpt", "last"] if (run / "checkpoints" / "last.ckpt").exists() else []
+    if path.exists() or not is_first_process():
+        train([*arguments, f"--run={run}", *resume], cache)
+        return
+    with no_empty_folder(run):
+        write_json(path, asked)  # before the run: one that is stopped goes on for the same settings only
+        try:
+            train([*arguments, f"--run={run}", *resume], cache)
+        except BaseException:
+            if [*run.iterdir()] == [path]:
+                path.unlink()
+            raise
+
+
+def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
+    """What is said of several folds together."""
+    return {
+        "mean_top1": float(np.mean(top1)), "std_top1": round(float(np.std(top1)), 6), "min_top1": min(top1),
+        "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
+        "videos": len(pooled.ids), "folds": len(top1), **pooled.beside_yardsticks(),
+    }  # fmt: skip
+
+
+def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str, Any]) -> dict[str, Any]:
+    """Late fusion of two cross-validations fold by fold, with TSN's weights; it costs what both cost."""
+    from vidact.metrics import topk_accuracy
+    from vidact.results.scores import fuse as fuse_scores
+    from vidact.results.scores import load_scores, stack
+
+    names = [row["fold"] for row in load_results(rgb)["rows"]]
+    parts = [
+        fuse_scores([load_scores(fold_folder(stream, name) / "scores.npz") for stream in (rgb, flow)], [1.0, 1.5])
+        for name in names
+    ]
+    figures = fold_figures([topk_accuracy(part.values, part.labels) for part in parts], stack(parts))
+    return figures | {name: of_rgb[name] + of_flow[name] for name in ("parameters", "seconds_per_epoch")}
+
+
+def fold_parts(groups: list[str], asked: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
+    """Which groups each fold holds out: those asked for, so many parts of all, or each group alone."""
+    if num_folds is not None:
+        if not 2 <= num_folds <= len(groups):
+            raise ValueError(f"--num_folds is {num_folds}; the {len(groups)} groups of {root} make 2 to {len(groups)}")
+        return [part.tolist() for part in np.array_split(np.array(groups), num_folds)]
+    parts = [[name] for name in groups]
+    if asked:
+        parts = [[name] if name in groups else name.split("+") for name in asked.split(",")]
+    flat = [name for part in parts for name in part]
+    if whole := [part for part in parts if set(part) >= set(groups)]:
+        raise ValueError(
+            f"the fold {'+'.join(whole[0])} holds out every group of {root}, so that none is left to train on; two "
+            "groups are needed at least"
+        )
+    if unknown := sorted(set(flat) - set(groups)):
+        raise ValueError(f"no group {', '.join(unknown)}; {root} has {', '.join(groups)}")
+    if len(set(flat)) < len(flat):
+        raise ValueError(f"the group {max(flat, key=flat.count)} is in two folds; each is held out once")
+    return parts
+
+
+def comparison(
+    configs: Sequence[Path], others: Sequence[str], command: str, seeds: Sequence[int], run: Path | None = None
+) -> Path:
+    """Train several configurations with several seeds each, and put their mean and spread into one table.
+
+    Finished runs are kept when the command runs again. Returns the folder of all runs.
+
+    Args:
+        configs: configurations, a row of the table each.
+        others: further options of ``vidact train``.
+        command: the command, for results.json.
+        seeds: of the networks' initial weights and of training.
+        run: folder for all runs; default runs/<configs' folder>-compared.
+    """
+    from vidact.report.page import write_summary
+
+    names = [config.stem for config in configs]
+    refuse_same_names(names)
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds are {seeds}; give numbers from 0, each once")
+    out = run or Path("runs") / f"{configs[0].parent.name}-compared"
+    sections = [scored_section(config, out, others) for config in configs]
+    rows, runs = [], []
+    for config, name, (section, split, _) in zip(configs, names, sections, strict=True):
+        figures, accuracies, minutes = [], [], 0.0
+        for seed in seeds:
+            folder, began = out / name / f"seed{seed}", time.perf_counter()
+            is_done = (folder / "results.json").exists()
+            train_once(folder, ["--config", str(config), f"--seed_everything={seed}", *others], f"{name}, seed {seed}")
+            if not is_done and is_first_process():
+                save_results(folder, {"minutes": (time.perf_counter() - began) / 60}, command)
+            results = load_results(folder)
+            tested = results[section]
+            figure = f"{split}_map" if f"{split}_map" in tested else f"{split}_top1"
+            figures.append(tested[figure])
+            accuracies.append(tested.get(f"{split}_token_accuracy"))
+            minutes += results.get("minutes", 0.0)
+        runs.append(out / name / f"seed{seeds[0]}")
+        rows.append(
+            {
+                "network": name, f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
+                "least": min(figures), "greatest": max(figures), "seeds": len(figures),
+                **yardstick_columns(tested, split, accuracies),
+                "parameters": tested["parameters"], "minutes a run": round(minutes / len(figures), 2),
+            }
+        )  # fmt: skip
+    if not is_first_process():
+        return out
+    save_results(out, {row["network"]: row for row in rows}, command)
+    page = write_summary(out, f"{sections[0][2]}: {len(rows)} networks, {len(seeds)} seeds", rows, runs)
+    for row in rows:
+        print(
+            f"{row['network']:>24}  {row[f'mean {figure}']:.4f} ± {row['spread']:.4f}, from {row['least']:.4f} to "
+            f"{row['greatest']:.4f}  {row['parameters']:>12,} parameters  {row['minutes a run']:.2f} min a run"
+        )
+    print(f"report: {page}")
+    return out
+
+
+def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float | None]) -> dict[str, Any]:
+    """Columns of a table of networks: token accuracy where there is one, and what looking at nothing reaches."""
+    columns = {}
+    if f"{split}_chance_map" in tested:
+        columns["mAP of a guess"] = tested[f"{split}_chance_map"]
+    if known := [value for value in accuracies if value is not None]:
+        columns["mean token accuracy"] = float(np.mean(known))
+    if f"{split}_majority" in tested:
+        columns[f"accuracy of always {tested[f'{split}_majority_class']!r}"] = tested[f"{split}_majority"]
+        columns["accuracy of a guess"] = tested[f"{split}_chance"]
+    return columns
+
+
+def data_name(root: Path) -> str:
+    """What a page calls the data: the name of its folder."""
+    return root.resolve().name
+
+
+def scored_section(config: Path, out: Path, others: Sequence[str]) -> tuple[str, str, str]:
+    """Where a run's results.json will have the figures of its test, of which split, and what the data is called; builds
+    everything once, so that what is wrong with any configuration is said before the first one trains.
+    """
+    from vidact.training.lightning import make_cli
+
+    probe = make_cli(["--config", str(config), *others, f"--run={out}"], "train", rehearses=True)
+    data = probe.datamodule
+    split = next((split for split in (data.test_split, "val") if data.found.split(split)), None)
+    if split is None:
+        raise ValueError(f"{data.root} has no split {data.test_split} and no split val, so that nothing is compared")
+    data.test_split = split
+    rehearse(probe)
+    return probe.model.section(data), split, data_name(data.root)
+
+
+def rehearse(cli: Any) -> None:
+    """Set up what training sets up, to its first batch: what it would refuse is refused now, and nothing is learned.
+
+    ``cli`` was made with ``rehearses``, so nothing is written either.
+    """
+    from vidact.tasks.keeping import refuse_no_test
+
+    refuse_what_ends_badly(cli)
+    if why := why_not_scored(cli.config.trainer):
+        raise ValueError(f"{why}, and runs are put side by side by their tests; leave that option out")
+    cli.datamodule.frames = None  # videos in memory are for the run itself
+    cli.trainer.fit_loop.epoch_loop.max_steps = 0
+    with contextlib.redirect_stdout(io.StringIO()):  # the run will say it
+        cli.trainer.fit(cli.model, cli.datamodule)
+    refuse_no_test(cli.datamodule, cli.config.trainer.limit_test_batches or 0)

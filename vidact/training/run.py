@@ -1,0 +1,322 @@
+"""A run: trained, scored and reported, from the options of its command to its results.json."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidact.files import no_empty_folder, replacing
+from vidact.results.figures import load_results, save_results
+from vidact.text.addresses import without_secrets
+from vidact.text.names import plain_name, same_names
+
+if TYPE_CHECKING:
+    from vidact.data.clips import FrameCache
+from vidact.training.config import checkpoint_path, named_paths, path_from_run, with_whole_paths
+
+
+def command_line(command: str, args: Sequence[str]) -> str:
+    """A command with its options, for results.json; the secrets of addresses are left out."""
+    return shlex.join(["vidact", command, *map(without_secrets, args)])
+
+
+def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
+    """Train, score the best weights, write the report; gives the run folder. ``cache`` holds frames decoded before."""
+    from vidact.training.lightning import make_cli
+
+    cli = make_cli(args, "train")
+    if cache is not None and cli.datamodule.frames is not None:
+        cli.datamodule.frames = cache
+    with no_run_in_vain(cli):
+        return learn(cli, command_line("train", args))
+
+
+def learn(cli: Any, command: str) -> Path:
+    """Train and score what ``make_cli`` built; ``command`` is named in results.json."""
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    from vidact.tasks.keeping import Best
+
+    run, trainer = Path(cli.config.run), cli.trainer
+    refuse_what_ends_badly(cli)
+    resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
+    changes = options_changed(cli, resume) if resume else {}
+    if trainer.is_global_zero and not trainer.fast_dev_run:
+        if resume is None:
+            save_config(cli, run, changes)
+        else:  # a run that cannot go on keeps what says how its checkpoints were trained
+            saves = LambdaCallback(on_train_start=lambda *_: save_config(cli, run, changes))
+            trainer.callbacks.append(saves)
+    if trainer.is_global_zero:
+        network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
+        print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
+    wanted, found = cli.datamodule.test_split, cli.datamodule.found
+    scored = next((split for split in (wanted, "val") if found.split(split)), None)
+    if scored is None and trainer.is_global_zero:
+        print(f"no split {wanted} and no split val: nothing will be scored, and the last epoch counts as the best")
+    unscored = None if trainer.fast_dev_run else why_not_scored(cli.config.trainer)
+    if unscored and trainer.is_global_zero:
+        print(f"{unscored}: nothing will be scored")
+    with ctrl_c_in_words(trainer, run):
+        trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
+    run = Path(cli.config.run)  # as the first process named it
+    if trainer.fast_dev_run:
+        return run
+    if trainer.checkpoint_callbacks and not (run / "checkpoints" / "best.ckpt").exists():
+        raise ValueError(
+            f"training ended before its first batch, so that nothing was learnt (trainer.max_time is "
+            f"{cli.config.trainer.max_time}, trainer.max_epochs {trainer.max_epochs}, trainer.max_steps "
+            f"{trainer.max_steps}; a run that goes on counts what was done before)"
+        )
+    if trainer.is_global_zero:
+        merge_logs(run)
+    seconds = cli.times.seconds
+    learnt_in: dict[str, Any] = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
+    if best := next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)), None):
+        learnt_in["chosen"] = best.chosen(trainer)
+    if scored is not None and not unscored:
+        if scored != wanted and trainer.is_global_zero:
+            print(f"the data has no {wanted} split: the validation split is scored")
+        cli.datamodule.test_split = scored
+        with ctrl_c_in_words(trainer, run):
+            score(cli, run, "best", command, learnt_in)
+    elif trainer.is_global_zero:
+        from vidact.report.page import write_report
+
+        save_results(run, learnt_in, command)
+        print(f"report: {write_report(run)}")
+    trainer.strategy.barrier()  # other processes may read what the first one wrote
+    return run
+
+
+def why_not_scored(trainer: Any) -> str | None:
+    """What of the options ``trainer`` leaves a trained network without a test; None where it has one."""
+    if trainer.enable_checkpointing is False:
+        return "trainer.enable_checkpointing is false, so no weights are kept"
+    return "trainer.limit_test_batches is 0" if trainer.limit_test_batches == 0 else None
+
+
+def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
+    """What is asked otherwise than the run of the checkpoint was: name → value there and now; it is said in words.
+
+    Raises ValueError where a run that goes on cannot change it.
+    """
+    import yaml
+
+    from vidact.tasks.resuming import changed_options, refuse_fixed_options
+
+    path = resume.parent.parent / "config.yaml"
+    if not path.is_file():
+        return {}
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, name, value in named_paths(before):
+        there = path_from_run(value, str(before.get("run")), path.parent)
+        section[name] = os.path.abspath(there) if os.path.exists(there) else there
+    changes = changed_options(before, yaml.safe_load(cli.parser.dump(with_whole_paths(cli.config), skip_unset=False)))
+    refuse_fixed_options(changes, resume)
+    if changes and cli.trainer.is_global_zero:
+        words = [f"{name} {now} (before {was})" for name, (was, now) in changes.items()]
+        print(f"goes on with other options than {path}: {', '.join(words)}")
+    return changes
+
+
+def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Write config.yaml: what the run is trained with from now on, and in comments what it was trained with before.
+
+    Paths are whole, so that they mean the same wherever the next command runs; where the data lie as seen from the run
+    follows from them, should both be moved (``come_home``). Which checkpoint a run goes on from is asked once, and is
+    no part of it.
+    """
+    path, goes_on, config = run / "config.yaml", cli.config.ckpt, with_whole_paths(cli.config)
+    config.run = config.trainer.default_root_dir = os.path.abspath(run)
+    config.ckpt = None
+    past = []
+    if goes_on and path.is_file():
+        past = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# resumed ")]
+    if changes:
+        when = datetime.now().strftime("%Y-%m-%d %H:%M")
+        was = ", ".join(f"{name} {before}" for name, (before, _) in changes.items())
+        past.append(f"# resumed {when} from {goes_on}; until then: {was}".replace("\n", " "))
+    with replacing(path) as half:
+        cli.parser.save(config, half, skip_unset=False, overwrite=True, multifile=False)
+        if past:
+            half.write_text("\n".join([*past, half.read_text(encoding="utf-8")]), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def no_run_in_vain(cli: Any) -> Iterator[None]:
+    """Where the block raises before anything is learned, the run folder goes again if it is this command's.
+
+    Only what every training writes before its first step is removed, from a folder that was not there or was empty.
+    """
+    run = Path(cli.config.run)
+    if not cli.trainer.is_global_zero or {path.name for path in run.glob("*")} - {"asked.json"}:
+        yield
+        return
+    with no_empty_folder(run):
+        try:
+            yield
+        except BaseException:
+            checkpoints, logs = run / "checkpoints", run / "logs"
+            names = {path.name for path in run.glob("*")} - {"asked.json"}  # which ``train_once`` takes care of
+            if names <= {"config.yaml", "logs", "checkpoints"} and not any(checkpoints.glob("*")):
+                (run / "config.yaml").unlink(missing_ok=True)
+                shutil.rmtree(logs, ignore_errors=True)
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def ctrl_c_in_words(trainer: Any, trains: Path | None) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning would end the process with status 1, and say how the run goes on."""
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        words = ""
+        if trains is not None and (trains / "checkpoints" / "last.ckpt").exists():
+            words = f"continue with: vidact train --config {shlex.quote(f'{trains}/config.yaml')} --ckpt last"
+        elif trains is not None:
+            words = "nothing was saved yet"
+        raise KeyboardInterrupt(words) from None
+
+
+def test(args: Sequence[str]) -> Path:
+    """Score a trained network on the test split and write the report; gives the run folder."""
+    from vidact.training.lightning import make_cli
+
+    cli = make_cli(args, "test")
+    run, asked = Path(cli.config.run), cli.config.trainer
+    if asked.limit_test_batches == 0:
+        raise ValueError("trainer.limit_test_batches is 0, so that nothing would be scored")
+    with ctrl_c_in_words(cli.trainer, None):
+        score(cli, run, cli.config.ckpt or "best", command_line("test", args))
+    return run
+
+
+def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any] | None = None) -> None:
+    """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder.
+
+    ``learnt_in`` are figures of the training, which results.json gets too.
+    """
+    from vidact.metrics import is_trivial
+    from vidact.models.weights import load, load_strictly
+    from vidact.report.page import write_report
+
+    path = checkpoint_path(run, name)
+    # the configuration's own package has built a network in this process already
+    trained: Any = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
+    classes = cli.datamodule.found.classes
+    if not same_names(trained.record["classes"], classes):
+        differ = sorted({plain_name(name) for name in trained.record["classes"]} ^ set(classes)) or ["their order"]
+        unnamed = all(name.isdecimal() for name in trained.record["classes"])
+        raise ValueError(
+            f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
+            f"{len(classes)}; they differ in {', '.join(differ[:5])}. "
+            f"{'Its classes have numbers for names: name them with vidact convert --classes FILE. ' * unnamed}"
+            f"To tell other classes apart, train from it: vidact train … --model.init_from {path}"
+        )
+    if "features" in trained.record:
+        refuse_other_features(path, trained.record["features"], cli.datamodule)
+    load_strictly(cli.model.network, trained.state_dict(), source=str(path))
+    if "events" in trained.record:  # thresholds, and what the logits mean, belong to the weights
+        cli.model.events = dict(trained.record["events"])
+        cli.model.thresholds = dict(trained.record.get("thresholds", {}))
+        cli.model.kind = trained.record.get("scores", cli.model.kind)
+    started = time.perf_counter()
+    cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    if not cli.trainer.is_global_zero:
+        return
+    task, data = cli.model, cli.datamodule
+    if cli.trainer.fast_dev_run:
+        print("trainer.fast_dev_run: a batch was scored, and nothing is written")
+        return
+    asks_for_part = cli.config.trainer.limit_test_batches is not None
+    if (videos := len(task.test_scores.ids)) < (there := len(data.found.split(data.test_split))) and asks_for_part:
+        task.remarks.append(f"only {videos} of the {there} videos of the split {data.test_split} were scored")
+    learnt, seen = trained.record.get("flow"), getattr(data, "flow_record", None)
+    if learnt and seen and learnt.get("method") != seen.get("method"):
+        print(
+            f"note: {path} was trained on {learnt.get('method')} flow and is scored on {seen.get('method')} flow, "
+            "which lowers its scores; data.flow and data.flow_method choose it"
+        )
+    figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
+    figures |= {
+        "videos": len(task.test_scores.ids),
+        "parameters": sum(p.numel() for p in task.network.parameters()),
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    facts = {"checkpoint": str(path), "classes": len(classes)} | task.save_scores(run, data)
+    save_results(run, {task.section(data): figures | facts, **(learnt_in or {})}, command)
+    page = write_report(run)
+    for key, value in figures.items():
+        if isinstance(value, int | float) and not is_trivial(key, len(classes)):
+            print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
+    for words in task.remarks:
+        print(f"note: {words}")
+    print(f"report: {page}")
+
+
+def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) -> None:
+    """A detector understands the features it was trained on and no others."""
+    from vidact.features.record import other_features
+
+    if differ := other_features(trained, data.found.record):
+        raise ValueError(
+            f"{checkpoint} was trained on other features than those of {data.root}: {'; '.join(differ)}. "
+            "Extract features as it was trained with, or train on these"
+        )
+
+
+def merge_logs(run: Path) -> None:
+    """One metrics.csv from the logs of every session of the run, epochs counted from 1; what ran again counts once, the
+    last time.
+    """
+    from vidact.tasks.keeping import first_epoch
+
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    logs = sorted((run / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    for log in logs:
+        ahead = 1 - first_epoch(log)
+        new: dict[tuple[int, int], dict[str, Any]] = {}
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                if row.get("epoch"):
+                    key = int(row["epoch"]) + ahead, int(row["step"])
+                    new.setdefault(key, {}).update({name: value for name, value in row.items() if value})
+                    new[key]["epoch"] = key[0]
+        if new:
+            rows = {key: row for key, row in rows.items() if key < min(new)} | new
+    if rows:
+        names = list(dict.fromkeys(["epoch", "step", *(name for row in rows.values() for name in row)]))
+        with replacing(run / "metrics.csv") as half, half.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(row for _, row in sorted(rows.items()))
+
+
+def refuse_what_ends_badly(cli: Any) -> None:
+    """Raise ValueError or OSError for what would stop the run at its end, with all it learned.
+
+    The end builds the network again from what the checkpoint says of it, scores the test split (``ClipData`` tries
+    its videos) and adds to results.json.
+    """
+    import vidact.report.page  # noqa: F401  (with what it draws with)
+    from vidact.models.weights import refuse_another_network
+
+    package = cli.config.model.init_args.network.class_path.partition(".")[0]
+    refuse_another_network(cli.model.network, trust=(package,))
+    run = Path(cli.config.run)
+    if (run / "results.json").exists():
+        load_results(run)
