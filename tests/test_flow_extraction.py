@@ -1,6 +1,7 @@
 """Extracted flow is the flow that loading computes, whoever extracts it and whatever interrupts it."""
 
 import dataclasses
+import json
 import multiprocessing
 import os
 import runpy
@@ -16,11 +17,12 @@ import pytest
 import torch
 
 import vidact.models
-from vidact import cli
+from vidact import cli, jobs
 from vidact.batch import ClipInput
 from vidact.data import load_clips
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
+from vidact.features import flow as flow_files
 from vidact.features.flow import extract_flow, find_sources
 from vidact.results.figures import load_results
 from vidact.video import Augment, SegmentSampler, VideoError, open_video
@@ -281,3 +283,46 @@ def test_other_methods_and_sizes(tmp_path):
     film = write_numbered_video(tmp_path / "a.mp4", 4)
     extract_flow(film, tmp_path / "out", FlowRecord(method="farneback", size=(64, 48), layout="tsn"), progress=False)
     assert FlowStore(tmp_path / "out").open("a").fields_at([0]).shape == (1, 2, 48, 64)
+
+
+def test_each_shard_keeps_its_own_list_of_unreadable_videos(tmp_path):
+    for number in range(6):
+        (tmp_path / "films" / f"{number}.mp4").parent.mkdir(exist_ok=True)
+        (tmp_path / "films" / f"{number}.mp4").write_bytes(b"no video")
+    for shard in ("1/2", "2/2"):
+        extract_flow(tmp_path / "films", tmp_path / "out", shard=shard, progress=False)
+    lists = [json.loads((tmp_path / "out" / f"unreadable-{part}-of-2.json").read_text()) for part in (1, 2)]
+    assert sorted([*lists[0], *lists[1]]) == list("012345")
+    assert all(lists)
+    (tmp_path / "films" / f"{min(lists[0])}.mp4").unlink()
+    for video in lists[1]:
+        write_numbered_video(tmp_path / "films" / f"{video}.mp4", 3)
+    extract_flow(tmp_path / "films", tmp_path / "out", shard="2/2", progress=False)
+    assert not (tmp_path / "out" / "unreadable-2-of-2.json").exists()
+    assert json.loads((tmp_path / "out" / "unreadable-1-of-2.json").read_text()) == lists[0]
+
+
+def test_a_second_run_of_one_shard_of_flow_is_refused(tmp_path):
+    write_numbered_video(tmp_path / "films" / "a.mp4", 3)
+    (tmp_path / "out" / ".extract" / "flow").mkdir(parents=True)
+    with jobs.alone(tmp_path / "out", ".extract/flow", "1/2"):
+        with pytest.raises(ValueError, match=r"another run is writing shard 1/2 of .*out"):
+            extract_flow(tmp_path / "films", tmp_path / "out", shard="1/2", progress=False)
+        extract_flow(tmp_path / "films", tmp_path / "out", shard="2/2", progress=False)
+    extract_flow(tmp_path / "films", tmp_path / "out", shard="1/2", progress=False)
+
+
+def test_a_video_that_may_not_be_read_is_reported_and_the_others_have_their_flow(tmp_path, monkeypatch):
+    write_numbered_video(tmp_path / "films" / "a.mp4", 3)
+    write_numbered_video(tmp_path / "films" / "b.mp4", 3)
+    opened = flow_files.open_video
+
+    def refuse(path, *options):
+        if path.name == "a.mp4":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *options)
+
+    monkeypatch.setattr(flow_files, "open_video", refuse)
+    done = extract_flow(tmp_path / "films", tmp_path / "out", progress=False)
+    assert done.written == ["b"]
+    assert "Permission denied" in done.unreadable["a"]
