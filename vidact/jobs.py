@@ -9,32 +9,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
+import pickle
 import re
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import traceback
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from vidact.files import short_name, take, write_json
 
 NOTES = ".prepare"
+UNREADABLE = "unreadable.json"  # names and reasons of what could not be read
 DISK_RESERVE = 32 * 2**20  # bytes that a run leaves free
 
-Job = TypeVar("Job")
+Job = TypeVar("Job", bound="Piece")
 Result = TypeVar("Result")
 
 
@@ -132,79 +136,222 @@ def end_with_parent() -> None:
     threading.Thread(target=wait_for_parent, daemon=True).start()
 
 
-def run(
-    work: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 1, meter: Meter | None = None
-) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, as they are finished; what ``work`` raises ends the run and is raised here.
-
-    With one worker the work is done here; else by ``workers`` processes of one thread each, which end with this one.
-    ``work`` and jobs are pickled, so a script that calls this needs ``if __name__ == "__main__":``. ``meter`` learns
-    when the work began.
-    """
+def refuse_workers(workers: int) -> None:
+    """Raise ValueError for a number of processes below 1."""
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one process works")
+
+
+class Piece(Protocol):
+    """A job: one file to be made or read. ``label`` names it in messages."""
+
+    @property
+    def label(self) -> str: ...
+
+
+Tell = Callable[[float], None]  # takes the share of a job that is done, 0 to 1
+Work = Callable[[Job, Tell], Result]
+
+
+def run(
+    start: Callable[[], Work[Job, Result]],
+    jobs: Sequence[Job],
+    workers: int = 1,
+    meter: Meter | None = None,
+    on_share: Callable[[Job, float], None] | None = None,
+) -> Generator[tuple[Job, Result]]:
+    """Do each job once and yield it with its result, in the order in which they are finished.
+
+    With one worker the work is done in this process; else ``workers`` processes of one thread each take a job at a
+    time, and end with this one. What the work raises ends the run and is raised here, as is ChildProcessError where a
+    worker is ended from outside.
+
+    Args:
+        start: makes the work, once in each process, so that what all jobs share is sent once. It is pickled, as jobs
+            and results are, and a script that calls this needs ``if __name__ == "__main__":``.
+        jobs: what is to be done, in this order.
+        workers: processes, at least 1.
+        meter: learns when the work began.
+        on_share: called with a job and the share of it that is done, now and then.
+    """
+    refuse_workers(workers)
     meter = meter or Meter(0, 0, is_on=False)
-    if min(workers, len(jobs)) <= 1:
-        meter.begin()
+    share = on_share or (lambda job, part: None)
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        work = start() if jobs else None
         for job in jobs:
-            yield job, work(job)
+            assert work is not None
+            meter.begin()
+            share(job, 0.0)
+            yield job, work(job, functools.partial(share, job))
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=process_context(), initializer=_begin)
+    context = process_context()
     waiting = list(reversed(jobs))
-    doing: dict[Future[tuple[float, Result]], Job] = {}
+    in_hand: dict[Connection, Job] = {}
+    processes: dict[Connection, Any] = {}
     try:
-        while waiting or doing:
-            while waiting and len(doing) < 2 * workers:  # few in hand: an error should end the run soon
-                job = waiting.pop()
-                with interrupts_held():  # until the pool knows the process that it starts, which it has to end
-                    doing[pool.submit(_timed, work, job)] = job
-            for future in wait(doing, return_when=FIRST_COMPLETED).done:
-                began, result = future.result()
-                meter.begin(began)
-                yield doing.pop(future), result
-    except BrokenProcessPool:
-        raise ChildProcessError(
-            "a worker was ended from outside, perhaps for want of memory: run the same command again with fewer "
-            "workers, and it goes on from here"
-        ) from None
+        # Each process has a pipe of its own, so that one which is killed leaves no lock behind that others wait for.
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            processes[ours] = context.Process(target=_serve, args=(theirs, start), daemon=True)  # type: ignore[attr-defined]
+            processes[ours].start()
+            theirs.close()
+            in_hand[ours] = waiting.pop()
+            ours.send(in_hand[ours])
+        while in_hand:
+            for link in multiprocessing.connection.wait(list(in_hand)):
+                assert isinstance(link, Connection)
+                job = in_hand[link]
+                try:
+                    message = link.recv()
+                except (EOFError, OSError):
+                    processes[link].join()
+                    raise ChildProcessError(
+                        f"the worker at {job.label} was ended (status {processes[link].exitcode}), perhaps for want of "
+                        "memory: run the same command again with fewer workers, and it goes on from here"
+                    ) from None
+                if isinstance(message, _Share):
+                    meter.begin(message.at)
+                    share(job, message.part)
+                    continue
+                del in_hand[link]
+                if message.error is not None:
+                    raise message.error
+                if waiting:  # before the result is dealt with, so that the process need not wait for that
+                    in_hand[link] = waiting.pop()
+                    link.send(in_hand[link])
+                yield job, message.result
     finally:
-        for process in list((pool._processes or {}).values()):
-            if waiting or doing:
-                process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes.values():
+            process.kill()
+            process.join()
 
 
-def _timed(work: Callable[[Job], Result], job: Job) -> tuple[float, Result]:
-    """When the work on a job began, by the clock that all processes of a machine share, and its result."""
-    began = time.monotonic()
-    return began, work(job)
+class _Share(NamedTuple):
+    """The share of a job that is done, and when that was by the clock that all processes of a machine have."""
+
+    part: float
+    at: float
 
 
-def _begin() -> None:
-    """Prepare a worker for its first job."""
+class _End(NamedTuple):
+    """The result of a job, or the error that ends the run."""
+
+    result: Any = None
+    error: Exception | None = None
+
+
+TELL_EVERY_S = 0.5
+
+
+def _serve(link: Connection, start: Callable[[], Work[Job, Result]]) -> None:
+    """Work in a process of its own: jobs in, shares and results out, until the other end of the link is gone."""
     end_with_parent()
     torch.set_num_threads(1)
     import cv2
 
     cv2.setNumThreads(0)
+    last_s = 0.0
+
+    def tell(part: float) -> None:
+        nonlocal last_s
+        now = time.monotonic()
+        if part == 0 or now - last_s > TELL_EVERY_S:
+            link.send(_Share(float(part), now))
+            last_s = now
+
+    try:
+        work = start()
+    except Exception as error:
+        link.send(_End(error=_for_the_parent(error)))
+        return
+    while True:
+        try:
+            job = link.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            tell(0.0)  # the work begins here: what came before was the start of the process
+            message = _End(work(job, tell))
+        except Exception as error:
+            message = _End(error=_for_the_parent(error))
+        try:
+            link.send(message)
+        except OSError:  # the process that started this one is gone
+            return
+
+
+def _for_the_parent(error: Exception) -> Exception:
+    """Return the error as it can be sent to another process, with the place where it was raised."""
+    place = traceback.format_exc()
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        plain = next((kind for kind in (ValueError, ImportError, OSError) if isinstance(error, kind)), None)
+        return plain(str(error)) if plain else RuntimeError(place)
+    copy.add_note(place)
+    return copy if isinstance(copy, Exception) else RuntimeError(place)
+
+
+# ---------------------------------------------------------------------------------------------- shards
+
+
+def parse_shard(shard: str) -> tuple[int, int]:
+    """Return the part and the number of parts: ``"2/4"`` is (2, 4), the second of four parts."""
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"shard is {shard!r}; write i/n with i from 1 to n, such as 1/4 for the first of four parts")
+    return int(match[1]), int(match[2])
+
+
+def part_of(name: str, parts: int) -> int:
+    """Return the part, from 1, that a piece of work belongs to: the same on every machine and in every list."""
+    return 1 + int(hashlib.sha256(name.encode()).hexdigest(), 16) % parts
+
+
+def report_unreadable(out: Path, reasons: Mapping[str, str], shard: str = "1/1") -> Path:
+    """Write the names that could not be read, with the reasons, and return the file; without any, the file is removed.
+
+    Each shard has a file of its own: unreadable.json, or unreadable-i-of-n.json for the i-th of n parts.
+    """
+    part, parts = parse_shard(shard)
+    path = out / (UNREADABLE if parts == 1 else f"unreadable-{part}-of-{parts}.json")
+    if reasons:
+        write_json(path, dict(reasons))
+    else:
+        path.unlink(missing_ok=True)
+    return path
 
 
 # ---------------------------------------------------------------------------------------------- the folder of results
 
 
 @contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """Refuse a second run on the same folder, and remove what a killed one left half-written.
+def alone(out: Path, notes: str = NOTES, shard: str = "1/1", names: Collection[str] | None = None) -> Iterator[None]:
+    """Refuse a second run on the same folder, or the same shard of it, and remove what a killed one left half-written.
 
     The lock falls with the process, however that ends.
+
+    Args:
+        out: the folder of results.
+        notes: the folder in it where the lock lies.
+        shard: "i/n" locks the i-th of n parts.
+        names: the names of the files whose half-written forms are removed; None: all.
     """
-    notes = out / NOTES
-    notes.mkdir(parents=True, exist_ok=True)
-    with (notes / "lock").open("w") as lock:
+    part, parts = parse_shard(shard)
+    (out / notes).mkdir(parents=True, exist_ok=True)
+    path = out / notes / ("lock" if parts == 1 and notes == NOTES else f"lock-{part}-of-{parts}")
+    with path.open("w") as lock:
         if not take(lock.fileno()):
-            raise ValueError(f"another run is writing to {out}; wait for it, or choose another --out")
+            if parts == 1:
+                raise ValueError(f"another run is writing to {out}; wait for it, or choose another --out")
+            raise ValueError(
+                f"another run is writing shard {shard} of {out}; wait for it, or split the work with --shard i/n"
+            )
         for half in out.rglob(".*"):
-            if re.match(r"\.\d+\.", half.name) and half.is_file():
+            match = re.fullmatch(r"\.\d+\.(.+)", half.name)
+            if match and half.is_file() and (names is None or match[1] in names):
                 half.unlink(missing_ok=True)
         yield
 

@@ -10,9 +10,9 @@ from vidact.commands import extract_flow
 from vidact.commands.options import Parser
 from vidact.device import refuse_device
 from vidact.features.extractor import IMAGE_BACKBONES
-from vidact.features.files import extract_features, find_videos, parse_shard, refuse_workers
+from vidact.features.files import extract_features, find_videos
 from vidact.features.names import build_extractor
-from vidact.jobs import num_cores
+from vidact.jobs import num_cores, parse_shard, refuse_workers
 from vidact.results.figures import command_line, save_results
 from vidact.text.names import counted, first_few
 from vidact.video import (

@@ -8,7 +8,7 @@ from pathlib import Path
 from vidact import jobs
 from vidact.commands.options import Parser
 from vidact.device import refuse_device
-from vidact.features.flow import UNREADABLE, extract_flow
+from vidact.features.flow import extract_flow
 from vidact.results.figures import command_line, save_results
 from vidact.text.names import counted
 from vidact.video.flow import BOUND, METHODS
@@ -72,7 +72,7 @@ def main(args: Sequence[str]) -> int:
         )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
-    report = f" (see {asked.out / UNREADABLE})" if done.unreadable else ""
+    report = f" (see {done.report})" if done.unreadable else ""
     print(
         f"{asked.out}: {counted(len(done.written), 'video')} written ({counted(done.num_fields, 'field')}), "
         f"{len(done.kept)} were there, {len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"

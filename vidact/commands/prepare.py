@@ -10,10 +10,10 @@ from pathlib import Path
 
 from vidact import jobs
 from vidact.commands.options import Parser
-from vidact.jobs import size_text, time_text
+from vidact.jobs import UNREADABLE, size_text, time_text
 from vidact.prepare import transcode
 from vidact.prepare.pack import PackSettings
-from vidact.prepare.sets import UNREADABLE, Prepared, pack_set, transcode_set
+from vidact.prepare.sets import Prepared, pack_set, transcode_set
 from vidact.prepare.transcode import TranscodeSettings
 from vidact.results.figures import command_line, save_results
 from vidact.text.names import counted, first_few

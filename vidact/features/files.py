@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
-import re
 import sys
 import time
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +17,13 @@ import numpy as np
 import safetensors.torch
 import torch
 
+from vidact import jobs
 from vidact.data.takes import takes_file, write_takes
 from vidact.data.time_origin import NOTES, note_path
 from vidact.features.extractor import FeatureExtractor
-from vidact.features.record import EXTRACTOR, RECORD, UNREADABLE, differences, weights_hash
-from vidact.files import replacing, write_json
-from vidact.jobs import Meter, end_with_parent, process_context
+from vidact.features.record import EXTRACTOR, RECORD, differences, weights_hash
+from vidact.files import replacing, short_name, write_json
+from vidact.jobs import UNREADABLE, Meter
 from vidact.models.weights import read
 from vidact.records import FEATURES, read_json
 from vidact.text.names import counted
@@ -46,14 +43,13 @@ class Extraction:
     file that names the unreadable; ``tokens`` were written in ``took_s`` seconds.
     """
 
-    report: Path
-
     written: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     tokens: int = 0
     took_s: float = 0.0
     paused: list[str] = field(default_factory=list)
+    report: Path = Path(UNREADABLE)
 
 
 def extract_features(
@@ -79,16 +75,15 @@ def extract_features(
         progress: say on stderr what is done and how long the rest will take.
     """
     started = time.perf_counter()
-    refuse_workers(workers)
-    part, parts = parse_shard(shard)
-    sources = {video: path for video, path in find_videos(videos).items() if part_of(video, parts) == part}
+    jobs.refuse_workers(workers)
+    part, parts = jobs.parse_shard(shard)
+    sources = {video: path for video, path in find_videos(videos).items() if jobs.part_of(video, parts) == part}
     out = Path(out)
     record = _claim(out, extractor)
-    with _alone(out, f"{part}-of-{parts}", shard):
-        _sweep(out, sources if parts > 1 else None)
-        tasks = [_Task(video, path, out, _fingerprint(record)) for video, path in sources.items()]
-        report = out / (UNREADABLE if parts == 1 else f"unreadable-{part}-of-{parts}.json")
-        done = Extraction(report, kept=[task.video for task in tasks if task.is_done(extractor.dim)])
+    tasks = [_Task(video, path, out, _fingerprint(record)) for video, path in sources.items()]
+    own = None if parts == 1 else {name for task in tasks for name in task.files()}
+    with jobs.alone(out, NOTES, shard, own):
+        done = Extraction(kept=[task.video for task in tasks if task.is_done(extractor.dim)])
         tasks = [task for task in tasks if task.video not in set(done.kept)]
         # the longest first, so that the last ones do not leave the other workers idle
         tasks.sort(key=lambda task: task.path.stat().st_size, reverse=True)
@@ -96,47 +91,24 @@ def extract_features(
         meter = Meter(sum(sizes.values()), len(tasks), progress)
         if progress and tasks and done.kept:
             print(f"{counted(len(done.kept), 'video is', 'videos are')} done already", file=sys.stderr)
-        workers = min(workers, len(tasks))
-        run = _in_this_process if workers <= 1 else _in_processes
 
-        def move(video: str, part: float) -> None:
-            meter.begin()
-            meter.move(video, part * sizes[video])
+        def move(task: _Task, share: float) -> None:
+            meter.move(task.video, share * sizes[task.video])
 
-        with contextlib.closing(run(tasks, extractor, workers, move)) as outcomes:
-            for outcome in outcomes:
-                meter.finish(sizes[outcome.video], news=f"{outcome.video}: {outcome}", piece=outcome.video)
+        start = _starter(extractor, min(workers, len(tasks)))
+        with _one_thread(), contextlib.closing(jobs.run(start, tasks, workers, meter, move)) as outcomes:
+            for task, outcome in outcomes:
+                meter.finish(sizes[task.video], news=f"{task.video}: {outcome}", piece=task.video)
                 if outcome.error:
-                    done.unreadable[outcome.video] = outcome.error
+                    done.unreadable[task.video] = outcome.error
                 else:
-                    done.written.append(outcome.video)
+                    done.written.append(task.video)
                     done.tokens += outcome.tokens
                     if outcome.takes:
-                        done.paused.append(outcome.video)
-        if done.unreadable:
-            write_json(report, done.unreadable)
-        else:
-            report.unlink(missing_ok=True)
+                        done.paused.append(task.video)
+        done.report = jobs.report_unreadable(out, done.unreadable, shard)
     done.took_s = time.perf_counter() - started
     return done
-
-
-def refuse_workers(workers: int) -> None:
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one process works")
-
-
-def parse_shard(shard: str) -> tuple[int, int]:
-    """``"2/4"`` is the second of four parts."""
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"shard is {shard!r}; write i/n with i from 1 to n, such as 1/4 for the first of four parts")
-    return int(match[1]), int(match[2])
-
-
-def part_of(video: str, parts: int) -> int:
-    """Which of so many shards, from 1, a video id belongs to: on every machine and in every list the same."""
-    return 1 + int(hashlib.sha256(video.encode()).hexdigest(), 16) % parts
 
 
 def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
@@ -187,8 +159,16 @@ class _Task:
     def note(self) -> Path:
         return note_path(self.out, self.video)
 
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def files(self) -> list[str]:
+        """Return the names of the files that are written for this video."""
+        return [short_name(path.name) for path in (self.target, takes_file(self.target), self.note)]
+
     def source(self) -> dict[str, Any]:
-        """By what a video is known to be the one that was read."""
+        """Identify the source file, so that a changed file is processed again: size and modification time."""
         stat = self.path.stat()
         return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "record_sha256": self.fingerprint}
 
@@ -208,7 +188,6 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Outcome:
-    video: str
     tokens: int = 0
     error: str = ""
     takes: int = 0  # 0: it is whole
@@ -218,7 +197,7 @@ class _Outcome:
         return self.error or f"{self.tokens} tokens{pauses if self.takes else ''}"
 
 
-def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float], None]) -> _Outcome:
+def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Tell) -> _Outcome:
     for stale in (task.note, task.target, takes_file(task.target)):  # of another state of the video
         stale.unlink(missing_ok=True)
     try:
@@ -227,14 +206,14 @@ def _extract(task: _Task, extractor: FeatureExtractor, progress: Callable[[float
             features = extractor.video(reader, progress).numpy()
             begun, lead_s = extractor.plan(reader)[1], reader.lead_s
     except (VideoError, OSError) as error:
-        return _Outcome(task.video, error=str(error))
+        return _Outcome(error=str(error))
     with replacing(task.target) as half:
         np.save(half, features, allow_pickle=False)
     write_takes(task.target, begun)
     num_takes = len(begun) if takes_file(task.target).exists() else 0
     paused = {"takes": num_takes} if num_takes else {}
     write_json(task.note, {**source, "tokens": len(features), "lead_s": round(lead_s, 6), **paused})
-    return _Outcome(task.video, len(features), takes=num_takes)
+    return _Outcome(len(features), takes=num_takes)
 
 
 # ---------------------------------------------------------------------------------------------- the folder
@@ -285,115 +264,30 @@ def _holds(path: Path, record: Mapping[str, Any]) -> bool:
     return is_its and weights_hash(tensors) == record["weights_sha256"]
 
 
-def _sweep(out: Path, videos: Iterable[str] | None) -> None:
-    """Remove what a killed run left half-written (see files.replacing), of these videos, or of all."""
-    own = None if videos is None else {Path(video).name for video in videos}
-    for half in out.rglob(".*"):
-        match = re.fullmatch(r"\.\d+\.(.+)\.(npy|json|safetensors)", half.name)
-        if match and half.is_file() and (own is None or match[1].removesuffix(".takes") in own):
-            half.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _alone(out: Path, name: str, shard: str) -> Iterator[None]:
-    """Refuse a second run of the same shard; the lock falls with the process, however that ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows has no flock; there two runs of one shard do the work twice
-        yield
-        return
-    (out / NOTES).mkdir(parents=True, exist_ok=True)
-    with (out / NOTES / f"lock-{name}").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(
-                f"another extraction is writing shard {shard} of {out}; wait for it, or split the work with --shard i/n"
-            ) from None
-        yield
-
-
 # ---------------------------------------------------------------------------------------------- processes
 
 
-def _in_this_process(
-    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
-) -> Generator[_Outcome]:
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread, as each worker process does: the number of threads changes the last bits."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a worker: the number of threads shows in the last bits
+    torch.set_num_threads(1)
     try:
-        for task in tasks:
-            move(task.video, 0.0)
-            yield _extract(task, extractor, lambda part, video=task.video: move(video, part))  # type: ignore[misc]
+        yield
     finally:
         torch.set_num_threads(threads)
 
 
-def _in_processes(
-    tasks: list[_Task], extractor: FeatureExtractor, workers: int, move: Callable[[str, float], None]
-) -> Generator[_Outcome]:
-    """Give each worker a video at a time. Each has its own pipe, so that one which dies takes no lock with it."""
-    context = process_context()
-    # as bytes: tensors sent to a process go through shared memory, of which containers have little
-    bundle = (extractor.record(), safetensors.torch.save(extractor.state()), str(extractor.device), extractor.batch)
-    waiting = list(reversed(tasks))
-    doing: dict[Connection, _Task] = {}
-    processes: dict[Connection, Any] = {}
-    try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            processes[ours] = context.Process(target=_work, args=(theirs, *bundle), daemon=True)  # type: ignore[attr-defined]
-            processes[ours].start()
-            theirs.close()
-            doing[ours] = waiting.pop()
-            ours.send(doing[ours])
-        while doing:
-            for link in multiprocessing.connection.wait(list(doing)):
-                assert isinstance(link, Connection)
-                try:
-                    message = link.recv()
-                except (EOFError, OSError):
-                    processes[link].join()
-                    raise ChildProcessError(
-                        f"the worker at {doing[link].path} was ended (status {processes[link].exitcode}), perhaps for "
-                        "want of memory: run the same command again with fewer workers, and it goes on from here"
-                    ) from None
-                if isinstance(message, Exception):
-                    raise message
-                if isinstance(message, float):
-                    move(doing[link].video, message)
-                    continue
-                yield message
-                del doing[link]
-                if waiting:
-                    doing[link] = waiting.pop()
-                    link.send(doing[link])
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.join()
+def _starter(extractor: FeatureExtractor, workers: int) -> Callable[[], jobs.Work[_Task, _Outcome]]:
+    """Return what ``jobs.run`` starts in each process. An extractor that is sent to another process is sent as bytes:
+    tensors would go through shared memory, of which containers have little.
+    """
+    if workers <= 1:
+        return lambda: functools.partial(_extract, extractor)
+    state = safetensors.torch.save(extractor.state())
+    return functools.partial(_load, extractor.record(), state, str(extractor.device), extractor.batch)
 
 
-def _work(link: Connection, record: dict[str, Any], state: bytes, device: str, batch: int) -> None:
-    """A worker process: videos in, outcomes out, until the other end of the link is gone."""
-    end_with_parent()
-    torch.set_num_threads(1)
-    try:
-        extractor = FeatureExtractor.load(record, safetensors.torch.load(state), device=device, batch=batch)
-        while True:
-            task, told = link.recv(), time.monotonic()
-            link.send(0.0)  # work begins: what came before was start-up
-
-            def tell(part: float) -> None:
-                nonlocal told
-                if time.monotonic() - told > 0.5:
-                    link.send(float(part))
-                    told = time.monotonic()
-
-            link.send(_extract(task, extractor, tell))
-    except EOFError:
-        return
-    except Exception as error:
-        # What the command line puts into plain words stays what it is; anything else is a bug, and needs its place.
-        plain = next((kind for kind in (ValueError, ImportError, OSError) if isinstance(error, kind)), None)
-        link.send(plain(str(error)) if plain else RuntimeError(traceback.format_exc()))
+def _load(record: dict[str, Any], state: bytes, device: str, batch: int) -> jobs.Work[_Task, _Outcome]:
+    extractor = FeatureExtractor.load(record, safetensors.torch.load(state), device=device, batch=batch)
+    return functools.partial(_extract, extractor)

@@ -6,6 +6,7 @@ command may be killed at any moment and called again: finished videos are kept.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision.transforms.v2.functional as F
@@ -22,8 +24,8 @@ from torchvision.tv_tensors import Video
 from vidact import jobs
 from vidact.data.clip_list import load_clips
 from vidact.data.tables import is_table
-from vidact.features.files import find_videos, parse_shard, part_of
-from vidact.files import write_json
+from vidact.features.files import find_videos
+from vidact.files import short_name, write_json
 from vidact.jobs import Meter
 from vidact.text.names import counted
 from vidact.video.decode import VideoError, VideoReader, open_video
@@ -32,7 +34,6 @@ from vidact.video.flow_store import FlowRecord, FlowStore, FlowWriter, write_rec
 from vidact.video.folders import source_id, walk_videos
 
 NOTES = ".extract/flow"  # the folder inside a folder of flow that says which videos are done
-UNREADABLE = "unreadable.json"
 CHUNK = 32  # frames held at once
 
 
@@ -45,6 +46,7 @@ class FlowExtraction:
     unreadable: dict[str, str] = field(default_factory=dict)
     num_fields: int = 0
     took_s: float = 0.0
+    report: Path = Path(jobs.UNREADABLE)  # the file that names the unreadable
 
 
 def extract_flow(
@@ -76,33 +78,35 @@ def extract_flow(
     record = FlowRecord() if record is None else record
     if record.method not in METHODS:
         raise ValueError(f"there is no flow method {record.method!r}; there are {', '.join(METHODS)}")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one process works")
-    part, parts = parse_shard(shard)
-    sources = {video: path for video, path in find_sources(videos).items() if part_of(video, parts) == part}
+    jobs.refuse_workers(workers)
+    part, parts = jobs.parse_shard(shard)
+    sources = {video: path for video, path in find_sources(videos).items() if jobs.part_of(video, parts) == part}
     flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # or say now why not
     out = Path(out)
     write_record(out, record)
     tasks = [_Task(video, path, out, record, decoder, weights, device) for video, path in sorted(sources.items())]
-    done = FlowExtraction(kept=[task.video for task in tasks if task.is_done()])
-    kept = set(done.kept)
-    tasks = [task for task in tasks if task.video not in kept]
-    if progress and kept:
-        print(f"{counted(len(kept), 'video is', 'videos are')} done already", file=sys.stderr)
-    sizes = {task.video: task.source()["size"] for task in tasks}
-    meter = Meter(sum(sizes.values()), len(tasks), progress)
-    for _, (video, num_fields, error) in jobs.run(_run, tasks, workers, meter):
-        if error:
-            done.unreadable[video] = error
-        else:
-            done.written.append(video)
-            done.num_fields += num_fields
-        meter.finish(sizes[video], news=f"{video}: {error or f'{num_fields} fields'}")
-    report = out / UNREADABLE
-    if done.unreadable:
-        write_json(report, done.unreadable)
-    elif parts == 1:
-        report.unlink(missing_ok=True)
+    with jobs.alone(out, NOTES, shard, None if parts == 1 else {short_name(task.note.name) for task in tasks}):
+        done = FlowExtraction(kept=[task.video for task in tasks if task.is_done()])
+        kept = set(done.kept)
+        tasks = [task for task in tasks if task.video not in kept]
+        if progress and kept:
+            print(f"{counted(len(kept), 'video is', 'videos are')} done already", file=sys.stderr)
+        sizes = {task.video: task.source()["size"] for task in tasks}
+        meter = Meter(sum(sizes.values()), len(tasks), progress)
+
+        def move(task: _Task, share: float) -> None:
+            meter.move(task.video, share * sizes[task.video])
+
+        with contextlib.closing(jobs.run(_start, tasks, workers, meter, move)) as outcomes:
+            for task, (num_fields, error) in outcomes:
+                if error:
+                    done.unreadable[task.video] = error
+                else:
+                    done.written.append(task.video)
+                    done.num_fields += num_fields
+                news = f"{task.video}: {error or f'{num_fields} fields'}"
+                meter.finish(sizes[task.video], news=news, piece=task.video)
+        done.report = jobs.report_unreadable(out, done.unreadable, shard)
     done.took_s = time.perf_counter() - started
     return done
 
@@ -156,8 +160,12 @@ class _Task:
     def note(self) -> Path:
         return self.out / NOTES / f"{self.video}.json"
 
-    def source(self) -> dict:
-        """By what a video is known to be the one that was read."""
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def source(self) -> dict[str, Any]:
+        """Identify the source file, so that a changed file is processed again: size and modification time."""
         stat = self.path.stat()
         told = json.dumps(self.record.as_dict(), sort_keys=True)
         return {
@@ -176,18 +184,23 @@ class _Task:
         return note == self.source() and FlowStore(self.out).is_whole(self.video, num_fields)
 
 
-def _run(task: _Task) -> tuple[str, int, str]:
-    """The video's id, its number of fields, and why there are none."""
+def _start() -> jobs.Work[_Task, tuple[int, str]]:
+    return _extract
+
+
+def _extract(task: _Task, tell: jobs.Tell) -> tuple[int, str]:
+    """Return the number of fields that were written, and why there are none."""
     task.note.unlink(missing_ok=True)
     try:
         source = task.source()  # before reading: a video that changes meanwhile is made again
         with open_video(task.path, task.decoder) as video:
             if len(video) < 2:
-                return task.video, 0, f"{task.path} has one frame; flow needs two"
+                return 0, f"{task.path} has one frame; flow needs two"
             with FlowWriter(task.out, task.video, task.record) as writer:
-                for levels in video_flow(video, task.record, task.weights, task.device):
+                for number, levels in enumerate(video_flow(video, task.record, task.weights, task.device), 1):
                     writer.write(levels)
-    except (VideoError, FileNotFoundError) as error:
-        return task.video, 0, str(error)
+                    tell(number / (len(video) - 1))
+    except (VideoError, FileNotFoundError, PermissionError) as error:
+        return 0, str(error)
     write_json(task.note, {**source, "fields": writer.num_fields})
-    return task.video, writer.num_fields, ""
+    return writer.num_fields, ""

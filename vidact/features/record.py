@@ -86,4 +86,4 @@ def _defaults(build: str) -> dict[str, Any]:
 
 # ---------------------------------------------------------------------------------------------- the loop over files
 
-RECORD, EXTRACTOR, UNREADABLE = "features.json", "extractor.safetensors", "unreadable.json"
+RECORD, EXTRACTOR = "features.json", "extractor.safetensors"

@@ -92,9 +92,15 @@ class Checked:
 
 @dataclass(frozen=True)
 class _Job:
+    """A file to be examined, its name in the set and the folder of the report."""
+
     name: str
     path: Path
     out: Path
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
 
 
 def check_set(
@@ -137,6 +143,10 @@ def check_set(
 # ------------------------------------------------------------------------------------------------------ every file once
 
 
+def _start() -> jobs.Work[_Job, Examined]:
+    return lambda job, tell: _examine(job)
+
+
 def _examine(job: _Job) -> Examined:
     source = jobs.source_state(job.path)
     found = examine(job.path)
@@ -155,7 +165,7 @@ def _examine_all(sources: Sources, out: Path, workers: int, progress: bool) -> d
             waiting.append(_Job(name, path, out))
     waiting.sort(key=lambda job: size_of(job.path), reverse=True)
     meter = Meter(sum(size_of(job.path) for job in waiting), len(waiting), progress)
-    for job, one in jobs.run(_examine, waiting, workers, meter):
+    for job, one in jobs.run(_start, waiting, workers, meter):
         found[job.name] = one
         meter.finish(size_of(job.path), news=f"{job.name}: {one.problems[0][1]}" if one.problems else "")
     return {name: found[name] for name in sources.videos}

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing, write_json
-from vidact.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.jobs import Work, file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 from vidact.prepare.transcode import pictures_of, psnr_of, scaled, squared_difference
 from vidact.text.packages import how_to_install
 from vidact.video.decode import open_video
@@ -91,6 +91,10 @@ class PackJob:
         return f"{self.number:06d}.tar"
 
     @property
+    def label(self) -> str:
+        return str(self.out / SHARDS / self.shard)
+
+    @property
     def num_bytes(self) -> int:
         return sum(size_of(video.source) for video in self.videos)
 
@@ -114,6 +118,11 @@ class PackJob:
 def size_of(path: Path) -> int:
     """Bytes of a video file, or of all images of a folder."""
     return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def start() -> Work[PackJob, dict[str, Any]]:
+    """Return the work of a process: one shard a job."""
+    return lambda job, tell: pack(job)
 
 
 def pack(job: PackJob) -> dict[str, Any]:

@@ -28,7 +28,7 @@ import numpy as np
 from vidact import jobs
 from vidact.data.tables import read_text
 from vidact.files import replacing, write_json
-from vidact.jobs import Meter, size_text, time_text
+from vidact.jobs import UNREADABLE, Meter, size_text, time_text
 from vidact.prepare import pack, transcode
 from vidact.prepare.pack import PackJob, PackSettings, PackVideo, size_of
 from vidact.prepare.sources import TABLES, Sources, find_sources, read_lists, refuse_inside
@@ -38,7 +38,7 @@ from vidact.video.decode import VideoError
 from vidact.video.folders import PACKED_SUFFIX, SHARDS, video_id
 
 SAMPLED, SAMPLED_FRAMES = 3, 64  # videos and frames of each that an estimate is made from
-MANIFEST, UNREADABLE = "prepare.json", "unreadable.json"
+MANIFEST = "prepare.json"
 
 
 def _new_names(sources: Sources, suffix: str) -> dict[str, str]:
@@ -148,7 +148,7 @@ def transcode_set(
         waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
         done = Prepared(out, kept=len(todo) - len(waiting))
         meter = Meter(sum(size_of(job.source) for job in waiting), len(waiting), progress)
-        for job, note in jobs.run(transcode.transcode, waiting, workers, meter):
+        for job, note in jobs.run(transcode.start, waiting, workers, meter):
             if error := note.get("error"):
                 done.unreadable[_source_name(sources, job.source)] = error
             else:
@@ -200,7 +200,7 @@ def pack_set(
         pack.write_store(out, settings)
         done = Prepared(out, kept=sum(len(job.videos) for job in todo if job not in waiting))
         meter = Meter(sum(job.num_bytes for job in waiting), sum(len(job.videos) for job in waiting), progress)
-        for job, note in jobs.run(pack.pack, waiting, workers, meter):
+        for job, note in jobs.run(pack.start, waiting, workers, meter):
             errors = {name: row["error"] for name, row in note["videos"].items() if "error" in row}
             done.written += len(job.videos) - len(errors)
             meter.finish(job.num_bytes, len(job.videos), "; ".join(f"{name}: {why}" for name, why in errors.items()))

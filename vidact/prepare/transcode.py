@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing
-from vidact.jobs import file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.jobs import Work, file_digest, forget_note, full_disk_named, read_note, source_state, write_note
 from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.decode import VideoError, open_video
 from vidact.video.folders import PACKED_SUFFIX
@@ -106,6 +106,10 @@ class TranscodeJob:
     def target(self) -> Path:
         return self.out / self.name
 
+    @property
+    def label(self) -> str:
+        return str(self.source)
+
     def is_done(self) -> bool:
         """Whether the copy of this very source is there and whole (by its size)."""
         note = read_note(self.out, self.name)
@@ -135,6 +139,11 @@ def psnr_of(squared_error: float, num_values: int) -> float:
 
 def squared_difference(a: np.ndarray, b: np.ndarray) -> float:
     return cv2.norm(np.ascontiguousarray(a), np.ascontiguousarray(b), cv2.NORM_L2SQR)
+
+
+def start() -> Work[TranscodeJob, dict[str, Any]]:
+    """Return the work of a process: one copy a job."""
+    return lambda job, tell: transcode(job)
 
 
 def transcode(job: TranscodeJob) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Work by several processes: Ctrl-C at any moment is for the parent alone, and an estimate times work, not start-up."""
 
 import contextlib
+import errno
+import multiprocessing
 import os
 import re
 import shutil
@@ -9,13 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from vidact import jobs
 from vidact.jobs import Meter
 from vidact.video.numbered import write_numbered_video
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 # A worker that takes long to start, as one that imports torch does, and says when it has begun to.
 SLOW_START = """
@@ -27,7 +31,10 @@ if __name__ != "__main__":
 import multiprocessing
 from vidact import jobs
 
-def work(job):
+def start():
+    return work
+
+def work(job, tell):
     time.sleep(30)
 
 def process(number):
@@ -37,7 +44,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     try:
         if sys.argv[2] == "pool":
-            list(jobs.run(work, [1, 2, 3], workers=2))
+            list(jobs.run(start, [1, 2, 3], workers=2))
         else:
             context = jobs.process_context(sys.argv[2])
             started = [context.Process(target=process, args=(number,), daemon=True) for number in range(2)]
@@ -83,6 +90,96 @@ def test_ctrl_c_while_processes_start(how, tmp_path):
         [sys.executable, str(script), str(tmp_path), how], (tmp_path / "starting").exists, tmp_path
     )
     assert (status, said) == (130, "stopped\n")
+
+
+class Numbered(NamedTuple):
+    """A job that is a number, and what becomes of it."""
+
+    number: int
+    fate: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"job {self.number}"
+
+
+class OddError(Exception):
+    """An error that cannot be sent to another process as it is."""
+
+    def __init__(self, number, word):
+        super().__init__(f"{word} {number}")
+
+
+def doubling():
+    """Make the work: twice the number, in a process that is told by ``fate`` to fail."""
+    pid = os.getpid()
+
+    def work(job, tell):
+        assert os.getpid() == pid  # the work was made in the process where it is done
+        tell(0.5)
+        if job.fate == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.fate == "disk":
+            raise jobs.DiskFullError(errno.ENOSPC, "the disk is full")
+        if job.fate == "odd":
+            raise OddError(job.number, "odd")
+        if job.fate == "eof":
+            raise EOFError("an empty file")
+        return 2 * job.number
+
+    return work
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_each_job_is_done_once(workers):
+    asked = [Numbered(number) for number in range(20)]
+    shares = []
+    results = dict(jobs.run(doubling, asked, workers, on_share=lambda job, share: shares.append((job, share))))
+    assert results == {job: 2 * job.number for job in asked}
+    assert {job for job, share in shares if share == 0} == set(asked)
+    assert list(jobs.run(doubling, [], workers)) == []
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind", "words"),
+    [
+        ("killed", ChildProcessError, r"the worker at job 2 was ended \(status -9\), perhaps for want of memory"),
+        ("disk", jobs.DiskFullError, "the disk is full"),
+        ("odd", RuntimeError, r"Traceback(.|\n)*OddError: odd 2"),
+        ("eof", EOFError, "an empty file"),
+    ],
+)
+def test_what_ends_the_work_ends_the_run(fate, kind, words):
+    with pytest.raises(kind, match=words) as failed:
+        list(jobs.run(doubling, [Numbered(1), Numbered(2, fate), Numbered(3)], workers=2))
+    if fate == "disk":
+        assert failed.value.errno == errno.ENOSPC
+    assert not multiprocessing.active_children()
+
+
+def test_a_run_that_is_left_ends_its_workers():
+    with contextlib.closing(jobs.run(doubling, [Numbered(number) for number in range(9)], workers=2)) as results:
+        next(results)
+    assert not multiprocessing.active_children()
+
+
+def test_shards_have_locks_and_lists_of_their_own(tmp_path):
+    half = tmp_path / "sub" / ".123.b.npy"
+    half.parent.mkdir()
+    half.touch()
+    (half.parent / ".9.a.npy").touch()
+    with jobs.alone(tmp_path, ".extract", "1/2", {"a.npy"}), jobs.alone(tmp_path, ".extract", "2/2", set()):
+        assert [path.name for path in half.parent.iterdir()] == [half.name]  # the other shard may be writing it
+        with pytest.raises(ValueError, match=r"another run is writing shard 2/2 of .*wait for it"):
+            jobs.alone(tmp_path, ".extract", "2/2").__enter__()
+    with jobs.alone(tmp_path), pytest.raises(ValueError, match=r"another run is writing to .*another --out"):
+        jobs.alone(tmp_path).__enter__()
+    assert not half.exists()
+    first = jobs.report_unreadable(tmp_path, {"a": "broken"}, "1/2")
+    whole = jobs.report_unreadable(tmp_path, {"c": "broken"})
+    assert (first.name, whole.name) == ("unreadable-1-of-2.json", "unreadable.json")
+    jobs.report_unreadable(tmp_path, {}, "1/2")
+    assert (first.exists(), whole.exists()) == (False, True)
 
 
 COMMANDS = {
