@@ -304,8 +304,7 @@ def test_each_shard_keeps_its_own_list_of_unreadable_videos(tmp_path):
 
 def test_a_second_run_of_one_shard_of_flow_is_refused(tmp_path):
     write_numbered_video(tmp_path / "films" / "a.mp4", 3)
-    (tmp_path / "out" / ".extract" / "flow").mkdir(parents=True)
-    with jobs.alone(tmp_path / "out", ".extract/flow", "1/2"):
+    with jobs.Folder(tmp_path / "out", ".extract", shard="1/2").locked():
         with pytest.raises(ValueError, match=r"another run is writing shard 1/2 of .*out"):
             extract_flow(tmp_path / "films", tmp_path / "out", shard="1/2", progress=False)
         extract_flow(tmp_path / "films", tmp_path / "out", shard="2/2", progress=False)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import multiprocessing
 import os
 import re
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from vidact import jobs
+from vidact import files, jobs
 from vidact.jobs import Meter
 from vidact.video.numbered import write_numbered_video
 
@@ -131,12 +132,15 @@ def doubling():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_each_job_is_done_once(workers):
-    asked = [Numbered(number) for number in range(20)]
+def test_each_job_is_done_once(workers, monkeypatch):
+    every = [Numbered(number) for number in range(20)]
     shares = []
-    results = dict(jobs.run(doubling, asked, workers, on_share=lambda job, share: shares.append((job, share))))
-    assert results == {job: 2 * job.number for job in asked}
-    assert {job for job, share in shares if share == 0} == set(asked)
+    meter = Meter(dict.fromkeys(every, 8))
+    monkeypatch.setattr(meter, "move", lambda job, share: shares.append((job, share)))
+    results = dict(jobs.run(doubling, every, workers, meter))
+    assert results == {job: 2 * job.number for job in every}
+    assert {job for job, share in shares if share == 0} == set(every)
+    assert meter.began is not None
     assert list(jobs.run(doubling, [], workers)) == []
 
 
@@ -164,22 +168,45 @@ def test_a_run_that_is_left_ends_its_workers():
 
 
 def test_shards_have_locks_and_lists_of_their_own(tmp_path):
-    half = tmp_path / "sub" / ".123.b.npy"
-    half.parent.mkdir()
-    half.touch()
-    (half.parent / ".9.a.npy").touch()
-    with jobs.alone(tmp_path, ".extract", "1/2", {"a.npy"}), jobs.alone(tmp_path, ".extract", "2/2", set()):
-        assert [path.name for path in half.parent.iterdir()] == [half.name]  # the other shard may be writing it
+    one, two, whole = (jobs.Folder(tmp_path, ".extract", shard=shard) for shard in ("1/2", "2/2", "1/1"))
+    halves = [tmp_path / name for name in (".9.a.npy", "sub/.123.b.npy", "sub/.7.a.npy")]
+    for half in halves:
+        half.parent.mkdir(exist_ok=True)
+        half.touch()
+    with one.locked([tmp_path / "a.npy"]), two.locked():
+        # the other shard may be writing what is left, a video of the same name in another folder included
+        assert [half.exists() for half in halves] == [False, True, True]
         with pytest.raises(ValueError, match=r"another run is writing shard 2/2 of .*wait for it"):
-            jobs.alone(tmp_path, ".extract", "2/2").__enter__()
-    with jobs.alone(tmp_path), pytest.raises(ValueError, match=r"another run is writing to .*another --out"):
-        jobs.alone(tmp_path).__enter__()
-    assert not half.exists()
-    first = jobs.report_unreadable(tmp_path, {"a": "broken"}, "1/2")
-    whole = jobs.report_unreadable(tmp_path, {"c": "broken"})
-    assert (first.name, whole.name) == ("unreadable-1-of-2.json", "unreadable.json")
-    jobs.report_unreadable(tmp_path, {}, "1/2")
-    assert (first.exists(), whole.exists()) == (False, True)
+            two.locked().__enter__()
+    with whole.locked(), pytest.raises(ValueError, match=r"another run is writing to .*another --out"):
+        whole.locked().__enter__()
+    assert not any(half.exists() for half in halves)
+    reports = [folder.report_unreadable({"a": "broken"}) for folder in (one, whole)]
+    assert [report.name for report in reports] == ["unreadable-1-of-2.json", "unreadable.json"]
+    before = reports[0].stat()
+    assert one.report_unreadable({"a": "broken"}).stat() == before  # it says so already
+    one.report_unreadable({})
+    assert [report.exists() for report in reports] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["a", "folder/a.b", "w" * 241, "w" * 250, "w" * 255])
+def test_a_note_of_a_name_of_any_length(name, tmp_path):
+    folder = jobs.Folder(tmp_path, ".extract")
+    assert folder.read_if_of(name, {}) is None
+    folder.finish(name, {"size": 3}, tokens=2)
+    assert folder.read_if_of(name, {"size": 3}) == {"size": 3, "tokens": 2}
+    assert folder.read_if_of(name, {"size": 4}) is None
+    folder.forget(name)
+    assert folder.read(name) is None
+
+
+def test_notes_of_long_names_are_read_as_earlier_versions_wrote_them(tmp_path):
+    """With their names in a folder of features, with shortened ones in a set that was prepared."""
+    folder = jobs.Folder(tmp_path, ".extract")
+    for number, name in enumerate((f"{'w' * 245}.json", f"{files.short_name('v' * 245)}.json")):
+        (tmp_path / ".extract" / "done").mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".extract" / "done" / name).write_text(json.dumps({"number": number}))
+    assert [folder.read(letter * 245) for letter in "wv"] == [{"number": 0}, {"number": 1}]
 
 
 COMMANDS = {
@@ -302,13 +329,13 @@ def clock(monkeypatch):
 
 def test_start_up_is_not_work(clock, capsys):
     """Ten seconds of imports before the first of 200 equal videos of half a second: 99 s are left, not 35 minutes."""
-    meter = Meter(200, 200)
+    meter = Meter(dict.fromkeys(map(str, range(200)), 1))
     clock.now += 10
     meter.begin()
     meter.move("0", 0.0)
     for number in range(20):
         clock.now += 0.5
-        meter.finish(1, news=f"{number}: done", piece=str(number))
+        meter.finish(str(number), f"{number}: done")
     lines = capsys.readouterr().err.splitlines()
     assert "left" not in lines[0]  # half a second of work says nothing of a minute and a half
     assert lines[-1].startswith("20/200 videos  10%, 1.5 min left")
@@ -316,20 +343,20 @@ def test_start_up_is_not_work(clock, capsys):
 
 def test_what_a_worker_has_in_hand_counts(clock, capsys):
     """One video of an hour: its progress is the run's."""
-    meter = Meter(1000, 1)
+    meter = Meter({"long": 1000})
     meter.begin(clock.now)
     clock.now += 60
-    meter.move("long", 250)
+    meter.move("long", 0.25)
     assert "0/1 videos  25%, 3.0 min left" in capsys.readouterr().err
     clock.now += 180
-    meter.finish(1000, piece="long")
+    meter.finish("long")
     assert "1/1 videos 100%" in capsys.readouterr().err
 
 
 def test_work_of_another_process_begins_when_it_says(clock, capsys):
-    meter = Meter(10, 10)
+    meter = Meter(dict.fromkeys(range(10), 1))
     clock.now += 30
     meter.begin(clock.now - 4)  # told with the first result
-    meter.finish(1, news="first")
+    meter.finish(0, "first")
     meter.begin(clock.now - 1)  # a later job of another worker changes nothing
     assert "1/10 videos  10%, 36 s left" in capsys.readouterr().err

@@ -23,6 +23,7 @@ from vidact.data.synthetic import write_video
 from vidact.prepare import sets as prepare
 from vidact.prepare.pack import PackSettings
 from vidact.prepare.sets import pack_set, transcode_set
+from vidact.prepare.sources import NOTES
 from vidact.prepare.transcode import TranscodeSettings
 from vidact.video.decode import open_video
 from vidact.video.numbered import write_numbered_video
@@ -58,7 +59,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(out):
     """Every file that was made, by its bytes; the notes beside them are the run's own business."""
-    paths = [path for path in sorted(out.rglob("*")) if path.is_file() and jobs.NOTES not in path.parts]
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file() and NOTES not in path.parts]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -355,7 +356,7 @@ def test_a_folder_from_before_x264_was_told_to_be_cpu_independent_is_refused(cli
     """What is there was made in another way, and what is missing would be made in the present one."""
     out = tmp_path / "out"
     WAYS["transcode"](clips, out)
-    settings = out / jobs.NOTES / "settings.json"
+    settings = out / NOTES / "settings.json"
     record = json.loads(settings.read_text())
     del record["x264"]
     settings.write_text(json.dumps(record))

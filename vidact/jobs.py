@@ -1,15 +1,14 @@
 """Work on many files: by several processes, a file at a time, whole or not at all, and never twice.
 
-A folder of results keeps its notes in ``.prepare``: one JSON file for each piece of work that is done, written after
-the piece's own files have been moved to their place. A run that was killed leaves at most files with a process number
-in their names, which the next run removes.
+``run`` does the jobs, ``Folder`` keeps what is finished. A folder of results has a folder of notes: one JSON file for
+each job that is done, written after the files of the job have been moved to their place. A run that was killed leaves
+at most files with a process number in their names, which the next run removes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -23,27 +22,26 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-import torch
-
 from vidact.files import short_name, take, write_json
 
-NOTES = ".prepare"
 UNREADABLE = "unreadable.json"  # names and reasons of what could not be read
 DISK_RESERVE = 32 * 2**20  # bytes that a run leaves free
+LONGEST_NAME = 255  # bytes of a file's name
 
 Job = TypeVar("Job", bound="Piece")
 Result = TypeVar("Result")
 
 
 class DiskFullError(OSError):
-    """There is no room left for what was asked."""
+    """The error of a disk without room for the results."""
 
 
 def num_cores() -> int:
@@ -142,7 +140,7 @@ def refuse_workers(workers: int) -> None:
         raise ValueError(f"workers is {workers}; at least one process works")
 
 
-class Piece(Protocol):
+class Piece(Hashable, Protocol):
     """A job: one file to be made or read. ``label`` names it in messages."""
 
     @property
@@ -158,7 +156,6 @@ def run(
     jobs: Sequence[Job],
     workers: int = 1,
     meter: Meter | None = None,
-    on_share: Callable[[Job, float], None] | None = None,
 ) -> Generator[tuple[Job, Result]]:
     """Do each job once and yield it with its result, in the order in which they are finished.
 
@@ -171,34 +168,39 @@ def run(
             and results are, and a script that calls this needs ``if __name__ == "__main__":``.
         jobs: what is to be done, in this order.
         workers: processes, at least 1.
-        meter: learns when the work began.
-        on_share: called with a job and the share of it that is done, now and then.
+        meter: is told when the work began, and now and then which share of a job is done.
     """
     refuse_workers(workers)
-    meter = meter or Meter(0, 0, is_on=False)
-    share = on_share or (lambda job, part: None)
+    if not jobs:
+        return
+    meter = meter or Meter({}, is_on=False)
     workers = min(workers, len(jobs))
-    if workers <= 1:
-        work = start() if jobs else None
+    if workers == 1:
+        work = start()
         for job in jobs:
-            assert work is not None
             meter.begin()
-            share(job, 0.0)
-            yield job, work(job, functools.partial(share, job))
+            meter.move(job, 0.0)
+            yield job, work(job, lambda share, job=job: meter.move(job, share))  # type: ignore[misc]
         return
     context = process_context()
     waiting = list(reversed(jobs))
     in_hand: dict[Connection, Job] = {}
     processes: dict[Connection, Any] = {}
+
+    def send_next(link: Connection) -> None:
+        in_hand[link] = waiting.pop()
+        with contextlib.suppress(OSError):  # of a process that has ended: its end of the link says so
+            link.send(in_hand[link])
+
     try:
         # Each process has a pipe of its own, so that one which is killed leaves no lock behind that others wait for.
         for _ in range(workers):
-            ours, theirs = context.Pipe()
-            processes[ours] = context.Process(target=_serve, args=(theirs, start), daemon=True)  # type: ignore[attr-defined]
-            processes[ours].start()
-            theirs.close()
-            in_hand[ours] = waiting.pop()
-            ours.send(in_hand[ours])
+            parent_end, child_end = context.Pipe()
+            process = context.Process(target=_serve, args=(child_end, start), daemon=True)  # type: ignore[attr-defined]
+            processes[parent_end] = process
+            process.start()
+            child_end.close()
+            send_next(parent_end)
         while in_hand:
             for link in multiprocessing.connection.wait(list(in_hand)):
                 assert isinstance(link, Connection)
@@ -213,19 +215,19 @@ def run(
                     ) from None
                 if isinstance(message, _Share):
                     meter.begin(message.at)
-                    share(job, message.part)
+                    meter.move(job, message.part)
                     continue
                 del in_hand[link]
                 if message.error is not None:
                     raise message.error
                 if waiting:  # before the result is dealt with, so that the process need not wait for that
-                    in_hand[link] = waiting.pop()
-                    link.send(in_hand[link])
+                    send_next(link)
                 yield job, message.result
     finally:
         for process in processes.values():
-            process.kill()
-            process.join()
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
 class _Share(NamedTuple):
@@ -248,10 +250,6 @@ TELL_EVERY_S = 0.5
 def _serve(link: Connection, start: Callable[[], Work[Job, Result]]) -> None:
     """Work in a process of its own: jobs in, shares and results out, until the other end of the link is gone."""
     end_with_parent()
-    torch.set_num_threads(1)
-    import cv2
-
-    cv2.setNumThreads(0)
     last_s = 0.0
 
     def tell(part: float) -> None:
@@ -262,6 +260,11 @@ def _serve(link: Connection, start: Callable[[], Work[Job, Result]]) -> None:
             last_s = now
 
     try:
+        import cv2
+        import torch
+
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)
         work = start()
     except Exception as error:
         link.send(_End(error=_for_the_parent(error)))
@@ -294,7 +297,7 @@ def _for_the_parent(error: Exception) -> Exception:
     return copy if isinstance(copy, Exception) else RuntimeError(place)
 
 
-# ---------------------------------------------------------------------------------------------- shards
+# ---------------------------------------------------------------------------------------------- the folder of results
 
 
 def parse_shard(shard: str) -> tuple[int, int]:
@@ -306,105 +309,146 @@ def parse_shard(shard: str) -> tuple[int, int]:
 
 
 def part_of(name: str, parts: int) -> int:
-    """Return the part, from 1, that a piece of work belongs to: the same on every machine and in every list."""
+    """Return the part, from 1, that a job belongs to by its name: the same on every machine and in every list."""
     return 1 + int(hashlib.sha256(name.encode()).hexdigest(), 16) % parts
 
 
-def report_unreadable(out: Path, reasons: Mapping[str, str], shard: str = "1/1") -> Path:
-    """Write the names that could not be read, with the reasons, and return the file; without any, the file is removed.
-
-    Each shard has a file of its own: unreadable.json, or unreadable-i-of-n.json for the i-th of n parts.
-    """
-    part, parts = parse_shard(shard)
-    path = out / (UNREADABLE if parts == 1 else f"unreadable-{part}-of-{parts}.json")
-    if reasons:
-        write_json(path, dict(reasons))
-    else:
-        path.unlink(missing_ok=True)
-    return path
-
-
-# ---------------------------------------------------------------------------------------------- the folder of results
-
-
-@contextlib.contextmanager
-def alone(out: Path, notes: str = NOTES, shard: str = "1/1", names: Collection[str] | None = None) -> Iterator[None]:
-    """Refuse a second run on the same folder, or the same shard of it, and remove what a killed one left half-written.
-
-    The lock falls with the process, however that ends.
-
-    Args:
-        out: the folder of results.
-        notes: the folder in it where the lock lies.
-        shard: "i/n" locks the i-th of n parts.
-        names: the names of the files whose half-written forms are removed; None: all.
-    """
-    part, parts = parse_shard(shard)
-    (out / notes).mkdir(parents=True, exist_ok=True)
-    path = out / notes / ("lock" if parts == 1 and notes == NOTES else f"lock-{part}-of-{parts}")
-    with path.open("w") as lock:
-        if not take(lock.fileno()):
-            if parts == 1:
-                raise ValueError(f"another run is writing to {out}; wait for it, or choose another --out")
-            raise ValueError(
-                f"another run is writing shard {shard} of {out}; wait for it, or split the work with --shard i/n"
-            )
-        for half in out.rglob(".*"):
-            match = re.fullmatch(r"\.\d+\.(.+)", half.name)
-            if match and half.is_file() and (names is None or match[1] in names):
-                half.unlink(missing_ok=True)
-        yield
-
-
-def claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write down what the folder is made with; refuse one that was made otherwise."""
-    path = out / NOTES / "settings.json"
-    if path.exists():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differ = [
-            f"{name} {there.get(name)!r} there, {settings.get(name)!r} asked"
-            for name in {**there, **settings}
-            if there.get(name) != settings.get(name)
-        ]
-        if differ:
-            raise ValueError(f"{out} was made with other settings: {'; '.join(differ)}. Choose another --out")
-        return
-    strangers = [path.name for path in out.iterdir() if path.name != NOTES]
-    if strangers:
-        raise ValueError(
-            f"{out} holds files that this command did not make ({sorted(strangers)[0]}); choose a new or empty --out"
-        )
-    write_json(path, settings)
-
-
 def source_state(path: Path) -> dict[str, int]:
-    """By what a source is known to be the one that was read; of a folder of images, all of its files."""
+    """Identify a source, so that a changed one is read again: size and modification time, of a folder of images those
+    of all its files.
+    """
     stats = [path.stat(), *(file.stat() for file in path.iterdir())] if path.is_dir() else [path.stat()]
     return {"size": sum(stat.st_size for stat in stats), "mtime_ns": max(stat.st_mtime_ns for stat in stats)}
 
 
-def _note_path(out: Path, name: str) -> Path:
-    path = out / NOTES / "done" / name
-    return path.with_name(f"{short_name(path.name)}.json")
+@dataclass(frozen=True)
+class Folder:
+    """A folder of results: locked while a run writes to it, made with one set of settings, with a note of each job that
+    is done.
 
+    Args:
+        out: the folder.
+        notes: the folder in it that holds the lock and the settings.
+        done: the folder in ``notes`` with a note of each finished job.
+        shard: "i/n" is the i-th of n parts, which n machines write to one folder; None where the jobs are not divided.
+    """
 
-def read_note(out: Path, name: str) -> dict[str, Any] | None:
-    """What is noted of a finished piece of work; None when it is not finished, or the note cannot be read."""
-    try:
-        note = json.loads(_note_path(out, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    out: Path
+    notes: str
+    done: str = "done"
+    shard: str | None = None
+
+    def includes(self, name: str) -> bool:
+        """Whether a job of this name belongs to the shard."""
+        part, parts = parse_shard(self.shard or "1/1")
+        return part_of(name, parts) == part
+
+    def _for_shard(self, name: str) -> str:
+        """The name of a file of which each shard has one."""
+        part, parts = parse_shard(self.shard or "1/1")
+        return name if parts == 1 else f"{Path(name).stem}-{part}-of-{parts}{Path(name).suffix}"
+
+    @contextlib.contextmanager
+    def locked(self, files: Collection[Path] = ()) -> Iterator[None]:
+        """Refuse a second run on the same folder, or the same shard of it, and remove what a killed run left.
+
+        The lock ends with the process, however that ends. A full disk becomes a DiskFullError.
+
+        Args:
+            files: what the jobs write. Where several shards write to the folder, half-written forms of these alone are
+                removed, because another shard may be writing the others.
+        """
+        _, parts = parse_shard(self.shard or "1/1")
+        folder = self.out / self.notes
+        folder.mkdir(parents=True, exist_ok=True)
+        # versions before this one name the lock of the only part so where there are shards
+        name = "lock-1-of-1" if parts == 1 and self.shard is not None else self._for_shard("lock")
+        with (folder / name).open("w") as lock, full_disk_named(self.out):
+            if not take(lock.fileno()):
+                if parts == 1:
+                    raise ValueError(f"another run is writing to {self.out}; wait for it, or choose another --out")
+                raise ValueError(
+                    f"another run is writing shard {self.shard} of {self.out}; wait for it, or split the work with "
+                    "--shard i/n"
+                )
+            whole = None if parts == 1 else {file.with_name(short_name(file.name)) for file in files}
+            for half in self.out.rglob(".*"):
+                match = re.fullmatch(r"\.\d+\.(.+)", half.name)
+                if match and half.is_file() and (whole is None or half.with_name(match[1]) in whole):
+                    half.unlink(missing_ok=True)
+            yield
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Write down what the folder is made with; raise ValueError where it was made otherwise."""
+        path = self.out / self.notes / "settings.json"
+        if path.exists():
+            earlier = json.loads(path.read_text(encoding="utf-8"))
+            differ = [
+                f"{name} {earlier.get(name)!r} there, {settings.get(name)!r} asked"
+                for name in {**earlier, **settings}
+                if earlier.get(name) != settings.get(name)
+            ]
+            if differ:
+                raise ValueError(f"{self.out} was made with other settings: {'; '.join(differ)}. Choose another --out")
+            return
+        strangers = sorted(path.name for path in self.out.iterdir() if path.name != self.notes)
+        if strangers:
+            raise ValueError(
+                f"{self.out} holds files that this command did not make ({strangers[0]}); choose a new or empty --out"
+            )
+        write_json(path, settings)
+
+    def note_paths(self, name: str) -> list[Path]:
+        """Where the note of a job is written, and after it where it may be as well: under its shortened name."""
+        path = self.out / self.notes / self.done / name
+        names = dict.fromkeys([f"{path.name}.json", f"{short_name(path.name)}.json"])
+        return [path.with_name(name) for name in names if len(os.fsencode(name)) <= LONGEST_NAME]
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The note of a finished job; None where it is not finished or the note cannot be read."""
+        for path in self.note_paths(name):
+            try:
+                note = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, RecursionError):
+                return None
+            return note if isinstance(note, dict) else None
         return None
-    return note if isinstance(note, dict) else None
 
+    def read_if_of(self, name: str, state: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The note of a job that was finished with this state of its source; None where there is none."""
+        note = self.read(name)
+        return note if note is not None and all(note.get(key) == value for key, value in state.items()) else None
 
-def write_note(out: Path, name: str, note: dict[str, Any]) -> None:
-    """Note that a piece of work is done; its files are in their place already."""
-    write_json(_note_path(out, name), note)
+    def finish(self, name: str, state: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+        """Note that a job is done, with the state of its source; its files are in their place already."""
+        note = {**state, **facts}
+        write_json(self.note_paths(name)[0], note)
+        return note
 
+    def forget(self, name: str) -> None:
+        """Remove the note of a job that is about to be done again."""
+        for path in self.note_paths(name):
+            path.unlink(missing_ok=True)
 
-def forget_note(out: Path, name: str) -> None:
-    """The piece of work is about to be done anew."""
-    _note_path(out, name).unlink(missing_ok=True)
+    def report_unreadable(self, reasons: Mapping[str, str]) -> Path:
+        """Write what could not be read, with the reasons, and return the file; without any, the file is removed.
+
+        Each shard has a file of its own: unreadable.json, or unreadable-i-of-n.json for the i-th of n parts. One that
+        would not change is not written again.
+        """
+        path = self.out / self._for_shard(UNREADABLE)
+        if not reasons:
+            path.unlink(missing_ok=True)
+            return path
+        try:
+            is_the_same = json.loads(path.read_text(encoding="utf-8")) == dict(reasons)
+        except (OSError, ValueError):
+            is_the_same = False
+        if not is_the_same:
+            write_json(path, dict(reasons))
+        return path
 
 
 def file_digest(path: Path) -> str:
@@ -477,48 +521,54 @@ class Meter:
     The time that is left follows from the work that was done since ``begin``; the start of processes is none.
 
     Args:
-        total_bytes: of all pieces of work.
-        count: of what is counted in ``words``.
-        is_on: whether anything is said at all.
+        sizes: bytes of the source of each job.
+        count: of what is counted in ``unit``; None: one for each job.
+        is_on: whether anything is printed at all.
+        unit: what is counted.
     """
 
-    TIMED_S = 3.0  # of work, before it says anything of the rest
+    TIMED_S = 3.0  # of work, before an estimate of the rest is printed
 
-    def __init__(self, total_bytes: int, count: int, is_on: bool = True, words: str = "videos") -> None:
-        self.total, self.count, self.words = max(total_bytes, 1), count, words
-        self.done_bytes = self.done = 0
-        self.in_hand: dict[str, float] = {}
-        self.is_on, self.is_terminal = is_on and count > 0, sys.stderr.isatty()
+    def __init__(
+        self, sizes: Mapping[Any, int], count: int | None = None, is_on: bool = True, unit: str = "videos"
+    ) -> None:
+        self.sizes = sizes
+        self.total_bytes = max(sum(sizes.values()), 1)
+        self.count, self.unit = len(sizes) if count is None else count, unit
+        self.finished_bytes = self.finished = 0
+        self.in_hand: dict[Hashable, float] = {}
+        self.is_on, self.is_terminal = is_on and self.count > 0, sys.stderr.isatty()
         self.began: float | None = None
-        self.told = time.monotonic()
+        self.printed = time.monotonic()
 
     def begin(self, at: float | None = None) -> None:
         """Work begins now, or began at a moment of ``time.monotonic``; the first call counts."""
         if self.began is None:
             self.began = time.monotonic() if at is None else at
 
-    def move(self, piece: str, num_bytes: float) -> None:
-        """So many bytes of a piece that is not finished are done."""
-        self.in_hand[piece] = num_bytes
-        if time.monotonic() - self.told > (0.5 if self.is_terminal else 30):
-            self._tell("")
+    def move(self, job: Hashable, share: float) -> None:
+        """Take in which share of a job, 0 to 1, is done."""
+        self.in_hand[job] = share * self.sizes.get(job, 0)
+        if time.monotonic() - self.printed > (0.5 if self.is_terminal else 30):
+            self._print("")
 
-    def finish(self, num_bytes: int, count: int = 1, news: str = "", piece: str = "") -> None:
-        """A piece of work is done, of so many bytes; ``news`` is what must be read of it."""
-        self.in_hand.pop(piece, None)
-        self.done_bytes += num_bytes
-        self.done += count
-        if news or self.done >= self.count or time.monotonic() - self.told > (0.2 if self.is_terminal else 30):
-            self._tell(news)
+    def finish(self, job: Hashable, news: str = "", count: int = 1) -> None:
+        """Take in that a job is done; ``news`` is printed at once."""
+        self.in_hand.pop(job, None)
+        self.finished_bytes += self.sizes.get(job, 0)
+        self.finished += count
+        is_last = self.finished >= self.count
+        if news or is_last or time.monotonic() - self.printed > (0.2 if self.is_terminal else 30):
+            self._print(news)
 
-    def _tell(self, news: str) -> None:
+    def _print(self, news: str) -> None:
         if not self.is_on:
             return
-        self.told = time.monotonic()
-        share = min((self.done_bytes + sum(self.in_hand.values())) / self.total, 1.0)
-        state = f"{self.done}/{self.count} {self.words} {share:4.0%}"
-        worked_s = 0.0 if self.began is None else self.told - self.began
-        if self.done < self.count and share and worked_s >= self.TIMED_S:
+        self.printed = time.monotonic()
+        share = min((self.finished_bytes + sum(self.in_hand.values())) / self.total_bytes, 1.0)
+        state = f"{self.finished}/{self.count} {self.unit} {share:4.0%}"
+        worked_s = 0.0 if self.began is None else self.printed - self.began
+        if self.finished < self.count and share and worked_s >= self.TIMED_S:
             state += f", {time_text(worked_s * (1 / share - 1))} left"
         if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
@@ -528,7 +578,7 @@ class Meter:
             line = f"{state} [{'#' * filled}{'.' * (20 - filled)}]"
             print(
                 f"\r{line:<{width}}"[: width + 1],
-                end="\n" if self.done >= self.count else "",
+                end="\n" if self.finished >= self.count else "",
                 file=sys.stderr,
                 flush=True,
             )

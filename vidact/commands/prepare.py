@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vidact import jobs
 from vidact.commands.options import Parser
-from vidact.jobs import UNREADABLE, size_text, time_text
+from vidact.jobs import size_text, time_text
 from vidact.prepare import transcode
 from vidact.prepare.pack import PackSettings
 from vidact.prepare.sets import Prepared, pack_set, transcode_set
@@ -114,7 +114,7 @@ def _summary(done: Prepared, seconds: float) -> str:
     figures = done.figures
     lines = [
         f"{done.out}: {counted(done.written, 'video')} written, {done.kept} were there, {len(done.unreadable)} "
-        f"cannot be read" + (f" (see {done.out / UNREADABLE})" if done.unreadable else "") + f"; {time_text(seconds)}",
+        f"cannot be read" + (f" (see {done.report})" if done.unreadable else "") + f"; {time_text(seconds)}",
         f"{size_text(figures['bytes'])}, {figures['bytes_ratio']:.2f}x the sources; PSNR to the scaled sources: median "
         f"{figures['psnr_median']:.2f} dB, least {figures['psnr_least']:.2f} dB",
     ]

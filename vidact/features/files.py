@@ -19,10 +19,10 @@ import torch
 
 from vidact import jobs
 from vidact.data.takes import takes_file, write_takes
-from vidact.data.time_origin import NOTES, note_path
+from vidact.data.time_origin import NOTES
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import EXTRACTOR, RECORD, differences, weights_hash
-from vidact.files import replacing, short_name, write_json
+from vidact.files import replacing, write_json
 from vidact.jobs import UNREADABLE, Meter
 from vidact.models.weights import read
 from vidact.records import FEATURES, read_json
@@ -76,39 +76,34 @@ def extract_features(
     """
     started = time.perf_counter()
     jobs.refuse_workers(workers)
-    part, parts = jobs.parse_shard(shard)
-    sources = {video: path for video, path in find_videos(videos).items() if jobs.part_of(video, parts) == part}
     out = Path(out)
+    folder = jobs.Folder(out, NOTES, shard=shard)
+    sources = {video: path for video, path in find_videos(videos).items() if folder.includes(video)}
     record = _claim(out, extractor)
-    tasks = [_Task(video, path, out, _fingerprint(record)) for video, path in sources.items()]
-    own = None if parts == 1 else {name for task in tasks for name in task.files()}
-    with jobs.alone(out, NOTES, shard, own):
-        done = Extraction(kept=[task.video for task in tasks if task.is_done(extractor.dim)])
-        tasks = [task for task in tasks if task.video not in set(done.kept)]
+    tasks = [_Task(video, path, folder, _fingerprint(record)) for video, path in sources.items()]
+    result = Extraction()
+    with folder.locked([file for task in tasks for file in task.files()]):
+        waiting = [task for task in tasks if not task.is_done(extractor.dim)]
+        result.kept = sorted(sources.keys() - {task.video for task in waiting})
         # the longest first, so that the last ones do not leave the other workers idle
-        tasks.sort(key=lambda task: task.path.stat().st_size, reverse=True)
-        sizes = {task.video: max(task.path.stat().st_size, 1) for task in tasks}
-        meter = Meter(sum(sizes.values()), len(tasks), progress)
-        if progress and tasks and done.kept:
-            print(f"{counted(len(done.kept), 'video is', 'videos are')} done already", file=sys.stderr)
-
-        def move(task: _Task, share: float) -> None:
-            meter.move(task.video, share * sizes[task.video])
-
-        start = _starter(extractor, min(workers, len(tasks)))
-        with _one_thread(), contextlib.closing(jobs.run(start, tasks, workers, meter, move)) as outcomes:
+        waiting.sort(key=lambda task: task.path.stat().st_size, reverse=True)
+        meter = Meter({task: max(task.path.stat().st_size, 1) for task in waiting}, is_on=progress)
+        if progress and waiting and result.kept:
+            print(f"{counted(len(result.kept), 'video is', 'videos are')} done already", file=sys.stderr)
+        start = _starter(extractor, min(workers, len(waiting)))
+        with _one_thread(), contextlib.closing(jobs.run(start, waiting, workers, meter)) as outcomes:
             for task, outcome in outcomes:
-                meter.finish(sizes[task.video], news=f"{task.video}: {outcome}", piece=task.video)
+                meter.finish(task, f"{task.video}: {outcome}")
                 if outcome.error:
-                    done.unreadable[task.video] = outcome.error
-                else:
-                    done.written.append(task.video)
-                    done.tokens += outcome.tokens
-                    if outcome.takes:
-                        done.paused.append(task.video)
-        done.report = jobs.report_unreadable(out, done.unreadable, shard)
-    done.took_s = time.perf_counter() - started
-    return done
+                    result.unreadable[task.video] = outcome.error
+                    continue
+                result.written.append(task.video)
+                result.tokens += outcome.tokens
+                if outcome.takes:
+                    result.paused.append(task.video)
+        result.report = folder.report_unreadable(result.unreadable)
+    result.took_s = time.perf_counter() - started
+    return result
 
 
 def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
@@ -116,24 +111,24 @@ def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | No
 
     ``notes`` gets sentences on folders that were passed over.
     """
-    found: list[tuple[str, Path]] = []
+    listed: list[tuple[str, Path]] = []
     if isinstance(videos, (str, Path)):
         folder = Path(videos)
         if not folder.exists():
             raise FileNotFoundError(f"{folder} does not exist; give a folder of videos or a video file")
-        found = [(video_id(name), folder / name) for name in walk_videos(folder, notes=notes)]
+        listed = [(video_id(name), folder / name) for name in walk_videos(folder, notes=notes)]
         if folder.is_file():
-            found = [(folder.stem, folder)]
-        if not found:
+            listed = [(folder.stem, folder)]
+        if not listed:
             raise FileNotFoundError(f"{folder} holds no video; looked for {KNOWN_SUFFIXES}")
     else:
-        found = [(Path(path).stem, Path(path)) for path in videos]
-    if absent := [str(path) for _, path in found if not path.exists()]:
+        listed = [(Path(path).stem, Path(path)) for path in videos]
+    if absent := [str(path) for _, path in listed if not path.exists()]:
         raise FileNotFoundError(
-            f"{absent[0]} is not a file; {len(absent)} of {counted(len(found), 'video is', 'videos are')} missing"
+            f"{absent[0]} is not a file; {len(absent)} of {counted(len(listed), 'video is', 'videos are')} missing"
         )
     sources: dict[str, Path] = {}
-    for video, path in sorted(found):
+    for video, path in sorted(listed):
         if video in sources:
             raise ValueError(
                 f"{sources[video]} and {path} would both become {video}.npy; rename one of them, or give their folder"
@@ -144,46 +139,44 @@ def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | No
 
 @dataclass(frozen=True)
 class _Task:
-    """One video to be done."""
+    """A video to be read, and the folder for its features."""
 
     video: str
     path: Path
-    out: Path
+    folder: jobs.Folder
     fingerprint: str  # of the extractor's record
 
     @property
     def target(self) -> Path:
-        return self.out / f"{self.video}.npy"
-
-    @property
-    def note(self) -> Path:
-        return note_path(self.out, self.video)
+        return self.folder.out / f"{self.video}.npy"
 
     @property
     def label(self) -> str:
         return str(self.path)
 
-    def files(self) -> list[str]:
-        """Return the names of the files that are written for this video."""
-        return [short_name(path.name) for path in (self.target, takes_file(self.target), self.note)]
+    def files(self) -> list[Path]:
+        """Return the files that are written for this video."""
+        return [self.target, takes_file(self.target), *self.folder.note_paths(self.video)]
 
-    def source(self) -> dict[str, Any]:
-        """Identify the source file, so that a changed file is processed again: size and modification time."""
-        stat = self.path.stat()
-        return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "record_sha256": self.fingerprint}
+    def state(self) -> dict[str, Any]:
+        """Identify the source and the extractor, so that a video is processed again where one of them changed."""
+        return {**jobs.source_state(self.path), "record_sha256": self.fingerprint}
 
     def is_done(self, dim: int) -> bool:
         """Whether the features of this very file, by this very extractor, are there and whole."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            tokens, is_paused = note.pop("tokens"), note.pop("takes", 0) > 0
-            note.pop("lead_s", None)
-            array = np.load(self.target, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            # an empty .npy is an EOFError
+        note = self.folder.read_if_of(self.video, self.state())
+        if note is None:
             return False
-        has_takes = takes_file(self.target).is_file() == is_paused
-        return note == self.source() and has_takes and array.dtype == np.float32 and array.shape == (tokens, dim)
+        try:
+            array = np.load(self.target, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError):  # an empty .npy is an EOFError
+            return False
+        is_paused = takes_file(self.target).is_file()
+        return (
+            array.dtype == np.float32
+            and array.shape == (note.get("tokens"), dim)
+            and is_paused == (note.get("takes", 0) != 0)
+        )
 
 
 @dataclass(frozen=True)
@@ -198,10 +191,11 @@ class _Outcome:
 
 
 def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Tell) -> _Outcome:
-    for stale in (task.note, task.target, takes_file(task.target)):  # of another state of the video
+    task.folder.forget(task.video)
+    for stale in (task.target, takes_file(task.target)):  # of another state of the video
         stale.unlink(missing_ok=True)
     try:
-        source = task.source()  # before reading: a video that changes meanwhile is made again
+        state = task.state()  # before reading: a video that changes meanwhile is made again
         with open_video(task.path, extractor.decoder) as reader:
             features = extractor.video(reader, progress).numpy()
             begun, lead_s = extractor.plan(reader)[1], reader.lead_s
@@ -212,7 +206,7 @@ def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Tell) -> _
     write_takes(task.target, begun)
     num_takes = len(begun) if takes_file(task.target).exists() else 0
     paused = {"takes": num_takes} if num_takes else {}
-    write_json(task.note, {**source, "tokens": len(features), "lead_s": round(lead_s, 6), **paused})
+    task.folder.finish(task.video, state, tokens=len(features), lead_s=round(lead_s, 6), **paused)
     return _Outcome(len(features), takes=num_takes)
 
 
@@ -224,27 +218,27 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
 
 
 def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
-    """Write the record into a new folder, refuse a folder of other features; gives the record that stands there.
+    """Write the record into a new folder and refuse a folder of other features; return the record of the folder.
 
-    A folder of before pauses were left out goes on as it began, unless another length than the usual one is asked for.
+    A folder of a version that filled every pause is continued so, unless a length other than the usual one is given.
     """
     path, record = out / RECORD, extractor.record()
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file; name a folder for the features")
     if path.exists():
-        there = read_json(path, FEATURES, "choose another --out")
-        if "longest_gap_s" not in there and extractor.longest_gap_s == LONGEST_GAP_S:
+        earlier = read_json(path, FEATURES, "choose another --out")
+        if "longest_gap_s" not in earlier and extractor.longest_gap_s == LONGEST_GAP_S:
             extractor.longest_gap_s = None
             record = extractor.record()
-        if different := differences(there, record):
+        if different := differences(earlier, record):
             raise ValueError(
                 f"the features in {out} were made with others than asked: {'; '.join(different)} (there and asked); "
                 "choose another --out"
             )
-        record = there
-    elif other := next(out.rglob("*.npy"), None):
+        record = earlier
+    elif stray := next(out.rglob("*.npy"), None):
         raise ValueError(
-            f"{out} holds features ({other.relative_to(out)}) and no {RECORD} that says what made them; "
+            f"{out} holds features ({stray.relative_to(out)}) and no {RECORD} that says what made them; "
             "choose another --out"
         )
     else:
@@ -257,10 +251,10 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
 def _holds(path: Path, record: Mapping[str, Any]) -> bool:
     """Whether the file is there, whole, and the extractor of the record."""
     try:
-        tensors, there = read(path)
+        tensors, stored = read(path)
     except (OSError, ValueError):
         return False
-    is_its = there is not None and "extractor" in there and not differences(there["extractor"], record)
+    is_its = stored is not None and "extractor" in stored and not differences(stored["extractor"], record)
     return is_its and weights_hash(tensors) == record["weights_sha256"]
 
 

@@ -24,8 +24,8 @@ from torchvision.tv_tensors import Video
 from vidact import jobs
 from vidact.data.clip_list import load_clips
 from vidact.data.tables import is_table
+from vidact.data.time_origin import NOTES
 from vidact.features.files import find_videos
-from vidact.files import short_name, write_json
 from vidact.jobs import Meter
 from vidact.text.names import counted
 from vidact.video.decode import VideoError, VideoReader, open_video
@@ -33,7 +33,7 @@ from vidact.video.flow import METHODS, flow_fields, quantise
 from vidact.video.flow_store import FlowRecord, FlowStore, FlowWriter, write_record
 from vidact.video.folders import source_id, walk_videos
 
-NOTES = ".extract/flow"  # the folder inside a folder of flow that says which videos are done
+DONE = "flow"  # the folder of notes of finished videos
 CHUNK = 32  # frames held at once
 
 
@@ -79,36 +79,30 @@ def extract_flow(
     if record.method not in METHODS:
         raise ValueError(f"there is no flow method {record.method!r}; there are {', '.join(METHODS)}")
     jobs.refuse_workers(workers)
-    part, parts = jobs.parse_shard(shard)
-    sources = {video: path for video, path in find_sources(videos).items() if jobs.part_of(video, parts) == part}
-    flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # or say now why not
     out = Path(out)
+    folder = jobs.Folder(out, NOTES, DONE, shard)
+    sources = {video: path for video, path in find_sources(videos).items() if folder.includes(video)}
+    flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # or say now why not
     write_record(out, record)
-    tasks = [_Task(video, path, out, record, decoder, weights, device) for video, path in sorted(sources.items())]
-    with jobs.alone(out, NOTES, shard, None if parts == 1 else {short_name(task.note.name) for task in tasks}):
-        done = FlowExtraction(kept=[task.video for task in tasks if task.is_done()])
-        kept = set(done.kept)
-        tasks = [task for task in tasks if task.video not in kept]
-        if progress and kept:
-            print(f"{counted(len(kept), 'video is', 'videos are')} done already", file=sys.stderr)
-        sizes = {task.video: task.source()["size"] for task in tasks}
-        meter = Meter(sum(sizes.values()), len(tasks), progress)
-
-        def move(task: _Task, share: float) -> None:
-            meter.move(task.video, share * sizes[task.video])
-
-        with contextlib.closing(jobs.run(_start, tasks, workers, meter, move)) as outcomes:
+    tasks = [_Task(video, path, folder, record, decoder, weights, device) for video, path in sorted(sources.items())]
+    result = FlowExtraction()
+    with folder.locked([file for task in tasks for file in folder.note_paths(task.video)]):
+        waiting = [task for task in tasks if not task.is_done()]
+        result.kept = sorted(sources.keys() - {task.video for task in waiting})
+        if progress and result.kept:
+            print(f"{counted(len(result.kept), 'video is', 'videos are')} done already", file=sys.stderr)
+        meter = Meter({task: jobs.source_state(task.path)["size"] for task in waiting}, is_on=progress)
+        with contextlib.closing(jobs.run(_start, waiting, workers, meter)) as outcomes:
             for task, (num_fields, error) in outcomes:
+                meter.finish(task, f"{task.video}: {error or f'{num_fields} fields'}")
                 if error:
-                    done.unreadable[task.video] = error
+                    result.unreadable[task.video] = error
                 else:
-                    done.written.append(task.video)
-                    done.num_fields += num_fields
-                news = f"{task.video}: {error or f'{num_fields} fields'}"
-                meter.finish(sizes[task.video], news=news, piece=task.video)
-        done.report = jobs.report_unreadable(out, done.unreadable, shard)
-    done.took_s = time.perf_counter() - started
-    return done
+                    result.written.append(task.video)
+                    result.num_fields += num_fields
+        result.report = folder.report_unreadable(result.unreadable)
+    result.took_s = time.perf_counter() - started
+    return result
 
 
 def find_sources(videos: str | Path) -> dict[str, Path]:
@@ -127,8 +121,8 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
     folders = [root / name for name in walk_videos(root, images_below=1, notes=notes) if name not in set(files)]
     for note in notes:
         print(note, file=sys.stderr)
-    found = find_videos(root) if files or not folders else {}
-    return found | {source_id(root, folder): folder for folder in folders}
+    single_files = find_videos(root) if files or not folders else {}
+    return single_files | {source_id(root, folder): folder for folder in folders}
 
 
 def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, device: str) -> Iterator[Tensor]:
@@ -146,42 +140,39 @@ def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, devi
 
 @dataclass(frozen=True)
 class _Task:
-    """One video to be done."""
+    """A video to be read, the folder for its flow, and how the flow is computed."""
 
     video: str
     path: Path
-    out: Path
+    folder: jobs.Folder
     record: FlowRecord
     decoder: str
     weights: str | None
     device: str
 
     @property
-    def note(self) -> Path:
-        return self.out / NOTES / f"{self.video}.json"
-
-    @property
     def label(self) -> str:
         return str(self.path)
 
-    def source(self) -> dict[str, Any]:
-        """Identify the source file, so that a changed file is processed again: size and modification time."""
-        stat = self.path.stat()
-        told = json.dumps(self.record.as_dict(), sort_keys=True)
-        return {
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "record_sha256": hashlib.sha256(told.encode()).hexdigest(),
-        }
+    def states(self) -> list[dict[str, Any]]:
+        """Identify the source and the record, so that a video is processed again where one of them changed.
+
+        Earlier versions took the size and the time of a folder of images, not those of its files: the second form.
+        """
+        record = json.dumps(self.record.as_dict(), sort_keys=True)
+        digest = {"record_sha256": hashlib.sha256(record.encode()).hexdigest()}
+        states = [{**jobs.source_state(self.path), **digest}]
+        if self.path.is_dir():
+            stat = self.path.stat()
+            states.append({"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, **digest})
+        return states
 
     def is_done(self) -> bool:
         """Whether all fields of this very file are there."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            num_fields = note.pop("fields")
-        except (OSError, ValueError, KeyError, AttributeError):
-            return False
-        return note == self.source() and FlowStore(self.out).is_whole(self.video, num_fields)
+        notes = [self.folder.read_if_of(self.video, state) for state in self.states()]
+        note = next((note for note in notes if note is not None), {})
+        store = FlowStore(self.folder.out)
+        return isinstance(note.get("fields"), int) and store.is_whole(self.video, note["fields"])
 
 
 def _start() -> jobs.Work[_Task, tuple[int, str]]:
@@ -190,17 +181,17 @@ def _start() -> jobs.Work[_Task, tuple[int, str]]:
 
 def _extract(task: _Task, tell: jobs.Tell) -> tuple[int, str]:
     """Return the number of fields that were written, and why there are none."""
-    task.note.unlink(missing_ok=True)
+    task.folder.forget(task.video)
     try:
-        source = task.source()  # before reading: a video that changes meanwhile is made again
+        state = task.states()[0]  # before reading: a video that changes meanwhile is made again
         with open_video(task.path, task.decoder) as video:
             if len(video) < 2:
                 return 0, f"{task.path} has one frame; flow needs two"
-            with FlowWriter(task.out, task.video, task.record) as writer:
+            with FlowWriter(task.folder.out, task.video, task.record) as writer:
                 for number, levels in enumerate(video_flow(video, task.record, task.weights, task.device), 1):
                     writer.write(levels)
                     tell(number / (len(video) - 1))
     except (VideoError, FileNotFoundError, PermissionError) as error:
         return 0, str(error)
-    write_json(task.note, {**source, "fields": writer.num_fields})
+    task.folder.finish(task.video, state, fields=writer.num_fields)
     return writer.num_fields, ""

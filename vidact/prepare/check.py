@@ -25,10 +25,10 @@ from vidact.data.clip_list import ClipList, load_clips
 from vidact.data.event_list import Event, load_events, load_videos
 from vidact.data.splits import SPLITS, groups_of
 from vidact.files import replacing, write_json
-from vidact.jobs import Meter
+from vidact.jobs import Folder, Meter
 from vidact.prepare.examine import RULES, Examined, examine, find_duplicates
 from vidact.prepare.pack import size_of
-from vidact.prepare.sources import Sources, find_sources, refuse_inside
+from vidact.prepare.sources import NOTES, Sources, find_sources, refuse_inside
 from vidact.report.page import write_summary
 from vidact.results.figures import command_line, save_results
 from vidact.text.names import alike, first_few, plain_path, spelt
@@ -96,7 +96,7 @@ class _Job:
 
     name: str
     path: Path
-    out: Path
+    folder: Folder
 
     @property
     def label(self) -> str:
@@ -129,8 +129,9 @@ def check_set(
     refuse_inside(sources, out)
     if group is not None:  # said before hours of decoding, not after
         groups_of(sources.folder, list(sources.videos.values()), group)
-    with jobs.alone(out):
-        examined = _examine_all(sources, out, workers, progress)
+    folder = Folder(out, NOTES)
+    with folder.locked():
+        examined = _examine_all(sources, folder, workers, progress)
         findings = _of_files(sources, examined, least_frames)
         findings += _of_lists(sources, examined, group)
         findings.sort(key=lambda finding: (finding.severity, finding.kind, finding.videos))
@@ -148,27 +149,27 @@ def _start() -> jobs.Work[_Job, Examined]:
 
 
 def _examine(job: _Job) -> Examined:
-    source = jobs.source_state(job.path)
-    found = examine(job.path)
-    jobs.write_note(job.out, job.name, {"source": source, "rules": RULES, "examined": _to_json(found)})
-    return found
+    state = {"source": jobs.source_state(job.path), "rules": RULES}
+    examined = examine(job.path)
+    job.folder.finish(job.name, state, examined=_to_json(examined))
+    return examined
 
 
-def _examine_all(sources: Sources, out: Path, workers: int, progress: bool) -> dict[str, Examined]:
-    found: dict[str, Examined] = {}
+def _examine_all(sources: Sources, folder: Folder, workers: int, progress: bool) -> dict[str, Examined]:
+    examined: dict[str, Examined] = {}
     waiting = []
     for name, path in sources.videos.items():
-        note = jobs.read_note(out, name)
-        if note is not None and note.get("source") == jobs.source_state(path) and note.get("rules") == RULES:
-            found[name] = _from_json(path, note["examined"])
+        note = folder.read_if_of(name, {"source": jobs.source_state(path), "rules": RULES})
+        if note is not None:
+            examined[name] = _from_json(path, note["examined"])
         else:
-            waiting.append(_Job(name, path, out))
+            waiting.append(_Job(name, path, folder))
     waiting.sort(key=lambda job: size_of(job.path), reverse=True)
-    meter = Meter(sum(size_of(job.path) for job in waiting), len(waiting), progress)
-    for job, one in jobs.run(_start, waiting, workers, meter):
-        found[job.name] = one
-        meter.finish(size_of(job.path), news=f"{job.name}: {one.problems[0][1]}" if one.problems else "")
-    return {name: found[name] for name in sources.videos}
+    meter = Meter({job: size_of(job.path) for job in waiting}, is_on=progress)
+    for job, video in jobs.run(_start, waiting, workers, meter):
+        examined[job.name] = video
+        meter.finish(job, f"{job.name}: {video.problems[0][1]}" if video.problems else "")
+    return {name: examined[name] for name in sources.videos}
 
 
 def _to_json(found: Examined) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing, write_json
-from vidact.jobs import Work, file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.jobs import Folder, Work, file_digest, full_disk_named, source_state
+from vidact.prepare.sources import NOTES
 from vidact.prepare.transcode import pictures_of, psnr_of, scaled, squared_difference
 from vidact.text.packages import how_to_install
 from vidact.video.decode import open_video
@@ -58,12 +59,12 @@ def kept_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
     """
     if fps is None or len(times_s) < 2:
         return np.arange(len(times_s))
-    kept, last_s = [0], times_s[0]
+    numbers, last_s = [0], times_s[0]
     for number, time_s in enumerate(times_s[1:], 1):
         if time_s - last_s >= 0.9 / fps:
-            kept.append(number)
+            numbers.append(number)
             last_s = time_s
-    return np.array(kept)
+    return np.array(numbers)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -91,6 +92,10 @@ class PackJob:
         return f"{self.number:06d}.tar"
 
     @property
+    def folder(self) -> Folder:
+        return Folder(self.out, NOTES)
+
+    @property
     def label(self) -> str:
         return str(self.out / SHARDS / self.shard)
 
@@ -100,7 +105,7 @@ class PackJob:
 
     def is_done(self) -> bool:
         """Whether the shard and the ``.packed`` files of these very sources are there and whole (by their sizes)."""
-        note = read_note(self.out, self.shard)
+        note = self.folder.read(self.shard)
         if note is None or set(note["videos"]) != {video.name for video in self.videos}:
             return False
         try:
@@ -135,30 +140,32 @@ def pack(job: PackJob) -> dict[str, Any]:
     except ImportError as error:
         raise ImportError(f"packing writes its shards with webdataset; {how_to_install('webdataset')}") from error
 
-    forget_note(job.out, job.shard)
+    out = job.out
+    job.folder.forget(job.shard)
     for video in job.videos:  # of another state of its source; and the shard will be another
-        (job.out / video.name).unlink(missing_ok=True)
-    found: dict[str, dict[str, Any]] = {}
+        (out / video.name).unlink(missing_ok=True)
+    rows: dict[str, dict[str, Any]] = {}
     entries: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
-    with full_disk_named(job.out):
-        with replacing(job.out / SHARDS / job.shard) as half:
+    with full_disk_named(out):
+        with replacing(out / SHARDS / job.shard) as half:
             with half.open("wb") as file:
                 # names and times that say nothing of the machine: the same bytes wherever it runs
                 writer = TarWriter(file, user="", group="", encoder=False, mtime=0)
-                for place, video in enumerate(job.videos):
-                    state = source_state(video.source)
+                for index, video in enumerate(job.videos):
+                    state: dict[str, int] = {}
                     try:
+                        state = source_state(video.source)
                         entry, jpegs, squared_error = _compress(video.source, job.settings)
-                    except VideoError as error:
-                        found[video.name] = {"source": state, "error": str(error)}
+                    except (VideoError, OSError) as error:
+                        rows[video.name] = {"source": state, "error": str(error)}
                         continue
-                    key = f"{job.number:06d}{place:06d}"
-                    told = {"video": video.name, "times_s": entry["times_s"]}
+                    key = f"{job.number:06d}{index:06d}"
+                    description = {"video": video.name, "times_s": entry["times_s"]}
                     members = {f"{number:06d}.jpg": data for number, data in enumerate(jpegs)}
-                    writer.write({"__key__": key, **members, "json": json.dumps(told).encode()})
+                    writer.write({"__key__": key, **members, "json": json.dumps(description).encode()})
                     num_values = entry["height"] * entry["width"] * 3 * len(jpegs)
-                    found[video.name] = {
+                    rows[video.name] = {
                         "source": state,
                         "frames": len(jpegs),
                         "of_frames": entry["of_frames"],
@@ -181,12 +188,10 @@ def pack(job: PackJob) -> dict[str, Any]:
         for key, entry in entries.items():
             name = names[key]
             entry["offsets"] = [offsets[f"{key}.{number:06d}.jpg"] for number in range(len(entry["sizes"]))]
-            with replacing(job.out / name) as half:
+            with replacing(out / name) as half:
                 half.write_text(json.dumps(entry, separators=(",", ":")), encoding="utf-8")
-            _check(job.out / name)
-        note = {"bytes": num_bytes, "sha256": digest, "videos": found}
-        write_note(job.out, job.shard, note)
-    return note
+            _check(out / name)
+        return job.folder.finish(job.shard, {}, bytes=num_bytes, sha256=digest, videos=rows)
 
 
 def sample(path: Path, settings: PackSettings, num_frames: int) -> tuple[int, float]:
@@ -201,8 +206,8 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
     with open_video(path, cache=False) as video:
         times_s, end_s, lead_s, fps = video.times_s, video.end_s, video.lead_s, video.fps
         height, width = video.height, video.width
-    kept = kept_frames(times_s, settings.fps)
-    numbers = kept[:most].tolist()
+    every = kept_frames(times_s, settings.fps)
+    numbers = every[:most].tolist()
     factor = 1.0 if settings.short_side is None else min(1.0, settings.short_side / min(height, width))
     height, width = max(1, round(height * factor)), max(1, round(width * factor))
     jpegs, error = [], 0.0
@@ -211,13 +216,13 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
         image = scaled(image, height, width)
         jpegs.append(cv2.imencode(".jpg", image[:, :, ::-1], options)[1].tobytes())
         error += squared_difference(image, decode_jpeg(jpegs[-1]))
-    rate = fps * len(kept) / len(times_s)
+    rate = fps * len(every) / len(times_s)
     entry = {
         "height": height,
         "width": width,
         "fps": rate,
         "times_s": [round(float(time_s), 6) for time_s in times_s[numbers]],
-        "kept": len(kept),
+        "kept": len(every),
         "of_frames": len(times_s),
         "end_s": round(end_s, 6),
         "lead_s": round(lead_s, 6),

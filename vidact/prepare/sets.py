@@ -28,10 +28,10 @@ import numpy as np
 from vidact import jobs
 from vidact.data.tables import read_text
 from vidact.files import replacing, write_json
-from vidact.jobs import UNREADABLE, Meter, size_text, time_text
+from vidact.jobs import Folder, Meter, size_text, time_text
 from vidact.prepare import pack, transcode
 from vidact.prepare.pack import PackJob, PackSettings, PackVideo, size_of
-from vidact.prepare.sources import TABLES, Sources, find_sources, read_lists, refuse_inside
+from vidact.prepare.sources import NOTES, TABLES, Sources, find_sources, read_lists, refuse_inside
 from vidact.prepare.transcode import TranscodeJob, TranscodeSettings
 from vidact.text.names import counted, first_few, plain_path
 from vidact.video.decode import VideoError
@@ -94,6 +94,7 @@ class Prepared:
     unreadable: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     has_changed: bool = False  # something in the folder is another than before
+    report: Path = Path(jobs.UNREADABLE)  # the file that names the unreadable
 
 
 def _open_sources(root: Path, out: Path, missing: str) -> Sources:
@@ -136,34 +137,35 @@ def transcode_set(
     root, out = Path(root), Path(out)
     sources = _open_sources(root, out, missing)
     names = _new_names(sources, ".mp4")
-    todo = [TranscodeJob(names[name], path, out, settings) for name, path in sources.videos.items()]
-    waiting = [job for job in todo if not job.is_done()]
+    folder = Folder(out, NOTES)
+    every_job = [TranscodeJob(names[name], path, out, settings) for name, path in sources.videos.items()]
+    waiting = [job for job in every_job if not job.is_done()]
     _refuse_strangers(out, set(names.values()))
     if waiting:
         busy = min(workers, len(waiting))
         estimate = _estimate([job.source for job in waiting], _transcode_sample, settings, busy)
         _announce(out, len(waiting), estimate, busy, progress)
-    with jobs.alone(out), jobs.full_disk_named(out):
-        jobs.claim(out, transcode.settings_record(settings))
+    with folder.locked():
+        folder.claim(transcode.settings_record(settings))
         waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
-        done = Prepared(out, kept=len(todo) - len(waiting))
-        meter = Meter(sum(size_of(job.source) for job in waiting), len(waiting), progress)
+        result = Prepared(out, kept=len(every_job) - len(waiting))
+        meter = Meter({job: size_of(job.source) for job in waiting}, is_on=progress)
         for job, note in jobs.run(transcode.start, waiting, workers, meter):
             if error := note.get("error"):
-                done.unreadable[_source_name(sources, job.source)] = error
+                result.unreadable[_source_name(sources, job.source)] = error
             else:
-                done.written += 1
-            meter.finish(size_of(job.source), news=f"{job.name}: {error}" if error else "")
-        notes = {job.name: jobs.read_note(out, job.name) for job in todo}
+                result.written += 1
+            meter.finish(job, f"{job.name}: {error}" if error else "")
+        notes = {job.name: folder.read(job.name) for job in every_job}
         rows = {name: _row(note) for name, note in sorted(notes.items()) if note is not None}
         if verify:
             _verify({out / name: row["sha256"] for name, row in rows.items()}, progress)
-        source_bytes = sum(size_of(job.source) for job in todo if job.name in rows)
+        source_bytes = sum(size_of(job.source) for job in every_job if job.name in rows)
         below = [name for name, row in rows.items() if settings.crf is None and row["psnr"] < settings.psnr]
-        done.figures = _figures(rows, source_bytes, sum(row["bytes"] for row in rows.values()))
-        done.figures["below_the_psnr_asked"] = len(below)
-        _finish(sources, done, ".mp4", rows, transcode.settings_record(settings))
-    return done
+        result.figures = _figures(rows, source_bytes, sum(row["bytes"] for row in rows.values()))
+        result.figures["below_the_psnr_asked"] = len(below)
+        _finish(sources, result, folder, ".mp4", rows, transcode.settings_record(settings))
+    return result
 
 
 def pack_set(
@@ -184,44 +186,45 @@ def pack_set(
     sources = _open_sources(root, out, missing)
     names = _new_names(sources, PACKED_SUFFIX)
     plan = _plan(out, sources, names, settings)
-    todo = [
+    folder = Folder(out, NOTES)
+    every_job = [
         PackJob(number, tuple(PackVideo(names[name], sources.videos[name]) for name in part), out, settings)
         for number, part in enumerate(plan)
     ]
-    waiting = [job for job in todo if not job.is_done()]
+    waiting = [job for job in every_job if not job.is_done()]
     if waiting:
         paths = [video.source for job in waiting for video in job.videos]
         estimate = _estimate(paths, _pack_sample, settings, min(workers, len(waiting)))
         _announce(out, len(paths), estimate, min(workers, len(waiting)), progress)
-    with jobs.alone(out), jobs.full_disk_named(out):
-        jobs.claim(out, pack.settings_record(settings))
+    with folder.locked():
+        folder.claim(pack.settings_record(settings))
         if waiting:
-            write_json(out / jobs.NOTES / "plan.json", plan)
+            write_json(out / NOTES / "plan.json", plan)
         pack.write_store(out, settings)
-        done = Prepared(out, kept=sum(len(job.videos) for job in todo if job not in waiting))
-        meter = Meter(sum(job.num_bytes for job in waiting), sum(len(job.videos) for job in waiting), progress)
+        result = Prepared(out, kept=sum(len(job.videos) for job in every_job if job not in waiting))
+        meter = Meter({job: job.num_bytes for job in waiting}, sum(len(job.videos) for job in waiting), progress)
         for job, note in jobs.run(pack.start, waiting, workers, meter):
             errors = {name: row["error"] for name, row in note["videos"].items() if "error" in row}
-            done.written += len(job.videos) - len(errors)
-            meter.finish(job.num_bytes, len(job.videos), "; ".join(f"{name}: {why}" for name, why in errors.items()))
-        shards = {job.shard: jobs.read_note(out, job.shard) for job in todo}
+            result.written += len(job.videos) - len(errors)
+            meter.finish(job, "; ".join(f"{name}: {why}" for name, why in errors.items()), len(job.videos))
+        shards = {job.shard: folder.read(job.shard) for job in every_job}
         notes = {name: row for note in shards.values() if note for name, row in note["videos"].items()}
         source_of = {new: old for old, new in names.items()}
-        done.unreadable = {source_of[name]: row["error"] for name, row in sorted(notes.items()) if "error" in row}
+        result.unreadable = {source_of[name]: row["error"] for name, row in sorted(notes.items()) if "error" in row}
         rows = {name: _row(row) for name, row in sorted(notes.items()) if "error" not in row}
         digests = {shard: {"bytes": note["bytes"], "sha256": note["sha256"]} for shard, note in shards.items() if note}
         if verify:
             _verify({out / SHARDS / shard: row["sha256"] for shard, row in digests.items()}, progress)
         source_bytes = sum(size_of(sources.videos[source_of[name]]) for name in rows)
         num_bytes = sum(row["bytes"] for row in digests.values()) + sum((out / name).stat().st_size for name in rows)
-        done.figures = _figures(rows, source_bytes, num_bytes)
-        done.figures |= {
+        result.figures = _figures(rows, source_bytes, num_bytes)
+        result.figures |= {
             "shards": len(digests),
             "frames_kept": sum(row["frames"] for row in rows.values()),
             "frames_of_sources": sum(row["of_frames"] for row in rows.values()),
         }
-        _finish(sources, done, PACKED_SUFFIX, rows, pack.settings_record(settings), {"shards": digests})
-    return done
+        _finish(sources, result, folder, PACKED_SUFFIX, rows, pack.settings_record(settings), {"shards": digests})
+    return result
 
 
 def _refuse_strangers(out: Path, names: set[str]) -> None:
@@ -245,7 +248,7 @@ def _row(note: dict[str, Any]) -> dict[str, Any]:
 
 def _plan(out: Path, sources: Sources, names: dict[str, str], settings: PackSettings) -> list[list[str]]:
     """Names of the videos of each shard: as written down by an earlier run, and new shards for new videos."""
-    path = out / jobs.NOTES / "plan.json"
+    path = out / NOTES / "plan.json"
     plan: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     planned = {name for part in plan for name in part}
     if gone := sorted(planned - set(sources.videos)):
@@ -279,32 +282,30 @@ def _figures(rows: dict[str, dict[str, Any]], source_bytes: int, num_bytes: int)
 
 def _finish(
     sources: Sources,
-    done: Prepared,
+    result: Prepared,
+    folder: Folder,
     suffix: str,
     rows: dict[str, dict[str, Any]],
     settings: dict[str, Any],
     more: dict[str, Any] | None = None,
 ) -> None:
-    """Lists, manifest and figures; nothing is written that is there already."""
-    out = done.out
-    done.figures["unreadable"] = len(done.unreadable)
-    _write_lists(sources, out, suffix, set(done.unreadable) | set(sources.missing))
-    if done.unreadable:
-        _write_if_new(out / UNREADABLE, json.dumps(done.unreadable, indent=2, ensure_ascii=False) + "\n")
-    else:
-        (out / UNREADABLE).unlink(missing_ok=True)
-    manifest = {"settings": settings, "figures": done.figures, **(more or {}), "videos": rows}
+    """Write the lists, the manifest and the figures; nothing is written that is there already."""
+    out = folder.out
+    result.figures["unreadable"] = len(result.unreadable)
+    _write_lists(sources, out, suffix, set(result.unreadable) | set(sources.missing))
+    result.report = folder.report_unreadable(result.unreadable)
+    manifest = {"settings": settings, "figures": result.figures, **(more or {}), "videos": rows}
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-    done.has_changed = _write_if_new(out / MANIFEST, text)
+    result.has_changed = _write_if_new(out / MANIFEST, text)
 
 
 def _verify(digests: dict[Path, str], progress: bool) -> None:
-    meter = Meter(sum(path.stat().st_size for path in digests), len(digests), progress, "files verified")
+    meter = Meter({path: path.stat().st_size for path in digests}, is_on=progress, unit="files verified")
     meter.begin()
     for path, digest in digests.items():
         if jobs.file_digest(path) != digest:
             raise ValueError(f"{path} is not what was written; delete it and run the same command again")
-        meter.finish(path.stat().st_size)
+        meter.finish(path)
 
 
 # ------------------------------------------------------------------------------------------------------------ estimates

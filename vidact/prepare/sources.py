@@ -11,6 +11,7 @@ from vidact.text.names import Finder, is_there, plain_name
 from vidact.video.folders import refuse_odd_names, walk_videos
 
 TABLES = {"clips.csv": "path", "videos.csv": "video", "events.csv": "video"}  # lists and their column of videos
+NOTES = ".prepare"  # the folder of notes in a folder of results
 COLUMNS = ("label", "labels", "start_s", "end_s", "split", "group")
 
 

@@ -26,7 +26,8 @@ import cv2
 import numpy as np
 
 from vidact.files import replacing
-from vidact.jobs import Work, file_digest, forget_note, full_disk_named, read_note, source_state, write_note
+from vidact.jobs import Folder, Work, file_digest, full_disk_named, source_state
+from vidact.prepare.sources import NOTES
 from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.decode import VideoError, open_video
 from vidact.video.folders import PACKED_SUFFIX
@@ -95,7 +96,7 @@ class TranscodeSettings:
 
 @dataclass(frozen=True)
 class TranscodeJob:
-    """One video and where its copy goes; ``name`` is the copy's path below the folder ``out``."""
+    """A video and where its copy goes; ``name`` is the path of the copy below the folder ``out``."""
 
     name: str
     source: Path
@@ -107,15 +108,17 @@ class TranscodeJob:
         return self.out / self.name
 
     @property
+    def folder(self) -> Folder:
+        return Folder(self.out, NOTES)
+
+    @property
     def label(self) -> str:
         return str(self.source)
 
     def is_done(self) -> bool:
         """Whether the copy of this very source is there and whole (by its size)."""
-        note = read_note(self.out, self.name)
-        if note is None or note.get("source") != source_state(self.source):
-            return False
-        return self.target.is_file() and self.target.stat().st_size == note["bytes"]
+        note = self.folder.read_if_of(self.name, {"source": source_state(self.source)})
+        return note is not None and self.target.is_file() and self.target.stat().st_size == note["bytes"]
 
 
 def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
@@ -151,23 +154,24 @@ def transcode(job: TranscodeJob) -> dict[str, Any]:
 
     ``{"error": …}`` where the source cannot be read. Raises DiskFullError.
     """
-    source = source_state(job.source)  # before reading: a video that changes meanwhile is made again
     with full_disk_named(job.out):
-        forget_note(job.out, job.name)
+        job.folder.forget(job.name)
         job.target.unlink(missing_ok=True)  # of another state of the source
         try:
+            source = source_state(job.source)  # before reading: a video that changes meanwhile is made again
             material = _Material(job.source, job.settings)
-            # asked twice what it was, since the room comes back when the half-written file is removed
+        except (VideoError, OSError) as error:
+            return {"error": str(error)}
+        try:
+            # tested here as well, since the room comes back when the half-written file is removed
             with replacing(job.target) as half, full_disk_named(job.out):
-                found = _encode_well(material, half, job.settings)
+                figures = _encode_well(material, half, job.settings)
                 digest = file_digest(half)
                 num_bytes = half.stat().st_size
         except (VideoError, av.error.FFmpegError) as error:
             why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({reason(error)})"
             return {"error": why}
-        note = {"source": source, "bytes": num_bytes, "sha256": digest, **found}
-        write_note(job.out, job.name, note)
-    return note
+        return job.folder.finish(job.name, {"source": source}, bytes=num_bytes, sha256=digest, **figures)
 
 
 class _Material:
