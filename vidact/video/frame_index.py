@@ -1,7 +1,7 @@
-"""The frames of a video file: how many, when each is shown, where decoding can begin, and what it may leave out.
+"""The index of a video file: its frames, their times, where decoding can begin, and what it may leave out.
 
-One pass over the packets tells it where the container stores a presentation time for each and the codec keeps to one
-picture a packet; otherwise the file is decoded once.
+One pass over the packets is enough where the container stores a presentation time for each packet and the codec stores
+one picture in each; otherwise the file is decoded once.
 
 Shapes: N frames of the video.
 """
@@ -36,14 +36,15 @@ from vidact.video.stamps import DEEPEST, Lifter
 
 log = logging.getLogger(__name__)
 
-# Only these containers store a presentation time for every packet, and only of these codecs is one packet one shown
-# picture. Everything else (AVI knows no presentation times, VP8 has packets that show nothing, MPEG-4 packs two
+# Only these containers store a presentation time for every packet, and only with these codecs is one packet one shown
+# picture. Everything else (AVI has no presentation times, VP8 has packets that show nothing, MPEG-4 packs two
 # pictures into one packet, a transport stream may begin anywhere) is decoded once to be counted.
 STAMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 STAMPED_CODECS = {"h264", "hevc", "vp9", "av1"}
 
-# What a file of each container begins with, and how far behind the file's begin that stands: FFmpeg's demuxers of these
-# end before a second one, Matroska's before a third, and Ogg's before a second one of several streams.
+# The bytes that open a file of each container, and their distance from the file's start. FFmpeg's demuxers of these
+# containers stop before a second such header, Matroska's before a third, and Ogg's before a second one of several
+# streams.
 HEADS = {
     "apng": (b"\x89PNG\r\n\x1a\n", 0),
     "asf": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", 0),
@@ -58,15 +59,15 @@ HEADS = {
 }
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
-USUAL_FPS = 25.0  # where nothing says it, as FFmpeg
+USUAL_FPS = 25.0  # FFmpeg's value for a file that states no rate
 MOST_FPS = 10_000  # a higher rate is a broken number, as FFmpeg's average of DV
-LONGEST_PICTURE_S = 24 * 3600.0  # a last picture that is said to be shown for longer is a broken number
-KEEP_PICTURES = 64 * 2**20  # bytes: pictures that had to be decoded to be counted wait there to be asked for
+LONGEST_PICTURE_S = 24 * 3600.0  # a longer duration of the last picture is a broken number
+KEEP_PICTURES = 64 * 2**20  # bytes: up to this size, pictures decoded for the index are kept for the first request
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How a stored picture becomes an upright one: transpose first, then mirror.
+    """The steps that make a stored picture upright: transpose first, then mirror.
 
     FFmpeg's display matrix sends the pixel (x, y) to (a x + c y, b x + d y). We honour quarter turns and mirrors, and
     take the nearest quarter turn of any other angle.
@@ -78,7 +79,7 @@ class Turn:
 
     @staticmethod
     def from_matrix(matrix: np.ndarray) -> Turn:
-        """From the nine int32 of a display matrix: a b u, c d v, x y w."""
+        """Return the turn of a display matrix, nine int32: a b u, c d v, x y w."""
         a, b, c, d = (int(matrix[i]) for i in (0, 1, 3, 4))
         if abs(b) > abs(a):
             return Turn(True, c < 0, b < 0)
@@ -86,7 +87,7 @@ class Turn:
 
     @property
     def quarters(self) -> int:
-        """Quarter turns counter-clockwise that a library makes which reads FFmpeg's angle and does not see mirrors."""
+        """The quarter turns counter-clockwise made by a library that reads FFmpeg's angle and ignores mirrors."""
         if self.transpose:
             return 1 if self.mirror_y else 3
         return 2 if self.mirror_x else 0
@@ -98,34 +99,36 @@ class Turn:
 
 
 class Traits(IntFlag):
-    """What some of a video's pictures are: of those that were decoded for the index, which is all of them where
-    ALL_SEEN, else the first."""
+    """Properties that at least one decoded picture of a video has.
+
+    All pictures were decoded where ALL_SEEN is set; otherwise only the first ones.
+    """
 
     INTERLACED = 1
-    STRANGE_MATRIX = 2  # one that FFmpeg's scaler does not know
-    COLOURS_CHANGE = 4  # matrix or range
+    STRANGE_MATRIX = 2  # FFmpeg's scaler does not support it
+    COLOURS_CHANGE = 4  # the matrix or the range differs between pictures
     UNDECODABLE = 8
     ALL_SEEN = 16
-    PIXELS_CHANGE = 32  # their format, such as yuv420p
+    PIXELS_CHANGE = 32  # the pixel format, such as yuv420p, differs between pictures
     PALETTE = 64
-    OTHER_GAMUT = 128  # HDR, or primaries that are not those of BT.709 or BT.601
+    OTHER_GAMUT = 128  # HDR, or primaries other than those of BT.709 and BT.601
 
 
 @dataclass(frozen=True)
 class VideoIndex:
     """The frames of a file in the order in which they are shown; the last ends at ``end_s``.
 
-    ``stamps`` (N,) are the timestamps by which the decoder's pictures are recognised; None when the file has none that
-    tell its pictures apart, and then only counting from the start finds a frame. Decoding can begin at the key frames:
-    ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``, which is the
-    ``key_packets[j]``-th that is stored. ``disposable`` (N,) tells the frames that no other is made from, see
-    ``vidact.video.disposable``. ``traits`` tell what other libraries cannot read.
-    ``height`` and ``width`` are the stored picture's, before ``turn``. Where
-    ``sets_change``, a decoder that has read on cannot go back to the beginning: it takes a new one.
+    ``stamps`` (N,) are the timestamps that identify the decoder's pictures. They are None where the file has no
+    distinct ones; then a frame is found only by counting from the start. Decoding can begin at the key frames:
+    ``key_frames[j]`` is the number of the first frame shown from the packet stamped ``key_stamps[j]``, which is packet
+    ``key_packets[j]`` in the order of storing. ``disposable`` (N,) marks the frames that no other frame refers to, see
+    ``vidact.video.disposable``. ``traits`` are the properties that other libraries cannot read.
+    ``height`` and ``width`` are the stored picture's, before ``turn``. Where ``sets_change``, a decoder that has read
+    on cannot go back to the start of the file: that needs a new decoder.
 
-    A joined file's stamps begin anew inside it. ``parts`` are the first frames of its parts, [0] in any other file.
-    ``lifts`` (R, 2) are the packets, counted as they are stored, from which on so many ticks are added to the stamps of
-    the file, so that ``stamps`` differ from part to part; empty where nothing is added.
+    The stamps of a joined file restart inside it. ``parts`` are the first frames of its parts, [0] in any other file.
+    Each row of ``lifts`` (R, 2) is a packet, counted in the order of storing, and the ticks that are added to the
+    file's stamps from that packet on, so that ``stamps`` differ from part to part; empty where nothing is added.
     """
 
     times_s: np.ndarray
@@ -148,7 +151,7 @@ class VideoIndex:
 
     @cached_property
     def number_of(self) -> dict[int, int]:
-        """Stamp → frame number."""
+        """A dictionary from stamps to frame numbers; empty without stamps."""
         return {} if self.stamps is None else {stamp: i for i, stamp in enumerate(self.stamps.tolist())}
 
     @property
@@ -157,39 +160,38 @@ class VideoIndex:
 
     @cached_property
     def may_wait(self) -> list[bool]:
-        """``disposable`` as a list, which the decoding loop asks for every packet."""
+        """``disposable`` as a list, which the decoding loop indexes faster for every packet."""
         return self.disposable.tolist()
 
     def key_before(self, number: int) -> int:
-        """Which key frame (an index into ``key_frames``) is the last one not after frame ``number``."""
+        """Return the index into ``key_frames`` of the last key frame that is not after frame ``number``."""
         return max(0, int(np.searchsorted(self.key_frames, number, side="right")) - 1)
 
 
 @dataclass
 class PacketNote:
-    """What the index needs to know of a packet, without its data."""
+    """The fields of a packet from which the index is made, without its data."""
 
     stamp: int | None
     is_key: bool
     is_hidden: bool
-    duration: int  # ticks; 0 where the file does not say
+    duration: int  # in ticks; 0 where the file does not state it
 
 
 @dataclass
 class Scan:
-    """One pass over a file: its packets in the order of storing, and the stamps of the pictures that were decoded.
+    """The result of one pass over a file: its packets in the order of storing, and the stamps of decoded pictures.
 
-    ``roles`` says of each packet what the others need of it. ``num_missing`` packets stand in the file's table of
-    contents but not in the file. ``kept`` are the packets themselves and ``pictures`` the decoded ones, None where they
-    are too large to keep; ``fed`` of the packets were decoded. ``sets_change``: parameters differ within the file.
-    ``is_raw``: the file stores no times. ``end``: the byte behind the last packet.
-    ``fault``: what ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are the
-    decoded pictures', 0 where the file says none, and ``reorder_depth`` is how many pictures the decoder holds back for
-    the order of showing; ``colours`` are the matrices and ranges of those pictures, and ``pixels`` their
-    formats.
-    ``limit``: the stamp at which the track ends, as an edit list may say; ``is_limit_exact``: neither before nor later.
-    ``is_each_stamped``: the container stores a stamp for every packet, so that equal ones are what the file says.
-    ``is_program``: an MPEG program stream, of whose last pictures FFmpeg guesses the stamps.
+    ``roles`` holds each packet's role. ``num_missing`` packets are listed in the file's table of contents but are not
+    in the file. ``kept_packets`` are the packets themselves and ``pictures`` the decoded ones, None where they are too
+    large to keep. ``fed`` is the number of packets that were decoded. ``sets_change``: parameters differ within the
+    file. ``is_raw``: the file stores no times. ``end``: the byte behind the last packet. ``fault``: the exception that
+    ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are those of the decoded
+    pictures, 0 where the file states none; ``colours`` are their matrices and ranges, and ``pixels`` their formats.
+    ``reorder_depth`` is the number of pictures that the decoder holds back to put them in the order of showing.
+    ``limit``: the stamp at which the track ends, for example by an edit list; ``is_limit_exact``: it ends neither
+    earlier nor later. ``is_each_stamped``: the container stores a stamp for every packet, so that equal stamps are the
+    file's own. ``is_program``: an MPEG program stream, for whose last pictures FFmpeg guesses the stamps.
     """
 
     packets: list[PacketNote]
@@ -198,7 +200,7 @@ class Scan:
     first: av.VideoFrame | None
     num_missing: int
     seconds_per_tick: float
-    kept: list[av.Packet] | None
+    kept_packets: list[av.Packet] | None
     pictures: list[av.VideoFrame] | None
     fed: int
     lifter: Lifter
@@ -219,47 +221,47 @@ class Scan:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the library lost its way in the file, other than by coming to where it breaks off."""
+        """Whether reading failed with an error of PyAV's own, not at the point where the file breaks off."""
         return self.fault is not None and not isinstance(self.fault, av.error.FFmpegError)
 
 
-# What makes FFmpeg look for streams in the whole file, or the first 64 MiB, and not in the first seconds only.
+# With these options FFmpeg searches the whole file, or its first 64 MiB, for streams, not only the first seconds.
 WHOLE = {"probesize": str(64 * 2**20), "analyzeduration": str(24 * 3600 * 10**6)}
 
 
 # Kinds of files that hold no video and name other files, hosts or devices instead, or are programs. A file of a data
-# set may come from anybody, so what it names is not opened, whatever its own name ends in.
+# set may come from an untrusted source, so what it names is not opened, whatever its own suffix is.
 NAMING = {
     *("applehttp", "avisynth", "concat", "concatf", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp"),
     *("vapoursynth", "vobsub", "webm_dash_manifest"),
 }
-# For ``av.open`` of a file: read as one of the other kinds, and nothing but files is opened for it.
-ALONE = {"format_whitelist": ",".join(sorted(av.formats_available - NAMING)), "protocol_whitelist": "file"}
+# Options of ``av.open`` for a file: it is read as one of the other kinds, and may open only files.
+FILES_ONLY = {"format_whitelist": ",".join(sorted(av.formats_available - NAMING)), "protocol_whitelist": "file"}
 _LISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"# VobSub", b"<?xml", b"<MPD", b"RTSPtext")
 
 
 def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
-    """The file and its main video stream, or a VideoError in plain words.
+    """Open the file and return it with its main video stream; raises VideoError where it has none that can be read.
 
     Args:
-        options: FFmpeg's, such as ``WHOLE``.
+        options: options for FFmpeg, such as ``WHOLE``.
     """
     if not os.access(path, os.R_OK) and path.exists():
         raise VideoError(f"{path} may not be read by this user; change its permissions")
     if path.stat().st_size == 0:
         raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
     try:
-        # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding are no reason to stop
-        container = av.open(f"file:{path}", options=ALONE | (options or {}), metadata_errors="replace")
+        # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding must not fail
+        container = av.open(f"file:{path}", options=FILES_ONLY | (options or {}), metadata_errors="replace")
     except Exception as error:  # whatever the library raises
         raise VideoError(f"{path} is not a video that can be read ({reason(error)}): {_beginning(path)}") from error
     if not container.streams:
         container.close()
         raise VideoError(f"{path} is not a video that can be read (nothing is in it): {_beginning(path)}")
     stream = container.streams.best("video")
-    # the cover picture of a song is a video stream to FFmpeg, not to us
+    # FFmpeg lists the cover picture of a song as a video stream; it is no video here
     if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-        kinds = sorted({other.type for other in container.streams if other is not stream})
+        kinds = sorted({each.type for each in container.streams if each is not stream})
         container.close()
         raise VideoError(f"{path} has no video stream, only {' and '.join(kinds) or 'nothing that can be played'}")
     if stream.codec_context is None:
@@ -269,13 +271,13 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[I
 
 
 def reason(error: BaseException | None) -> str:
-    """What a library's error says, in one line; FFmpeg's without its number and the file's name."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(said).splitlines()[0]
+    """Return the first line of a library's error; FFmpeg's without its number and the file's name."""
+    message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(message).splitlines()[0]
 
 
 def _beginning(path: Path) -> str:
-    """What the first bytes of an unreadable file tell."""
+    """Describe the first bytes of an unreadable file, for an error message."""
     with path.open("rb") as file:
         head = file.read(12)
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(_LISTS):
@@ -286,20 +288,20 @@ def _beginning(path: Path) -> str:
 
 
 def is_stamped(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether the packets alone tell which frames there are."""
+    """Whether the frames can be indexed from the packets without decoding them."""
     return container.format.name in STAMPED_CONTAINERS and stream.codec_context.codec.canonical_name in STAMPED_CODECS
 
 
 def is_raw(container: InputContainer) -> bool:
-    """Whether the file is a bare stream of coded pictures, without the times of any."""
+    """Whether the file is a bare stream of coded pictures, without times."""
     return av.format.Flags.no_timestamps in av.format.Flags(container.format.flags)
 
 
-LEAD_TAG = "vidact_lead_s"  # of a copy without sound: what its source played before the first picture
+LEAD_TAG = "vidact_lead_s"  # a tag of copies without sound: the time that their source played before its first picture
 
 
 def copied_lead_s(container: InputContainer) -> float | None:
-    """What the source of a copy played before its first picture, in seconds; None where the file is no such copy."""
+    """Return the seconds that a copy's source played before its first picture; None where the file is no such copy."""
     try:
         lead_s = float(container.metadata[LEAD_TAG])
     except (KeyError, ValueError):
@@ -308,43 +310,47 @@ def copied_lead_s(container: InputContainer) -> float | None:
 
 
 def frame_rate(container: InputContainer, stream: VideoStream, path: Path) -> float:
-    """Frames a second: on average, where the file stores times; else as the coded stream states, or 25."""
+    """Return the frames a second: the average where the file stores times, else the coded stream's rate, or 25."""
     rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
     if is_raw(container):
         rates = [stream.codec_context.framerate, stream.guessed_rate]  # the average is 25 whatever the stream states
         if not rates[0]:
-            _tell_rate(path)
+            _warn_of_missing_rate(path)
     return next((float(rate) for rate in rates if rate and 0 < rate <= MOST_FPS), USUAL_FPS)
 
 
 @functools.cache
-def _tell_rate(path: Path) -> None:
+def _warn_of_missing_rate(path: Path) -> None:
     log.warning("%s stores no times and states no rate; it is read at 25 frames a second, as FFmpeg does", path)
 
 
 def stamped(packet: av.Packet, format: str) -> av.Packet:
-    """The packet, with the stamp by which its picture will be known: in AVI, which has no presentation times and where
-    FFmpeg does not always find one, that may be the time of decoding, as PyAV tells it of such a picture."""
+    """Set the stamp that will identify the packet's picture, and return the packet.
+
+    AVI has no presentation times, and FFmpeg does not always find one. Then the stamp is the time of decoding, as PyAV
+    gives it for such a picture.
+    """
     if packet.pts is None and format == "avi":
         packet.pts = packet.dts
     return packet
 
 
 def unread(path: Path, format: str, end: int, fault: Exception | None = None) -> str:
-    """What FFmpeg does not read of this file, whose last packet it gave ends at byte ``end``, in words; empty: nothing.
+    """Describe the part of this file that FFmpeg does not read; empty where it reads everything.
 
     Args:
-        fault: what ended the reading before the file's end.
+        end: the byte behind the last packet that FFmpeg read.
+        fault: the exception that ended the reading before the file's end.
     """
     size = path.stat().st_size
-    if (place := _second_file(path, format, end, size)) is not None:
+    if (offset := _second_file(path, format, end, size)) is not None:
         return (
-            f"a second file begins at byte {place} of {size}, and nothing from there on is read; take the parts as "
+            f"a second file begins at byte {offset} of {size}, and nothing from there on is read; take the parts as "
             "files of their own, or join them with a program that writes one header"
         )
-    if format.startswith("mov") and (place := _second_index(path, size)) is not None:
+    if format.startswith("mov") and (offset := _second_index(path, size)) is not None:
         return (
-            f"a second header stands at byte {place} of {size}, and FFmpeg takes fragments behind it for those before "
+            f"a second header stands at byte {offset} of {size}, and FFmpeg takes fragments behind it for those before "
             "it, so that pictures of the second part may be missing; take the parts as files of their own, or join "
             "them with a program that writes one header"
         )
@@ -354,45 +360,46 @@ def unread(path: Path, format: str, end: int, fault: Exception | None = None) ->
 
 
 def _second_file(path: Path, format: str, end: int, size: int) -> int | None:
-    """At which byte a file begins behind what FFmpeg reads of this one; None: nowhere."""
+    """Return the byte at which a second file begins behind the part that FFmpeg reads; None where there is none."""
     if format not in HEADS or size <= end:
         return None
     head, before = HEADS[format]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        place = content.find(head, max(end, before + 1))
-    return None if place < 0 else place - before
+        offset = content.find(head, max(end, before + 1))
+    return None if offset < 0 else offset - before
 
 
 def _second_index(path: Path, size: int) -> int | None:
-    """At which byte of an MP4 the header of a second file stands, as its boxes say that follow each other; None: there
-    is none."""
-    place, begin, has_index = 0, None, False
+    """Return the byte at which the header of a second file begins, by the boxes of an MP4; None where there is none."""
+    offset, second_file, has_index = 0, None, False
     with path.open("rb") as file:
-        while place + 8 <= size:
-            file.seek(place)
+        while offset + 8 <= size:
+            file.seek(offset)
             head = file.read(16)
             length, kind = int.from_bytes(head[:4], "big"), head[4:8]
             if kind == b"moov" and has_index:
-                return place if begin is None else begin
+                return offset if second_file is None else second_file
             if kind == b"ftyp" and has_index:
-                begin = place
+                second_file = offset
             has_index |= kind == b"moov"
-            if length == 1:  # a longer one stands behind the name
+            if length == 1:  # a 64-bit length follows the box's name
                 length = int.from_bytes(head[8:], "big")
-            if length < 8:  # 0 leaves it to the end of the file
+            if length < 8:  # 0 means that the box reaches to the end of the file
                 return None
-            place += length
+            offset += length
     return None
 
 
 def is_stored(packet: av.Packet) -> bool:
-    """Whether it is one of the file's packets, and not the empty one at the end that flushes the decoder."""
+    """Whether a packet is stored in the file, unlike the empty one at the end that flushes the decoder."""
     return bool(packet.size) or packet.dts is not None
 
 
 def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
-    """The pictures that come out; a packet that cannot be decoded is passed over, as FFmpeg does, or raises
-    UndecodableError where ``is_strict``."""
+    """Return the pictures that a packet releases from the decoder.
+
+    A packet that cannot be decoded is skipped, as FFmpeg does, or raises UndecodableError where ``is_strict``.
+    """
     try:
         return packet.decode()  # type: ignore[return-value]
     except Exception as error:  # whatever the library raises
@@ -402,16 +409,15 @@ def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFr
 
 
 class UndecodableError(Exception):
-    """A packet of which the decoder makes nothing."""
+    """An error for a packet that cannot be decoded."""
 
 
 def demux(
     container: InputContainer, *streams: VideoStream, faults: list[Exception] | None = None
 ) -> Iterator[av.Packet]:
-    """Every packet of these streams (of all, where none is named) from here on, at the end an empty one of each, which
-    makes the decoder give out what it still holds.
+    """Yield the remaining packets of these streams, or of all; then one empty packet a stream, to flush its decoder.
 
-    Ends where the file cannot be read further; what was raised there is added to ``faults``.
+    Ends where the file cannot be read further; the exception raised there is added to ``faults``.
     """
     packets = container.demux(*streams)
     while True:
@@ -427,7 +433,7 @@ def demux(
 
 
 def drain(stream: VideoStream) -> list[av.VideoFrame]:
-    """What the decoder still holds; it takes no packet after this until it is flushed."""
+    """Return the pictures that the decoder still holds; it accepts no packet after this until it is flushed."""
     try:
         return stream.codec_context.decode(None)
     except Exception:  # whatever the library raises
@@ -435,7 +441,7 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
 
 
 def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
-    """Read every packet; decode them all, or only until the first picture."""
+    """Read every packet of the file; decode them all, or only until the first picture."""
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
     scan.is_raw, scan.is_each_stamped = is_raw(container), format in STAMPED_CONTAINERS
@@ -454,9 +460,9 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
             is_torn, last = packet.is_corrupt, packet
         num_bytes += packet.size
         if num_bytes > KEEP_PACKETS:
-            scan.kept = None
-        elif scan.kept is not None:
-            scan.kept.append(packet)
+            scan.kept_packets = None
+        elif scan.kept_packets is not None:
+            scan.kept_packets.append(packet)
         if decode_all or scan.first is None:
             scan.fed += 1
             _take(scan, decode_packet(packet), decode_all)
@@ -467,13 +473,13 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     scan.end = (last.pos or 0) + last.size if last else 0
     scan.reorder_depth = stream.codec_context.reorder_depth
     scan.sets_change |= sets_change(scan.roles, extradata)
-    # For MP4 the demuxer's table counts what an edit list leaves. AVI's header is no more than a hint, so there a last
-    # packet without its end must confirm it. Matroska and transport streams do not say how long they should be.
+    # For MP4 the demuxer's table counts the packets that an edit list leaves. AVI's header is only a hint, so there a
+    # last packet without its end must confirm it. Matroska and transport streams do not state how long they should be.
     if format.startswith("mov"):
         scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
         if stream.duration and stream.start_time is not None:
             scan.limit = stream.start_time + stream.duration
-            # of fragments the header may count more than there are
+            # the header of a fragmented file may count more fragments than there are
             scan.is_limit_exact = stream.frames > 0
     elif is_torn:
         scan.num_missing = max(0, stream.frames - len(scan.packets))
@@ -500,37 +506,37 @@ def _num_bytes(frame: av.VideoFrame) -> int:
 
 
 def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
-    """The index that the packets promise; None where they do not tell what will be shown."""
+    """Return the index by the packets; None where only decoding can tell which frames are shown."""
     if not scan.packets or scan.first is None:
         return None
     stamps = [packet.stamp for packet in scan.packets if not packet.is_hidden]
-    begin = scan.packets[0]
-    if None in stamps or len(set(stamps)) != len(stamps) or begin.stamp is None or not begin.is_key:
+    first = scan.packets[0]
+    if None in stamps or len(set(stamps)) != len(stamps) or first.stamp is None or not first.is_key:
         return None
-    # Where stamps begin anew, or are farther out of order than the decoder puts right, only decoding tells the order.
+    # Where stamps restart, or are farther out of order than the decoder corrects, only decoding gives the order.
     if scan.lifter.lifts or scan.lifter.strays or scan.lifter.depth > scan.reorder_depth:
         return None
-    shown = np.sort(np.array(stamps, dtype=np.int64))
-    # Pictures before the first key frame cannot be decoded; and the first that did come must be the first promised.
-    if shown[0] < begin.stamp or scan.frames[0] != shown[0]:
+    ordered = np.sort(np.array(stamps, dtype=np.int64))
+    # Pictures before the first key frame cannot be decoded; and the first decoded picture must be the first by stamp.
+    if ordered[0] < first.stamp or scan.frames[0] != ordered[0]:
         return None
     last = max((packet for packet in scan.packets if not packet.is_hidden), key=lambda packet: packet.stamp or 0)
-    return _index(scan, shown, shown * scan.seconds_per_tick, _last_s(scan, int(shown[-1]), last.duration, fps))
+    return _index(scan, ordered, ordered * scan.seconds_per_tick, _last_s(scan, int(ordered[-1]), last.duration, fps))
 
 
 def index_frames(scan: Scan, fps: float) -> VideoIndex:
-    """The index of the pictures that came, in the order in which they came.
+    """Return the index of the decoded pictures, in the order in which the decoder output them.
 
-    AVI stores no presentation times, so that its stamps may name the pictures out of order: then they still tell the
-    pictures apart, and sorted they are the times. Without stamps, frame i is at i / fps.
+    AVI stores no presentation times, so its stamps may be out of order: they still identify the pictures, and sorted
+    they are the times. Without stamps, frame i is at i / fps.
 
-    Where stamps begin anew, a part begins where the one before ends: with its last picture's duration.
+    Where stamps restart, a part begins where the part before it ends: after its last picture's duration.
     """
     if None in scan.frames:
         filled = _filled(scan.frames, fps * scan.seconds_per_tick) * scan.seconds_per_tick
         return _index(scan, None, filled, float(np.median(np.diff(filled))) if len(filled) > 1 else 1 / fps)
     names = np.array(scan.frames, dtype=np.int64)
-    if scan.is_raw:  # FFmpeg invented the stamps: they may tell the pictures apart, and say nothing of time
+    if scan.is_raw:  # FFmpeg invented the stamps: they may identify the pictures, but are no times
         is_rising = bool((np.diff(names) > 0).all())
         return _index(scan, names if is_rising else None, np.arange(len(names)) / fps, 1 / fps)
     stamps = _without_strays(scan, names)
@@ -543,8 +549,8 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     steps = np.concatenate([np.diff(ticks[part]) for part in parts])
     stated = np.concatenate([lasting[part[:-1]] for part in parts])[steps > 0]
     steps = steps[steps > 0]
-    # Durations are believed where they are the time from one picture to the next: those of fields, and guessed ones,
-    # are not.
+    # Durations are used where they are the time from one picture to the next; those of fields, and guessed ones, are
+    # not.
     is_true = 2 * np.count_nonzero(np.abs(stated - steps) <= np.maximum(0.1 * steps, 1)) >= len(steps)
     usual = float(np.median(steps)) if len(steps) else 1 / fps / scan.seconds_per_tick
     for part in [] if scan.is_each_stamped else parts:
@@ -559,24 +565,28 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
 
 
 def _filled(frames: Sequence[int | None], frames_per_tick: float) -> np.ndarray:
-    """Stamps (N,) of pictures in their order, of which some have none: evenly between those that have one, and the
-    usual time apart before the first and behind the last. From 0 on at the stated rate where those that are known do
-    not rise, or are fewer than two."""
+    """Return stamps (N,) in which the missing ones are filled in.
+
+    They lie evenly between the known stamps, and the usual time apart before the first and behind the last. Where the
+    known stamps do not rise, or are fewer than two, all stamps count from 0 at the stated rate.
+    """
     at = np.array([i for i, stamp in enumerate(frames) if stamp is not None], dtype=np.float64)
-    known = np.array([stamp for stamp in frames if stamp is not None], dtype=np.float64)
-    steps = np.diff(known) / np.diff(at)
+    known_stamps = np.array([stamp for stamp in frames if stamp is not None], dtype=np.float64)
+    steps = np.diff(known_stamps) / np.diff(at)
     everywhere = np.arange(len(frames), dtype=np.float64)
-    if len(known) < 2 or (steps <= 0).any():
+    if len(known_stamps) < 2 or (steps <= 0).any():
         return everywhere / frames_per_tick
     usual = float(np.median(steps))
-    filled = np.interp(everywhere, at, known)
+    filled = np.interp(everywhere, at, known_stamps)
     filled += usual * (np.minimum(everywhere - at[0], 0) + np.maximum(everywhere - at[-1], 0))
     return filled
 
 
 def _rising_at_the_end(stamps: np.ndarray, part_of: np.ndarray) -> np.ndarray:
-    """Stamps (N,) in which the last pictures of each part, which a decoder gives in their order, fall back no more: a
-    guessed one that does becomes that of the picture before."""
+    """Return the stamps (N,) with the last ones of each part made to rise.
+
+    The decoder outputs these pictures in order, so a guessed stamp that falls back becomes that of the picture before.
+    """
     stamps = stamps.copy()
     for part in np.unique(part_of):
         last = np.flatnonzero(part_of == part)[-DEEPEST:]
@@ -585,28 +595,33 @@ def _rising_at_the_end(stamps: np.ndarray, part_of: np.ndarray) -> np.ndarray:
 
 
 def _apart(ticks: np.ndarray, usual: float) -> np.ndarray:
-    """Ascending stamps (N,) of one part. Of pictures that carry the same one, where a container knows no other, it is
-    the first one's time: the others lie evenly between it and the next, behind the last stamp the usual time apart.
+    """Return ascending stamps (N,) of one part in which equal stamps are spread out.
 
-    FFmpeg guesses the stamps of the last pictures of a program stream, and a doubled one there makes those after it
-    early: they come later by the room that is missing. In the middle of a file the stamps are kept.
+    A stamp that several pictures share is the first one's time: the others lie evenly between it and the next stamp, or
+    the usual time apart behind the last one.
+
+    FFmpeg guesses the stamps of the last pictures of a program stream. A doubled stamp there makes those after it too
+    early, so they are moved later by the missing time. In the middle of a file the stamps are kept.
     """
     begins = np.flatnonzero(np.diff(ticks, prepend=ticks[0] - 1))
     if len(begins) == len(ticks):
         return ticks
     ticks = ticks.copy()
-    for begin, following in itertools.pairwise(begins[begins >= len(ticks) - DEEPEST]):
-        missing = usual * (following - begin) - (ticks[following] - ticks[begin])
-        if following - begin > 1 and missing > usual / 2:
+    for first, following in itertools.pairwise(begins[begins >= len(ticks) - DEEPEST]):
+        missing = usual * (following - first) - (ticks[following] - ticks[first])
+        if following - first > 1 and missing > usual / 2:
             ticks[following:] += missing
     end = ticks[-1] + usual * (len(ticks) - begins[-1])
     return np.interp(np.arange(len(ticks)), np.append(begins, len(ticks)), np.append(ticks[begins], end))
 
 
 def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
-    """The pictures' stamps (N,), as they came; those of strays that are ahead of what follows lie evenly between their
-    neighbours. Others are where a pause ends, or belong to pictures that are far apart; the last pictures' are broken
-    where they are farther ahead than anything is stored, but not in files that were never sent."""
+    """Return the pictures' stamps (N,) in the decoder's order, with broken strays replaced.
+
+    A stray that is ahead of the stamps behind it is broken, and lies evenly between its neighbours instead. Other
+    strays end a pause, or belong to pictures that are far apart. At the end of a file a stray is broken where it is
+    farther ahead than pictures can be out of order, but not in containers that store every stamp.
+    """
     is_stray = np.isin(stamps, list(scan.lifter.strays))
     if not is_stray.any() or is_stray.all():
         return stamps
@@ -621,10 +636,10 @@ def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
 
 
 def _parts(scan: Scan, stamps: np.ndarray) -> np.ndarray:
-    """For each picture the number of its part (N,), ascending in time; ``stamps`` (N,) are theirs, as they came."""
+    """Return each picture's part number (N,), ascending in time; ``stamps`` (N,) are in the decoder's order."""
     if scan.reorder_depth or len(stamps) < 2:
         return np.searchsorted(scan.lifter.floors, stamps, side="right")
-    # nothing is put into another order, so that whatever falls back by more than a picture begins anew
+    # The decoder does not reorder, so a stamp that falls back by more than one picture begins a new part.
     part = np.searchsorted(scan.lifter.floors, stamps, side="right")
     steps = np.diff(stamps)
     begins = (np.diff(part) > 0) | (-steps > np.median(np.abs(steps)))
@@ -632,15 +647,15 @@ def _parts(scan: Scan, stamps: np.ndarray) -> np.ndarray:
 
 
 def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
-    """How long the last picture, of this stamp and with this duration, is shown, in seconds.
+    """Return how long the last picture, with this stamp and duration in ticks, is shown, in seconds.
 
-    MP4 counts the length of a track in the order of storing, so that the packet stored last may say it, be its picture
-    shown last or not. What an edit list ends, ends there. Of some codecs FFmpeg puts a usual duration in the place of
-    the stored one, and the track's end still says it.
+    MP4 counts the length of a track in the order of storing, so the end may be stated by the packet that is stored
+    last, whether or not its picture is shown last. An edit list may end the track earlier. For some codecs FFmpeg
+    replaces the stored duration by a usual one, and only the track's end is right.
     """
-    shown = [packet for packet in scan.packets if not packet.is_hidden and packet.stamp is not None]
-    if scan.limit is not None and shown and shown[-1].duration:
-        ticks = max(ticks, shown[-1].stamp + shown[-1].duration - stamp)  # type: ignore[operator]
+    shown_packets = [packet for packet in scan.packets if not packet.is_hidden and packet.stamp is not None]
+    if scan.limit is not None and shown_packets and shown_packets[-1].duration:
+        ticks = max(ticks, shown_packets[-1].stamp + shown_packets[-1].duration - stamp)  # type: ignore[operator]
     if scan.limit is not None and scan.limit > stamp:
         ticks = scan.limit - stamp if scan.is_limit_exact else min(ticks, scan.limit - stamp)
     last_s = ticks * scan.seconds_per_tick
@@ -650,16 +665,16 @@ def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
 def _index(
     scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, last_s: float, parts: Sequence[int] = (0,)
 ) -> VideoIndex:
-    """Add the key frames and the disposable ones, and from the first picture the size and the turn."""
+    """Build the index: add the key frames and the disposable frames, and the first picture's size and turn."""
     assert scan.first is not None
     matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
     numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
-    keys = {0: (scan.packets[0].stamp or 0, 0)}  # decoding can always begin at the beginning
-    for place, (packet, role) in enumerate(zip(scan.packets, scan.roles, strict=True)):
+    keys = {0: (scan.packets[0].stamp or 0, 0)}  # decoding can always begin at the start of the file
+    for position, (packet, role) in enumerate(zip(scan.packets, scan.roles, strict=True)):
         if scan.sets_change and not (role and role.has_all_sets):
-            continue  # it would be read with the parameters of wherever the decoder was before
+            continue  # it would be decoded with the parameters that the decoder had before
         if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
-            keys[numbers[packet.stamp]] = packet.stamp, place  # type: ignore[index, assignment]
+            keys[numbers[packet.stamp]] = packet.stamp, position  # type: ignore[index, assignment]
     key_frames = sorted(keys)
     return VideoIndex(
         times_s=times_s,
@@ -701,14 +716,17 @@ def _traits(scan: Scan, num_frames: int) -> Traits:
 
 
 def _disposable(scan: Scan, numbers: dict[int, int], num_frames: int) -> np.ndarray:
-    """The frames that no other needs (N,). None of them, unless each packet is one frame and the other way round: then
-    nothing that is left out can belong to anything else. An edit list may give a hidden packet a shown one's stamp."""
-    found = np.zeros(num_frames, dtype=bool)
-    shown = [packet.stamp for packet in scan.packets if not packet.is_hidden]
+    """Mark the frames that no other frame needs (N,).
+
+    No frame is marked unless packets and frames correspond one to one; otherwise a packet that is left out could belong
+    to another frame. An edit list may give a hidden packet the stamp of a shown one.
+    """
+    is_disposable = np.zeros(num_frames, dtype=bool)
+    shown_stamps = [packet.stamp for packet in scan.packets if not packet.is_hidden]
     hidden = {packet.stamp for packet in scan.packets if packet.is_hidden}
-    if len(shown) != len(numbers) or set(shown) != set(numbers) or not hidden.isdisjoint(numbers):
-        return found
+    if len(shown_stamps) != len(numbers) or set(shown_stamps) != set(numbers) or not hidden.isdisjoint(numbers):
+        return is_disposable
     for packet, is_free in zip(scan.packets, are_disposable(scan.roles), strict=True):
         if is_free and not packet.is_hidden and not packet.is_key:
-            found[numbers[packet.stamp]] = True  # type: ignore[index]
-    return found
+            is_disposable[numbers[packet.stamp]] = True  # type: ignore[index]
+    return is_disposable

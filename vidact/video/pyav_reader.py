@@ -218,14 +218,14 @@ class PyAVReader(VideoReader):
             )  # fmt: skip
         if self.index_from == "auto":
             self._refuse_if_coded_otherwise(scan)
-        self._packets, self._pictures = scan.kept, scan.pictures
+        self._packets, self._pictures = scan.kept_packets, scan.pictures
         return index_frames(scan, self.fps)
 
     def _go_on_from(self, scan: Scan, index: VideoIndex) -> None:
         """Keep the packets, and let reading continue behind the first picture, which is decoded already."""
-        self._packets = scan.kept
-        if scan.kept is not None:
-            self._coming = self._decode(scan.kept[scan.fed :], index, None, scan.pictures or [])
+        self._packets = scan.kept_packets
+        if scan.kept_packets is not None:
+            self._coming = self._decode(scan.kept_packets[scan.fed :], index, None, scan.pictures or [])
             self._next = 0
             self._passed = {index.number_of.get(packet.stamp, -1) for packet in scan.packets[: scan.fed]}  # type: ignore[arg-type]
 
