@@ -153,12 +153,14 @@ def pack(job: PackJob) -> dict[str, Any]:
                 # names and times that say nothing of the machine: the same bytes wherever it runs
                 writer = TarWriter(file, user="", group="", encoder=False, mtime=0)
                 for index, video in enumerate(job.videos):
-                    state: dict[str, int] = {}
                     try:
                         state = source_state(video.source)
                         entry, jpegs, squared_error = _compress(video.source, job.settings)
-                    except (VideoError, OSError) as error:
+                    except VideoError as error:
                         rows[video.name] = {"source": state, "error": str(error)}
+                        continue
+                    except OSError as error:  # such as a missing permission, which may be granted without a change
+                        rows[video.name] = {"source": {}, "error": str(error)}
                         continue
                     key = f"{job.number:06d}{index:06d}"
                     description = {"video": video.name, "times_s": entry["times_s"]}

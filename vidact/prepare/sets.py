@@ -332,7 +332,7 @@ def _estimate(paths: Sequence[Path], sample: Sample, settings: Any, workers: int
     for place in places:
         try:
             rates.append(sample(ordered[place], settings))
-        except VideoError:
+        except (VideoError, OSError):  # the job itself reports it
             continue
     if not rates:
         return Estimate(0.0, 0.0, 0)
