@@ -130,7 +130,7 @@ class Serving:
         self.app = make_app(self.model, sources, **options)
         self.server = make_server(self.app, host, 0, certfile, keyfile)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
-        self.studio = self.app.state.studio
+        self.hub = self.app.state.hub
 
     def __enter__(self):
         self.thread.start()

@@ -263,8 +263,8 @@ def test_a_server_that_was_restarted_is_found_again(open_page: Any) -> None:
         page.locator("#start:enabled").wait_for()
         page.locator("#start").click()
         page.locator("#bars .value", has_text="%").first.wait_for()
-        (session,) = served.studio.sessions
-        served.studio.loop.call_soon_threadsafe(session.fail, Fault("test", "the server restarts", 1012))
+        (session,) = served.hub.sessions
+        served.hub.loop.call_soon_threadsafe(session.fail, Fault("test", "the server restarts", 1012))
         page.locator("#connection", has_text="not connected").wait_for()
         page.locator("#connection.good").wait_for()
         page.evaluate("document.getElementById('clock').textContent = ''")
@@ -298,8 +298,8 @@ def test_a_camera_sends_nothing_by_the_clock_of_a_lost_connection(
                 }
             };
         }""")
-        (session,) = served.studio.sessions
-        served.studio.loop.call_soon_threadsafe(session.fail, Fault("test", "the server restarts", 1012))
+        (session,) = served.hub.sessions
+        served.hub.loop.call_soon_threadsafe(session.fail, Fault("test", "the server restarts", 1012))
         page.locator("#connection", has_text="not connected").wait_for()
         page.locator("#connection.good").wait_for()
         page.evaluate("document.getElementById('clock').textContent = ''")

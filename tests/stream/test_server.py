@@ -65,7 +65,7 @@ def lines(caplog, monkeypatch):
 def forget(request):
     """Each test is the first to see a fault."""
     if "served" in request.fixturenames:
-        request.getfixturevalue("served").studio.faults._seen.clear()
+        request.getfixturevalue("served").hub.faults._recent.clear()
 
 
 def ask(port, path="/", method="GET", body=None, headers=None, tls=None, host="127.0.0.1"):
@@ -194,7 +194,7 @@ def test_starting_again_begins_anew(served):
         client.say(type="stop")
         client.socket.send(frame(0.6, jpeg("green")))  # was on its way
         client.read("taken")
-        wait_for(lambda: not served.studio.channels)
+        wait_for(lambda: not served.hub.channels)
 
 
 def test_sessions_share_one_batch():
@@ -283,7 +283,7 @@ def test_a_camera_is_opened_once_for_all_who_look(monkeypatch):
         with served.client() as one, served.client() as two:
             one.start(0)
             two.start(0)
-            wait_for(lambda: cameras and served.studio.engine._readers)
+            wait_for(lambda: cameras and served.hub.engine._readers)
             for _ in range(8):
                 cameras[0].push(np.full((48, 64, 3), (200, 30, 30), np.uint8))
                 time.sleep(0.06)
@@ -291,7 +291,7 @@ def test_a_camera_is_opened_once_for_all_who_look(monkeypatch):
             assert two.read("answer")["scores"][1] > 0.9
             assert len(cameras) == 1
             assert metric(served, "vidact_streams") == 1
-        wait_for(lambda: not served.studio.channels)
+        wait_for(lambda: not served.hub.channels)
         assert next(iter(cameras[0]), None) is None  # closed
 
 
@@ -513,7 +513,7 @@ def test_a_client_that_starts_again_and_again_is_closed(served, lines):
     with served.client() as bad:
         send_until_closed(bad, lambda: '{"type": "start", "source": "browser"}')
     assert lines() == ["127.0.0.1: starts more than 1 streams a second; closed"]
-    wait_for(lambda: not served.studio.channels)
+    wait_for(lambda: not served.hub.channels)
 
 
 RAW = {
@@ -536,7 +536,7 @@ def test_a_client_that_misuses_the_protocol_is_closed(served, name, lines):
             bad.read("never")
         answers = good.play(jpeg("red"), 0.3)
         assert_usual(answers)
-    wait_for(lambda: not served.studio.sessions)
+    wait_for(lambda: not served.hub.sessions)
     (line,) = lines()
     assert words in line
 
@@ -577,14 +577,14 @@ def test_a_hundred_sockets(served, lines):
             assert other.close_code == 1013
         assert metric(served, "vidact_sessions") == 8
         assert len(lines()) == 1  # 93 times the same is one line
-    wait_for(lambda: not served.studio.sessions)
+    wait_for(lambda: not served.hub.sessions)
 
 
 def test_a_client_that_leaves_without_closing(served, lines):
     gone = served.client()
     gone.start()
     gone.push(jpeg("red"))
-    assert len(served.studio.channels) == 1
+    assert len(served.hub.channels) == 1
     raw = gone.socket.socket
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no farewell
     raw.shutdown(socket.SHUT_RD)
@@ -592,8 +592,8 @@ def test_a_client_that_leaves_without_closing(served, lines):
     with served.client() as good:
         good.start()
         assert good.play(jpeg("red"), 0.4)
-        wait_for(lambda: len(served.studio.sessions) == 1)
-        wait_for(lambda: len(served.studio.channels) == 1)
+        wait_for(lambda: len(served.hub.sessions) == 1)
+        wait_for(lambda: len(served.hub.channels) == 1)
     assert lines() == ["127.0.0.1: left without closing"]
 
 
@@ -606,7 +606,7 @@ def test_a_client_that_closes_is_no_fault(served, lines):
     client.start()
     client.socket.protocol.send_close(None)  # as socket.close() of a page does
     client.socket.socket.sendall(b"".join(client.socket.protocol.data_to_send()))
-    wait_for(lambda: not served.studio.sessions)
+    wait_for(lambda: not served.hub.sessions)
     assert lines() == []
 
 
@@ -677,10 +677,10 @@ def test_what_is_no_request_is_one_line(served, lines):
 def test_a_fault_is_told_once_and_counted(lines):
     faults = Faults(Metrics())
     for _ in range(5):
-        faults.tell("flood", "10.0.0.1", "sends too much")
-    faults.tell("flood", "10.0.0.2", "sends too much")
-    faults._seen["flood", "10.0.0.1"] = (time.monotonic() - 100, 4)
-    faults.tell("flood", "10.0.0.1", "sends too much")
+        faults.log("flood", "10.0.0.1", "sends too much")
+    faults.log("flood", "10.0.0.2", "sends too much")
+    faults._recent["flood", "10.0.0.1"] = (time.monotonic() - 100, 4)
+    faults.log("flood", "10.0.0.1", "sends too much")
     assert lines() == [
         "10.0.0.1: sends too much",
         "10.0.0.2: sends too much",
@@ -688,8 +688,8 @@ def test_a_fault_is_told_once_and_counted(lines):
     ]
     assert 'vidact_faults_total{kind="flood"} 7' in faults.metrics.text()
     for number in range(3000):
-        faults.tell("flood", f"10.1.0.{number}", "x")
-    assert len(faults._seen) <= Faults.KEPT
+        faults.log("flood", f"10.1.0.{number}", "x")
+    assert len(faults._recent) <= Faults.KEPT
 
 
 def test_a_bucket_fills_again(monkeypatch):
@@ -928,7 +928,7 @@ def test_metrics_and_health(served):
         client.play(jpeg("red"), 0.6)
         assert metric(served, "vidact_sessions") == 1
         assert metric(served, "vidact_streams") == 1
-    wait_for(lambda: not served.studio.sessions)
+    wait_for(lambda: not served.hub.sessions)
     status, headers, text = ask(served.port, "/metrics")
     assert status == 200
     assert headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -951,7 +951,7 @@ def test_a_source_that_does_not_open_is_tried_again_and_said(lines):
     waiting = "lobby cannot be opened now, and is tried again with growing pauses; the server's log says why"
     with playlist() as hls, Serving(sources={"lobby": hls.url, "hall": "0"}) as served:
         assert state() == [{"name": name, "state": "closed", "why": ""} for name in ("lobby", "hall")]
-        assert "vidact_source_up{" not in served.studio.metrics.text()
+        assert "vidact_source_up{" not in served.hub.metrics.text()
         with served.client() as one, served.client() as two:
             one.start(0)
             assert one.read("note")["why"] == waiting
@@ -966,9 +966,9 @@ def test_a_source_that_does_not_open_is_tried_again_and_said(lines):
                 assert client.read("answer")
             assert state()[0] == {"name": "lobby", "state": "open", "why": ""}
             assert metric(served, 'vidact_source_up{source="lobby"}') == 1
-        wait_for(lambda: not served.studio.channels)
+        wait_for(lambda: not served.hub.channels)
         assert state()[0]["state"] == "closed"
-        assert "hall" not in served.studio.metrics.text()
+        assert "hall" not in served.hub.metrics.text()
 
 
 def test_a_camera_is_open_with_its_first_picture(monkeypatch):
@@ -984,7 +984,7 @@ def test_a_camera_is_open_with_its_first_picture(monkeypatch):
     with playlist() as hls, Serving(sources={"lobby": hls.url}) as served, served.client() as client:
         hls.show(transport_streams(range(40)))
         client.start(0)
-        wait_for(lambda: served.studio.channels)
+        wait_for(lambda: served.hub.channels)
         shown = json.loads(ask(served.port, "/state")[2])["sources"]
         answers.set()
         assert client.read("answer")
@@ -1010,6 +1010,6 @@ def test_the_server_stops_with_clients_in_it():
         client = served.client()
         client.start()
         client.push(jpeg("red"))
-    assert not served.studio.thread.is_alive()
+    assert not served.hub.thread.is_alive()
     with pytest.raises(ConnectionClosed):
         client.read("never")

@@ -1,9 +1,9 @@
-"""Who may ask the web server: the token, what stands for it in a page's cookie, and how often one may guess.
+"""Access to the web server: the token, the cookie that replaces it in a page, and the limit on guesses.
 
-Whoever brings the token is let in, however many guess beside them; a wrong one is counted, logged, and after a few of
-an address, or of all addresses, it waits its turn, so that guessing takes longer than anything is worth, over however
-many connections. What a page gets for the token is a value of its own, which another server of the same host can do
-nothing with, and which ends with this process.
+A client with the token is always let in, however many others guess. A wrong token is counted and logged. After a few
+of one address, or of all addresses, wrong tokens wait in a queue, so that guessing is too slow over any number of
+connections. A page gets a random cookie for the token; it is invalid for other servers of the same host and ends with
+this process.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.responses import Response
 
-TOKEN_SUBPROTOCOL = "vidact.token."  # then the token: for programs, which have no page to log in on
-OLD_COOKIE = "vidact_token"  # held the token itself; taken, and replaced where there is an answer to replace it with
+TOKEN_SUBPROTOCOL = "vidact.token."  # followed by the token, for programs, which have no page to log in on
+OLD_COOKIE = "vidact_token"  # set by earlier versions; contains the token itself. Accepted, and then replaced
 KEPT_ADDRESSES = 1000
 
 Verdict = Literal["welcome", "unknown", "wrong", "too many"]  # unknown: no token was brought
 
 
 class Access:
-    """The one place that judges what a client brings. The event loop's.
+    """The only check of a client's credentials. Call its methods in the event loop.
 
     Args:
-        token: what a client must know; None lets in everybody.
-        limits: how many logins are kept, and how long a wrong token waits.
-        faults: where wrong tokens are told.
+        token: the secret that a client must send; None lets in every client.
+        limits: ``logins``, ``guess_s`` and ``connections`` are used.
+        faults: the log of wrong tokens.
     """
 
     def __init__(self, token: str | None, limits: Limits, faults: Faults) -> None:
         self._token, self._limits, self._faults = token, limits, faults
         self._tries: OrderedDict[str, Bucket] = OrderedDict()
         self._all_tries = Bucket(1 / limits.guess_s, 50)
-        self._waiting: deque[asyncio.Future[None]] = deque()  # wrong tokens, until they are answered
+        self._waiting: deque[asyncio.Future[None]] = deque()  # requests with wrong tokens, until they are answered
         self._timer: asyncio.TimerHandle | None = None
-        self._logins: OrderedDict[bytes, None] = OrderedDict()  # hashes of cookies' values, the last used ones last
+        self._logins: OrderedDict[bytes, None] = OrderedDict()  # hashes of cookies' values, the most recently used last
 
-    def is_token(self, given: str) -> bool:
-        return self._token is None or hmac.compare_digest(given.encode(), self._token.encode())
+    def is_token(self, candidate: str) -> bool:
+        return self._token is None or hmac.compare_digest(candidate.encode(), self._token.encode())
 
     def has_logged_in(self, connection: HTTPConnection) -> bool:
-        """Whether its cookie is one that ``log_in`` gave."""
+        """Return whether the client's cookie was set by ``log_in``."""
         key = _key(connection.cookies.get(_cookie(connection), ""))
         if key not in self._logins:
             return False
@@ -58,27 +58,27 @@ class Access:
         return True
 
     async def judge(self, connection: HTTPConnection) -> Verdict:
-        """What a client may, by its cookie or the token it brings; a wrong token is told."""
+        """Return the verdict on a client's cookie and tokens; a wrong token is logged and may have to wait."""
         if self._token is None or self.has_logged_in(connection):
             return "welcome"
-        brought = _tokens(connection)
-        if any(self.is_token(given) for given in brought):
+        candidates = _tokens(connection)
+        if any(self.is_token(candidate) for candidate in candidates):
             return "welcome"
-        return await self.wrong(connection) if brought else "unknown"
+        return await self.wrong(connection) if candidates else "unknown"
 
     async def wrong(self, connection: HTTPConnection) -> Verdict:
-        """A wrong token came; after too many of its address, or of all, it waits until those before it are answered."""
-        who = connection.client.host if connection.client else "somebody"
-        self._faults.tell("token", who, "gave a wrong token; refused")
-        bucket = self._tries.setdefault(who, Bucket(0.2, 10))
-        self._tries.move_to_end(who)
+        """Log a wrong token. After too many of its address, or of all, wait until earlier ones are answered."""
+        address = connection.client.host if connection.client else "somebody"
+        self._faults.log("token", address, "gave a wrong token; refused")
+        bucket = self._tries.setdefault(address, Bucket(0.2, 10))
+        self._tries.move_to_end(address)
         if len(self._tries) > KEPT_ADDRESSES:
             self._tries.popitem(last=False)
         if bucket.take() and self._all_tries.take():
             return "wrong"
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
-        if len(self._waiting) > self._limits.connections:  # some of their clients have left
+        if len(self._waiting) > self._limits.connections:  # some of the waiting clients have left
             self.make_room()
         self._set_timer()
         await turn
@@ -102,27 +102,27 @@ class Access:
         self.make_room()
         self._set_timer()
 
-    def log_in(self, connection: HTTPConnection, answer: Response) -> None:
-        """Give the page behind the answer a cookie of its own."""
+    def log_in(self, connection: HTTPConnection, response: Response) -> None:
+        """Set a new cookie in the response, which lets its page in."""
         if self._token is None:
             return
         if OLD_COOKIE in connection.cookies:
-            answer.delete_cookie(OLD_COOKIE, path="/")
+            response.delete_cookie(OLD_COOKIE, path="/")
         value = secrets.token_urlsafe(32)
         self._logins[_key(value)] = None
         if len(self._logins) > self._limits.logins:
             self._logins.popitem(last=False)
         is_secure = connection.scope["scheme"] in ("https", "wss")
-        answer.set_cookie(_cookie(connection), value, httponly=True, samesite="strict", secure=is_secure, path="/")
+        response.set_cookie(_cookie(connection), value, httponly=True, samesite="strict", secure=is_secure, path="/")
 
-    def log_out(self, connection: HTTPConnection, answer: Response) -> None:
-        """What the page's cookie holds is good for nothing from now on."""
+    def log_out(self, connection: HTTPConnection, response: Response) -> None:
+        """Make the page's cookie invalid and delete it in the response."""
         self._logins.pop(_key(connection.cookies.get(_cookie(connection), "")), None)
-        answer.delete_cookie(_cookie(connection), path="/")
+        response.delete_cookie(_cookie(connection), path="/")
 
 
 def _cookie(connection: HTTPConnection) -> str:
-    """The cookie's name: browsers send a host's cookies to all of its ports, so each server has its own."""
+    """Return the cookie's name. It contains the port, because browsers send a host's cookies to all of its ports."""
     server = connection.scope.get("server") or ("", None)
     return f"vidact_{server[1] or 0}"
 
@@ -132,7 +132,7 @@ def _key(value: str) -> bytes:
 
 
 def _tokens(connection: HTTPConnection) -> list[str]:
-    """What a client offers as the token: in the Authorization header, a subprotocol, or a cookie of before."""
+    """Return the tokens that a client sent: in the Authorization header, a subprotocol, or an ``OLD_COOKIE``."""
     offered = [
         word.removeprefix(TOKEN_SUBPROTOCOL)
         for word in connection.scope.get("subprotocols", [])
@@ -146,17 +146,17 @@ def _tokens(connection: HTTPConnection) -> list[str]:
 
 
 def as_the_proxy_says(scope: dict[str, Any]) -> dict[str, Any]:
-    """The scope of a request that a proxy passed on: the client and the scheme that the proxy saw.
+    """Return a request's scope with the client and the scheme that the proxy reports.
 
-    Of several addresses in X-Forwarded-For the last is the proxy's own entry; a client may write what it likes before.
+    The last of several addresses in X-Forwarded-For is the proxy's entry; a client can forge those before it.
     """
     headers = dict(scope["headers"])
     address = headers.get(b"x-forwarded-for", b"").decode("latin-1").rpartition(",")[2].strip()
     scheme = headers.get(b"x-forwarded-proto", b"").decode("latin-1").rpartition(",")[2].strip().lower()
-    said = dict(scope)
+    forwarded = dict(scope)
     if address:
-        said["client"] = (address[:64], 0)
+        forwarded["client"] = (address[:64], 0)
     if scheme in ("http", "https"):
         is_websocket = scope["type"] == "websocket"
-        said["scheme"] = {"http": "ws", "https": "wss"}[scheme] if is_websocket else scheme
-    return said
+        forwarded["scheme"] = {"http": "ws", "https": "wss"}[scheme] if is_websocket else scheme
+    return forwarded

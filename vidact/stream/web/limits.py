@@ -1,6 +1,6 @@
 """What a client of the web server may do: how much, how often, and which frames are decoded.
 
-Whoever connects is a stranger. What it sends is bounded before it is looked at; a ``Fault`` closes its session.
+No client is trusted. The size of what it sends is checked before anything is parsed; a ``Fault`` closes its session.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ POLICY, TOO_MANY = 1008, 1013  # close codes of RFC 6455: the client did what it
 
 @dataclass(frozen=True)
 class Limits:
-    """What one server takes on.
+    """The limits of one server.
 
     Args:
-        sessions: open at the same time.
-        connections: of TCP, open at the same time.
-        message_bytes: of one message of a client.
-        pixels: of one frame, read from its header before it is decoded.
-        frames_per_second: of one session; the page sends no more than the model's clock needs.
-        starts_per_second: of one session; each is a stream of its own, and may open a file.
-        idle_s: without any message a session is closed.
-        send_s: a client that takes longer for a message is gone.
-        queue: messages that wait for a slow client; with more it is closed.
-        pictures_per_second: of a named source.
-        picture_side: their longer side.
-        ahead_s: how far a frame's time may run before the server's own.
-        message_characters: of one text message; the page's have a few dozen.
-        segments: of a JPEG's header, and ``header_bytes`` in all; canvases of browsers write about ten.
-        logins: pages that are let in without giving the token again; the one unused longest goes first.
-        guess_s: after too many wrong tokens, of one address or of all, one is answered in so long.
-        request_s: a connection that has not sent a whole request by then is closed.
+        sessions: number of sessions that may be open at the same time.
+        connections: number of TCP connections that may be open at the same time.
+        message_bytes: size of one message of a client.
+        pixels: size of one frame, read from its header before it is decoded.
+        frames_per_second: rate of one session's frames; the page sends no more than the model's clock needs.
+        starts_per_second: rate of one session's starts; each opens a new stream, and perhaps a file.
+        idle_s: seconds without any message after which a session is closed.
+        send_s: seconds after which a client that has not taken a message is closed.
+        queue: number of messages that wait for a slow client; with more it is closed.
+        pictures_per_second: rate of a named source's pictures.
+        picture_side: longer side of these pictures, in pixels.
+        ahead_s: seconds that a frame's time may be ahead of the server's clock.
+        message_characters: length of one text message; the page's have a few dozen characters.
+        segments: number of segments of a JPEG's header; canvases of browsers write about ten.
+        header_bytes: size of a JPEG's header.
+        logins: number of pages that stay logged in; the one unused longest is logged out first.
+        guess_s: seconds for each wrong token, after too many of one address or of all.
+        request_s: seconds after which a connection that has not sent a whole request is closed.
     """
 
     sessions: int = 16
@@ -63,7 +64,7 @@ class Limits:
 
 
 class Fault(Exception):
-    """What a client did that ends its session. ``kind`` is a word for the metrics."""
+    """A client's violation of a rule, which ends its session. ``kind`` is the label of the metrics."""
 
     def __init__(self, kind: str, text: str, code: int = POLICY) -> None:
         super().__init__(text)
@@ -71,7 +72,7 @@ class Fault(Exception):
 
 
 class Bucket:
-    """A rate: ``take`` says no beyond ``per_second``, after a burst of ``burst``."""
+    """A rate limit: ``take`` returns False beyond ``per_second``, after a burst of ``burst``."""
 
     def __init__(self, per_second: float, burst: float) -> None:
         self.per_second, self.burst = per_second, burst
@@ -92,54 +93,60 @@ MANY_SCANS = "a frame is a JPEG of many scans; only baseline ones are taken; clo
 
 
 def jpeg_size(data: bytes, limits: Limits | None = None) -> tuple[int, int]:
-    """Width and height of a baseline JPEG, from its header; anything else is a Fault."""
+    """Return width and height of a baseline JPEG, from its header; raise Fault for any other content."""
     return _read_header(data, limits or Limits())[:2]
 
 
 def _read_header(data: bytes, limits: Limits) -> tuple[int, int, bytes]:
-    """Width and height of a baseline JPEG, and the file without what no decoder needs.
+    """Return width and height of a baseline JPEG, and the file without segments that no decoder needs.
 
-    A file of a few kilobytes can ask for gigabytes of pixels, or for the same pixels thousands of times: in a
+    A file of a few kilobytes can decode to gigabytes of pixels, or to the same pixels thousands of times: in a
     progressive JPEG, or with one scan after the other. A file of a megabyte can hold ten thousand segments, each of
     which costs its reader more than the picture does. Canvases of browsers write a short header and one baseline scan.
     """
     broken = Fault("garbage", f"a frame of {len(data)} bytes is not a JPEG image; closed")
     if data[:2] != b"\xff\xd8":
         raise broken
-    place, size, kept = 2, None, [b"\xff\xd8"]
+    position, size, pieces = 2, None, [b"\xff\xd8"]
     for _ in range(limits.segments + 1):
-        if data[place : place + 2] == b"\xff\xda":  # the first scan
+        if data[position : position + 2] == b"\xff\xda":  # the first scan
             break
-        if place > limits.header_bytes:
+        if position > limits.header_bytes:
             raise Fault("garbage", f"a frame's header has more than {limits.header_bytes:,} bytes; closed")
-        if place + 10 > len(data) or data[place] != 0xFF:
+        if position + 10 > len(data) or data[position] != 0xFF:
             raise broken
-        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= 0xD9 or length < 2:  # stand alone, or fill
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if (
+            marker < 0xC0 or marker == 0xFF or 0xD0 <= marker <= 0xD9 or length < 2
+        ):  # markers without a length, or padding
             raise broken
-        end = place + 2 + length
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header; those are tables
+        end = position + 2 + length
+        if 0xC0 <= marker <= 0xCF and marker not in (
+            0xC4,
+            0xC8,
+            0xCC,
+        ):  # SOF markers are frame headers; the three excepted ones are tables
             if marker > 0xC1 or size is not None:
                 raise Fault("garbage", MANY_SCANS)
-            precision, height, width, colours = struct.unpack_from(">BHHB", data, place + 4)
+            precision, height, width, colours = struct.unpack_from(">BHHB", data, position + 4)
             if precision != 8 or colours not in (1, 3, 4) or length != 8 + 3 * colours:
                 raise broken
             size = width, height
-            kept.append(data[place:end])
+            pieces.append(data[position:end])
         elif marker in TABLES:
-            kept.append(data[place:end])
-        place = end
+            pieces.append(data[position:end])
+        position = end
     else:
         raise Fault("garbage", f"a frame's header has more than {limits.segments} segments; closed")
     if size is None:
         raise broken
-    if data.count(b"\xff\xda", place) > 3:  # one for each colour is allowed
+    if data.count(b"\xff\xda", position) > 3:  # a baseline JPEG may have one scan for each colour
         raise Fault("garbage", MANY_SCANS)
-    return *size, b"".join([*kept, data[place:]])
+    return *size, b"".join([*pieces, data[position:]])
 
 
 def decode_frame(data: bytes, limits: Limits) -> np.ndarray:
-    """The RGB image (H, W, 3) of a client's JPEG. Nothing is decoded before it is known to be small."""
+    """Return the RGB image uint8 (H, W, 3) of a client's JPEG. Its size is checked before anything is decoded."""
     width, height, clean = _read_header(data, limits)
     if width * height > limits.pixels:
         raise Fault("large", f"a frame has {width}x{height} pixels; at most {limits.pixels:,} are taken; closed")
@@ -151,10 +158,10 @@ def decode_frame(data: bytes, limits: Limits) -> np.ndarray:
         )
     try:
         return _decoded(clean)
-    except Exception as error:  # whatever a decoder makes of a stranger's bytes
+    except Exception as error:  # a decoder may raise any error for bytes that are no picture
         raise Fault("garbage", f"a frame is a broken JPEG ({one_line(error)}); closed") from None
 
 
 def _decoded(data: bytes) -> np.ndarray:
-    """The picture of a JPEG whose header is short: Python reads that, and the rest is read without its lock."""
+    """Return the picture of a JPEG whose header is short: only the header is read in Python, which holds its lock."""
     return np.array(Image.open(io.BytesIO(data), formats=("JPEG",)).convert("RGB"))

@@ -1,4 +1,4 @@
-"""What the web server tells: figures for Prometheus, and one line in the log for each thing that goes wrong."""
+"""Monitoring of the web server: figures for Prometheus, and one line in the log for each fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("vidact.stream.server")
 
 
 class Metrics:
-    """Counters, gauges and one histogram, in Prometheus' text format; from any thread."""
+    """The counters, gauges and one histogram, in Prometheus' text format. Methods may be called from any thread."""
 
     HELP: ClassVar[dict[str, tuple[str, str]]] = {
         "vidact_info": ("gauge", "Version and model."),
@@ -49,9 +49,9 @@ class Metrics:
             self._values[name][tuple(labels.items())] = value  # type: ignore[assignment]
 
     def latency(self, seconds: float) -> None:
-        place = next((i for i, bound in enumerate(self.BUCKETS) if seconds <= bound), len(self.BUCKETS))
+        bucket = next((i for i, bound in enumerate(self.BUCKETS) if seconds <= bound), len(self.BUCKETS))
         with self._lock:
-            self._buckets[place] += 1
+            self._buckets[bucket] += 1
             self._seconds += seconds
 
     def text(self) -> str:
@@ -79,29 +79,30 @@ def _labels(labels: Sequence[tuple[str, str]]) -> str:
 
 
 class Faults:
-    """One line in the log for each thing that goes wrong; the same from the same address again is only counted, and
-    told again after a minute. The event loop's."""
+    """A log with one line for each fault. The same kind from the same address is only counted for a minute, then logged
+    again. Call its methods in the event loop."""
 
     QUIET_S = 60.0
     KEPT = 1000
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self._seen: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
 
-    def tell(self, kind: str, who: str, text: str) -> None:
+    def log(self, kind: str, address: str, text: str) -> None:
+        """Count a fault of this kind, and log it unless the same one was logged less than ``QUIET_S`` ago."""
         self.metrics.add("vidact_faults_total", kind=kind)
-        told, more = self._seen.get((kind, who), (-math.inf, 0))
-        if time.monotonic() - told < self.QUIET_S:
-            self._seen[kind, who] = told, more + 1
+        logged_at, more = self._recent.get((kind, address), (-math.inf, 0))
+        if time.monotonic() - logged_at < self.QUIET_S:
+            self._recent[kind, address] = logged_at, more + 1
             return
-        log.warning("%s: %s%s", who, text, f" (and {more} times since it was last told)" if more else "")
-        self._seen[kind, who] = time.monotonic(), 0
-        self._seen.move_to_end((kind, who))
-        if len(self._seen) > self.KEPT:
-            self._seen.popitem(last=False)
+        log.warning("%s: %s%s", address, text, f" (and {more} times since it was last told)" if more else "")
+        self._recent[kind, address] = time.monotonic(), 0
+        self._recent.move_to_end((kind, address))
+        if len(self._recent) > self.KEPT:
+            self._recent.popitem(last=False)
 
 
 def one_line(error: BaseException | str) -> str:
-    """What went wrong, short, without line breaks and without the secrets of addresses."""
+    """Return an error's message in at most 300 characters, without line breaks and without secrets in addresses."""
     return without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -23,7 +23,7 @@ from vidact.stream.model import StreamModel
 from vidact.stream.web.access import OLD_COOKIE, Access, as_the_proxy_says
 from vidact.stream.web.limits import POLICY, TOO_MANY, Bucket, Fault, Limits
 from vidact.stream.web.monitor import one_line
-from vidact.stream.web.sessions import Session, Studio, describe, refuse
+from vidact.stream.web.sessions import Hub, Session, describe, log_and_close
 from vidact.text.packages import how_to_install
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ FILES = {
 }
 SUBPROTOCOL = "vidact"
 SHORTEST_TOKEN = 16
-CLOSES = {"Connection": "close"}  # with the answer to a guess, whose place another may need
+CLOSES = {"Connection": "close"}  # sent with the response to a wrong token, to free the connection
 
-# What a browser may do with the page. The page loads nothing from elsewhere and can be framed by nobody.
+# What a browser may do with the page. The page loads nothing from elsewhere and cannot be framed.
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -79,16 +79,16 @@ def make_app(
     proxy: bool = False,
     insecure: Collection[str] = (),
 ) -> Starlette:
-    """The application: the page, ``/live``, ``/metrics`` and ``/healthz``.
+    """Return the application: the page, ``/live``, ``/metrics`` and ``/healthz``.
 
     Args:
-        model: what ``load_model`` gave.
-        sources: names that clients see, and what ``open_source`` opens for each; addresses stay here.
-        token: what a client must know. None lets in whoever reaches it, but only under a name of this machine itself:
-            a page of another site may point its own name at 127.0.0.1.
+        model: the result of ``load_model``.
+        sources: name that clients see → address or path for ``open_source``; addresses are never sent.
+        token: the secret that a client must send. None lets in every client, but only under a name of this machine: a
+            page of another site may point its name at 127.0.0.1.
         allow_origins: such as https://example.org, where a proxy serves the page under another name.
-        limits: what one server takes on.
-        insecure: addresses of sources whose certificates are not looked at.
+        limits: the limits of this server.
+        insecure: addresses of sources whose certificates are not verified.
         proxy: all requests come through a proxy, which says in X-Forwarded-For and X-Forwarded-Proto who asks, and
             whether by HTTPS.
     """
@@ -111,9 +111,9 @@ def make_app(
                 "letters, the port if it has one, and nothing more: https://example.org"
             )
     limits = limits or Limits()
-    studio = Studio(model, sources or {}, limits, insecure)
+    hub = Hub(model, sources or {}, limits, insecure)
     pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
-    access = Access(token, limits, studio.faults)
+    access = Access(token, limits, hub.faults)
 
     async def page(request: Request) -> Response:
         content, kind = pages[request.url.path]
@@ -123,19 +123,19 @@ def make_app(
         verdict = await access.judge(request)
         if verdict == "too many":
             return JSONResponse({"authorised": False}, 429, CLOSES)
-        shown: dict[str, Any] = {"authorised": verdict == "welcome"}
-        if verdict == "welcome" and studio.names:
-            shown["sources"] = studio.states()
-        answer = JSONResponse(shown)
+        content: dict[str, Any] = {"authorised": verdict == "welcome"}
+        if verdict == "welcome" and hub.names:
+            content["sources"] = hub.states()
+        response = JSONResponse(content)
         if verdict == "welcome" and OLD_COOKIE in request.cookies and not access.has_logged_in(request):
-            access.log_in(request, answer)
-        return answer
+            access.log_in(request, response)
+        return response
 
     async def login(request: Request) -> Response:
-        """The token in the body, never in an address; gives the cookie."""
-        who = request.client.host if request.client else "somebody"
+        """Set the cookie for the token, which is in the body and never in an address."""
+        client = request.client.host if request.client else "somebody"
         if not _same_origin(request, allow_origins):
-            studio.faults.tell("origin", who, "a page of another origin tried to log in; refused")
+            hub.faults.log("origin", client, "a page of another origin tried to log in; refused")
             return PlainTextResponse("wrong origin", 403)
         body = b""
         try:
@@ -149,17 +149,17 @@ def make_app(
             if await access.wrong(request) == "too many":
                 return PlainTextResponse("too many tries", 429, CLOSES)
             return PlainTextResponse("wrong token", 403)
-        answer = Response(status_code=204)
-        access.log_in(request, answer)
-        return answer
+        response = Response(status_code=204)
+        access.log_in(request, response)
+        return response
 
     async def logout(request: Request) -> Response:
-        """Ends what the page's cookie is good for."""
+        """Make the page's cookie invalid."""
         if not _same_origin(request, allow_origins):
             return PlainTextResponse("wrong origin", 403)
-        answer = Response(status_code=204)
-        access.log_out(request, answer)
-        return answer
+        response = Response(status_code=204)
+        access.log_out(request, response)
+        return response
 
     async def metrics(request: Request) -> Response:
         verdict = await access.judge(request)
@@ -167,32 +167,34 @@ def make_app(
             return PlainTextResponse("too many wrong tokens", 429, CLOSES)
         if verdict != "welcome":
             return PlainTextResponse("give the token: Authorization: Bearer …", 401)
-        return PlainTextResponse(studio.metrics.text(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(hub.metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def health(request: Request) -> Response:
-        well = studio.is_well()
+        well = hub.is_well()
         return JSONResponse({"status": "ok" if well else "the network's thread has ended"}, 200 if well else 503)
 
     async def live(websocket: WebSocket) -> None:
-        who = websocket.client.host if websocket.client else "somebody"
+        client = websocket.client.host if websocket.client else "somebody"
         if not _same_origin(websocket, allow_origins):
             origin = one_line(repr(websocket.headers.get("origin")))[:80]
-            await refuse(websocket, studio, who, Fault("origin", f"a page of {origin} tried to connect; refused"))
+            await log_and_close(
+                websocket, hub, client, Fault("origin", f"a page of {origin} tried to connect; refused")
+            )
         elif (verdict := await access.judge(websocket)) == "unknown":
-            await refuse(websocket, studio, who, Fault("token", "tried to connect without the token; refused"))
-        elif verdict != "welcome":  # which is told already
+            await log_and_close(websocket, hub, client, Fault("token", "tried to connect without the token; refused"))
+        elif verdict != "welcome":  # the wrong token is already logged
             await websocket.close(POLICY)
         else:
             await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None)
-            if len(studio.sessions) >= limits.sessions:
+            if len(hub.sessions) >= limits.sessions:
                 full = f"{limits.sessions} sessions are open, and this server allows no more"
-                await refuse(websocket, studio, who, Fault("full", full, TOO_MANY))
+                await log_and_close(websocket, hub, client, Fault("full", full, TOO_MANY))
             else:
-                await Session(websocket, studio).run()
+                await Session(websocket, hub).run()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with studio:
+        async with hub:
             yield
 
     app = Starlette(
@@ -207,14 +209,16 @@ def make_app(
         ],
         lifespan=lifespan,
     )
-    app.state.studio, app.state.access, app.state.has_token = studio, access, token is not None
-    app.add_middleware(_Guard, studio=studio, any_host=token is not None, proxy=proxy)
+    app.state.hub, app.state.access, app.state.has_token = hub, access, token is not None
+    app.add_middleware(_Guard, hub=hub, any_host=token is not None, proxy=proxy)
     return app
 
 
 def _same_origin(connection: HTTPConnection, allowed: Sequence[str]) -> bool:
-    """Whether the page that asks is ours. Browsers name the page's origin; a program that is none names what it likes,
-    so one that names nothing is let through to the token."""
+    """Return whether a request comes from this server's page or an allowed origin.
+
+    Browsers send the page's origin. Other programs can forge it, so a request without one is left to the token check.
+    """
     origin = connection.headers.get("origin")
     if origin is None or origin in allowed:
         return True
@@ -223,10 +227,10 @@ def _same_origin(connection: HTTPConnection, allowed: Sequence[str]) -> bool:
 
 
 class _Guard:
-    """Around everything: the name we are called by, what a proxy says, and the headers of every answer."""
+    """The outermost middleware: it checks the Host header, applies a proxy's headers and adds the security headers."""
 
-    def __init__(self, app: Any, studio: Studio, any_host: bool, proxy: bool) -> None:
-        self.app, self.studio, self.any_host, self.proxy = app, studio, any_host, proxy
+    def __init__(self, app: Any, hub: Hub, any_host: bool, proxy: bool) -> None:
+        self.app, self.hub, self.any_host, self.proxy = app, hub, any_host, proxy
         self.headers = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -237,8 +241,8 @@ class _Guard:
             scope = as_the_proxy_says(scope)
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if not self.any_host and not is_loopback(_name(host)):
-            who = scope["client"][0] if scope.get("client") else "somebody"
-            self.studio.faults.tell("host", who, f"asked for {one_line(repr(host))[:80]}, which is not us; refused")
+            client = scope["client"][0] if scope.get("client") else "somebody"
+            self.hub.faults.log("host", client, f"asked for {one_line(repr(host))[:80]}, which is not us; refused")
             if scope["type"] == "websocket":
                 await receive()
                 await send({"type": "websocket.close", "code": POLICY})
@@ -256,7 +260,7 @@ class _Guard:
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without the port."""
+    """Return the name in a Host header, without the port; "" where it is malformed."""
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:  # such as an open bracket
@@ -264,7 +268,7 @@ def _name(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Return whether the host can be reached only from this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -287,27 +291,27 @@ def _import_uvicorn() -> None:
         ) from error
 
 
-def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
-    """uvicorn's HTTP and WebSocket, which trust their clients, with limits for strangers."""
+def _protocols(hub: Hub, access: Access) -> tuple[type, type]:
+    """Return uvicorn's HTTP and WebSocket protocols with limits on clients, which uvicorn itself does not have."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
     from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-    limits = studio.limits
+    limits = hub.limits
 
-    def tell(kind: str, protocol: Any, text: str) -> None:
-        studio.faults.tell(kind, protocol.client[0] if protocol.client else "somebody", text)
+    def log_fault(kind: str, protocol: Any, text: str) -> None:
+        hub.faults.log(kind, protocol.client[0] if protocol.client else "somebody", text)
 
     class Http(H11Protocol):
-        """HTTP that does not wait for ever for a request, and logs nonsense once."""
+        """The HTTP protocol with a timeout for requests and one line in the log for an invalid one."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.begin_wait()
             if len(self.connections) > limits.connections and not access.make_room():
-                tell("full", self, f"{limits.connections} connections are open, and this server allows no more")
-                silent = [one for one in self.connections if isinstance(one, Http) and one.is_silent()]
-                oldest = min(silent, key=lambda one: one.since)  # this one at least
+                log_fault("full", self, f"{limits.connections} connections are open, and this server allows no more")
+                silent = [http for http in self.connections if isinstance(http, Http) and http.is_silent()]
+                oldest = min(silent, key=lambda http: http.since)  # never empty: this connection is silent
                 if oldest is self:
                     transport.abort()
                 else:
@@ -315,16 +319,16 @@ def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
                     oldest.transport.abort()
 
         def begin_wait(self) -> None:
-            """Give the client a while to send a request."""
+            """Close the connection unless the client sends a request within ``request_s``."""
             self.since = self.loop.time()
             self.deadline = self.loop.call_later(limits.request_s, self.abort)
 
         def is_silent(self) -> bool:
-            """Whether no whole request of its client is being answered."""
+            """Return whether no complete request is being answered."""
             return self.cycle is None or self.cycle.response_complete
 
         def abort(self) -> None:
-            if self.transport.get_protocol() is self:  # and no WebSocket took the connection over
+            if self.transport.get_protocol() is self:  # False after a WebSocket has taken over the connection
                 self.transport.abort()
 
         def on_response_complete(self) -> None:
@@ -337,15 +341,15 @@ def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
             super().connection_lost(exc)
 
         def send_400_response(self, msg: str) -> None:
-            tell("garbage", self, "sent what is no HTTP request; closed")
+            log_fault("garbage", self, "sent what is no HTTP request; closed")
             with contextlib.suppress(h11.LocalProtocolError):
                 super().send_400_response(msg)
 
     class WebSocket(WebSocketsSansIOProtocol):
-        """A WebSocket that is not kept busy with frames of which no message comes, nor after it has said goodbye."""
+        """The WebSocket protocol with limits on pings, on pieces of messages and on data after its close frame."""
 
-        def __init__(self, *given: Any, **named: Any) -> None:
-            super().__init__(*given, **named)
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
             self.close_timeout = 2.0
             self.after_close = 0
             self.small = Bucket(200, 400)
@@ -362,7 +366,7 @@ def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
             if self.transport.is_closing():
                 return False
             if not self.small.take():
-                tell("flood", self, "sends too many pings or pieces of messages; closed")
+                log_fault("flood", self, "sends too many pings or pieces of messages; closed")
                 self.queue.put_nowait({"type": "websocket.disconnect", "code": POLICY, "reason": "flood"})
                 self.transport.abort()
                 return False
@@ -380,7 +384,7 @@ def _protocols(studio: Studio, access: Access) -> tuple[type, type]:
             if self.curr_msg_data_type == "text":
                 try:
                     b"".join(self.frames).decode()
-                except UnicodeDecodeError:  # which uvicorn logs with a traceback
+                except UnicodeDecodeError:  # uvicorn would log it with a traceback
                     self.conn.send_close(1007)
                     self.handle_parser_exception()
                     return
@@ -403,8 +407,8 @@ def make_server(
     _import_uvicorn()
     import uvicorn
 
-    studio: Studio = app.state.studio
-    http, websocket = _protocols(studio, app.state.access)
+    hub: Hub = app.state.hub
+    http, websocket = _protocols(hub, app.state.access)
     if not app.state.has_token and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines, and that needs a token: make_app(…, token=…)")
     if keyfile is not None and certfile is None:
@@ -421,7 +425,7 @@ def make_server(
         port,
         http=http,
         ws=websocket,
-        ws_max_size=studio.limits.message_bytes,
+        ws_max_size=hub.limits.message_bytes,
         ws_ping_interval=10,
         ws_ping_timeout=10,
         ws_per_message_deflate=False,  # JPEGs do not get smaller
@@ -438,7 +442,7 @@ def make_server(
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: Any = None) -> None:
-            while app.state.access.make_room():  # no guess holds the end up
+            while app.state.access.make_room():  # waiting wrong tokens must not delay the shutdown
                 pass
             await super().shutdown(sockets)
 
@@ -459,35 +463,35 @@ def serve(
     proxy: bool = False,
     insecure: Collection[str] = (),
 ) -> None:
-    """Serve the page until the process is told to stop.
+    """Serve the page until the process is stopped.
 
     Args:
-        model: what ``load_model`` gave.
-        sources: names that clients see, and what ``open_source`` opens for each.
+        model: the result of ``load_model``.
+        sources: name that clients see → address or path for ``open_source``.
         host: an address of this machine; one that others can reach needs a token, which is made where none is given.
-        port: of TCP.
-        token: what a client must know, 16 characters or more.
-        certfile: of HTTPS, PEM.
-        keyfile: of HTTPS, PEM; None where the certfile holds the key too.
+        port: TCP port, 1 to 65535.
+        token: the secret that a client must send, 16 characters or more.
+        certfile: certificate for HTTPS, a PEM file.
+        keyfile: its key, a PEM file; None where the certfile also contains the key.
         allow_origins: where a proxy serves the page under another name.
-        limits: what one server takes on.
-        insecure: addresses of sources whose certificates are not looked at.
+        limits: the limits of this server.
+        insecure: addresses of sources whose certificates are not verified.
         proxy: all requests come through a proxy, which says who asks.
     """
-    made = None if token or (is_loopback(host) and not proxy) else secrets.token_urlsafe(24)
-    token = token or made
+    new_token = None if token or (is_loopback(host) and not proxy) else secrets.token_urlsafe(24)
+    token = token or new_token
     app = make_app(
         model, sources, token=token, allow_origins=allow_origins, limits=limits, proxy=proxy, insecure=insecure
     )
     server = make_server(app, host, port, certfile, keyfile)
     refuse_taken_port(host, port)
-    for line in greeting(model, sources or {}, host, port, made, certfile is not None):
+    for line in greeting(model, sources or {}, host, port, new_token, certfile is not None):
         print(line, flush=True)
     server.run()
 
 
 def refuse_taken_port(host: str, port: int) -> None:
-    """Raise OSError, or ValueError for what is no address, with what to do, where nothing can be served."""
+    """Raise OSError where the port cannot be used, ValueError where host or port is invalid."""
     if not 0 < port < 2**16:
         raise ValueError(f"--port is {port}; ports are 1 to 65535")
     own_address = "give one of this machine: 127.0.0.1 for itself alone, 0.0.0.0 for everybody"
@@ -510,9 +514,9 @@ def refuse_taken_port(host: str, port: int) -> None:
 def greeting(
     model: StreamModel, sources: Mapping[str, str], host: str, port: int, token: str | None, secure: bool
 ) -> list[str]:
-    """What is printed at start: where the page is, the ``token`` that was made, and what will not work."""
-    shown = "localhost" if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host
-    address = f"{'https' if secure else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}/"
+    """Return the lines printed at start: the page's address, a generated ``token``, and what will not work."""
+    name = "localhost" if is_loopback(host) else socket.gethostname() if host in ("0.0.0.0", "::") else host
+    address = f"{'https' if secure else 'http'}://{f'[{name}]' if ':' in name else name}:{port}/"
     lines = [
         f"vidact serve: {describe(model)}",
         f"page:     {address}" + (f"#token={token}" if token else ""),

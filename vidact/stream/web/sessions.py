@@ -1,19 +1,19 @@
 """The web server's sessions: clients on one side, the network's streams on the other.
 
-Three kinds of threads: the event loop, which only moves messages; the network's thread, in which one ``Engine`` answers
-the streams of all sessions in batches; and small pools that decode frames, encode pictures and open or close sources.
-Nothing waits for a client: a session has one frame on its way in, a short bounded queue on its way out, and times after
-which it is closed.
+There are three kinds of threads: the event loop, which only moves messages; the network's thread, in which one
+``Engine`` computes the streams of all sessions in batches; and small pools that decode frames, encode pictures and open
+or close sources. No thread waits for a client: a session has one frame on its way in, a short bounded queue on its way
+out, and timeouts after which it is closed.
 
-Over the WebSocket ``/live``, as JSON text unless said otherwise::
+Messages over the WebSocket ``/live``, as JSON text unless stated otherwise::
 
     page → server   {"type": "start", "source": "browser" | the number of a named source}, "stop", "end" (a file of the
                     browser is over), "shown" (a picture), "alive"; and frames, binary: seconds as float64, a JPEG
     server → page   "hello" (classes, sources, …), "started", "taken" (a frame: send the next), "answer", "note",
                     "ended"; and pictures of a named source, binary like the frames
 
-A client chooses among the sources named at start by their number; no path, address or playlist of a client is opened.
-A fault closes the session, with the reason, and is one line in the log.
+A client chooses one of the sources named at start by its number; no path, address or playlist of a client is opened.
+A fault closes the session with the reason, and is one line in the log.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger("vidact.stream.server")
 
 
 class _Watched:
-    """A source under a name of its own that says when it has ended."""
+    """A source under a unique name that calls ``on_end`` when it has ended."""
 
     def __init__(self, source: Source, name: str, on_end: Callable[[], None]) -> None:
         self.source, self.name, self.on_end = source, name, on_end
@@ -67,7 +67,7 @@ class _Watched:
 
 
 class Channel:
-    """One stream of the network and the sessions that see it."""
+    """One stream of the network and the sessions that receive it."""
 
     def __init__(self, name: str, title: str) -> None:
         self.name, self.title = name, title
@@ -75,20 +75,20 @@ class Channel:
         self.sessions: set[Session] = set()
         self.newest: Grab | None = None
         self.has_been_open = False
-        self.looked_at: deque[float] = deque(maxlen=128)  # seconds of recent frames; the network's thread has them
-        self.shower: asyncio.Task[None] | None = None
+        self.frame_times_s: deque[float] = deque(maxlen=128)  # recent frames; only the network's thread uses it
+        self.preview_task: asyncio.Task[None] | None = None
 
 
-class Studio:
-    """The network in its thread, the channels it answers, and the pools. Its methods are the event loop's.
+class Hub:
+    """The network's thread, the channels it computes, and the pools. Call its methods in the event loop.
 
     Args:
-        model: what answers.
-        sources: by their names, what ``open_source`` takes.
-        insecure: those of them whose certificates are not looked at.
+        model: the network and its clock, from ``load_model``.
+        sources: name → address or path for ``open_source``.
+        insecure: addresses of sources whose certificates are not verified.
     """
 
-    END_S = 2.0  # a source that ended without a last answer has ended after so long
+    END_S = 2.0  # the channel of an ended source is closed after this time even without a last answer
 
     def __init__(
         self, model: StreamModel, sources: Mapping[str, str], limits: Limits, insecure: Collection[str] = ()
@@ -100,23 +100,23 @@ class Studio:
         self.faults = Faults(self.metrics)
         self.sessions: set[Session] = set()
         self.channels: dict[str, Channel] = {}
-        self.said: dict[str, tuple[str, str]] = {}  # of a camera or stream that is looked at: its state, and words
-        self.shared: dict[int, Channel] = {}  # cameras and streams on the network: one reader for all who look
+        self.source_states: dict[str, tuple[str, str]] = {}  # open cameras and streams: name → (state, message)
+        self.shared: dict[int, Channel] = {}  # cameras and streams on the network: all sessions share one reader
         self.serial = 0
         self.is_running = False
 
-    # -- its life
+    # -- start and stop
 
-    async def __aenter__(self) -> Studio:
+    async def __aenter__(self) -> Hub:
         self.loop = asyncio.get_running_loop()
         self.decoding = ThreadPoolExecutor(2, "vidact decode")
-        # An address that does not answer holds its thread for seconds. So each session has one, and what browsers
-        # wait for has threads of its own.
+        # Opening an address that does not respond blocks its thread for seconds. So each session has one, and joining
+        # the engine, for which browsers wait, has separate threads.
         self.opening = ThreadPoolExecutor(self.limits.sessions, "vidact sources")
         self.joining = ThreadPoolExecutor(4, "vidact joins")
         self.engine = self._engine()
         self.is_running = True
-        self.thread = threading.Thread(target=self._answer, name="vidact network", daemon=True)
+        self.thread = threading.Thread(target=self._run_engine, name="vidact network", daemon=True)
         self.thread.start()
         return self
 
@@ -133,11 +133,11 @@ class Studio:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _engine(self) -> Engine:
-        return Engine(self.model, stays=True, on_frame=self._seen, on_error=self._failed)
+        return Engine(self.model, stays=True, on_frame=self._frame_used, on_error=self._failed)
 
     # -- in the network's thread
 
-    def _answer(self) -> None:
+    def _run_engine(self) -> None:
         while self.is_running:
             engine = self.engine
             try:
@@ -149,31 +149,34 @@ class Studio:
                 self._call(self._all_failed, f"the network failed ({type(error).__name__}); the log says more")
                 engine.close()
 
-    def _seen(self, name: str, grab: Grab) -> None:
+    def _frame_used(self, name: str, grab: Grab) -> None:
         self.metrics.add("vidact_frames_total")
         if channel := self.channels.get(name):
             channel.newest = grab
-            channel.looked_at.append(grab.seconds)
+            channel.frame_times_s.append(grab.seconds)
 
     def _captured(self, update: StreamUpdate) -> float | None:
-        """The source's seconds of the newest frame behind the answer, by which a page tells its latency: the clock
-        shows the frame that is nearest to a slot."""
+        """Return the source's time in seconds of the newest frame behind an update, from which a page computes latency.
+
+        The clock uses the frame nearest to each slot. None where the channel is closed.
+        """
         if (channel := self.channels.get(update.source)) is None:
             return None
         slot_s = update.seconds + max(self.model.places) / self.model.fps
-        return min(channel.looked_at, key=lambda seconds: abs(seconds - slot_s), default=None)
+        return min(channel.frame_times_s, key=lambda seconds: abs(seconds - slot_s), default=None)
 
     def _failed(self, name: str, error: Exception) -> None:
         self._call(self._source_failed, name, error)
 
-    def _call(self, function: Callable[..., None], *given: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self.loop.call_soon_threadsafe(function, *given)
+    def _call(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a method in the event loop, from another thread."""
+        with contextlib.suppress(RuntimeError):  # raised when the loop is closed, after the last session
+            self.loop.call_soon_threadsafe(function, *args)
 
     # -- in the event loop
 
     def _publish(self, update: StreamUpdate, captured: float | None) -> None:
-        if not update.is_repeat:  # of the one before, to tell what the end or a silence closed
+        if not update.is_repeat:  # a repeat only reports the events that the end or a pause closed
             self.metrics.add("vidact_answers_total")
             self.metrics.latency(update.latency_ms / 1000)
         self.metrics.add("vidact_dropped_frames_total", update.dropped)
@@ -181,7 +184,7 @@ class Studio:
             self.metrics.add("vidact_events_total", label=event.label)
         if (channel := self.channels.get(update.source)) is None:
             return
-        answer = {
+        message = {
             "type": "answer",
             "seconds": round(update.seconds, 4),
             "scores": [round(float(score), 4) for score in update.scores],
@@ -195,13 +198,13 @@ class Studio:
         }
         for session in list(channel.sessions):
             session.dropped += update.dropped
-            session.post({**answer, "stream": session.stream, "dropped": session.dropped})
+            session.post({**message, "stream": session.stream, "dropped": session.dropped})
         if update.is_last:
             self.end(channel, f"{channel.title} has ended", has_failed=False)
 
     def _source_failed(self, name: str, error: Exception) -> None:
         if channel := self.channels.get(name):
-            self.faults.tell("source", channel.title, one_line(error))
+            self.faults.log("source", channel.title, one_line(error))
             self.end(channel, f"{channel.title} failed; the server's log says why")
 
     def _all_failed(self, why: str) -> None:
@@ -213,20 +216,20 @@ class Studio:
         return self.is_running and self.thread.is_alive()
 
     async def open_pushed(self, session: Session) -> PushSource:
-        """A channel for the frames that a browser sends."""
+        """Open a channel for the frames that a browser sends."""
         source = PushSource()
         await self._join(self._channel("the browser's video"), source, session)
         return source
 
     async def open_named(self, number: int, session: Session) -> None:
-        """A channel for a source named at start. A camera has one for everybody, a file one for each session."""
+        """Open a channel for a source named at start: all sessions share that of a camera, each file has its own."""
         if (channel := self.shared.get(number)) is not None:
             self._enter(channel, session)
             return
         name, address = self.names[number], self.addresses[number]
         channel = self._channel(name)
         if is_live_address(address):
-            self.shared[number], self.said[name] = channel, ("closed", "")
+            self.shared[number], self.source_states[name] = channel, ("closed", "")
         self._enter(channel, session)
         try:
             source = await self.loop.run_in_executor(
@@ -241,14 +244,14 @@ class Studio:
                 ),
             )
         except Exception as error:
-            self.faults.tell("source", name, one_line(error))
+            self.faults.log("source", name, one_line(error))
             if is_live_address(address):
                 self.metrics.set("vidact_source_up", 0, source=name)
             self.end(channel, f"{name} cannot be opened; the server's log says why")
             return
         if channel.name in self.channels:
             await self._join(channel, source, None)
-        else:  # everybody has left meanwhile
+        else:  # all sessions have left meanwhile
             self.loop.run_in_executor(self.opening, source.close)
 
     def _channel(self, title: str) -> Channel:
@@ -260,68 +263,73 @@ class Studio:
     def _enter(self, channel: Channel, session: Session) -> None:
         channel.sessions.add(session)
         session.channel = channel
-        if words := self.said.get(channel.title, ("", ""))[1]:
-            session.post({"type": "note", "why": words})
+        if message := self.source_states.get(channel.title, ("", ""))[1]:
+            session.post({"type": "note", "why": message})
         self.metrics.set("vidact_streams", len(self.channels))
 
     async def _join(self, channel: Channel, source: Source, session: Session | None) -> None:
         if session is not None:
             self._enter(channel, session)
         else:
-            channel.shower = self.loop.create_task(self._show(channel))
+            channel.preview_task = self.loop.create_task(self._send_previews(channel))
         channel.source = source
         watched = _Watched(source, channel.name, lambda: self._call(self._source_ended, channel))
         try:
-            # The engine may be computing: adding waits for it, so not in the event loop.
+            # Adding waits while the engine computes, so it must not run in the event loop.
             await self.loop.run_in_executor(self.joining, self.engine.add, watched)
-        except RuntimeError:  # it failed and was closed just now
+        except RuntimeError:  # raised when the engine has just failed and been closed
             self.end(channel, "the network failed; start again")
 
     def _source_state(self, channel: Channel, state: str, why: str) -> None:
-        """A camera or stream is open, is lost or cannot be opened; ``why`` may hold its address, for the log alone."""
+        """Record whether a camera or stream is open; ``why`` may contain its address, so it is only logged."""
         if channel.name not in self.channels:
             return
-        name, (was, _) = channel.title, self.said[channel.title]
+        name, (was, _) = channel.title, self.source_states[channel.title]
         self.metrics.set("vidact_source_up", state == "open", source=name)
         if state == "open":
-            words, shown = f"{name} is {'open' if not channel.has_been_open else 'back'}", ""
+            message, lasting = f"{name} is {'open' if not channel.has_been_open else 'back'}", ""
             channel.has_been_open = True
         else:
             fault = "was lost" if channel.has_been_open else "cannot be opened now"
-            words = shown = f"{name} {fault}, and is tried again with growing pauses; the server's log says why"
-            self.faults.tell("source", name, one_line(why))
-        self.said[name] = state, shown
-        if (was, state) != ("closed", "open"):  # one that opens at once needs no words
+            message = lasting = f"{name} {fault}, and is tried again with growing pauses; the server's log says why"
+            self.faults.log("source", name, one_line(why))
+        self.source_states[name] = state, lasting
+        if (was, state) != ("closed", "open"):  # a source that opens at the first try needs no note
             for session in channel.sessions:
-                session.post({"type": "note", "why": words})
+                session.post({"type": "note", "why": message})
 
     def states(self) -> list[dict[str, str]]:
-        """The sources named at start; ``closed`` are those that nobody sees, and cameras and streams before their first
-        picture, ``lost`` those that are tried again.
+        """Return name, state and message of the sources named at start.
+
+        ``closed`` are sources without a session, and cameras and streams before their first picture; ``lost`` are those
+        that are opened again with pauses.
         """
-        seen = {channel.title for channel in self.channels.values()}
-        found = [(name, *self.said.get(name, ("open" if name in seen else "closed", ""))) for name in self.names]
-        return [{"name": name, "state": state, "why": why} for name, state, why in found]
+        open_names = {channel.title for channel in self.channels.values()}
+        states = [
+            (name, *self.source_states.get(name, ("open" if name in open_names else "closed", "")))
+            for name in self.names
+        ]
+        return [{"name": name, "state": state, "why": why} for name, state, why in states]
 
     def _source_ended(self, channel: Channel) -> None:
-        # Its last answer may be on the way still.
+        # The last answer may still be on its way; END_S leaves time for it.
         self.loop.call_later(self.END_S, self.end, channel, f"{channel.title} has ended", False)
 
-    async def _show(self, channel: Channel) -> None:
-        """Send the newest picture to the sessions that have shown the one before."""
-        shown: Grab | None = None
+    async def _send_previews(self, channel: Channel) -> None:
+        """Send the newest picture to the sessions whose page has displayed the previous one."""
+        last_sent: Grab | None = None
         while True:
             await asyncio.sleep(1 / self.limits.pictures_per_second)
             ready = [session for session in channel.sessions if session.takes_picture]
-            if (grab := channel.newest) is None or grab is shown or not ready:
+            if (grab := channel.newest) is None or grab is last_sent or not ready:
                 continue
-            shown = grab
+            last_sent = grab
             picture = await self.loop.run_in_executor(self.decoding, encode_picture, grab, self.limits)
             for session in ready:
-                session.show(picture)
+                session.post_picture(picture)
 
     def leave(self, session: Session) -> None:
-        """The session looks at nothing any more; a channel that nobody sees ends."""
+        """Take the session out of its channel; a channel without sessions ends."""
         if (channel := session.channel) is None:
             return
         session.channel = None
@@ -330,15 +338,15 @@ class Studio:
             self.end(channel, "")
 
     def end(self, channel: Channel, why: str, has_failed: bool = True) -> None:
-        """Close the channel, and tell ``why`` to those who see it; once. The end of a file is no failure."""
+        """Close the channel and send ``why`` to its sessions, once. ``has_failed`` is False at the end of a file."""
         if self.channels.pop(channel.name, None) is None:
             return
         for number, shared in list(self.shared.items()):
             if shared is channel:
                 del self.shared[number]
-                self.said.pop(channel.title, None)
-        if channel.shower is not None:
-            channel.shower.cancel()
+                self.source_states.pop(channel.title, None)
+        if channel.preview_task is not None:
+            channel.preview_task.cancel()
         if channel.source is not None:
             self.loop.run_in_executor(self.opening, channel.source.close)
         for session in channel.sessions:
@@ -348,14 +356,16 @@ class Studio:
 
 
 def describe(model: StreamModel) -> str:
-    """The model in a few words, for the page's head."""
+    """Return a short description of the model, for the page's head."""
     network = getattr(model.network, "network", model.network)
     return f"{type(network).__name__}, {len(model.classes)} classes, {model.tokens_per_second:g} answers/s"
 
 
 def sent_side(model: StreamModel) -> int:
-    """The short side in pixels of the frames that the page sends: what the networks look at, and twice that where it is
-    little, so that a JPEG's blocks are averaged away."""
+    """Return the short side in pixels of the frames that the page sends.
+
+    It is the networks' largest input, doubled up to 240 pixels so that a JPEG's blocks are averaged away.
+    """
     transforms = [model.transform] if model.transform else []
     if model.extractor:
         transforms = [test_transform(network.input, 1) for network in model.extractor.networks.values()]  # type: ignore[arg-type]
@@ -364,14 +374,14 @@ def sent_side(model: StreamModel) -> int:
 
 
 def encode_picture(grab: Grab, limits: Limits) -> bytes:
-    """Seconds and JPEG of a named source's frame, as they go to the page."""
+    """Return a named source's frame as the page receives it: seconds (float64, little-endian), then a JPEG."""
     height, width = grab.image.shape[:2]
     image = grab.image
     if (scale := limits.picture_side / max(height, width)) < 1:
         size = max(1, round(width * scale)), max(1, round(height * scale))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    done, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert done
+    is_encoded, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert is_encoded
     return struct.pack("<d", grab.seconds) + jpeg.tobytes()
 
 
@@ -379,14 +389,14 @@ def encode_picture(grab: Grab, limits: Limits) -> bytes:
 
 
 class Session:
-    """One WebSocket: what comes in is checked, what goes out waits in a bounded queue."""
+    """One WebSocket: incoming messages are checked, outgoing ones wait in a bounded queue."""
 
-    def __init__(self, websocket: WebSocket, studio: Studio) -> None:
-        self.websocket, self.studio, self.limits = websocket, studio, studio.limits
-        self.who = websocket.client.host if websocket.client else "somebody"
+    def __init__(self, websocket: WebSocket, hub: Hub) -> None:
+        self.websocket, self.hub, self.limits = websocket, hub, hub.limits
+        self.client_address = websocket.client.host if websocket.client else "somebody"
         self.channel: Channel | None = None
-        self.pushed: PushSource | None = None  # where frames go
-        self.stream = 0  # counts starts, so that the page knows answers to an older one
+        self.pushed: PushSource | None = None  # receives the browser's frames
+        self.stream = 0  # counts starts, so that the page can drop answers of an earlier one
         self.began = self.newest_s = 0.0
         self.dropped = 0
         self.takes_picture = False
@@ -408,7 +418,8 @@ class Session:
         self._texts.append(json.dumps(message, ensure_ascii=False, separators=(",", ":")))
         self._wake.set()
 
-    def show(self, picture: bytes) -> None:
+    def post_picture(self, picture: bytes) -> None:
+        """Queue a picture, in place of an older one, where the page is ready for it."""
         if self.takes_picture:
             self._picture, self.takes_picture = picture, False
             self._wake.set()
@@ -418,7 +429,7 @@ class Session:
             self.failed.set_exception(fault)
 
     async def send(self) -> None:
-        """Send what is queued; a Fault ends it."""
+        """Send queued messages until the task is cancelled; raise Fault where the client takes none for ``send_s``."""
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -435,7 +446,7 @@ class Session:
     # -- in
 
     async def receive(self) -> None:
-        """Take messages until the client leaves; a Fault ends it."""
+        """Handle messages until the client leaves; raise Fault for one that the limits forbid."""
         while True:
             try:
                 async with asyncio.timeout(self.limits.idle_s):
@@ -448,8 +459,8 @@ class Session:
                     raise Fault("large", f"sent a message of more than {self.limits.message_bytes:,} bytes; closed")
                 if code in (1002, 1007):
                     raise Fault("garbage", "sent what is no WebSocket message; closed")
-                if code in (1005, 1006) and "reason" not in message:  # there was no farewell that could hold one
-                    self.studio.faults.tell("vanished", self.who, "left without closing")
+                if code in (1005, 1006) and "reason" not in message:  # the connection ended without a close frame
+                    self.hub.faults.log("vanished", self.client_address, "left without closing")
                 return
             if (data := message.get("bytes")) is not None:
                 if not self._frames.take():
@@ -461,22 +472,22 @@ class Session:
                 await self.command(message["text"])
 
     async def frame(self, data: bytes) -> None:
-        """One frame of the browser's; it is decoded in a pool, and the client waits for "taken"."""
+        """Decode one frame of the browser in a pool, push it and post "taken", for which the client waits."""
         if len(data) < 12:
             raise Fault("garbage", f"a frame of {len(data)} bytes is no frame; closed")
-        if (source := self.pushed) is None:  # it was on its way when the page or the stream stopped
+        if (source := self.pushed) is None:  # the frame was sent before the page or the stream stopped
             self.post({"type": "taken"})
             return
         (seconds,) = struct.unpack_from("<d", data)
         now_s = time.monotonic() - self.began
-        # A clock fills the gap before a frame; a client may not make it fill more time than has passed.
+        # The clock fills the gap before a frame. A client must not make it fill more time than has passed.
         if not (self.newest_s <= seconds <= now_s + self.limits.ahead_s):
             raise Fault(
                 "garbage",
                 f"a frame says {seconds:.3f} s where {self.newest_s:.3f} to {now_s + self.limits.ahead_s:.3f} s can "
                 "be; closed",
             )
-        image = await self.studio.loop.run_in_executor(self.studio.decoding, decode_frame, data[8:], self.limits)
+        image = await self.hub.loop.run_in_executor(self.hub.decoding, decode_frame, data[8:], self.limits)
         self.newest_s = seconds
         if self.channel is not None:
             source.push(image, seconds)
@@ -496,7 +507,7 @@ class Session:
         elif kind == "stop":
             self.stop()
         elif kind == "end":
-            if self.pushed is not None:  # the last answer follows, then "ended"
+            if self.pushed is not None:  # after this the page still receives the last answer, then "ended"
                 self.pushed.close()
                 self.pushed = None
         elif kind == "shown":
@@ -505,7 +516,7 @@ class Session:
             raise Fault("garbage", "sent a message of no known type; closed")
 
     async def start(self, source: object) -> None:
-        names = self.studio.names
+        names = self.hub.names
         is_number = isinstance(source, int) and not isinstance(source, bool)
         if source != "browser" and not (is_number and 0 <= source < len(names)):  # type: ignore[operator]
             raise Fault("source", f"asked for a source that was not named at start; there are {len(names)}; closed")
@@ -517,22 +528,22 @@ class Session:
         self.takes_picture = source != "browser"
         self.post({"type": "started", "stream": self.stream, "source": source})
         if source == "browser":
-            self.pushed = await self.studio.open_pushed(self)
+            self.pushed = await self.hub.open_pushed(self)
         else:
             assert isinstance(source, int)
-            await self.studio.open_named(source, self)
+            await self.hub.open_named(source, self)
 
     def stop(self) -> None:
         self.pushed = self._picture = None
-        self.studio.leave(self)
+        self.hub.leave(self)
 
     async def run(self) -> None:
-        """Until the client leaves or a fault closes it."""
-        studio = self.studio
-        studio.sessions.add(self)
-        studio.metrics.add("vidact_sessions_total")
-        studio.metrics.set("vidact_sessions", len(studio.sessions))
-        model = studio.model
+        """Serve the client until it leaves or a fault closes the session."""
+        hub = self.hub
+        hub.sessions.add(self)
+        hub.metrics.add("vidact_sessions_total")
+        hub.metrics.set("vidact_sessions", len(hub.sessions))
+        model = hub.model
         offsets = model.future_offsets
         self.post(
             {
@@ -544,22 +555,22 @@ class Session:
                 "frames_per_second": min(model.fps, self.limits.frames_per_second),
                 "side": sent_side(model),
                 "future_seconds": [offset / model.tokens_per_second for offset in offsets],
-                "sources": [{"name": name} for name in studio.names],
+                "sources": [{"name": name} for name in hub.names],
             }
         )
         tasks = [asyncio.create_task(self.receive()), asyncio.create_task(self.send())]
         try:
             await asyncio.wait([*tasks, self.failed], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            studio.sessions.discard(self)
+            hub.sessions.discard(self)
             self.stop()
-            studio.metrics.set("vidact_sessions", len(studio.sessions))
+            hub.metrics.set("vidact_sessions", len(hub.sessions))
             for task in (*tasks, self.failed):
                 task.cancel()
             results = await asyncio.gather(*tasks, self.failed, return_exceptions=True)
         error = next((result for result in results if isinstance(result, Exception)), None)
         if isinstance(error, Fault):
-            await refuse(self.websocket, studio, self.who, error)
+            await log_and_close(self.websocket, hub, self.client_address, error)
         elif error is not None and not _is_gone(error):
             raise error
 
@@ -570,9 +581,9 @@ def _is_gone(error: Exception) -> bool:
     return isinstance(error, WebSocketDisconnect | OSError)
 
 
-async def refuse(websocket: WebSocket, studio: Studio, who: str, fault: Fault) -> None:
-    """One line in the log, and a close that says why, to whom still listens."""
-    studio.faults.tell(fault.kind, who, str(fault))
-    with contextlib.suppress(Exception):  # it has gone, or never was
+async def log_and_close(websocket: WebSocket, hub: Hub, client_address: str, fault: Fault) -> None:
+    """Log the fault in one line, and close the WebSocket with its code and reason."""
+    hub.faults.log(fault.kind, client_address, str(fault))
+    with contextlib.suppress(Exception):  # the client may have left, or was never accepted
         async with asyncio.timeout(1):
             await websocket.close(fault.code, str(fault)[:120])
