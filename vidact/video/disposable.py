@@ -1,19 +1,19 @@
-"""Which packets of a video hold pictures that no other picture is made from: those may stay undecoded.
+"""The disposable packets of a video: no other picture refers to theirs, so they may stay undecoded.
 
-Read from the coded stream itself, since containers seldom say it. A picture counts as disposable only where the
-standard forbids every other picture to refer to it and its packet carries nothing else that lasts (no parameter sets,
-no matrices):
+This is read from the coded stream, since containers seldom state it. A picture counts as disposable only where the
+standard forbids every other picture to refer to it and its packet carries no data for later packets (no parameter
+sets, no matrices):
 
 * H.264 (ITU-T H.264, 7.4.1): slices with nal_ref_idc 0.
 * HEVC (ITU-T H.265, 7.4.2.2): sub-layer non-reference pictures of the highest temporal sub-layer in the file; one of a
   lower sub-layer may be referred to from above.
 * MPEG-1 and 2 (ISO/IEC 13818-2, 6.3.9) and MPEG-4 part 2 (ISO/IEC 14496-2, 6.3.5): B-pictures.
 
-H.264 and HEVC packets may also carry parameter sets, by which all behind them are read until others come. In most files
-they never change; where they do, decoding can begin only where a key frame brings its own.
+H.264 and HEVC packets may also carry parameter sets, which apply to all later packets until they are replaced. In most
+files they never change; where they do, decoding can begin only at a key frame that carries its own.
 
-Every other codec answers None. In VP8 and VP9 a picture that nothing refers to still leaves its probabilities, motion
-vectors or segments behind; AV1 names its references in headers that only its own decoder reads here.
+Packets of other codecs are not judged. In VP8 and VP9 a picture without references to it still leaves its probabilities,
+motion vectors or segments behind; AV1 stores its references in headers that are not parsed here.
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ HEVC_SETS = {32, 33, 34}  # parameter sets of the video, the sequence and the pi
 
 @dataclass(frozen=True)
 class Role:
-    """What a packet is to the others: its temporal sub-layer (0 where a codec has none), whether a picture of the same
-    sub-layer may refer to it, the parameter sets in it, and whether these are all that its picture needs."""
+    """The role of a packet for the others.
+
+    It holds the temporal sub-layer (0 where a codec has none), whether a picture of the same sub-layer may refer to the
+    packet, the parameter sets in it, and whether these are all the sets that its picture needs.
+    """
 
     layer: int
     is_needed: bool
@@ -48,10 +51,10 @@ Judge = Callable[[bytes], Role | None]
 
 
 def packet_judge(codec: str, extradata: bytes | None) -> Judge | None:
-    """A function from a packet's bytes to its role; None for codecs of which it cannot be told.
+    """Return a function from a packet's bytes to its role; None for codecs whose packets do not show it.
 
-    The function returns None for a packet that forbids to leave out anything of its file: two pictures in one packet,
-    of which the decoder shows the second with the next packet.
+    That function returns None for a packet that holds two pictures, of which the decoder outputs the second with the
+    next packet: then no packet of the file may be left out.
     """
     extradata = extradata or b""
     if codec == "h264":
@@ -64,7 +67,7 @@ def packet_judge(codec: str, extradata: bytes | None) -> Judge | None:
 
 
 def are_disposable(roles: list[Role | None]) -> list[bool]:
-    """For each packet of a file, from all their roles, whether it may stay undecoded."""
+    """Return for each packet of a file, by the roles of all, whether it may stay undecoded."""
     if not roles or None in roles:
         return [False] * len(roles)
     top = max(role.layer for role in roles if role)
@@ -76,30 +79,30 @@ def sets_change(roles: list[Role | None], extradata: bytes | None) -> bool:
     carried = [role.sets for role in roles if role and role.sets]
     if not carried:
         return False
-    is_other = bool(extradata) and any(one not in extradata for one in carried[0])  # type: ignore[operator]
+    is_other = bool(extradata) and any(parameters not in extradata for parameters in carried[0])  # type: ignore[operator]
     return is_other or any(sets != carried[0] for sets in carried)
 
 
 def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
-    """Each NAL unit: after its length (MP4, Matroska), or after a start code (AVI, streams).
+    """Yield each NAL unit: behind its length (MP4, Matroska), or behind a start code (AVI, streams).
 
-    Yields an empty one where the lengths do not add up, which no rule accepts.
+    Yields an empty unit, which no rule accepts, where the lengths do not add up.
     """
     if not length_bytes:
-        begin = data.find(START_CODE)
-        if begin < 0:
+        start = data.find(START_CODE)
+        if start < 0:
             yield b""
-        while begin >= 0:
-            following = data.find(START_CODE, begin + 3)
-            # a unit ends with a bit that is set; zeros behind it belong to the next start code
-            yield data[begin + 3 : following if following >= 0 else None].rstrip(b"\0")
-            begin = following
+        while start >= 0:
+            following = data.find(START_CODE, start + 3)
+            # A unit ends with a set bit; zeros behind it belong to the next start code.
+            yield data[start + 3 : following if following >= 0 else None].rstrip(b"\0")
+            start = following
         return
-    begin, end = 0, len(data)
-    while begin < end:
-        body = begin + length_bytes
-        begin = body + int.from_bytes(data[begin:body], "big")
-        yield data[body:begin] if body < begin <= end else b""
+    start, end = 0, len(data)
+    while start < end:
+        body = start + length_bytes
+        start = body + int.from_bytes(data[start:body], "big")
+        yield data[body:start] if body < start <= end else b""
 
 
 def _h264(units: Iterator[bytes]) -> Role:
@@ -116,7 +119,7 @@ def _h264(units: Iterator[bytes]) -> Role:
             sets[unit], is_needed = kind, True
         elif kind not in H264_HARMLESS:
             is_needed = True
-            break  # sets stand before the picture
+            break  # parameter sets are stored before the picture
     return Role(0, is_needed or not has_picture, tuple(sets), set(sets.values()) == H264_SETS)
 
 
@@ -128,7 +131,7 @@ def _hevc(units: Iterator[bytes]) -> Role:
             is_needed = True
             break
         kind, stream = unit[0] >> 1 & 63, (unit[0] & 1) << 5 | unit[1] >> 3
-        if stream:  # a second view or a scalable layer, which leans on this picture
+        if stream:  # a second view or a scalable layer, which refers to this picture
             return Role(7, True)
         if kind in HEVC_PICTURES:
             has_picture = True
@@ -142,20 +145,20 @@ def _hevc(units: Iterator[bytes]) -> Role:
 
 
 def _start_codes(data: bytes) -> Iterator[int]:
-    """Where each start code ends, that is where its value stands."""
-    begin = data.find(START_CODE)
-    while 0 <= begin < len(data) - 3:
-        yield begin + 3
-        begin = data.find(START_CODE, begin + 3)
+    """Yield the position behind each start code, which is that of its value."""
+    start = data.find(START_CODE)
+    while 0 <= start < len(data) - 3:
+        yield start + 3
+        start = data.find(START_CODE, start + 3)
 
 
 def _mpeg4(data: bytes) -> Role | None:
     pictures, is_needed = 0, False
-    for place in _start_codes(data):
-        if data[place] == 0xB6:
+    for position in _start_codes(data):
+        if data[position] == 0xB6:
             pictures += 1
-            is_needed |= len(data) <= place + 1 or data[place + 1] >> 6 != 2
-        elif data[place] != 0xB2:  # user data
+            is_needed |= len(data) <= position + 1 or data[position + 1] >> 6 != 2
+        elif data[position] != 0xB2:  # 0xB2 is user data
             is_needed = True
     if pictures > 1:
         return None
@@ -164,15 +167,15 @@ def _mpeg4(data: bytes) -> Role | None:
 
 def _mpeg2(data: bytes) -> Role:
     has_picture = False
-    for place in _start_codes(data):
-        value = data[place]
-        following = data[place + 1 : place + 3]
+    for position in _start_codes(data):
+        value = data[position]
+        following = data[position + 1 : position + 3]
         if value == 0x00:
             if len(following) < 2 or following[1] >> 3 & 7 != 3:
                 return NEEDED
             has_picture = True
         elif value == 0xB5:
-            # an extension of the picture's own header (8), or a description; matrices (3) last beyond the picture
+            # Allowed: the picture's display (7) and coding (8) extensions; matrices (3) last beyond the picture.
             if not following or following[0] >> 4 not in (7, 8):
                 return NEEDED
         elif not 0x01 <= value <= 0xAF and value != 0xB2:  # neither a slice nor user data

@@ -1,10 +1,10 @@
-"""PyAVReader: frames by number through FFmpeg, decoding no more than the frames asked for need.
+"""PyAVReader: frames by number through FFmpeg, decoding only what the requested frames need.
 
-A request becomes stretches, each decoded from one key frame on. Inside a stretch a packet is not decoded when nobody
-asked for its picture and no other picture is made from it (``vidact.video.disposable``); the decoder then delivers the
-same pictures with some absent. What comes out is held against the index: at the first surprise the file is read from
-its beginning, everything decoded. A damaged picture is one: how it is patched up depends on what was decoded before it.
-Only what was asked for becomes RGB.
+A request is split into stretches, each decoded from one key frame on. Inside a stretch a packet is not decoded when its
+picture is not requested and no other picture refers to it (``vidact.video.disposable``); the decoder then outputs the
+same pictures without these. The output is compared with the index: at the first difference the file is read again from
+its start and every packet is decoded. A damaged picture counts as a difference, since its repair depends on the
+pictures decoded before it. Only requested pictures are converted to RGB.
 
 Shapes: N frames of the video, H x W pixels.
 """
@@ -57,14 +57,16 @@ log = logging.getLogger(__name__)
 JUMP_COSTS = 6
 
 # Containers that store the time of every packet, so that it is the same after a jump. Program and transport streams
-# store one time for several pictures, and reckon the others from wherever reading began: a jump shifts them.
+# store one time for several pictures, and FFmpeg computes the others from where reading began: a jump shifts them.
 JUMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 
-_INHERITED: list[Any] = []  # files that another process opened: closing them here could wait for threads that it has
+_INHERITED: list[
+    Any
+] = []  # files that a parent process opened: closing them here could wait for its threads
 
 
 class PyAVReader(VideoReader):
-    """The default: an index made from the packets, a plan (go on, or jump to a key frame), and a decoding loop.
+    """The default reader: an index made from the packets, a plan (read on, or jump to a key frame), a decoding loop.
 
     Args:
         path: a video file.
@@ -72,8 +74,8 @@ class PyAVReader(VideoReader):
         index: "auto" or "decode", see ``open_video``.
         short_side: pixels of the shorter side that the pictures are scaled down to; None leaves them as they are.
         cache: keep the index between runs, see ``vidact.video.index_cache``.
-        skip: leave out what nobody needs. False decodes everything from the key frame on.
-        see_all: decode the whole file for its index, so that the index says what all pictures are.
+        skip: do not decode pictures that are not needed. False decodes every picture from the key frame on.
+        see_all: decode the whole file for its index, so that the index has the traits of all pictures.
     """
 
     def __init__(
@@ -89,19 +91,19 @@ class PyAVReader(VideoReader):
         self.path, self.threads, self.index_from, self.cache = path, threads, index, cache
         self.short_side = short_side
         self.may_skip, self.see_all = skip, see_all
-        # of the request: its frames, and the greatest: nothing is left out beyond it, for somebody may read on
-        self._wanted: set[int] = set()
+        # The requested frames, and the last of them. Frames behind it are not left out: the next request may read on.
+        self._requested: set[int] = set()
         self._last = -1
-        # frames up to the end of the stretch whose packets did not come by; None where reading will go on behind it
+        # The frames of the stretch whose packets were not read yet; None where reading will go on behind the stretch.
         self._until: set[int] | None = None
         self._container: InputContainer | None = None
-        self._state: tuple[int, int] | None = None  # by which the file is known to be the one that the index is of
+        self._state: tuple[int, int] | None = None  # size and time of change, to notice that the file was replaced
         container, stream = self._open()
         self.fps = frame_rate(container, stream, self.path)
         self._begin_s = None if container.start_time is None else container.start_time / av.time_base
         self._copied_lead_s = copied_lead_s(container)
-        self.is_raw = is_raw(container)  # a bare stream of coded pictures, without times
-        self.format = container.format.name  # FFmpeg's name of it, such as "avi"
+        self.is_raw = is_raw(container)  # true for a bare stream of coded pictures, without times
+        self.format = container.format.name  # FFmpeg's name of the container, such as "avi"
 
     # -- the file
 
@@ -119,7 +121,7 @@ class PyAVReader(VideoReader):
         return self._container, self._stream
 
     def _refuse_if_changed(self) -> None:
-        """The index of one file says nothing of another that took its place."""
+        """Raise VideoError where the file was changed or replaced since it was opened; its index is no longer valid."""
         stat = self.path.stat()
         state = stat.st_size, stat.st_mtime_ns
         if self._state not in (None, state):
@@ -127,7 +129,7 @@ class PyAVReader(VideoReader):
         self._state = state
 
     def _at_start(self) -> tuple[InputContainer, VideoStream]:
-        """The file at its beginning: as it stands if nothing was read, else opened anew. The caller will read it."""
+        """Return the file at its start, opened again if something was read. The caller will read it."""
         if self._container is None or not self._is_fresh:
             self._open()
         assert self._container is not None
@@ -143,7 +145,7 @@ class PyAVReader(VideoReader):
             self._container = None
 
     def _leave_to_parent(self) -> bool:
-        """In a forked process: have nothing to do with the open file, whose place in it both would move."""
+        """In a forked process, drop the open file, whose position both processes would move; return whether it was."""
         if self._container is None or self._process == os.getpid():
             return False
         _INHERITED.append((self._container, self._stream, self._coming, self._packets, self._pictures, self._scaler))
@@ -152,12 +154,16 @@ class PyAVReader(VideoReader):
         return True
 
     def _forget(self) -> None:
-        """Everything that belongs to the open file."""
+        """Reset everything that belongs to the open file."""
         self._coming: Iterator[tuple[int, av.VideoFrame]] = iter(())
-        self._next: int | None = None  # the frame that _coming yields next; None: it is not running
-        self._passed: set[int] = set()  # frames whose packets came by, decoded or left out, and that did not come yet
-        self._packets: list[av.Packet] | None = None  # the whole file, where it is small
-        self._pictures: list[av.VideoFrame] | None = None  # all its pictures, where they had to be decoded
+        self._next: int | None = None  # the frame that _coming yields next; None where it does not run
+        self._passed: set[int] = (
+            set()
+        )  # frames whose packets were read, and that _coming has not yielded
+        self._packets: list[av.Packet] | None = None  # all packets of the file, where it is small
+        self._pictures: list[av.VideoFrame] | None = (
+            None  # all pictures of the file, where the index decoded them
+        )
         self._scaler = VideoReformatter()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,7 +180,7 @@ class PyAVReader(VideoReader):
 
     @cached_property
     def index(self) -> VideoIndex:
-        """Made on first use: by one pass over the packets, decoding only the first picture, or by decoding it all."""
+        """The index, made on first use by one pass over the packets, or by decoding the whole file."""
         self._leave_to_parent()
         self._refuse_if_changed()
         made_by = f"{self.index_from}, all seen" if self.see_all else self.index_from
@@ -182,7 +188,7 @@ class PyAVReader(VideoReader):
         index = load_index(entry)
         if index is None:
             index = self._make_index()
-            # the same name once more: the file did not change meanwhile
+            # The entry has the same name as before, so the file did not change meanwhile.
             if entry is not None and entry == entry_path(self.path, made_by):
                 save_index(entry, index)
         return index
@@ -193,14 +199,14 @@ class PyAVReader(VideoReader):
             scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
-                self._tell_of_unread(scan)
+                self._warn_of_unread(scan)
                 if not self.see_all:
                     self._go_on_from(scan, index)
                 return index
             container, stream = self._at_start()
         scan = scan_file(container, stream, decode_all=True)
         if self.index_from == "auto":
-            if scan.is_lost:  # as where a stream begins later than FFmpeg looked for streams
+            if scan.is_lost:  # for example a stream begins behind the part that FFmpeg searches for streams
                 self._open(WHOLE)
                 scan = scan_file(*self._at_start(), decode_all=True)
             self._refuse_if_lost(scan)
@@ -210,7 +216,7 @@ class PyAVReader(VideoReader):
                 f"{self.path} has {len(scan.packets)} packets of video but no picture can be decoded from them; "
                 "the file is damaged: fetch or make it again"
             )
-        self._tell_of_unread(scan)
+        self._warn_of_unread(scan)
         if (num := scan.frames.count(None)) and not scan.is_raw:
             log.warning(
                 "%s does not say when %d of its %d pictures are shown; their times are reckoned", self.path, num,
@@ -222,7 +228,7 @@ class PyAVReader(VideoReader):
         return index_frames(scan, self.fps)
 
     def _go_on_from(self, scan: Scan, index: VideoIndex) -> None:
-        """Keep the packets, and let reading continue behind the first picture, which is decoded already."""
+        """Keep the packets, and continue reading behind the first picture, which is already decoded."""
         self._packets = scan.kept_packets
         if scan.kept_packets is not None:
             self._coming = self._decode(scan.kept_packets[scan.fed :], index, None, scan.pictures or [])
@@ -230,9 +236,9 @@ class PyAVReader(VideoReader):
             self._passed = {index.number_of.get(packet.stamp, -1) for packet in scan.packets[: scan.fed]}  # type: ignore[arg-type]
 
     def _refuse_if_lost(self, scan: Scan) -> None:
-        """Where the library does not come to the end of a file, nobody knows what is missing."""
+        """Raise VideoError where reading did not reach the end of the file: what is missing is unknown."""
         if scan.is_lost:
-            # PyAV has no place for a stream that FFmpeg adds while it reads
+            # PyAV raises IndexError for a stream that FFmpeg adds while it reads.
             is_new_stream = isinstance(scan.fault, IndexError)
             why = "another stream begins there" if is_new_stream else reason(scan.fault)
             raise VideoError(
@@ -242,10 +248,10 @@ class PyAVReader(VideoReader):
             )
 
     def _refuse_if_cut(self, scan: Scan) -> None:
-        """A file shorter than its own table of contents is an error: nobody should train on part of it unknowingly.
+        """Raise VideoError for a file shorter than its table of contents, so that no part of it is used unnoticed.
 
-        MP4 and AVI say how many packets there should be. Matroska and transport streams do not, and a cut one is
-        simply shorter.
+        MP4 and AVI state how many packets there should be. Matroska and transport streams do not, and a cut one is
+        only shorter.
         """
         if scan.num_missing:
             total = len(scan.packets) + scan.num_missing
@@ -254,28 +260,28 @@ class PyAVReader(VideoReader):
                 "Fetch it again, or read what is left with open_video(..., index='decode')"
             )
 
-    def _tell_of_unread(self, scan: Scan) -> None:
-        """Whoever joined files to one, or has a damaged one, expects to see all of it."""
-        if words := unread(self.path, self.format, scan.end, scan.fault):
-            log.warning("%s: %s", self.path, words)
+    def _warn_of_unread(self, scan: Scan) -> None:
+        """Warn of a part of a joined or damaged file that FFmpeg does not read."""
+        if message := unread(self.path, self.format, scan.end, scan.fault):
+            log.warning("%s: %s", self.path, message)
 
     def _refuse_if_coded_otherwise(self, scan: Scan) -> None:
-        """A part of a joined file that the decoder of the first one cannot read is no end of the video."""
+        """Raise VideoError for a joined file with a part that the first part's decoder cannot decode."""
         floors = scan.lifter.floors
         if len(floors) < 2:
             return
         stamps = [packet.stamp for packet in scan.packets if packet.stamp is not None and not packet.is_hidden]
         pictures = [stamp for stamp in scan.frames if stamp is not None]
-        stored, shown = (
-            np.bincount(np.searchsorted(floors[1:], given, side="right"), minlength=len(floors))
-            for given in (stamps, pictures)
+        stored, decoded = (
+            np.bincount(np.searchsorted(floors[1:], part_stamps, side="right"), minlength=len(floors))
+            for part_stamps in (stamps, pictures)
         )
-        if (lost := np.flatnonzero(2 * shown < stored)).size:
+        if (lost := np.flatnonzero(2 * decoded < stored)).size:
             part = int(lost[0])
             raise VideoError(
                 f"{self.path} is joined of {len(floors)} parts, and of the {stored[part]} pictures of part {part + 1} "
-                f"{shown[part]} can be decoded: it is coded otherwise than the first. Take the parts as files of their "
-                "own, encode them alike before they are joined, or read what can be decoded with "
+                f"{decoded[part]} can be decoded: it is coded otherwise than the first. Take the parts as files of "
+                "their own, encode them alike before they are joined, or read what can be decoded with "
                 "open_video(..., index='decode')"
             )
 
@@ -310,7 +316,7 @@ class PyAVReader(VideoReader):
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        """Height and width that the stored picture is converted to; the long side is rounded as torchvision does."""
+        """The height and width to which stored pictures are converted; the long side is rounded as in torchvision."""
         height, width = self.index.height, self.index.width
         short = min(height, width)
         if self.short_side is None or self.short_side >= short:
@@ -324,19 +330,19 @@ class PyAVReader(VideoReader):
         is_whole = False
         try:
             for number, frame in self._frames(numbers):
-                # a stream may change its picture size; like FFmpeg we scale to the first one's
+                # A stream may change its picture size; as in FFmpeg, all are scaled to the first one's.
                 yield index.turn(to_rgb(frame, self.path, height, width, self._scaler, self.threads))
                 is_whole = number == numbers[-1]
         finally:
             if not is_whole:
-                self._next = None  # frames between were left out, which a later request may want
+                self._next = None  # frames between were left out, and a later request may include them
 
     def _frames(self, numbers: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
         self._leave_to_parent()
         if self._pictures is not None:
             yield from ((number, self._pictures[number]) for number in numbers)
             return
-        self._wanted, self._last = set(numbers), numbers[-1] if numbers else -1
+        self._requested, self._last = set(numbers), numbers[-1] if numbers else -1
         stretches = self._stretches(numbers)
         for i, stretch in enumerate(stretches):
             self._until = None
@@ -347,7 +353,7 @@ class PyAVReader(VideoReader):
                 yield number, self._frame(number)
 
     def _stretches(self, numbers: list[int]) -> list[list[int]]:
-        """The frames in groups, each to be decoded from one key frame on, the first perhaps from where we are."""
+        """Group the frames: each group is decoded from one key frame on, the first perhaps from the current frame."""
         index, at = self.index, self._next
         stretches: list[list[int]] = []
         for number in numbers:
@@ -359,7 +365,7 @@ class PyAVReader(VideoReader):
         return stretches
 
     def _seek(self, number: int) -> None:
-        """Be where decoding on brings the frame: here if it lies a little ahead, else at the key frame before it."""
+        """Jump to the key frame before the frame, unless the frame lies only a little ahead."""
         key = self.index.key_before(number)
         if self._next is None or number < self._next or self.index.key_frames[key] > self._next + JUMP_COSTS:
             self._passed = set()
@@ -367,15 +373,15 @@ class PyAVReader(VideoReader):
             self._next = int(self.index.key_frames[key])
 
     def _frame(self, number: int) -> av.VideoFrame:
-        """Decode on up to the frame; from the start of the file if it does not come."""
-        for attempt in ("here", "from the start"):
+        """Decode up to the frame; again from the start of the file if the decoder does not output it."""
+        for attempt in ("read on", "from the start"):
             if attempt == "from the start":
-                self.may_skip, self._until = False, None  # whatever surprised us may do so again
+                self.may_skip, self._until = False, None  # the same difference from the index may occur again
                 self._coming = self._decode(self._from_start(), self.index, None)
-            for found, frame in self._coming:
-                self._next = found + 1
-                self._passed.discard(found)
-                if found == number:
+            for decoded, frame in self._coming:
+                self._next = decoded + 1
+                self._passed.discard(decoded)
+                if decoded == number:
                     return frame
             self._next = None
         raise VideoError(
@@ -385,8 +391,8 @@ class PyAVReader(VideoReader):
         )
 
     def _jump(self, key: int) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode from a key frame on: jump there, or read the packets up to it and decode none of them."""
-        index, first, place = self.index, int(self.index.key_frames[key]), int(self.index.key_packets[key])
+        """Decode from a key frame on: jump to it, or read the packets before it without decoding them."""
+        index, first, position = self.index, int(self.index.key_frames[key]), int(self.index.key_packets[key])
         is_new = self._container is None or self._is_fresh
         if index.stamps is None or (first == 0 and (is_new or index.sets_change)):
             return self._decode(self._from_start(), index, None)
@@ -395,24 +401,24 @@ class PyAVReader(VideoReader):
             _, stream = (self._container, self._stream) if self._container else self._open()
             self._is_fresh = False
             stream.codec_context.flush_buffers()
-            packets: Iterable[av.Packet] = self._packets[place:]
+            packets: Iterable[av.Packet] = self._packets[position:]
         elif self.format not in JUMPED_CONTAINERS or len(index.lifts):
-            packets = itertools.islice(self._from_start(), place, None)
+            packets = itertools.islice(self._from_start(), position, None)
             stream = self._stream
         else:
             container, stream = (self._container, self._stream) if self._container else self._open()
             self._is_fresh = False
             try:
                 container.seek(int(index.key_stamps[key]), stream=stream, backward=True)
-            except Exception:  # a format that cannot be jumped in, whatever the library raises there
+            except Exception:  # the library raises various errors for a format without jumps
                 return self._decode(self._from_start(), index, None)
             packets = demux(container, stream)
-        # a flushed decoder may have to learn anew how far pictures are out of order, and drops some until it knows
+        # A flushed decoder may have lost its reorder depth, and would drop pictures until it finds the depth again.
         stream.codec_context.reorder_depth = max(depth, stream.codec_context.reorder_depth)
         return self._decode(packets, index, first)
 
     def _from_start(self) -> Iterator[av.Packet]:
-        """Every packet of the file, opened anew, stamped as in the index."""
+        """Yield every packet of the file from its start, stamped as in the index."""
         return _lifted(demux(*self._at_start()), self.index.lifts)
 
     # -- the loop
@@ -424,12 +430,12 @@ class PyAVReader(VideoReader):
         first: int | None,
         ahead: Iterable[av.VideoFrame] = (),
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Frames with their numbers, from these packets: those ``ahead`` first, which are decoded already.
+        """Yield frames with their numbers: those ``ahead`` first, which are already decoded, then those of the packets.
 
-        ``first`` is the key frame that the file was sent to; None means the start of the file. After a jump, and where
-        frames are left out, every other frame must come, one by one and undamaged, and the key frame must be a picture
-        that needs no other; at the first surprise this ends, and the caller begins at the start of the file and leaves
-        nothing out. Then missing frames are the file's fault.
+        ``first`` is the key frame to which the file was moved; None means the start of the file. After a jump, and
+        where frames are left out, every other frame must come in order and undamaged, and the key frame must be a
+        picture that needs no other. At the first difference this ends, and the caller decodes the whole file from its
+        start. Frames that are missing then are missing in the file.
         """
         number_of = index.number_of
         is_strict = first is not None or (self.may_skip and bool(index.disposable.any()))
@@ -452,9 +458,9 @@ class PyAVReader(VideoReader):
     def _pictures_of(
         self, packets: Iterable[av.Packet], index: VideoIndex, left_out: set[int], is_strict: bool
     ) -> Iterator[av.VideoFrame]:
-        """What the decoder makes of the packets; those of which nobody needs anything it never sees.
+        """Yield the pictures that the decoder makes of the packets; packets that are not needed are not decoded.
 
-        ``is_strict``: it ends at one that cannot be decoded.
+        ``is_strict``: ends at a packet that cannot be decoded.
         """
         number_of, may_wait, format = index.number_of, index.may_wait, self.format
         has_spare = self.may_skip and bool(index.disposable.any())
@@ -462,7 +468,7 @@ class PyAVReader(VideoReader):
             number = number_of.get(stamped(packet, format).pts, -1)  # type: ignore[arg-type]
             if number >= 0:
                 self._passed.add(number)
-            if has_spare and 0 <= number < self._last and may_wait[number] and number not in self._wanted:
+            if has_spare and 0 <= number < self._last and may_wait[number] and number not in self._requested:
                 left_out.add(number)
             else:
                 try:
@@ -472,25 +478,25 @@ class PyAVReader(VideoReader):
             if self._until is not None and number >= 0:
                 self._until.discard(number)
                 if not self._until:
-                    # the decoder has the whole stretch: it may give out what it holds without waiting for more
+                    # The decoder has the whole stretch: drain it instead of waiting for more packets.
                     yield from drain(self._stream)
                     return
-        yield from drain(self._stream)  # where the file broke off, nothing came that did so
+        yield from drain(self._stream)  # a file that breaks off has no empty packet at its end to do this
 
 
 def _lifted(packets: Iterator[av.Packet], lifts: np.ndarray) -> Iterator[av.Packet]:
-    """All packets of a file, their stamps lifted as the index says."""
+    """Return all packets of a file, with their stamps lifted as in the index."""
     if not len(lifts):
         return packets
 
     def each() -> Iterator[av.Packet]:
         ticks_from, ticks = dict(lifts.tolist()), 0
-        place = 0
+        position = 0
         for packet in packets:
             if is_stored(packet):
-                ticks = ticks_from.get(place, ticks)
+                ticks = ticks_from.get(position, ticks)
                 lift(packet, ticks)
-                place += 1
+                position += 1
             yield packet
 
     return each()

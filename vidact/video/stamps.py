@@ -1,4 +1,4 @@
-"""Stamps of packets that overflow, jump or stray, as one rising clock."""
+"""A clock that rises through a whole file, made from stamps of packets that overflow, jump or stray."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import av
 import av.error
 import av.format
 
-# Bits of the stamps of containers whose count begins anew at its end. FFmpeg unwraps what it recognises by the first
-# stamp of the file, so that of a joined file some are left wrapped, and others are raised that were not.
+# Bits of the stamps of containers whose count wraps to 0. FFmpeg unwraps stamps by the first stamp of the file, so that
+# in a joined file it leaves some stamps wrapped and raises others that were not wrapped.
 STAMP_BITS = {"mpegts": 33, "mpeg": 33, "flv": 32}
-WRAP_S = 3600.0  # seconds: a count that begins at 0 again, and does not go on within this time, is another one
-ABSURD_S = 30 * 3600.0  # seconds: no file goes on after a longer pause; the clock was set. FFmpeg's own limit
+WRAP_S = 3600.0  # seconds: a count that falls to 0 and does not continue within this time is a new count
+ABSURD_S = 30 * 3600.0  # seconds: a longer pause means that the clock was set; FFmpeg's own limit
 STRAY_S = 10.0  # seconds: a broken stamp is farther than this from its neighbours, which are nearer to each other
-DEEPEST = 16  # pictures that may be stored before one that is shown before them: what H.264 and HEVC allow at most
+DEEPEST = 16  # the most pictures stored before one that is shown before them: the limit of H.264 and HEVC
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 class Lifter:
-    """Lifts the stamps of packets, in the order of storing, over those before where they begin anew.
+    """A callable that lifts the stamps of packets, in the order of storing, above all earlier ones where they restart.
 
-    A part begins where a stamp falls back and no B-frame explains it: at a key frame, before which everything stored is
-    shown; or below more stamps than a decoder may hold back; or where it runs ahead by more than a pause can last. What
-    is added to a part's stamps makes them differ from all before and says nothing of time. ``floors`` holds for each
-    part the least of its lifted stamps, ``lifts`` where so many ticks begin to be added: there are more of these, since
-    the count of a part may wrap. ``strays`` are lifted stamps that ran far ahead of packets which follow them before
-    the next key frame, as one with a broken bit does, or the first behind a pause: what follows begins nothing.
+    A part begins where a stamp falls back and no B-frame explains it: at a key frame, since all pictures stored before
+    it are shown before it; or below more stamps than a decoder may hold back; or where it runs ahead by more than the
+    longest pause. The ticks added to a part's stamps only make them differ from all earlier stamps; they are no times.
+    ``floors`` holds the least lifted stamp of each part. ``lifts`` holds pairs of a packet's position and the ticks
+    added from it on; they may be more than the parts, since the count of a part may wrap. ``strays`` are lifted stamps
+    far ahead of packets that follow before the next key frame, such as a stamp with a broken bit, or the first stamp
+    behind a pause; the packets that follow a stray begin no part.
     """
 
     def __init__(self, format: str, seconds_per_tick: float) -> None:
@@ -37,23 +38,23 @@ class Lifter:
         self._wrap = round(WRAP_S / seconds_per_tick)
         self._longest = min(ABSURD_S / seconds_per_tick, self._period / 2 or math.inf)
         self._count = self._lift = 0
-        self._own_lift = 0  # what is added to a stamp as it stands in the file, not raised by FFmpeg
+        self._own_lift = 0  # the ticks added to a stamp as stored in the file, before FFmpeg raises it
         self._latest: list[int] = []  # the greatest lifted stamps of the part, ascending
         self._is_key = False  # whether a key frame was stored since the last one that is shown
-        self.depth = 0  # most packets stored before one that is shown before them
+        self.depth = 0  # the most packets stored before one that is shown before them
         self.lifts: list[tuple[int, int]] = []
         self.floors: list[int] = []
         self.strays: set[int] = set()
         self._stray = round(STRAY_S / seconds_per_tick)
-        self._before: list[int] = []  # what was the latest before a stamp ran far ahead, and since then
+        self._before: list[int] = []  # the value of _latest before a stamp ran far ahead; _ahead holds the stamps since
         self._ahead: list[int] = []
         self._top = 0  # the greatest lifted stamp of all
 
     def __call__(self, packet: av.Packet) -> None:
-        """One more packet; its stamps are lifted in place."""
+        """Lift the stamps of the next packet in place."""
         stamp = packet.pts
         self._is_key = self._is_key or packet.is_keyframe
-        if stamp is not None and not packet.is_discard:  # a hidden one's stamp is not its own
+        if stamp is not None and not packet.is_discard:  # a hidden packet may carry another packet's stamp
             ticks = self._lifted(stamp, packet) - stamp
             if ticks != self._lift:
                 self._lift = ticks
@@ -64,23 +65,23 @@ class Lifter:
         self._count += 1
 
     def _lifted(self, stamp: int, packet: av.Packet) -> int:
-        own = stamp % self._period if self._period else stamp
+        raw = stamp % self._period if self._period else stamp
         latest = self._latest
         if not latest:
-            self._own_lift, self.floors, self._top = stamp - own, [stamp], stamp
+            self._own_lift, self.floors, self._top = stamp - raw, [stamp], stamp
             latest.append(stamp)
             return stamp
-        most, lifted = latest[-1], own + self._own_lift
+        most, lifted = latest[-1], raw + self._own_lift
         if self._ahead or not most < lifted <= most + self._stray:
             lifted = self._fallen_or_far(lifted, packet.duration or 0)
-            self._own_lift = lifted - own
+            self._own_lift = lifted - raw
         insort(latest, lifted)
         if len(latest) > DEEPEST + 1:
             del latest[0]
         return lifted
 
     def _fallen_or_far(self, lifted: int, duration: int) -> int:
-        """A stamp that does not follow closely on the greatest one: wrapped, stray, out of order, or begun anew."""
+        """Lift a stamp that does not closely follow the greatest one: a wrap, a stray, a reordering or a new part."""
         latest = self._latest
         for turn in (self._period, -self._period):
             if abs(lifted - latest[-1]) > self._wrap >= abs(lifted + turn - latest[-1]):
@@ -100,7 +101,7 @@ class Lifter:
             return lifted
         latest.clear()
         self.floors.append(self._top + 1)
-        # so far on that what is shown before the part's first packet stays above the part before
+        # The gap keeps pictures shown before the part's first packet above the part before.
         return self._top + duration + self._wrap
 
 
