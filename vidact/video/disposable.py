@@ -12,8 +12,8 @@ sets, no matrices):
 H.264 and HEVC packets may also carry parameter sets, which apply to all later packets until they are replaced. In most
 files they never change; where they do, decoding can begin only at a key frame that carries its own.
 
-Packets of other codecs are not judged. In VP8 and VP9 a picture without references to it still leaves its probabilities,
-motion vectors or segments behind; AV1 stores its references in headers that are not parsed here.
+Packets of other codecs are not judged. In VP8 and VP9 a picture without references to it still leaves its
+probabilities, motion vectors or segments behind; AV1 stores its references in headers that are not parsed here.
 """
 
 from __future__ import annotations
