@@ -1,4 +1,4 @@
-"""What to install for what is missing: the words of every error about a package.
+"""The command that installs a missing package, for every error about one.
 
 vidact is on no package index, so the name after ``pip install`` would be a stranger's; its extras are installed from
 the clone. The packages themselves may be installed by name.
@@ -6,7 +6,7 @@ the clone. The packages themselves may be installed by name.
 
 from __future__ import annotations
 
-# The extras of pyproject.toml, and what each installs that not everybody has.
+# The extras of pyproject.toml, and the optional packages that each installs.
 EXTRAS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "packed": ("fsspec", "webdataset"),
@@ -17,7 +17,7 @@ EXTRAS = {
 
 
 def how_to_install(*packages: str) -> str:
-    """What a user without these packages has to run, as the end of a sentence.
+    """Return the command that installs these packages, as the end of a sentence.
 
     >>> how_to_install("timm")
     'run `uv sync --extra timm` in the clone of vidact, or `pip install timm`'

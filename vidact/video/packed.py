@@ -9,10 +9,10 @@ read by their place in the shard, so that order, shuffling and resuming are the 
 may lie elsewhere: ``packed.json`` names their folder, or a URL of ``SCHEMES``, which fsspec opens. WebDataset
 reads the same shards from start to end.
 
-JPEGs are larger than video. Less of it is kept instead of more bytes spent: at most ``fps`` frames a second, and a
-short side that is no longer than asked; ``times_s`` are those of the frames that were kept.
+JPEGs are larger than video, so less of the video is stored: at most ``fps`` frames a second, with a limited short
+side. ``times_s`` are the times of the stored frames.
 
-Shapes: N frames kept of a video, H x W pixels.
+Shapes: N stored frames of a video, H x W pixels.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from vidact.video.reader import VideoError, VideoReader
 
 VERSION = 1
 
-# Of what is read, since a store may come from anybody.
+# Limits of the values that are read, since a store may come from an untrusted source.
 LISTS = ("offsets", "sizes", "times_s")
-SIDES = 65_535  # pixels: what a JPEG can have
-MOST_PIXELS = 2**28  # of a picture, which are 768 MiB; those of HEVC's highest level are half as many
+SIDES = 65_535  # pixels: the longest side of a JPEG
+MOST_PIXELS = 2**28  # in one picture, which takes 768 MiB; HEVC's highest level allows half as many
 LARGEST_JPEG = 2**30  # bytes
 OFFSETS = 2**53  # bytes
 FRAME_HEADS = {0xC0, 0xC1, 0xC2}  # markers: baseline, extended, progressive
-MOST_SEGMENTS = 64  # before a JPEG's frame; OpenCV writes six
+MOST_SEGMENTS = 64  # the most segments before a JPEG's frame; OpenCV writes six
 
-# Where shards may lie beside a folder. A store may come from anybody, and fsspec knows chained and templated file
-# systems that open whatever the store says, here or elsewhere: they are none of these.
+# The kinds of URLs of shards that are opened. A store may come from an untrusted source, and fsspec's chained and
+# templated file systems would open any file the store names, on this machine or elsewhere: they are not among these.
 SCHEMES = ("https", "http", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
 
 
@@ -56,7 +56,7 @@ SCHEMES = ("https", "http", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "mem
 
 
 def decode_jpeg(data: bytes) -> Any:
-    """(H, W, 3) RGB of a JPEG; None where it is none."""
+    """Return the (H, W, 3) RGB picture of a JPEG; None where the bytes are no JPEG."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
@@ -64,26 +64,26 @@ def decode_jpeg(data: bytes) -> Any:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG's head promises, before anything is made of so many pixels; None: it is none."""
+    """Return the height and width by a JPEG's header, without decoding it; None where the bytes are no JPEG."""
     if data[:2] != b"\xff\xd8":
         return None
-    place = 2
+    position = 2
     for _ in range(MOST_SEGMENTS):
-        if data[place : place + 1] != b"\xff" or len(data) < place + 9:
+        if data[position : position + 1] != b"\xff" or len(data) < position + 9:
             return None
-        if data[place + 1] in FRAME_HEADS:
-            return int.from_bytes(data[place + 5 : place + 7], "big"), int.from_bytes(
-                data[place + 7 : place + 9], "big"
+        if data[position + 1] in FRAME_HEADS:
+            return int.from_bytes(data[position + 5 : position + 7], "big"), int.from_bytes(
+                data[position + 7 : position + 9], "big"
             )
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
 
 
 @lru_cache(maxsize=64)
 def _shards_of(store: Path, mtime_ns: int) -> str:
-    """The folder or URL of the shards, from packed.json."""
+    """Return the folder or URL of the shards, from packed.json."""
     try:
-        record = json.loads(store.read_text(encoding="utf-8-sig"))  # people edit it, some with a mark before it
+        record = json.loads(store.read_text(encoding="utf-8-sig"))  # an edited file may begin with a byte order mark
         shards, version = record["shards"], record["version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VideoError(f"{store} cannot be read ({_short(error)}); pack again, or fetch it again") from None
@@ -96,18 +96,18 @@ def _shards_of(store: Path, mtime_ns: int) -> str:
         if scheme == "file":
             shards, scheme = url2pathname(urlsplit(shards).path), ""
         folder = str((store.parent / shards).resolve())
-    except (ValueError, OSError) as error:  # what no path can be
+    except (ValueError, OSError) as error:  # raised for text that cannot be a path
         raise VideoError(f"{store} names a place of its shards that cannot be ({_short(error)}); correct it") from None
     if (scheme and scheme not in SCHEMES) or "::" in shards:
         raise VideoError(
             f"{store} names {public(shards)}; shards are a folder or begin with "
-            f"{', '.join(f'{known}://' for known in SCHEMES)}, without ::, since a store may come from anybody"
+            f"{', '.join(f'{name}://' for name in SCHEMES)}, without ::, since a store may come from anybody"
         )
     return shards if scheme else folder
 
 
 def _whole(entry: Any, name: str, least: int, most: int) -> Any:
-    """A whole number of the entry, or a list of some, all of them in range."""
+    """Return a whole number of the entry, or a list of them; raises ValueError where one is out of range."""
     value = entry[name]
     for number in value if isinstance(value, list) and name in LISTS else [value]:
         if type(number) is not int or not least <= number <= most:
@@ -116,7 +116,7 @@ def _whole(entry: Any, name: str, least: int, most: int) -> Any:
 
 
 def _seconds(entry: Any, name: str) -> Any:
-    """A finite number of the entry, or a list of some, as float."""
+    """Return a finite number of the entry, or a list of them, as float; raises ValueError otherwise."""
     value = entry[name]
     for number in value if isinstance(value, list) and name in LISTS else [value]:
         if type(number) not in (int, float) or not -1e12 < number < 1e12:
@@ -129,7 +129,7 @@ def _short(error: Exception) -> str:
 
 
 class PackedReader(VideoReader):
-    """The frames of one ``.packed`` file."""
+    """A reader of the frames of one ``.packed`` file."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -197,12 +197,12 @@ class PackedReader(VideoReader):
             yield image
 
     def _read(self, numbers: Sequence[int]) -> list[bytes]:
-        """The frames' JPEGs: one read each from a file, all requests at once from a URL."""
+        """Return the frames' JPEGs: read one by one from a file, or all at once from a URL."""
         if "://" in self._shards:
             return self._fetch(numbers)
         if self._file is None:
             shard = Path(self._shards, self._shard_name)
-            # a pipe would be waited for; these, unlike Path's, take any name
+            # opening a pipe would block; unlike Path's methods, these accept any name
             if os.path.exists(shard) and not os.path.isfile(shard):
                 raise VideoError(f"{self.path} lies in the shard {shard}, which is no file; fetch it again")
             try:
@@ -228,9 +228,9 @@ class PackedReader(VideoReader):
 
     @property
     def _shard(self) -> str:
-        """Where the shard is, for messages."""
-        place = f"{self._shards}/{self._shard_name}"
-        return public(place) if "://" in place else place
+        """The shard's path or public address, for messages."""
+        address = f"{self._shards}/{self._shard_name}"
+        return public(address) if "://" in address else address
 
     def _seek(self, number: int) -> bytes:
         assert self._file is not None
@@ -242,18 +242,18 @@ class PackedReader(VideoReader):
             import fsspec
         except ImportError as error:
             raise ImportError(f"{public(self._shards)} is read with fsspec; {how_to_install('fsspec')}") from error
-        place = url = f"{self._shards.rstrip('/')}/{self._shard_name}"
+        path = url = f"{self._shards.rstrip('/')}/{self._shard_name}"
         begins = [self._offsets[number] for number in numbers]
-        ends = [begin + self._sizes[number] for begin, number in zip(begins, numbers, strict=True)]
+        ends = [start + self._sizes[number] for start, number in zip(begins, numbers, strict=True)]
         try:
-            files, place = fsspec.core.url_to_fs(url)
-            return files.cat_ranges([place] * len(begins), begins, ends, on_error="raise")
+            files, path = fsspec.core.url_to_fs(url)
+            return files.cat_ranges([path] * len(begins), begins, ends, on_error="raise")
         except ImportError as error:
             raise ImportError(f"{self._shard} cannot be fetched: {error}") from error
         except Exception as error:  # whatever a storage library raises
             raise VideoError(
                 f"{self.path} cannot be fetched from {self._shard} "
-                f"({type(error).__name__}: {without_secrets(str(error).replace(place, self._shard))})"
+                f"({type(error).__name__}: {without_secrets(str(error).replace(path, self._shard))})"
             ) from error
 
     def close(self) -> None:

@@ -60,9 +60,7 @@ JUMP_COSTS = 6
 # store one time for several pictures, and FFmpeg computes the others from where reading began: a jump shifts them.
 JUMPED_CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"}
 
-_INHERITED: list[
-    Any
-] = []  # files that a parent process opened: closing them here could wait for its threads
+_INHERITED: list[Any] = []  # files that a parent process opened: closing them here could wait for its threads
 
 
 class PyAVReader(VideoReader):
@@ -157,13 +155,9 @@ class PyAVReader(VideoReader):
         """Reset everything that belongs to the open file."""
         self._coming: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._next: int | None = None  # the frame that _coming yields next; None where it does not run
-        self._passed: set[int] = (
-            set()
-        )  # frames whose packets were read, and that _coming has not yielded
+        self._passed: set[int] = set()  # frames whose packets were read, and that _coming has not yielded
         self._packets: list[av.Packet] | None = None  # all packets of the file, where it is small
-        self._pictures: list[av.VideoFrame] | None = (
-            None  # all pictures of the file, where the index decoded them
-        )
+        self._pictures: list[av.VideoFrame] | None = None  # all pictures of the file, where the index decoded them
         self._scaler = VideoReformatter()
 
     def __getstate__(self) -> dict[str, Any]:
