@@ -491,7 +491,7 @@ def test_workers_and_options(films, tmp_path, capsys):
     [
         (["--workers", "0"], "workers is 0; at least one process works"),
         (["--flow-method", "banana"], "there is no flow method 'banana'; there are dis, farneback, tvl1"),
-        (["--flow-method", "tvl1"], "--flow-method is tvl1, but resnet_tiny sees no flow; leave it out"),
+        (["--flow-method", "tvl1"], "--flow_method is tvl1, but resnet_tiny sees no flow; leave it out"),
         (["--flow-weights", "none"], "flow_weights is None, but there is no flow_network; name one, or leave it out"),
     ],
 )

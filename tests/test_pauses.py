@@ -306,7 +306,7 @@ def test_a_source_of_any_kind_begins_anew_as_it_is_told(is_live: bool, extractor
 def test_the_command_refuses_a_pause_of_no_length(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["stream", "--checkpoint", "x.ckpt", "--longest-gap", "0", "--no-window"])
-    assert "--longest-gap is 0; give seconds above 0" in capsys.readouterr().err
+    assert "--longest_gap is 0; give seconds above 0" in capsys.readouterr().err
 
 
 def test_an_extractor_by_name_takes_the_length() -> None:

@@ -291,16 +291,6 @@ def test_who_asks_for_help_needs_no_data(asked: str) -> None:
     assert choose_config([asked]) == [asked]
 
 
-@pytest.mark.parametrize("command", ["train", "test"])
-def test_help_lists_the_options_of_data_and_model(command: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
-    said = capsys.readouterr().out
-    assert end.value.code == 0
-    for option in ("--trainer.max_epochs", "--data.root", "--data.window", "--model.ema", "--model.schedule.kind"):
-        assert f"  {option} " in said or f"  {option}\n" in said
-
-
 def test_bare_help_of_a_part_lists_its_options(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["train", "--data.help"])

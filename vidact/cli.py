@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import importlib.abc
 import os
 import signal
 import sys
@@ -82,10 +83,8 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2)
     quiet()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that train together
-    if "torch" not in sys.modules and is_first:
-        print(f"vidact {args[0]}: loading …", file=sys.stderr, flush=True)  # PyTorch and Lightning take seconds
     try:
-        with noting_ctrl_c() as pressed, stop_in_words(pressed):
+        with noting_ctrl_c() as pressed, stop_in_words(pressed), loading_line(args[0] if is_first else None):
             status = importlib.import_module(f"vidact.commands.{args[0]}").main(args[1:])
     except KeyboardInterrupt as stop:
         if is_first:
@@ -117,6 +116,31 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     if status:
         raise SystemExit(status)
+
+
+class Notice(importlib.abc.MetaPathFinder):
+    """Prints a line when PyTorch is about to be imported, which takes seconds; finds no module itself."""
+
+    def __init__(self, line: str) -> None:
+        self.line: str | None = line
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "torch" and self.line:
+            print(self.line, file=sys.stderr, flush=True)
+            self.line = None
+
+
+@contextlib.contextmanager
+def loading_line(command: str | None) -> Iterator[None]:
+    """Print a line should the block import PyTorch; None prints none."""
+    notice = Notice(f"vidact {command}: loading …")
+    if command is not None and "torch" not in sys.modules:
+        sys.meta_path.insert(0, notice)
+    try:
+        yield
+    finally:
+        if notice in sys.meta_path:
+            sys.meta_path.remove(notice)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ def fails(args, capsys) -> str:
 def plays(monkeypatch, *sources, **settings):
     """The command with these sources and a model whose answers are noise, or ``settings``."""
     waiting = list(sources)
-    monkeypatch.setattr(command, "open_source", lambda uri, **options: Closing(waiting.pop(0)))
+    monkeypatch.setattr("vidact.stream.sources.open_source", lambda uri, **options: Closing(waiting.pop(0)))
     monkeypatch.setitem(command.RUNTIMES, "torch", lambda *_, **__: recording_model(CLASSES, **settings))
     return [word for source in sources for word in ("--checkpoint", "x", "--source", source.name)]
 
@@ -791,7 +791,7 @@ def test_help_names_every_option(capsys):
     named = set(vars(command.parse(["--checkpoint", "x"])))
     assert len(named) > 13
     for option in named:
-        assert f"--{option.replace('_', '-')}" in words
+        assert f"--{option}" in words
     assert command.parse(["--checkpoint", "x"]).source == ["0"]
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vidact.video import VideoError
 from vidact.video.flow import dequantise, quantise
-from vidact.video.flow_store import LAYOUTS, FlowRecord, FlowStore, FlowWriter, read_record, write_record
+from vidact.video.flow_record import LAYOUTS
+from vidact.video.flow_store import FlowRecord, FlowStore, FlowWriter, read_record, write_record
 
 EXAMPLES = {
     "packed": ["people/00012.flow.zip"],

@@ -7,7 +7,8 @@ from vidact.commands.options import Parser
 from vidact.text.spelling import in_one_spelling
 
 
-def main(args: Sequence[str]) -> None:
+def parser() -> Parser:
+    """Return the parser of the command's own options; all others are those of ``vidact train``."""
     parser = Parser(
         prog="vidact compare",
         description="Train several configurations with several seeds each, "
@@ -17,10 +18,17 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--config", nargs="+", required=True, help="configurations, a row of the table each")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the networks' start and training")
     parser.add_argument("--run", type=Path, help="folder for all runs; default runs/<configs' folder>-compared")
-    options, others = parser.parse_known_args(in_one_spelling(args))
-    from vidact.training.config import find_config
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``vidact compare``."""
+    own = parser()
+    options, others = own.parse_known_args(in_one_spelling(args))
+    from vidact.training.config import OWN_OPTIONS, find_config
     from vidact.training.repeat import comparison
     from vidact.training.run import command_line
 
+    own.refuse_misspelt(others, [*OWN_OPTIONS])
     configs = [find_config(name) for name in options.config]
     comparison(configs, others, command_line("compare", args), options.seeds, options.run)

@@ -5,24 +5,23 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidact.commands.options import Parser
-from vidact.convert import SEGMENTS, arguments_of, convert, reference, remarks
-from vidact.models.weights import REFERENCES
-from vidact.video.sample import ClipSampler, LegacySampler, SegmentSampler
+from vidact.text.layouts import REFERENCES
 
-# ---------------------------------------------------------------------------------------------- the command
+if TYPE_CHECKING:
+    from vidact.video.sample import ClipSampler
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact convert``."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since the options of a layout come on top of its own."""
     parser = Parser(
         prog="vidact convert", allow_abbrev=False,
         description="Turn a published checkpoint into a file that vidact opens. Further options are what the layout's "
-        "names do not tell: vidact convert --origin tsm --help-origin lists them.",
+        "names do not contain: vidact convert --origin tsm --help_origin lists them.",
     )  # fmt: skip
     parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
     parser.add_argument("--file", type=Path, help="the published checkpoint")
@@ -35,34 +34,49 @@ def main(args: Sequence[str]) -> int:
         metavar="N",
         help="N frames spread over the whole video, where a window is the layout's rule",
     )
-    parser.add_argument("--help-origin", action="store_true", help="what the layout takes")
-    asked, others = parser.parse_known_args(args)
-    function = reference(asked.origin)
-    known = arguments_of(function)
-    if asked.help_origin:
+    parser.add_argument("--help_origin", action="store_true", help="what the layout takes")
+    return parser
+
+
+def parser_of_origin(origin: str, names: Iterable[str]) -> Parser:
+    """Return the parser of the hyperparameters of a layout, which the command's own parser leaves over."""
+    parser = Parser(prog=f"vidact convert --origin {origin}", allow_abbrev=False, add_help=False)
+    for name in names:
+        parser.add_argument(f"--{name}", type=_value, default=argparse.SUPPRESS)
+    return parser
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``vidact convert``."""
+    own = parser()
+    options, others = own.parse_known_args(args)
+    from vidact.convert import SEGMENTS, arguments_of, convert, reference, remarks
+    from vidact.video.sample import LegacySampler, SegmentSampler
+
+    function = reference(options.origin)
+    parameters = arguments_of(function)
+    if options.help_origin:
         print(inspect.getdoc(function))
-        for name, parameter in known.items():
+        for name, parameter in parameters.items():
             default = "" if parameter.default is parameter.empty else f" (default {parameter.default})"
             print(f"  --{name}  {parameter.annotation}{default}")
         return 0
-    if asked.file is None or asked.out is None:
+    own.refuse_misspelt(others, [f"--{name}" for name in parameters])
+    if options.file is None or options.out is None:
         raise ValueError("name the checkpoint with --file and the result with --out")
-    extra = Parser(prog=f"vidact convert --origin {asked.origin}", allow_abbrev=False, add_help=False)
-    for name in known:
-        extra.add_argument(f"--{name}", type=_value, default=argparse.SUPPRESS)
-    hyperparameters = vars(extra.parse_args(others))
+    hyperparameters = vars(parser_of_origin(options.origin, parameters).parse_args(others))
     sampling: ClipSampler | None = None
-    if asked.dense and asked.spread:
+    if options.dense and options.spread:
         raise ValueError("--dense is a window of frames and --spread is not; give one of them")
-    if asked.spread:
-        sampling = SegmentSampler(asked.spread)
-    if asked.dense:
+    if options.spread:
+        sampling = SegmentSampler(options.spread)
+    if options.dense:
         frames = hyperparameters.get("num_segments", SEGMENTS)
         sampling = LegacySampler("tsm_dense", int(frames))
-    network: Any = convert(asked.origin, asked.file, asked.out, asked.classes, sampling, **hyperparameters)
+    network: Any = convert(options.origin, options.file, options.out, options.classes, sampling, **hyperparameters)
     record = network.record
     used = record["converted"]["hyperparameters"]
-    print(f"{asked.out}: {record['recipe']['builder']}, {sum(p.numel() for p in network.parameters()):,} parameters, "
+    print(f"{options.out}: {record['recipe']['builder']}, {sum(p.numel() for p in network.parameters()):,} parameters, "
           f"{len(record['classes'])} classes")  # fmt: skip
     print("  " + ", ".join(f"{name} {value}" for name, value in used.items()))
     if "sampling" in record:
@@ -73,7 +87,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _value(text: str) -> Any:
-    """A number, true, false, null or a list as JSON has them; anything else is a word."""
+    """Return a number, true, false, null or a list as JSON has them, or the text itself."""
     try:
         return json.loads(text)
     except ValueError:

@@ -5,24 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
+from jsonargparse import ArgumentParser
 
+from vidact.commands import forms
 from vidact.commands import stream as stream_command
 from vidact.commands.stream import DEMO, demo_model
-from vidact.data.synthetic import ORDER_PAIRS, write_clips, write_untrimmed
-from vidact.features.files import extract_features
-from vidact.features.names import build_extractor
-from vidact.files import replacing
-from vidact.report.page import write_summary
-from vidact.report.plots import draw_order
-from vidact.results.figures import load_results, save_results
-from vidact.results.scores import Scores, load_scores
-from vidact.training.run import command_line, train
-from vidact.video import SegmentSampler, open_video
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vidact.results.scores import Scores
+
+PROG = "vidact demo"
 NETWORKS = ("tsn", "trn", "tsm")
 DETECTORS = ("oadtr", "causal_softmax", "miniroad")  # the last one is what vidact stream and serve take
 # What happens in the untrimmed videos: two pairs that differ in order only, and four movements.
@@ -33,10 +29,13 @@ ACTIONS = (
 
 
 def main(args: Sequence[str]) -> None:
-    """``vidact demo``."""
-    from jsonargparse import auto_cli
+    """Run ``vidact demo``."""
+    forms.call(demo, args, PROG)
 
-    auto_cli(demo, args=list(args), as_positional=False, prog="vidact demo")
+
+def parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    return forms.parser_of(demo, PROG)
 
 
 def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int = 0) -> Path:
@@ -48,6 +47,12 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
         clips: training clips a class, and untrimmed training videos.
         seed: of the videos and of training.
     """
+    from vidact.data.synthetic import ORDER_PAIRS
+    from vidact.report.page import write_summary
+    from vidact.report.plots import draw_order
+    from vidact.results.figures import save_results
+    from vidact.training.run import command_line
+
     started = time.perf_counter()
     common = [f"--seed_everything={seed}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
     rows, runs = recognisers(out, clips, seed, common)
@@ -86,6 +91,10 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
 
 def recognisers(out: Path, clips: int, seed: int, common: list[str]) -> tuple[list[dict[str, Any]], list[Path]]:
     """Make clips and train the three networks on them; a row of the table and a run folder each."""
+    from vidact.data.synthetic import write_clips
+    from vidact.results.scores import load_scores
+    from vidact.training.run import train
+
     data = out / "videos"
     made(
         data, "clips.csv",
@@ -116,6 +125,12 @@ def detectors(
     out: Path, checkpoint: Path, videos: int, seed: int, common: list[str]
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """Make untrimmed videos, read them with the recogniser's ``checkpoint``, train detectors; rows and run folders."""
+    from vidact.data.synthetic import write_untrimmed
+    from vidact.features.files import extract_features
+    from vidact.features.names import build_extractor
+    from vidact.results.figures import load_results
+    from vidact.training.run import train
+
     data = out / "untrimmed"
     splits = {"train": max(2, videos), "val": 4, "test": 12}
     print()
@@ -148,6 +163,10 @@ def detectors(
 
 def stream(out: Path) -> Path | None:
     """Stream a test video through the newest detector; gives the picture of the last event, if there was one."""
+    from PIL import Image
+
+    from vidact.files import replacing
+
     checkpoint, shown = demo_model(out)
     (video,) = shown.values()
     folder = fresh(out / "streamed")
@@ -155,7 +174,7 @@ def stream(out: Path) -> Path | None:
     folder.mkdir(parents=True)
     print("\nstreamed, as from a camera")
     stream_command.main(
-        ["--checkpoint", str(checkpoint), "--source", video, "--no-window", "--fast"]
+        ["--checkpoint", str(checkpoint), "--source", video, "--no_window", "--fast"]
         + [f"--{name}={folder / file}" for name, file in kept.items()]
     )
     taken = max((folder / kept["snapshots"]).glob("*.jpg"), default=None)  # the timeline is full by then
@@ -185,14 +204,23 @@ def fresh(folder: Path) -> Path:
 
 def first_clip(data: Path, name: str) -> np.ndarray:
     """Eight frames of the first video of a class, (8, H, W, 3)."""
+    from vidact.video import SegmentSampler, open_video
+
     with open_video(data / name / "0000.mp4") as video:
         return video.frames_at(SegmentSampler(8)(len(video))[0]).images.permute(0, 2, 3, 1).numpy()
 
 
-def inside_pairs(scores: Scores, pairs: Sequence[tuple[str, str]] = ORDER_PAIRS) -> float:
-    """Top-1 among the two members of a pair that differs in temporal order only: 0.5 is guessing."""
+def inside_pairs(scores: Scores, pairs: Sequence[tuple[str, str]] | None = None) -> float:
+    """Return the top-1 among the two members of a pair that differs in temporal order only: 0.5 is guessing.
+
+    ``pairs`` are by default those of the synthetic clips.
+    """
+    import numpy as np
+
+    from vidact.data.synthetic import ORDER_PAIRS
+
     hits = []
-    for pair in pairs:
+    for pair in ORDER_PAIRS if pairs is None else pairs:
         members = [scores.classes.index(name) for name in pair]
         here = np.isin(scores.labels, members)
         best = np.take(members, scores.values[here][:, members].argmax(1))

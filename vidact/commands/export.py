@@ -1,36 +1,47 @@
 """``vidact export``: a network, or one step of a stream, for other runtimes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
-from vidact.commands.options import Parser
-from vidact.export.write import KINDS, SUFFIXES, export
+from jsonargparse import ArgumentParser
 
-# ---------------------------------------------------------------------------------------------- command
+from vidact.commands import forms
+from vidact.export.formats import Format, Kind
+
+PROG = "vidact export"
 
 
 def main(args: Sequence[str]) -> None:
-    """``vidact export``."""
-    parser = Parser(
-        prog="vidact export",
-        description="Write a trained network, or one step of a stream, as ONNX or torch.export; compared with PyTorch.",
-    )
-    parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
-    parser.add_argument("--out", required=True, help="the file to write, .onnx or .pt2")
-    parser.add_argument("--format", choices=list(SUFFIXES), help="onnx, or torch for torch.export; default: by --out")
-    parser.add_argument(
-        "--what",
-        choices=KINDS,
-        help="a whole clip, one step of a stream, or the network that makes a detector's features; default: step for "
-        "online detectors, clip for clip networks",
-    )
-    parser.add_argument("--frames", type=int, help="of a clip; default: as many as the network was trained with")
-    parser.add_argument(
-        "--extractor",
-        help="of a detector's features, for its .onnx to carry: a folder of features or the extractor.safetensors in "
-        "it; default: the checkpoint's own",
-    )
-    parser.add_argument("--runs", type=int, help="random inputs to compare; default: 200 steps, 10 clips")
-    asked = vars(parser.parse_args(args))
-    print(export(asked.pop("checkpoint"), asked.pop("out"), **asked))
+    """Run ``vidact export``, and print what was written and how near it comes to PyTorch."""
+    forms.call(export, args, PROG)
+
+
+def parser() -> ArgumentParser:
+    """Return the parser of the command."""
+    return forms.parser_of(export, PROG)
+
+
+def export(
+    checkpoint: str,
+    out: str,
+    format: Format | None = None,
+    what: Kind | None = None,
+    frames: int | None = None,
+    extractor: str | None = None,
+    runs: int | None = None,
+) -> None:
+    """Write a trained network, or one step of a stream, as ONNX or torch.export; the file is compared with PyTorch.
+
+    Args:
+        checkpoint: best.ckpt of a run, or a .safetensors that vidact saved.
+        out: the file to write, .onnx or .pt2.
+        format: onnx, or torch for torch.export; by default the one that the name of the file has.
+        what: a whole clip, one step of a stream, or the network that makes a detector's features; by default a step of
+            an online detector, and a clip of a clip network.
+        frames: the frames of a clip; by default as many as the network was trained with.
+        extractor: what makes a detector's features, for its .onnx to carry: a folder of features or the
+            extractor.safetensors in it; by default the checkpoint's own.
+        runs: random inputs to compare; by default 200 steps, 10 clips.
+    """
+    from vidact.export.write import export
+
+    print(export(checkpoint, out, format=format, what=what, frames=frames, extractor=extractor, runs=runs))

@@ -1,80 +1,83 @@
-"""The options of ``vidact extract flow``."""
+"""The options of ``vidact extract flow``, and its run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
 from pathlib import Path
 
-from vidact import jobs
-from vidact.commands.options import Parser
-from vidact.device import refuse_device
-from vidact.features.flow import extract_flow
-from vidact.results.figures import command_line, save_results
-from vidact.text.names import counted
-from vidact.video.flow import BOUND, METHODS
-from vidact.video.flow_store import LAYOUTS, FlowRecord, write_record
-
-# ---------------------------------------------------------------------------------------------- the command
+from vidact.commands.options import add_decoder, one_of
+from vidact.video.flow_record import LAYOUTS, METHODS, FlowRecord
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact extract flow``: 0, or 1 when a video could not be read."""
-    parser = Parser(
-        prog="vidact extract flow", description="Compute optical flow once; data.flow names the folder in training."
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``vidact extract flow``; the defaults are those of ``FlowRecord``."""
+    parser.description = "Compute optical flow once; data.flow names the folder in training."
     parser.add_argument(
         "--videos", type=Path, help="the data's root: a folder with clips.csv, or any folder of videos or of images"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the flow and flow.json")
-    parser.add_argument("--method", default="dis", help=f"{', '.join(METHODS)} (default dis)")
+    parser.add_argument("--method", default=FlowRecord.method, help=f"{one_of(METHODS)} (default %(default)s)")
     parser.add_argument(
-        "--size", default="256", help="short side to resize to (default 256), WIDTHxHEIGHT such as 340x256, or none"
+        "--size", default=str(FlowRecord.size),
+        help="short side to resize to (default %(default)s), WIDTHxHEIGHT such as 340x256, or none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bound", type=float, default=FlowRecord.bound, help="pixels a frame that level 255 is (default %(default)g)"
     )
-    parser.add_argument("--bound", type=float, default=BOUND, help="pixels a frame that level 255 is (default 20)")
-    parser.add_argument("--layout", default="packed", help=f"{', '.join(LAYOUTS)} (default packed)")
-    parser.add_argument("--image", default="jpg", help="jpg, or png without loss (default jpg)")
-    parser.add_argument("--quality", type=int, default=95, help="of jpg (default 95)")
+    parser.add_argument("--layout", default=FlowRecord.layout, help=f"{one_of([*LAYOUTS])} (default %(default)s)")
+    parser.add_argument("--image", default=FlowRecord.image, help="jpg, or png without loss (default %(default)s)")
+    parser.add_argument("--quality", type=int, default=FlowRecord.quality, help="of jpg (default %(default)s)")
     parser.add_argument("--weights", help="a file with RAFT's weights; default: torchvision's own")
-    parser.add_argument("--device", default="cpu", help="where RAFT computes: cpu, cuda or mps (default cpu)")
-    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
+    parser.add_argument("--device", default="cpu", help="where RAFT computes: cpu, cuda or mps (default %(default)s)")
+    add_decoder(parser)
     parser.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
     parser.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
     parser.add_argument(
-        "--adopt", action="store_true", help="compute nothing: say what flow another program has put into --out"
+        "--adopt", action="store_true", help="compute nothing: record what flow another program has put into --out"
     )
-    asked = parser.parse_args(args)
-    refuse_device(asked.device)
-    if asked.adopt:
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run ``vidact extract flow``; returns 0, or 1 when a video could not be read."""
+    from vidact import jobs
+    from vidact.device import refuse_device
+    from vidact.features.flow import extract_flow
+    from vidact.results.figures import command_line, save_results
+    from vidact.text.names import counted
+    from vidact.video.flow_store import write_record
+
+    refuse_device(options.device)
+    if options.adopt:
         adopted = FlowRecord(
-            asked.method, asked.bound, _parse_size(asked.size), asked.layout, asked.image, asked.quality
+            options.method, options.bound, _parse_size(options.size), options.layout, options.image, options.quality
         )
-        if not asked.out.is_dir():
-            raise FileNotFoundError(f"{asked.out} is not a folder; --adopt is for flow that is there already")
-        write_record(asked.out, adopted)
-        print(f"{asked.out}: {asked.method} flow in the layout {asked.layout}, as it is")
+        if not options.out.is_dir():
+            raise FileNotFoundError(f"{options.out} is not a folder; --adopt is for flow that is there already")
+        write_record(options.out, adopted)
+        print(f"{options.out}: {options.method} flow in the layout {options.layout}, as it is")
         return 0
-    if asked.videos is None:
+    if options.videos is None:
         raise ValueError("--videos is missing: name the folder of the videos")
     import cv2
 
     record = FlowRecord(
-        asked.method, asked.bound, _parse_size(asked.size), asked.layout, asked.image, asked.quality,
-        None if asked.weights is None else Path(asked.weights).name,
-        None if asked.method.startswith("raft") else cv2.__version__,
+        options.method, options.bound, _parse_size(options.size), options.layout, options.image, options.quality,
+        None if options.weights is None else Path(options.weights).name,
+        None if options.method.startswith("raft") else cv2.__version__,
     )  # fmt: skip
-    workers = asked.workers
+    workers = options.workers
     if workers is None:
-        workers = jobs.num_cores() if asked.device == "cpu" else 1
+        workers = jobs.num_cores() if options.device == "cpu" else 1
     try:
         done = extract_flow(
-            asked.videos, asked.out, record, workers=workers, shard=asked.shard, decoder=asked.decoder,
-            weights=asked.weights, device=asked.device,
+            options.videos, options.out, record, workers=workers, shard=options.shard, decoder=options.decoder,
+            weights=options.weights, device=options.device,
         )  # fmt: skip
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from what is in {asked.out}") from None
+        raise KeyboardInterrupt(f"the same command goes on from what is in {options.out}") from None
     report = f" (see {done.report})" if done.unreadable else ""
     print(
-        f"{asked.out}: {counted(len(done.written), 'video')} written ({counted(done.num_fields, 'field')}), "
+        f"{options.out}: {counted(len(done.written), 'video')} written ({counted(done.num_fields, 'field')}), "
         f"{len(done.kept)} were there, {len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
     )
     if done.written or done.unreadable:
@@ -86,8 +89,8 @@ def main(args: Sequence[str]) -> int:
             "minutes": round(done.took_s / 60, 2),
             "workers": workers,
         }
-        name = "extract_flow" if asked.shard == "1/1" else f"extract_flow_{asked.shard.replace('/', '_of_')}"
-        save_results(asked.out, {name: section}, command_line())
+        name = "extract_flow" if options.shard == "1/1" else f"extract_flow_{options.shard.replace('/', '_of_')}"
+        save_results(options.out, {name: section}, command_line())
     return 1 if done.unreadable else 0
 
 

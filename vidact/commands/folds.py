@@ -7,7 +7,8 @@ from vidact.commands.options import Parser
 from vidact.text.spelling import in_one_spelling
 
 
-def main(args: Sequence[str]) -> None:
+def parser() -> Parser:
+    """Return the parser of the command's own options; all others are those of ``vidact train``."""
     parser = Parser(
         prog="vidact folds",
         description="Cross-validate: each value of data.group is held out once; "
@@ -24,11 +25,18 @@ def main(args: Sequence[str]) -> None:
                         help="two of the configurations as the streams of one more row, their logits added 1 : 1.5")
     parser.add_argument("--flow", type=Path, help="what `vidact extract flow` stored, for the networks that see flow")
     # fmt: on
-    options, others = parser.parse_known_args(in_one_spelling(args))
-    from vidact.training.config import find_config
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``vidact folds``."""
+    own = parser()
+    options, others = own.parse_known_args(in_one_spelling(args))
+    from vidact.training.config import OWN_OPTIONS, find_config
     from vidact.training.repeat import cross_validation
     from vidact.training.run import command_line
 
+    own.refuse_misspelt(others, [*OWN_OPTIONS])
     configs = [find_config(name) for name in options.config]
     cross_validation(
         configs,

@@ -11,13 +11,18 @@ from typing import Any
 from vidact.commands.options import Parser
 
 
-def main(args: Sequence[str]) -> None:
-    """``vidact networks``."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since several values follow one option."""
     parser = Parser(prog="vidact networks", description="The table of all clip networks.")
     parser.add_argument("--networks", nargs="+", help="some of them; default: all")
     parser.add_argument("--parity", type=Path, help="the folder of parity records")
     parser.add_argument("--out", type=Path, help="write a page; default: print the table")
-    options = parser.parse_args(args)
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``vidact networks``."""
+    options = parser().parse_args(args)
     import vidact.models  # after --help, which needs no PyTorch
     from vidact.files import replacing
     from vidact.report.network_table import TITLE, clip_networks, describe, markdown, read_records, records_table

@@ -8,23 +8,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidact.commands.options import Parser
+from vidact.commands.options import Parser, add_decoder, add_device
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact predict``: 0, or 1 when a video of a folder could not be read."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since several paths are named, and --json has no value."""
     parser = Parser(prog="vidact predict", description="Name the actions of videos.")
     parser.add_argument(
         "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
     )
     parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
-    parser.add_argument("--top", type=int, default=5, help="labels a video (default 5)")
-    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default 1x1)")
+    parser.add_argument("--top", type=int, default=5, help="labels a video (default %(default)s)")
+    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-    parser.add_argument("--decoder", default="pyav", help="pyav, decord, opencv or torchcodec")
-    options = parser.parse_args(args)
+    add_device(parser)
+    add_decoder(parser)
+    return parser
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``vidact predict``; returns 0, or 1 when a video of a folder could not be read."""
+    options = parser().parse_args(args)
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
     from vidact.prediction import annotate, annotated_paths, predictions
 

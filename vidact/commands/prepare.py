@@ -7,22 +7,18 @@ import time
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vidact import jobs
 from vidact.commands.options import Parser
-from vidact.jobs import size_text, time_text
-from vidact.prepare import transcode
-from vidact.prepare.pack import PackSettings
-from vidact.prepare.sets import Prepared, pack_set, transcode_set
-from vidact.prepare.transcode import TranscodeSettings
-from vidact.results.figures import command_line, save_results
+from vidact.prepare.settings import CODECS, PackSettings, TranscodeSettings
 from vidact.text.names import counted, first_few
 
-# ---------------------------------------------------------------------------------------------------------- the command
+if TYPE_CHECKING:
+    from vidact.prepare.sets import Prepared
 
 
-def main(args: Sequence[str]) -> int:
-    """``vidact prepare``: 0, or 1 when something is wrong with a video or the set."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since some options have no value."""
     parser = Parser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
     checking = kinds.add_parser("check", help="what is wrong with files, lists and splits: JSON and a page")
@@ -31,25 +27,42 @@ def main(args: Sequence[str]) -> int:
         help="pattern with one group, searched in each path: the person, or source video; "
         "without it a column group of the lists tells them",
     )
-    checking.add_argument("--least_frames", type=int, default=8, help="shorter videos are reported (default 8)")
+    checking.add_argument(
+        "--least_frames", type=int, default=8, help="shorter videos are reported (default %(default)s)"
+    )
     checking.add_argument("--show", action="store_true", help="open the page in a browser")
-    smaller = TranscodeSettings()
     coding = kinds.add_parser("transcode", help="the same set with a key frame every few frames and a smaller side")
-    coding.add_argument("--gop", type=int, default=smaller.gop, help="a key frame every so many frames (default 8)")
-    coding.add_argument("--codec", default=smaller.codec, choices=list(transcode.CODECS), help="default h264")
-    coding.add_argument("--psnr", type=float, default=smaller.psnr, help="dB that each copy has (default 38.5)")
+    coding.add_argument(
+        "--gop", type=int, default=TranscodeSettings.gop, help="a key frame every so many frames (default %(default)s)"
+    )
+    coding.add_argument("--codec", default=TranscodeSettings.codec, choices=list(CODECS), help="default %(default)s")
+    coding.add_argument(
+        "--psnr", type=float, default=TranscodeSettings.psnr, help="dB that each copy has (default %(default)s)"
+    )
     coding.add_argument("--crf", type=float, help="the encoder's rate factor instead of --psnr; lower is better")
-    coding.add_argument("--preset", default=smaller.preset, help="the encoder's (default medium)")
-    coding.add_argument("--b_frames", type=int, default=smaller.b_frames, help="in a row at most (default 3)")
-    frames = PackSettings()
+    coding.add_argument("--preset", default=TranscodeSettings.preset, help="the encoder's (default %(default)s)")
+    coding.add_argument(
+        "--b_frames", type=int, default=TranscodeSettings.b_frames, help="in a row at most (default %(default)s)"
+    )
     packing = kinds.add_parser("pack", help="the same set as JPEGs in a few large shards")
-    packing.add_argument("--fps", type=float, default=frames.fps, help="frames a second kept at most (default 15)")
+    packing.add_argument(
+        "--fps", type=float, default=PackSettings.fps, help="frames a second kept at most (default %(default)g)"
+    )
     packing.add_argument("--all_frames", action="store_true", help="keep every frame, whatever the rate")
-    packing.add_argument("--quality", type=int, default=frames.quality, help="of the JPEGs, 1 to 100 (default 90)")
-    packing.add_argument("--shard_mib", type=float, default=frames.shard_mib, help="of sources in a shard (default 64)")
+    packing.add_argument(
+        "--quality", type=int, default=PackSettings.quality, help="of the JPEGs, 1 to 100 (default %(default)s)"
+    )
+    packing.add_argument(
+        "--shard_mib", type=float, default=PackSettings.shard_mib, help="of sources in a shard (default %(default)g)"
+    )
     for kind in (coding, packing):
         kind.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier run")
-        kind.add_argument("--short_side", type=int, default=256, help="pixels at most, 0 for any (default 256)")
+        kind.add_argument(
+            "--short_side",
+            type=int,
+            default=TranscodeSettings.short_side,
+            help="pixels at most, 0 for any (default %(default)s)",
+        )
         kind.add_argument(
             "--missing",
             choices=["raise", "skip"],
@@ -61,56 +74,69 @@ def main(args: Sequence[str]) -> int:
     for kind in (checking, coding, packing):
         kind.add_argument("--data", type=Path, required=True, help="a folder of videos, with or without lists")
         kind.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
-    asked = parser.parse_args(args)
-    workers = jobs.num_cores() if asked.workers is None else asked.workers
+    return parser
+
+
+def main(args: Sequence[str]) -> int:
+    """Run ``vidact prepare``; returns 0, or 1 when something is wrong with a video or the set."""
+    options = parser().parse_args(args)
+    from vidact.jobs import num_cores
+    from vidact.prepare.sets import pack_set, transcode_set
+    from vidact.results.figures import command_line, save_results
+
+    workers = num_cores() if options.workers is None else options.workers
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one process works")
     try:
-        if asked.kind == "check":
-            return _check(asked, workers)
+        if options.kind == "check":
+            return _check(options, workers)
         began = time.monotonic()
-        short_side = asked.short_side or None
-        common = {"workers": workers, "missing": asked.missing, "verify": asked.verify}
-        if asked.kind == "transcode":
+        short_side = options.short_side or None
+        common = {"workers": workers, "missing": options.missing, "verify": options.verify}
+        if options.kind == "transcode":
             done = transcode_set(
-                asked.data,
-                asked.out,
+                options.data,
+                options.out,
                 TranscodeSettings(
-                    short_side, asked.gop, asked.codec, asked.psnr, asked.crf, asked.preset, asked.b_frames
+                    short_side, options.gop, options.codec, options.psnr, options.crf, options.preset, options.b_frames
                 ),
                 **common,
             )
         else:
-            fps = None if asked.all_frames else asked.fps
-            settings = PackSettings(short_side, fps, asked.quality, asked.shard_mib)
-            done = pack_set(asked.data, asked.out, settings, **common)
+            fps = None if options.all_frames else options.fps
+            settings = PackSettings(short_side, fps, options.quality, options.shard_mib)
+            done = pack_set(options.data, options.out, settings, **common)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
     if done.has_changed or not (done.out / "results.json").exists():
-        save_results(done.out, {asked.kind: done.figures}, command_line())
+        save_results(done.out, {options.kind: done.figures}, command_line())
     print(_summary(done, time.monotonic() - began))
     return 1 if done.unreadable else 0
 
 
-def _check(asked: argparse.Namespace, workers: int) -> int:
+def _check(options: argparse.Namespace, workers: int) -> int:
+    """Run ``vidact prepare check``."""
     from vidact.prepare.check import CHECK, check_set, summary_lines, unlabelled_text
 
-    out = asked.out or Path("runs") / f"check-{asked.data.resolve().name}"
-    checked = check_set(asked.data, out, asked.group, asked.least_frames, workers)
+    out = options.out or Path("runs") / f"check-{options.data.resolve().name}"
+    checked = check_set(options.data, out, options.group, options.least_frames, workers)
     for finding in checked.findings:
-        print(f"{finding.severity:>7}  {finding.kind}: {first_few(finding.videos, 3) or asked.data}: {finding.words}")
+        print(f"{finding.severity:>7}  {finding.kind}: {first_few(finding.videos, 3) or options.data}: {finding.words}")
     for line in summary_lines(checked.classes):
         print(f"  {line}")
     if checked.unlabelled is not None:
         print(unlabelled_text(checked.unlabelled))
     kinds = ", ".join(f"{count} {kind}" for kind, count in checked.kinds().items()) or "nothing found"
     print(f"{len(checked.facts)} videos: {kinds}\nreport: {checked.page} and {out / CHECK}")
-    if asked.show and checked.page is not None:
+    if options.show and checked.page is not None:
         webbrowser.open(checked.page.resolve().as_uri())
     return 1 if checked.findings else 0
 
 
 def _summary(done: Prepared, seconds: float) -> str:
+    """Return the lines that a command ends with."""
+    from vidact.jobs import size_text, time_text
+
     figures = done.figures
     lines = [
         f"{done.out}: {counted(done.written, 'video')} written, {done.kept} were there, {len(done.unreadable)} "

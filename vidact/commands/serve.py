@@ -7,19 +7,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vidact.commands.options import Parser
+from vidact.commands.options import Parser, add_device
 from vidact.commands.stream import RUNTIMES, demo_model, events_at
-from vidact.device import refuse_device
 from vidact.stream.grabs import SourceError
-from vidact.stream.sources import EMPTY, is_live_address, refuse_address, without_certificates
 from vidact.stream.web.limits import Limits
 from vidact.text.addresses import name_of, public
-
-if TYPE_CHECKING:
-    pass
-from vidact.stream.web.server import serve
 
 
 def name_sources(given: Sequence[str]) -> dict[str, str]:
@@ -28,6 +21,8 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
     An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
     folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
     """
+    from vidact.stream.sources import EMPTY, is_live_address, refuse_address
+
     named: dict[str, str] = {}
     for text in given:
         word, equals, rest = text.partition("=")
@@ -52,11 +47,8 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
     return named
 
 
-# ---------------------------------------------------------------------------------------------- the command
-
-
-def main(args: Sequence[str]) -> None:
-    """``vidact serve``."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since some options are repeated."""
     parser = Parser(
         prog="vidact serve",
         description="A page on which a browser's camera, a file or a camera of this machine is named while it runs.",
@@ -73,32 +65,45 @@ def main(args: Sequence[str]) -> None:
         "http:// …; may be given several times",
     )  # fmt: skip
     parser.add_argument(
-        "--insecure-source", action="append", default=[], metavar="NAME",
-        help="one of the https or rtsps sources, whose certificate is not looked at",
+        "--insecure_source", action="append", default=[], metavar="NAME",
+        help="one of the https or rtsps sources, whose certificate is not checked",
     )  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone; 0.0.0.0: everybody")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="default %(default)s: this machine only; 0.0.0.0: every machine"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default %(default)s")
     parser.add_argument(
         "--token",
-        help="what a page has to know, 16 characters or more; beyond this machine, one is made if none is given",
+        help="the password of the page, 16 characters or more; beyond this machine, one is made if none is given",
     )
     parser.add_argument("--certfile", type=Path, help="HTTPS: the certificate, PEM")
     parser.add_argument("--keyfile", type=Path, help="HTTPS: its key, PEM")
     parser.add_argument(
-        "--allow-origin", action="append", default=[], metavar="ORIGIN",
+        "--allow_origin", action="append", default=[], metavar="ORIGIN",
         help="such as https://example.org, where a proxy serves the page under another name",
     )  # fmt: skip
     parser.add_argument(
         "--proxy", action="store_true",
         help="all requests come through a proxy, which sets X-Forwarded-For and X-Forwarded-Proto",
     )  # fmt: skip
-    parser.add_argument("--sessions", type=int, default=Limits.sessions, help="open at the same time (default 16)")
+    parser.add_argument(
+        "--sessions", type=int, default=Limits.sessions, help="open at the same time (default %(default)s)"
+    )
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
     parser.add_argument(
         "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
     )
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
-    asked = parser.parse_args(args)
+    add_device(parser)
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``vidact serve``."""
+    asked = parser().parse_args(args)
+    from vidact.device import refuse_device  # after --help, which needs no PyTorch
+    from vidact.stream.sources import without_certificates
+    from vidact.stream.web.server import serve
+
     if asked.sessions < 1:
         raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
     refuse_device(asked.device)

@@ -13,22 +13,23 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from vidact.commands.options import Parser
-from vidact.data.event_list import load_videos
+from vidact.commands.options import Parser, add_device
 from vidact.data.time_origin import TimeOrigin
-from vidact.device import refuse_device
-from vidact.models.weights import read
-from vidact.stream.grabs import Source
-from vidact.stream.model import GAP_S, StreamModel, load_model
-from vidact.stream.sources import is_live_address, open_source, without_certificates
-from vidact.stream.window.player import WORDS, Player, States, Stop
-from vidact.stream.window.process import Window
-from vidact.stream.window.writers import dated, refuse_taken
+from vidact.stream.grabs import GAP_S, Source
 from vidact.text.addresses import public, without_secrets
 from vidact.video.clock import LONGEST_GAP_S
-from vidact.video.decode import VideoError
+
+if TYPE_CHECKING:
+    from vidact.stream.model import StreamModel
+    from vidact.stream.window.player import States
+
+
+def _open_checkpoint(checkpoint: Path, **settings: Any) -> StreamModel:
+    from vidact.stream.model import load_model
+
+    return load_model(checkpoint, **settings)
 
 
 def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
@@ -38,7 +39,7 @@ def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
 
 
 # What opens a checkpoint: each takes it and the keywords extractor, events and device, and gives a StreamModel.
-RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": load_model, "onnx": _open_onnx}
+RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": _open_checkpoint, "onnx": _open_onnx}
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
 LONGEST_TIMELINE_S = 3600.0
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
@@ -52,9 +53,14 @@ NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/check
 
 
 def main(args: Sequence[str]) -> int:
-    """``vidact stream``: 0, or 1 when one of several sources failed or something could not be written; an error that
-    ends all is raised."""
+    """Run ``vidact stream``; returns 0, or 1 when one of several sources failed or something could not be written.
+
+    An error that ends all sources is raised.
+    """
     asked = parse(args)
+    from vidact.stream.window.player import WORDS, Player, States, Stop  # after --help, which needs no PyTorch
+    from vidact.stream.window.process import Window
+
     stop, states = Stop(), States()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_messages())
@@ -85,6 +91,9 @@ def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states:
     are watched, and a file that cannot be read is left out; one that is not there, or a wrong kind of address, is a
     typing mistake, and an error.
     """
+    from vidact.stream.sources import is_live_address, open_source
+    from vidact.video.reader import VideoError
+
     sources: dict[int, Source] = {}
     errors: list[Exception] = []
     for number, uri in enumerate(asked.source):
@@ -112,8 +121,8 @@ def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states:
     return sources
 
 
-def parse(args: Sequence[str]) -> argparse.Namespace:
-    """The options, with --source and --runtime filled in; raises ValueError for what cannot be."""
+def parser() -> Parser:
+    """Return the parser of the command: written by hand, since some options have no value and others are repeated."""
     parser = Parser(
         prog="vidact stream",
         description="Name the actions of a camera, a file or a network stream while they happen.",
@@ -128,14 +137,14 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         help="a camera's number (default 0), a video file, a folder, or rtsp://, http:// …; may be given several times",
     )  # fmt: skip
     parser.add_argument(
-        "--insecure-source", action="append", default=[], metavar="SOURCE",
-        help="one of the https or rtsps sources, whose certificate is not looked at",
+        "--insecure_source", action="append", default=[], metavar="SOURCE",
+        help="one of the https or rtsps sources, whose certificate is not checked",
     )  # fmt: skip
-    parser.add_argument("--no-window", action="store_true", help="show nothing, for machines without a display")
+    parser.add_argument("--no_window", action="store_true", help="show nothing, for machines without a display")
     parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
     parser.add_argument(
-        "--time_origin", "--time-origin", choices=get_args(TimeOrigin), default="first_frame",
-        help="from where a file's seconds count: its first picture (default), or the file's begin, as players count",
+        "--time_origin", choices=get_args(TimeOrigin), default="first_frame",
+        help="where a file's seconds begin: at its first picture (default), or at the start of the file, as in players",
     )  # fmt: skip
     parser.add_argument("--jsonl", metavar="FILE", help="one JSON object an answer; - is the standard output")
     parser.add_argument("--events", type=Path, metavar="FILE", help="a table of the events: an events.csv with scores")
@@ -144,26 +153,33 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
         help="an mp4 of what the window shows; of several sources one each, FILE-1.mp4 and so on",
     )  # fmt: skip
     parser.add_argument(
-        "--record-segment", type=_duration, default="1h", metavar="TIME",
-        help="a recording goes on in another file after so long: 90s, 30m, 1h (default), 1d",
+        "--record_segment", type=_duration, default="1h", metavar="TIME",
+        help="a recording continues in another file after this time: 90s, 30m, 1h, 1d (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
     parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
     parser.add_argument(
-        "--longest-gap", type=float, metavar="SECONDS",
-        help="a source that shows nothing for longer begins anew; default: as the features were made for a file, else "
-        f"{LONGEST_GAP_S:g}, and {GAP_S:g} for what is live",
+        "--longest_gap", type=float, metavar="SECONDS",
+        help="a source that shows nothing for longer is a new stream behind it; default: as the features were made for "
+        f"a file, else {LONGEST_GAP_S:g}, and {GAP_S:g} for what is live",
     )  # fmt: skip
-    parser.add_argument("--timeline", type=float, default=10.0, help="seconds that the picture shows (default 10)")
+    parser.add_argument(
+        "--timeline", type=float, default=10.0, help="seconds that the picture shows (default %(default)g)"
+    )
     parser.add_argument(
         "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
     )
-    parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+    add_device(parser)
     parser.add_argument(
         "--runtime", choices=sorted(RUNTIMES), help="what computes; default: onnx for an .onnx file, else torch"
     )
-    asked = parser.parse_args(args)
+    return parser
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """Return the options, with --source and --runtime filled in; raises ValueError for values that cannot be."""
+    asked = parser().parse_args(args)
     if asked.checkpoint is None:
         raise ValueError(_without_checkpoint(args))
     if asked.seconds is not None and not 0 < asked.seconds <= threading.TIMEOUT_MAX:
@@ -171,12 +187,15 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
         raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
     if asked.longest_gap is not None and not 0 < asked.longest_gap < math.inf:
-        raise ValueError(f"--longest-gap is {asked.longest_gap:g}; give seconds above 0")
+        raise ValueError(f"--longest_gap is {asked.longest_gap:g}; give seconds above 0")
     events_at(asked.threshold)  # before anything is opened
     is_onnx = asked.checkpoint.suffix == ".onnx"
     asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
     if is_onnx and asked.runtime != "onnx":
         raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
+    from vidact.device import refuse_device
+    from vidact.stream.sources import without_certificates
+
     refuse_device(asked.device)
     asked.source = asked.source or ["0"]
     asked.insecure = without_certificates(asked.insecure_source, {public(uri): uri for uri in asked.source})
@@ -220,6 +239,9 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
 
     Raises ValueError, with ways to a network, where the demo has left no detector.
     """
+    from vidact.data.event_list import load_videos
+    from vidact.models.weights import read
+
     found = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
     checkpoint = next((path for path in found if "features" in (read(path)[1] or {})), None)
     if checkpoint is None:
@@ -235,6 +257,8 @@ def _refuse_overwriting(asked: argparse.Namespace) -> None:
     """No file is a folder, written twice, by another process, over a source, or among the files of a folder that is a
     source.
     """
+    from vidact.stream.window.writers import dated, refuse_taken
+
     taken: dict[Path, str] = {}
     outputs = [("--record", path) for path in asked.record]
     outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from vidact import __version__
 from vidact.batch import ClipInput
+from vidact.export.formats import KINDS, SUFFIXES
 from vidact.export.runtime import FORMAT, OnnxGraph, load_onnx, open_onnx
 from vidact.features.extractor import FeatureExtractor
 from vidact.files import replacing
@@ -55,8 +56,6 @@ OPSET = 18  # what PyTorch's exporter writes without converting; onnxruntime rea
 TOLERANCE = 1e-4  # of the largest answer
 ROUNDINGS = 4  # times what single precision itself takes the network's answers away from double precision's
 ONNX_LIMIT = 2**31 - 2**24  # bytes of a file, some left for the graph: protobuf ends at 2 GiB
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
-KINDS = ("clip", "step", "extractor")
 
 # Tracing takes a size of 1 for a constant, and checking with another size shows that nothing else did either.
 _TRACED_STREAMS, _CHECKED_STREAMS = 2, 3

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,11 @@ from torch import Tensor, nn
 
 from vidact.batch import ClipInput
 from vidact.data.takes import Take
+from vidact.features.choices import CHUNK, FPS, IMAGE_NETWORKS
 from vidact.features.record import EXTRACTOR, differences, weights_hash
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
-from vidact.models.bn_inception import bn_inception
 from vidact.models.weights import build_for, describe, load_strictly, read
 from vidact.records import FEATURES, blamed, check
 from vidact.video import (
@@ -56,19 +57,7 @@ from vidact.video.transform import ClipTransform, images_per_index, test_transfo
 FORMAT = 1
 
 IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
-    build.__name__: build
-    for build in (
-        backbones.resnet18,
-        backbones.resnet34,
-        backbones.resnet50,
-        backbones.resnet101,
-        backbones.resnet_tiny,
-        backbones.mobilenet_v2,
-        backbones.mobilenet_v3_small,
-        backbones.mobilenet_v3_large,
-        backbones.efficientnet_b0,
-        bn_inception,
-    )
+    name: getattr(import_module(module), name) for name, module in IMAGE_NETWORKS.items()
 }
 
 
@@ -121,8 +110,8 @@ class FeatureExtractor:
     def __init__(
         self,
         network: nn.Module,
-        fps: float = 24.0,
-        chunk: int = 6,
+        fps: float = FPS,
+        chunk: int = CHUNK,
         rgb_index: int | None = None,
         flow_network: nn.Module | None = None,
         flow_method: str = "dis",

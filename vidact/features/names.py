@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import vidact.models
+from vidact.features.choices import CHUNK, FPS
 from vidact.features.extractor import IMAGE_BACKBONES, FeatureExtractor
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
@@ -102,8 +103,8 @@ def build_extractor(
     network: str,
     weights: str | None = "default",
     size: int | None = None,
-    fps: float = 24.0,
-    chunk: int = 6,
+    fps: float = FPS,
+    chunk: int = CHUNK,
     rgb_index: int | None = None,
     flow_network: str | None = None,
     flow_weights: str | None = "default",

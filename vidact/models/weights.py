@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from vidact.batch import ClipInput
 from vidact.files import replacing
 from vidact.records import RECORD, blamed, check, parse, unreadable_weights
+from vidact.text.layouts import REFERENCES
 
 FORMAT = 1
 EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
@@ -40,41 +41,6 @@ EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors i
 EXPORTED = {
     ".onnx": "an ONNX file",
     ".pt2": "a program of torch.export (no stream plays one: export it as .onnx for that)",
-}
-
-# Who builds each published layout: the word that `from_reference` and `tools/convert.py --origin` take → its function,
-# whose module is imported when the word is asked for.
-REFERENCES = {
-    "bn_inception": "vidact.models.bn_inception:from_bn_inception",
-    "tsn": "vidact.models.tsn:from_tsn",
-    "mmaction2_tsn": "vidact.models.tsn:from_mmaction2_tsn",
-    "tsm": "vidact.models.tsm:from_tsm",
-    "mmaction2_tsm": "vidact.models.tsm:from_mmaction2_tsm",
-    "trn_relation_single": "vidact.models.trn_relation:from_trn_relation_single",
-    "trn_relation_multi": "vidact.models.trn_relation:from_trn_relation_multi",
-    "tsm_temporal_pool": "vidact.models.temporal_pool:from_tsm_temporal_pool",
-    "tanet": "vidact.models.tanet:from_tanet",
-    "mmaction2_tanet": "vidact.models.tanet:from_mmaction2_tanet",
-    "tea": "vidact.models.tea:from_tea",
-    "tdn": "vidact.models.tdn:from_tdn",
-    "eco_lite": "vidact.models.eco:from_eco_lite",
-    "eco_full": "vidact.models.eco:from_eco_full",
-    "action_net": "vidact.models.action_net:from_action_net",
-    "mvfnet": "vidact.models.mvfnet:from_mvfnet",
-    "gsm": "vidact.models.gsm:from_gsm",
-    "tin": "vidact.models.tin:from_tin",
-    "mmaction2_tin": "vidact.models.tin:from_mmaction2_tin",
-    "pytorchvideo": "vidact.models.video_networks:from_pytorchvideo",
-    "torchvision": "vidact.models.video_networks:from_torchvision",
-    "slowfast": "vidact.models.video_networks:from_slowfast",
-    "videomae": "vidact.models.video_transformers:from_videomae",
-    "vjepa2": "vidact.models.video_transformers:from_vjepa2",
-    "i3d": "vidact.models.i3d:from_i3d",
-    "trn_recurrent": "vidact.models.trn_recurrent:from_trn_recurrent",
-    "oadtr": "vidact.models.oadtr:from_oadtr",
-    "lstr": "vidact.models.lstr:from_lstr",
-    "testra": "vidact.models.lstr:from_testra",
-    "miniroad": "vidact.models.miniroad:from_miniroad",
 }
 
 Rules = Sequence[tuple[str, str | None]]

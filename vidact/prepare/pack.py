@@ -14,6 +14,7 @@ import numpy as np
 
 from vidact.files import replacing, write_json
 from vidact.jobs import Folder, Work, file_digest, full_disk_named, source_state
+from vidact.prepare.settings import PackSettings
 from vidact.prepare.sources import NOTES
 from vidact.prepare.transcode import pictures_of, psnr_of, scaled, squared_difference
 from vidact.text.packages import how_to_install
@@ -21,34 +22,6 @@ from vidact.video.decode import open_video
 from vidact.video.folders import SHARDS, STORE
 from vidact.video.packed import VERSION, PackedReader, decode_jpeg
 from vidact.video.reader import VideoError
-
-
-@dataclass(frozen=True)
-class PackSettings:
-    """How frames are kept.
-
-    Args:
-        short_side: pixels; a larger video is made smaller, a smaller one keeps its size. None keeps every size.
-        fps: frames a second that are kept at most: every frame of slower videos, every second one of 30 at 15, …
-            None keeps all.
-        quality: of the JPEGs, 1 to 100.
-        shard_mib: how many MiB of source files make a shard; the shard itself is a few times larger.
-    """
-
-    short_side: int | None = 256
-    fps: float | None = 15.0
-    quality: int = 90
-    shard_mib: float = 64.0
-
-    def __post_init__(self) -> None:
-        if self.short_side is not None and self.short_side < 16:
-            raise ValueError(f"short_side is {self.short_side} pixels; it is at least 16")
-        if self.fps is not None and not self.fps > 0:
-            raise ValueError(f"fps is {self.fps}; it is above 0, or None for all frames")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality is {self.quality}; it is 1 to 100")
-        if not self.shard_mib > 0:
-            raise ValueError(f"shard_mib is {self.shard_mib}; a shard holds something")
 
 
 def kept_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:

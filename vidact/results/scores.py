@@ -45,6 +45,7 @@ ARRAYS: dict[str, tuple[str, int | None]] = {
     "paths": ("U", 1),
 }
 Kind = Literal["logits", "softmax", "log_softmax"]
+Missing = Literal["refuse", "intersect"]  # what becomes of parts that hold different videos
 
 
 @dataclass
@@ -200,7 +201,7 @@ def fuse(
     parts: Sequence[Scores],
     weights: Sequence[float] | None = None,
     kind: Kind = "logits",
-    missing: Literal["refuse", "intersect"] = "refuse",
+    missing: Missing = "refuse",
     names: Sequence[str] | None = None,
 ) -> Scores:
     """The weighted mean of several tests' scores, joined by video id; the rows follow the first part.
@@ -232,7 +233,7 @@ def search_weights(
     parts: Sequence[Scores],
     steps: int = 10,
     kind: Kind = "logits",
-    missing: Literal["refuse", "intersect"] = "refuse",
+    missing: Missing = "refuse",
     names: Sequence[str] | None = None,
 ) -> tuple[list[float], float]:
     """The weights (multiples of ``1 / steps`` that add up to 1) whose fusion is best on these videos, and its figure.
@@ -266,7 +267,7 @@ def fuse_files(
     out: Path | None = None,
     search_on: list[Path] | None = None,
     steps: int = 10,
-    missing: Literal["refuse", "intersect"] = "refuse",
+    missing: Missing = "refuse",
 ) -> dict[str, Any]:
     """Fuse the scores of several tests, print what each part and their fusion reach, and return the figures.
 

@@ -8,6 +8,10 @@ from types import TracebackType
 
 import numpy as np
 
+# A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
+# nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
+GAP_S = 5.0
+
 Report = Callable[[str], None]
 StateReport = Callable[[str, str], None]
 

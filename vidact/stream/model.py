@@ -21,6 +21,7 @@ from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import load, refuse_other_classes
 from vidact.records import blamed
+from vidact.stream.grabs import GAP_S
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
     from vidact.stream.grabs import Grab
 
 
-# A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
-# nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
-GAP_S = 5.0
 # A file's picture may be meant to stand for longer; how long its pauses are filled, the features' record says, as
 # extraction fills them.
 

@@ -12,14 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import vidact
 from vidact.files import try_to_write
 from vidact.text.spelling import in_one_spelling, misspelt
-
-if TYPE_CHECKING:
-    pass
 
 
 def refuse_barebones(trainer: Any) -> None:
@@ -176,8 +173,16 @@ PARTS = {
 }
 
 
-# Options of training and testing that belong to no part.
-OWN_OPTIONS = ("--config", "--ckpt", "--run", "--device", "--seed_everything", "--print_config", "--help")
+# Options of training and testing that belong to no part, and what they do.
+OWN_OPTIONS = {
+    "--config": "a YAML file, or the name of one that vidact brings, such as clip/folder/tsm_mobilenetv2",
+    "--ckpt": "train: resume from 'last' or a path; test: score 'best', 'last' or a path",
+    "--run": "run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
+    "--device": "cpu, cuda or mps; default: the best there is",
+    "--seed_everything": "the seed of all random numbers (default 0)",
+    "--print_config": "print the whole configuration and stop",
+    "--help": "this page, or one of those below",
+}
 
 
 def options_of_parts(command: str, parts: Iterable[str] = tuple(PARTS)) -> str:
@@ -195,6 +200,18 @@ def options_of_parts(command: str, parts: Iterable[str] = tuple(PARTS)) -> str:
                 is_plain = option.default is None or isinstance(option.default, int | float | str | tuple)
                 lines.append(f"  --{part}.{option.name}{f' (default: {option.default})' * is_plain}")
     return "\n".join([*lines, ""])
+
+
+def all_options() -> list[str]:
+    """Return the names of all options of training and testing, of every class of ``PARTS``; imports those."""
+    parts = {**PARTS, "trainer": ("lightning.pytorch.Trainer",)}
+    options = list(OWN_OPTIONS)
+    for part, classes in parts.items():
+        for dotted in classes:
+            module, _, name = dotted.rpartition(".")
+            parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+            options += [f"--{part}.{parameter}" for parameter in parameters]
+    return list(dict.fromkeys(options))
 
 
 def is_asked(name: str, args: Sequence[str]) -> bool:
@@ -423,7 +440,7 @@ def refuse_trial(trainer: Any) -> None:
 def in_plain_words(error: str) -> str:
     """What jsonargparse says of a wrong option, as ``option: what is wrong``; any other text as it is."""
     if error.startswith("unrecognized arguments:"):
-        return error + misspelt(error.split(), OWN_OPTIONS)
+        return error + misspelt(error.split(), all_options())
     if "Does not validate against any of the Union subtypes" not in error and 'Parser key "' not in error:
         return error
     keys, said, owner = [], [], None

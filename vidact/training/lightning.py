@@ -22,12 +22,12 @@ from vidact.files import replacing
 from vidact.records import unreadable_weights
 from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, make_loggers, several
 from vidact.training.config import (
+    OWN_OPTIONS,
     checkpoint_path,
     come_home,
     complete_options,
     expand_config,
     fill_from_data,
-    options_of_parts,
     refuse_barebones,
     refuse_no_training,
     refuse_trial,
@@ -99,19 +99,8 @@ class VidactCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        of_trainer = parser.format_help
-        parser.__dict__["format_help"] = lambda *how: of_trainer(*how) + options_of_parts(self.command)
-        parser.add_argument(
-            "--run",
-            type=str | None,
-            help="run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
-        )
-        parser.add_argument(
-            "--ckpt",
-            type=str | None,
-            help="train: resume from 'last' or a path; test: score 'best', 'last' or a path",
-        )
-        parser.add_argument("--device", type=str | None, help="cpu, cuda or mps; default: the best there is")
+        for option in ("--run", "--ckpt", "--device"):
+            parser.add_argument(option, type=str | None, help=OWN_OPTIONS[option])
 
     def before_instantiate_classes(self) -> None:
         config = self.config

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from vidact.text.packages import how_to_install
+from vidact.video.decoder_names import DECODER_NAMES
 from vidact.video.folders import IMAGE_SUFFIXES, KNOWN_SUFFIXES, PACKED_SUFFIX, VIDEO_SUFFIXES, is_image
 from vidact.video.frame_index import Traits, Turn, VideoIndex
 from vidact.video.pyav_reader import PyAVReader
@@ -353,12 +354,9 @@ class TorchCodecReader(_OtherReader):
             yield self.index.turn(self._checked(np.rot90(image, -quarters)))
 
 
-DECODERS: dict[str, type[PyAVReader] | type[_OtherReader]] = {
-    "pyav": PyAVReader,
-    "decord": DecordReader,
-    "opencv": OpenCVReader,
-    "torchcodec": TorchCodecReader,
-}
+DECODERS: dict[str, type[PyAVReader] | type[_OtherReader]] = dict(
+    zip(DECODER_NAMES, (PyAVReader, DecordReader, OpenCVReader, TorchCodecReader), strict=True)
+)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

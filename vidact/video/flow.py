@@ -26,10 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
 from vidact.records import unreadable_weights
-
-METHODS = ("dis", "farneback", "tvl1", "raft", "raft_small")
-# Pixels per frame that the ends of stored levels stand for: dense_flow's, and so every published network's.
-BOUND = 20.0
+from vidact.video.flow_record import BOUND, METHODS
 
 
 def flow(a: Tensor, b: Tensor, method: str = "dis") -> Tensor:

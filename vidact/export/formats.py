@@ -1,0 +1,8 @@
+"""What can be exported, and into which files; a light module, because commands read it before they parse options."""
+
+from typing import Literal, get_args
+
+Format = Literal["onnx", "torch"]
+Kind = Literal["clip", "step", "extractor"]
+SUFFIXES: dict[str, str] = dict(zip(get_args(Format), (".onnx", ".pt2"), strict=True))
+KINDS: tuple[str, ...] = get_args(Kind)

@@ -1,0 +1,20 @@
+"""The choices of a feature extractor, and its defaults, which commands read before their options are parsed."""
+
+# The image networks by name, each with the module of its function.
+IMAGE_NETWORKS = dict.fromkeys(
+    (
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet_tiny",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "mobilenet_v3_large",
+        "efficientnet_b0",
+    ),
+    "vidact.models.backbones",
+) | {"bn_inception": "vidact.models.bn_inception"}
+
+FPS = 24.0  # frames a second of the clock
+CHUNK = 6  # frames of a token
