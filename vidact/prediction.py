@@ -93,7 +93,7 @@ def predictions(
             f"{checkpoint} is an online detector, which answers every moment of a video; `predict` names whole clips "
             f"with a recogniser. This answers {'the first of these videos' if len(videos) > 1 else 'the video'}:\n"
             f"  vidact stream --checkpoint {shlex.quote(str(checkpoint))} --source {shlex.quote(str(videos[0]))} "
-            "--no-window --fast --events events.csv"
+            "--no_window --fast --events events.csv"
         )
     if record.get("sampling") is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")

@@ -100,7 +100,7 @@ def test_a_wrong_certificate_is_not_accepted(name: str, wrong: str, served: dict
     with pytest.raises(SourceError) as error:
         open_source(url, **QUICK)
     assert str(error.value).startswith(f"{url} cannot be opened: its certificate is not trusted: {WRONG[wrong]}")
-    assert f"SSL_CERT_FILE names; --insecure-source {url} takes whoever" in str(error.value)
+    assert f"SSL_CERT_FILE names; --insecure_source {url} takes whoever" in str(error.value)
     assert not served[wrong].fetched
     with open_source(url, verify=False, **QUICK) as source:
         watch(source, lambda grab: number(grab) >= 5)
@@ -135,7 +135,7 @@ def test_what_a_playlist_names_is_looked_at_too(served: dict[str, Playlist]) -> 
 
 @pytest.mark.parametrize("how", ["playlist", "redirected playlist", "segment", "redirected segment"])
 def test_what_is_https_behind_http_is_looked_at_too(how: str, served: dict[str, Playlist]) -> None:
-    """A playlist over HTTP may name parts over HTTPS, or send there; --insecure-source takes them as they are."""
+    """A playlist over HTTP may name parts over HTTPS, or send there; --insecure_source takes them as they are."""
     for name in ("good", "unknown"):
         there = f"https://127.0.0.1:{served[name].server_port}/"
         with playlist() as plain:
@@ -218,19 +218,19 @@ def test_which_sources_are_insecure() -> None:
     assert without_certificates(["lobby"], named) == without_certificates(["https://10.0.0.7/a?…"], named)
     assert without_certificates(["lobby", "rtsps://10.0.0.8/"], named) == {named["lobby"], named["yard"]}
     with pytest.raises(
-        ValueError, match="--insecure-source is hall, and the sources are lobby, yard, door, c; name one"
+        ValueError, match="--insecure_source is hall, and the sources are lobby, yard, door, c; name one"
     ):
         without_certificates(["hall"], named)
     assert without_certificates(["http://h/live.m3u8"], {"a": "http://h/live.m3u8"}) == {"http://h/live.m3u8"}
     for without in ("door", "c"):
-        with pytest.raises(ValueError, match=f"--insecure-source is {without}, which has no certificate; leave it out"):
+        with pytest.raises(ValueError, match=f"--insecure_source is {without}, which has no certificate; leave it out"):
             without_certificates([without], named)
 
 
 def test_the_commands_refuse_names_of_no_source() -> None:
-    with pytest.raises(ValueError, match=r"--insecure-source is https://h/, and the sources are rtsps://h/x; name one"):
+    with pytest.raises(ValueError, match=r"--insecure_source is https://h/, and the sources are rtsps://h/x; name one"):
         command.parse(["--checkpoint", "x", "--source", "rtsps://h/x", "--insecure-source", "https://h/"])
     asked = command.parse(["--checkpoint", "x", "--source", "rtsps://u:p@h/x", "--insecure-source", "rtsps://h/x"])
     assert asked.insecure == {"rtsps://u:p@h/x"}
-    with pytest.raises(ValueError, match="--insecure-source is hall, and the sources are lobby; name one"):
+    with pytest.raises(ValueError, match="--insecure_source is hall, and the sources are lobby; name one"):
         serve(["--source", "lobby=https://h/x", "--insecure-source", "hall"])

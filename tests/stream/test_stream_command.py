@@ -685,11 +685,11 @@ def test_no_display(checkpoint, video, monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
     words = fails(["--checkpoint", checkpoint, "--source", video], capsys)
     assert "there is no display here (DISPLAY is not set)" in words
-    assert "Run with --no-window" in words
+    assert "Run with --no_window" in words
     monkeypatch.setenv("DISPLAY", ":4242")  # nobody is there: Qt would end the process
     words = fails(["--checkpoint", checkpoint, "--source", video], capsys)
     assert "could not connect to display :4242" in words
-    assert "Run with --no-window" in words
+    assert "Run with --no_window" in words
 
 
 def program(tmp_path, monkeypatch, text):

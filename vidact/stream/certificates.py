@@ -154,7 +154,7 @@ class VerifiedParts:
             if parts.scheme.startswith("crypto"):
                 raise EncryptedError(
                     "its playlist is encrypted, so that no certificate of what it names can be looked at; "
-                    "--insecure-source with its name reads it all the same"
+                    "--insecure_source with its name reads it all the same"
                 )
             raise OSError(f"its playlist names {parts.scheme or 'a local file'}, which is not fetched")
         user, _, host = parts.netloc.rpartition("@")

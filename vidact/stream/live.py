@@ -572,7 +572,7 @@ class _UrlConnection:
             elif is_verified and (fault := certificate_fault(address, timeout_s)):
                 why = (
                     f"its certificate is not trusted: {fault}. Put that of the camera, or of its authority, into the "
-                    f"file that SSL_CERT_FILE names; --insecure-source {name} takes whoever answers for the camera"
+                    f"file that SSL_CERT_FILE names; --insecure_source {name} takes whoever answers for the camera"
                 )
             elif verify and scheme == "http" and isinstance(error, av.error.OSError):  # perhaps it was sent on
                 why = VerifiedParts(timeout_s).fault(address) or why

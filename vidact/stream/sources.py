@@ -115,10 +115,10 @@ def without_certificates(given: Sequence[str], named: Mapping[str, str]) -> set[
         address = named.get(text) or next((uri for uri in named.values() if text in (uri, public(uri))), None)
         if address is None:
             raise ValueError(
-                f"--insecure-source is {public(text)}, and the sources are {', '.join(named)}; name one of them"
+                f"--insecure_source is {public(text)}, and the sources are {', '.join(named)}; name one of them"
             )
         if address.partition("://")[0].lower() not in (*TLS_PORTS, "http"):  # which may send on to https
-            raise ValueError(f"--insecure-source is {public(text)}, which has no certificate; leave it out")
+            raise ValueError(f"--insecure_source is {public(text)}, which has no certificate; leave it out")
         found.add(address)
     return found
 

@@ -27,7 +27,7 @@ HEADER = struct.Struct("<HII")  # bytes of the title, width, height; then the ti
 MOST_SIDE = 1600  # pixels that are shown; a larger picture would only be shrunk by the window
 OPENS_WITHIN_S = 30.0
 INSTEAD = (
-    "Run with --no-window; --record out.mp4, --events events.csv, --jsonl answers.jsonl and --snapshots FOLDER keep "
+    "Run with --no_window; --record out.mp4, --events events.csv, --jsonl answers.jsonl and --snapshots FOLDER keep "
     "what a window would show"
 )
 
