@@ -23,12 +23,12 @@ def parser() -> Parser:
 
 def main(args: Sequence[str]) -> None:
     """Run ``vidact compare``."""
-    own = parser()
-    options, others = own.parse_known_args(in_one_spelling(args))
+    command_parser = parser()
+    options, others = command_parser.parse_known_args(in_one_spelling(args))
     from vidact.training.config import OWN_OPTIONS, find_config
     from vidact.training.repeat import comparison
     from vidact.training.run import command_line
 
-    own.refuse_misspelt(others, [*OWN_OPTIONS])
+    command_parser.refuse_misspelt(others, [*OWN_OPTIONS])
     configs = [find_config(name) for name in options.config]
     comparison(configs, others, command_line("compare", args), options.seeds, options.run)

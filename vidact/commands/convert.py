@@ -48,8 +48,8 @@ def parser_of_origin(origin: str, names: Iterable[str]) -> Parser:
 
 def main(args: Sequence[str]) -> int:
     """Run ``vidact convert``."""
-    own = parser()
-    options, others = own.parse_known_args(args)
+    command_parser = parser()
+    options, others = command_parser.parse_known_args(args)
     from vidact.convert import SEGMENTS, arguments_of, convert, reference, remarks
     from vidact.video.sample import LegacySampler, SegmentSampler
 
@@ -61,7 +61,7 @@ def main(args: Sequence[str]) -> int:
             default = "" if parameter.default is parameter.empty else f" (default {parameter.default})"
             print(f"  --{name}  {parameter.annotation}{default}")
         return 0
-    own.refuse_misspelt(others, [f"--{name}" for name in parameters])
+    command_parser.refuse_misspelt(others, [f"--{name}" for name in parameters])
     if options.file is None or options.out is None:
         raise ValueError("name the checkpoint with --file and the result with --out")
     hyperparameters = vars(parser_of_origin(options.origin, parameters).parse_args(others))

@@ -63,7 +63,7 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
         "Ten of the sixteen classes are pairs that hold the same frames in opposite order: a network that averages "
         "frames (TSN) can only guess inside a pair, one that sees order (TRN, TSM) can tell them apart.",
         "The detectors read TSM's features of untrimmed videos, four a second, and name what happens in every quarter "
-        "of a second from the past alone. The second picture is from one of their test videos, streamed.",
+        "of a second without looking ahead. The second picture is from one of their test videos, streamed.",
         f"Made, trained, scored and streamed in {(time.perf_counter() - started) / 60:.1f} minutes.",
     ]
     picture = draw_order(
@@ -162,27 +162,27 @@ def detectors(
 
 
 def stream(out: Path) -> Path | None:
-    """Stream a test video through the newest detector; gives the picture of the last event, if there was one."""
+    """Stream a test video through the newest detector; returns the picture of the last event, if there was one."""
     from PIL import Image
 
     from vidact.files import replacing
 
-    checkpoint, shown = demo_model(out)
-    (video,) = shown.values()
+    checkpoint, sources = demo_model(out)
+    (video,) = sources.values()
     folder = fresh(out / "streamed")
-    kept = {"record": "stream.mp4", "jsonl": "answers.jsonl", "events": "events.csv", "snapshots": "snapshots"}
+    outputs = {"record": "stream.mp4", "jsonl": "answers.jsonl", "events": "events.csv", "snapshots": "snapshots"}
     folder.mkdir(parents=True)
     print("\nstreamed, as from a camera")
     stream_command.main(
         ["--checkpoint", str(checkpoint), "--source", video, "--no_window", "--fast"]
-        + [f"--{name}={folder / file}" for name, file in kept.items()]
+        + [f"--{name}={folder / file}" for name, file in outputs.items()]
     )
-    taken = max((folder / kept["snapshots"]).glob("*.jpg"), default=None)  # the timeline is full by then
-    if taken is None:
+    last_snapshot = max((folder / outputs["snapshots"]).glob("*.jpg"), default=None)  # the timeline is full by then
+    if last_snapshot is None:
         return None
     picture = out / "plots" / "streamed.png"
     with replacing(picture) as half:
-        image = Image.open(taken)
+        image = Image.open(last_snapshot)
         image.resize((2 * image.width, 2 * image.height)).save(half, format="png")
     return picture
 
@@ -198,12 +198,12 @@ def made(folder: Path, table: str, make: Callable[[], Any]) -> None:
 
 
 def fresh(folder: Path) -> Path:
-    """The folder, or where a demo before has filled it another one beside it."""
+    """Return the folder, or another one beside it where an earlier demo has filled it."""
     return folder.with_name(f"{folder.name}-{time.strftime('%Y%m%d-%H%M%S')}") if folder.exists() else folder
 
 
 def first_clip(data: Path, name: str) -> np.ndarray:
-    """Eight frames of the first video of a class, (8, H, W, 3)."""
+    """Return eight frames of the first video of a class, (8, H, W, 3)."""
     from vidact.video import SegmentSampler, open_video
 
     with open_video(data / name / "0000.mp4") as video:
@@ -222,7 +222,7 @@ def inside_pairs(scores: Scores, pairs: Sequence[tuple[str, str]] | None = None)
     hits = []
     for pair in ORDER_PAIRS if pairs is None else pairs:
         members = [scores.classes.index(name) for name in pair]
-        here = np.isin(scores.labels, members)
-        best = np.take(members, scores.values[here][:, members].argmax(1))
-        hits.append(best == scores.labels[here])
+        is_member = np.isin(scores.labels, members)
+        best = np.take(members, scores.values[is_member][:, members].argmax(1))
+        hits.append(best == scores.labels[is_member])
     return float(np.concatenate(hits).mean())

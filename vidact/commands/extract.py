@@ -108,32 +108,32 @@ def _features(options: argparse.Namespace) -> int:
     if options.weights == "none":
         print("weights none: the network is untrained and its features mean little")
     try:
-        done = extract_features(options.videos, options.out, extractor, workers, options.shard)
+        result = extract_features(options.videos, options.out, extractor, workers, options.shard)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from what is in {options.out}") from None
-    report = f" (see {done.report})" if done.unreadable else ""
+    report = f" (see {result.report})" if result.unreadable else ""
     print(
-        f"{options.out}: {counted(len(done.written), 'video')} written ({counted(done.tokens, 'token')}), "
-        f"{len(done.kept)} were there, "
-        f"{len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
+        f"{options.out}: {counted(len(result.written), 'video')} written ({counted(result.tokens, 'token')}), "
+        f"{len(result.kept)} were there, "
+        f"{len(result.unreadable)} cannot be read{report}; {result.took_s / 60:.1f} min"
     )
-    if done.paused:
+    if result.paused:
         pauses = f"more than {extractor.longest_gap_s:g} s"
         print(
-            f"{counted(len(done.paused), 'video pauses', 'videos pause')} for {pauses} between two frames: "
-            f"{first_few(sorted(done.paused))}. "
+            f"{counted(len(result.paused), 'video pauses', 'videos pause')} for {pauses} between two frames: "
+            f"{first_few(sorted(result.paused))}. "
             "Their tokens begin anew behind it, and each take is learnt and scored by itself (--longest_gap)"
         )
-    if not done.written and not done.unreadable:
+    if not result.written and not result.unreadable:
         return 0  # results.json keeps the figures of the run that made the features
     section = {
-        "videos_written": len(done.written),
-        "videos_kept": len(done.kept),
-        "videos_unreadable": len(done.unreadable),
-        "videos_paused": len(done.paused),
-        "tokens_written": done.tokens,
-        "minutes": round(done.took_s / 60, 2),
+        "videos_written": len(result.written),
+        "videos_kept": len(result.kept),
+        "videos_unreadable": len(result.unreadable),
+        "videos_paused": len(result.paused),
+        "tokens_written": result.tokens,
+        "minutes": round(result.took_s / 60, 2),
         "workers": workers,
     }
     save_results(options.out, {"extract" if parts == 1 else f"extract_{part}_of_{parts}": section}, command_line())
-    return 1 if done.unreadable else 0
+    return 1 if result.unreadable else 0

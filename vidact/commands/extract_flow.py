@@ -69,29 +69,29 @@ def run(options: argparse.Namespace) -> int:
     if workers is None:
         workers = jobs.num_cores() if options.device == "cpu" else 1
     try:
-        done = extract_flow(
+        result = extract_flow(
             options.videos, options.out, record, workers=workers, shard=options.shard, decoder=options.decoder,
             weights=options.weights, device=options.device,
         )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from what is in {options.out}") from None
-    report = f" (see {done.report})" if done.unreadable else ""
+    report = f" (see {result.report})" if result.unreadable else ""
     print(
-        f"{options.out}: {counted(len(done.written), 'video')} written ({counted(done.num_fields, 'field')}), "
-        f"{len(done.kept)} were there, {len(done.unreadable)} cannot be read{report}; {done.took_s / 60:.1f} min"
+        f"{options.out}: {counted(len(result.written), 'video')} written ({counted(result.num_fields, 'field')}), "
+        f"{len(result.kept)} were there, {len(result.unreadable)} cannot be read{report}; {result.took_s / 60:.1f} min"
     )
-    if done.written or done.unreadable:
+    if result.written or result.unreadable:
         section = {
-            "videos_written": len(done.written),
-            "videos_kept": len(done.kept),
-            "videos_unreadable": len(done.unreadable),
-            "fields_written": done.num_fields,
-            "minutes": round(done.took_s / 60, 2),
+            "videos_written": len(result.written),
+            "videos_kept": len(result.kept),
+            "videos_unreadable": len(result.unreadable),
+            "fields_written": result.num_fields,
+            "minutes": round(result.took_s / 60, 2),
             "workers": workers,
         }
         name = "extract_flow" if options.shard == "1/1" else f"extract_flow_{options.shard.replace('/', '_of_')}"
         save_results(options.out, {name: section}, command_line())
-    return 1 if done.unreadable else 0
+    return 1 if result.unreadable else 0
 
 
 def _parse_size(text: str) -> int | tuple[int, int] | None:

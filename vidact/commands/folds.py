@@ -30,13 +30,13 @@ def parser() -> Parser:
 
 def main(args: Sequence[str]) -> None:
     """Run ``vidact folds``."""
-    own = parser()
-    options, others = own.parse_known_args(in_one_spelling(args))
+    command_parser = parser()
+    options, others = command_parser.parse_known_args(in_one_spelling(args))
     from vidact.training.config import OWN_OPTIONS, find_config
     from vidact.training.repeat import cross_validation
     from vidact.training.run import command_line
 
-    own.refuse_misspelt(others, [*OWN_OPTIONS])
+    command_parser.refuse_misspelt(others, [*OWN_OPTIONS])
     configs = [find_config(name) for name in options.config]
     cross_validation(
         configs,

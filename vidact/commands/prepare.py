@@ -94,7 +94,7 @@ def main(args: Sequence[str]) -> int:
         short_side = options.short_side or None
         common = {"workers": workers, "missing": options.missing, "verify": options.verify}
         if options.kind == "transcode":
-            done = transcode_set(
+            result = transcode_set(
                 options.data,
                 options.out,
                 TranscodeSettings(
@@ -105,13 +105,13 @@ def main(args: Sequence[str]) -> int:
         else:
             fps = None if options.all_frames else options.fps
             settings = PackSettings(short_side, fps, options.quality, options.shard_mib)
-            done = pack_set(options.data, options.out, settings, **common)
+            result = pack_set(options.data, options.out, settings, **common)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
-    if done.has_changed or not (done.out / "results.json").exists():
-        save_results(done.out, {options.kind: done.figures}, command_line())
-    print(_summary(done, time.monotonic() - began))
-    return 1 if done.unreadable else 0
+    if result.has_changed or not (result.out / "results.json").exists():
+        save_results(result.out, {options.kind: result.figures}, command_line())
+    print(_summary(result, time.monotonic() - began))
+    return 1 if result.unreadable else 0
 
 
 def _check(options: argparse.Namespace, workers: int) -> int:
@@ -133,14 +133,14 @@ def _check(options: argparse.Namespace, workers: int) -> int:
     return 1 if checked.findings else 0
 
 
-def _summary(done: Prepared, seconds: float) -> str:
+def _summary(result: Prepared, seconds: float) -> str:
     """Return the lines that a command ends with."""
     from vidact.jobs import size_text, time_text
 
-    figures = done.figures
+    figures = result.figures
     lines = [
-        f"{done.out}: {counted(done.written, 'video')} written, {done.kept} were there, {len(done.unreadable)} "
-        f"cannot be read" + (f" (see {done.report})" if done.unreadable else "") + f"; {time_text(seconds)}",
+        f"{result.out}: {counted(result.written, 'video')} written, {result.kept} were there, {len(result.unreadable)} "
+        f"cannot be read" + (f" (see {result.report})" if result.unreadable else "") + f"; {time_text(seconds)}",
         f"{size_text(figures['bytes'])}, {figures['bytes_ratio']:.2f}x the sources; PSNR to the scaled sources: median "
         f"{figures['psnr_median']:.2f} dB, least {figures['psnr_least']:.2f} dB",
     ]

@@ -15,8 +15,8 @@ from vidact.stream.web.limits import Limits
 from vidact.text.addresses import name_of, public
 
 
-def name_sources(given: Sequence[str]) -> dict[str, str]:
-    """Names that clients see → addresses, of what a user typed: an address, or ``name=address``.
+def name_sources(sources: Sequence[str]) -> dict[str, str]:
+    """Return the addresses by the names that clients see; each of ``sources`` is an address, or ``name=address``.
 
     An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
     folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
@@ -24,7 +24,7 @@ def name_sources(given: Sequence[str]) -> dict[str, str]:
     from vidact.stream.sources import EMPTY, is_live_address, refuse_address
 
     named: dict[str, str] = {}
-    for text in given:
+    for text in sources:
         word, equals, rest = text.partition("=")
         is_named = bool(equals) and not Path(text).exists() and not re.search(r"[/\\:?]", word)
         name, address = (word.strip(), rest) if is_named else ("", text)
@@ -99,42 +99,44 @@ def parser() -> Parser:
 
 def main(args: Sequence[str]) -> None:
     """Run ``vidact serve``."""
-    asked = parser().parse_args(args)
+    options = parser().parse_args(args)
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
     from vidact.stream.sources import without_certificates
     from vidact.stream.web.server import serve
 
-    if asked.sessions < 1:
-        raise ValueError(f"--sessions is {asked.sessions}; at least one is needed")
-    refuse_device(asked.device)
-    events = events_at(asked.threshold)
-    sources = name_sources(asked.source)
-    insecure = without_certificates(asked.insecure_source, sources)
-    checkpoint = asked.checkpoint
+    if options.sessions < 1:
+        raise ValueError(f"--sessions is {options.sessions}; at least one is needed")
+    refuse_device(options.device)
+    events = events_at(options.threshold)
+    sources = name_sources(options.source)
+    insecure = without_certificates(options.insecure_source, sources)
+    checkpoint = options.checkpoint
     if checkpoint is None:
-        checkpoint, shown = demo_model()
+        checkpoint, demo_sources = demo_model()
         print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
-        sources = sources or shown
+        sources = sources or demo_sources
     open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
     log_lines()
     serve(
-        open_model(checkpoint, extractor=asked.extractor, events=events, device=asked.device),
+        open_model(checkpoint, extractor=options.extractor, events=events, device=options.device),
         sources,
-        host=asked.host,
-        port=asked.port,
-        token=asked.token or os.environ.get("VIDACT_TOKEN"),
-        certfile=asked.certfile,
-        keyfile=asked.keyfile,
-        allow_origins=asked.allow_origin,
+        host=options.host,
+        port=options.port,
+        token=options.token or os.environ.get("VIDACT_TOKEN"),
+        certfile=options.certfile,
+        keyfile=options.keyfile,
+        allow_origins=options.allow_origin,
         insecure=insecure,
-        proxy=asked.proxy,
-        limits=Limits(sessions=asked.sessions),
+        proxy=options.proxy,
+        limits=Limits(sessions=options.sessions),
     )
 
 
 def log_lines() -> None:
-    """A line for what the server and its sources tell. The engine's remarks are about streams that clients begin and
-    end, as many as they like, so they stay out."""
+    """Print the messages of the server and its sources, a line each.
+
+    The engine's are about streams that clients begin and end, as many as they like, so they are left out.
+    """
     logging.basicConfig(format="%(asctime)s %(message)s")
     logging.getLogger("vidact.stream").setLevel(logging.ERROR)
     for name in ("server", "sources"):

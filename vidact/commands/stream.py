@@ -57,23 +57,24 @@ def main(args: Sequence[str]) -> int:
 
     An error that ends all sources is raised.
     """
-    asked = parse(args)
+    options = parse(args)
     from vidact.stream.window.player import WORDS, Player, States, Stop  # after --help, which needs no PyTorch
     from vidact.stream.window.process import Window
 
     stop, states = Stop(), States()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_messages())
-        window = None if asked.no_window else stack.enter_context(Window(on_close=stop))
-        model = RUNTIMES[asked.runtime](
-            asked.checkpoint, extractor=asked.extractor, events=events_at(asked.threshold), device=asked.device
+        window = None if options.no_window else stack.enter_context(Window(on_close=stop))
+        model = RUNTIMES[options.runtime](
+            options.checkpoint, extractor=options.extractor, events=events_at(options.threshold), device=options.device
         )
-        model.longest_gap_s = asked.longest_gap
-        sources = open_sources(asked, stack, states)
+        model.longest_gap_s = options.longest_gap
+        sources = open_sources(options, stack, states)
         player = Player(
             model, sources, states,
-            window=window, count=len(asked.source), limit_s=asked.seconds, jsonl=asked.jsonl, events=asked.events,
-            record=asked.record, segment_s=asked.record_segment, snapshots=asked.snapshots, timeline_s=asked.timeline,
+            window=window, count=len(options.source), limit_s=options.seconds, timeline_s=options.timeline,
+            jsonl=options.jsonl, events=options.events, snapshots=options.snapshots,
+            record=options.record, segment_s=options.record_segment,
         )  # fmt: skip
         try:
             with stop.on_signals(list(sources.values())), contextlib.closing(player):
@@ -84,8 +85,8 @@ def main(args: Sequence[str]) -> int:
     return 1 if player.has_failed or states.failed else 0
 
 
-def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states: States) -> dict[int, Source]:
-    """The sources by their places in the command, closed with ``stack``.
+def open_sources(options: argparse.Namespace, stack: contextlib.ExitStack, states: States) -> dict[int, Source]:
+    """Return the sources by their positions in the command; ``stack`` closes them.
 
     The only source has to open. Of several, a camera or address that does not open now is tried again while the others
     are watched, and a file that cannot be read is left out; one that is not there, or a wrong kind of address, is a
@@ -96,19 +97,19 @@ def open_sources(asked: argparse.Namespace, stack: contextlib.ExitStack, states:
 
     sources: dict[int, Source] = {}
     errors: list[Exception] = []
-    for number, uri in enumerate(asked.source):
+    for number, uri in enumerate(options.source):
         # A file that is as fast as it is read; what is live always runs in real time.
-        options: dict[str, Any] = {"realtime": None if asked.fast else True}
+        settings: dict[str, Any] = {"realtime": None if options.fast else True}
         if is_live_address(uri):
-            options |= {"on_state": states.of(number), "waits": len(asked.source) > 1}
-        if uri in asked.insecure:
-            options["verify"] = False
-        if asked.time_origin != "first_frame":
-            options["time_origin"] = asked.time_origin
+            settings |= {"on_state": states.of(number), "waits": len(options.source) > 1}
+        if uri in options.insecure:
+            settings["verify"] = False
+        if options.time_origin != "first_frame":
+            settings["time_origin"] = options.time_origin
         try:
-            source = open_source(uri, **options)
+            source = open_source(uri, **settings)
         except (VideoError, PermissionError) as error:
-            if len(asked.source) == 1:
+            if len(options.source) == 1:
                 raise
             errors.append(error)
             print(f"left out: {error}", file=sys.stderr)
@@ -179,33 +180,33 @@ def parser() -> Parser:
 
 def parse(args: Sequence[str]) -> argparse.Namespace:
     """Return the options, with --source and --runtime filled in; raises ValueError for values that cannot be."""
-    asked = parser().parse_args(args)
-    if asked.checkpoint is None:
+    options = parser().parse_args(args)
+    if options.checkpoint is None:
         raise ValueError(_without_checkpoint(args))
-    if asked.seconds is not None and not 0 < asked.seconds <= threading.TIMEOUT_MAX:
-        raise ValueError(f"--seconds is {asked.seconds:g}; give a number above 0")
-    if not 0 < asked.timeline <= LONGEST_TIMELINE_S:
-        raise ValueError(f"--timeline is {asked.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
-    if asked.longest_gap is not None and not 0 < asked.longest_gap < math.inf:
-        raise ValueError(f"--longest_gap is {asked.longest_gap:g}; give seconds above 0")
-    events_at(asked.threshold)  # before anything is opened
-    is_onnx = asked.checkpoint.suffix == ".onnx"
-    asked.runtime = asked.runtime or ("onnx" if is_onnx else "torch")
-    if is_onnx and asked.runtime != "onnx":
-        raise ValueError(f"{asked.checkpoint} runs in onnxruntime; leave --runtime {asked.runtime} out")
+    if options.seconds is not None and not 0 < options.seconds <= threading.TIMEOUT_MAX:
+        raise ValueError(f"--seconds is {options.seconds:g}; give a number above 0")
+    if not 0 < options.timeline <= LONGEST_TIMELINE_S:
+        raise ValueError(f"--timeline is {options.timeline:g}; give seconds above 0, at most {LONGEST_TIMELINE_S:g}")
+    if options.longest_gap is not None and not 0 < options.longest_gap < math.inf:
+        raise ValueError(f"--longest_gap is {options.longest_gap:g}; give seconds above 0")
+    events_at(options.threshold)  # before anything is opened
+    is_onnx = options.checkpoint.suffix == ".onnx"
+    options.runtime = options.runtime or ("onnx" if is_onnx else "torch")
+    if is_onnx and options.runtime != "onnx":
+        raise ValueError(f"{options.checkpoint} runs in onnxruntime; leave --runtime {options.runtime} out")
     from vidact.device import refuse_device
     from vidact.stream.sources import without_certificates
 
-    refuse_device(asked.device)
-    asked.source = asked.source or ["0"]
-    asked.insecure = without_certificates(asked.insecure_source, {public(uri): uri for uri in asked.source})
-    asked.record = _numbered(asked.record, len(asked.source))
-    _refuse_overwriting(asked)
-    return asked
+    refuse_device(options.device)
+    options.source = options.source or ["0"]
+    options.insecure = without_certificates(options.insecure_source, {public(uri): uri for uri in options.source})
+    options.record = _numbered(options.record, len(options.source))
+    _refuse_overwriting(options)
+    return options
 
 
 def events_at(threshold: float | None) -> dict[str, Any]:
-    """What --threshold sets of a model's events."""
+    """Return the settings of a model's events that --threshold changes."""
     if threshold is None:
         return {}
     if not 0 < threshold <= 1:
@@ -214,36 +215,36 @@ def events_at(threshold: float | None) -> dict[str, Any]:
 
 
 def _duration(text: str) -> float:
-    """Seconds of "90", "90s", "30m", "1h", "1d"."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
-    seconds = float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
+    """Return the seconds of "90", "90s", "30m", "1h" or "1d"."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]] if match else 0.0
     if not 0 < seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time above 0; write 90s, 30m, 1h or 1d")
     return seconds
 
 
 def _without_checkpoint(args: Sequence[str]) -> str:
-    """What a user without a checkpoint reads: ways to one, and the demo's where there is one."""
+    """Return the message for a user without a checkpoint: ways to one, and the demo's where there is one."""
     try:
-        checkpoint, shown = demo_model()
+        checkpoint, sources_of_demo = demo_model()
     except ValueError:
         return NO_CHECKPOINT
     has_source = any(word.split("=")[0] == "--source" for word in args)
-    sources = [] if has_source else [word for path in shown.values() for word in ("--source", path)]
+    sources = [] if has_source else [word for path in sources_of_demo.values() for word in ("--source", path)]
     command = shlex.join(["vidact", "stream", "--checkpoint", str(checkpoint), *sources, *args])
     return f"{NO_CHECKPOINT}\nThe demo has left one, which knows the actions of its own videos alone:\n  {command}"
 
 
 def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
-    """The newest detector of ``vidact demo``, and a video that it was not trained on: what it is, and its path.
+    """Return the newest detector of ``vidact demo``, and a video that it was not trained on, by its name.
 
     Raises ValueError, with ways to a network, where the demo has left no detector.
     """
     from vidact.data.event_list import load_videos
     from vidact.models.weights import read
 
-    found = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    checkpoint = next((path for path in found if "features" in (read(path)[1] or {})), None)
+    checkpoints = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
+    checkpoint = next((path for path in checkpoints if "features" in (read(path)[1] or {})), None)
     if checkpoint is None:
         raise ValueError(NO_CHECKPOINT)
     table = demo / "untrimmed" / "videos.csv"
@@ -253,17 +254,18 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
     return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
 
 
-def _refuse_overwriting(asked: argparse.Namespace) -> None:
-    """No file is a folder, written twice, by another process, over a source, or among the files of a folder that is a
-    source.
+def _refuse_overwriting(options: argparse.Namespace) -> None:
+    """Raise ValueError for an output that is a folder, a source, among a source's files, or another output as well.
+
+    Raises OSError for one that another process writes.
     """
     from vidact.stream.window.writers import dated, refuse_taken
 
-    taken: dict[Path, str] = {}
-    outputs = [("--record", path) for path in asked.record]
-    outputs += [("--events", asked.events), ("--snapshots", asked.snapshots)]
-    outputs += [("--jsonl", Path(asked.jsonl))] if asked.jsonl not in (None, "-") else []
-    sources = {Path(uri).resolve(): uri for uri in asked.source if "://" not in uri}
+    outputs_by_path: dict[Path, str] = {}
+    outputs = [("--record", path) for path in options.record]
+    outputs += [("--events", options.events), ("--snapshots", options.snapshots)]
+    outputs += [("--jsonl", Path(options.jsonl))] if options.jsonl not in (None, "-") else []
+    sources = {Path(uri).resolve(): uri for uri in options.source if "://" not in uri}
     for option, path in outputs:
         if path is None:
             continue
@@ -274,22 +276,22 @@ def _refuse_overwriting(asked: argparse.Namespace) -> None:
             raise ValueError(f"{option} is {path}, which is a folder; name a file, in it or elsewhere")
         if option in ("--events", "--jsonl"):  # a recording may get another name
             refuse_taken(path)
-        place = path.resolve()
-        if place in taken:
-            raise ValueError(f"{taken[place]} and {option} are both {path}; give each its own name")
-        taken[place] = option
-        if place in sources:
+        target = path.resolve()
+        if target in outputs_by_path:
+            raise ValueError(f"{outputs_by_path[target]} and {option} are both {path}; give each its own name")
+        outputs_by_path[target] = option
+        if target in sources:
             raise ValueError(f"{option} is {path}, which is a source; choose another name, or it would be overwritten")
-        if option != "--snapshots" and place.parent in sources:
+        if option != "--snapshots" and target.parent in sources:
             raise ValueError(
-                f"{option} is {path}, inside the source {sources[place.parent]}, whose files are played; "
+                f"{option} is {path}, inside the source {sources[target.parent]}, whose files are played; "
                 "choose a name outside it"
             )
 
 
 @contextlib.contextmanager
 def _messages() -> Iterator[None]:
-    """What the sources and the engine tell, a line each: lost, back, damaged."""
+    """Print the messages of the sources and the engine, one a line: lost, back, damaged."""
     log, handler = logging.getLogger("vidact.stream"), logging.StreamHandler(sys.stderr)
     level = log.level
     log.addHandler(handler)
@@ -302,7 +304,7 @@ def _messages() -> Iterator[None]:
 
 
 def _numbered(path: Path | None, count: int) -> list[Path]:
-    """One path a source."""
+    """Return one path a source."""
     if path is None or count == 1:
         return [path] if path else []
     return [path.with_name(f"{path.stem}-{number + 1}{path.suffix}") for number in range(count)]

@@ -8,8 +8,9 @@ from types import TracebackType
 
 import numpy as np
 
-# A live source that shows nothing for longer begins anew: what the detector remembers is no longer the past, and
-# nobody sees how an open event goes on. So it ends, and is told, as soon as that is certain.
+# Seconds for which a live source may show nothing. Behind a longer gap the stream starts again: the past that the
+# detector remembers ended before the gap, and how an open event continued is not known, so the event ends and is
+# reported as soon as that is certain. A file's gaps are filled as its features' record says, as extraction does.
 GAP_S = 5.0
 
 Report = Callable[[str], None]

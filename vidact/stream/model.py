@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from vidact.stream.grabs import Grab
 
 
-# A file's picture may be meant to stand for longer; how long its pauses are filled, the features' record says, as
-# extraction fills them.
-
 # Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
 # which 8 frames cover two seconds, about what a trimmed clip of one action lasts.
 STEPS_PER_SECOND = 4.0

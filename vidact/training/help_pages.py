@@ -61,13 +61,13 @@ def help_page(command: str, args: Sequence[str]) -> str | None:
     """
     args = in_one_spelling(args)
     args = args[: args.index("--")] if "--" in args else args
-    place = next((i for i, word in enumerate(args) if word.partition("=")[0] in ("-h", "--help")), None)
-    if place is None:
+    position = next((i for i, word in enumerate(args) if word.partition("=")[0] in ("-h", "--help")), None)
+    if position is None:
         return None
-    page = args[place].partition("=")[2]
-    others = [*args[:place], *args[place + 1 :]]
-    if not page and place + 1 < len(args) and not args[place + 1].startswith("-"):
-        page = others.pop(place)
+    page = args[position].partition("=")[2]
+    others = [*args[:position], *args[position + 1 :]]
+    if not page and position + 1 < len(args) and not args[position + 1].startswith("-"):
+        page = others.pop(position)
     if not page:
         return first_page(command)
     if page not in PAGES:
