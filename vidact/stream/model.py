@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,14 +21,10 @@ from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import load, refuse_other_classes
 from vidact.records import blamed
-from vidact.stream.grabs import GAP_S
+from vidact.stream.grabs import GAP_S, Grab
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
-
-if TYPE_CHECKING:
-    from vidact.stream.grabs import Grab
-
 
 # Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
 # which 8 frames cover two seconds, about what a trimmed clip of one action lasts.
