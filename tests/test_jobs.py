@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -298,18 +299,24 @@ def test_a_library_that_swallows_ctrl_c_makes_it_no_error(monkeypatch, capsys):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_command_says_at_once_that_it_loads(monkeypatch, capsys):
-    """Before PyTorch and Lightning are imported, which takes ten seconds and more; once a process has them, no more."""
+def test_a_command_says_that_it_loads(monkeypatch, capsys):
+    """As soon as PyTorch is imported, which takes seconds; a command without it, or a process that has it, says nothing."""
     from vidact import cli
 
-    monkeypatch.setattr("vidact.commands.fuse.main", lambda args: None)
-    cli.main(["fuse"])
+    def command(args: list[str]) -> None:
+        if args:
+            importlib.util.find_spec("torch")  # the first step of its import
+
+    monkeypatch.setattr("vidact.commands.fuse.main", command)
+    cli.main(["fuse", "heavy"])
     assert capsys.readouterr().err == ""
     monkeypatch.delitem(sys.modules, "torch")
     cli.main(["fuse"])
+    assert capsys.readouterr().err == ""
+    cli.main(["fuse", "heavy"])
     assert capsys.readouterr().err == "vidact fuse: loading …\n"
     monkeypatch.setenv("LOCAL_RANK", "1")  # one of several processes: the first one says it
-    cli.main(["fuse"])
+    cli.main(["fuse", "heavy"])
     assert capsys.readouterr().err == ""
 
 
