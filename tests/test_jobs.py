@@ -300,7 +300,7 @@ def test_a_library_that_swallows_ctrl_c_makes_it_no_error(monkeypatch, capsys):
 
 
 def test_a_command_says_that_it_loads(monkeypatch, capsys):
-    """As soon as PyTorch is imported, which takes seconds; a command without it, or a process that has it, says nothing."""
+    """As soon as PyTorch is imported, which takes seconds; never without it, or where a process has it already."""
     from vidact import cli
 
     def command(args: list[str]) -> None:
