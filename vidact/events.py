@@ -125,14 +125,14 @@ class EventDetector:
         self._min_tokens = max(1, math.ceil(min_seconds * tokens_per_second - 1e-6))
         self._merge_tokens = math.floor(merge_seconds * tokens_per_second + 1e-6)
 
-    def _thresholds(self, name: str, given: float | Sequence[float]) -> np.ndarray:
-        values = np.asarray(given, dtype=np.float64)
+    def _thresholds(self, name: str, value: float | Sequence[float]) -> np.ndarray:
+        values = np.asarray(value, dtype=np.float64)
         if values.shape not in ((), (len(self.classes),)):
             raise ValueError(
                 f"{name} has the shape {values.shape}; give one, or one for each of {len(self.classes)} classes"
             )
         if not ((values > 0) & (values <= 1)).all():
-            raise ValueError(f"{name} is {given}; a threshold on probabilities is above 0 and at most 1")
+            raise ValueError(f"{name} is {value}; a threshold on probabilities is above 0 and at most 1")
         return np.array(np.broadcast_to(values, len(self.classes)))
 
     def initial_state(self, video: str) -> EventState:
@@ -152,21 +152,21 @@ class EventDetector:
 
     def step(self, probabilities: ArrayLike, state: EventState) -> tuple[EventUpdate, EventState]:
         """Take the next token's ``probabilities`` (1 + K); ``state`` itself is left as it was."""
-        given = np.asarray(probabilities, dtype=np.float64)
-        self._check(given, state)
-        before, opens, ends = self._advance(given, state)
+        row = np.asarray(probabilities, dtype=np.float64)
+        self._check(row, state)
+        before, opens, ends = self._advance(row, state)
         opened = self._detections(before, opens)
         if not ends.any():
             return EventUpdate(opened, []), before
         return EventUpdate(opened, self._detections(before, ends & before.is_told)), self._without(before, ends)
 
-    def _advance(self, given: np.ndarray, state: EventState) -> tuple[EventState, np.ndarray, np.ndarray]:
+    def _advance(self, row: np.ndarray, state: EventState) -> tuple[EventState, np.ndarray, np.ndarray]:
         """The state after one more token, which of its events are long enough from now on, and which are over.
 
         Arrays have the shape of ``on``, so that one pass over the scores serves several sets of thresholds.
         """
         t = state.token
-        smoothed = smooth(given[1:], state.smoothed if t else None, self.smoothing)
+        smoothed = smooth(row[1:], state.smoothed if t else None, self.smoothing)
         threshold = np.where(state.is_on, self.off, self.on)
         is_on = smoothed >= threshold
         if self.exclusive:
@@ -208,27 +208,27 @@ class EventDetector:
     def _detections(self, state: EventState, which: np.ndarray) -> list[Detection]:
         return [self._detection(state, (int(c),)) for c in np.flatnonzero(which)]
 
-    def _detection(self, state: EventState, place: tuple[int, ...]) -> Detection:
-        """The event at a ``place`` of the state's arrays; their last axis are the classes."""
+    def _detection(self, state: EventState, index: tuple[int, ...]) -> Detection:
+        """The event at ``index`` of the state's arrays; their last axis are the classes."""
         rate = self.tokens_per_second
         return Detection(
             state.video,
-            float(state.start[place] / rate),
-            float((state.last[place] + 1) / rate),
-            self.classes[place[-1]],
-            float(state.total[place] / state.count[place]),
+            float(state.start[index] / rate),
+            float((state.last[index] + 1) / rate),
+            self.classes[index[-1]],
+            float(state.total[index] / state.count[index]),
         )
 
-    def _check(self, given: np.ndarray, state: EventState) -> None:
-        if given.shape != (1 + len(self.classes),):
+    def _check(self, row: np.ndarray, state: EventState) -> None:
+        if row.shape != (1 + len(self.classes),):
             raise ValueError(
-                f"the scores of token {state.token} of {state.video} have the shape {given.shape}; "
+                f"the scores of token {state.token} of {state.video} have the shape {row.shape}; "
                 f"1 background and {len(self.classes)} classes make ({1 + len(self.classes)},)"
             )
         # Written so that NaN fails it.
-        if not (given.min() >= 0 and given.max() <= 1 + 1e-6):
+        if not (row.min() >= 0 and row.max() <= 1 + 1e-6):
             raise ValueError(
-                f"the scores of token {state.token} of {state.video} lie from {given.min():g} to {given.max():g}; "
+                f"the scores of token {state.token} of {state.video} lie from {row.min():g} to {row.max():g}; "
                 "events are made of probabilities, from 0 to 1. Are these logits?"
             )
 
@@ -281,16 +281,17 @@ class ThresholdChoice:
     @property
     def words(self) -> str:
         """What was chosen, on how much, as a sentence."""
-        seen = f"{int(self.events.sum())} events of {self.videos} validation video{'s' * (self.videos != 1)}"
+        basis = f"{int(self.events.sum())} events of {self.videos} validation video{'s' * (self.videos != 1)}"
         if not self.events.any():
             return f"every class turns on at {self.default:g}: the validation videos have no event to choose by"
-        own = np.flatnonzero(self.on != self.common)
-        words = f"classes turn on at {self.common:g}"
-        words += f", {len(own)} of {len(self.on)} at {'its' if len(own) == 1 else 'their'} own threshold" * bool(
-            len(own)
+        separate = np.flatnonzero(self.on != self.common)
+        sentence = f"classes turn on at {self.common:g}"
+        sentence += (
+            f", {len(separate)} of {len(self.on)} at {'its' if len(separate) == 1 else 'their'} own threshold"
+            * bool(len(separate))
         )
         gain = f"F1 {self.f1:.2f}, at {self.default:g} for all {self.f1_at_default:.2f}"
-        return f"{words}: chosen on {seen} ({gain})"
+        return f"{sentence}: chosen on {basis} ({gain})"
 
 
 def choose_thresholds(
@@ -337,16 +338,18 @@ def choose_thresholds(
     candidates = np.unique([*CANDIDATES, default])
     one_for_all = _count(detector, np.repeat(candidates[:, None], num_classes, 1), videos, truth)
     quiet = one_for_all.astray <= 0.5
-    hits, found = one_for_all.hits.sum(1), one_for_all.found.sum(1)
-    common = _nearest(candidates, hits, found, int(true.sum()), np.all(quiet, 1), default)
+    hits, judged = one_for_all.hits.sum(1), one_for_all.judged.sum(1)
+    common = _nearest(candidates, hits, judged, int(true.sum()), np.all(quiet, 1), default)
     on = np.full(num_classes, common)
     for k in np.flatnonzero(true >= ENOUGH):
         tried = np.full((len(candidates), num_classes), common)
         tried[:, k] = candidates
-        own = _count(detector, tried, videos, truth, only=int(k)) if exclusive else one_for_all
-        on[k] = _nearest(candidates, own.hits[:, k], own.found[:, k], int(true[k]), own.astray[:, k] <= 0.5, common)
+        counts = _count(detector, tried, videos, truth, only=int(k)) if exclusive else one_for_all
+        on[k] = _nearest(
+            candidates, counts.hits[:, k], counts.judged[:, k], int(true[k]), counts.astray[:, k] <= 0.5, common
+        )
     both = _count(detector, np.stack([on, nothing]), videos, truth)
-    f1 = 2 * both.hits.sum(1) / (both.found.sum(1) + true.sum())
+    f1 = 2 * both.hits.sum(1) / (both.judged.sum(1) + true.sum())
     return ThresholdChoice(on, common, default, true, len(videos), float(f1[0]), float(f1[1]))
 
 
@@ -363,15 +366,15 @@ def tune_thresholds(
 
 
 def _nearest(
-    candidates: np.ndarray, hits: np.ndarray, found: np.ndarray, true: int, is_quiet: np.ndarray, centre: float
+    candidates: np.ndarray, hits: np.ndarray, judged: np.ndarray, true: int, is_quiet: np.ndarray, centre: float
 ) -> float:
     """The candidate nearest to ``centre`` whose F1 cannot be told from the best; below it, of those that are quiet."""
-    f1 = np.where(is_quiet | (candidates >= centre), 2 * hits / (found + true), -1.0)
+    f1 = np.where(is_quiet | (candidates >= centre), 2 * hits / (judged + true), -1.0)
     best = int(f1.argmax())
-    # F1 is largest where hits - F1 / 2 · found is. Two thresholds differ in some detections, each right or wrong by
+    # F1 is largest where hits - F1 / 2 · judged is. Two thresholds differ in some detections, each right or wrong by
     # chance: half the root of their number is the most that the standard error of the right ones among them can be.
-    lost = hits[best] - hits - f1[best] / 2 * (found[best] - found)
-    differ = np.maximum(abs(found[best] - found), abs(hits[best] - hits))
+    lost = hits[best] - hits - f1[best] / 2 * (judged[best] - judged)
+    differ = np.maximum(abs(judged[best] - judged), abs(hits[best] - hits))
     good = (f1 >= 0) & (lost <= 0.5 * np.sqrt(differ))
     distance = np.where(good, abs(candidates - centre), np.inf)
     nearest = np.flatnonzero(distance <= distance.min() + 1e-9)
@@ -406,7 +409,7 @@ class _Counts:
     """
 
     hits: np.ndarray
-    found: np.ndarray
+    judged: np.ndarray
     astray: np.ndarray
 
 
@@ -424,25 +427,25 @@ def _count(
     """
     several = copy.copy(detector)
     several.on, several.off = on, on * (detector.off / detector.on)
-    found: list[list[Detection]] = [[] for _ in on]
+    closed: list[list[Detection]] = [[] for _ in on]
     astray, others = np.zeros(on.shape), np.zeros(on.shape[1])
 
     def close(state: EventState, which: np.ndarray) -> None:
         for g, k in zip(*np.nonzero(which), strict=True):
             if only in (None, k):
-                found[g].append(several._detection(state, (int(g), int(k))))
+                closed[g].append(several._detection(state, (int(g), int(k))))
 
     for number, video in enumerate(videos):
         state = several.initial_state(str(number))
-        for row, own, counts in zip(video.scores, video.truth[:, 1:], video.counts, strict=True):
+        for row, active, counts in zip(video.scores, video.truth[:, 1:], video.counts, strict=True):
             state, _, ends = several._advance(row, state)
-            astray += counts * (state.is_on & ~own)
-            others += counts * ~own
+            astray += counts * (state.is_on & ~active)
+            others += counts * ~active
             if ends.any():
                 close(state, ends & state.is_told)
                 state = several._without(state, ends)
         close(state, state.is_told)
-    scored = [event_f1(detections, truth, TIOU).per_class for detections in found]
+    scored = [event_f1(detections, truth, TIOU).per_class for detections in closed]
     hits, judged = (
         np.array([[of.get(name, (0, 0, 0))[at] for name in detector.classes] for of in scored]) for at in (0, 1)
     )
@@ -453,20 +456,20 @@ def _checked_videos(
     scores: Sequence[ArrayLike], targets: Sequence[ArrayLike], ignore: Sequence[ArrayLike] | None
 ) -> list[_Video]:
     if not len(scores) or len(scores) != len(targets) or (ignore is not None and len(ignore) != len(scores)):
-        words = f"{len(scores)} videos of scores, {len(targets)} of targets"
-        raise ValueError(words + (f", {len(ignore)} of ignore" if ignore is not None else "") + " cannot be matched")
+        sizes = f"{len(scores)} videos of scores, {len(targets)} of targets"
+        raise ValueError(sizes + (f", {len(ignore)} of ignore" if ignore is not None else "") + " cannot be matched")
     videos = []
     for i, (rows, labels) in enumerate(zip(scores, targets, strict=True)):
-        given, positive = np.asarray(rows, dtype=np.float64), np.asarray(labels)
-        if given.ndim != 2 or given.shape != positive.shape:
+        values, positive = np.asarray(rows, dtype=np.float64), np.asarray(labels)
+        if values.ndim != 2 or values.shape != positive.shape:
             raise ValueError(
-                f"video {i} has scores of the shape {given.shape} and targets {positive.shape}; "
+                f"video {i} has scores of the shape {values.shape} and targets {positive.shape}; "
                 "both must be (tokens, 1 + classes)"
             )
-        if np.isnan(given).any():
+        if np.isnan(values).any():
             raise ValueError(f"video {i} has NaN scores; no threshold can be chosen on them")
-        counts = np.full(len(given), True) if ignore is None else ~np.asarray(ignore[i], dtype=bool)
-        videos.append(_Video(given, positive == 1, counts))
+        counts = np.full(len(values), True) if ignore is None else ~np.asarray(ignore[i], dtype=bool)
+        videos.append(_Video(values, positive == 1, counts))
     return videos
 
 
