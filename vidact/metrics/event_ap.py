@@ -176,14 +176,14 @@ def event_map(
     overlaps = np.atleast_1d(np.array(tiou, dtype=np.float64))
     if not overlaps.size or not ((overlaps > 0) & (overlaps <= 1)).all():
         raise ValueError(f"tiou is {tiou}; a temporal overlap is above 0 and at most 1")
-    found, events = list(detections), _ByClass(truth)
+    candidates, events = list(detections), _ByClass(truth)
     if not events.counts:
         raise ValueError("the truth has no event of any class, so there is nothing to find")
-    for detection in found:
+    for detection in candidates:
         if math.isnan(detection.score):
             raise ValueError(f"{_describe(detection)} has a NaN score, which has no rank")
     by_class = defaultdict(list)
-    for detection in sorted(found, key=lambda detection: -detection.score):
+    for detection in sorted(candidates, key=lambda detection: -detection.score):
         _check_times(detection)
         by_class[detection.label].append(detection)
     classes = tuple(events.counts)
@@ -224,17 +224,17 @@ class _ByClass:
         return float(_intersection(event, self.ambiguous[event.video]).max() / length)
 
 
-def _match_events(found: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
-    """The curve of one class of ``total`` events; ``found`` has the surest first."""
-    counted = _judge(found, events, tiou)
+def _match_events(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
+    """The curve of one class of ``total`` events; ``detections`` has the surest first."""
+    counted = _judge(detections, events, tiou)
     return precision_recall([d.score for d, _ in counted], [hit for _, hit in counted], ties="in order", total=total)
 
 
-def _judge(found: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> list[tuple[ScoredLabel, bool]]:
-    """The detections of one class that count, and whether each is right; ``found`` has the surest first."""
+def _judge(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> list[tuple[ScoredLabel, bool]]:
+    """The detections of one class that count, and whether each is right; ``detections`` has the surest first."""
     free: dict[str, np.ndarray] = {}
     counted = []
-    for detection in found:
+    for detection in detections:
         times = events.of(detection)
         still = free.setdefault(detection.video, np.full(len(times), True))
         overlap = np.where(still, _overlap(detection, times), -1.0)
@@ -266,7 +266,7 @@ class EventF1:
     @property
     def found(self) -> int:
         """Detections that count."""
-        return sum(found for _, found, _ in self.per_class.values())
+        return sum(judged for _, judged, _ in self.per_class.values())
 
     @property
     def true(self) -> int:
@@ -308,8 +308,8 @@ def event_f1(detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tio
         _check_times(detection)
         by_class.setdefault(detection.label, []).append(detection)
     per_class = {}
-    for label, found in by_class.items():
-        counted = _judge(found, events, tiou)
+    for label, ranked in by_class.items():
+        counted = _judge(ranked, events, tiou)
         per_class[label] = sum(hit for _, hit in counted), len(counted), events.counts.get(label, 0)
     return EventF1(tiou, per_class)
 
@@ -355,8 +355,8 @@ class Delay:
     @property
     def median_s(self) -> float:
         """Of the events that were detected; NaN where none was."""
-        known = self.delays_s[~np.isnan(self.delays_s)]
-        return float(np.median(known)) if len(known) else float("nan")
+        delays = self.delays_s[~np.isnan(self.delays_s)]
+        return float(np.median(delays)) if len(delays) else float("nan")
 
     @property
     def mean_s(self) -> float:
@@ -370,13 +370,13 @@ def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel
     A detection that was there before the event counts as no delay: read this beside ``false_alarms_per_hour``, since
     who always says everything has neither delay nor misses. Ambiguous events are no truth and have no delay.
     """
-    found = _ByClass(detections)
+    by_class = _ByClass(detections)
     delays = []
     for event in truth:
         _check_times(event)
         if event.label.lower() == AMBIGUOUS:
             continue
-        times = found.of(event)
+        times = by_class.of(event)
         starts = times[_intersection(event, times) > 0, 0]
         delays.append(max(0.0, float(starts.min()) - event.start_s) if len(starts) else math.nan)
     return _delay(delays)
@@ -401,11 +401,11 @@ def frame_delay(
     frames = check_frames(scores, targets, video_ids=video_ids)
     borders = frames.video_borders("the start of an action")
     num_actions = frames.scores.shape[1] - 1
-    wanted = np.asarray(thresholds, dtype=np.float64)
-    if wanted.shape not in ((), (num_actions,)):
-        raise ValueError(f"thresholds have the shape {wanted.shape}; give one number, or one for each of {num_actions}")
+    levels = np.asarray(thresholds, dtype=np.float64)
+    if levels.shape not in ((), (num_actions,)):
+        raise ValueError(f"thresholds have the shape {levels.shape}; give one number, or one for each of {num_actions}")
     delays: list[float] = []
-    for column, threshold in enumerate(np.broadcast_to(wanted, num_actions), 1):
+    for column, threshold in enumerate(np.broadcast_to(levels, num_actions), 1):
         start, end = runs(frames.positive[:, column], borders)
         reached = np.append(np.flatnonzero(frames.scores[:, column] >= threshold), len(frames))
         first = reached[np.searchsorted(reached, start)]

@@ -72,8 +72,8 @@ class PrecisionRecall:
         if not self.total:
             return float("nan")
         # in whole numbers: 3 hits of 10 are a recall of 0.3, which 0.30000000000000004 is not
-        place = np.searchsorted(self.hits * (points - 1), np.arange(points) * self.total)
-        return float(np.append(self.envelope, 0.0)[place].mean())
+        rank = np.searchsorted(self.hits * (points - 1), np.arange(points) * self.total)
+        return float(np.append(self.envelope, 0.0)[rank].mean())
 
 
 def precision_recall(
@@ -100,9 +100,9 @@ def precision_recall(
     if ties == "together":
         cut[:-1] = values[1:] != values[:-1]
     hits, ranks = right.cumsum()[cut], np.flatnonzero(cut) + 1
-    taken = weight * hits + (ranks - hits)
-    # nothing is taken where the weight is 0, which happens where every frame is positive: then nothing is wrong either
-    precision = np.divide(weight * hits, taken, out=np.ones(len(hits)), where=taken > 0)
+    total_weight = weight * hits + (ranks - hits)
+    # The sum is 0 where the weight is 0, which happens where every frame is positive: precision is then 1.
+    precision = np.divide(weight * hits, total_weight, out=np.ones(len(hits)), where=total_weight > 0)
     return PrecisionRecall(values[cut], hits, precision, int(right.sum()) if total is None else total)
 
 
@@ -148,9 +148,9 @@ def check_frames(
     return Frames(values, positive, skipped, None if video_ids is None else borders_of(video_ids, len(values)))
 
 
-def _positives(truth: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+def _positives(truth: np.ndarray, shape: tuple[int, ...], noun: str) -> np.ndarray:
     if truth.shape != shape:
-        raise ValueError(f"targets have the shape {truth.shape} and {what} {shape}; each row needs its target")
+        raise ValueError(f"targets have the shape {truth.shape} and {noun} {shape}; each row needs its target")
     wrong = (truth != 0) & (truth != 1)
     if wrong.any():
         raise ValueError(f"targets must be 0 or 1; row {wrong.any(1).argmax()} has {truth[wrong][0]}")
@@ -280,8 +280,8 @@ class FrameAP:
 
 def mean_of_known(values: np.ndarray) -> float:
     """Mean without the NaNs; NaN where all are."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    numbers = values[~np.isnan(values)]
+    return float(numbers.mean()) if len(numbers) else float("nan")
 
 
 def frame_map(
@@ -335,9 +335,9 @@ def calibrated_map(
 
 
 def _calibrated_area(scores: np.ndarray, positive: np.ndarray, weight: float | None = None) -> float:
-    found = int(positive.sum())
-    if weight is None and found:
-        weight = (len(positive) - found) / found
+    num_positive = int(positive.sum())
+    if weight is None and num_positive:
+        weight = (len(positive) - num_positive) / num_positive
     # One by one: the published code groups no ties. Its unstable sort is not copied: ours gives the same figure again.
     return precision_recall(scores, positive, weight or 0.0, "in order").area()
 
@@ -441,8 +441,8 @@ def anticipation_map(
     for j, ahead in enumerate(offsets):
         now = np.flatnonzero(position + ahead < length)
         now = now[~skipped[now + ahead]]
-        said, true = values[now, j], positive[now + ahead]
-        per_class.append([precision_recall(said[:, c], true[:, c]).area() for c in _actions(said)])
+        predicted, true = values[now, j], positive[now + ahead]
+        per_class.append([precision_recall(predicted[:, c], true[:, c]).area() for c in _actions(predicted)])
         rows.append(len(now))
     return AnticipationAP(np.array(offsets) / tokens_per_second, np.array(per_class), np.array(rows))
 

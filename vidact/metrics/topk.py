@@ -28,16 +28,16 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
 
 def is_trivial(figure: str, num_classes: int) -> bool:
     """Whether a figure of this name, such as ``test_top5``, is 1 whatever a network answers: it names all classes."""
-    found = re.search(r"(?:^|_)top(\d+)$", figure)
-    return found is not None and int(found[1]) >= num_classes
+    match = re.search(r"(?:^|_)top(\d+)$", figure)
+    return match is not None and int(match[1]) >= num_classes
 
 
 def true_class_rank(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
     """How many classes stand ahead of the true one in each row of ``scores`` (N, K): 0 is right, (N,)."""
     values, truth = _checked(scores, labels)
-    own = np.take_along_axis(values, truth[:, None], axis=1)  # (N, 1)
+    true_score = np.take_along_axis(values, truth[:, None], axis=1)  # (N, 1)
     earlier = np.arange(values.shape[1]) < truth[:, None]  # (N, K)
-    return ((values > own) | ((values == own) & earlier)).sum(1)
+    return ((values > true_score) | ((values == true_score) & earlier)).sum(1)
 
 
 def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -117,13 +117,13 @@ def _score_array(scores: ArrayLike) -> np.ndarray:
     return values
 
 
-def _indices(given: ArrayLike, num_classes: int, what: str) -> np.ndarray:
-    indices = np.asarray(given)
+def _indices(classes: ArrayLike, num_classes: int, noun: str) -> np.ndarray:
+    indices = np.asarray(classes)
     if indices.ndim != 1:
-        raise ValueError(f"{what}s have the shape {indices.shape}; they must be class indices of shape (videos,)")
+        raise ValueError(f"{noun}s have the shape {indices.shape}; they must be class indices of shape (videos,)")
     whole = indices.astype(np.int64)
     wrong = (whole != indices) | (whole < 0) | (whole >= num_classes)
     if wrong.any():
         row = wrong.argmax()
-        raise ValueError(f"{what} {indices[row]} in row {row} is not a class: 0…{num_classes - 1} are")
+        raise ValueError(f"{noun} {indices[row]} in row {row} is not a class: 0…{num_classes - 1} are")
     return whole

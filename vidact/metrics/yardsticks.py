@@ -90,10 +90,10 @@ def lead_is_luck(right: ArrayLike, constant_right: ArrayLike) -> bool:
     By the sign test: of the rows where just one of the two is right, so many or more would be the first one's by the
     toss of a coin in over 5 % of all cases. Rows are independent of each other, such as clips of different sources.
     """
-    mine, other = np.asarray(right, dtype=bool), np.asarray(constant_right, dtype=bool)
-    if mine.shape != other.shape:
-        raise ValueError(f"answers of the shapes {mine.shape} and {other.shape} cannot be compared row by row")
-    ahead, behind = int((mine & ~other).sum()), int((other & ~mine).sum())
+    mine, constant = np.asarray(right, dtype=bool), np.asarray(constant_right, dtype=bool)
+    if mine.shape != constant.shape:
+        raise ValueError(f"answers of the shapes {mine.shape} and {constant.shape} cannot be compared row by row")
+    ahead, behind = int((mine & ~constant).sum()), int((constant & ~mine).sum())
     tosses = ahead + behind
     # log C(n, k) sums up: n may be thousands, and 2 ** n no float
     logs = np.concatenate([[0.0], np.log(np.arange(1, tosses + 1))]).cumsum()
