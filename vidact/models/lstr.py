@@ -40,8 +40,8 @@ State = dict[str, Any]  # tensors, and lists of tensors
 
 def sinusoids(length: int, width: int) -> Tensor:
     """Positions (length, width): sin in even and cos in odd columns, wavelengths from 2π to 20000π."""
-    place = torch.arange(length, dtype=torch.float64)[:, None]
-    angle = place * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    position = torch.arange(length, dtype=torch.float64)[:, None]
+    angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width].float()
 
 
@@ -103,19 +103,19 @@ class Layer(nn.Module):
     def forward(
         self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None, memory_mask: Tensor | None = None
     ) -> Tensor:
-        tokens = self.talk(tokens, mask)
-        return self.finish(tokens, self.cross_attention(tokens, memory, memory_mask))
+        tokens = self.self_attend(tokens, mask)
+        return self.feed_forward(tokens, self.cross_attention(tokens, memory, memory_mask))
 
-    def talk(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The tokens look at themselves."""
-        return self.settle(tokens, self.self_attention(tokens, tokens, mask))
+    def self_attend(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Apply self-attention to the tokens (B, n, d), then the residual and its norm."""
+        return self.add_and_norm(tokens, self.self_attention(tokens, tokens, mask))
 
-    def settle(self, tokens: Tensor, mixed: Tensor) -> Tensor:
-        """``mixed`` is what they saw of themselves."""
+    def add_and_norm(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """Add ``mixed``, the output of self-attention, to the tokens and normalise."""
         return self.norm1(tokens + self.dropout(mixed))
 
-    def finish(self, tokens: Tensor, mixed: Tensor) -> Tensor:
-        """``mixed`` is what they read from the memory."""
+    def feed_forward(self, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """Add ``mixed``, the output of cross-attention, and apply the feed-forward part, each with its norm."""
         tokens = self.norm2(tokens + self.dropout(mixed))
         hidden = self.dropout(F.relu(self.linear1(tokens)))
         return self.norm3(tokens + self.dropout(self.linear2(hidden)))
@@ -151,10 +151,10 @@ class Places(NamedTuple):
 
 
 class _Tables(NamedTuple):
-    """What no video changes."""
+    """The tensors that follow from the weights and are the same for every video."""
 
     queries: list[Tensor]  # of each stage (1, Q, d), after the first layer's self-attention
-    asked: list[Tensor]  # of each stage (1, Q, d), projected for the first layer's cross-attention
+    projected: list[Tensor]  # of each stage (1, Q, d), projected for the first layer's cross-attention
     probe: Tensor  # (H * Q, d), of the first stage
     long_logit: Tensor  # (H * Q, L), what place and age add to the first layer's logits over the long memory
     long_value: Tensor  # (L, d), what place adds to its values
@@ -369,7 +369,7 @@ class LSTR(OnlineNetwork):
     def _sees(self, rows: Tensor, newest: Tensor, num_work: int) -> Tensor:
         """What the decoder's tokens at ``rows`` (B or 1, r) see of all (B, 1, r, W + A): those before, and themselves.
 
-        What stands behind a short video's newest token repeats it and is seen by nobody.
+        What stands behind a short video's newest token repeats it and no token attends to it.
         """
         steps = torch.arange(num_work + len(self.future_offsets), device=newest.device)
         behind = (steps > newest[:, None]) & (steps < num_work)  # (B, W + A)
@@ -427,19 +427,19 @@ class LSTR(OnlineNetwork):
         weights = (logits + mask).softmax(-1)
         values = (long(state["value"]) + tables.long_value).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d / H)
         mixed = (weights @ values.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, Q, d)
-        memory = first.finish(tables.queries[0], first.cross_attention.out(mixed))
+        memory = first.feed_forward(tables.queries[0], first.cross_attention.out(mixed))
         for layer, ring, table in zip(rest, state["rest"], tables.long_rest, strict=True):
-            memory = layer.talk(memory)
+            memory = layer.self_attend(memory)
             key, value = (long(ring) + table).chunk(2, dim=-1)
             query = layer.cross_attention.project_query(memory)
-            memory = layer.finish(memory, layer.cross_attention.mix(query, key, value, mask))
+            memory = layer.feed_forward(memory, layer.cross_attention.mix(query, key, value, mask))
         memory = compress.norm(memory)
 
-        for stage, queries, asked in zip(stages, tables.queries[1:], tables.asked[1:], strict=True):
+        for stage, queries, projected in zip(stages, tables.queries[1:], tables.projected[1:], strict=True):
             first, *rest = stage.blocks
             key, value = first.cross_attention.project_memory(memory)
-            mixed = first.cross_attention.mix(asked.expand(batch_size, -1, -1), key, value)
-            tokens = first.finish(queries, mixed)
+            mixed = first.cross_attention.mix(projected.expand(batch_size, -1, -1), key, value)
+            tokens = first.feed_forward(queries, mixed)
             for layer in rest:
                 tokens = layer(tokens, memory)
             memory = stage.norm(tokens)
@@ -465,43 +465,44 @@ class LSTR(OnlineNetwork):
                 mixed = layer.self_attention.read(asking, tokens, mask)
             else:
                 mixed = layer.self_attention(tokens, tokens, mask)
-            tokens = layer.settle(asking, mixed)
+            tokens = layer.add_and_norm(asking, mixed)
 
             attention = layer.cross_attention
-            seen, seen_mask = memory, None
+            context, context_mask = memory, None
             if self.testra:
-                seen = torch.cat([memory, work], 1)
-                seen_mask = F.pad(mask, (memory.shape[1], 0), value=True)
+                context = torch.cat([memory, work], 1)
+                context_mask = F.pad(mask, (memory.shape[1], 0), value=True)
             if is_last:
-                mixed = attention.read(tokens, seen, seen_mask)
+                mixed = attention.read(tokens, context, context_mask)
             elif self.testra:
                 coming = tables.coming_cross[number] if tables.coming_cross else None
-                own = _join(_at(state["cross"][number], places.work) + tables.work_cross[number], coming)
-                pairs = zip(attention.project_memory(memory), own.chunk(2, dim=-1), strict=True)
+                work_pairs = _join(_at(state["cross"][number], places.work) + tables.work_cross[number], coming)
+                pairs = zip(attention.project_memory(memory), work_pairs.chunk(2, dim=-1), strict=True)
                 key, value = (torch.cat(pair, 1) for pair in pairs)
-                mixed = attention.mix(attention.project_query(tokens), key, value, seen_mask)
+                mixed = attention.mix(attention.project_query(tokens), key, value, context_mask)
             else:
                 mixed = attention(tokens, memory)
-            tokens = layer.finish(tokens, mixed)
+            tokens = layer.feed_forward(tokens, mixed)
         return self.decoder.norm(tokens)
 
     def _derive(self) -> _Tables:
         queries = [
-            stage.blocks[0].talk(query[None]) for query, stage in zip(self._queries(), self._stages(), strict=True)
+            stage.blocks[0].self_attend(query[None])
+            for query, stage in zip(self._queries(), self._stages(), strict=True)
         ]
-        asked = [
+        projected = [
             stage.blocks[0].cross_attention.project_query(query)
             for query, stage in zip(queries, self._stages(), strict=True)
         ]
         first, *rest = self._stages()[0].blocks
-        probe = first.cross_attention.probes(asked[0])[0].flatten(0, 1)  # (H * Q, d)
+        probe = first.cross_attention.probes(projected[0])[0].flatten(0, 1)  # (H * Q, d)
         long_positions = torch.zeros_like(self.positions[:1]) if self.testra else self.positions[: self.long]
         _, _, value_weight = first.cross_attention.qkv.weight.chunk(3)
         _, _, value_bias = first.cross_attention.qkv.bias.chunk(3)
         coming, to_qkv = self._coming(), self.decoder.blocks[0].self_attention.qkv
         return _Tables(
             queries=queries,
-            asked=asked,
+            projected=projected,
             probe=probe,
             long_logit=probe @ long_positions.T,
             long_value=F.linear(long_positions, value_weight, value_bias),
