@@ -92,21 +92,21 @@ class WeightTables(Generic[Tables]):
             self.forget()
             return compute()
         if self._kept is not None:
-            seen, versions, tables = self._kept
-            if len(seen) == len(weights) and all(
+            cached, versions, tables = self._kept
+            if len(cached) == len(weights) and all(
                 old.data_ptr() == new.data_ptr() and old.dtype == new.dtype and version == new._version
-                for old, new, version in zip(seen, weights, versions, strict=True)
+                for old, new, version in zip(cached, weights, versions, strict=True)
             ):
                 return tables
         # The weights themselves are held, not only their addresses: memory in use is not given out again.
-        seen, versions = [weight.detach() for weight in weights], [weight._version for weight in weights]
-        # Kept tables must be ordinary tensors of full precision, whoever asks first.
+        cached, versions = [weight.detach() for weight in weights], [weight._version for weight in weights]
+        # Kept tables must be ordinary tensors of full precision, whichever caller computes them first.
         device = weights[0].device.type
         has_autocast = torch.amp.is_autocast_available(device)
         full = torch.autocast(device, enabled=False) if has_autocast else contextlib.nullcontext()
         with torch.inference_mode(False), torch.no_grad(), full:
             tables = compute()
-        self._kept = seen, versions, tables
+        self._kept = cached, versions, tables
         return tables
 
     @contextlib.contextmanager

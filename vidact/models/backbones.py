@@ -487,13 +487,13 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
     ]
     # Momentum 0 adds nothing; without running statistics at all, checkpoint would miss the tensors it saw saved before.
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    settings = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, momentum, count in kept:
+        for norm, momentum, count in settings:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 

@@ -136,8 +136,8 @@ def decayed_attention(
     decay = segment_sums(log_decay).exp()  # what is left at token i of what token j wrote
     since = log_decay.cumsum(-1).exp().unsqueeze(-1)  # and of the memory, (…, n, 1)
     answers = ((queries @ keys.mT) * decay) @ values + (queries @ memory) * since
-    kept = decay[..., -1, :].unsqueeze(-1)
-    return answers, memory * since[..., -1:, :] + keys.mT @ (values * kept)
+    decay_to_end = decay[..., -1, :].unsqueeze(-1)
+    return answers, memory * since[..., -1:, :] + keys.mT @ (values * decay_to_end)
 
 
 class LinearAttention(nn.Module):

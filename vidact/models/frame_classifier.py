@@ -63,9 +63,9 @@ class FrameClassifier(OnlineNetwork):
         if start is not None:
             return OnlineOutput(shift_tokens(self(shift_tokens(features, start)).logits, -start))
         past = F.pad(features, (0, 0, self.longest - 1, 0))  # zeros, which the counts below leave out
-        seen = torch.arange(1, features.shape[1] + 1, device=features.device)
+        counts = torch.arange(1, features.shape[1] + 1, device=features.device)
         windows = past.unfold(1, self.longest, 1)  # (B, T, D, window)
-        logits = self._classify(windows, seen.expand(len(features), -1))
+        logits = self._classify(windows, counts.expand(len(features), -1))
         if self.smoothing:
             answers = [logits[:, 0]]
             for now in logits.unbind(1)[1:]:
@@ -93,10 +93,10 @@ class FrameClassifier(OnlineNetwork):
             logits = following["answer"][:, None]
         return OnlineOutput(logits), following
 
-    def _classify(self, windows: Tensor, seen: Tensor) -> Tensor:
-        """Windows (B, T, D, window), newest last, of which ``seen`` (B, T) tokens are real → logits (B, T, K)."""
+    def _classify(self, windows: Tensor, counts: Tensor) -> Tensor:
+        """Windows (B, T, D, window), newest last, of which ``counts`` (B, T) tokens are real → logits (B, T, K)."""
         means = [
-            windows[..., -span:].sum(-1) / seen.clamp(max=span).to(windows.dtype)[..., None] for span in self.spans
+            windows[..., -span:].sum(-1) / counts.clamp(max=span).to(windows.dtype)[..., None] for span in self.spans
         ]
         return self.classifier(self.dropout(self.norm(torch.cat(means, -1))))
 

@@ -141,8 +141,8 @@ def i3d_inception(
         check_weight_path(weights, [])
         state_dict = _flat(read(weights)[0])
         head = next((value for key, value in state_dict.items() if key.endswith("logits.conv3d.weight")), None)
-        other = [(r"^logits\.", None)] if head is None or len(head) != num_classes else []
-        load_strictly(network, state_dict, [*other, *RULES], optional=r"^fc\.", source=weights)
+        dropped = [(r"^logits\.", None)] if head is None or len(head) != num_classes else []
+        load_strictly(network, state_dict, [*dropped, *RULES], optional=r"^fc\.", source=weights)
     return network
 
 

@@ -161,10 +161,10 @@ def contrastive_loss(embedded: Tensor, targets: Tensor, ignore: Tensor, window: 
         now, past = slice(lag, None), slice(None, -lag)
         squared = (embedded[:, now].float() - embedded[:, past].float()).square().sum(-1)  # (B, T - lag)
         agree = (targets[:, now] * targets[:, past]).sum(-1) > 0
-        kept = ~(ignore[:, now] | ignore[:, past])
+        is_counted = ~(ignore[:, now] | ignore[:, past])
         pull_or_push = torch.where(agree, squared, (MARGIN - squared).clamp(min=0))
-        total = total + (pull_or_push * kept).sum()
-        count = count + kept.sum()
+        total = total + (pull_or_push * is_counted).sum()
+        count = count + is_counted.sum()
     return total / count.clamp(min=1)
 
 

@@ -95,21 +95,21 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def talk(self, queries: Tensor) -> Tensor:
-        """The queries (B, L, d) look at themselves, each at the earlier ones."""
+    def self_attend(self, queries: Tensor) -> Tensor:
+        """Apply causal self-attention to the queries (B, L, d), then the residual and its norm."""
         n = queries.shape[1]
         causal = torch.ones(n, n, dtype=torch.bool, device=queries.device).tril()
         return self.norm1(queries + self.dropout(self.self_attention(queries, queries, causal)))
 
-    def finish(self, queries: Tensor, mixed: Tensor) -> Tensor:
-        """``mixed`` is what they read from the memory."""
+    def feed_forward(self, queries: Tensor, mixed: Tensor) -> Tensor:
+        """Add ``mixed``, the output of cross-attention, and apply the feed-forward part, each with its norm."""
         queries = self.norm2(queries + self.dropout(mixed))
         hidden = self.dropout(F.gelu(self.linear1(queries)))
         return self.norm3(queries + self.dropout(self.linear2(hidden)))
 
 
 class _Tables(NamedTuple):
-    """What no video changes."""
+    """The tensors that follow from the weights and are the same for every video."""
 
     positions: Tensor  # (W, d), centred
     position_squares: Tensor  # (W,)
@@ -205,8 +205,8 @@ class OadTR(OnlineNetwork):
         memory = self.norm(tokens)
         queries = self.queries.expand(batch_size, -1, -1)
         for decoder in self._decoder():
-            queries = decoder.talk(queries)
-            queries = decoder.finish(queries, decoder.cross_attention(queries, memory))
+            queries = decoder.self_attend(queries)
+            queries = decoder.feed_forward(queries, decoder.cross_attention(queries, memory))
         return self._answer(memory, queries)
 
     def initial_state(self, batch_size: int = 1) -> State:
@@ -275,9 +275,9 @@ class OadTR(OnlineNetwork):
         probe = tables.probe.expand(batch_size, -1, -1, -1)
         for number, decoder in enumerate(self._decoder()):
             if number > 0:
-                queries = decoder.talk(queries)
+                queries = decoder.self_attend(queries)
                 probe = decoder.cross_attention.probes(queries)
-            queries = decoder.finish(queries, decoder.cross_attention.read(probe, memory))
+            queries = decoder.feed_forward(queries, decoder.cross_attention.read(probe, memory))
         return self._answer(memory, queries), state
 
     def train(self, mode: bool = True) -> OadTR:
@@ -295,7 +295,7 @@ class OadTR(OnlineNetwork):
         positions = self.positions[:-1] - self.positions[:-1].mean(-1, keepdim=True)
         task = self.task_token[0] + self.positions[-1:]
         decoder = self._decoder()[0]
-        queries = decoder.talk(self.queries)
+        queries = decoder.self_attend(self.queries)
         return _Tables(
             positions=positions,
             position_squares=positions.square().sum(-1),

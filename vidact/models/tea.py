@@ -91,13 +91,13 @@ class TEABlock(TemporalBlock):
     def forward(self, images: Tensor, frames: int) -> Tensor:
         maps = self.me(self.bn1(self.conv1(images)).relu(), frames)
         *groups, last = maps.chunk(GROUPS, dim=1)
-        done: list[Tensor] = []
+        outputs: list[Tensor] = []
         for group, over_time, conv, norm in zip(groups, self.shifts, self.convs, self.bns, strict=False):
-            if done and not self.is_first:
-                group = group + done[-1]
-            done.append(norm(conv(over_time(group, frames))).relu())
-        done.append(self.pool(self.shifts[-1](last, frames)))
-        return (self.bn3(self.conv3(torch.cat(done, dim=1))) + self.downsample(images)).relu()
+            if outputs and not self.is_first:
+                group = group + outputs[-1]
+            outputs.append(norm(conv(over_time(group, frames))).relu())
+        outputs.append(self.pool(self.shifts[-1](last, frames)))
+        return (self.bn3(self.conv3(torch.cat(outputs, dim=1))) + self.downsample(images)).relu()
 
 
 class ExcitedChain(nn.Module):
@@ -122,10 +122,10 @@ class ExcitedChain(nn.Module):
     def forward(self, images: Tensor, frames: int) -> Tensor:
         """Images (B*T, C, H, W) → the same shape."""
         groups = self.me(images, frames).chunk(GROUPS, dim=1)
-        done = [over_time(group, frames) for over_time, group in zip(self.shifts, groups, strict=True)]
+        outputs = [over_time(group, frames) for over_time, group in zip(self.shifts, groups, strict=True)]
         for number, link in enumerate(self.links, start=1):
-            done[number] = done[number] + link(done[number - 1], frames)
-        return torch.cat(done, dim=1)
+            outputs[number] = outputs[number] + link(outputs[number - 1], frames)
+        return torch.cat(outputs, dim=1)
 
 
 class TEA(FrameConsensus):

@@ -114,8 +114,8 @@ class TRNRecurrent(OnlineNetwork):
 
     def _advance(self, token: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """An embedded token (B, E) → logits (B, K), the decoder's logits (B, L, K), and the state after it."""
-        seen = torch.cat([token, state["future"]], dim=1)  # (B, 2E)
-        hidden, cell = self.encoder(self.dropout(seen), (state["hidden"], state["cell"]))
+        joined = torch.cat([token, state["future"]], dim=1)  # (B, 2E)
+        hidden, cell = self.encoder(self.dropout(joined), (state["hidden"], state["cell"]))
         logits = self.classifier(self.dropout(hidden))
         imagined, future = self._imagine(hidden, cell)
         return logits, imagined, {"hidden": hidden, "cell": cell, "future": future}

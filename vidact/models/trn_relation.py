@@ -51,8 +51,8 @@ class Relation(nn.Module):
         places = self.hidden.weight.unflatten(1, (subsets.shape[1], -1))  # (hidden, s, D)
         mapped = torch.einsum("bfd,hpd->pbfh", features, places)  # (s, B, S, hidden)
         total = self.hidden.bias
-        for place, frames in zip(mapped, subsets.unbind(1), strict=True):
-            total = total + place[:, frames]  # (B, n, hidden)
+        for projected, frames in zip(mapped, subsets.unbind(1), strict=True):
+            total = total + projected[:, frames]  # (B, n, hidden)
         return self.classify(total.relu().mean(1))
 
 

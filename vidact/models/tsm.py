@@ -531,8 +531,8 @@ MMACTION2_MOBILENET_V2: Rules = [
 
 def _empty(backbone: str, num_classes: int, modality: str, shift: str, non_local: bool) -> TSM:
     if backbone not in _SIZES or (non_local and backbone != "resnet50"):
-        known = ["resnet50"] if non_local else list(_SIZES)
-        raise ValueError(f"backbone is {backbone!r}; the TSM layouts know {', '.join(known)}")
+        layouts = ["resnet50"] if non_local else list(_SIZES)
+        raise ValueError(f"backbone is {backbone!r}; the TSM layouts know {', '.join(layouts)}")
     if non_local and shift == "causal":
         raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
     if non_local:

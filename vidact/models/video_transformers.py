@@ -131,10 +131,10 @@ def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tens
             raise OSError(download_advice(f"Hugging Face's {published[weights]}/{FILES[0]}", error)) from error
     path = Path(weights)
     if path.is_dir():
-        found = [path / name for name in FILES if (path / name).is_file()]
-        if not found:
+        paths = [path / name for name in FILES if (path / name).is_file()]
+        if not paths:
             raise FileNotFoundError(f"the folder {path} has neither {' nor '.join(FILES)}; name the file of weights")
-        return read(found[0])[0]
+        return read(paths[0])[0]
     check_weight_path(weights, list(published))
     return read(path)[0]
 
@@ -481,10 +481,10 @@ def _size_of(state_dict: Mapping[str, Any], sizes: Mapping[str, Shape], whose: s
     for name, shape in sizes.items():
         if widths == [shape.width] and len(layers) == shape.layers:
             return name
-    known = ", ".join(f"{name} ({shape.width}, {shape.layers})" for name, shape in sizes.items())
+    descriptions = ", ".join(f"{name} ({shape.width}, {shape.layers})" for name, shape in sizes.items())
     raise ValueError(
         f"the state dict has width {widths[0] if widths else 'unknown'} and {len(layers)} layers; "
-        f"the sizes of {whose} are {known}"
+        f"the sizes of {whose} are {descriptions}"
     )
 
 
