@@ -70,6 +70,17 @@ class ClipInput:
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
 
+def probabilities(logits: Tensor, activation: str) -> Tensor:
+    """Turn logits (…, K) into float32 scores in 0…1: for training, scoring, prediction and streams alike.
+
+    Args:
+        activation: "softmax": one class at a time; "sigmoid": each class by itself.
+    """
+    if activation not in ("softmax", "sigmoid"):
+        raise ValueError(f"scores are {activation!r}; they are 'softmax' or 'sigmoid' of the logits")
+    return logits.float().sigmoid() if activation == "sigmoid" else logits.float().softmax(-1)
+
+
 @dataclass
 class ClipBatch:
     """Clips of several videos.

@@ -21,10 +21,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from vidact.batch import ClipInput
 from vidact.data.tables import read_lines
 from vidact.models.online import OnlineNetwork
-from vidact.models.weights import REFERENCES, from_reference, load, read, save
+from vidact.models.weights import (
+    REFERENCES,
+    from_reference,
+    input_of,
+    load,
+    read,
+    recipe_of,
+    record_of,
+    save,
+)
 from vidact.text.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler
 from vidact.video.transform import images_per_index
@@ -168,13 +176,13 @@ def convert(
         network: Any = from_reference(origin, state_dict, **asked)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    if not hasattr(network, "recipe"):
+    if recipe_of(network) is None:
         raise ValueError(f"origin {origin} gives a {type(network).__name__}, which no function of vidact.models builds")
     names = class_names(network, classes, origin, asked)
     facts: dict[str, Any] = {"classes": names, "multi_label": False}
-    if isinstance(getattr(network, "input", None), ClipInput):
+    if (clip_input := input_of(network)) is not None:
         facts["sampling"] = (sampling or published_sampling(network, asked)).record()
-        if network.input.flow_fields:
+        if clip_input.flow_fields:
             facts["flow"] = {"method": "tvl1", "bound": 20.0}  # what every published flow network was trained on
     facts["converted"] = {
         "origin": origin,
@@ -329,8 +337,8 @@ def published_sampling(network: Any, asked: Mapping[str, Any]) -> ClipSampler:
 def remarks(network: Any, asked: Mapping[str, Any]) -> list[str]:
     """What the owner of the file should know."""
     said = []
-    clip_input = getattr(network, "input", None)
-    if isinstance(clip_input, ClipInput):
+    clip_input = input_of(network)
+    if clip_input is not None:
         if clip_input.order == "bgr":
             said.append("it takes BGR images from 0 to 255; the transform does that by the record")
         if clip_input.flow_fields:
@@ -343,8 +351,9 @@ def remarks(network: Any, asked: Mapping[str, Any]) -> list[str]:
         elif "num_segments" not in asked and "network" not in asked:
             said.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
     elif isinstance(network, OnlineNetwork):
-        record: dict[str, Any] = network.record  # type: ignore[assignment]
-        origin = record["converted"]["origin"]
+        converted = record_of(network).converted
+        assert converted is not None
+        origin = converted["origin"]
         untold = {
             name: parameter.default
             for name, parameter in arguments_of(reference(origin)).items()

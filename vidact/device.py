@@ -1,10 +1,15 @@
-"""Devices by name: what this PyTorch has here."""
+"""Devices: the best one of this machine, and the check of a name."""
 
 from __future__ import annotations
 
 import textwrap
 
 import torch
+
+
+def best_device() -> torch.device:
+    """Return the accelerator that this PyTorch can use here (CUDA, MPS, …); the CPU where there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def refuse_device(name: str | None) -> None:
@@ -14,7 +19,7 @@ def refuse_device(name: str | None) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # an unknown name; one that this PyTorch was built without
-        best = torch.accelerator.current_accelerator(check_available=True)
-        known = "cpu" if best is None else f"cpu and {best}"
+        best = best_device()
+        known = "cpu" if best.type == "cpu" else f"cpu and {best}"
         why = textwrap.shorten(str(error), 100, placeholder=" …")
         raise ValueError(f"--device is {name}, which PyTorch does not have here ({why}); it has {known}") from None

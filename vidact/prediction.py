@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidact.batch import parse_views
+from vidact.batch import parse_views, probabilities
+from vidact.device import best_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
-from vidact.models.weights import load, refuse_other_classes
+from vidact.models.weights import load, record_of, refuse_other_classes
 from vidact.records import blamed
 from vidact.video.decode import VideoError, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, walk_videos
@@ -87,21 +88,22 @@ def predictions(
     videos = find_videos(paths, notes)
     num_clips, crops = parse_views(views)
     network: Any = load(checkpoint)
-    record = network.record
-    if "features" in record:
+    record = record_of(network)
+    if record.features is not None:
         raise ValueError(
             f"{checkpoint} is an online detector, which answers every moment of a video; `predict` names whole clips "
             f"with a recogniser. This answers {'the first of these videos' if len(videos) > 1 else 'the video'}:\n"
             f"  vidact stream --checkpoint {shlex.quote(str(checkpoint))} --source {shlex.quote(str(videos[0]))} "
             "--no_window --fast --events events.csv"
         )
-    if record.get("sampling") is None:
+    if record.sampling is None:
         raise ValueError(f"{checkpoint} does not say which frames its network takes; save it with a sampler's record")
     with blamed(checkpoint):
-        refuse_other_classes(record["classes"], network.num_classes, str(checkpoint))
-        sampler = ClipSampler.from_record(record["sampling"])
+        record.require("classes")
+        refuse_other_classes(record.classes, network.num_classes, str(checkpoint))
+        sampler = ClipSampler.from_record(dict(record.sampling))
     transform = from_record(record, crops=crops)
-    device = device or best_device()
+    device = device or str(best_device())
     network.to(device)
     if torch.device(device).type == "cuda":
         channels_last(network)
@@ -115,7 +117,7 @@ def predictions(
             yield Prediction(str(video), error=str(error))
             continue
         order = np.argsort(-scores, kind="stable")[:top]
-        labels = [(record["classes"][i], round(float(scores[i]), 6)) for i in order]
+        labels = [(record.classes[i], round(float(scores[i]), 6)) for i in order]
         yield Prediction(str(video), labels, start_s, end_s, time.perf_counter() - started)
 
 
@@ -198,14 +200,8 @@ def score_video(
             total += network(clip[None].to(device)).float()[0]
             count += 1
     logits = total.cpu() / count  # once, since the CPU prepares the next view while the device looks at this one
-    scores = logits.sigmoid() if network.record.get("multi_label") else logits.softmax(0)
+    scores = probabilities(logits, record_of(network).activation)
     return scores.numpy(), float(frames.times_s.min()), float(frames.times_s.max())
-
-
-def best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> None:

@@ -1,8 +1,9 @@
-"""What a file says of itself: its record is read, or refused by the file's name and the key, before it is believed.
+"""Records: what a file holds about itself, checked when the file is read.
 
-Weights, exported graphs, features and runs carry records as JSON. Whoever wrote the file chose what is in them: other
-kinds of values than ours, sizes beyond any memory. Nothing is built or allocated from a record that was not checked.
-A key that is absent is another's business: older files lack some, and who needs one says so.
+Weights, exported graphs, features and runs carry records as JSON. A file from elsewhere can hold anything there: values
+of the wrong type, sizes beyond any memory. So a record is checked first, and an error names the file and the key;
+nothing is built or allocated from a record that was not checked. Older files lack some keys, so an absent key is no
+error here: the code that needs the key raises one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+FORMAT = 1  # the version of the records that this vidact writes, and the newest that it reads
 LARGEST_SIDE = 8192  # pixels of a network's input
 LONGEST = 100_000  # frames of a clip or a chunk
 WIDEST = 10_000_000  # values of a vector, outputs of a network
@@ -131,7 +134,7 @@ SAMPLER = {
     "variant": TEXT,
     "out_of_range": TEXT,
 }
-# Of a file of weights, a checkpoint or an exported graph.
+# The keys of a file of weights, a checkpoint or an exported graph.
 RECORD: dict[str, Any] = {
     "format": VERSION,
     **NETWORK,
@@ -141,17 +144,106 @@ RECORD: dict[str, Any] = {
     "sampling": {"name": TEXT, "arguments": SAMPLER},
     "tokens_per_second": rate(FASTEST),
     "events": {"on": THRESHOLDS, "off": THRESHOLDS},
+    "thresholds": OBJECT,
+    "flow": {"method": TEXT},
     "features": FEATURES,
     "extractor": FEATURES,
     "export": EXPORT,
+    "converted": {"origin": TEXT, "file": TEXT, "sha256": TEXT, "hyperparameters": OBJECT},
+    "source": TEXT,
+    "licence": TEXT,
 }
-# Of results.json.
+# The keys of results.json.
 RESULTS: dict[str, Any] = {
     "commands": Kind(
         "an object: command → names",
         lambda value: isinstance(value, Mapping) and all(map(NAMES.fits, value.values())),
     ),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Record(Mapping[str, Any]):
+    """The record of a file of weights, a checkpoint or an exported graph.
+
+    An attribute that the file does not have is None. A record is also a mapping, ``record["classes"]``, of the keys
+    that the file has; it equals a dict of the same keys and values.
+
+    Args:
+        recipe: the builder of the network, ``"builder"``, and its ``"arguments"``.
+        input: the fields of the network's ``ClipInput``.
+        classes: the names of the actions; empty where the file names none.
+        multi_label: whether a clip can have several classes.
+        scores: "softmax" or "sigmoid": what turns a detector's logits into probabilities.
+        sampling: the sampler of the frames of a clip, ``"name"`` and ``"arguments"``.
+        flow: how the optical flow of the training was made.
+        tokens_per_second: the answers of a detector a second.
+        events: the settings of the ``EventDetector``.
+        thresholds: what the thresholds of the events were chosen on.
+        features: the record of a detector's features.
+        extractor: the record of the feature extractor that a file holds; such a file holds no other network.
+        export: what an exported graph computes, and its state.
+        converted: where published weights were converted from.
+        source: where the weights come from.
+        licence: the licence of the weights.
+        format: the version of the record.
+        others: keys that this version does not use, such as those of newer ones. They are kept.
+    """
+
+    recipe: Mapping[str, Any] | None = None
+    input: Mapping[str, Any] | None = None
+    classes: list[str] = field(default_factory=list)
+    multi_label: bool | None = None
+    scores: str | None = None
+    sampling: Mapping[str, Any] | None = None
+    flow: Mapping[str, Any] | None = None
+    tokens_per_second: float | None = None
+    events: Mapping[str, Any] | None = None
+    thresholds: Mapping[str, Any] | None = None
+    features: Mapping[str, Any] | None = None
+    extractor: Mapping[str, Any] | None = None
+    export: Mapping[str, Any] | None = None
+    converted: Mapping[str, Any] | None = None
+    source: str | None = None
+    licence: str | None = None
+    format: int = FORMAT
+    others: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_dict(values: Any, source: str | Path) -> Record:
+        """Return the record in ``values``; raise ValueError with the source and the key for a value of another type."""
+        checked = check(values, RECORD, source)
+        known = {key: value for key, value in checked.items() if key in RECORD and value is not None}
+        return Record(**known, others={key: value for key, value in checked.items() if key not in RECORD})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as files hold it: plain data, without the keys that are absent."""
+        values = {"format": self.format}
+        for name in (each.name for each in fields(self) if each.name not in ("format", "others")):
+            value = getattr(self, name)
+            if value is not None and (value or name != "classes"):
+                values[name] = value
+        return {**values, **self.others}
+
+    def require(self, *keys: str) -> None:
+        """Raise KeyError for the first key that is absent; ``blamed`` makes it a ValueError with the file's name."""
+        for key in keys:
+            if key not in self:
+                raise KeyError(key)
+
+    @property
+    def activation(self) -> str:
+        """What makes probabilities of the logits, "softmax" or "sigmoid"; see ``vidact.batch.probabilities``."""
+        return "sigmoid" if self.multi_label else self.scores or "softmax"
+
+    def __getitem__(self, key: str) -> Any:
+        return self.to_dict()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_dict())
+
+    def __len__(self) -> int:
+        return len(self.to_dict())
 
 
 def check(record: Any, kinds: Mapping[str, Any], source: str | Path, key: str = "") -> dict[str, Any]:

@@ -225,6 +225,7 @@ def test_resuming_knows_its_classes_however_written():
 
     from lightning.pytorch.trainer.states import TrainerFn
 
+    from vidact.records import Record
     from vidact.tasks.resuming import refuse_what_does_not_fit
 
     def recipe(builder):
@@ -232,7 +233,7 @@ def test_resuming_knows_its_classes_however_written():
 
     trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.FITTING), ckpt_path="runs/x/last.ckpt")
     mine = {"classes": [CAFE, "jump up"], "recipe": recipe("vidact.models.one")}
-    task = SimpleNamespace(_trainer=trainer, trainer=trainer, record=mine)
+    task = SimpleNamespace(_trainer=trainer, trainer=trainer, record=Record(**mine))
     saved = {"classes": [APART, "jump\u00a0up"], "recipe": recipe("vidact.models.two")}
     checkpoint = {"loops": {}, "optimizer_states": [], "vidact": saved}
     with pytest.raises(ValueError, match=r"holds another network .* vidact\.models\.two and vidact\.models\.one"):

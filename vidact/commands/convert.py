@@ -74,13 +74,17 @@ def main(args: Sequence[str]) -> int:
         frames = hyperparameters.get("num_segments", SEGMENTS)
         sampling = LegacySampler("tsm_dense", int(frames))
     network: Any = convert(options.origin, options.file, options.out, options.classes, sampling, **hyperparameters)
-    record = network.record
-    used = record["converted"]["hyperparameters"]
-    print(f"{options.out}: {record['recipe']['builder']}, {sum(p.numel() for p in network.parameters()):,} parameters, "
-          f"{len(record['classes'])} classes")  # fmt: skip
+    from vidact.models.weights import record_of
+
+    record = record_of(network)
+    assert record.recipe is not None
+    assert record.converted is not None
+    used = record.converted["hyperparameters"]
+    print(f"{options.out}: {record.recipe['builder']}, {sum(p.numel() for p in network.parameters()):,} parameters, "
+          f"{len(record.classes)} classes")  # fmt: skip
     print("  " + ", ".join(f"{name} {value}" for name, value in used.items()))
-    if "sampling" in record:
-        print(f"  sampling: {record['sampling']['name']} {record['sampling']['arguments']}")
+    if record.sampling is not None:
+        print(f"  sampling: {record.sampling['name']} {record.sampling['arguments']}")
     for remark in remarks(network, hyperparameters | used):
         print(f"  {remark}")
     return 0

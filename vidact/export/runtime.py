@@ -15,13 +15,10 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import build_from_recipe
-from vidact.records import RECORD, blamed, check, parse
+from vidact.records import FORMAT, Record, blamed, parse
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.text.packages import how_to_install
 from vidact.video.transform import images_per_index
-
-FORMAT = 1
-
 
 # ---------------------------------------------------------------------------------------------- what runs it
 
@@ -55,9 +52,10 @@ class OnnxGraph:
         if "vidact" not in metadata:
             raise ValueError(f"{name} has no vidact record: another program wrote it. Make one with: vidact export")
         self.name = name
-        self.record = check(parse(metadata["vidact"], f"the record of {name}"), RECORD, name)
+        self.record = Record.from_dict(parse(metadata["vidact"], f"the record of {name}"), name)
         with blamed(name):
-            self.facts: dict[str, Any] = self.record["export"]
+            self.record.require("export")
+            self.facts: dict[str, Any] = dict(self.record.export or {})
             self._version: int = self.facts["format"]
         if self._version > FORMAT:
             raise ValueError(
@@ -117,8 +115,8 @@ class OnnxStep(OnlineNetwork):
         super().__init__()
         self._graph = graph
         self.record = graph.record
-        self.classes: list[str] = list(graph.record.get("classes", []))
-        self.tokens_per_second = float(graph.record.get("tokens_per_second", 0.0))
+        self.classes: list[str] = list(graph.record.classes)
+        self.tokens_per_second = graph.record.tokens_per_second or 0.0
         self.num_classes = graph.facts["num_classes"]
         (self.feature_dim,) = graph.facts["shape"]
         self.window = graph.facts["window"]
@@ -150,9 +148,10 @@ class OnnxFrameStep(nn.Module):
         super().__init__()
         self._graph = graph
         self.record = graph.record
-        self.classes: list[str] = list(graph.record.get("classes", []))
+        self.classes: list[str] = list(graph.record.classes)
         self.num_classes: int = graph.facts["num_classes"]
-        self.input = ClipInput(**graph.record["input"])
+        graph.record.require("input")
+        self.input = ClipInput(**(graph.record.input or {}))
 
     def initial_state(self, batch_size: int = 1) -> State:
         return self._graph.initial_state(batch_size)
@@ -170,10 +169,11 @@ class OnnxClip(nn.Module):
         super().__init__()
         self._graph = graph
         self.record = graph.record
-        self.classes: list[str] = list(graph.record.get("classes", []))
+        self.classes: list[str] = list(graph.record.classes)
         self.num_classes: int = graph.facts["num_classes"]
         self.frames: int = graph.facts["frames"]
-        self.input = ClipInput(**graph.record["input"])
+        graph.record.require("input")
+        self.input = ClipInput(**(graph.record.input or {}))
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits (B, K)."""
@@ -210,7 +210,8 @@ class OnnxExtractor(FeatureExtractor):
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
-        self._graph, self._record = graph, graph.record["features"]
+        graph.record.require("features")
+        self._graph, self._record = graph, dict(graph.record.features or {})
         looks: list[nn.Module] = []
         for part, facts in zip(("network", "flow_network"), graph.facts["looks"], strict=False):
             look = _ImageLook if facts["is_image"] else _ClipLook
@@ -330,7 +331,7 @@ def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iter
     holds = f"{path} holds {_KIND_IN_WORDS[type(network)]}"
     if isinstance(network, OnnxExtractor):
         return f"{holds}, and a stream needs the step of a detector; give the detector, and this one with --extractor"
-    recipe = network.record.get("recipe")
+    recipe = network.record.recipe
     try:
         with torch.device("meta"):  # its weights are not needed
             twin = build_from_recipe(recipe, trust) if recipe else None

@@ -39,16 +39,15 @@ import torch
 from torch import Tensor, nn
 
 from vidact import __version__
-from vidact.batch import ClipInput
 from vidact.export.formats import KINDS, SUFFIXES
-from vidact.export.runtime import FORMAT, OnnxGraph, load_onnx, open_onnx
+from vidact.export.runtime import OnnxGraph, load_onnx, open_onnx
 from vidact.features.extractor import FeatureExtractor
 from vidact.files import replacing
 from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
-from vidact.models.weights import load
-from vidact.records import blamed
+from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
+from vidact.records import FORMAT, Record, blamed
 from vidact.text.packages import how_to_install
 from vidact.video.sample import ClipSampler
 
@@ -142,7 +141,7 @@ def export(
         with_it = _write(carried, half, min(runs or 10, 10))
         job.carries = half.read_bytes()
         done = _write(job, half, runs)
-        if job.record.get("classes"):
+        if job.record.classes:
             load_onnx(half)  # raises where the features are others than the detector's
         return replace(done, path=out, extractor=with_it)
 
@@ -163,7 +162,7 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
     else:
         program.example_inputs = None  # whole states, which nobody needs
         with path.open("wb") as file:  # given a path, it would call the archive by that name
-            torch.export.save(program, file, extra_files={"vidact.json": json.dumps(job.record)})
+            torch.export.save(program, file, extra_files={"vidact.json": json.dumps(job.record.to_dict())})
     runs = runs or (200 if job.what == "step" else 10)
     difference, answer = job.compare(path, runs)
     if not difference <= TOLERANCE * answer and not difference <= ROUNDINGS * job.rounding(runs):  # NaN is refused too
@@ -226,7 +225,7 @@ class _Job:
     example: tuple[Any, ...]
     inputs: list[str]
     outputs: list[str]
-    record: dict[str, Any]
+    record: Record
     carries: bytes = b""  # an .onnx of the extractor
 
     def trace(self) -> torch.export.ExportedProgram:
@@ -402,13 +401,14 @@ def _job(
     return _step_job(network, name)
 
 
-def _record(network: Any, what: str, **facts: Any) -> dict[str, Any]:
-    record = dict(getattr(network, "record", {}))
-    if recipe := getattr(network, "recipe", None):
-        record["recipe"] = recipe
-    if isinstance(taken := getattr(network, "input", None), ClipInput):
-        record["input"] = taken.as_dict()
-    return record | {"export": {"format": FORMAT, "what": what, **_versions(), **facts}}
+def _record(network: nn.Module, what: str, **facts: Any) -> Record:
+    record, clip_input = record_of(network), input_of(network)
+    return replace(
+        record,
+        recipe=recipe_of(network) or record.recipe,
+        input=record.input if clip_input is None else clip_input.as_dict(),
+        export={"format": FORMAT, "what": what, **_versions(), **facts},
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -416,14 +416,14 @@ def _versions() -> dict[str, str]:
 
 
 def _clip_job(network: Any, name: str, frames: int | None) -> _Job:
-    taken = getattr(network, "input", None)
-    if not isinstance(taken, ClipInput):
+    taken = input_of(network)
+    if taken is None:
         raise ValueError(
             f"{name} does not say its input, so no clip can be made for it; give a network of vidact.models"
         )
-    sampling = getattr(network, "record", {}).get("sampling")
+    sampling = record_of(network).sampling
     with blamed(f"{name}: the sampling of its record"):
-        trained = ClipSampler.from_record(sampling)(10_000).shape[-1] if sampling else None
+        trained = ClipSampler.from_record(dict(sampling))(10_000).shape[-1] if sampling else None
     length = frames or taken.frames or trained
     if length is None:
         raise ValueError(f"{name} takes clips of any length and does not say which it was trained with; give frames")
@@ -483,7 +483,7 @@ def _carried(
 ) -> _Job | None:
     """The extractor that the file of ``job`` is to carry, if any."""
     if extractor is None:
-        if job.what != "step" or format != "onnx" or not getattr(job.network, "extractor_state", None):
+        if job.what != "step" or format != "onnx" or not extractor_state_of(job.network):
             return None
         return _extractor_job(_extractor(job.network, trust))
     if job.what == "extractor":
@@ -503,12 +503,13 @@ def _extractor(checkpoint: str | Path | nn.Module | FeatureExtractor, trust: Ite
         if path.is_dir() or path.name == "extractor.safetensors":
             return FeatureExtractor.open(path, device="cpu", trust=trust)
     network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
-    if not getattr(network, "extractor_state", None):
+    tensors, features = extractor_state_of(network), record_of(network).features
+    if not tensors or features is None:
         raise ValueError(
             f"{checkpoint if isinstance(checkpoint, str | Path) else type(network).__name__} carries no feature "
             "extractor; give the extractor.safetensors of a folder of features"
         )
-    return FeatureExtractor.load(network.record["features"], network.extractor_state, device="cpu", trust=trust)
+    return FeatureExtractor.load(features, tensors, device="cpu", trust=trust)
 
 
 def _extractor_job(extractor: FeatureExtractor) -> _Job:
@@ -532,7 +533,7 @@ def _extractor_job(extractor: FeatureExtractor) -> _Job:
         tuple(example),
         [look["input"] for look in looks],
         ["features"],
-        {"features": extractor.record(), "export": facts},
+        Record(features=extractor.record(), export=facts),
     )
 
 
@@ -560,7 +561,7 @@ def _save_onnx(program: torch.export.ExportedProgram, job: _Job, path: Path) -> 
         value.shape[0] = "batch"
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # which of PyTorch's nodes it was: two thirds of a small file
-    model.metadata_props["vidact"] = json.dumps(job.record)
+    model.metadata_props["vidact"] = json.dumps(job.record.to_dict())
     if job.carries:
         model.metadata_props["vidact.extractor"] = base64.b64encode(job.carries).decode()
     onnx_program.save(path, external_data=False)

@@ -31,13 +31,14 @@ from torch import Tensor, nn
 
 from vidact.batch import ClipInput
 from vidact.data.takes import Take
+from vidact.device import best_device
 from vidact.features.choices import CHUNK, FPS, IMAGE_NETWORKS
 from vidact.features.record import EXTRACTOR, differences, weights_hash
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
-from vidact.models.weights import build_for, describe, load_strictly, read
-from vidact.records import FEATURES, blamed, check
+from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read
+from vidact.records import FEATURES, FORMAT, Record, blamed, check
 from vidact.video import (
     LONGEST_GAP_S,
     Chunker,
@@ -53,8 +54,6 @@ from vidact.video import (
 from vidact.video.decode import DECODERS
 from vidact.video.flow import METHODS
 from vidact.video.transform import ClipTransform, images_per_index, test_transform
-
-FORMAT = 1
 
 IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
     name: getattr(import_module(module), name) for name, module in IMAGE_NETWORKS.items()
@@ -127,10 +126,8 @@ class FeatureExtractor:
             raise ValueError(f"there is no flow method {flow_method!r}; there are {', '.join(METHODS)}")
         if batch is not None and batch < 1:
             raise ValueError(f"batch is {batch}; at least one chunk is computed at a time")
-        if device is None:
-            device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
         self.fps, self.chunk_size = Clock(fps).fps, Chunker(chunk).chunk
-        self.device = torch.device(device)
+        self.device = best_device() if device is None else torch.device(device)
         self.decoder, self.longest_gap_s = decoder, longest_gap_s
         self.flow_method = flow_method
         self.batch = batch or (1 if self.device.type == "cpu" else 32)
@@ -139,8 +136,8 @@ class FeatureExtractor:
         self.rgb_index = chunk // 2 if rgb_index is None else rgb_index
         self.networks = {"network": network}
         if flow_network is not None:
-            taken: Any = getattr(flow_network, "input", None)
-            if not isinstance(taken, ClipInput) or taken.rgb_channels:
+            flow_input = input_of(flow_network)
+            if flow_input is None or flow_input.rgb_channels:
                 raise ValueError(
                     f"flow_network is a {type(flow_network).__name__}, which does not look at flow alone; "
                     "build one with modality='flow'"
@@ -155,9 +152,9 @@ class FeatureExtractor:
         self.chunk(torch.zeros(chunk, 3, side, side, dtype=torch.uint8))
 
     def _look(self, network: nn.Module) -> _Look:
-        name, taken = type(network).__name__, getattr(network, "input", None)
+        name, taken = type(network).__name__, input_of(network)
         is_image = isinstance(network, Backbone)
-        if not isinstance(taken, ClipInput) or not hasattr(network, "dim"):
+        if taken is None or not hasattr(network, "dim"):
             raise ValueError(
                 f"{name} does not say its input and dim, so no features can be taken from it; use an image network "
                 f"({', '.join(IMAGE_BACKBONES)}) or a clip network with one vector a clip, such as TSN, TSM or X3D"
@@ -338,7 +335,7 @@ class FeatureExtractor:
             with blamed("the features record"):
                 network = build_for(state, record[part]["recipe"], trust, "the extractor's state")
                 load_strictly(network, state, source="the extractor's state")
-                network.input = ClipInput(**record[part]["input"])  # type: ignore[assignment]
+                attach(network, input=ClipInput(**record[part]["input"]))
             networks[part] = network
         with blamed("the features record"):
             extractor = FeatureExtractor(
@@ -361,7 +358,7 @@ class FeatureExtractor:
 
     def save(self, path: str | Path) -> None:
         """Write record and tensors to one .safetensors file, which ``open`` reads."""
-        text = json.dumps({"extractor": self.record()})
+        text = json.dumps(Record(extractor=self.record()).to_dict())
         with replacing(path) as half:
             half.write_bytes(safetensors.torch.save(self.state(), metadata={"vidact": text}))
 
@@ -374,10 +371,10 @@ class FeatureExtractor:
         if path.is_dir():
             path = path / EXTRACTOR
         tensors, record = read(path)
-        if record is None or "extractor" not in record:
+        if record is None or record.extractor is None:
             raise ValueError(f"{path} holds no feature extractor; give the {EXTRACTOR} of a folder of features")
         with blamed(path):
-            return FeatureExtractor.load(record["extractor"], tensors, device=device, batch=batch, trust=trust)
+            return FeatureExtractor.load(record.extractor, tensors, device=device, batch=batch, trust=trust)
 
 
 class FeatureStream:
@@ -431,8 +428,9 @@ class FeatureStream:
 def _described(network: nn.Module) -> dict[str, Any]:
     """Recipe and input, without where the weights came from: their hash says more, and the same on every machine."""
     described = describe(network)
+    assert described.recipe is not None
     arguments = {
         name: None if name == "weights" or name.endswith("_weights") else value
-        for name, value in described["recipe"]["arguments"].items()
+        for name, value in described.recipe["arguments"].items()
     }
-    return {"recipe": {**described["recipe"], "arguments": arguments}, "input": described["input"]}
+    return {"recipe": {**described.recipe, "arguments": arguments}, "input": described.input}

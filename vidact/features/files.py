@@ -254,8 +254,9 @@ def _holds(path: Path, record: Mapping[str, Any]) -> bool:
         tensors, stored = read(path)
     except (OSError, ValueError):
         return False
-    is_its = stored is not None and "extractor" in stored and not differences(stored["extractor"], record)
-    return is_its and weights_hash(tensors) == record["weights_sha256"]
+    if stored is None or stored.extractor is None or differences(stored.extractor, record):
+        return False
+    return weights_hash(tensors) == record["weights_sha256"]
 
 
 # ---------------------------------------------------------------------------------------------- processes

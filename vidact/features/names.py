@@ -144,4 +144,7 @@ def build_extractor(
 
 def _is_extractor(network: str) -> bool:
     path = Path(network)
-    return path.suffix == ".safetensors" and path.is_file() and "extractor" in (read(path)[1] or {})
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    record = read(path)[1]
+    return record is not None and record.extractor is not None

@@ -113,8 +113,8 @@ def _with_trained(
         if path is not None:
             state_dict, record = read(path)
             load_strictly(network, state_dict, source=path)
-            if record is not None and record.get("classes"):
-                trained.append((path, record["classes"]))
+            if record is not None and record.classes:
+                trained.append((path, record.classes))
     if len(trained) == 2 and trained[0][1] != trained[1][1]:
         (path_a, classes_a), (path_b, classes_b) = trained
         at = next((i for i, (a, b) in enumerate(zip(classes_a, classes_b, strict=False)) if a != b), 0)

@@ -31,10 +31,9 @@ from torch import Tensor, nn
 
 from vidact.batch import ClipInput
 from vidact.files import replacing
-from vidact.records import RECORD, blamed, check, parse, unreadable_weights
+from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
 
-FORMAT = 1
 EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
 
 # What `vidact export` writes and nothing here reads: the suffix, and what a user is told.
@@ -46,6 +45,39 @@ EXPORTED = {
 Rules = Sequence[tuple[str, str | None]]
 Arguments = ParamSpec("Arguments")
 Network = TypeVar("Network", bound=nn.Module)
+
+
+# ---------------------------------------------------------------------------------------------- what a network carries
+
+
+def attach(network: nn.Module, **facts: Any) -> None:
+    """Set ``network.recipe``, ``.record``, ``.extractor_state`` or ``.input``; a copy of the network has them too.
+
+    They are set here alone. ``vars`` is used because ``nn.Module`` declares its attributes as tensors and modules.
+    """
+    vars(network).update(facts)
+
+
+def recipe_of(network: nn.Module) -> Mapping[str, Any] | None:
+    """Return the recipe that ``builder`` gave the network; None for a network that no builder made."""
+    return vars(network).get("recipe")
+
+
+def record_of(network: nn.Module) -> Record:
+    """Return the record that ``load`` gave the network, or that was set as ``network.record``; else an empty one."""
+    record = vars(network).get("record", {})
+    return record if isinstance(record, Record) else Record.from_dict(record, f"the record of {type(network).__name__}")
+
+
+def extractor_state_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of the feature extractor that a detector carries; empty where it carries none."""
+    return vars(network).get("extractor_state", {})
+
+
+def input_of(network: nn.Module) -> ClipInput | None:
+    """Return the description of the clips that the network takes; None for a network that has none (a detector)."""
+    clip_input = getattr(network, "input", None)
+    return clip_input if isinstance(clip_input, ClipInput) else None
 
 
 # ---------------------------------------------------------------------------------------------- recipes
@@ -84,7 +116,7 @@ def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Netwo
             initialise_from(network, start)
         else:
             network = function(*bound.args, **bound.kwargs)
-        network.recipe = recipe  # type: ignore[assignment]
+        attach(network, recipe=recipe)
         return network
 
     build.is_builder = True  # type: ignore[attr-defined]
@@ -207,19 +239,15 @@ def refuse_other_classes(classes: Sequence[str], outputs: int, source: str) -> N
 # ---------------------------------------------------------------------------------------------- vidact files
 
 
-def describe(network: nn.Module) -> dict[str, Any]:
-    """The part of a record that the network knows itself: format, recipe and input."""
-    recipe = getattr(network, "recipe", None)
+def describe(network: nn.Module) -> Record:
+    """Return the part of a record that the network itself determines: recipe and input."""
+    recipe, clip_input = recipe_of(network), input_of(network)
     if recipe is None:
         raise ValueError(
             f"{type(network).__name__} has no recipe, so a file could not say how to build it again; "
             "build it with a size function, or mark your own with @vidact.models.weights.builder"
         )
-    record: dict[str, Any] = {"format": FORMAT, "recipe": recipe}
-    clip_input = getattr(network, "input", None)
-    if isinstance(clip_input, ClipInput):
-        record["input"] = clip_input.as_dict()
-    return record
+    return Record(recipe=recipe, input=None if clip_input is None else clip_input.as_dict())
 
 
 def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
@@ -235,9 +263,10 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path.name}: networks are saved as .safetensors; choose a name that ends so")
-    extra = record if record is not None else getattr(network, "record", {})
-    text = json.dumps(_plain({**extra, **describe(network)}, "the record"))
-    extractor = {EXTRACTOR + key: tensor for key, tensor in getattr(network, "extractor_state", {}).items()}
+    extra = record_of(network) if record is None else record
+    complete = Record.from_dict(_plain({**extra, **describe(network)}, "the record"), "the record")
+    text = json.dumps(complete.to_dict())
+    extractor = {EXTRACTOR + key: tensor for key, tensor in extractor_state_of(network).items()}
     tensors = {
         key: tensor.detach().cpu().contiguous().clone()
         for key, tensor in (dict(network.state_dict()) | extractor).items()
@@ -264,23 +293,22 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
             f"{path} holds weights but no vidact record, so it does not say which network they belong to. "
             "Convert published weights with tools/convert.py, or pass a backbone's file as weights= of a size function"
         )
-    if (record.get("format") or 0) > FORMAT:
-        raise ValueError(f"{path} has format {record['format']}; this vidact reads up to {FORMAT}: install a newer one")
-    if "extractor" in record:
+    if record.format > FORMAT:
+        raise ValueError(f"{path} has format {record.format}; this vidact reads up to {FORMAT}: install a newer one")
+    if record.extractor is not None:
         raise ValueError(
             f"{path} is the extractor of a detector's features and names no actions itself. It is for `vidact extract "
             "features --network`, and for --extractor of `vidact stream`, `serve` and `export`"
         )
-    if "recipe" not in record:
+    if record.recipe is None:
         raise ValueError(f"{path}: its record has no recipe, so the network cannot be built")
     with blamed(path):
-        network = build_for(state_dict, record["recipe"], trust, str(path))
+        network = build_for(state_dict, record.recipe, trust, str(path))
     load_strictly(network, state_dict, source=str(path))
-    if record.get("input") is not None:
+    if record.input is not None:
         with blamed(f"{path}: the input of its record"):
-            network.input = ClipInput(**record["input"])  # type: ignore[assignment]
-    network.record = record  # type: ignore[assignment]
-    network.extractor_state = extractor  # type: ignore[assignment]
+            attach(network, input=ClipInput(**record.input))
+    attach(network, record=record, extractor_state=extractor)
     return network.eval()
 
 
@@ -292,7 +320,7 @@ def is_vidact_file(path: str | Path) -> bool:
     return _read_record(path) is not None if path.suffix == ".safetensors" else read(path)[1] is not None
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def _read_record(path: Path) -> Record | None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -300,10 +328,10 @@ def _read_record(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
     if "vidact" not in metadata:
         return None
-    return check(parse(metadata["vidact"], f"the record of {path}"), RECORD, path)
+    return Record.from_dict(parse(metadata["vidact"], f"the record of {path}"), path)
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
     """The tensors of a weight file, and its record where vidact wrote it.
 
     Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
@@ -314,7 +342,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     return _read(path)[:2]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, dict[str, Tensor]]:
+def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str, Tensor]]:
     """What ``read`` gives, and the tensors of the feature extractor that a detector's file carries (possibly none)."""
     path = Path(path)
     if path.is_dir():
@@ -345,9 +373,8 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any] | None, d
         raise unreadable_weights(path, error) from None  # PyTorch's words advise to run what is in the file
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
-    record = content.get("vidact")
-    if record is not None:
-        record = check(record, RECORD, path)
+    values = content.get("vidact")
+    record = None if values is None else Record.from_dict(values, path)
     tensors: Any = content
     for key in ("state_dict", "model_state", "model", "module"):
         if isinstance(content.get(key), Mapping):

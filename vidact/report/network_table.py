@@ -27,7 +27,7 @@ from vidact.convert import CLIPS, SEGMENTS
 from vidact.models.bn_inception import ImageClassifier
 from vidact.models.online import OnlineOutput
 from vidact.models.tsn import TSN
-from vidact.models.weights import REFERENCES, from_reference
+from vidact.models.weights import REFERENCES, from_reference, recipe_of
 
 NUM_CLASSES = 400  # Kinetics'
 LONGEST = 320  # frames that are tried to find how far a network sees; the deepest TDN sees more than 79
@@ -276,7 +276,8 @@ def read_records(folder: Path) -> list[Record]:
         structures = [structure_of(network)]
         if isinstance(network, TSN | ImageClassifier):  # which are a backbone of images and an average
             structures.append(structure_of(network.backbone))
-        builder = network.recipe["builder"].rpartition(".")[2] if hasattr(network, "recipe") else type(network).__name__
+        recipe = recipe_of(network)
+        builder = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
         records.append(
             Record(record["name"], record["origin"], builder, error, record.get("tolerance", 1e-4), tuple(structures))
         )

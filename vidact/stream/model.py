@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidact.batch import probabilities
+from vidact.device import best_device
 from vidact.events import EventDetector
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
-from vidact.models.weights import load, refuse_other_classes
-from vidact.records import blamed
+from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
+from vidact.records import Record, blamed
 from vidact.stream.grabs import GAP_S, Grab
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
@@ -121,7 +123,7 @@ class StreamModel:
         return self._probabilities(output.logits[:, 0]), future, state
 
     def _probabilities(self, logits: Tensor) -> np.ndarray:
-        scores = logits.float().sigmoid() if self.scores == "sigmoid" else logits.float().softmax(-1)
+        scores = probabilities(logits, self.scores)
         if not self.has_background:
             scores = F.pad(scores, (1, 0))
         return scores[..., : 1 + len(self.classes)].cpu().numpy()  # without the ambiguous class of published weights
@@ -155,20 +157,18 @@ def load_model(
     """
     name = "the network" if isinstance(checkpoint, nn.Module) else str(checkpoint)
     network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
-    record = getattr(network, "record", {})
-    if device is None:
-        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    device = torch.device(device)
+    record = record_of(network)
+    device = best_device() if device is None else torch.device(device)
     is_detector = isinstance(network, OnlineNetwork)
     if not is_detector:
         refuse_clips(network, name)
-    if not record.get("classes"):
+    if not record.classes:
         raise ValueError(f"{name} does not name its classes; stream a checkpoint of a training run")
     if is_detector:
         if steps_per_second is not None:
             raise ValueError(
-                f"steps_per_second is {steps_per_second:g}, but {name} answers {record['tokens_per_second']:g} tokens "
-                "a second, as its features were made; leave it out"
+                f"steps_per_second is {steps_per_second:g}, but {name} answers {record.tokens_per_second or 0:g} "
+                "tokens a second, as its features were made; leave it out"
             )
         return _detector(network, record, name, extractor, events or {}, device, trust)
     if extractor is not None:
@@ -185,7 +185,8 @@ STREAMING = (
 
 def refuse_clips(network: Any, name: str) -> None:
     """Raise ValueError for a recogniser that cannot step frame by frame, with what can."""
-    kind = getattr(network, "recipe", {}).get("builder", type(network).__name__).rpartition(".")[2]
+    recipe = recipe_of(network)
+    kind = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
     if not isinstance(network, TSN | TSM):
         why = f"{kind} looks at whole clips"
     elif isinstance(network, TSM) and not network.is_causal:
@@ -199,24 +200,25 @@ def refuse_clips(network: Any, name: str) -> None:
 
 def _detector(
     network: OnlineNetwork,
-    record: Mapping[str, Any],
+    record: Record,
     name: str,
     extractor: str | Path | FeatureExtractor | None,
     events: Mapping[str, Any],
     device: torch.device,
     trust: Iterable[str],
 ) -> StreamModel:
-    features = record.get("features") or {}
+    features = record.features or {}
     with blamed(name):
-        classes, rate = list(record["classes"]), float(record["tokens_per_second"])
+        record.require("tokens_per_second")
+    classes, rate = list(record.classes), float(record.tokens_per_second or 0)
     if network.num_classes < 1 + len(classes):
         raise ValueError(
             f"{name} has {network.num_classes} outputs, and its background and {len(classes)} classes need "
             f"{1 + len(classes)}"
         )
     with blamed(f"{name}: the events of its record"):
-        detector = EventDetector(classes, rate, **{**(record.get("events") or {}), **events})
-    carried = getattr(network, "extractor_state", {})
+        detector = EventDetector(classes, rate, **{**(record.events or {}), **events})
+    carried = extractor_state_of(network)
     if extractor is None and not carried:
         made = features.get("network", {}).get("recipe", {}).get("builder", "another program")
         raise ValueError(
@@ -228,7 +230,7 @@ def _detector(
             extractor = FeatureExtractor.load(features, carried, device=device, trust=trust)
     elif not isinstance(extractor, FeatureExtractor):
         extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
-    made_by = {"dim": network.feature_dim, "tokens_per_second": record["tokens_per_second"], **features}
+    made_by = {"dim": network.feature_dim, "tokens_per_second": rate, **features}
     found = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
     made_by.pop("decoder", None)  # a stream has none
     if differ := other_features(made_by, {key: found.get(key) for key in made_by}):
@@ -242,14 +244,14 @@ def _detector(
         rate,
         detector,
         extractor,
-        scores=record.get("scores", "softmax"),
+        scores=record.activation,
         device=device,
     )
 
 
 def stream_recogniser(
     network: Any,
-    record: Mapping[str, Any],
+    record: Record,
     name: str,
     steps_per_second: float | None,
     events: Mapping[str, Any],
@@ -257,9 +259,9 @@ def stream_recogniser(
 ) -> StreamModel:
     """The model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
     with blamed(f"{name}: the sampling of its record"):
-        frames, rate = sampled_at(record.get("sampling"))
+        frames, rate = sampled_at(record.sampling)
     rate = rate if steps_per_second is None else Clock(steps_per_second).fps
-    classes = list(record["classes"])
+    classes = list(record.classes)
     refuse_other_classes(classes, network.num_classes, name)
     # Its scores are means over T frames already, so they are not smoothed again.
     settings = {"on": 0.5, "smoothing": 0.0, "min_seconds": 0.5, "merge_seconds": 0.5, **events}
@@ -268,18 +270,18 @@ def stream_recogniser(
         classes,
         rate,
         EventDetector(classes, rate, **settings),
-        transform=from_record(dict(record)),
-        scores="sigmoid" if record.get("multi_label") else "softmax",
+        transform=from_record(record),
+        scores=record.activation,
         has_background=False,
         device=device,
     )
 
 
-def sampled_at(sampling: dict[str, Any] | None) -> tuple[int, float]:
+def sampled_at(sampling: Mapping[str, Any] | None) -> tuple[int, float]:
     """Frames of a training clip and how many of them make a second, by the record of the sampler."""
     if sampling is None:
         return 8, STEPS_PER_SECOND
-    sampler = ClipSampler.from_record(sampling)
+    sampler = ClipSampler.from_record(dict(sampling))
     short, long = (sampler(length)[0] for length in (5_000, 10_000))
     strides = [float(np.median(np.diff(indices))) if len(indices) > 1 else 0.0 for indices in (short, long)]
     is_stride = strides[0] == strides[1] > 0  # otherwise the frames lie farther apart in a longer video

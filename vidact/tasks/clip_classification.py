@@ -19,11 +19,12 @@ from torch.optim import Optimizer
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from vidact.batch import ClipBatch
+from vidact.batch import ClipBatch, probabilities
 from vidact.files import write_json
 from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_accuracy
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
-from vidact.models.weights import initialise_from
+from vidact.models.weights import initialise_from, recipe_of
+from vidact.records import Record
 from vidact.results.scores import Scores
 from vidact.tasks import keeping
 from vidact.tasks.keeping import refuse_callbacks
@@ -279,7 +280,7 @@ class ClipClassification(pl.LightningModule):
         """Views (B, V, T, C, H, W) → one score a class (B, K), averaged over the views."""
         views = torch.cat([self.network(part).float() for part in clips.flatten(0, 1).split(self.views_at_once)])
         if self.average == "softmax":
-            views = views.sigmoid() if self.multi_label else views.softmax(1)
+            views = probabilities(views, "sigmoid" if self.multi_label else "softmax")
         return views.unflatten(0, clips.shape[:2]).mean(1)
 
     def validation_step(self, batch: ClipBatch, batch_idx: int) -> None:
@@ -375,20 +376,19 @@ class ClipClassification(pl.LightningModule):
         }
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint says of its network, as plain data; ``vidact.load`` needs nothing else."""
-        return {
-            "format": 1,
-            "recipe": getattr(self.network, "recipe", None),
-            "input": self.network.input.as_dict(),
-            "classes": list(self.classes),
-            "sampling": self.sampling,
-            "multi_label": self.multi_label,
-            **({} if self.flow is None else {"flow": self.flow}),
-        }
+    def record(self) -> Record:
+        """The record of a checkpoint; ``vidact.load`` needs nothing else."""
+        return Record(
+            recipe=recipe_of(self.network),
+            input=self.network.input.as_dict(),
+            classes=list(self.classes),
+            sampling=self.sampling,
+            multi_label=self.multi_label,
+            flow=self.flow,
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vidact"] = self.record
+        checkpoint["vidact"] = self.record.to_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)

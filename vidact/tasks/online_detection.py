@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from vidact.batch import SequenceBatch
+from vidact.batch import SequenceBatch, probabilities
 from vidact.events import Detection, EventDetector, always_on, choose_thresholds, scores_to_events
 from vidact.features.record import EXTRACTOR, differences
 from vidact.metrics import (
@@ -36,7 +36,8 @@ from vidact.metrics import (
 )
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
-from vidact.models.weights import initialise_from, read
+from vidact.models.weights import initialise_from, read, recipe_of
+from vidact.records import Record
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
@@ -315,7 +316,7 @@ class OnlineDetection(pl.LightningModule):
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
         """Scores (…, 1+K) in 0…1; a further (ambiguous) output takes its share of the softmax and is left out."""
-        scores = logits.float().sigmoid() if self.kind == "sigmoid" else logits.float().softmax(-1)
+        scores = probabilities(logits, self.kind)
         return scores[..., : 1 + len(self.classes)].cpu().numpy()
 
     def on_validation_epoch_start(self) -> None:
@@ -502,29 +503,28 @@ class OnlineDetection(pl.LightningModule):
         }
 
     @property
-    def record(self) -> dict[str, Any]:
-        """What a checkpoint says of its network, as plain data; ``vidact.load`` needs nothing else."""
-        return {
-            "format": 1,
-            "recipe": getattr(self.network, "recipe", None),
-            "classes": list(self.classes),
-            "features": self.features_record,
-            "tokens_per_second": self.tokens_per_second,
-            "scores": self.kind,
-            "events": dict(self.events),
-            "thresholds": dict(self.thresholds),
-        }
+    def record(self) -> Record:
+        """The record of a checkpoint; ``vidact.load`` needs nothing else."""
+        return Record(
+            recipe=recipe_of(self.network),
+            classes=list(self.classes),
+            features=self.features_record,
+            tokens_per_second=self.tokens_per_second,
+            scores=self.kind,
+            events=dict(self.events),
+            thresholds=dict(self.thresholds),
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["vidact"] = self.record
+        checkpoint["vidact"] = self.record.to_dict()
         if self.extractor_state:
             checkpoint["extractor"] = self.extractor_state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)
-        record = checkpoint.get("vidact") or {}
-        if record.get("thresholds") and record.get("scores") == self.kind:  # of a validation that is not made again
-            self.events["on"], self.thresholds = record["events"]["on"], dict(record["thresholds"])
+        record = Record.from_dict(checkpoint.get("vidact") or {}, "the checkpoint")
+        if record.thresholds and record.events and record.scores == self.kind:  # the validation is not made again
+            self.events["on"], self.thresholds = record.events["on"], dict(record.thresholds)
 
 
 def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:
@@ -549,8 +549,8 @@ def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     path = folder / EXTRACTOR
     if not path.is_file():
         return {}
-    tensors, own = read(path)
-    own = (own or {}).get("extractor", {})
+    tensors, record_there = read(path)
+    own = {} if record_there is None else record_there.extractor or {}
     shared = own.keys() & record.keys()
     if differ := differences({key: own[key] for key in shared}, {key: record[key] for key in shared}):
         raise ValueError(

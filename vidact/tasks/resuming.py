@@ -11,7 +11,7 @@ import copy
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
+from vidact.records import Record
 from vidact.text.names import plain_name, same_names
 
 
@@ -301,13 +302,13 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
     anew = f"To start from its weights: --model.init_from {path}"
     if "loops" not in checkpoint or "optimizer_states" not in checkpoint:
         raise ValueError(f"{path} holds weights and no state of a training, so no training goes on from it. {anew}")
-    record: dict[str, Any] = checkpoint.get("vidact") or {}
-    mine: dict[str, Any] = task.record  # type: ignore[assignment]
-    if "classes" in record and not same_names(record["classes"], mine["classes"]):
-        saved, asked = ({plain_name(name) for name in names} for names in (record["classes"], mine["classes"]))
+    record = Record.from_dict(checkpoint.get("vidact") or {}, path or "the checkpoint")
+    mine: Record = task.record  # type: ignore[assignment]
+    if record.classes and not same_names(record.classes, mine.classes):
+        saved, asked = ({plain_name(name) for name in names} for names in (record.classes, mine.classes))
         differ = sorted(saved ^ asked) or ["their order"]
         raise ValueError(f"{path} was trained on other classes than the data's: {', '.join(differ[:5])}. {anew}")
-    there, here = record.get("recipe"), mine.get("recipe")
+    there, here = record.recipe, mine.recipe
     if there and here and (differ := network_differences(there, here)):
         raise ValueError(f"{path} holds another network than the one that is asked for: {'; '.join(differ)}. {anew}")
     if "current_model_state" in checkpoint and not callbacks_of(task.trainer, pl.callbacks.WeightAveraging):
@@ -344,7 +345,7 @@ def refuse_what_does_not_fit(task: pl.LightningModule, checkpoint: dict[str, Any
         )
 
 
-def network_differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def network_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """What tells two networks' recipes apart, but for where their weights came from and how much they drop."""
     if there["builder"] != here["builder"]:
         return [f"{there['builder']} and {here['builder']} (there and asked)"]

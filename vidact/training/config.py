@@ -377,7 +377,8 @@ def take_network(config: Any, args: Sequence[str]) -> None:
     asked = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
     if not {"network", "class_path"} & set(asked):
         path = checkpoint_path(Path(config.run), config.ckpt or "best")
-        recipe = (read(path)[1] or {}).get("recipe")
+        record = read(path)[1]
+        recipe = None if record is None else record.recipe
         if recipe is None:
             raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")
         name, arguments = recipe["builder"], recipe["arguments"]

@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,29 +211,30 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     ``learnt_in`` are figures of the training, which results.json gets too.
     """
     from vidact.metrics import is_trivial
-    from vidact.models.weights import load, load_strictly
+    from vidact.models.weights import load, load_strictly, record_of
     from vidact.report.page import write_report
 
     path = checkpoint_path(run, name)
     # the configuration's own package has built a network in this process already
-    trained: Any = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
+    trained = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
+    record = record_of(trained)
     classes = cli.datamodule.found.classes
-    if not same_names(trained.record["classes"], classes):
-        differ = sorted({plain_name(name) for name in trained.record["classes"]} ^ set(classes)) or ["their order"]
-        unnamed = all(name.isdecimal() for name in trained.record["classes"])
+    if not same_names(record.classes, classes):
+        differ = sorted({plain_name(name) for name in record.classes} ^ set(classes)) or ["their order"]
+        unnamed = all(name.isdecimal() for name in record.classes)
         raise ValueError(
-            f"{path} was trained on {len(trained.record['classes'])} classes and {cli.datamodule.root} has "
+            f"{path} was trained on {len(record.classes)} classes and {cli.datamodule.root} has "
             f"{len(classes)}; they differ in {', '.join(differ[:5])}. "
             f"{'Its classes have numbers for names: name them with vidact convert --classes FILE. ' * unnamed}"
             f"To tell other classes apart, train from it: vidact train … --model.init_from {path}"
         )
-    if "features" in trained.record:
-        refuse_other_features(path, trained.record["features"], cli.datamodule)
+    if record.features is not None:
+        refuse_other_features(path, record.features, cli.datamodule)
     load_strictly(cli.model.network, trained.state_dict(), source=str(path))
-    if "events" in trained.record:  # thresholds, and what the logits mean, belong to the weights
-        cli.model.events = dict(trained.record["events"])
-        cli.model.thresholds = dict(trained.record.get("thresholds", {}))
-        cli.model.kind = trained.record.get("scores", cli.model.kind)
+    if record.events is not None:  # thresholds, and what the logits mean, belong to the weights
+        cli.model.events = dict(record.events)
+        cli.model.thresholds = dict(record.thresholds or {})
+        cli.model.kind = record.scores or cli.model.kind
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:
@@ -245,7 +246,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     asks_for_part = cli.config.trainer.limit_test_batches is not None
     if (videos := len(task.test_scores.ids)) < (there := len(data.found.split(data.test_split))) and asks_for_part:
         task.remarks.append(f"only {videos} of the {there} videos of the split {data.test_split} were scored")
-    learnt, seen = trained.record.get("flow"), getattr(data, "flow_record", None)
+    learnt, seen = record.flow, getattr(data, "flow_record", None)
     if learnt and seen and learnt.get("method") != seen.get("method"):
         print(
             f"note: {path} was trained on {learnt.get('method')} flow and is scored on {seen.get('method')} flow, "
@@ -268,7 +269,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     print(f"report: {page}")
 
 
-def refuse_other_features(checkpoint: Path, trained: dict[str, Any], data: Any) -> None:
+def refuse_other_features(checkpoint: Path, trained: Mapping[str, Any], data: Any) -> None:
     """A detector understands the features it was trained on and no others."""
     from vidact.features.record import other_features
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -536,7 +536,7 @@ def test_transform(input: ClipInput, crops: int = 1, flow_method: str = "dis") -
 test_transform.__test__ = False  # type: ignore[attr-defined]
 
 
-def from_record(record: dict[str, Any], crops: int = 1) -> TestTransform:
+def from_record(record: Mapping[str, Any], crops: int = 1) -> TestTransform:
     """The test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput.
 
     Flow is computed by the method that the network was trained with, which the record names.
