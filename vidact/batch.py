@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class ClipInput:
         """Channels of one time step that are RGB: 3, 15 for TDN, 0 for a flow network."""
         return self.channels - 2 * self.flow_fields
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Plain data for a checkpoint; ``ClipInput(**d)`` brings it back."""
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 

@@ -303,7 +303,7 @@ def class_names(
     count = int(asked["num_classes"]) - is_online
     if classes is None:
         if origin == "torchvision":
-            meta = next(iter(torchvision.models.get_model_weights(asked["network"]))).meta["categories"]  # type: ignore[call-overload]
+            meta = next(iter(torchvision.models.get_model_weights(asked["network"]))).meta["categories"]
             if len(meta) == count:
                 return list(meta)
         print(f"no classes were named: they are called 0 to {count - 1} (--classes FILE names them)")

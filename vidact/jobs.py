@@ -90,7 +90,7 @@ class HeldSpawnProcess(_Held, SpawnProcess):
 
 
 class HeldSpawnContext(SpawnContext):
-    Process = HeldSpawnProcess  # type: ignore[assignment]
+    Process = HeldSpawnProcess
 
 
 _CONTEXTS: dict[str, type[BaseContext]] = {"spawn": HeldSpawnContext}
@@ -102,13 +102,13 @@ if sys.platform != "win32":
         pass
 
     class HeldForkContext(ForkContext):
-        Process = HeldForkProcess  # type: ignore[assignment]
+        Process = HeldForkProcess
 
     class HeldForkServerProcess(_Held, ForkServerProcess):
         pass
 
     class HeldForkServerContext(ForkServerContext):
-        Process = HeldForkServerProcess  # type: ignore[assignment]
+        Process = HeldForkServerProcess
 
     _CONTEXTS |= {"fork": HeldForkContext, "forkserver": HeldForkServerContext}
 

@@ -348,7 +348,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         return -(-self.length // self.world_size)
 
 
-class EpochLoader(DataLoader):
+class EpochLoader(DataLoader[Any]):
     """Batches of an ``EpochSampler``'s keys.
 
     Nothing is drawn and no process starts before the first batch is asked for. A Trainer makes its iterator earlier
@@ -645,7 +645,7 @@ class ClipData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         return self.loader("train")
 
-    def val_dataloader(self) -> DataLoader[Sample] | list:
+    def val_dataloader(self) -> DataLoader[Sample] | list[Any]:
         return self.loader("val") if len(self.sets["val"]) else []
 
     def test_dataloader(self) -> DataLoader[Sample]:

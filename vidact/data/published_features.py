@@ -286,7 +286,7 @@ class _Dtype:
         if self.made.fields is not None or self.made.subdtype is not None:
             raise _Refused("an array of records")
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         order, *parts = state[1:5]  # parts: of records, which there are none of
         if order not in ("<", ">", "=", "|") or parts != [None, None, None]:
             raise _Refused("an array of records")
@@ -296,7 +296,7 @@ class _Dtype:
 class _Array(np.ndarray):
     """An array whose state a pickle may set, but not the inside of its type."""
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         *before, kind, is_fortran, content = state
         super().__setstate__((*before, _known_type(kind), is_fortran, content))
 

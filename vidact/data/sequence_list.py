@@ -73,7 +73,7 @@ class SequenceList:
     sequences: list[Sequence]
     classes: list[str]
     tokens_per_second: float
-    record: dict
+    record: dict[str, Any]
     notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -249,7 +249,7 @@ def _read_events(table: Path, splits: Mapping[str, str], notes: list[str]) -> di
 # ------------------------------------------------------------------------------------------------------------- features
 
 
-def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict, float]:
+def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict[str, Any], float]:
     """What features.json says, and the rate; refuses a rate other than ``tokens_per_second``."""
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -280,7 +280,7 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict, fl
 
 
 def _read_features(
-    folder: Path, videos: list[str], record: dict, rate: float, missing: str, notes: list[str]
+    folder: Path, videos: list[str], record: dict[str, Any], rate: float, missing: str, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Takes]]:
     """The checked features of each video, memory-mapped, and its takes."""
     finder = Finder(folder)
@@ -558,7 +558,11 @@ def _draw(kinds: Mapping[str, set[str]], fraction: float, seed: int) -> set[str]
 
 
 def write_sequences(
-    out: str | Path, sequences: Iterable[Sequence], classes: list[str], tokens_per_second: float, record: Mapping
+    out: str | Path,
+    sequences: Iterable[Sequence],
+    classes: list[str],
+    tokens_per_second: float,
+    record: Mapping[str, Any],
 ) -> None:
     """Write sequences in our layout: features/<id>.npy, features.json, events.csv, videos.csv and classes.txt.
 

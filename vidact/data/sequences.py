@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence as Several
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
@@ -314,7 +314,7 @@ class SequenceData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[SequenceBatch]:
         return self.loader("train")
 
-    def val_dataloader(self) -> DataLoader[SequenceBatch] | list:
+    def val_dataloader(self) -> DataLoader[SequenceBatch] | list[Any]:
         return self.loader("val") if len(self.sets["val"]) else []
 
     def test_dataloader(self) -> DataLoader[SequenceBatch]:

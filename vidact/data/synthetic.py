@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -425,7 +426,7 @@ def _check_splits(splits: Mapping[str, int]) -> dict[str, int]:
     return {name: splits[name] for name in SPLITS if splits.get(name)}
 
 
-def _claim(root: Path, record: dict) -> None:
+def _claim(root: Path, record: dict[str, Any]) -> None:
     """Refuse a folder that holds anything but what the same call left there."""
     note = root / "synthetic.json"
     text = json.dumps(record, indent=1) + "\n"

@@ -397,7 +397,7 @@ class FeatureStream:
         if self._shape not in (None, image.shape):
             raise ValueError(
                 f"the frame of {time_s:.3f} s is {image.shape[2]}x{image.shape[1]}, those before it "
-                f"{self._shape[2]}x{self._shape[1]}; begin a new stream when the source changes its size"  # type: ignore[index]
+                f"{self._shape[2]}x{self._shape[1]}; begin a new stream when the source changes its size"
             )
         self._shape = image.shape
         before = []

@@ -273,7 +273,7 @@ def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None 
         raise ValueError(f"timm has no network {name!r}" + (f"; it has {', '.join(close)}, …" if close else ""))
     config = timm.get_pretrained_cfg(name)
     if weights not in (None, "imagenet"):
-        check_weight_path(weights, ["imagenet"])  # type: ignore[arg-type]
+        check_weight_path(weights, ["imagenet"])
     # Vision transformers are built for one image size; most other networks refuse the argument.
     fixed = config is not None and config.fixed_input_size
     options: dict[str, Any] = {"img_size": size} if fixed and size is not None else {}
@@ -286,7 +286,7 @@ def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None 
     if weights not in (None, "imagenet"):
         classifier = config.classifier if config is not None else None
         heads = [classifier] if isinstance(classifier, str) else list(classifier or [])
-        load_weights(network, weights, ignore="|".join(rf"^{head}\." for head in heads))  # type: ignore[arg-type]
+        load_weights(network, weights, ignore="|".join(rf"^{head}\." for head in heads))
     data = timm.data.resolve_model_data_config(network)
     side = size or data["input_size"][-1]
     resize = round(side / data["crop_pct"])
@@ -442,7 +442,7 @@ def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
     for block in blocks:
         block.__dict__.pop("forward", None)
         if mode == "block":
-            block.forward = functools.partial(_checkpointed, block, block.forward)  # type: ignore[method-assign]
+            block.forward = functools.partial(_checkpointed, block, block.forward)
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -165,7 +165,7 @@ def insert(backbone: Backbone, make: Callable[[int], nn.Module], place: Place, f
     for b, block in enumerate(features):
         # A block without expansion starts with its depthwise convolution and has three parts.
         if isinstance(block, mobilenetv2.InvertedResidual) and block.use_res_connect and len(block.conv) == 4:
-            conv = block.conv[0][0]  # type: ignore[assignment,index]
+            conv = block.conv[0][0]
             features[b] = InvertedResidual(block, make(_channels(conv, place)), place)
 
 

@@ -177,7 +177,7 @@ def _let_compile(trunk: nn.Module) -> None:
     """
     for module in list(trunk.modules()):
         if isinstance(module, nn.Conv3d):
-            module.stride = tuple(int(step) for step in module.stride)  # type: ignore[assignment]
+            module.stride = tuple(int(step) for step in module.stride)
         for name, child in module.named_children():
             if type(child).__name__ == "Swish":
                 setattr(module, name, nn.SiLU())  # the same function
@@ -300,7 +300,7 @@ def _torchvision(
     min_frames: int = 1,
 ) -> VideoNetwork:
     network = VideoNetwork(trunk, dim, num_classes, input, dropout, min_frames)
-    member = torchvision.models.get_model_weights(name)["KINETICS400_V1"]  # type: ignore[index]
+    member = torchvision.models.get_model_weights(name)["KINETICS400_V1"]
 
     def published() -> Any:
         return member.get_state_dict(progress=False, check_hash=True)
@@ -374,7 +374,7 @@ def r3d_tiny(
     for module in trunk.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    trunk.fc = nn.Identity()  # type: ignore[assignment]
+    trunk.fc = nn.Identity()
     if weights is not None:
         check_weight_path(weights, [])
         load_weights(trunk, weights, ignore=r"^fc\.")
@@ -386,8 +386,8 @@ def s3d(num_classes: int, weights: str | None = "kinetics400", size: int = 224, 
     """S3D (Xie et al. 2018, https://arxiv.org/abs/1712.04851): separable Inception; arguments as in ``r3d_18``."""
     trunk = torchvision.models.video.s3d()
     dim = trunk.classifier[1].in_channels
-    trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)  # type: ignore[assignment]
-    trunk.classifier = nn.Identity()  # type: ignore[assignment]
+    trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)
+    trunk.classifier = nn.Identity()
     input = _resized(dataclasses.replace(TORCHVISION_112, size=224, resize=256), size)
     # Its strides need 5 frames; from 5 to 7, torch 2.15 on a CPU computes wrong gradients for the stem's 7-frame kernel
     # at stride 2, or crashes (oneDNN).

@@ -267,7 +267,7 @@ def find_duplicates(found: list[Examined]) -> list[tuple[int, int]]:
             a, b = found[i], found[j]
             if abs(a.duration_s - b.duration_s) > 0.05 * max(a.duration_s, b.duration_s) + 0.1:
                 continue
-            if same_content(a.fingerprint, b.fingerprint):  # type: ignore[arg-type]
+            if same_content(a.fingerprint, b.fingerprint):
                 pairs.append((min(i, j), max(i, j)))
     return _stars(pairs)
 

@@ -309,7 +309,7 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
             file.mux(packet)
 
 
-def _packets(stream: Any, material: _Material) -> Iterator[av.Packet]:
+def _packets(stream: Any, material: _Material) -> Iterator[av.Packet[Any]]:
     for frame, time_s in zip(material.frames(), material.times_s, strict=True):
         frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
         frame.pict_type = 0  # the encoder chooses, not the source
@@ -317,10 +317,10 @@ def _packets(stream: Any, material: _Material) -> Iterator[av.Packet]:
     yield from stream.encode()
 
 
-def _ended(packets: Iterator[av.Packet], end: int) -> Iterator[av.Packet]:
+def _ended(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[Any]]:
     """The packets, their durations such that the track ends at ``end`` (ticks): the one stored last makes up for it."""
     reached = 0
-    last: av.Packet | None = None
+    last: av.Packet[Any] | None = None
     for packet in packets:
         if last is not None:
             yield last

@@ -505,7 +505,7 @@ _SILENCE = object()  # in the place of a frame
 class _Reader(threading.Thread):
     """Takes a frame from one source whenever it is asked; None is the end, an exception the reason of one."""
 
-    def __init__(self, source: Iterable[Grab], stream: Stream, inbox: queue.SimpleQueue) -> None:
+    def __init__(self, source: Iterable[Grab], stream: Stream, inbox: queue.SimpleQueue[Any]) -> None:
         super().__init__(name=f"vidact {stream.name}", daemon=True)
         self.source, self.stream, self.inbox = source, stream, inbox
         self.is_paced = stream.is_live or not stream.holds_back

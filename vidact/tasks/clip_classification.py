@@ -43,7 +43,7 @@ from vidact.tasks.training import (
 from vidact.text.names import counted
 
 
-def default_optimizer(params: Iterable) -> Optimizer:
+def default_optimizer(params: Iterable[Any]) -> Optimizer:
     return torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4)
 
 
@@ -78,7 +78,7 @@ class ClipClassification(pl.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        optimizer: Callable[[Iterable], Optimizer] = default_optimizer,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = default_optimizer,
         schedule: Schedule = Schedule(),  # noqa: B008  (a frozen value)
         groups: ParameterGroups = ParameterGroups(),  # noqa: B008
         base_batch: int | None = None,
@@ -118,8 +118,8 @@ class ClipClassification(pl.LightningModule):
         self.classes: list[str] = []
         self.chosen_by = "val_top1"  # what the best epoch is chosen by
         self.multi_label = False
-        self.sampling: dict | None = None
-        self.flow: dict | None = None
+        self.sampling: dict[str, Any] | None = None
+        self.flow: dict[str, Any] | None = None
         self.skipped: dict[str, str] = {}  # unreadable in training: id → why
         self.excluded: dict[str, str] = {}  # the same in validation and test
         self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target

@@ -53,7 +53,7 @@ FEW_EVENTS = 20  # of the validation videos; the epoch with the best mAP on fewe
 OVERLAP = 0.05  # share of the labelled time that events of one action at a time share, by the labels' haste
 
 
-def default_optimizer(params: Iterable) -> Optimizer:
+def default_optimizer(params: Iterable[Any]) -> Optimizer:
     return torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01)
 
 
@@ -86,7 +86,7 @@ class OnlineDetection(pl.LightningModule):
     def __init__(
         self,
         network: OnlineNetwork,
-        optimizer: Callable[[Iterable], Optimizer] = default_optimizer,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = default_optimizer,
         schedule: Schedule = Schedule(),  # noqa: B008  (a frozen value)
         groups: ParameterGroups = ParameterGroups(),  # noqa: B008
         base_batch: int | None = None,
@@ -398,7 +398,7 @@ class OnlineDetection(pl.LightningModule):
             if isinstance(value, float):
                 self.log(f"test_{name}", value)
 
-    def figures(self, timelines: Timelines, truth: list) -> dict[str, Any]:
+    def figures(self, timelines: Timelines, truth: list[Any]) -> dict[str, Any]:
         """What is reported of ``timelines`` and the true events of their videos; rates lie in 0…1."""
         scores, targets, ignore = timelines.joined()
         videos, rate = timelines.video_ids, timelines.tokens_per_second

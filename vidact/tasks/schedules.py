@@ -123,14 +123,14 @@ class ParameterGroups:
     bias: float = 1.0
     decay_norm_and_bias: bool = False
 
-    def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict]:
+    def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups for every trainable parameter of ``network``, each parameter in exactly one.
 
         The head is what ``head_names`` says.
         """
         heads = head_names(network)
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
-        groups: dict[tuple[float, float], dict] = {}
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
         seen: set[int] = set()
         for name, module in network.named_modules():
             for key, parameter in module.named_parameters(recurse=False):

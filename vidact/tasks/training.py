@@ -26,7 +26,7 @@ FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # what PyTorch h
 def make_optimization(
     trainer: pl.Trainer,
     network: nn.Module,
-    make_optimizer: Callable[[Iterable], Optimizer],
+    make_optimizer: Callable[[Iterable[Any]], Optimizer],
     groups: ParameterGroups,
     schedule: Schedule,
     base_batch: int | None,
@@ -86,13 +86,13 @@ class MakesOptimizer:
     callback that copies the module, as averages do, would copy those too, and fails once DDP has wrapped the module.
     """
 
-    def __init__(self, make: Callable[[Iterable], Optimizer]) -> None:
+    def __init__(self, make: Callable[[Iterable[Any]], Optimizer]) -> None:
         self.make = make
 
-    def __call__(self, parameters: Iterable) -> Optimizer:
+    def __call__(self, parameters: Iterable[Any]) -> Optimizer:
         return self.make(parameters)
 
-    def __deepcopy__(self, memo: dict) -> MakesOptimizer:
+    def __deepcopy__(self, memo: dict[int, Any]) -> MakesOptimizer:
         return self
 
 
@@ -338,7 +338,7 @@ def gradient_norm(network: nn.Module) -> torch.Tensor | None:
     return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
 
-def gather(mine: Any, join: Callable[[list], Any]) -> Any:
+def gather(mine: Any, join: Callable[[list[Any]], Any]) -> Any:
     """Python objects of every process, joined: every process gets the same."""
     parts = [mine]
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -379,7 +379,7 @@ class ImageFolderReader(VideoReader):
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width of the first image, which all others must have."""
-        return self._read(self.files[0]).shape[:2]  # type: ignore[return-value]
+        return self._read(self.files[0]).shape[:2]
 
     @property
     def times_s(self) -> np.ndarray:

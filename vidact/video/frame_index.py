@@ -200,7 +200,7 @@ class Scan:
     first: av.VideoFrame | None
     num_missing: int
     seconds_per_tick: float
-    kept_packets: list[av.Packet] | None
+    kept_packets: list[av.Packet[Any]] | None
     pictures: list[av.VideoFrame] | None
     fed: int
     lifter: Lifter
@@ -324,7 +324,7 @@ def _warn_of_missing_rate(path: Path) -> None:
     log.warning("%s stores no times and states no rate; it is read at 25 frames a second, as FFmpeg does", path)
 
 
-def stamped(packet: av.Packet, format: str) -> av.Packet:
+def stamped(packet: av.Packet[Any], format: str) -> av.Packet[Any]:
     """Set the stamp that will identify the packet's picture, and return the packet.
 
     AVI has no presentation times, and FFmpeg does not always find one. Then the stamp is the time of decoding, as PyAV
@@ -390,18 +390,18 @@ def _second_index(path: Path, size: int) -> int | None:
     return None
 
 
-def is_stored(packet: av.Packet) -> bool:
+def is_stored(packet: av.Packet[Any]) -> bool:
     """Whether a packet is stored in the file, unlike the empty one at the end that flushes the decoder."""
     return bool(packet.size) or packet.dts is not None
 
 
-def decode_packet(packet: av.Packet, is_strict: bool = False) -> list[av.VideoFrame]:
+def decode_packet(packet: av.Packet[Any], is_strict: bool = False) -> list[av.VideoFrame]:
     """Return the pictures that a packet releases from the decoder.
 
     A packet that cannot be decoded is skipped, as FFmpeg does, or raises UndecodableError where ``is_strict``.
     """
     try:
-        return packet.decode()  # type: ignore[return-value]
+        return packet.decode()
     except Exception as error:  # whatever the library raises
         if is_strict:
             raise UndecodableError from error
@@ -414,7 +414,7 @@ class UndecodableError(Exception):
 
 def demux(
     container: InputContainer, *streams: VideoStream, faults: list[Exception] | None = None
-) -> Iterator[av.Packet]:
+) -> Iterator[av.Packet[Any]]:
     """Yield the remaining packets of these streams, or of all; then one empty packet a stream, to flush its decoder.
 
     Ends where the file cannot be read further; the exception raised there is added to ``faults``.
@@ -673,8 +673,9 @@ def _index(
     for position, (packet, role) in enumerate(zip(scan.packets, scan.roles, strict=True)):
         if scan.sets_change and not (role and role.has_all_sets):
             continue  # it would be decoded with the parameters that the decoder had before
-        if packet.is_key and not packet.is_hidden and packet.stamp in numbers:
-            keys[numbers[packet.stamp]] = packet.stamp, position  # type: ignore[index, assignment]
+        stamp = packet.stamp
+        if packet.is_key and not packet.is_hidden and stamp is not None and stamp in numbers:
+            keys[numbers[stamp]] = stamp, position
     key_frames = sorted(keys)
     return VideoIndex(
         times_s=times_s,

@@ -156,7 +156,7 @@ class PyAVReader(VideoReader):
         self._coming: Iterator[tuple[int, av.VideoFrame]] = iter(())
         self._next: int | None = None  # the frame that _coming yields next; None where it does not run
         self._passed: set[int] = set()  # frames whose packets were read, and that _coming has not yielded
-        self._packets: list[av.Packet] | None = None  # all packets of the file, where it is small
+        self._packets: list[av.Packet[Any]] | None = None  # all packets of the file, where it is small
         self._pictures: list[av.VideoFrame] | None = None  # all pictures of the file, where the index decoded them
         self._scaler = VideoReformatter()
 
@@ -395,7 +395,7 @@ class PyAVReader(VideoReader):
             _, stream = (self._container, self._stream) if self._container else self._open()
             self._is_fresh = False
             stream.codec_context.flush_buffers()
-            packets: Iterable[av.Packet] = self._packets[position:]
+            packets: Iterable[av.Packet[Any]] = self._packets[position:]
         elif self.format not in JUMPED_CONTAINERS or len(index.lifts):
             packets = itertools.islice(self._from_start(), position, None)
             stream = self._stream
@@ -411,7 +411,7 @@ class PyAVReader(VideoReader):
         stream.codec_context.reorder_depth = max(depth, stream.codec_context.reorder_depth)
         return self._decode(packets, index, first)
 
-    def _from_start(self) -> Iterator[av.Packet]:
+    def _from_start(self) -> Iterator[av.Packet[Any]]:
         """Yield every packet of the file from its start, stamped as in the index."""
         return _lifted(demux(*self._at_start()), self.index.lifts)
 
@@ -419,7 +419,7 @@ class PyAVReader(VideoReader):
 
     def _decode(
         self,
-        packets: Iterable[av.Packet],
+        packets: Iterable[av.Packet[Any]],
         index: VideoIndex,
         first: int | None,
         ahead: Iterable[av.VideoFrame] = (),
@@ -450,7 +450,7 @@ class PyAVReader(VideoReader):
             yield number, frame
 
     def _pictures_of(
-        self, packets: Iterable[av.Packet], index: VideoIndex, left_out: set[int], is_strict: bool
+        self, packets: Iterable[av.Packet[Any]], index: VideoIndex, left_out: set[int], is_strict: bool
     ) -> Iterator[av.VideoFrame]:
         """Yield the pictures that the decoder makes of the packets; packets that are not needed are not decoded.
 
@@ -478,12 +478,12 @@ class PyAVReader(VideoReader):
         yield from drain(self._stream)  # a file that breaks off has no empty packet at its end to do this
 
 
-def _lifted(packets: Iterator[av.Packet], lifts: np.ndarray) -> Iterator[av.Packet]:
+def _lifted(packets: Iterator[av.Packet[Any]], lifts: np.ndarray) -> Iterator[av.Packet[Any]]:
     """Return all packets of a file, with their stamps lifted as in the index."""
     if not len(lifts):
         return packets
 
-    def each() -> Iterator[av.Packet]:
+    def each() -> Iterator[av.Packet[Any]]:
         ticks_from, ticks = dict(lifts.tolist()), 0
         position = 0
         for packet in packets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right, insort
+from typing import Any
 
 import av
 import av.error
@@ -50,7 +51,7 @@ class Lifter:
         self._ahead: list[int] = []
         self._top = 0  # the greatest lifted stamp of all
 
-    def __call__(self, packet: av.Packet) -> None:
+    def __call__(self, packet: av.Packet[Any]) -> None:
         """Lift the stamps of the next packet in place."""
         stamp = packet.pts
         self._is_key = self._is_key or packet.is_keyframe
@@ -64,7 +65,7 @@ class Lifter:
             lift(packet, self._lift)
         self._count += 1
 
-    def _lifted(self, stamp: int, packet: av.Packet) -> int:
+    def _lifted(self, stamp: int, packet: av.Packet[Any]) -> int:
         raw = stamp % self._period if self._period else stamp
         latest = self._latest
         if not latest:
@@ -105,7 +106,7 @@ class Lifter:
         return self._top + duration + self._wrap
 
 
-def lift(packet: av.Packet, ticks: int) -> None:
+def lift(packet: av.Packet[Any], ticks: int) -> None:
     """Add so many ticks to a packet's stamps."""
     packet.pts = None if packet.pts is None else packet.pts + ticks
     packet.dts = None if packet.dts is None else packet.dts + ticks

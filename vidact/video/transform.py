@@ -390,7 +390,7 @@ class TrainTransform(ClipTransform):
         self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
     ) -> tuple[Tensor, Label]:
         rgb, flow = self._open(images, stored, resize=False)
-        box = self._draw_box(flow if rgb is None else rgb)  # type: ignore[arg-type]
+        box = self._draw_box(flow if rgb is None else rgb)
         side = [self.input.size, self.input.size]
         if rgb is not None:
             rgb = F.resized_crop(rgb, *box, size=side, antialias=True)
