@@ -22,7 +22,7 @@ def test_the_wheel_works_outside_the_clone(tmp_path: Path) -> None:
         wheel.extractall(site)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "import vidact; from vidact.cli import find_config, main\n"
+        "import vidact; from vidact.cli import main; from vidact.training.config import find_config\n"
         "print(vidact.__file__, find_config('clip/folder/tsm_mobilenetv2'))\n"
         "main(['train', '--config', 'clip/folder/tsm_mobilenetv2', '--print_config'])\n"
     )
