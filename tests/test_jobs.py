@@ -367,3 +367,35 @@ def test_work_of_another_process_begins_when_it_says(clock, capsys):
     meter.finish(0, "first")
     meter.begin(clock.now - 1)  # a later job of another worker changes nothing
     assert "1/10 videos  10%, 36 s left" in capsys.readouterr().err
+
+
+NO_GUARD = """
+import functools
+from vidact import jobs
+
+def make(data):
+    return lambda job, tell: len(data)
+
+class Job(str):
+    label = "a.mp4"
+
+print(list(jobs.run(functools.partial(make, bytes(1 << 20)), [Job("a"), Job("b")], workers=2)))
+"""
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path):
+    """Its workers run the script again and end at once; what is sent to them is larger than a pipe holds."""
+    script = tmp_path / "script.py"
+    script.write_text(NO_GUARD)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert re.search(
+        r"ChildProcessError: the worker at a\.mp4 ended with status 1; .*if __name__ == \"__main__\"", last
+    )
