@@ -196,10 +196,15 @@ def run(
         # Each process has a pipe of its own, so that one which is killed leaves no lock behind that others wait for.
         for _ in range(workers):
             parent_end, child_end = context.Pipe()
-            process = context.Process(target=_serve, args=(child_end, start), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=_serve, args=(child_end,), daemon=True)  # type: ignore[attr-defined]
             processes[parent_end] = process
             process.start()
             child_end.close()
+        # Not among the arguments of the process: those of one that ends before it reads them are waited for forever
+        # where they are larger than a pipe holds.
+        for parent_end in processes:
+            with contextlib.suppress(OSError):
+                parent_end.send(start)
             send_next(parent_end)
         while in_hand:
             for link in multiprocessing.connection.wait(list(in_hand)):
@@ -209,10 +214,7 @@ def run(
                     message = link.recv()
                 except (EOFError, OSError):
                     processes[link].join()
-                    raise ChildProcessError(
-                        f"the worker at {job.label} was ended (status {processes[link].exitcode}), perhaps for want of "
-                        "memory: run the same command again with fewer workers, and it goes on from here"
-                    ) from None
+                    raise _ended(job, processes[link].exitcode) from None
                 if isinstance(message, _Share):
                     meter.begin(message.at)
                     meter.move(job, message.part)
@@ -228,6 +230,19 @@ def run(
             if process.pid is not None:
                 process.kill()
                 process.join()
+
+
+def _ended(job: Piece, status: int) -> ChildProcessError:
+    """Return the error for a worker that has ended before its job was done."""
+    if status >= 0:
+        return ChildProcessError(
+            f"the worker at {job.label} ended with status {status}; what it printed says why. A script that starts "
+            'workers needs if __name__ == "__main__": around what it does'
+        )
+    return ChildProcessError(
+        f"the worker at {job.label} was ended (status {status}), perhaps for want of memory: run the same command "
+        "again with fewer workers, and it goes on from here"
+    )
 
 
 class _Share(NamedTuple):
@@ -247,8 +262,10 @@ class _End(NamedTuple):
 TELL_EVERY_S = 0.5
 
 
-def _serve(link: Connection, start: Callable[[], Work[Job, Result]]) -> None:
-    """Work in a process of its own: jobs in, shares and results out, until the other end of the link is gone."""
+def _serve(link: Connection) -> None:
+    """Work in a process of its own: what makes the work and then jobs come in, and shares and results go out, until the
+    other end of the link is gone.
+    """
     end_with_parent()
     last_s = 0.0
 
@@ -265,7 +282,10 @@ def _serve(link: Connection, start: Callable[[], Work[Job, Result]]) -> None:
 
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
+        start: Callable[[], Callable[[Any, Tell], Any]] = link.recv()
         work = start()
+    except EOFError:
+        return
     except Exception as error:
         link.send(_End(error=_for_the_parent(error)))
         return
