@@ -1,6 +1,8 @@
 """vidact: from raw video to trained recognisers, online detectors and live answers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 __version__ = "0.1.0"
 __all__ = ["load", "open_video", "predict"]
@@ -10,15 +12,7 @@ if TYPE_CHECKING:
     from vidact.prediction import predict
     from vidact.video.decode import open_video
 
-_HOMES = {"load": "vidact.models.weights", "open_video": "vidact.video.decode", "predict": "vidact.prediction"}
+_HOMES = {"load": "models.weights", "open_video": "video.decode", "predict": "prediction"}
 
-
-def __getattr__(name: str) -> Any:
-    """Resolve the few names a notebook needs when they are first used, so that ``import vidact`` stays quick."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'vidact' has no attribute {name!r}; it has {', '.join(__all__)}")
-    from importlib import import_module
-
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+# The few names that a notebook needs; ``import vidact`` stays quick.
+__getattr__, __dir__ = late_names(__name__, _HOMES)

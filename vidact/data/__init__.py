@@ -1,7 +1,8 @@
 """Data on disk to clips, or to features and labels, in batches."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.data.clip_list import Clip, ClipList, load_clips
@@ -44,9 +45,4 @@ _HOMES = {
     "SequenceDataset": "sequences",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)

@@ -1,7 +1,8 @@
 """Networks for other runtimes: ONNX and torch.export files, and how they run."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.export.runtime import OnnxClip, OnnxExtractor, OnnxFrameStep, OnnxStep, load_onnx, open_onnx
@@ -29,9 +30,4 @@ _HOMES = {
     "open_onnx": "runtime",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)

@@ -1,7 +1,8 @@
 """Features: a chunk of frames becomes one vector; files, training and streams use the same extractor."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.features.extractor import FeatureExtractor, FeatureStream
@@ -33,9 +34,4 @@ _HOMES = {
     "other_features": "record",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)

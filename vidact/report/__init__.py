@@ -1,7 +1,8 @@
 """Pages and pictures of what runs have left behind."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.report.page import write_report, write_summary
@@ -16,9 +17,4 @@ _HOMES = {
     "write_summary": "page",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)

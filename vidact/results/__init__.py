@@ -1,7 +1,8 @@
 """What a run leaves behind: its figures (results.json), the scores of clips and the timelines of untrimmed videos."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.results.figures import command_line, load_results, save_results
@@ -32,9 +33,4 @@ _HOMES = {
     "load_timelines": "timelines",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)

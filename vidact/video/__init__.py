@@ -1,7 +1,8 @@
 """Pixels in: frames of a file, which of them make a clip, and what becomes of their pixels."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
     from vidact.video.clock import LONGEST_GAP_S, Chunker, Clock, Slot, refuse_gap, takes
@@ -64,9 +65,4 @@ _HOMES = {
     "train_transform": "transform",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name's module when the name is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__, __dir__ = late_names(__name__, _HOMES)
