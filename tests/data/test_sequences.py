@@ -146,7 +146,7 @@ def test_rate(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"features.json says no tokens_per_second \(KeyError"):
         load_sequences(root)
     (root / "features/features.json").unlink()
-    with pytest.raises(FileNotFoundError, match="nobody knows how many features make a second"):
+    with pytest.raises(FileNotFoundError, match="the number of features a second is unknown"):
         load_sequences(root)
     assert load_sequences(root, tokens_per_second=2, val_fraction=0).record == {"tokens_per_second": 2, "dim": 3}
 

@@ -1,8 +1,8 @@
-"""Untrimmed videos as features and labels: which there are, what is wrong with them, and which split they belong to.
+"""Untrimmed videos as features and labels: read, checked, and assigned to the splits.
 
 A root holds events.csv, videos.csv and classes.txt (see ``vidact.data.clip_list``); a folder of features holds
-``<id>.npy``, float32 (T, D), for each video, and features.json, which says how they were made. The id of a video is its
-path in videos.csv without the suffix. A video with a pause too long to be filled is several sequences, see
+``<id>.npy``, float32 (T, D), for each video, and features.json, which records how they were made. The id of a video is
+its path in videos.csv without the suffix. A video with a pause too long to be filled becomes several sequences, see
 ``vidact.data.takes``.
 
 Shapes: T tokens, D features of a token, K classes (1 + K with the background).
@@ -30,7 +30,7 @@ from vidact.files import replacing, write_json
 from vidact.text.names import Finder, counted, first_few, is_there, notes_on_names, plain_path, spelt
 from vidact.video.folders import video_id
 
-FEATURES = "features"  # the folder beside events.csv
+FEATURES = "features"  # the default folder of features, beside events.csv
 RECORD = "features.json"
 Takes = tuple[Take, ...]
 
@@ -39,10 +39,10 @@ Takes = tuple[Take, ...]
 class Sequence:
     """One untrimmed video, or one take of it: a feature vector and labels for each token.
 
-    ``features`` (T, D) float32, as a rule still on disk; ``multi_hot`` (T, 1 + K) float32 with the background first;
-    ``ignore`` (T,) bool; ``events`` are what the labels were made of, cut at the end of the features and in seconds
-    since their begin, which is ``start_s`` in the video. ``video`` is the id of the video where it is a take, whose own
-    ``id`` has the begin behind it: ``clip@612.5s``.
+    ``features`` is (T, D) float32, usually memory-mapped; ``multi_hot`` is (T, 1 + K) float32 with the background
+    first; ``ignore`` is (T,) bool. The labels were made from ``events``, which are cut at the end of the features and
+    count seconds from the start of the sequence; the sequence starts at ``start_s`` in the video. ``video`` is the id
+    of the video. The ``id`` of a take of a paused video ends with the start of the take: ``clip@612.5s``.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Sequence:
 class SequenceList:
     """Untrimmed videos with their class names; ``notes`` are sentences for the user on what was cut or left out.
 
-    ``record`` is what features.json says of the features.
+    ``record`` is the content of features.json.
     """
 
     sequences: list[Sequence]
@@ -93,17 +93,17 @@ class SequenceList:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """D, the number of values in each feature."""
         return self.sequences[0].features.shape[1]
 
     @property
     def num_bytes(self) -> int:
-        """What all features take in memory."""
+        """The number of bytes that all features take in memory."""
         return sum(sequence.features.nbytes for sequence in self)
 
     @property
     def digest(self) -> str:
-        """Hexadecimal hash of ids, splits, labels and class names: equal when two runs used the same labels."""
+        """A hexadecimal hash of ids, splits, labels and class names: equal when two runs used the same labels."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for sequence in self:
             digest.update(f"\n{sequence.id}\t{sequence.split}\t".encode())
@@ -111,13 +111,13 @@ class SequenceList:
         return digest.hexdigest()[:16]
 
     def split(self, name: str) -> list[Sequence]:
-        """The videos of "train", "val" or "test"; possibly none."""
+        """Return the videos of "train", "val" or "test", possibly none. Raises ValueError for any other name."""
         if name not in SPLITS:
             raise ValueError(f"{name!r} is not a split; there are {', '.join(SPLITS)}")
         return [sequence for sequence in self if sequence.split == name]
 
     def in_memory(self) -> SequenceList:
-        """The same with all features read from disk."""
+        """Return a copy whose features have all been read from disk."""
         return replace(self, sequences=[replace(s, features=np.array(s.features)) for s in self])
 
 
@@ -135,25 +135,26 @@ def load_sequences(
 ) -> SequenceList:
     """Read events.csv, videos.csv and the features of every video, and check all of them.
 
-    Features stay on disk (memory-mapped). Where videos.csv names no split val, one is carved from the training videos:
-    the test videos choose nothing.
+    Features stay on disk (memory-mapped). Where videos.csv names no split val, one is carved from the training videos,
+    so that nothing is chosen on the test videos.
 
     Args:
         root: the folder of events.csv, videos.csv and classes.txt (without it the classes are the sorted labels).
         features: the folder of the features; default ``root``/features.
-        tokens_per_second: refuse features of another rate. Needed where the folder has no features.json.
+        tokens_per_second: refuse features of another rate. Required where the folder has no features.json.
         val_fraction: share of the training videos (or groups) that go to val. Whole videos are drawn by a hash of seed
-            and name, such that val has, if that can be, every class and none is lost to train. 0 carves nothing.
+            and name, such that, where possible, val has every class and train loses none. 0 carves nothing.
         group: regular expression with one group, searched in each id: videos with equal matches stay together. It
-            replaces the column ``group`` of videos.csv, which says the same without a pattern.
-        seed: of the carved split.
-        missing: "raise" when a video has no features, or "skip" it and say so in ``notes``.
+            replaces the column ``group`` of videos.csv, which names the groups without a pattern.
+        seed: the seed of the carved split.
+        missing: "raise" when a video has no features, or "skip" it and add a note to ``notes``.
         bad_events: "raise" when an event reaches beyond the end of the features by more than ``tolerance_s``, or
-            overlaps another of its class; or "allow" it: what lies beyond is cut, overlapping ones count as they are,
-            and ``notes`` say so.
-        tolerance_s: how far an event may reach beyond the end and is silently cut: annotators round, and an
-            incomplete last chunk makes no token.
-        time_origin: from where seconds count, see ``SequenceData``. "file" needs the notes that extraction leaves.
+            overlaps another of its class; or "allow" it: the part beyond the end is cut, overlapping events are kept
+            as they are, and ``notes`` name them.
+        tolerance_s: how far, in seconds, an event may reach beyond the end to be cut without a note: annotators round,
+            and an incomplete last chunk makes no token.
+        time_origin: the moment from which seconds count, see ``SequenceData``. "file" needs the notes that extraction
+            writes beside the features.
     """
     check_origin(time_origin)
     root = Path(root)
@@ -178,7 +179,8 @@ def load_sequences(
     if (root / "classes.txt").exists():
         classes = load_classes(root / "classes.txt")
     else:
-        classes = sorted({e.label for own in events.values() for e in own if e.label.lower() != AMBIGUOUS})
+        labels = {event.label for video_events in events.values() for event in video_events}
+        classes = sorted(label for label in labels if label.lower() != AMBIGUOUS)
         notes.append(f"there is no classes.txt in {root}; the classes are the sorted labels: {first_few(classes)}")
     if not classes:
         raise ValueError(f"{root / 'events.csv'} has no event of any class")
@@ -190,13 +192,13 @@ def load_sequences(
         events = {video: _from_first_frame(events[video], lead_of(folder, video), notes) for video in arrays}
     if "dim" not in record:
         record["dim"] = next(iter(arrays.values())).shape[1]
-    ends_s = {video: spans(own, len(arrays[video]), rate)[-1][2] for video, own in takes.items()}
+    ends_s = {video: spans(video_takes, len(arrays[video]), rate)[-1][2] for video, video_takes in takes.items()}
     checked = _check_events(root / "events.csv", {v: events[v] for v in arrays}, ends_s, bad_events, tolerance_s, notes)
     sequences = []
     for video, array in arrays.items():
-        for id, start_s, part, own in _by_takes(video, takes[video], array, checked[video], rate):
-            targets = rasterise(own, len(part), rate, classes)
-            sequences.append(Sequence(id, splits[video], part, *targets, tuple(own), start_s, video))
+        for id, start_s, part, take_events in _by_takes(video, takes[video], array, checked[video], rate):
+            targets = rasterise(take_events, len(part), rate, classes)
+            sequences.append(Sequence(id, splits[video], part, *targets, tuple(take_events), start_s, video))
     _note_takes(takes, checked, arrays, rate, notes)
     groups = _groups(root, list(arrays), group, notes)
     sequences = _carve_val(sequences, root, val_fraction, groups, seed, notes)
@@ -206,7 +208,7 @@ def load_sequences(
 
 
 def _read_splits(table: Path, notes: list[str]) -> dict[str, str]:
-    """The split of each video by its id."""
+    """Return the split of each video, by its id."""
     videos = load_videos(table, notes)
     if not videos:
         raise ValueError(f"{table} is empty: it has a header and no videos")
@@ -216,7 +218,7 @@ def _read_splits(table: Path, notes: list[str]) -> dict[str, str]:
             raise ValueError(f"{table}: the path {video} may leave its folder; write it relative and without '..'")
         name = plain_path(video_id(video))
         if name in splits:
-            twins = [spelt(other) for other in videos if plain_path(video_id(other)) == name]
+            twins = [spelt(path) for path in videos if plain_path(video_id(path)) == name]
             raise ValueError(
                 f"{table} has two videos with the id {name}; rename one, suffixes do not count: {' and '.join(twins)}"
             )
@@ -225,32 +227,35 @@ def _read_splits(table: Path, notes: list[str]) -> dict[str, str]:
 
 
 def _read_events(table: Path, splits: Mapping[str, str], notes: list[str]) -> dict[str, list[Event]]:
-    """The events of each video of ``splits``, by their start."""
+    """Return the events of each video of ``splits``, sorted by their start."""
     events: dict[str, list[Event]] = {video: [] for video in splits}
-    strangers: dict[str, None] = {}
+    unlisted: dict[str, None] = {}
     for event in load_events(table, notes):
         video = plain_path(video_id(event.video))
         if video in events:
             events[video].append(replace(event, video=video))
         else:
-            strangers[event.video] = None
-    if strangers:
-        # A stream of another folder writes the path that it was given.
-        named = {PurePosixPath(video).name: video for video in splits}
-        alike = ((video, named.get(PurePosixPath(plain_path(video_id(video))).name)) for video in strangers)
-        seen = (f"; {video!r} has the name of {path!r} in videos.csv; write that" for video, path in alike if path)
+            unlisted[event.video] = None
+    if unlisted:
+        # Events written by a stream name the path that the stream was given, which may lie in another folder.
+        paths_by_name = {PurePosixPath(video).name: video for video in splits}
+        pairs = ((video, paths_by_name.get(PurePosixPath(plain_path(video_id(video))).name)) for video in unlisted)
+        hints = (f"; {video!r} has the name of {path!r} in videos.csv; write that" for video, path in pairs if path)
         raise ValueError(
-            f"{table} has events of {counted(len(strangers), 'video')} that videos.csv does not name: "
-            f"{first_few(list(strangers))}. Add them to videos.csv with their split{next(seen, '')}"
+            f"{table} has events of {counted(len(unlisted), 'video')} that videos.csv does not name: "
+            f"{first_few(list(unlisted))}. Add them to videos.csv with their split{next(hints, '')}"
         )
-    return {video: sorted(own, key=lambda event: event.start_s) for video, own in events.items()}
+    return {video: sorted(video_events, key=lambda event: event.start_s) for video, video_events in events.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- features
 
 
 def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict[str, Any], float]:
-    """What features.json says, and the rate; refuses a rate other than ``tokens_per_second``."""
+    """Return the content of features.json and the rate. Raises ValueError where the rate is not ``tokens_per_second``.
+
+    Without features.json the rate is ``tokens_per_second``; FileNotFoundError where that is None.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder} is not a folder; extract the features into it, or name their folder with features=…"
@@ -259,8 +264,8 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict[str
     if not path.exists():
         if tokens_per_second is None:
             raise FileNotFoundError(
-                f"{path} does not exist, so nobody knows how many features make a second; extract the features with "
-                "`vidact extract features`, or say tokens_per_second=… if you know it"
+                f"{path} does not exist, so the number of features a second is unknown; extract the features with "
+                "`vidact extract features`, or give tokens_per_second=… if you know it"
             )
         return {"tokens_per_second": float(tokens_per_second)}, float(tokens_per_second)
     record = records.parse(path.read_bytes(), path, "extract the features again")
@@ -282,12 +287,12 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict[str
 def _read_features(
     folder: Path, videos: list[str], record: dict[str, Any], rate: float, missing: str, notes: list[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, Takes]]:
-    """The checked features of each video, memory-mapped, and its takes."""
+    """Return the checked features of each video, memory-mapped, and its takes."""
     finder = Finder(folder)
     paths = {video: finder.find(f"{video}.npy") for video in videos}
     absent = [video for video in videos if not is_there(paths[video])]
     if absent:
-        said = f"{len(absent)} of {len(videos)} videos have no features in {folder}: {first_few(absent)}"
+        summary = f"{len(absent)} of {len(videos)} videos have no features in {folder}: {first_few(absent)}"
         elsewhere = {path.stem for path in folder.rglob("*.npy")}
         hint = "Extract them"
         if all(Path(video).name in elsewhere for video in absent):
@@ -298,12 +303,12 @@ def _read_features(
             )
         if missing == "raise" or len(absent) == len(videos):
             raise FileNotFoundError(
-                f"{said}. {hint}" + ("" if len(absent) == len(videos) else ", or use missing='skip'")
+                f"{summary}. {hint}" + ("" if len(absent) == len(videos) else ", or use missing='skip'")
             )
-        notes.append(f"skipped: {said}")
+        notes.append(f"skipped: {summary}")
     arrays: dict[str, np.ndarray] = {}
     takes: dict[str, Takes] = {}
-    dim, whose = record.get("dim"), f"{folder / RECORD} says"
+    dim, dim_source = record.get("dim"), f"{folder / RECORD} says"
     for video, path in paths.items():
         if not is_there(path):
             continue
@@ -314,11 +319,11 @@ def _read_features(
             )
         if dim is not None and array.shape[1] != dim:
             raise ValueError(
-                f"{path} has {array.shape[1]} values a token and {whose} {dim}: the features come from different "
+                f"{path} has {array.shape[1]} values a token and {dim_source} {dim}: the features come from different "
                 "backbones. Extract all with one"
             )
         if dim is None:
-            dim, whose = array.shape[1], f"{path} has"
+            dim, dim_source = array.shape[1], f"{path} has"
         check_finite(array, path, rate)
         arrays[video], takes[video] = array, read_takes(path, len(array))
     return arrays, takes
@@ -329,7 +334,7 @@ def _file(folder: Path, video: str) -> Path:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """The array of a .npy file, memory-mapped; never a pickle."""
+    """Return the array of a .npy file, memory-mapped; a pickle in it is refused."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -339,12 +344,12 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, path: Path | str, rate: float) -> None:
-    """Refuse NaN and infinite features, naming the first token."""
+    """Raise ValueError for NaN and infinite features, naming the first token."""
     for first in range(0, len(array), 4096):
         block = array[first : first + 4096]
         if np.isfinite(block).all():
             continue
-        row, column = (int(place) for place in np.argwhere(~np.isfinite(block))[0])
+        row, column = (int(index) for index in np.argwhere(~np.isfinite(block))[0])
         raise ValueError(
             f"{path} has {block[row, column]} in token {first + row} ({(first + row) / rate:.2f} s), value {column}: "
             "features are finite numbers. Extract this video again"
@@ -355,27 +360,30 @@ def check_finite(array: np.ndarray, path: Path | str, rate: float) -> None:
 
 
 def _from_first_frame(events: list[Event], lead_s: float, notes: list[str]) -> list[Event]:
-    """Events in seconds since the first frame, which the file shows after ``lead_s``; those before it are left out."""
-    seen = [event for event in events if event.end_s > lead_s]
-    if len(seen) < len(events):
+    """Return the events in seconds since the first frame, which the file shows after ``lead_s``.
+
+    Events that end before the first frame are left out.
+    """
+    later = [event for event in events if event.end_s > lead_s]
+    if len(later) < len(events):
         notes.append(
-            f"left out {counted(len(events) - len(seen), 'event')} of {events[0].video}, which "
-            f"{'ends' if len(events) - len(seen) == 1 else 'end'} before the first picture is shown, at {lead_s:.2f} s"
+            f"left out {counted(len(events) - len(later), 'event')} of {events[0].video}, which "
+            f"{'ends' if len(events) - len(later) == 1 else 'end'} before the first picture is shown, at {lead_s:.2f} s"
         )
-    return [replace(event, start_s=max(0.0, event.start_s - lead_s), end_s=event.end_s - lead_s) for event in seen]
+    return [replace(event, start_s=max(0.0, event.start_s - lead_s), end_s=event.end_s - lead_s) for event in later]
 
 
 def _by_takes(
     video: str, takes: Takes, array: np.ndarray, events: list[Event], rate: float
 ) -> Iterator[tuple[str, float, np.ndarray, list[Event]]]:
-    """For each take its id, its begin in the video, its features, and its events in seconds since that begin."""
-    for tokens, begin_s, end_s in spans(takes, len(array), rate):
-        own = [
-            replace(event, start_s=max(event.start_s, begin_s) - begin_s, end_s=min(event.end_s, end_s) - begin_s)
+    """Yield for each take its id, its start in the video, its features, and its events in seconds since that start."""
+    for tokens, start_s, end_s in spans(takes, len(array), rate):
+        take_events = [
+            replace(event, start_s=max(event.start_s, start_s) - start_s, end_s=min(event.end_s, end_s) - start_s)
             for event in events
-            if event.start_s < end_s and event.end_s > begin_s
+            if event.start_s < end_s and event.end_s > start_s
         ]
-        yield video if takes == WHOLE else f"{video}@{begin_s:g}s", begin_s, array[tokens], own
+        yield video if takes == WHOLE else f"{video}@{start_s:g}s", start_s, array[tokens], take_events
 
 
 def _note_takes(
@@ -385,27 +393,27 @@ def _note_takes(
     rate: float,
     notes: list[str],
 ) -> None:
-    """Say which videos are several takes, and which events lie between them."""
-    paused = {video: own for video, own in takes.items() if own != WHOLE}
+    """Add notes on the videos that have several takes, and on the events that lie between takes."""
+    paused = {video: video_takes for video, video_takes in takes.items() if video_takes != WHOLE}
     if not paused:
         return
     notes.append(
         f"{counted(len(paused), 'video pauses', 'videos pause')} for longer than is filled, and each of their "
         "takes is a sequence of its own: "
-        f"{first_few([f'{video} ({len(own)})' for video, own in paused.items()])}"
+        f"{first_few([f'{video} ({len(video_takes)})' for video, video_takes in paused.items()])}"
     )
-    unseen = [
+    missed = [
         f"{event.label} at {event.start_s:g}–{event.end_s:g} s of {video}"
-        for video, own in paused.items()
+        for video, video_takes in paused.items()
         for event in events[video]
         if not any(
-            event.start_s < end_s and event.end_s > begin_s
-            for _, begin_s, end_s in spans(own, len(arrays[video]), rate)
+            event.start_s < end_s and event.end_s > start_s
+            for _, start_s, end_s in spans(video_takes, len(arrays[video]), rate)
         )
     ]
-    if unseen:
+    if missed:
         notes.append(
-            f"left out {counted(len(unseen), 'event that lies', 'events that lie')} in a pause: {first_few(unseen, 3)}"
+            f"left out {counted(len(missed), 'event that lies', 'events that lie')} in a pause: {first_few(missed, 3)}"
         )
 
 
@@ -420,28 +428,28 @@ def _check_events(
     tolerance_s: float,
     notes: list[str],
 ) -> dict[str, list[Event]]:
-    """The events cut at the end of their video's features; refuses or notes what cannot be."""
+    """Return the events, cut at the end of their video's features; raise for or note those that cannot be right."""
     beyond, overlapping, outside = [], [], []
     checked: dict[str, list[Event]] = {}
-    for video, own in events.items():
+    for video, video_events in events.items():
         end_s = ends_s[video]
         latest: dict[str, Event] = {}
-        kept = []
-        for event in own:
-            said = f"{event.label} at {event.start_s:g}–{event.end_s:g} s of {video}"
+        cut = []
+        for event in video_events:
+            description = f"{event.label} at {event.start_s:g}–{event.end_s:g} s of {video}"
             if event.end_s > end_s + tolerance_s:
-                beyond.append(f"{said}, which ends at {end_s:g} s")
-            before = latest.get(event.label)
+                beyond.append(f"{description}, which ends at {end_s:g} s")
+            previous = latest.get(event.label)
             # Times are written with six digits, so neighbours that touch may seem to overlap by one.
-            if before is not None and event.start_s < before.end_s - 2e-6 and event.label.lower() != AMBIGUOUS:
-                overlapping.append(f"{said} and the one at {before.start_s:g}–{before.end_s:g} s")
-            if before is None or event.end_s > before.end_s:
+            if previous is not None and event.start_s < previous.end_s - 2e-6 and event.label.lower() != AMBIGUOUS:
+                overlapping.append(f"{description} and the one at {previous.start_s:g}–{previous.end_s:g} s")
+            if previous is None or event.end_s > previous.end_s:
                 latest[event.label] = event
             if event.start_s >= end_s:
-                outside.append(said)
+                outside.append(description)
             else:
-                kept.append(replace(event, end_s=min(event.end_s, end_s)))
-        checked[video] = kept
+                cut.append(replace(event, end_s=min(event.end_s, end_s)))
+        checked[video] = cut
     if bad_events == "raise" and beyond:
         raise ValueError(
             f"{table}: {counted(len(beyond), 'event reaches', 'events reach')} beyond the end of their features: "
@@ -475,7 +483,7 @@ def _actions(sequence: Sequence) -> set[str]:
 
 
 def _note_labels(sequences: SequenceList, root: Path) -> None:
-    """Refuse a split without any event; note videos and splits that lack some."""
+    """Raise ValueError for a split without any event; add notes on classes and videos without events."""
     for split in SPLITS:
         part = sequences.split(split)
         if not part:
@@ -500,7 +508,7 @@ def _note_labels(sequences: SequenceList, root: Path) -> None:
 
 
 def _groups(root: Path, videos: list[str], pattern: str | None, notes: list[str]) -> dict[str, str]:
-    """The group of each video: what the pattern finds in it, or the column of videos.csv, or the video alone."""
+    """Return the group of each video: the pattern's match, else the column of videos.csv, else the video itself."""
     column = {plain_path(video_id(video)): group for video, group in load_groups(root / "videos.csv").items()}
     if pattern is None:
         return {video: column.get(video, video) for video in videos}
@@ -512,20 +520,20 @@ def _groups(root: Path, videos: list[str], pattern: str | None, notes: list[str]
 def _carve_val(
     sequences: list[Sequence], root: Path, fraction: float, groups: Mapping[str, str], seed: int, notes: list[str]
 ) -> list[Sequence]:
-    """Move a share of the training videos to val where there is no val."""
+    """Move a share of the training videos to val where no video is in val."""
     train = [sequence for sequence in sequences if sequence.split == "train"]
     if not fraction or not train or any(sequence.split == "val" for sequence in sequences):
         return sequences
     names = [groups[sequence.source] for sequence in train]
-    kinds: dict[str, set[str]] = {}
+    group_classes: dict[str, set[str]] = {}
     for name, sequence in zip(names, train, strict=True):
-        kinds.setdefault(name, set()).update(_actions(sequence))
-    if len(kinds) < 2:
+        group_classes.setdefault(name, set()).update(_actions(sequence))
+    if len(group_classes) < 2:
         raise ValueError(
             f"{root} has one training {'video' if len(train) == 1 else 'group'}, so none can be kept for validation; "
             "name a video with the split val in videos.csv, or train without (val_fraction=0)"
         )
-    drawn = _draw(kinds, fraction, seed)
+    drawn = _draw(group_classes, fraction, seed)
     carved = {sequence.id for name, sequence in zip(names, train, strict=True) if name in drawn}
     notes.append(
         f"{len(carved)} of {len(train)} training videos are kept for validation (val_fraction {fraction:g}, "
@@ -534,23 +542,24 @@ def _carve_val(
     return [replace(s, split="val") if s.id in carved else s for s in sequences]
 
 
-def _draw(kinds: Mapping[str, set[str]], fraction: float, seed: int) -> set[str]:
-    """Names of a share of the units, given the classes in each: no class leaves the others, and each class comes along.
+def _draw(classes: Mapping[str, set[str]], fraction: float, seed: int) -> set[str]:
+    """Draw the names of a share of the groups, given the classes in each.
 
-    Both if that can be.
+    No class is drawn completely, so that the remaining groups keep it (unless every group would take one away). Where
+    possible the drawn groups have every class.
     """
-    order = sorted(kinds, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
+    order = sorted(classes, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
     count = min(max(1, round(fraction * len(order))), len(order) - 1)
-    left = Counter(label for labels in kinds.values() for label in labels)
+    remaining = Counter(label for labels in classes.values() for label in labels)
     drawn: dict[str, None] = {}
     covered: set[str] = set()
     for only_new in (True, False):
         for name in order:
-            spared = all(left[label] > 1 for label in kinds[name])
-            if len(drawn) < count and name not in drawn and spared and (kinds[name] - covered or not only_new):
+            is_spared = all(remaining[label] > 1 for label in classes[name])
+            if len(drawn) < count and name not in drawn and is_spared and (classes[name] - covered or not only_new):
                 drawn[name] = None
-                covered |= kinds[name]
-                left.subtract(kinds[name])
+                covered |= classes[name]
+                remaining.subtract(classes[name])
     return set(drawn) or {order[0]}
 
 
@@ -566,7 +575,7 @@ def write_sequences(
 ) -> None:
     """Write sequences in our layout: features/<id>.npy, features.json, events.csv, videos.csv and classes.txt.
 
-    ``sequences`` are taken one at a time, so they need not fit into memory together; ``record`` is written to
+    ``sequences`` are read one at a time, so they need not fit into memory together; ``record`` is written to
     features.json with tokens_per_second and dim.
     """
     out = Path(out)
