@@ -1,8 +1,8 @@
-"""Features and frame labels as the online-detection repositories publish them, read into ours.
+"""Readers of the features and frame labels that the online-detection repositories publish.
 
 LSTR and TeSTra: one folder a stream, one .npy a video in each, and a folder of frame labels. OadTR: pickles with all
-videos of one split. TRN's HDD: like LSTR's with a class index a frame. ``read_frame_folders`` and ``read_oadtr`` give
-the videos one at a time: ``vidact.data.sequence_list.write_sequences`` converts them to our layout, and
+videos of one split. TRN's HDD: like LSTR's with a class index a frame. ``read_frame_folders`` and ``read_oadtr`` yield
+the videos one at a time: ``vidact.data.sequence_list.write_sequences`` writes them in our layout, and
 ``SequenceList(list(…), classes, tokens_per_second, record)`` keeps them in memory.
 
 Shapes: T tokens, D features of a token, C columns of published labels, K classes.
@@ -30,7 +30,7 @@ BACKGROUND = "background"
 
 
 class SessionList(NamedTuple):
-    """What a repository's data_info.json says of one data set: its label columns and the split of each video."""
+    """The label columns of one data set and the split of each video, from a repository's data_info.json."""
 
     columns: list[str]
     splits: dict[str, str]
@@ -39,15 +39,16 @@ class SessionList(NamedTuple):
 def load_session_list(path: str | Path, dataset: str) -> SessionList:
     """Read ``dataset`` (in any case) from a data_info.json of TRN, OadTR, LSTR, TeSTra, MiniROAD or E2E-LOAD.
 
-    A background column is put in front where the list has none.
+    A background column is put in front where the list has none. Raises ValueError for a file of another form, a data
+    set that it does not list, and a video in both of its lists.
     """
     path = Path(path)
     try:
         content = json.loads(read_text(path))
-        found = {name.lower(): entry for name, entry in content.items()}
-        if dataset.lower() not in found:
+        entries = {name.lower(): entry for name, entry in content.items()}
+        if dataset.lower() not in entries:
             raise ValueError(f"{path} lists {', '.join(content)}, and not {dataset}")
-        entry = found[dataset.lower()]
+        entry = entries[dataset.lower()]
         columns = [str(name) for name in entry.get("class_names") or entry["class_index"]]
         splits = {str(video): side for side in ("train", "test") for video in entry[f"{side}_session_set"]}
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
@@ -64,16 +65,17 @@ def load_session_list(path: str | Path, dataset: str) -> SessionList:
 
 
 def class_names(columns: Several[str]) -> list[str]:
-    """The actions among label columns: without the background, which comes first, and the ambiguous column."""
+    """Return the actions among label columns: all but the background, which comes first, and the ambiguous column."""
     if not columns or columns[0].lower() != BACKGROUND:
         raise ValueError(f"the label columns are {first_few(list(columns))}; published labels begin with {BACKGROUND}")
     return [name for name in columns[1:] if name.lower() != AMBIGUOUS]
 
 
 def read_targets(labels: np.ndarray, columns: Several[str], where: str | Path) -> Targets:
-    """Published frame labels, (T, C) multi-hot or (T,) column numbers, as ours; an ambiguous column becomes ``ignore``.
+    """Convert published frame labels, (T, C) multi-hot or (T,) column numbers, to ours.
 
-    ``where`` names the labels in messages.
+    An ambiguous column becomes ``ignore``. ``where`` names the labels in messages. Raises ValueError for labels that
+    do not fit ``columns``.
     """
     classes = class_names(columns)
     if labels.ndim == 1:
@@ -92,17 +94,17 @@ def read_targets(labels: np.ndarray, columns: Several[str], where: str | Path) -
     bad = np.flatnonzero(((labels != 0) & (labels != 1)).any(1))
     if len(bad):
         raise ValueError(f"{where}: token {bad[0]} has labels other than 0 and 1")
-    position = {name: place for place, name in enumerate(columns)}
+    position = {name: index for index, name in enumerate(columns)}
     multi_hot = np.zeros((len(labels), 1 + len(classes)), dtype=np.float32)
     multi_hot[:, 1:] = labels[:, [position[name] for name in classes]]
-    ambiguous = [place for place, name in enumerate(columns) if name.lower() == AMBIGUOUS]
+    ambiguous = [index for index, name in enumerate(columns) if name.lower() == AMBIGUOUS]
     ignore = np.asarray(labels[:, ambiguous].any(axis=1))
     acting = np.asarray(multi_hot[:, 1:].any(axis=1))
     multi_hot[:, 0] = ~acting & ~ignore
     wrong = np.flatnonzero(~ignore & (acting == (labels[:, 0] == 1)))
     if len(wrong):
-        what = "both background and an action" if acting[wrong[0]] else "no label at all"
-        raise ValueError(f"{where}: token {wrong[0]} has {what} ({len(wrong)} such tokens)")
+        problem = "both background and an action" if acting[wrong[0]] else "no label at all"
+        raise ValueError(f"{where}: token {wrong[0]} has {problem} ({len(wrong)} such tokens)")
     return Targets(multi_hot, ignore)
 
 
@@ -115,15 +117,15 @@ def read_frame_folders(
     target: str = "target_perframe",
     notes: list[str] | None = None,
 ) -> Iterator[Sequence]:
-    """The videos of a folder in the layout of LSTR and TeSTra (and of TRN with ``target="target"``).
+    """Yield the videos of a folder in the layout of LSTR and TeSTra (and of TRN with ``target="target"``).
 
     Args:
-        root: the folder of the folders.
-        streams: folders of <video>.npy (T, D) each; their features are put side by side in this order.
+        root: the folder that holds the folders of streams and labels.
+        streams: folders of <video>.npy (T, D) each; their features are concatenated in this order.
         columns: the names of the label columns.
-        splits: split of each video.
-        tokens_per_second: 4 in LSTR's lineage, 3 for HDD.
-        target: folder of <video>.npy, (T, C) or (T,).
+        splits: the split of each video.
+        tokens_per_second: the rate of the features: 4 in LSTR's lineage, 3 for HDD.
+        target: the folder of the labels, <video>.npy, (T, C) or (T,).
         notes: receives a sentence on each video whose streams differ by up to a second and were cut to the shortest.
     """
     root = Path(root)
@@ -131,8 +133,10 @@ def read_frame_folders(
         raise ValueError("streams is empty; name at least one folder of features")
     for name in (*streams, target):
         if not (root / name).is_dir():
-            there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-            raise FileNotFoundError(f"{root / name} is not a folder; {root} has {first_few(there, 20) or 'no folders'}")
+            folders = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+            raise FileNotFoundError(
+                f"{root / name} is not a folder; {root} has {first_few(folders, 20) or 'no folders'}"
+            )
     absent = [
         f"{name}/{video}.npy"
         for video in splits
@@ -159,15 +163,15 @@ def read_oadtr(
     tokens_per_second: float = 5.0,
     notes: list[str] | None = None,
 ) -> Iterator[Sequence]:
-    """The videos of OadTR's pickles, opened without running what is in them.
+    """Yield the videos of OadTR's pickles, which are opened without running any code in them.
 
     Args:
-        features: such as thumos_all_feature_val_V3.pickle: {video: {"rgb": (T, D), "flow": (T, D)}}.
-        annotations: such as thumos_val_anno.pickle: {video: {"anno": (T, C)}}. They have one label a token.
-        split: of all these videos: OadTR's val is train.
+        features: a file such as thumos_all_feature_val_V3.pickle: {video: {"rgb": (T, D), "flow": (T, D)}}.
+        annotations: a file such as thumos_val_anno.pickle: {video: {"anno": (T, C)}}, with one label a token.
+        split: the split of all these videos: OadTR's val is train.
         columns: the names of the label columns.
-        streams: the features to put side by side.
-        tokens_per_second: theirs are 5.
+        streams: the features to concatenate, in this order.
+        tokens_per_second: the rate of the features; OadTR published 5.
         notes: as in ``read_frame_folders``.
     """
     if split not in SPLITS:
@@ -198,7 +202,7 @@ def _sequence(
     tokens_per_second: float,
     notes: list[str] | None,
 ) -> Sequence:
-    """Join the streams ``parts``, each named for messages, and the labels of one video."""
+    """Join the streams and the labels of one video; the keys of ``parts`` name its streams in messages."""
     for where, part in parts.items():
         if part.ndim != 2 or part.dtype.kind != "f" or len(part) == 0:
             raise ValueError(
@@ -209,9 +213,9 @@ def _sequence(
     lengths = {**{where: len(part) for where, part in parts.items()}, "the labels": len(targets.ignore)}
     shortest, longest = min(lengths.values()), max(lengths.values())
     if longest - shortest > tokens_per_second:
-        said = ", ".join(f"{where} {length}" for where, length in lengths.items())
+        sizes = ", ".join(f"{where} {length}" for where, length in lengths.items())
         raise ValueError(
-            f"the streams of {video} differ by more than a second of tokens: {said}. They do not belong together"
+            f"the streams of {video} differ by more than a second of tokens: {sizes}. They do not belong together"
         )
     if longest > shortest and notes is not None:
         notes.append(f"{video}: {longest - shortest} tokens at the end are not in every stream and were cut")
@@ -225,11 +229,14 @@ def _sequence(
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Open a pickle of numbers, text, arrays of them, dicts, lists, tuples and sets; refuse all else unrun."""
+    """Open a pickle of numbers, text, arrays of them, dicts, lists, tuples and sets, without running code in it.
+
+    Raises ValueError for a pickle that contains anything else, before anything in it has run.
+    """
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()  # latin1: arrays written by Python 2
+            return _ArraysOnly(file, encoding="latin1").load()  # arrays written by Python 2 need latin1
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
     except _Refused as refused:
@@ -239,31 +246,31 @@ def read_pickle(path: str | Path) -> Any:
             "it to .npy files yourself"
         ) from None
     except _BROKEN as error:
-        said = str(error) or type(error).__name__
-        raise ValueError(f"{path} is no pickle of arrays and plain containers: {said}") from None
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} is no pickle of arrays and plain containers: {reason}") from None
 
 
-# What the bytes of a damaged file make an unpickler raise; sizes in it may be beyond any memory.
+# The errors that an unpickler raises for a damaged file. MemoryError is one: damaged sizes may exceed any memory.
 _BROKEN = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError, OverflowError, MemoryError,
 )  # fmt: skip
 
 
 class _Refused(Exception):
-    """The name of what a pickle asked for."""
+    """The error for a pickle that refers to something other than arrays; its text names it."""
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Knows the few functions of which pickled arrays are made."""
+    """An unpickler that calls only the few functions that pickled arrays need."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = _KNOWN.get((module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name))
-        if known is None:
+        function = _KNOWN.get((module.replace("numpy._core", "numpy.core").replace("__builtin__", "builtins"), name))
+        if function is None:
             raise _Refused(f"{module}.{name}")
 
-        # A function of its own for each: what a pickle does to it, such as setting its attributes, ends with it.
+        # Each reference gets a new function, so that a pickle that sets its attributes changes nothing else.
         def make(*arguments: Any) -> Any:
-            return known(*arguments)
+            return function(*arguments)
 
         return make
 
@@ -272,29 +279,29 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 class _Dtype:
-    """The type of an array that is to come.
+    """The type of an array in a pickle.
 
-    NumPy's own would take any flags from the pickle, and one of them says that the array's bytes are addresses of
-    Python objects: whoever writes those bytes then writes into memory. So NumPy is not shown the pickle's state, of
-    which nothing but the order of bytes matters.
+    NumPy's own type would accept any flags from the pickle. One of them marks the array's bytes as addresses of Python
+    objects, which would let a pickle write into memory. Of the pickle's state only the byte order is therefore passed
+    to NumPy.
     """
 
     def __init__(self, code: Any, *_: Any) -> None:
-        self.made = np.dtype(code)
-        if self.made.hasobject:
+        self.dtype = np.dtype(code)
+        if self.dtype.hasobject:
             raise _Refused("an array of Python objects")
-        if self.made.fields is not None or self.made.subdtype is not None:
+        if self.dtype.fields is not None or self.dtype.subdtype is not None:
             raise _Refused("an array of records")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        order, *parts = state[1:5]  # parts: of records, which there are none of
+        order, *parts = state[1:5]  # parts describe records; all are None for numbers
         if order not in ("<", ">", "=", "|") or parts != [None, None, None]:
             raise _Refused("an array of records")
-        self.made = self.made.newbyteorder(order)
+        self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array(np.ndarray):
-    """An array whose state a pickle may set, but not the inside of its type."""
+    """An array whose state a pickle may set, but not the flags of its type."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         *before, kind, is_fortran, content = state
@@ -304,7 +311,7 @@ class _Array(np.ndarray):
 def _known_type(kind: Any) -> np.dtype:
     if not isinstance(kind, _Dtype):
         raise _Refused("an array of a type of its own")
-    return kind.made
+    return kind.dtype
 
 
 def _scalar(kind: Any, content: Any) -> Any:
@@ -322,15 +329,15 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _ndarray(*arguments: Any) -> None:
-    """Only named, as the kind of array that ``_reconstruct`` is to make."""
+    """Raise _Refused: pickles only name numpy.ndarray, as the type that ``_reconstruct`` returns."""
     raise _Refused("numpy.ndarray as a function")
 
 
 def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    return _Array(0)  # what it holds comes with its state
+    return _Array(0)  # __setstate__ fills it
 
 
-# NumPy's own functions are asked of NumPy, since their module has moved between its versions.
+# The functions above get NumPy's own through __reduce__, because their module has moved between its versions.
 _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): _ndarray,
