@@ -1,8 +1,8 @@
-"""Text and tables as people's programs save them: every row is read, or an error names the row that cannot be.
+"""Readers and writers of text and tables: every row is read, or an error names the row that cannot be.
 
-Text is UTF-8, with or without a byte order mark, or UTF-16 or UTF-32, which Excel's "Unicode text" is; its lines end as
-on any system. A table has one row a line, its cells parted by commas, semicolons or tabs (the header tells by which).
-No cell holds a line break: a quote that is not closed in its line would swallow the rows below it.
+Text is UTF-8, with or without a byte order mark, or UTF-16 or UTF-32 (Excel's "Unicode text" is one of these); its
+lines may end as on any system. A table has one row a line, its cells separated by commas, semicolons or tabs (the
+header decides which). No cell holds a line break: a quote that is not closed in its line would swallow the rows below.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vidact.files import replacing
 from vidact.text.names import first_few, look, plain_name, spelt
 
 DELIMITERS = (",", ";", "\t")
-# the longer mark first: that of UTF-32 begins with that of UTF-16
+# UTF-32 is tried before UTF-16, because its mark begins with that of UTF-16.
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -35,10 +35,10 @@ MARKS = (
 
 @dataclass(frozen=True)
 class Table:
-    """A table under its header.
+    """A table with its header.
 
-    ``rows`` are pairs of a line's number, the first line being 1, and its cells by column, without blanks at their
-    ends; ``header`` holds the columns' names in small letters. ``notes`` are sentences on what was ignored.
+    ``rows`` are pairs of a line number (the first line is 1) and the cells of the line by column, without blanks at
+    their ends; ``header`` holds the columns' names in lower case. ``notes`` are sentences on what was ignored.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Table:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file. Raises ValueError, with the row, where it is not text in one of the encodings above."""
+    """Return the text of a file. Raises ValueError, naming the row, where it is in none of the encodings above."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -72,14 +72,14 @@ def read_text(path: Path) -> str:
     return text
 
 
-_BREAK = re.compile(r"\r*\n|\r")  # \r\r\n is what Windows makes of \r\n that is written as text
+_BREAK = re.compile(r"\r*\n|\r")  # Windows turns \r\n that is written as text into \r\r\n
 
 
 def _unmarked(data: bytes) -> str:
-    """The encoding of text without a mark: in UTF-16 and UTF-32 the zeros of Latin letters stand in fixed places."""
+    """Return the encoding of text without a mark: UTF-16 and UTF-32 have the zeros of Latin letters at fixed places."""
     head = data[: 4 * (min(len(data), 256) // 4)] or data[: len(data) // 2 * 2]
     zeros = [head[i::4].count(0) * 4 / max(1, len(head)) for i in range(4)]
-    common = 0.6  # of the letters; those of other scripts have no zero
+    common = 0.6  # the least share of Latin letters; letters of other scripts have no zero byte
     if min(zeros[1:]) > common and not zeros[0]:
         return "utf-32-le"
     if min(zeros[:3]) > common and not zeros[3]:
@@ -92,7 +92,7 @@ def _unmarked(data: bytes) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text, without blanks at their ends and without the empty ones that end it."""
+    """Return the lines of a text, without blanks at their ends and without empty lines at the end of the text."""
     lines = [line.strip() for line in _BREAK.split(read_text(path))]
     while lines and not lines[-1]:
         lines.pop()
@@ -100,38 +100,39 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_cells(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
-    """Line number and cells of each row of a table without a header; rows without any text are left out."""
+    """Return the line number and the cells of each row of a table without a header; empty rows are left out."""
     return _cells(path, _BREAK.split(read_text(path)), 1, delimiter)
 
 
 def read_table(path: Path, required: Sequence[tuple[str, ...]], optional: Sequence[str] = ()) -> Table:
-    """A table by its header; each of ``required`` is a column by one of several names.
+    """Read a table by its header; each of ``required`` lists the names that one required column may have.
 
-    Other columns are kept, and told in ``notes``, unless their name is near to that of an optional column, which is
-    then missing: raises ValueError, as where a row has not the header's cells. In a table of semicolons the seconds
-    (columns whose names end in ``_s``) may have a decimal comma, since programs write such tables where the comma is
-    the decimal sign; they are given with a point.
+    Other columns are kept, with a sentence in ``notes``. Raises ValueError where the name of such a column is close to
+    that of an absent optional column, and where a row does not have as many cells as the header. In a table of
+    semicolons the seconds (columns whose names end in ``_s``) may have a decimal comma, because programs write such
+    tables where the comma is the decimal sign; they are returned with a point.
     """
     lines, first = _BREAK.split(read_text(path)), 1
     fixed: tuple[str, ...] = DELIMITERS
-    if lines and (told := re.fullmatch(r'\s*"?sep=([,;\t])"?\s*', lines[0], re.IGNORECASE)):  # Excel's own first line
-        lines, first, fixed = lines[1:], 2, (told[1],)
-    wanted = ",".join(names[0] for names in required) + "".join(f"[,{name}]" for name in optional)
+    if lines and (separator_line := re.fullmatch(r'\s*"?sep=([,;\t])"?\s*', lines[0], re.IGNORECASE)):
+        # Excel reads and writes such a first line.
+        lines, first, fixed = lines[1:], 2, (separator_line[1],)
+    form = ",".join(names[0] for names in required) + "".join(f"[,{name}]" for name in optional)
     at = next((number for number, line in enumerate(lines) if line.strip(" ,;\t")), None)
     if at is None:
-        raise ValueError(f"{path} is empty; its first line is {wanted}")
+        raise ValueError(f"{path} is empty; its first line is {form}")
     headers = {delimiter: _header(lines[at], delimiter) for delimiter in fixed}
-    known = {name for names in required for name in names} | set(optional)
-    delimiter = max(headers, key=lambda one: len(known & set(headers[one])))  # of equals the first: the comma
+    known_names = {name for names in required for name in names} | set(optional)
+    delimiter = max(headers, key=lambda candidate: len(known_names & set(headers[candidate])))  # the comma wins a tie
     header = headers[delimiter]
     if not header:
-        _cells(path, [lines[at]], first + at, delimiter)  # says what is wrong with it
-    notes = _check_header(path, lines[at], header, required, optional, wanted)
+        _cells(path, [lines[at]], first + at, delimiter)  # raises the error of its quotes
+    notes = _check_header(path, lines[at], header, required, optional, form)
     rows = []
     for line, cells in _cells(path, lines[at + 1 :], first + at + 1, delimiter):
         if not any(cells[len(header) :]):
             cells = cells[: len(header)]
-        if len(cells) < len(header) and not known & set(header[len(cells) :]):
+        if len(cells) < len(header) and not known_names & set(header[len(cells) :]):
             cells += [""] * (len(header) - len(cells))
         if len(cells) != len(header):
             raise ValueError(
@@ -150,13 +151,13 @@ def read_table(path: Path, required: Sequence[tuple[str, ...]], optional: Sequen
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    """The columns that a line names by this delimiter; none where its quotes do not fit to it."""
+    """Return the columns that a line names with this delimiter; none where its quotes do not fit it."""
     try:
         cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=True, strict=True), [])
     except csv.Error:
         return []
     header = [plain_name(cell).lower() for cell in cells]
-    while header and not header[-1]:  # a delimiter at the end of each line makes no column
+    while header and not header[-1]:  # a delimiter at the end of the line makes no column
         header.pop()
     return header
 
@@ -167,14 +168,14 @@ def _check_header(
     header: list[str],
     required: Sequence[tuple[str, ...]],
     optional: Sequence[str],
-    wanted: str,
+    form: str,
 ) -> list[str]:
-    """Notes on the columns that nothing is made of; raises where one is missing, misspelt or there twice."""
-    known = [name for names in required for name in names] + list(optional)
+    """Return notes on unused columns; raise ValueError where a column is missing, misspelt or appears twice."""
+    known_names = [name for names in required for name in names] + list(optional)
     absent = [names[0] for names in required if sum(name in header for name in names) != 1]
-    others = [name for name in header if name and name not in known]
+    others = [name for name in header if name and name not in known_names]
     free = [name for name in optional if name not in header]
-    near = {name: found[0] for name in others if (found := difflib.get_close_matches(name, free, 1, 0.7))}
+    near = {name: matches[0] for name in others if (matches := difflib.get_close_matches(name, free, 1, 0.7))}
     named = [name for name in header if name]
     wrong = ""
     if absent:
@@ -185,7 +186,7 @@ def _check_header(
         wrong = "a column comes twice"
     if wrong:
         raise ValueError(
-            f"wrong header in {path}: the file begins {text.strip().lstrip(chr(0xFEFF))!r} where {wanted} is expected; "
+            f"wrong header in {path}: the file begins {text.strip().lstrip(chr(0xFEFF))!r} where {form} is expected; "
             f"{wrong}"
         )
     if not others:
@@ -214,7 +215,7 @@ def _cells(path: Path, lines: Sequence[str], first: int, delimiter: str) -> list
 
 
 def load_classes(path: str | Path) -> list[str]:
-    """Read a classes.txt."""
+    """Read the class names of a classes.txt: one a line, none empty, none twice."""
     path = Path(path)
     lines = read_lines(path)
     classes = [plain_name(line) for line in lines]
@@ -225,15 +226,15 @@ def load_classes(path: str | Path) -> list[str]:
     twice = [name for name, count in Counter(classes).items() if count > 1]
     if twice:
         rows = [i for i, name in enumerate(classes) if name == twice[0]]
-        said = f"rows {' and '.join(str(i + 1) for i in rows)}"
+        detail = f"rows {' and '.join(str(i + 1) for i in rows)}"
         if len({lines[i] for i in rows}) > 1:
-            said += f" differ in what is not seen: {', '.join(spelt(lines[i]) for i in rows)}"
-        raise ValueError(f"{path} names {first_few(twice)} more than once: {said}")
+            detail += f" differ in what is not seen: {', '.join(spelt(lines[i]) for i in rows)}"
+        raise ValueError(f"{path} names {first_few(twice)} more than once: {detail}")
     return classes
 
 
 def split_labels(cell: str) -> tuple[str, ...]:
-    """The names in a label cell: ``a;b`` is two, ``a\\;b`` is one with a semicolon in it."""
+    """Split a label cell into its names: ``a;b`` is two, ``a\\;b`` is one with a semicolon in it."""
     names = [""]
     for part in re.findall(r"\\[\\;]|.", cell, re.DOTALL):
         if part == ";":
@@ -244,7 +245,7 @@ def split_labels(cell: str) -> tuple[str, ...]:
 
 
 def join_labels(names: Iterable[str]) -> str:
-    """The inverse of ``split_labels``."""
+    """Join names into a label cell: the inverse of ``split_labels``."""
     return ";".join(name.replace("\\", "\\\\").replace(";", "\\;") for name in names)
 
 
@@ -261,7 +262,7 @@ def seconds_of(cell: str, where: str, column: str) -> float | None:
 
 
 def closest(name: str, names: list[str]) -> str:
-    near = [one for one in names if look(one) == look(name)] or difflib.get_close_matches(name, names, 1, 0.0)
+    near = [label for label in names if look(label) == look(name)] or difflib.get_close_matches(name, names, 1, 0.0)
     return f"the closest class is {near[0]!r}" if near else "there are no classes"
 
 
@@ -270,7 +271,7 @@ def write_classes(path: str | Path, classes: Sequence[str]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write all of a file or nothing: a reader never sees half of it."""
+    """Write a text file completely or not at all, so that a reader never gets half of it."""
     with replacing(path) as half:
         half.write_text(text, encoding="utf-8", newline="")
 
@@ -293,7 +294,7 @@ def cell_text(value: object) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a list is there. Raises where something of its name is there that cannot be read as one."""
+    """Return whether a list exists. Raises OSError where its name is that of a folder or of a broken link."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; it should be a table, or have another name")
     if path.is_symlink() and not path.exists():
