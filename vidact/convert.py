@@ -1,10 +1,10 @@
-"""``vidact convert``: a checkpoint that another repository published → a file that ``vidact.load`` opens.
+"""``vidact convert``: convert a checkpoint that another repository published to a file that ``vidact.load`` opens.
 
     vidact convert --origin tsm --file TSM_kinetics_resnet50.pth --out tsm.safetensors --classes classes.txt
 
-Every tensor of the file must find its place and every place its tensor. What the tensors tell (classes, backbone,
-modality, frames) is read from their names and shapes; what they do not is asked for. The result says how its pixels are
-scaled, cropped and sampled, what its classes are called, and where it comes from.
+Every tensor of the file must have a place in the network, and every place its tensor. The number of classes, the
+backbone, the modality and the frames are read from the tensors' names and shapes; whatever these do not determine has
+to be given. The written file records how pixels are scaled, cropped and sampled, the class names, and its origin.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vidact.text.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler
 from vidact.video.transform import images_per_index
 
-# Which tensor is the last layer, by its name in one layout or another; the first that matches counts.
+# The names that the last layer's weight has in the known layouts; the first pattern that matches counts.
 LAST_LAYERS = (
     r"^consensus\.classifier\.3\.weight$",
     r"consensus\.fc_fusion_scales\.0\.3\.weight$",
@@ -54,8 +54,8 @@ LAST_LAYERS = (
     r"^(base_model\.)?(fc|last_linear)\.weight$",
 )
 
-# Frames and stride of the clips that published weights were trained on, at 30 frames a second: 3-D networks, and those
-# 2-D ones that look at a window.
+# Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
+# 2-D networks whose clip is a window of consecutive frames.
 CLIPS = {
     "slowfast_r50": (32, 2),
     "slowfast_r101": (32, 2),
@@ -84,16 +84,16 @@ CLIPS = {
     "videomae_huge": (16, 4),
     "videomae_tiny": (16, 4),
     "vjepa2_large": (16, 4),
-    "vjepa2_huge": (64, 2),  # nobody publishes a classifier of it; this is the giant's
+    "vjepa2_huge": (64, 2),  # no published classifier exists; these are the values of vjepa2_giant
     "vjepa2_giant": (64, 2),
     "vjepa2_tiny": (16, 4),
     "mvfnet_resnet50": (8, 8),
     "mvfnet_resnet101": (8, 8),
 }
 
-# What the shapes of a detector tell: argument → (the names of a tensor, an axis of it). Where a group of the pattern is
-# a number, the argument has a value for each; without an axis it counts the numbers, for each first group where there
-# are two.
+# How a detector's arguments follow from the shapes of its tensors: argument → (a pattern of tensor names, an axis of
+# those tensors). Where the pattern has a group, which matches a number, the argument has one value for each number.
+# Without an axis the value is the count of numbers; with two groups it is the count of each first number.
 _LSTR: dict[str, tuple[str, int | None]] = {
     "num_classes": (r"^classifier\.weight$", 0),
     "feature_dims": (r"^feature_head_work\.input_linear\.0\.weight$", 1),
@@ -119,7 +119,7 @@ SIZES: dict[str, dict[str, tuple[str, int | None]]] = {
         "num_classes": (r"^classifier\.weight$", 0),
         "feature_dims": (r"^linear_encoding\.weight$", 1),
         "embedding_dim": (r"^linear_encoding\.weight$", 0),
-        "window": (r"^position_encoding\.pe\.weight$", 0),  # and one more for the task token
+        "window": (r"^position_encoding\.pe\.weight$", 0),  # the axis is one longer than the window: the task token
         "num_layers": (r"^encoder\.net\.(\d+)\.fn\.fn\.qkv\.weight$", None),
         "hidden_dim": (r"^encoder\.net\.1\.fn\.fn\.net\.0\.weight$", 0),
         "num_queries": (r"^decoder_cls_token$", 1),
@@ -130,7 +130,7 @@ SIZES: dict[str, dict[str, tuple[str, int | None]]] = {
     "testra": _LSTR,
 }
 
-SEGMENTS = 8  # of the 2-D networks' clips where neither the file nor the user says
+SEGMENTS = 8  # the clip length of 2-D networks where neither the file nor the user gives one
 
 
 def convert(
@@ -141,54 +141,59 @@ def convert(
     sampling: ClipSampler | None = None,
     **hyperparameters: Any,
 ) -> nn.Module:
-    """Write a published checkpoint as a vidact file, and open that again.
+    """Write a published checkpoint as a vidact file, and open that file.
 
     Args:
-        origin: the layout of its names, one of ``vidact.models.weights.REFERENCES``.
-        file: the checkpoint; nothing in it is executed.
+        origin: the layout of its tensor names, one of ``vidact.models.weights.REFERENCES``.
+        file: the checkpoint; no code in it is executed.
         out: the .safetensors file to write.
-        classes: names in the order of the outputs, or a file with one a line; None for what the weights' publisher
-            lists (torchvision), else for their numbers.
-        sampling: which frames the network sees; None for the rule it was published with.
-        hyperparameters: of the layout's function, as ``from_reference`` takes them; those that the tensors tell may be
-            left out.
+        classes: names in the order of the outputs, or a file with one a line; None for the publisher's list
+            (torchvision) where there is one, else for the numbers of the outputs.
+        sampling: the rule that chooses the network's frames; None for the rule of the published network.
+        hyperparameters: arguments of the layout's function, as ``from_reference`` takes them; those that follow from
+            the tensors may be left out.
 
     Returns:
-        The network as ``vidact.load(out)`` gives it.
+        The network that ``vidact.load(out)`` returns.
+
+    Raises:
+        ValueError: where tensors and network do not match, or an argument is missing or unknown.
     """
     state_dict, record = read(file)
     if record is not None:
         raise ValueError(f"{file} is a vidact file already; open it with vidact.load")
     function = reference(origin)
-    known = arguments_of(function)
-    if unknown := sorted(set(hyperparameters) - set(known)):
-        raise ValueError(f"origin {origin} takes no {', '.join(unknown)}; it takes {', '.join(known)}")
-    told = infer(state_dict, known, origin)
-    if "network" in known and "network" not in hyperparameters:
+    parameters = arguments_of(function)
+    if unknown := sorted(set(hyperparameters) - set(parameters)):
+        raise ValueError(f"origin {origin} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}")
+    inferred = infer(state_dict, parameters, origin)
+    if "network" in parameters and "network" not in hyperparameters:
         raise ValueError(f"origin {origin} has several networks: say which with --network, such as --network slow_r50")
-    asked = {**told, **hyperparameters}
-    absent = [name for name, parameter in known.items() if parameter.default is parameter.empty and name not in asked]
+    options = {**inferred, **hyperparameters}
+    absent = [
+        name for name, parameter in parameters.items() if parameter.default is parameter.empty and name not in options
+    ]
     if absent:
         raise ValueError(
             f"the tensors of {file} do not say {', '.join(absent)}; give " + " ".join(f"--{name} …" for name in absent)
         )
     try:
-        network: Any = from_reference(origin, state_dict, **asked)
+        network: Any = from_reference(origin, state_dict, **options)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if recipe_of(network) is None:
         raise ValueError(f"origin {origin} gives a {type(network).__name__}, which no function of vidact.models builds")
-    names = class_names(network, classes, origin, asked)
+    names = class_names(network, classes, origin, options)
     facts: dict[str, Any] = {"classes": names, "multi_label": False}
     if (clip_input := input_of(network)) is not None:
-        facts["sampling"] = (sampling or published_sampling(network, asked)).record()
+        facts["sampling"] = (sampling or published_sampling(network, options)).record()
         if clip_input.flow_fields:
-            facts["flow"] = {"method": "tvl1", "bound": 20.0}  # what every published flow network was trained on
+            facts["flow"] = {"method": "tvl1", "bound": 20.0}  # every published flow network was trained on this
     facts["converted"] = {
         "origin": origin,
         "file": Path(file).name,
         "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
-        "hyperparameters": asked,
+        "hyperparameters": options,
     }
     save(network, out, facts)
     opened = load(out)
@@ -199,7 +204,7 @@ def convert(
 
 
 def reference(origin: str) -> Callable[..., nn.Module]:
-    """The function that reads a layout."""
+    """Return the function that builds a network from a layout's tensors. Raises ValueError for an unknown layout."""
     if origin not in REFERENCES:
         raise ValueError(f"origin {origin!r} is unknown; the layouts are {', '.join(sorted(REFERENCES))}")
     module, _, name = REFERENCES[origin].partition(":")
@@ -207,65 +212,65 @@ def reference(origin: str) -> Callable[..., nn.Module]:
 
 
 def arguments_of(function: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
-    """What a layout's function takes beside the tensors."""
+    """Return the parameters of a layout's function other than the tensors, by name."""
     return dict(list(inspect.signature(function).parameters.items())[1:])
 
 
-def infer(state_dict: Mapping[str, Tensor], known: Mapping[str, object], origin: str = "") -> dict[str, Any]:
-    """The hyperparameters among ``known`` that names and shapes tell of a layout."""
+def infer(state_dict: Mapping[str, Tensor], parameters: Mapping[str, object], origin: str = "") -> dict[str, Any]:
+    """Return those of the hyperparameters ``parameters`` that follow from the tensors' names and shapes."""
     tensors = {key.removeprefix("module."): value for key, value in state_dict.items()}
     if origin in SIZES:
-        return _sizes(tensors, known, SIZES[origin])
-    found: dict[str, Any] = {}
+        return _sizes(tensors, parameters, SIZES[origin])
+    inferred: dict[str, Any] = {}
     for pattern in LAST_LAYERS:
         if last := next((key for key in tensors if re.search(pattern, key)), None):
-            found["num_classes"] = len(tensors[last])
+            inferred["num_classes"] = len(tensors[last])
             break
-    found |= {name: value for name, value in (("backbone", _backbone(tensors)),) if value}
+    inferred |= {name: value for name, value in (("backbone", _backbone(tensors)),) if value}
     images = next((value for value in tensors.values() if value.ndim in (4, 5)), None)
     if images is not None:
         channels = {3: "rgb", 10: "flow", 15: "rgb_difference", 2: "flow"}
         if images.shape[1] in channels:
-            found["modality"] = channels[images.shape[1]]
+            inferred["modality"] = channels[images.shape[1]]
     if segments := _segments(tensors):
-        found["num_segments"] = segments
+        inferred["num_segments"] = segments
     if any(".nl." in key for key in tensors):
-        found["non_local"] = True
+        inferred["non_local"] = True
     if any(key.startswith("features.") for key in tensors):
-        found["shift"] = "causal"  # the names of TSM's online network
-    return {name: value for name, value in found.items() if name in known}
+        inferred["shift"] = "causal"  # only TSM's online network has such names
+    return {name: value for name, value in inferred.items() if name in parameters}
 
 
 def _sizes(
-    tensors: Mapping[str, Tensor], known: Mapping[str, object], table: Mapping[str, tuple[str, int | None]]
+    tensors: Mapping[str, Tensor], parameters: Mapping[str, object], table: Mapping[str, tuple[str, int | None]]
 ) -> dict[str, Any]:
-    """A detector's hyperparameters, from its shapes."""
-    found: dict[str, Any] = {}
+    """Return a detector's hyperparameters that follow from the shapes of its tensors."""
+    inferred: dict[str, Any] = {}
     for name, (pattern, axis) in table.items():
         matches = [(match, value) for key, value in tensors.items() if (match := re.search(pattern, key))]
         if not matches:
-            continue  # the tensor is missing, which loading says by its name
+            continue  # loading the weights raises an error that names the missing tensor
         numbers = sorted({tuple(int(group) for group in match.groups()) for match, _ in matches})
         if axis is None:
             counts = {number[:-1]: 0 for number in numbers}
             for number in numbers:
                 counts[number[:-1]] += 1
-            found[name] = list(counts.values()) if len(numbers[0]) > 1 else len(numbers)
+            inferred[name] = list(counts.values()) if len(numbers[0]) > 1 else len(numbers)
             continue
         if any(value.ndim <= axis for _, value in matches):
             continue
         sizes = {tuple(int(group) for group in match.groups()): value.shape[axis] for match, value in matches}
-        found[name] = [sizes[number] for number in numbers] if numbers[0] else sizes[()]
-    if "window" in found:
-        found["window"] -= 1
-    if "feature_dims" in found:
-        published = known["feature_dims"]
+        inferred[name] = [sizes[number] for number in numbers] if numbers[0] else sizes[()]
+    if "window" in inferred:
+        inferred["window"] -= 1
+    if "feature_dims" in inferred:
+        published = parameters["feature_dims"]
         default = published.default if isinstance(published, inspect.Parameter) else ()
-        if found["feature_dims"] == sum(default):
-            del found["feature_dims"]  # of RGB and flow, as the default has it
+        if inferred["feature_dims"] == sum(default):
+            del inferred["feature_dims"]  # the default gives the sizes of RGB and flow, whose sum this is
         else:
-            found["feature_dims"] = [found["feature_dims"]]
-    return found
+            inferred["feature_dims"] = [inferred["feature_dims"]]
+    return inferred
 
 
 def _backbone(tensors: Mapping[str, Tensor]) -> str | None:
@@ -283,7 +288,7 @@ def _backbone(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _segments(tensors: Mapping[str, Tensor]) -> int | None:
-    """The clip length of networks whose weights fix it."""
+    """Return the clip length of networks whose weights fix it; None for all others."""
     for key, value in tensors.items():
         if re.search(r"(tam\.G|self_conv\.conv_f)\.0\.weight$", key):
             return value.shape[1]
@@ -296,14 +301,14 @@ def _segments(tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def class_names(
-    network: Any, classes: str | Path | Sequence[str] | None, origin: str, asked: Mapping[str, Any]
+    network: Any, classes: str | Path | Sequence[str] | None, origin: str, options: Mapping[str, Any]
 ) -> list[str]:
-    """As many names as the network has classes; an online detector's background has none."""
+    """Return the names of the network's classes; an online detector's background has no name."""
     is_online = isinstance(network, OnlineNetwork)
-    count = int(asked["num_classes"]) - is_online
+    count = int(options["num_classes"]) - is_online
     if classes is None:
         if origin == "torchvision":
-            meta = next(iter(torchvision.models.get_model_weights(asked["network"]))).meta["categories"]
+            meta = next(iter(torchvision.models.get_model_weights(options["network"]))).meta["categories"]
             if len(meta) == count:
                 return list(meta)
         print(f"no classes were named: they are called 0 to {count - 1} (--classes FILE names them)")
@@ -311,7 +316,7 @@ def class_names(
     if isinstance(classes, (str, Path)):
         classes = [line for line in read_lines(Path(classes)) if line]
     names = [plain_name(name) for name in classes]
-    # detectors trained with an output for ambiguous frames keep it; it has no name
+    # Detectors trained with an output for ambiguous frames keep that output, which has no name.
     if len(names) not in ((count, count - 1) if is_online else (count,)):
         raise ValueError(
             f"{len(names)} classes are named and the network has {count}"
@@ -322,45 +327,45 @@ def class_names(
     return names
 
 
-def published_sampling(network: Any, asked: Mapping[str, Any]) -> ClipSampler:
-    """The frames that the published network saw: segments for 2-D networks, a window for 3-D ones."""
+def published_sampling(network: Any, options: Mapping[str, Any]) -> ClipSampler:
+    """Return the sampling rule of the published network: segments for 2-D networks, a window for 3-D ones."""
     name = network.recipe["builder"].rpartition(".")[2]
     if name in CLIPS:
         frames, stride = CLIPS[name]
-        if asked.get("num_segments"):  # MVFNet's 4, 8 and 16 frames span the same time
-            frames, stride = int(asked["num_segments"]), frames * stride // int(asked["num_segments"])
+        if options.get("num_segments"):  # MVFNet's 4, 8 and 16 frames span the same time
+            frames, stride = int(options["num_segments"]), frames * stride // int(options["num_segments"])
         return DenseSampler(frames, stride)
-    frames = network.input.frames or asked.get("num_segments") or SEGMENTS
+    frames = network.input.frames or options.get("num_segments") or SEGMENTS
     return SegmentSampler(int(frames), images_per_index(network.input))
 
 
-def remarks(network: Any, asked: Mapping[str, Any]) -> list[str]:
-    """What the owner of the file should know."""
-    said = []
+def remarks(network: Any, options: Mapping[str, Any]) -> list[str]:
+    """Return sentences for the user on the input of a converted network and on what its file does not contain."""
+    sentences = []
     clip_input = input_of(network)
     if clip_input is not None:
         if clip_input.order == "bgr":
-            said.append("it takes BGR images from 0 to 255; the transform does that by the record")
+            sentences.append("it takes BGR images from 0 to 255; the transform does that by the record")
         if clip_input.flow_fields:
-            said.append(
+            sentences.append(
                 "it was trained on TV-L1 flow within ±20 pixels; flow by another method (data.flow_method) lowers its "
                 "scores"
             )
         if clip_input.frames:
-            said.append(f"its weights are made for {clip_input.frames} frames")
-        elif "num_segments" not in asked and "network" not in asked:
-            said.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
+            sentences.append(f"its weights are made for {clip_input.frames} frames")
+        elif "num_segments" not in options and "network" not in options:
+            sentences.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
     elif isinstance(network, OnlineNetwork):
         converted = record_of(network).converted
         assert converted is not None
         origin = converted["origin"]
-        untold = {
+        unstated = {
             name: parameter.default
             for name, parameter in arguments_of(reference(origin)).items()
-            if name not in asked and name not in SIZES[origin]
+            if name not in options and name not in SIZES[origin]
         }
-        if untold:
-            values = ", ".join(f"{name} {value}" for name, value in untold.items())
-            said.append(f"the file does not say {values} (as published; --{next(iter(untold))} … for another)")
-        said.append("it takes features, which the file does not describe; give it those that it was trained on")
-    return said
+        if unstated:
+            values = ", ".join(f"{name} {value}" for name, value in unstated.items())
+            sentences.append(f"the file does not say {values} (as published; --{next(iter(unstated))} … for another)")
+        sentences.append("it takes features, which the file does not describe; give it those that it was trained on")
+    return sentences
