@@ -102,7 +102,7 @@ def planted(clean, tmp_path):
     write(wrong / "short.mp4", moving(105, 3))
     write(wrong / "range.mp4", moving(106))
     shutil.copy(root / "jump/0.mp4", wrong / "duplicate.mp4")
-    write(wrong / "leakage.mp4", moving(CLEAN["jump/4.mp4"][2]))  # a test clip, encoded anew
+    write(wrong / "leakage.mp4", moving(CLEAN["jump/4.mp4"][2]))  # a test clip, encoded again
     shutil.copy(root / "run/1.mp4", wrong / "label conflict.mp4")
     write(wrong / "unlisted.mp4", moving(107))
     rows = [ClipRow(name, label, split) for name, (label, split, _) in CLEAN.items()]

@@ -1,8 +1,8 @@
-"""``vidact prepare check``: what is wrong with a set of videos, its lists and its splits.
+"""The check of ``vidact prepare check``: it finds what is wrong with a set of videos, its lists and its splits.
 
-Every video is decoded whole, once; a run that was stopped goes on, and unchanged videos are not read again. Left in the
-folder ``out``: check.json (every finding and what is known of every video), report.html with a contact sheet, and
-results.json.
+Every video is decoded whole, once. A run that was stopped continues, and unchanged videos are not read again. The
+folder ``out`` then holds check.json (every finding and the facts of every video), report.html with a contact sheet,
+and results.json.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from vidact.results.figures import command_line, save_results
 from vidact.text.names import alike, first_few, plain_path, spelt
 
 CHECK = "check.json"
-IMBALANCE = 10  # how many times more training clips than the rarest class the most frequent one may have
-NUM_SHOWN = 60  # pictures on a contact sheet
-MOSTLY = 0.5  # share of a video before its first and after its last event that is told by the video's name
-LATE_S = 1.0  # seconds that an annotation may reach beyond its video
+IMBALANCE = 10  # the most frequent class may have this many times the training clips of the rarest one
+NUM_SHOWN = 60  # the most pictures on a contact sheet
+MOSTLY = 0.5  # a video whose unlabelled ends are a larger share of it is listed by name
+LATE_S = 1.0  # seconds by which an annotation may reach beyond its video
 
-# Errors make training stop, or its figures wrong; the rest is to be looked at.
+# Errors stop training or make its figures wrong; all other kinds are warnings.
 ERRORS = frozenset(
     {
         "empty file",
@@ -58,7 +58,7 @@ ERRORS = frozenset(
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong: its kind, the videos that it concerns (as the lists write them), and in words."""
+    """A defect of the set: its kind, the videos concerned (as the lists write them), and its description in words."""
 
     kind: str
     videos: tuple[str, ...]
@@ -71,11 +71,11 @@ class Finding:
 
 @dataclass
 class Checked:
-    """What a check found; ``facts`` is one row for each video.
+    """The result of a check; ``facts`` has one row for each video.
 
-    ``classes`` has a row for each class and split that has some of it: clips, or events and their videos, and seconds.
-    ``unlabelled`` says of untrimmed videos how much time there is before the first event and after the last, where
-    perhaps nobody labelled; None for clips.
+    ``classes`` has a row for each class and split that occurs: clips, or events and their videos, and seconds.
+    ``unlabelled`` is the time before the first and after the last event of untrimmed videos, which may have been left
+    unlabelled; None for clips.
     """
 
     out: Path
@@ -86,13 +86,13 @@ class Checked:
     unlabelled: dict[str, Any] | None = None
 
     def kinds(self) -> dict[str, int]:
-        """How many findings of each kind there are."""
+        """Count the findings of each kind."""
         return dict(sorted(Counter(finding.kind for finding in self.findings).items()))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A file to be examined, its name in the set and the folder of the report."""
+    """A file to examine, its name in the set and the folder of the report."""
 
     name: str
     path: Path
@@ -111,37 +111,38 @@ def check_set(
     workers: int = 1,
     progress: bool = True,
 ) -> Checked:
-    """Check a folder of videos, with or without lists; see the top of this file for what is left in ``out``.
+    """Check a folder of videos, with or without lists; the top of this file lists what is written to ``out``.
 
     Args:
         root: as for training: a folder with clips.csv, of class folders, or with events.csv and videos.csv.
         out: folder for the report.
-        group: regular expression with one group, searched in each path: clips of one person or one source video, which
-            must not stand in two splits. None takes the column ``group`` of the lists, if they have one.
+        group: regular expression with one group, searched in each path: equal matches are clips of one person or one
+            source video, which must not be in two splits. None uses the column ``group`` of the lists, if they have
+            one.
         least_frames: a video with fewer frames is reported.
-        workers: videos at the same time, one process of one thread each.
-        progress: say on stderr how far it is.
+        workers: videos examined at the same time, by one process of one thread each.
+        progress: whether progress is printed to stderr.
     """
     root, out = Path(root), Path(out)
     sources = find_sources(root)
     for note in sources.notes:
         print(note, file=sys.stderr)
     refuse_inside(sources, out)
-    if group is not None:  # said before hours of decoding, not after
+    if group is not None:  # a wrong pattern is refused before hours of decoding, not after
         groups_of(sources.folder, list(sources.videos.values()), group)
     folder = Folder(out, NOTES)
     with folder.locked():
         examined = _examine_all(sources, folder, workers, progress)
-        findings = _of_files(sources, examined, least_frames)
-        findings += _of_lists(sources, examined, group)
+        findings = _file_findings(sources, examined, least_frames)
+        findings += _list_findings(sources, examined, group)
         findings.sort(key=lambda finding: (finding.severity, finding.kind, finding.videos))
-        checked = Checked(out, findings, {name: _facts(one) for name, one in examined.items()})
+        checked = Checked(out, findings, {name: _facts(video) for name, video in examined.items()})
         checked.classes, checked.unlabelled = _summary(sources, examined)
         _write(checked, sources, examined)
     return checked
 
 
-# ------------------------------------------------------------------------------------------------------ every file once
+# ---------------------------------------------------------------------------------------------------------- every file
 
 
 def _start() -> jobs.Work[_Job, Examined]:
@@ -172,16 +173,16 @@ def _examine_all(sources: Sources, folder: Folder, workers: int, progress: bool)
     return {name: examined[name] for name in sources.videos}
 
 
-def _to_json(found: Examined) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(found).items() if name not in ("path", "picture", "fingerprint")}
+def _to_json(video: Examined) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(video).items() if name not in ("path", "picture", "fingerprint")}
     for name in ("picture", "fingerprint"):
-        if (array := getattr(found, name)) is not None:
+        if (array := getattr(video, name)) is not None:
             plain[name] = [list(array.shape), base64.b64encode(zlib.compress(array.tobytes())).decode()]
     return plain
 
 
 def _from_json(path: Path, plain: dict[str, Any]) -> Examined:
-    plain = dict(plain, problems=[(kind, words) for kind, words in plain["problems"]])
+    plain = dict(plain, problems=[(kind, message) for kind, message in plain["problems"]])
     for name in ("picture", "fingerprint"):
         if name in plain:
             shape, text = plain[name]
@@ -189,23 +190,23 @@ def _from_json(path: Path, plain: dict[str, Any]) -> Examined:
     return Examined(path, **plain)
 
 
-def _facts(one: Examined) -> dict[str, Any]:
+def _facts(video: Examined) -> dict[str, Any]:
     names = ("num_bytes", "num_frames", "fps", "duration_s", "height", "width", "digest")
-    facts = {name: getattr(one, name) for name in names}
+    facts = {name: getattr(video, name) for name in names}
     facts["fps"], facts["duration_s"] = round(facts["fps"], 3), round(facts["duration_s"], 3)
-    return facts | {"problems": [kind for kind, _ in one.problems]}
+    return facts | {"problems": [kind for kind, _ in video.problems]}
 
 
-def _of_files(sources: Sources, examined: dict[str, Examined], least_frames: int) -> list[Finding]:
+def _file_findings(sources: Sources, examined: dict[str, Examined], least_frames: int) -> list[Finding]:
     findings = [
-        Finding(kind, (name,), words.replace(str(one.path), name))
-        for name, one in examined.items()
-        for kind, words in one.problems
+        Finding(kind, (name,), message.replace(str(video.path), name))
+        for name, video in examined.items()
+        for kind, message in video.problems
     ]
     findings += [
-        Finding("short", (name,), f"{one.num_frames} frames; {least_frames} were expected at least")
-        for name, one in examined.items()
-        if one.is_readable and one.num_frames < least_frames
+        Finding("short", (name,), f"{video.num_frames} frames; {least_frames} were expected at least")
+        for name, video in examined.items()
+        if video.is_readable and video.num_frames < least_frames
     ]
     findings += [
         Finding("missing", (name,), "a list names it, or a link, and it does not exist") for name in sources.missing
@@ -219,23 +220,23 @@ def _of_files(sources: Sources, examined: dict[str, Examined], least_frames: int
 # --------------------------------------------------------------------------------------------------- lists and splits
 
 
-def _of_lists(sources: Sources, examined: dict[str, Examined], group: str | None) -> list[Finding]:
+def _list_findings(sources: Sources, examined: dict[str, Examined], group: str | None) -> list[Finding]:
     labels: dict[str, set[str]] = defaultdict(set)
     splits: dict[str, set[str]] = defaultdict(set)
     findings: list[Finding] = []
     try:
         if (sources.root / "events.csv").exists():
-            findings += _of_events(sources, examined, splits)
+            findings += _event_findings(sources, examined, splits)
         else:
-            findings += _of_clips(sources, examined, labels, splits)
-    except (ValueError, FileNotFoundError) as error:  # the latter where none of the clips has a file
+            findings += _clip_findings(sources, examined, labels, splits)
+    except (ValueError, FileNotFoundError) as error:  # FileNotFoundError: none of the clips has a file
         findings.append(Finding("annotations", (), str(error)))
     if splits:
-        findings += _of_groups(sources, splits, group)
-    return findings + _of_duplicates(examined, labels, splits)
+        findings += _group_findings(sources, splits, group)
+    return findings + _duplicate_findings(examined, labels, splits)
 
 
-def _of_clips(
+def _clip_findings(
     sources: Sources, examined: dict[str, Examined], labels: dict[str, set[str]], splits: dict[str, set[str]]
 ) -> list[Finding]:
     clips = load_clips(sources.root, missing="skip", empty_classes="allow")
@@ -245,29 +246,29 @@ def _of_clips(
         name = name_of[clip.path]
         labels[name] |= {clips.classes[label] for label in clip.labels}
         splits[name].add(clip.split)
-        one = examined[name]
-        if not one.is_readable:
+        video = examined[name]
+        if not video.is_readable:
             continue
         reach_s = max(clip.start_s or 0.0, clip.end_s or 0.0)
-        if reach_s > one.duration_s + LATE_S or (clip.start_s or 0.0) >= one.duration_s:
-            words = f"a clip reaches to {reach_s:.2f} s of a video of {one.duration_s:.2f} s"
-            findings.append(Finding("range", (name,), words))
+        if reach_s > video.duration_s + LATE_S or (clip.start_s or 0.0) >= video.duration_s:
+            message = f"a clip reaches to {reach_s:.2f} s of a video of {video.duration_s:.2f} s"
+            findings.append(Finding("range", (name,), message))
     findings += [
         Finding("leakage", (name,), f"clips of this one file stand in {' and '.join(sorted(sides))}")
         for name, sides in splits.items()
         if len(sides) > 1
     ]
-    return findings + _of_names(clips.classes) + _of_balance(clips)
+    return findings + _class_name_findings(clips.classes) + _balance_findings(clips)
 
 
-def _of_names(classes: Iterable[str]) -> list[Finding]:
+def _class_name_findings(classes: Iterable[str]) -> list[Finding]:
     return [
         Finding("classes look alike", (), f"{', '.join(map(spelt, group))}: give them one name if they are one class")
         for group in alike(sorted(classes))
     ]
 
 
-def _of_balance(clips: ClipList) -> list[Finding]:
+def _balance_findings(clips: ClipList) -> list[Finding]:
     counts = {
         split: Counter(clips.classes[label] for clip in clips.split(split) for label in clip.labels) for split in SPLITS
     }
@@ -281,33 +282,33 @@ def _of_balance(clips: ClipList) -> list[Finding]:
     if present:
         most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
         if present[most] > IMBALANCE * present[least]:
-            words = f"{present[most]} training clips of {most!r} and {present[least]} of {least!r}"
-            findings.append(Finding("imbalance", (), f"{words}; data.class_weights can make up for it"))
+            counts_text = f"{present[most]} training clips of {most!r} and {present[least]} of {least!r}"
+            findings.append(Finding("imbalance", (), f"{counts_text}; data.class_weights can make up for it"))
     return findings
 
 
-def _of_events(sources: Sources, examined: dict[str, Examined], splits: dict[str, set[str]]) -> list[Finding]:
+def _event_findings(sources: Sources, examined: dict[str, Examined], splits: dict[str, set[str]]) -> list[Finding]:
     findings = []
     if (sources.root / "videos.csv").exists():
         for name, split in load_videos(sources.root / "videos.csv").items():
             splits[name].add(split)
-    by_name = {plain_path(name): one for name, one in examined.items()}
+    by_name = {plain_path(name): video for name, video in examined.items()}
     missing = set(map(plain_path, sources.missing))
     events = load_events(sources.root / "events.csv")
-    findings += _of_names({event.label for event in events})
+    findings += _class_name_findings({event.label for event in events})
     for event in events:
-        one = by_name.get(plain_path(event.video))
-        if one is None:
+        video = by_name.get(plain_path(event.video))
+        if video is None:
             if plain_path(event.video) not in missing:
                 findings.append(Finding("range", (event.video,), "events.csv names it and videos.csv does not"))
-        elif one.is_readable and event.end_s > one.duration_s + LATE_S:
-            words = f"{event.label!r} ends at {event.end_s:.2f} s of a video of {one.duration_s:.2f} s"
-            findings.append(Finding("range", (event.video,), words))
+        elif video.is_readable and event.end_s > video.duration_s + LATE_S:
+            message = f"{event.label!r} ends at {event.end_s:.2f} s of a video of {video.duration_s:.2f} s"
+            findings.append(Finding("range", (event.video,), message))
     return findings
 
 
-def _of_groups(sources: Sources, splits: dict[str, set[str]], group: str | None) -> list[Finding]:
-    """People, or sources, in two splits: by the pattern, or else by the lists' column ``group``."""
+def _group_findings(sources: Sources, splits: dict[str, set[str]], group: str | None) -> list[Finding]:
+    """Return the people, or sources, in two splits: by the pattern, or else by the lists' column ``group``."""
     names = [name for name in sources.videos if splits.get(name)]
     if group is not None:
         groups = groups_of(sources.folder, [sources.videos[name] for name in names], group)
@@ -320,28 +321,28 @@ def _of_groups(sources: Sources, splits: dict[str, set[str]], group: str | None)
         sides[value] |= splits[name]
         members[value].append(name)
     return [
-        Finding("group on two sides", tuple(members[value]), f"{value!r} stands in {' and '.join(sorted(found))}")
-        for value, found in sorted(sides.items())
-        if len(found) > 1
+        Finding("group on two sides", tuple(members[value]), f"{value!r} stands in {' and '.join(sorted(splits_of))}")
+        for value, splits_of in sorted(sides.items())
+        if len(splits_of) > 1
     ]
 
 
-def _of_duplicates(
+def _duplicate_findings(
     examined: dict[str, Examined], labels: dict[str, set[str]], splits: dict[str, set[str]]
 ) -> list[Finding]:
-    names, found = list(examined), list(examined.values())
+    names, videos = list(examined), list(examined.values())
     findings = []
-    for i, j in find_duplicates(found):
+    for i, j in find_duplicates(videos):
         pair = (names[i], names[j])
-        how = "the same file" if found[i].digest == found[j].digest else "the same pictures, encoded anew"
+        how = "the same file" if videos[i].digest == videos[j].digest else "the same pictures, encoded again"
         sides = splits[pair[0]] | splits[pair[1]]
         kind = "leakage" if len(sides) > 1 else "duplicate"
         where = f" in {' and '.join(sorted(sides))}" if sides else ""
         findings.append(Finding(kind, pair, f"{how}{where}"))
         a, b = labels[pair[0]], labels[pair[1]]
         if a and b and a != b:
-            words = f"{how}, once {', '.join(sorted(a))} and once {', '.join(sorted(b))}"
-            findings.append(Finding("label conflict", pair, words))
+            message = f"{how}, once {', '.join(sorted(a))} and once {', '.join(sorted(b))}"
+            findings.append(Finding("label conflict", pair, message))
     return findings
 
 
@@ -349,9 +350,9 @@ def _of_duplicates(
 
 
 def _summary(sources: Sources, examined: dict[str, Examined]) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """Clips or events of each class and split with their seconds, and the unlabelled ends of untrimmed videos.
+    """Count clips or events of each class and split with their seconds, and the unlabelled ends of untrimmed videos.
 
-    Nothing where the lists cannot be read, which is a finding.
+    Returns ``([], None)`` where the lists cannot be read; ``_list_findings`` reports that.
     """
     try:
         if not (sources.root / "events.csv").exists():
@@ -360,20 +361,20 @@ def _summary(sources: Sources, examined: dict[str, Examined]) -> tuple[list[dict
             return [], None
         splits = {plain_path(name): split for name, split in load_videos(sources.root / "videos.csv").items()}
         events = load_events(sources.root / "events.csv")
-        lengths = {plain_path(name): one.duration_s for name, one in examined.items() if one.is_readable}
+        lengths = {plain_path(name): video.duration_s for name, video in examined.items() if video.is_readable}
     except (ValueError, FileNotFoundError):
         return [], None
-    own: dict[str, list[Event]] = {video: [] for video in splits if video in lengths}
+    events_of: dict[str, list[Event]] = {name: [] for name in splits if name in lengths}
     for event in events:
-        video = plain_path(event.video)
-        if video in own and event.start_s < lengths[video]:
-            own[video].append(replace(event, end_s=min(event.end_s, lengths[video])))
-    return _events_of_classes(own, splits, lengths), _unlabelled(own, lengths)
+        name = plain_path(event.video)
+        if name in events_of and event.start_s < lengths[name]:
+            events_of[name].append(replace(event, end_s=min(event.end_s, lengths[name])))
+    return _events_of_classes(events_of, splits, lengths), _unlabelled(events_of, lengths)
 
 
 def _clips_of_classes(sources: Sources, examined: dict[str, Examined]) -> list[dict[str, Any]]:
     clips = load_clips(sources.root, missing="skip", empty_classes="allow")
-    lengths = {sources.videos[name]: one.duration_s for name, one in examined.items() if one.is_readable}
+    lengths = {sources.videos[name]: video.duration_s for name, video in examined.items() if video.is_readable}
     counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0.0])
     for clip in clips:
         length_s = lengths.get(clip.path, 0.0)
@@ -394,14 +395,14 @@ def _clips_of_classes(sources: Sources, examined: dict[str, Examined]) -> list[d
 def _events_of_classes(
     events: dict[str, list[Event]], splits: dict[str, str], lengths: dict[str, float]
 ) -> list[dict[str, Any]]:
-    """Rows of each class, and of the background, which is the time of a video that no event covers."""
+    """Return rows of each class, and of the background: the time of a video that no event covers."""
     counts: dict[tuple[str, str], list[Event]] = defaultdict(list)
     background: dict[str, float] = defaultdict(float)
-    for video, own in events.items():
-        for event in own:
+    for video, video_events in events.items():
+        for event in video_events:
             counts[event.label, splits[video]].append(event)
         covered_s, reached_s = 0.0, 0.0
-        for event in sorted(own, key=lambda event: event.start_s):
+        for event in sorted(video_events, key=lambda event: event.start_s):
             covered_s += max(0.0, event.end_s - max(event.start_s, reached_s))
             reached_s = max(reached_s, event.end_s)
         background[splits[video]] += lengths[video] - covered_s
@@ -409,13 +410,13 @@ def _events_of_classes(
         {
             "class": label,
             "split": split,
-            "events": len(found),
-            "videos": len({plain_path(event.video) for event in found}),
-            "seconds": round(sum(event.end_s - event.start_s for event in found), 2),
+            "events": len(class_events),
+            "videos": len({plain_path(event.video) for event in class_events}),
+            "seconds": round(sum(event.end_s - event.start_s for event in class_events), 2),
         }
         for label in sorted({label for label, _ in counts})
         for split in SPLITS
-        if (found := counts.get((label, split)))
+        if (class_events := counts.get((label, split)))
     ]
     rows += [
         {
@@ -432,12 +433,12 @@ def _events_of_classes(
 
 
 def _unlabelled(events: dict[str, list[Event]], lengths: dict[str, float]) -> dict[str, Any]:
-    """Seconds before the first and after the last event of all videos, and the videos that are mostly that."""
+    """Sum the seconds before the first and after the last event of all videos; name the videos that are mostly that."""
     before_s, after_s = 0.0, 0.0
     shares = {}
-    for video, own in events.items():
-        first_s = min((event.start_s for event in own), default=0.0)
-        last_s = max((event.end_s for event in own), default=0.0)
+    for video, video_events in events.items():
+        first_s = min((event.start_s for event in video_events), default=0.0)
+        last_s = max((event.end_s for event in video_events), default=0.0)
         before_s += first_s
         after_s += lengths[video] - last_s
         if lengths[video]:
@@ -456,19 +457,19 @@ def _unlabelled(events: dict[str, list[Event]], lengths: dict[str, float]) -> di
 
 
 def unlabelled_text(unlabelled: dict[str, Any]) -> str:
-    """The same in words: labels that end early teach a detector that what is shown there is nothing."""
-    words = (
+    """Describe the unlabelled ends in words: a detector learns as background what is not labelled there."""
+    text = (
         f"unlabelled at the ends of videos: {unlabelled['before_s']:g} s before the first event and "
         f"{unlabelled['after_s']:g} s after the last, {unlabelled['share']:.0%} of all time".replace("%", " %")
     )
     if unlabelled["videos"]:
-        shown = [f"{video} {share:.0%}".replace("%", " %") for video, share in unlabelled["videos"].items()]
-        words += f"; more than half of {first_few(shown, 3)}"
-    return words
+        shares = [f"{video} {share:.0%}".replace("%", " %") for video, share in unlabelled["videos"].items()]
+        text += f"; more than half of {first_few(shares, 3)}"
+    return text
 
 
 def summary_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The rows of classes as aligned lines under their names."""
+    """Format the rows of classes as aligned lines under the columns' names."""
     if not rows:
         return []
     cells = [list(rows[0]), *[[f"{value:.1f}" if isinstance(value, float) else str(value) for value in row.values()]
@@ -486,16 +487,16 @@ def summary_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) -> None:
     out = checked.out
-    good = [one for one in examined.values() if one.is_readable]
-    rates = Counter(f"{one.fps:.5g}" for one in good)
-    sizes = Counter(f"{one.width}x{one.height}" for one in good)
+    good = [video for video in examined.values() if video.is_readable]
+    rates = Counter(f"{video.fps:.5g}" for video in good)
+    sizes = Counter(f"{video.width}x{video.height}" for video in good)
     figures: dict[str, Any] = {
         "videos": len(examined),
         "readable": len(good),
         "findings": len(checked.findings),
         "errors": sum(finding.severity == "error" for finding in checked.findings),
-        "hours": round(sum(one.duration_s for one in good) / 3600, 4),
-        "bytes": sum(one.num_bytes for one in examined.values()),
+        "hours": round(sum(video.duration_s for video in good) / 3600, 4),
+        "bytes": sum(video.num_bytes for video in examined.values()),
         "frame_rates": dict(rates.most_common(8)),
         "sizes": dict(sizes.most_common(8)),
     }
@@ -520,7 +521,7 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
     ]
     notes += sources.notes
     if not checked.findings:
-        notes.append("Nothing is wrong with this set as far as this check sees.")
+        notes.append("This check finds nothing wrong with the set.")
     table = [
         {
             "kind": finding.kind,
@@ -531,17 +532,17 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
         for finding in checked.findings
     ]
     concerned = dict.fromkeys(name for finding in checked.findings for name in finding.videos if name in examined)
-    words = {name: ", ".join(dict.fromkeys(f.kind for f in checked.findings if name in f.videos)) for name in concerned}
+    kinds = {name: ", ".join(dict.fromkeys(f.kind for f in checked.findings if name in f.videos)) for name in concerned}
     pictures = []
     if concerned:
         pictures.append(
-            _sheet([(name, words[name], examined[name]) for name in concerned], out / "plots" / "found.png")
+            _sheet([(name, kinds[name], examined[name]) for name in concerned], out / "plots" / "found.png")
         )
-    # of the rest, every so many: one of each class at least where the names are sorted by class
+    # The sample of the other videos is taken at even steps over the sorted names, so that it spreads over the classes.
     rest = [name for name in sorted(examined) if name not in concerned]
-    shown = rest[:: max(1, -(-len(rest) // NUM_SHOWN))]
-    if shown:
-        pictures.append(_sheet([(name, "", examined[name]) for name in shown], out / "plots" / "sample.png"))
+    sampled = rest[:: max(1, -(-len(rest) // NUM_SHOWN))]
+    if sampled:
+        pictures.append(_sheet([(name, "", examined[name]) for name in sampled], out / "plots" / "sample.png"))
     if checked.unlabelled is not None:
         notes.append(f"{unlabelled_text(checked.unlabelled)}.")
     tables = {"Classes": checked.classes} if checked.classes else {}
@@ -554,20 +555,20 @@ def _counted(counts: Counter[str]) -> str:
     return most + (f" and {len(counts) - 5} others" if len(counts) > 5 else "") or "none"
 
 
-def _sheet(shown: Sequence[tuple[str, str, Examined]], path: Path) -> Path:
-    """Middle frames with the names below, and what is wrong with them in red, as a PNG."""
-    shown = shown[:NUM_SHOWN]
-    side, below, columns = 160, 44, min(8, len(shown))
-    rows = -(-len(shown) // columns)
+def _sheet(videos: Sequence[tuple[str, str, Examined]], path: Path) -> Path:
+    """Write a PNG of the middle frames, with the names below and the kinds of defects in red."""
+    videos = videos[:NUM_SHOWN]
+    side, below, columns = 160, 44, min(8, len(videos))
+    rows = -(-len(videos) // columns)
     sheet = Image.new("RGB", (columns * (side + 8), rows * (side + below)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for place, (name, wrong, one) in enumerate(shown):
-        x, y = place % columns * (side + 8) + 4, place // columns * (side + below) + 4
-        if one.picture is None:
+    for index, (name, wrong, video) in enumerate(videos):
+        x, y = index % columns * (side + 8) + 4, index // columns * (side + below) + 4
+        if video.picture is None:
             draw.rectangle((x, y, x + side, y + side * 3 // 4), fill="#ddd")
             draw.text((x + 8, y + 8), "no picture", fill="#666", font=font)
         else:
-            picture = one.picture[:side, :side]
+            picture = video.picture[:side, :side]
             sheet.paste(Image.fromarray(np.ascontiguousarray(picture)), (x, y))
         lines = textwrap.wrap(name if len(name) < 48 else "…" + name[-47:], 26, break_on_hyphens=False)[:2]
         draw.multiline_text((x, y + side + 2 - 38), "\n".join(lines), fill="black", font=font, stroke_width=2,
