@@ -1,12 +1,12 @@
-"""Re-encode a video so that single frames of it are cheap to reach: a key frame every few frames, a smaller side.
+"""Re-encode a video so that its single frames are cheap to reach: a key frame every few frames, a shorter side.
 
 Frame i of the copy is frame i of the source as ``open_video`` shows it, upright, at the same time after the first one.
 Sound is dropped, colours become 8 bits of 4:2:0, and an odd side loses or gains a pixel.
 
-Decoding one frame needs every frame since the key frame before it; a key frame every 8 makes that 4.5 on average, and
-B-frames that nothing refers to (``b-pyramid none``) make it fewer still for a reader that passes over them. Bits are
-spent by squared error alone (``tune psnr``): the other tunings please eyes. The quality is asked for as a PSNR, and
-the encoder's constant rate factor is searched for each video: the same factor gives one video 36 dB and another 40.
+Decoding one frame needs every frame since the key frame before it: 4.5 frames on average with a key frame every 8, and
+fewer for a reader that skips B-frames, since no frame refers to these (``b-pyramid none``). The encoder spends bits
+only by squared error (``tune psnr``); its other tunings optimise for the eye. The quality is given as a PSNR, and the
+encoder's constant rate factor is searched for each video: the same factor gives one video 36 dB and another 40.
 
 Shapes: T frames, H x W pixels.
 """
@@ -34,17 +34,17 @@ from vidact.video.decode import VideoError, open_video
 from vidact.video.folders import PACKED_SUFFIX
 from vidact.video.frame_index import LEAD_TAG, UndecodableError, decode_packet, demux, open_container, reason
 
-TICKS = 90_000  # of a second; a millisecond and the common frame rates are whole numbers of them
-KEPT_BYTES = 256 * 2**20  # scaled pictures kept for a second try; a longer video is read again
-TRIES = 5  # encodings of one video at most, when a PSNR is asked for
+TICKS = 90_000  # ticks in a second; a millisecond and a frame of the common rates are whole numbers of ticks
+KEPT_BYTES = 256 * 2**20  # the most bytes of scaled pictures kept for a second try; a longer video is read again
+TRIES = 5  # the most encodings of one video in the search for a PSNR
 FIRST_CRF = 22.0
-LEAST_CRF = 14.0  # below it bytes grow and the PSNR hardly does: what is missing then, 4:2:0 has taken
-DB_PER_CRF = 0.62  # how much PSNR a step of the rate factor costs, about; only the first guess depends on it
+LEAST_CRF = 14.0  # below it bytes grow and the PSNR hardly does: 4:2:0 has lost the rest
+DB_PER_CRF = 0.62  # the approximate loss of PSNR by a step of the rate factor; only the first guess depends on it
 
 
 @dataclass(frozen=True)
 class TranscodeJob:
-    """A video and where its copy goes; ``name`` is the path of the copy below the folder ``out``."""
+    """A video and the path of its copy; ``name`` is that path below the folder ``out``."""
 
     name: str
     source: Path
@@ -64,54 +64,55 @@ class TranscodeJob:
         return str(self.source)
 
     def is_done(self) -> bool:
-        """Whether the copy of this very source is there and whole (by its size)."""
+        """Return whether a copy of this state of the source exists and is whole (by its size)."""
         note = self.folder.read_if_of(self.name, {"source": source_state(self.source)})
         return note is not None and self.target.is_file() and self.target.stat().st_size == note["bytes"]
 
 
 def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width with the short side at most so long, both even as 4:2:0 wants them."""
+    """Return height and width with the short side at most ``short_side``, both even as 4:2:0 requires."""
     factor = 1.0 if short_side is None else min(1.0, short_side / min(height, width))
     return max(2, round(height * factor / 2) * 2), max(2, round(width * factor / 2) * 2)
 
 
 def scaled(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture (H, W, 3) in another size: averaged over areas, which leaves no moiré."""
-    image = np.ascontiguousarray(image)  # OpenCV takes no mirrored view
+    """Resize a picture (H, W, 3) by averaging over areas, which leaves no moiré."""
+    image = np.ascontiguousarray(image)  # OpenCV accepts no mirrored view
     if image.shape[:2] == (height, width):
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def psnr_of(squared_error: float, num_values: int) -> float:
-    """dB of 8-bit values, from the sum of squared differences; infinite when there is none."""
+    """Return the PSNR in dB of 8-bit values with this sum of squared differences; infinite when that is 0."""
     return 10 * math.log10(255**2 * num_values / squared_error) if squared_error else math.inf
 
 
 def squared_difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the sum of the squared differences of two pictures (H, W, 3) uint8."""
     return cv2.norm(np.ascontiguousarray(a), np.ascontiguousarray(b), cv2.NORM_L2SQR)
 
 
 def start() -> Work[TranscodeJob, dict[str, Any]]:
-    """Return the work of a process: one copy a job."""
+    """Return the work of a process: it makes one copy for each job."""
     return lambda job, tell: transcode(job)
 
 
 def transcode(job: TranscodeJob) -> dict[str, Any]:
-    """Make one copy, prove it against its source, and note it: ``{"bytes", "psnr", "frames", …}``.
+    """Make one copy, compare it with its source, and write its note: ``{"bytes", "psnr", "frames", …}``.
 
-    ``{"error": …}`` where the source cannot be read. Raises DiskFullError.
+    Returns ``{"error": …}`` where the source cannot be read. Raises DiskFullError.
     """
     with full_disk_named(job.out):
         job.folder.forget(job.name)
-        job.target.unlink(missing_ok=True)  # of another state of the source
+        job.target.unlink(missing_ok=True)  # an old copy is of another state of the source
         try:
-            source = source_state(job.source)  # before reading: a video that changes meanwhile is made again
+            source = source_state(job.source)  # before reading: a video that changes meanwhile is copied again
             material = _Material(job.source, job.settings)
         except (VideoError, OSError) as error:
             return {"error": str(error)}
         try:
-            # tested here as well, since the room comes back when the half-written file is removed
+            # A full disk is detected inside too, because removing the half-written file frees space again.
             with replacing(job.target) as half, full_disk_named(job.out):
                 figures = _encode_well(material, half, job.settings)
                 digest = file_digest(half)
@@ -125,19 +126,19 @@ def transcode(job: TranscodeJob) -> dict[str, Any]:
 class _Material:
     """The scaled frames of a source, to be encoded, and the scaled pictures that the copy is compared with.
 
-    Planes go to the encoder as the decoder brings them where both mean the same (8-bit 4:2:0, limited range, upright,
-    every decoded frame shown): by way of RGB they would lose a decibel. Other sources go by way of RGB.
+    The decoder's planes go to the encoder unchanged where the copy has the same format (8-bit 4:2:0, limited range,
+    upright, every decoded frame shown): a conversion to RGB would lose a decibel. Other sources are converted to RGB.
     """
 
     def __init__(self, path: Path, settings: TranscodeSettings, most: int | None = None) -> None:
-        """The whole video, or its first ``most`` frames."""
+        """Open the whole video, or its first ``most`` frames."""
         self.path = path
         with open_video(path, cache=False) as video:
             self.num_frames = len(video)
             self.times_s = (video.times_s - video.times_s[0])[:most]
             self.end_s = video.end_s - float(video.times_s[0])
             self.lead_s = video.lead_s
-            if len(self.times_s) < self.num_frames:  # a sample ends where the frame after it begins
+            if len(self.times_s) < self.num_frames:  # a sample ends at the time of the frame after it
                 self.end_s = float(video.times_s[len(self.times_s)] - video.times_s[0])
             late = np.flatnonzero(np.diff(np.round(self.times_s * TICKS)) <= 0)
             if len(late):
@@ -148,7 +149,7 @@ class _Material:
                 )
             self.fps = video.fps
             self.height, self.width = scaled_size(video.height, video.width, settings.short_side)
-        self.colorspace = 6  # BT.601, which pictures are converted by
+        self.colorspace = 6  # pictures are converted by BT.601
         self.is_direct = False
         if path.is_file() and path.suffix != PACKED_SUFFIX:
             file, stream = open_container(path)
@@ -168,24 +169,24 @@ class _Material:
     def __len__(self) -> int:
         return len(self.times_s)
 
-    def _once(self, name: str, made: Iterator[Any]) -> Iterator[Any]:
-        """The items of ``made``, kept for the next time where they are few."""
+    def _once(self, name: str, items: Iterator[Any]) -> Iterator[Any]:
+        """Yield ``items``; a video with few bytes of pictures keeps them for the next time."""
         if len(self._kept.get(name, ())) == len(self):
             yield from self._kept[name]
             return
-        kept = self._kept[name] = []
-        for item in made:
+        cached = self._kept[name] = []
+        for item in items:
             if self._may_keep:
-                kept.append(item)
+                cached.append(item)
             yield item
 
     def pictures(self) -> Iterator[np.ndarray]:
-        """(H, W, 3) RGB each."""
+        """Yield the scaled pictures, (H, W, 3) RGB each."""
         every = pictures_of(self.path, range(len(self)))
         return self._once("pictures", (scaled(image, self.height, self.width) for image in every))
 
     def frames(self) -> Iterator[av.VideoFrame]:
-        """yuv420p each. Raises _NotDirect where the file's own frames are not those that are shown."""
+        """Yield the scaled frames in yuv420p. Raises _NotDirect where the decoded frames are not the ones shown."""
         if self.is_direct:
             return self._once("frames", self._decoded())
         return (
@@ -194,6 +195,7 @@ class _Material:
         )
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
+        """Yield the decoder's frames, scaled. Raises _NotDirect where they are not the ones shown."""
         count, faults = 0, list[Exception]()
         begin_s: float | None = None
         file, stream = open_container(self.path)
@@ -220,53 +222,53 @@ class _Material:
 
 
 class _NotDirect(Exception):
-    """The decoder's frames are not one by one those that the reader shows."""
+    """A decoder's frames are not, one by one, those that the reader returns."""
 
 
 def pictures_of(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """These frames of a video, ascending, as pictures (H, W, 3), one in memory at a time."""
+    """Yield these frames of a video, in ascending order, as pictures (H, W, 3), with one in memory at a time."""
     with open_video(path, cache=False) as video:
         yield from video.pictures(list(numbers))
 
 
 def _encode_well(material: _Material, path: Path, settings: TranscodeSettings) -> dict[str, Any]:
-    """Encode until the PSNR is what was asked, or with the given rate factor; says what came out."""
+    """Encode with the given rate factor, or repeatedly until the PSNR is the one required; return the figures."""
     if settings.crf is not None:
         _encode(material, path, settings, settings.crf)
         return {"crf": settings.crf, **_prove(material, path)}
     crf, tried = FIRST_CRF, dict[float, float]()
     while True:
         _encode(material, path, settings, crf)
-        found = _prove(material, path)
-        tried[crf] = found["psnr"]
+        figures = _prove(material, path)
+        tried[crf] = figures["psnr"]
         good = [factor for factor, psnr in tried.items() if psnr >= settings.psnr]
-        is_close = settings.psnr <= found["psnr"] <= settings.psnr + 0.4 or (crf == 51 and bool(good))
+        is_close = settings.psnr <= figures["psnr"] <= settings.psnr + 0.4 or (crf == 51 and bool(good))
         if is_close or (crf == LEAST_CRF and not good):
-            return {"crf": crf, **found}
+            return {"crf": crf, **figures}
         following = _next_factor(tried, settings.psnr + 0.2)
         if len(tried) == TRIES or following is None:
-            # nothing near was found: the smallest that is good, else the best there is
+            # No factor comes close: take the smallest file that is good enough, or else the best one.
             best = max(good, default=LEAST_CRF)
             if best != crf:
                 _encode(material, path, settings, best)
-                found = _prove(material, path)
-            return {"crf": best, **found}
+                figures = _prove(material, path)
+            return {"crf": best, **figures}
         crf = following
 
 
 def _next_factor(tried: dict[float, float], psnr: float) -> float | None:
-    """The rate factor for this PSNR: on the line through the two nearest tries, or of the usual slope through one.
+    """Return the rate factor for this PSNR, on the line through the two nearest tries, or with the usual slope.
 
-    Factors are whole quarters; None where the one that follows has been tried.
+    Factors are multiples of 1/4. Returns None if no untried factor is left beside the guess.
     """
     near = sorted(tried.items(), key=lambda pair: abs(min(pair[1], 99.0) - psnr))[:2]
     slope = -DB_PER_CRF
     if len(near) == 2 and math.isfinite(near[0][1] + near[1][1]):
         slope = min(-0.2, (near[0][1] - near[1][1]) / (near[0][0] - near[1][0]))
-    crf, found = near[0]
-    step = (psnr - min(found, 99.0)) / slope
+    crf, nearest_psnr = near[0]
+    step = (psnr - min(nearest_psnr, 99.0)) / slope
     guess = float(np.clip(round((crf + np.clip(step, -12, 12)) * 4) / 4, LEAST_CRF, 51))
-    if guess in tried:  # a quarter on, towards what is missing
+    if guess in tried:  # take the next quarter in the direction of the PSNR
         guess += 0.25 if min(tried[guess], 99.0) > psnr else -0.25
     return guess if guess not in tried and LEAST_CRF <= guess <= 51 else None
 
@@ -280,20 +282,19 @@ def _encode(material: _Material, path: Path, settings: TranscodeSettings, crf: f
 
 
 def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: float) -> None:
-    library, parameters, words = CODECS[settings.codec]
+    library, option_name, parameters = CODECS[settings.codec]
     gop, b_frames = str(settings.gop), str(min(settings.b_frames, settings.gop - 1))
-    words = words | {"keyint": gop, "min-keyint": gop, "bframes": b_frames}
+    parameters = parameters | {"keyint": gop, "min-keyint": gop, "bframes": b_frames}
     options = {
         "preset": settings.preset,
         "tune": "psnr",
         "crf": f"{crf:g}",
-        parameters: ":".join(f"{name}={value}" for name, value in words.items()),
+        option_name: ":".join(f"{name}={value}" for name, value in parameters.items()),
     }
     rate = Fraction(material.fps).limit_denominator(1001)
-    # the table of contents stands first, so that one read from far away finds it
-    flags = "+faststart"
+    flags = "+faststart"  # the table of contents stands first, so that a file on a server can be read without its end
     if material.lead_s:
-        flags += "+use_metadata_tags"  # MP4's own tags have none for it
+        flags += "+use_metadata_tags"  # MP4's own tags have none for the time before the first picture
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": flags}) as file:
         if material.lead_s:
             file.metadata[LEAD_TAG] = f"{material.lead_s:.6f}"
@@ -312,13 +313,13 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
 def _packets(stream: Any, material: _Material) -> Iterator[av.Packet[Any]]:
     for frame, time_s in zip(material.frames(), material.times_s, strict=True):
         frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
-        frame.pict_type = 0  # the encoder chooses, not the source
+        frame.pict_type = 0  # the encoder chooses it; the source's is not kept
         yield from stream.encode(frame)
     yield from stream.encode()
 
 
 def _ended(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[Any]]:
-    """The packets, their durations such that the track ends at ``end`` (ticks): the one stored last makes up for it."""
+    """Yield the packets with durations that end the track at ``end`` (ticks); the last one stored fills the rest."""
     reached = 0
     last: av.Packet[Any] | None = None
     for packet in packets:
@@ -334,7 +335,7 @@ def _ended(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[An
 
 
 def _prove(material: _Material, path: Path) -> dict[str, Any]:
-    """Read the copy again: as many frames, at the same times; gives their PSNR to the scaled source."""
+    """Read the copy again and compare number and times of its frames; return its PSNR to the scaled source."""
     error, lowest = 0.0, math.inf
     with open_video(path, cache=False) as video:
         off_s = np.abs(video.times_s - video.times_s[0] - material.times_s).max() if len(video) == len(material) else 0
@@ -346,9 +347,9 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
             )
     num_values = material.height * material.width * 3
     for image, copy in zip(material.pictures(), pictures_of(path, range(len(material))), strict=True):
-        one = squared_difference(image, copy)
-        error += one
-        lowest = min(lowest, psnr_of(one, num_values))
+        frame_error = squared_difference(image, copy)
+        error += frame_error
+        lowest = min(lowest, psnr_of(frame_error, num_values))
     psnr = psnr_of(error, num_values * len(material))
     return {
         "frames": len(material),
@@ -361,15 +362,15 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
 
 
 def sample(path: Path, target: Path, settings: TranscodeSettings, num_frames: int) -> tuple[int, float]:
-    """Re-encode the beginning of a video: its bytes, and which part of the video it is."""
+    """Re-encode the first frames of a video; return the bytes, and the share of the video's frames that they are."""
     material = _Material(path, settings, num_frames)
     _encode_well(material, target, settings)
     return target.stat().st_size, len(material) / material.num_frames
 
 
 def settings_record(settings: TranscodeSettings) -> dict[str, Any]:
-    """What a folder of copies is made with."""
+    """Return the record of the settings that a folder of copies is made with."""
     record = {"made_by": "vidact prepare transcode", **asdict(settings)}
-    if settings.codec == "h264":  # where a folder does not say so, its copies are not those that would be made now
+    if settings.codec == "h264":  # a folder without this entry has copies that differ from those made now
         record["x264"] = "cpu-independent"
     return record
