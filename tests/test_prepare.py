@@ -85,7 +85,7 @@ def prepared(clips, tmp_path_factory: pytest.TempPathFactory):
     for way, make in WAYS.items():
         made[way] = tmp_path_factory.mktemp(way)
         done = make(clips, made[way])
-        assert (done.written, done.kept, done.unreadable) == (6, 0, {})
+        assert (done.written, done.unchanged, done.unreadable) == (6, 0, {})
     return made
 
 
@@ -121,7 +121,7 @@ def test_the_second_run_does_nothing(clips, prepared, way):
     out = prepared[way]
     before = stamps(out)
     done = WAYS[way](clips, out, verify=True)
-    assert (done.written, done.kept) == (0, 6)
+    assert (done.written, done.unchanged) == (0, 6)
     assert stamps(out) == before
 
 
@@ -310,7 +310,7 @@ def test_names_of_any_length_and_kind(way, tmp_path):
     done = WAYS[way](root, out)
     assert (done.written, done.unreadable) == (3, {})
     done = WAYS[way](root, out)
-    assert (done.written, done.kept) == (0, 3)
+    assert (done.written, done.unchanged) == (0, 3)
 
 
 def test_a_name_that_is_no_text_is_refused(way, tmp_path):
@@ -336,7 +336,7 @@ def test_what_the_set_no_longer_has_is_named(clips, way, tmp_path):
         WAYS[way](root, out)
     if way == "transcode":
         (out / "run/2.b.mp4").unlink()
-        assert WAYS[way](root, out).kept == 5
+        assert WAYS[way](root, out).unchanged == 5
         assert "run/2.b.mp4" not in json.loads((out / "prepare.json").read_text())["videos"]
 
 

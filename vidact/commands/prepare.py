@@ -139,8 +139,10 @@ def _summary(result: Prepared, seconds: float) -> str:
 
     figures = result.figures
     lines = [
-        f"{result.out}: {counted(result.written, 'video')} written, {result.kept} were there, {len(result.unreadable)} "
-        f"cannot be read" + (f" (see {result.report})" if result.unreadable else "") + f"; {time_text(seconds)}",
+        f"{result.out}: {counted(result.written, 'video')} written, {result.unchanged} were there, "
+        f"{len(result.unreadable)} cannot be read"
+        + (f" (see {result.report})" if result.unreadable else "")
+        + f"; {time_text(seconds)}",
         f"{size_text(figures['bytes'])}, {figures['bytes_ratio']:.2f}x the sources; PSNR to the scaled sources: median "
         f"{figures['psnr_median']:.2f} dB, least {figures['psnr_least']:.2f} dB",
     ]

@@ -1,1 +1,1 @@
-"""Sets of videos checked, re-encoded or packed."""
+"""The preparation of a set of videos: checking, re-encoding and packing."""

@@ -1,13 +1,13 @@
-"""``vidact prepare``: check a set of videos, re-encode it, or pack it; and what is left of it in a folder.
+"""The jobs of ``vidact prepare`` on a set of videos: check it, re-encode it, or pack it, with a folder of results.
 
-    check      every video decoded once; what is wrong with files, lists and splits as check.json and report.html
-    transcode  the same set with a key frame every few frames and a smaller side
-    pack       the same set as JPEGs in a few large shards
+    check      decodes every video once; defects of files, lists and splits are written to check.json and report.html
+    transcode  writes the same set with a key frame every few frames and a smaller side
+    pack       writes the same set as JPEGs in a few large shards
 
 ``transcode`` and ``pack`` mirror the set: the same folders and names, the lists (clips.csv, videos.csv, events.csv,
 classes.txt) with the new files' names, ``prepare.json`` with size, hash and PSNR of each video, ``unreadable.json``
-with those that were left out and why, and results.json. They may be stopped at any moment, by SIGKILL too: run again
-they go on and end with the same bytes, and run once more they change nothing.
+with the videos left out and the reasons, and results.json. They may be stopped at any moment, also by SIGKILL: the next
+run continues and ends with the same bytes, and a run after that changes nothing.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from vidact.text.names import counted, first_few, plain_path
 from vidact.video.decode import VideoError
 from vidact.video.folders import PACKED_SUFFIX, SHARDS, video_id
 
-SAMPLED, SAMPLED_FRAMES = 3, 64  # videos and frames of each that an estimate is made from
+SAMPLED, SAMPLED_FRAMES = 3, 64  # an estimate measures so many videos, and so many frames of each
 MANIFEST = "prepare.json"
 
 
 def _new_names(sources: Sources, suffix: str) -> dict[str, str]:
-    """Source name → name of its copy; refuses two that would become one."""
+    """Map each source's name to that of its copy. Raises ValueError where two copies would have one name."""
     names: dict[str, str] = {}
-    taken: dict[str, str] = {}
+    source_of: dict[str, str] = {}
     for name in sources.videos:
         new = names[name] = video_id(name) + suffix
-        if new in taken:
-            raise ValueError(f"{taken[new]} and {name} would both become {new}; rename one of them")
-        taken[new] = name
+        if new in source_of:
+            raise ValueError(f"{source_of[new]} and {name} would both become {new}; rename one of them")
+        source_of[new] = name
     return names
 
 
 def _write_lists(sources: Sources, out: Path, suffix: str, left_out: set[str]) -> None:
-    """The set's lists with the copies' names, without the rows of what was left out."""
+    """Write the set's lists with the copies' names, without the rows of videos that were left out."""
     gone = {plain_path(video_id(name)) for name in left_out}
     for table, named in TABLES.items():
         if not (sources.root / table).exists():
@@ -73,7 +73,7 @@ def _write_lists(sources: Sources, out: Path, suffix: str, left_out: set[str]) -
 
 
 def _write_if_new(path: Path, text: str) -> bool:
-    """Write a file unless it says just that; gives whether it was written."""
+    """Write a file unless it has this content already; return whether it was written."""
     if path.exists() and path.read_bytes() == text.encode():
         return False
     with replacing(path) as half:
@@ -86,15 +86,15 @@ def _write_if_new(path: Path, text: str) -> bool:
 
 @dataclass
 class Prepared:
-    """What a run did: videos ``written`` now and ``kept`` from before, ``unreadable`` ones with why, and figures."""
+    """The result of a run: numbers of videos ``written`` and ``unchanged``, reasons of ``unreadable`` ones, figures."""
 
     out: Path
     written: int = 0
-    kept: int = 0
+    unchanged: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
-    has_changed: bool = False  # something in the folder is another than before
-    report: Path = Path(jobs.UNREADABLE)  # the file that names the unreadable
+    has_changed: bool = False  # whether this run changed the folder
+    report: Path = Path(jobs.UNREADABLE)  # the file that lists the unreadable videos
 
 
 def _open_sources(root: Path, out: Path, missing: str) -> Sources:
@@ -123,16 +123,16 @@ def transcode_set(
     verify: bool = False,
     progress: bool = True,
 ) -> Prepared:
-    """Re-encode every video of a set; see the top of this file for what is left in ``out``.
+    """Re-encode every video of a set; the top of this file lists what is written to ``out``.
 
     Args:
         root: a folder of videos, with or without lists.
         out: a new folder, or one that this function filled with the same settings.
-        settings: how.
-        workers: videos at the same time, one process of one thread each.
-        missing: what to do with videos that are listed, or linked to, and do not exist.
-        verify: read every copy again and compare its hash, also those of earlier runs.
-        progress: say on stderr how far it is, and before it starts what it will take.
+        settings: the settings of the encoder.
+        workers: videos re-encoded at the same time, by one process of one thread each.
+        missing: what to do with videos that are listed, or linked to, and do not exist: raise, or skip them.
+        verify: read every copy again and compare its hash, also copies of earlier runs.
+        progress: whether an estimate of bytes and time, and then the progress, are printed to stderr.
     """
     root, out = Path(root), Path(out)
     sources = _open_sources(root, out, missing)
@@ -147,8 +147,8 @@ def transcode_set(
         _announce(out, len(waiting), estimate, busy, progress)
     with folder.locked():
         folder.claim(transcode.settings_record(settings))
-        waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that the last ones leave no one idle
-        result = Prepared(out, kept=len(every_job) - len(waiting))
+        waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that no worker is idle at the end
+        result = Prepared(out, unchanged=len(every_job) - len(waiting))
         meter = Meter({job: size_of(job.source) for job in waiting}, is_on=progress)
         for job, note in jobs.run(transcode.start, waiting, workers, meter):
             if error := note.get("error"):
@@ -179,8 +179,8 @@ def pack_set(
 ) -> Prepared:
     """Pack every video of a set into shards; arguments as in ``transcode_set``.
 
-    Which video lies in which shard is written down before the first is made, in an order that has nothing to do with
-    the names; videos that are added to the set later get shards of their own.
+    The videos of each shard are recorded before the first shard is written, in an order that does not depend on the
+    names. Videos that are added to the set later go into new shards.
     """
     root, out = Path(root), Path(out)
     sources = _open_sources(root, out, missing)
@@ -201,7 +201,7 @@ def pack_set(
         if waiting:
             write_json(out / NOTES / "plan.json", plan)
         pack.write_store(out, settings)
-        result = Prepared(out, kept=sum(len(job.videos) for job in every_job if job not in waiting))
+        result = Prepared(out, unchanged=sum(len(job.videos) for job in every_job if job not in waiting))
         meter = Meter({job: job.num_bytes for job in waiting}, sum(len(job.videos) for job in waiting), progress)
         for job, note in jobs.run(pack.start, waiting, workers, meter):
             errors = {name: row["error"] for name, row in note["videos"].items() if "error" in row}
@@ -228,26 +228,26 @@ def pack_set(
 
 
 def _refuse_strangers(out: Path, names: set[str]) -> None:
-    """Raise where ``out`` holds copies of videos that the set no longer has: a folder without lists is read whole."""
+    """Raise where ``out`` has copies of videos that the set no longer has: without lists, all of it would be read."""
     path = out / MANIFEST
-    made = json.loads(path.read_text(encoding="utf-8"))["videos"] if path.exists() else {}
-    if gone := sorted(name for name in made if name not in names and (out / name).exists()):
+    copies = json.loads(path.read_text(encoding="utf-8"))["videos"] if path.exists() else {}
+    if gone := sorted(name for name in copies if name not in names and (out / name).exists()):
         raise ValueError(
             f"{out} holds {first_few(gone)}, which the set no longer has; delete them there, or choose another --out"
         )
 
 
 def _source_name(sources: Sources, path: Path) -> str:
-    return next(name for name, known in sources.videos.items() if known == path)
+    return next(name for name, video in sources.videos.items() if video == path)
 
 
 def _row(note: dict[str, Any]) -> dict[str, Any]:
-    """What the manifest says of a video: what a second run on another machine would say too."""
+    """Return the manifest's row of a video, which is the same on every machine."""
     return {name: value for name, value in note.items() if name != "source"}
 
 
 def _plan(out: Path, sources: Sources, names: dict[str, str], settings: PackSettings) -> list[list[str]]:
-    """Names of the videos of each shard: as written down by an earlier run, and new shards for new videos."""
+    """Return the names of the videos of each shard: those recorded by an earlier run, and new shards for new videos."""
     path = out / NOTES / "plan.json"
     plan: list[list[str]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     planned = {name for part in plan for name in part}
@@ -289,7 +289,7 @@ def _finish(
     settings: dict[str, Any],
     more: dict[str, Any] | None = None,
 ) -> None:
-    """Write the lists, the manifest and the figures; nothing is written that is there already."""
+    """Write the lists, the unreadable videos and the manifest; a file that would not change is not written again."""
     out = folder.out
     result.figures["unreadable"] = len(result.unreadable)
     _write_lists(sources, out, suffix, set(result.unreadable) | set(sources.missing))
@@ -313,26 +313,26 @@ def _verify(digests: dict[Path, str], progress: bool) -> None:
 
 @dataclass
 class Estimate:
-    """Bytes and seconds (of one worker), and what they were measured on."""
+    """The expected bytes and seconds of a run, and the number of videos that they were measured on."""
 
     num_bytes: float
     seconds: float
     sampled: int
 
 
-Sample = Callable[[Path, Any], tuple[float, float]]  # video, settings → bytes and seconds for each byte of the source
+Sample = Callable[[Path, Any], tuple[float, float]]  # (video, settings) → bytes and seconds for each byte of the source
 
 
 def _estimate(paths: Sequence[Path], sample: Sample, settings: Any, workers: int) -> Estimate:
-    """From the beginnings of a few videos, evenly spread over the sizes."""
+    """Estimate a run from the beginnings of a few videos, evenly spread over the sizes."""
     ordered = sorted(paths, key=size_of)
     total = sum(size_of(path) for path in paths)
-    places = np.unique(np.linspace(0, len(ordered) - 1, SAMPLED + 2).round().astype(int)[1:-1])
+    indices = np.unique(np.linspace(0, len(ordered) - 1, SAMPLED + 2).round().astype(int)[1:-1])
     rates = []
-    for place in places:
+    for index in indices:
         try:
-            rates.append(sample(ordered[place], settings))
-        except (VideoError, OSError):  # the job itself reports it
+            rates.append(sample(ordered[index], settings))
+        except (VideoError, OSError):  # the video's job reports it
             continue
     if not rates:
         return Estimate(0.0, 0.0, 0)
@@ -354,13 +354,13 @@ def _pack_sample(path: Path, settings: PackSettings) -> tuple[float, float]:
 
 
 def _announce(out: Path, count: int, estimate: Estimate, workers: int, progress: bool) -> None:
-    """Say what will be written and how long it takes; refuse what does not fit."""
+    """Print what will be written and how long that takes. Raises DiskFullError where the disk has no room for it."""
     if progress:
-        what = "nothing could be sampled, so bytes and time are unknown"
+        estimate_text = "nothing could be sampled, so bytes and time are unknown"
         if estimate.sampled:
-            what = (
+            estimate_text = (
                 f"about {size_text(estimate.num_bytes)} and {time_text(estimate.seconds)} with {workers} workers "
                 f"(measured on the beginnings of {estimate.sampled} videos); {size_text(jobs.disk_free(out))} are free"
             )
-        print(f"{count} videos to do: {what}", file=sys.stderr, flush=True)
+        print(f"{count} videos to do: {estimate_text}", file=sys.stderr, flush=True)
     jobs.require_room(out, estimate.num_bytes)

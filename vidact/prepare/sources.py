@@ -1,4 +1,4 @@
-"""The videos of a set and the lists that name them: which files are prepared, and under which names."""
+"""The videos of a set and the lists that name them: the files to prepare, and their names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from vidact.data.tables import Table, is_table, read_table, read_text
 from vidact.text.names import Finder, is_there, plain_name
 from vidact.video.folders import refuse_odd_names, walk_videos
 
-TABLES = {"clips.csv": "path", "videos.csv": "video", "events.csv": "video"}  # lists and their column of videos
-NOTES = ".prepare"  # the folder of notes in a folder of results
+TABLES = {"clips.csv": "path", "videos.csv": "video", "events.csv": "video"}  # lists, and the column of the videos
+NOTES = ".prepare"  # the folder of notes inside a folder of results
 COLUMNS = ("label", "labels", "start_s", "end_s", "split", "group")
 
 
@@ -20,9 +20,11 @@ COLUMNS = ("label", "labels", "start_s", "end_s", "split", "group")
 
 @dataclass
 class Sources:
-    """The videos of a set: path below ``folder``, as the lists write it → file. ``missing`` are listed, or links, and
-    lead to no file; ``notes`` are sentences on what was passed over, ``groups`` the group of
-    each video where a column of its list names it.
+    """The videos of a set.
+
+    ``videos`` maps a path below ``folder``, as the lists write it, to the file. ``missing`` are paths that are listed,
+    or links, and lead to no file. ``unlisted`` are videos of the folder that no list names. ``notes`` are sentences on
+    what was passed over. ``groups`` has the group of each video where a list has that column.
     """
 
     root: Path
@@ -35,7 +37,7 @@ class Sources:
 
 
 def find_sources(root: Path) -> Sources:
-    """The videos that a set's clips.csv or videos.csv names; without these, all in the folder and its subfolders."""
+    """Find the videos that a set's clips.csv or videos.csv names; without these, all below the folder."""
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the one that holds the videos, or their clips.csv")
     folder = root
@@ -44,14 +46,14 @@ def find_sources(root: Path) -> Sources:
         if not folder.is_dir():
             raise FileNotFoundError(f"{elsewhere} says that the videos are in {folder}, which is not a folder")
     notes: list[str] = []
-    # a folder of images is a video of its class's folder
-    there = walk_videos(folder, images_below=2, notes=notes)
-    refuse_odd_names(folder, there)
+    # A folder of images inside a class folder is one video.
+    names = walk_videos(folder, images_below=2, notes=notes)
+    refuse_odd_names(folder, names)
     tables = [name for name in ("clips.csv", "videos.csv") if is_table(root / name)]
     if not tables:
-        if not there:
+        if not names:
             raise FileNotFoundError(f"{root} holds no video and no clips.csv; give the folder of the videos")
-        return _sources(root, folder, there, notes=notes)
+        return _sources(root, folder, names, notes=notes)
     listed: dict[str, None] = {}
     groups: dict[str, str] = {}
     for table in tables:
@@ -66,9 +68,9 @@ def find_sources(root: Path) -> Sources:
             listed[path.as_posix()] = None
             if row.get("group"):
                 groups[path.as_posix()] = plain_name(row["group"])
-    found = _sources(root, folder, listed, [name for name in there if name not in listed], notes)
-    found.groups = groups
-    return found
+    sources = _sources(root, folder, listed, [name for name in names if name not in listed], notes)
+    sources.groups = groups
+    return sources
 
 
 def _sources(
@@ -77,23 +79,24 @@ def _sources(
     finder = Finder(folder)
     paths = {name: finder.find(name) for name in names}
     videos = {name: path for name, path in paths.items() if is_there(path)}
-    found = {path.relative_to(folder).as_posix() for path in videos.values()}
+    present = {path.relative_to(folder).as_posix() for path in videos.values()}
     return Sources(
         root,
         folder,
         videos,
         [name for name in names if name not in videos],
-        [name for name in unlisted if name not in found],
+        [name for name in unlisted if name not in present],
         list(notes),
     )
 
 
 def read_lists(table: Path) -> Table:
+    """Read one of the lists in ``TABLES``."""
     return read_table(table, ((TABLES[table.name],),), COLUMNS)
 
 
 def refuse_inside(sources: Sources, out: Path) -> None:
-    """Raise where results would lie among the videos, and be taken for some of them, or where ``out`` is a file."""
+    """Raise where results would lie among the videos, and be read as some of them, or where ``out`` is a file."""
     if out.resolve() == sources.folder.resolve() or sources.folder.resolve() in out.resolve().parents:
         raise ValueError(f"--out {out} lies in the folder of the videos, {sources.folder}; choose one outside it")
     if file := next((path for path in (out, *out.parents) if path.is_file()), None):
