@@ -5,13 +5,13 @@ what the mistake is and where it is made.
 """
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as F
+from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
 from torch import nn
 
 import vidact.models
@@ -31,9 +31,6 @@ from vidact.video import Augment, DenseSampler, LegacySampler, SegmentSampler, U
 from vidact.video.flow import dequantise, flow_fields, mirror, quantise, stack
 from vidact.video.sample import expand
 from vidact.video.transform import flip_pairs, test_transform, train_transform
-
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, OPTIONAL
 
 pytestmark = pytest.mark.usefixtures("without_pages")
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import assert_same_under, giga_macs, millions
+from support.published import assert_same_under, giga_macs, millions
 from torch import nn
 
 from vidact.models import action_net_resnet50

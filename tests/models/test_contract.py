@@ -7,8 +7,8 @@ import re
 
 import pytest
 import torch
-from networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
-from online_networks import ONLINE_NETWORKS
+from support.networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
+from support.online_networks import ONLINE_NETWORKS
 from torch import nn
 
 import vidact.models

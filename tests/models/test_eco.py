@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import giga_macs, millions
+from support.published import giga_macs, millions
 
 from vidact.models import eco_full, eco_lite
 from vidact.models.bn_inception import bn_inception

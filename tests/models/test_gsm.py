@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import assert_same_under, millions
+from support.published import assert_same_under, millions
 from torch import nn
 
 from vidact.models import gsm_bn_inception

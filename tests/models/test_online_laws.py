@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import pytest
 import torch
-from online_networks import DEAD_WEIGHTS, FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
+from support.online_networks import DEAD_WEIGHTS, FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
 from torch import nn
 
 import vidact.models

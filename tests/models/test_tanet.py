@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from published import assert_same_under, giga_macs, millions
+from support.published import assert_same_under, giga_macs, millions
 
 from vidact.models import tanet_resnet18, tanet_resnet50, tanet_resnet_tiny
 from vidact.models.tanet import TemporalAdaptive

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from published import assert_same_under, empty, giga_macs, millions
+from support.published import assert_same_under, empty, giga_macs, millions
 from torch import nn
 
 from vidact.models import tdn_mobilenet_v2, tdn_resnet50, tdn_resnet_tiny

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import assert_same_under, empty, giga_macs, millions
+from support.published import assert_same_under, empty, giga_macs, millions
 from torch import nn
 
 import vidact.models.tea as tea

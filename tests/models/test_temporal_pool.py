@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import assert_same_under, giga_macs, millions
+from support.published import assert_same_under, giga_macs, millions
 
 from vidact.models import backbones, tsm_resnet50_pooled, tsm_resnet_tiny, tsm_resnet_tiny_pooled
 from vidact.models.temporal_pool import PooledTSM, pool_over_time

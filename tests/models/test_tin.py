@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from published import assert_same_under, giga_macs, millions
+from support.published import assert_same_under, giga_macs, millions
 from torch import nn
 
 from vidact.models import tin_resnet50, tin_resnet_tiny

@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from gradients_of_two import NETWORKS
+from support.gradients_of_two import NETWORKS
 
 
 @pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_one(tmp_path):
     """Every parameter takes part, or DistributedDataParallel would refuse the second pass."""
-    script, out = Path(__file__).with_name("gradients_of_two.py"), tmp_path / "found.json"
+    out = tmp_path / "found.json"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     both = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "meeting"), str(out)],
-            env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "support.gradients_of_two", str(rank), str(tmp_path / "meeting"), str(out)],
+            cwd=Path(__file__).parents[1], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in (0, 1)
     ]  # fmt: skip

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from published import empty, millions
 from safetensors.torch import load_file, save_file
+from support.published import empty, millions
 from torch import nn
 
 import vidact

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from serving import MOTION_S, MOTIONS, PAUSE_S, Serving, colour_model, motion_model, motion_scene
+from support.serving import MOTION_S, MOTIONS, PAUSE_S, Serving, colour_model, motion_model, motion_scene
 
 from vidact.data.synthetic import write_video
 from vidact.stream.web.limits import Fault

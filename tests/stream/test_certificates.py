@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from streaming import Playlist, playlist, transport_streams
+from support.streaming import Playlist, playlist, transport_streams
 from test_source_faults import number, serve_rtsp, watch
 
 from vidact.commands import stream as command

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from playing import Live, Named, Recorder, grab, recording_model, steady, tiny_extractor
+from support.playing import Live, Named, Recorder, grab, recording_model, steady, tiny_extractor
 from torch import nn
 
 import vidact.models

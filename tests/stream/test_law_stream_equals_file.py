@@ -1,12 +1,13 @@
 """Law 3: a file played through the engine gets the features, scores and events of extraction and scoring."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.online_networks import NUM_CLASSES, ONLINE_NETWORKS
+from support.playing import Named, grab, recording_model
 from torch import nn
 
 import vidact.models
@@ -21,11 +22,6 @@ from vidact.stream.sources import open_source
 from vidact.video import Clock, open_video
 from vidact.video.numbered import numbered_picture, write_numbered_video
 from vidact.video.transform import from_record
-
-sys.path.append(str(Path(__file__).parents[1] / "models"))  # where the toy sizes of all detectors stand
-
-from online_networks import NUM_CLASSES, ONLINE_NETWORKS
-from playing import Named, grab, recording_model
 
 CLASSES = ["a", "b", "c", "d"]
 SMALL = {"size": 32, "width": 8}

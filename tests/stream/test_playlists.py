@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 import pytest
-from streaming import FPS, Playlist, playlist, transport_streams
+from support.streaming import FPS, Playlist, playlist, transport_streams
 from test_source_faults import Server, number, sends, server, watch, when  # noqa: F401
 from test_source_faults import _leaves_nothing as _leaves_nothing
 

@@ -20,8 +20,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
-from serving import COLOURS, Client, Serving, colour_model, frame, jpeg
-from streaming import playlist, transport_streams
+from support.serving import COLOURS, Client, Serving, colour_model, frame, jpeg
+from support.streaming import playlist, transport_streams
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 

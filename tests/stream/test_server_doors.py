@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from serving import Client, Serving, frame, jpeg
+from support.serving import Client, Serving, frame, jpeg
 from test_server import TOKEN, ask, metric, wait_for  # noqa: F401
 from test_server import lines as lines
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -278,7 +278,7 @@ def test_behind_a_proxy_with_tls_the_cookie_is_for_tls_alone():
 
 def test_a_proxy_needs_a_token():
     """Behind a proxy everybody's connection comes from this machine."""
-    from serving import colour_model
+    from support.serving import colour_model
 
     with pytest.raises(ValueError, match=r"--proxy lets in whoever the proxy lets in, .* give a token"):
         make_app(colour_model(), proxy=True)

@@ -24,7 +24,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from streaming import Playlist, playlist, transport_streams
+from support.streaming import Playlist, playlist, transport_streams
 
 pytest.importorskip("resource")
 
@@ -160,10 +160,10 @@ class Service:
         options = ["--events", self.folder / "events.csv", "--record", self.folder / "r.mp4", "--record-segment", "3s"]
         options += ["--snapshots", self.folder / "shots", "--jsonl", "-", "--no-window", "--checkpoint", "x"]
         sources = [word for url in self.urls for word in ("--source", url)]
-        command = [sys.executable, Path(__file__).parent / "service.py", ROOM, *options, *sources]
+        command = [sys.executable, "-m", "support.service", ROOM, *options, *sources]
         self.process = subprocess.Popen(
             [str(word) for word in command],
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[1],
             stdout=subprocess.PIPE,
             stderr=(self.folder / "stderr.txt").open("ab"),
         )

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import ImageGrab, features
-from playing import Live, Named, recording_model, steady, tiny_extractor
+from support.playing import Live, Named, recording_model, steady, tiny_extractor
 
 import vidact.models
 from vidact import cli

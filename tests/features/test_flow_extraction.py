@@ -30,7 +30,7 @@ from vidact.video.flow_store import FlowRecord, FlowStore
 from vidact.video.numbered import write_numbered_video as write_video
 from vidact.video.transform import from_record
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FORK = multiprocessing.get_context("fork")
 FLOW = ClipInput(size=48, channels=4, flow_fields=2, mean=(0.5,), std=(0.226,), resize=56)
 BOTH = ClipInput(size=48, channels=7, flow_fields=2, mean=(0.5,), std=(0.226,), resize=56)

@@ -13,7 +13,7 @@ from vidact.models.backbones import timm_backbone
 from vidact.stream.web.server import _import_uvicorn
 from vidact.text.packages import EXTRAS, how_to_install
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TEXTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "NOTICE", "pyproject.toml")),

@@ -29,7 +29,7 @@ from vidact.report.network_table import (
     records_table,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PARITY = Path(os.environ.get("VIDACT_SHARED", ROOT.parent / "shared")) / "parity"
 
 

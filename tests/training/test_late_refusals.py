@@ -93,7 +93,7 @@ def test_a_network_that_no_file_could_build_again(
     network: str, words: str, root: Path, tmp_path: Path, mine: None, no_batch: None, capsys: pytest.CaptureFixture
 ) -> None:
     config = tmp_path / "mine.yaml"
-    text = (Path(__file__).parents[1] / "configs/debug.yaml").read_text()
+    text = (Path(__file__).parents[2] / "configs/debug.yaml").read_text()
     old = "{class_path: vidact.models.tsm_resnet_tiny, init_args: {num_classes: 0, weights: null, size: 32}}"
     assert old in text
     config.write_text(text.replace(old, f"{{class_path: my_networks.{network}, init_args: {{num_classes: 0}}}}"))
@@ -105,7 +105,7 @@ def test_a_network_that_no_file_could_build_again(
 
 def test_a_marked_network_of_the_users_own_is_trained_scored_and_tested(root: Path, tmp_path: Path, mine: None) -> None:
     config = tmp_path / "mine.yaml"
-    text = (Path(__file__).parents[1] / "configs/debug.yaml").read_text()
+    text = (Path(__file__).parents[2] / "configs/debug.yaml").read_text()
     old = "{class_path: vidact.models.tsm_resnet_tiny, init_args: {num_classes: 0, weights: null, size: 32}}"
     config.write_text(text.replace(old, "{class_path: my_networks.marked, init_args: {num_classes: 0}}"))
     run = train(["--config", str(config), f"--data.root={root}", f"--run={tmp_path / 'run'}"])
@@ -187,7 +187,7 @@ def test_folds_that_could_not_be_counted(
 def test_what_is_wrong_with_the_last_configuration_is_said_before_the_first_one_trains(
     root: Path, tmp_path: Path, no_batch: None, capsys: pytest.CaptureFixture
 ) -> None:
-    good = Path(__file__).parents[1] / "configs/debug.yaml"
+    good = Path(__file__).parents[2] / "configs/debug.yaml"
     bad = tmp_path / "bad.yaml"
     bad.write_text(good.read_text().replace("num_classes: 0", "num_classes: 7"))
     for command in (["compare"], ["folds", "--data.group=(.).mp4$"]):

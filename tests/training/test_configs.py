@@ -1,21 +1,18 @@
 """Law 5: every shipped YAML parses, and each network trains one batch at toy size from its own YAML."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from _pytest.mark import ParameterSet
+from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 
 import vidact.models
 from vidact.data.synthetic import write_clips
 from vidact.training.run import train
 
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
-
-SHIPPED = Path(__file__).parents[1] / "configs"
+SHIPPED = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(SHIPPED.rglob("*.yaml"))
 ONLINE = [path for path in CONFIGS if "online" in path.relative_to(SHIPPED).parts]
 CLIP = [path for path in CONFIGS if path not in ONLINE]

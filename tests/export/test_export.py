@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
+from support.online_networks import FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
+from support.playing import Named
 from torch import Tensor, nn
 
 import vidact.export.write
@@ -25,12 +28,6 @@ from vidact.models.weights import save
 from vidact.stream import StreamModel, StreamUpdate, load_model, run_many
 from vidact.stream.grabs import Grab
 from vidact.stream.model import FrameMean
-
-sys.path.insert(0, str(Path(__file__).parent / "models"))
-sys.path.insert(0, str(Path(__file__).parent / "stream"))
-from networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
-from online_networks import FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
-from playing import Named
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -226,7 +223,7 @@ def test_the_state_is_named_and_described_in_the_file(miniroad_file: Path) -> No
     }  # fmt: skip
     facts = json.loads({entry.key: entry.value for entry in model.metadata_props}["vidact"])["export"]
     assert facts["state"] == [{"name": "hidden", "shape": [12], "dtype": "float32"}]
-    assert str(Path(__file__).parents[1]).encode() not in miniroad_file.read_bytes()
+    assert str(Path(__file__).parents[2]).encode() not in miniroad_file.read_bytes()
 
 
 def test_names_follow_the_way_through_the_state() -> None:
@@ -607,7 +604,7 @@ def test_the_command_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_page_tells_how_to_step_without_vidact(
     miniroad: OnlineNetwork, miniroad_file: Path, tmp_path: Path
 ) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
     of_onnx, of_torch = (next(block for block in blocks if name in block) for name in (".onnx", ".pt2"))
     features = torch.randn(2, 6, FEATURE_DIM)

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from made_timelines import make_timelines
 from PIL import Image
+from support.made_timelines import make_timelines
 
 from vidact.metrics import frame_map
 from vidact.report import timeline_plots

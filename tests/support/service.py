@@ -7,7 +7,7 @@ import functools
 import resource
 import sys
 
-from serving import colour_model
+from support.serving import colour_model
 
 from vidact.commands import stream as command
 from vidact.stream import live, model, sources

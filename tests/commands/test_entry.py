@@ -14,7 +14,7 @@ import pytest
 import vidact
 from vidact import __main__ as program
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODULE, _, FUNCTION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["vidact"].partition(
     ":"
 )

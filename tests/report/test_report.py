@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from made_timelines import make_timelines
 from PIL import Image
+from support.made_timelines import make_timelines
 
 from vidact.metrics import calibrated_map, confusion_matrix, frame_map, token_accuracy, yardsticks
 from vidact.report import page as report

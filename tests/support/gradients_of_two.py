@@ -1,6 +1,6 @@
 """One of two processes that share each batch; test_two_processes.py starts both.
 
-    python gradients_of_two.py RANK MEETING_FILE OUT
+    python -m support.gradients_of_two RANK MEETING_FILE OUT
 
 For every network of ``NETWORKS``: each process sees one half of the videos, and the first writes how far the gradients
 that DistributedDataParallel gave both are from those of the whole batch in one process.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from networks import CLIP_NETWORKS
+from support.networks import CLIP_NETWORKS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

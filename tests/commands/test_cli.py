@@ -230,7 +230,7 @@ def test_a_missing_data_folder(capsys: pytest.CaptureFixture, tmp_path: Path) ->
 
 def test_a_misspelt_key(capsys: pytest.CaptureFixture, root: Path, tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
-    text = (Path(__file__).parents[1] / "configs" / "debug.yaml").read_text()
+    text = (Path(__file__).parents[2] / "configs" / "debug.yaml").read_text()
     config.write_text(text.replace("batch_size: 4", "batchsize: 4"))
     assert "batchsize" in fails(["train", "--config", str(config), f"--data.root={root}"], capsys)
 
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_is_not_ours(capsys: pytest.CaptureFixture, root: Path
     assert "other.ckpt" in words
 
 
-@pytest.mark.parametrize("tool", sorted((Path(__file__).parents[1] / "tools").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("tool", sorted((Path(__file__).parents[2] / "tools").glob("*.py")), ids=lambda p: p.name)
 def test_every_tool_has_help(tool: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(sys, "argv", [str(tool), "--help"])
     with pytest.raises(SystemExit) as stopped:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import await_end, children_of
+from support.workers import await_end, children_of
 
 from vidact import cli, jobs
 from vidact.data.synthetic import write_untrimmed
@@ -30,7 +30,7 @@ from vidact.video import open_video
 from vidact.video.numbered import write_numbered_video
 
 FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @cache

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workers import await_end, children_of
+from support.workers import await_end, children_of
 
 from vidact import cli, jobs
 from vidact.data.clip_list import load_clips
@@ -30,7 +30,7 @@ from vidact.video.numbered import write_numbered_video
 from vidact.video.packed import PackedReader
 
 FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FAST = TranscodeSettings(preset="ultrafast", crf=20)
 SMALL = PackSettings(shard_mib=0.002)  # a video or two in a shard
 
@@ -169,14 +169,15 @@ def test_killed_at_any_step_and_run_again(clips, prepared, way, tmp_path):
 def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
     out, chance = tmp_path / "out", random.Random(0)
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import test_prepare as t; from pathlib import Path\n"
+        "import test_prepare as t; from pathlib import Path\n"
         f"if __name__ == '__main__': t.WAYS[{way!r}](Path({str(clips)!r}), Path({str(out)!r}), workers=2)"
     )
     script = tmp_path / "run.py"
     script.write_text(code)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))}
     interrupted = 0
     for latest_s in (2, 4, 6, 8, 10, 12):  # a quick machine is done before the later ones
-        process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env=env)
         time.sleep(chance.uniform(latest_s / 2, latest_s))
         workers = children_of(process.pid)
         interrupted += process.poll() is None
