@@ -1,7 +1,7 @@
 """Features and labels in batches: the data set of training windows and whole videos, and the Lightning data module.
 
 Everything random about a window follows from (seed, epoch, video), so the number of workers changes nothing and a
-resumed run sees the batches that it would have seen.
+resumed run gets the batches that it would have got without the interruption.
 
 Shapes: B videos, T tokens, D features of a token, K classes (1 + K with the background).
 """
@@ -29,22 +29,22 @@ __all__ = ["Sequence", "SequenceData", "SequenceDataset", "SequenceList", "colla
 
 
 class SequenceDataset(Dataset[SequenceBatch]):
-    """Windows of untrimmed videos, or whole videos; an item is a batch of one.
+    """A data set of windows of untrimmed videos, or of whole videos; an item is a batch of one.
 
-    The windows of a video begin ``stride`` tokens apart, from an offset below ``stride`` that is drawn anew for each
-    video and epoch; item ``(epoch, index)`` is window ``index`` of that epoch. How many there are is the same in every
-    epoch. Less than ``stride`` rows of a window lie beyond the video's end, and none where ``drop_ambiguous_last``; a
-    video shorter than ``window`` is one window.
+    The windows of a video begin ``stride`` tokens apart, from an offset below ``stride`` that is drawn for each video
+    and epoch; item ``(epoch, index)`` is window ``index`` of that epoch. Every epoch has the same number of windows.
+    Fewer than ``stride`` rows of a window lie beyond the video's end, and none with ``drop_ambiguous_last``; a video
+    shorter than ``window`` is one window.
 
     Args:
         sequences: the videos.
-        window: tokens with labels; None takes whole videos (then ``history`` and ``lookahead`` are 0).
-        history: tokens before them, without labels.
-        lookahead: further labels after the last feature, for networks that predict.
-        stride: tokens from one window to the next; None is ``window``, so that none is seen twice.
-        drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses that look there only.
-        seed: of the offsets.
-        least: windows of an epoch; the windows of fewer come again as often as it takes, from other offsets.
+        window: the number of tokens with labels; None takes whole videos (then ``history`` and ``lookahead`` are 0).
+        history: the number of tokens before the window, without labels.
+        lookahead: the number of labels after the last feature, for networks that predict.
+        stride: tokens from one window to the next; None is ``window``, so that windows do not overlap.
+        drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses on the last token only.
+        seed: the seed of the offsets.
+        least: the least number of windows in an epoch; where there are fewer, they are repeated from other offsets.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SequenceDataset(Dataset[SequenceBatch]):
         self.rounds = -(-least // total) if (total := int(self.first_index[-1])) else 1
 
     def _starts(self, sequence: Sequence, drop_ambiguous_last: bool) -> np.ndarray:
-        """Where windows of a video may begin."""
+        """Return the tokens at which windows of a video may begin."""
         length = len(sequence)
         if drop_ambiguous_last and self.window:
             return np.flatnonzero(~sequence.ignore[self.window - 1 :])
@@ -99,17 +99,17 @@ class SequenceDataset(Dataset[SequenceBatch]):
         starts = self.starts[video]
         drawn = [self.seed, epoch, video] + [again] * (again > 0)
         offset = np.random.default_rng(drawn).integers(min(self.stride, len(starts)))
-        place = offset + (index - self.first_index[video]) * self.stride
-        return self.stretch(video, int(starts[place]), self.window or len(self.sequences[video]))
+        position = offset + (index - self.first_index[video]) * self.stride
+        return self.stretch(video, int(starts[position]), self.window or len(self.sequences[video]))
 
     def stretch(self, video: int, first: int, window: int) -> SequenceBatch:
-        """The window of a video that begins with token ``first``, with the history before it."""
+        """Return the window of a video that begins with token ``first``, with the history before it."""
         sequence = self.sequences[video]
-        length, begin, end = len(sequence), first - self.history, first + window
-        features = np.empty((end - begin, sequence.features.shape[1]), dtype=np.float32)
-        own = slice(max(begin, 0), min(end, length))
-        start, stop = own.start - begin, own.stop - begin
-        features[start:stop] = sequence.features[own]
+        length, begin_token, end = len(sequence), first - self.history, first + window
+        features = np.empty((end - begin_token, sequence.features.shape[1]), dtype=np.float32)
+        inside = slice(max(begin_token, 0), min(end, length))
+        start, stop = inside.start - begin_token, inside.stop - begin_token
+        features[start:stop] = sequence.features[inside]
         features[:start], features[stop:] = features[start], features[stop - 1]
 
         rows = window + self.lookahead
@@ -130,7 +130,7 @@ class SequenceDataset(Dataset[SequenceBatch]):
 
 
 def collate(items: Several[SequenceBatch]) -> SequenceBatch:
-    """One batch of several; shorter videos repeat their last token, and their further labels are ignored."""
+    """Join several batches into one; shorter videos repeat their last token, and the added rows are ignored."""
     rows = max(item.targets.shape[1] for item in items)
     if any(item.targets.shape[1] < rows for item in items):
         items = [_lengthen(item, rows - item.targets.shape[1]) for item in items]
@@ -160,34 +160,34 @@ def _lengthen(item: SequenceBatch, more: int) -> SequenceBatch:
 
 
 class SequenceData(pl.LightningDataModule):
-    """Features of untrimmed videos: windows for training, whole videos for validation and test.
+    """The data module of features: windows of untrimmed videos for training, whole videos for validation and test.
 
     Args:
         root: folder with events.csv, videos.csv and classes.txt.
         features: folder of the features; default root/features.
-        tokens_per_second: refuse features of another rate; needed where the folder has no features.json.
-        window: tokens of a training window that have labels. 1 for networks whose loss looks at the newest token only.
-        history: tokens before the window, which the network sees and is not asked about.
+        tokens_per_second: refuse features of another rate; required where the folder has no features.json.
+        window: tokens of a training window that have labels. 1 for networks whose loss is on the newest token only.
+        history: tokens before the window, which the network reads and which have no labels.
         lookahead: labels after the window's last feature, for networks that predict: the largest of their offsets.
         stride: tokens from one training window to the next; None is the window.
         drop_ambiguous_last: leave out training windows whose last token is ambiguous (OadTR).
-        epoch_windows: training windows that an epoch has at least. Those of a small set come again, from other offsets:
-            a dozen short videos would be one step an epoch.
+        epoch_windows: the least number of training windows in an epoch. Those of a small set are repeated from other
+            offsets, because a dozen short videos would otherwise be one step an epoch.
         batch_size: training windows in a batch, on each device.
         test_batch_size: whole videos side by side in validation and test; shorter ones are filled up.
-        test_split: which split a test scores.
+        test_split: the split that a test scores.
         val_fraction: share of the training videos kept for validation where videos.csv names no split val.
         group: a regular expression with one group, searched in each id; videos for which it gives the same text stay
             together when the validation videos are drawn.
-        missing: what to do with a video without features: raise, or skip it and say so.
+        missing: what to do with a video without features: raise, or skip it with a note.
         bad_events: what to do with events that reach beyond the features or overlap another of their class: raise, or
-            allow (cut, keep) them and say so.
-        memory_gib: how much memory the features may take on each machine; larger ones are read from disk when needed.
-            None is half of what the machine has.
+            allow (cut, keep) them with a note.
+        memory_gib: memory in GiB that the features may take on each machine; larger ones are read from disk when
+            needed. None is half of the machine's memory.
         num_workers: loader processes on each device; None is 0 for features in memory, otherwise 2.
-        seed: of the split, the order and the offsets.
-        time_origin: from where the seconds of events.csv count: the video's first frame, or the file's begin, as
-            players count. They differ where sound comes first; vidact prepare check names such videos.
+        seed: the seed of the split, the order and the offsets.
+        time_origin: the moment from which the seconds of events.csv count: the video's first frame, or the start of
+            the file, as in players. They differ where the sound starts first; vidact prepare check names such videos.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class SequenceData(pl.LightningDataModule):
 
     @property
     def found(self) -> SequenceList:
-        """The videos with their labels, read and checked once; their features in memory if they fit."""
+        """The videos with their labels, read and checked once; their features are in memory if they fit."""
         if self._found is None:
             sequences = load_sequences(
                 self.root,
@@ -245,7 +245,7 @@ class SequenceData(pl.LightningDataModule):
                 bad_events=self.bad_events,
                 time_origin=self.time_origin,
             )
-            processes = self.trainer.num_devices if self.trainer else 1  # each holds its own copy
+            processes = self.trainer.num_devices if self.trainer else 1  # each process holds a copy
             fits = sequences.num_bytes * processes <= self.memory_limit
             self._found = sequences.in_memory() if fits else sequences
             self.is_in_memory = fits
@@ -253,13 +253,13 @@ class SequenceData(pl.LightningDataModule):
 
     @property
     def memory_limit(self) -> float:
-        """Bytes."""
+        """The number of bytes that the features may take in memory."""
         if self.memory_gib is not None:
             return self.memory_gib * 2**30
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
     def setup(self, stage: str) -> None:
-        """Make the splits' data sets."""
+        """Make the data sets of the splits; in training, print the notes."""
         sequences = self.found
         self.sets = {
             "train": SequenceDataset(
@@ -280,10 +280,10 @@ class SequenceData(pl.LightningDataModule):
                 print(f"note: {note}")
 
     def loader(self, split: str) -> DataLoader[SequenceBatch]:
-        """Batches of ``split`` for this process; the training order is shuffled.
+        """Return the batches of ``split`` for this process; the training order is shuffled.
 
-        Several processes get equally many items, a few of them twice if need be (one that runs out first would leave
-        the others waiting): in validation and test these are whole videos, which scores join by id.
+        All processes get equally many items, a few of them twice if necessary, because one that ran out first would
+        leave the others waiting. In validation and test the items are whole videos, which scores join by id.
         """
         dataset = self.sets[split]
         if len(dataset) == 0:
