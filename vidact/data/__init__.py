@@ -1,4 +1,4 @@
-"""Data on disk to clips, or to features and labels, in batches."""
+"""The reading of data on disk into batches: of clips, or of features and labels."""
 
 from typing import TYPE_CHECKING
 

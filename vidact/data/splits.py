@@ -1,4 +1,4 @@
-"""Which split each clip belongs to: stated, held out by its group, or drawn."""
+"""The split of each clip: stated, held out by its group, or drawn."""
 
 from __future__ import annotations
 
@@ -61,29 +61,29 @@ def split_of(cell: str, where: str) -> str:
 
 
 def clip_groups(
-    root: Path, found: list[Candidate], pattern: str | None, table: Path, notes: list[str]
+    root: Path, candidates: list[Candidate], pattern: str | None, table: Path, notes: list[str]
 ) -> list[str] | None:
-    """The group of each clip, by the pattern or else by the column; None where neither tells it."""
-    told = [clip.group for clip in found if clip.group is not None]
+    """Return the group of each clip, from the pattern or else from the column; None where there is neither."""
+    named = [clip.group for clip in candidates if clip.group is not None]
     if pattern is not None:
-        if told:
+        if named:
             notes.append(f"the pattern group {pattern!r} replaces the column group of {table}")
-        return groups_of(root, [clip.path for clip in found], pattern)
-    if not told:
+        return groups_of(root, [clip.path for clip in candidates], pattern)
+    if not named:
         return None
     of: dict[Path, str] = {}
-    for clip, group in zip(found, told, strict=True):
+    for clip, group in zip(candidates, named, strict=True):
         if of.setdefault(clip.path, group) != group:
             raise ValueError(
                 f"{clip.where}: {clip.path} is of the group {of[clip.path]} in one row and of {group} in another; "
                 "parts of one file belong together"
             )
-    return told
+    return named
 
 
 def clip_splits(
     root: Path,
-    found: list[Candidate],
+    candidates: list[Candidate],
     groups: list[str] | None,
     seed: int,
     fractions: Sequence[float],
@@ -91,15 +91,15 @@ def clip_splits(
     multi_label: bool,
     notes: list[str],
 ) -> list[str]:
-    """The split of each clip: held out, stated, or drawn."""
-    stated = [clip.split for clip in found if clip.split is not None]
+    """Return the split of each clip: held out, stated, or drawn."""
+    stated = [clip.split for clip in candidates if clip.split is not None]
     if held_out and groups is None:
         raise ValueError(
             f"held_out={first_few(held_out)} names a group, so group must say how a path tells its group, or a column "
             "group of clips.csv must name it"
         )
-    # Without groups the file is the group: two parts of one recording are no independent test.
-    units = groups or [plain_id(root, clip.path) for clip in found]
+    # Without groups each file is a group, because two parts of one recording are no independent test.
+    units = groups or [plain_id(root, clip.path) for clip in candidates]
     held_out = [plain_name(name) for name in held_out]
 
     if stated and not held_out:
@@ -124,15 +124,15 @@ def clip_splits(
             raise ValueError(f"held_out names all groups ({first_few(held_out)}), so that none is left to train on")
         if stated:
             notes.append(f"held_out={first_few(held_out)} replaces the split that the data state")
-        shares = (shares[0], shares[1], 0.0)  # the held-out groups are the test split; val is carved from the others
+        shares = (shares[0], shares[1], 0.0)  # the held-out groups are the test split; val is drawn from the rest
 
     kinds: dict[str, set[str]] = defaultdict(set)
-    for unit, clip in zip(units, found, strict=True):
+    for unit, clip in zip(units, candidates, strict=True):
         if unit not in held_out:
             kinds[unit].update(clip.labels)
     strata: dict[str, list[str]] = defaultdict(list)
     for unit, labels in kinds.items():
-        # Groups of one class are drawn class by class, so that each split sees every class; others all together.
+        # Groups of one class are drawn class by class, so that each split gets every class; all others together.
         strata[next(iter(labels)) if len(labels) == 1 and not multi_label else ""].append(unit)
     drawn = dict.fromkeys(held_out, "test")
     for members in strata.values():
@@ -143,10 +143,10 @@ def clip_splits(
 
 
 def _counts(number: int, shares: tuple[float, ...]) -> list[int]:
-    """Split a number by shares: largest remainders first, and no wanted split stays empty if that can be."""
+    """Split a number by shares: largest remainders first; where possible no split with a share stays empty."""
     shares_now = np.array(shares) / sum(shares)
     counts = np.floor(shares_now * number + 1e-9).astype(int)
-    order = (0, 2, 1)  # train first, then test: a model can do without val
+    order = (0, 2, 1)  # train first, then test, because a model can be trained without val
     for i in sorted(order, key=lambda i: (counts[i] - shares_now[i] * number, order.index(i)))[: number - counts.sum()]:
         counts[i] += 1
     for i in order:
@@ -157,23 +157,23 @@ def _counts(number: int, shares: tuple[float, ...]) -> list[int]:
 
 
 def groups_of(root: Path, paths: list[Path], pattern: str) -> list[str]:
-    """What the group of ``pattern`` matches in each path relative to the root."""
+    """Return the text that the group of ``pattern`` matches in each path relative to the root."""
     try:
         expression = re.compile(pattern)
     except re.error as error:
         raise ValueError(f"group is {pattern!r}, which is no regular expression: {error}") from None
     if expression.groups != 1:
         raise ValueError(f"group is {pattern!r} with {expression.groups} groups; it needs exactly one, in parentheses")
-    groups, strangers = [], []
+    groups, unmatched = [], []
     for path in paths:
         name = plain_path(relative_name(root, path))
         match = expression.search(name)
         if match is None or match[1] is None:
-            strangers.append(name)
+            unmatched.append(name)
         else:
             groups.append(plain_name(match[1]))
-    if strangers:
+    if unmatched:
         raise ValueError(
-            f"group {pattern!r} matches no group in {len(strangers)} of {len(paths)} paths: {first_few(strangers)}"
+            f"group {pattern!r} matches no group in {len(unmatched)} of {len(paths)} paths: {first_few(unmatched)}"
         )
     return groups

@@ -1,7 +1,7 @@
-"""From where the seconds of labels count: from a video's first frame, or from where its file begins.
+"""The time origin of labels: their seconds count from a video's first frame or from the start of its file.
 
-Players count from the file's begin. Where sound comes first and the first picture later, labels that were made in one
-are later by that lead. Extraction notes each video's lead beside its features, for what reads features only.
+Players count from the start of the file. Where the sound starts before the first picture, labels made in a player are
+later by that lead. Extraction writes each video's lead beside its features, for code that reads only features.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from vidact.text.names import Finder
 
 TimeOrigin = Literal["first_frame", "file"]
 
-NOTES = ".extract"  # in a folder of features: what is known of finished videos
+NOTES = ".extract"  # the folder, in a folder of features, with a note of each finished video
 
 
 def check_origin(time_origin: str) -> None:
-    """Raise ValueError for a word that is no time origin."""
+    """Raise ValueError for a text that is no time origin."""
     if time_origin not in get_args(TimeOrigin):
         permitted = " or ".join(map(repr, get_args(TimeOrigin)))
         raise ValueError(f"time_origin is {time_origin!r}; it can be {permitted}")
 
 
 def note_path(features: Path, video: str) -> Path:
-    """The note of a finished video in a folder of features."""
+    """Return the path of the note of a finished video in a folder of features."""
     return features / NOTES / "done" / f"{video}.json"
 
 
 def lead_of(features: Path, video: str) -> float:
-    """Seconds that the file of a video plays before its first picture; ValueError where the features do not say it."""
-    # extraction writes the name as the video's file has it, and lists may write it otherwise
+    """Return the seconds that a video's file plays before its first picture; ValueError where no note has them."""
+    # The note has the name of the video's file, which lists may spell differently.
     note = Finder(features).find(note_path(Path(), video).as_posix())
     try:
         return float(json.loads(note.read_text(encoding="utf-8"))["lead_s"])
