@@ -1,14 +1,14 @@
 """Small real video files with known actions, made in seconds.
 
-Two kinds of classes. The members of an order pair hold the same frames in opposite order: member B with a seed is
-member A with that seed, played backwards, so a network that only sees the set of frames can do no better than guess
-inside a pair. A shape class is told by what is seen and how it moves, and looks the same backwards.
+There are two kinds of classes. The members of an order pair contain the same frames in opposite order: member B with a
+seed is member A with that seed, played backwards, so a network that uses only the set of frames can do no better than
+guess inside a pair. A shape class differs from the others by its shape and motion, and plays alike in both directions.
 
 The files are H.264 in which every frame is coded by itself with one quantiser, so this holds for the decoded pixels
-too, bit for bit: the codec does not betray which frame came first. Colours, background, size, place, speed, a
-distractor and the noise are random, from the seed alone.
+too, bit for bit: the codec does not reveal which frame came first. Colours, background, size, position, speed, a
+distractor and the noise are random and depend only on the seed.
 
-Shapes: T frames, H x W pixels. Co-ordinates: x to the right and y downwards from the centre; H is from -1 to 1.
+Shapes: T frames, H x W pixels. Co-ordinates: x to the right and y downwards from the centre; H spans -1 to 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from vidact.data.splits import SPLITS
 from vidact.data.tables import write_classes, write_text
 from vidact.files import replacing
 
-# The second is the first played backwards. "left" and "right" stand in the names for the label-aware flip.
+# The second member of a pair is the first played backwards. The names contain "left" and "right" so that the
+# label-aware flip applies to them.
 ORDER_PAIRS: list[tuple[str, str]] = [
     ("moving right", "moving left"),
     ("approaching", "receding"),
@@ -57,16 +58,16 @@ Y, X = np.meshgrid(
     indexing="ij",
 )
 
-Layer = tuple[np.ndarray, np.ndarray]  # opacity (T, H, W) or (1, H, W), and a colour (3,)
+Layer = tuple[np.ndarray, np.ndarray]  # an opacity (T, H, W) or (1, H, W), and a colour (3,)
 Random = np.random.Generator
 
 
 # --------------------------------------------------------------------------------------------------------------- shapes
-# Each takes signed distances: below 0 inside. Arguments that change with time have the shape (T, 1, 1).
+# Each function returns signed distances, below 0 inside the shape. Arguments that change with time are (T, 1, 1).
 
 
 def _opacity(distance: np.ndarray) -> np.ndarray:
-    """1 inside, 0 outside, with an edge one pixel wide."""
+    """Return 1 inside and 0 outside, with an edge one pixel wide."""
     return np.clip(0.5 - distance * (HEIGHT / 2), 0, 1)
 
 
@@ -79,7 +80,7 @@ def _box(x: np.ndarray, y: np.ndarray, half_width: np.ndarray | float, half_heig
 
 
 def _line(x: np.ndarray, y: np.ndarray, end_x: np.ndarray, end_y: np.ndarray, width: float) -> np.ndarray:
-    """A line with round ends from the origin to (end_x, end_y)."""
+    """Return the distance to a line with round ends from the origin to (end_x, end_y)."""
     along = np.clip((x * end_x + y * end_y) / (end_x**2 + end_y**2), 0, 1)
     return _disc(x - along * end_x, y - along * end_y, width)
 
@@ -94,7 +95,7 @@ def _star(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
 
 
 # -------------------------------------------------------------------------------------------------------------- actions
-# Each returns its layers, the lowest first, at the times ``t`` (T, 1, 1) from 0, the beginning, to 1, the end.
+# Each function returns its layers, the lowest first, at the times ``t`` (T, 1, 1), which run from 0 to 1.
 
 
 def _moving_right(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
@@ -105,7 +106,7 @@ def _moving_right(t: np.ndarray, random: Random, colours: np.ndarray) -> list[La
 
 def _approaching(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
     x, y = X - random.uniform(-0.3, 0.3), Y - random.uniform(-0.25, 0.25)
-    radius = random.uniform(0.1, 0.16) * (random.uniform(4.0, 5.5) ** t)  # steady approach: grows by a factor
+    radius = random.uniform(0.1, 0.16) * (random.uniform(4.0, 5.5) ** t)  # a steady approach grows by a constant factor
     return [(_opacity(_disc(x, y, radius)), colours[0]), (_opacity(_disc(x, y, radius * 0.5)), colours[1])]
 
 
@@ -194,7 +195,7 @@ _BACKWARDS = {second: first for first, second in ORDER_PAIRS}
 
 
 def _layers(action: str, num_frames: int, random: Random, colours: np.ndarray) -> list[Layer]:
-    """Draw an action that plays forwards; order classes begin and end with a rest of random length."""
+    """Draw an action forwards; order classes begin and end with a rest of random length."""
     t = np.linspace(0, 1, num_frames, dtype=np.float32)[:, None, None]
     if action not in SHAPE_CLASSES:
         before, after = random.uniform(0, 0.2, size=2)
@@ -207,14 +208,14 @@ def _layers(action: str, num_frames: int, random: Random, colours: np.ndarray) -
 
 @dataclass
 class _Scene:
-    """What a camera sees when nothing happens: a background (H, W, 3), something that sways, and noise."""
+    """The scene of a camera without an action: a background (H, W, 3), a swaying disc, and noise."""
 
     background: np.ndarray
     swaying: tuple[float, float, float, float]  # x, y, size, cycles in a frame
-    colours: np.ndarray  # (3, 3): two for the actor, one for what sways
+    colours: np.ndarray  # (3, 3): two for the actor, one for the swaying disc
 
     def paint(self, layers: Sequence[Layer], num_frames: int, random: Random, first_frame: int = 0) -> np.ndarray:
-        """Frames (T, H, W, 3) uint8: the layers over the background."""
+        """Return frames (T, H, W, 3) uint8: the layers over the background."""
         frames = np.repeat(self.background[None], num_frames, axis=0)
         x, y, size, cycles = self.swaying
         sway = 0.06 * np.sin(2 * np.pi * cycles * np.arange(first_frame, first_frame + num_frames))[:, None, None]
@@ -242,17 +243,17 @@ def _scene(random: Random) -> _Scene:
 
 
 def _enlarge(coarse: np.ndarray) -> np.ndarray:
-    """Bilinear, to (H, W, C)."""
+    """Resize bilinearly to (H, W, C)."""
     for axis, size in ((0, HEIGHT), (1, WIDTH)):
-        place = np.linspace(0, coarse.shape[axis] - 1, size)
-        low = np.minimum(place.astype(int), coarse.shape[axis] - 2)
-        part = np.expand_dims(place - low, tuple(range(1, coarse.ndim - axis)))
+        position = np.linspace(0, coarse.shape[axis] - 1, size)
+        low = np.minimum(position.astype(int), coarse.shape[axis] - 2)
+        part = np.expand_dims(position - low, tuple(range(1, coarse.ndim - axis)))
         coarse = coarse.take(low, axis) * (1 - part) + coarse.take(low + 1, axis) * part
     return coarse
 
 
 def _contrasting(base: np.ndarray, random: Random, contrast: float) -> np.ndarray:
-    """A colour whose brightness is at least ``contrast`` from that of ``base``."""
+    """Return a colour whose brightness differs from that of ``base`` by at least ``contrast``."""
     weights = np.array([0.299, 0.587, 0.114])
     while True:
         colour = random.uniform(0, 255, 3)
@@ -261,9 +262,10 @@ def _contrasting(base: np.ndarray, random: Random, contrast: float) -> np.ndarra
 
 
 def render(action: str, seed: int | Sequence[int]) -> tuple[np.ndarray, int]:
-    """One clip of an action: frames (T, H, W, 3) uint8 RGB, about 32 of them, and frames per second.
+    """Render one clip of an action: frames (T, H, W, 3) uint8 RGB, T from 26 to 38, and the frames per second.
 
-    The two members of an order pair with one seed are the same frames, forwards and backwards.
+    With one seed the two members of an order pair are the same frames, forwards and backwards. Raises ValueError for
+    an unknown action.
     """
     forwards = _BACKWARDS.get(action, action)
     if forwards not in _DRAW:
@@ -280,13 +282,13 @@ def render(action: str, seed: int | Sequence[int]) -> tuple[np.ndarray, int]:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int, keyframe_every: int = 1) -> None:
-    """Write frames (T, H, W, 3) uint8 RGB, H and W even, as H.264; the file is whole or absent."""
+    """Write frames (T, H, W, 3) uint8 RGB, H and W even, as H.264; the file appears when it is complete."""
     options = {"preset": "ultrafast", "qp": "22", "g": str(keyframe_every), "bf": "0"}
     with replacing(path) as half, av.open(str(half), "w", format="mp4") as file:
         stream = file.add_stream("libx264", rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes on every machine
+        stream.codec_context.thread_count = 1  # one thread writes the same bytes on every machine
         stream.codec_context.time_base = Fraction(1, fps)
         for i, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -304,24 +306,24 @@ def write_clips(
 ) -> ClipList:
     """Make trimmed clips: a folder per class with mp4 files, clips.csv and classes.txt.
 
-    Clip i of both members of an order pair is one scene, and lies in the same split.
+    Clip i has the same scene in both members of an order pair, and is in the same split.
 
     Args:
         root: a new or empty folder, or one that this function filled with the same arguments before.
         splits: clips per class in train, val and test; default 20, 5 and 10.
-        seed: of everything random.
+        seed: the seed of everything random.
         classes: some of ``CLASSES``, in the order of their indices; default all.
-        progress: called with the number of clips made and of all.
+        progress: called with the number of clips made so far and the number of all.
     """
     root = Path(root)
     names = _check_classes(classes)
     counts = _check_splits(splits or {"train": 20, "val": 5, "test": 10})
     _claim(root, {"maker": "vidact.data.synthetic.write_clips", "seed": seed, "splits": counts, "classes": names})
-    places = [split for split, count in counts.items() for _ in range(count)]
-    rows = [ClipRow(f"{name}/{i:04d}.mp4", name, split) for name in names for i, split in enumerate(places)]
+    split_names = [split for split, count in counts.items() for _ in range(count)]
+    rows = [ClipRow(f"{name}/{i:04d}.mp4", name, split) for name in names for i, split in enumerate(split_names)]
 
     def make(number: int) -> None:
-        name, i = names[number // len(places)], number % len(places)
+        name, i = names[number // len(split_names)], number % len(split_names)
         frames, fps = render(name, (seed, i))
         write_video(root / rows[number].path, frames, fps)
 
@@ -347,11 +349,11 @@ def write_untrimmed(
     Args:
         root: a new or empty folder, or one that this function filled with the same arguments before.
         splits: videos in train, val and test; default 12, 4 and 6.
-        seed: of everything random.
+        seed: the seed of everything random.
         classes: some of ``CLASSES``, in the order of their indices; default all.
         actions_per_video: how many actions follow each other.
         fps: frames per second.
-        progress: called with the number of videos made and of all.
+        progress: called with the number of videos made so far and the number of all.
     """
     root = Path(root)
     names = _check_classes(classes)
@@ -359,7 +361,7 @@ def write_untrimmed(
     record = {"maker": "vidact.data.synthetic.write_untrimmed", "seed": seed, "splits": counts, "classes": names}
     _claim(root, record | {"actions_per_video": actions_per_video, "fps": fps})
     videos: dict[str, str] = {}
-    actions: list[list[str]] = []  # of each video
+    actions: list[list[str]] = []  # the actions of each video
     for number, (split, count) in enumerate(counts.items()):
         random = np.random.default_rng([seed, number, 1])
         deck: list[str] = []
@@ -393,21 +395,21 @@ def write_untrimmed(
         write_video(root / ids[number], np.concatenate(frames), fps, keyframe_every=fps)
 
     _for_each(make, len(ids), progress)
-    found = [event for some in events for event in some]
+    all_events = [event for some in events for event in some]
     write_classes(root / "classes.txt", names)
     write_videos_csv(root / "videos.csv", videos)
-    write_events_csv(root / "events.csv", found)
-    return found
+    write_events_csv(root / "events.csv", all_events)
+    return all_events
 
 
 def _for_each(make: Callable[[int], None], count: int, progress: Callable[[int, int], None] | None) -> None:
-    """Call ``make`` for 0 … count - 1 on all cores: numpy and the encoder let other threads run meanwhile."""
+    """Call ``make`` for 0 … count - 1 in threads, at most 8: numpy and the encoder release Python's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         try:
-            for done, _ in enumerate(pool.map(make, range(count)), 1):
+            for num_made, _ in enumerate(pool.map(make, range(count)), 1):
                 if progress:
-                    progress(done, count)
-        except BaseException:  # Ctrl-C too: what is not begun is not made
+                    progress(num_made, count)
+        except BaseException:  # after an error or Ctrl-C, calls that have not started are cancelled
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -427,7 +429,7 @@ def _check_splits(splits: Mapping[str, int]) -> dict[str, int]:
 
 
 def _claim(root: Path, record: dict[str, Any]) -> None:
-    """Refuse a folder that holds anything but what the same call left there."""
+    """Write the note of a call into its folder; raise where the folder holds anything but the same call's files."""
     note = root / "synthetic.json"
     text = json.dumps(record, indent=1) + "\n"
     if root.exists() and not root.is_dir():
