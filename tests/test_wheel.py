@@ -1,4 +1,4 @@
-"""What is installed is what stands in the repository, configurations included."""
+"""The wheel contains what the repository does, configurations, the live page and the style of reports included."""
 
 import shutil
 import subprocess
@@ -32,3 +32,7 @@ def test_the_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     assert "tsm_mobilenet_v2" in done.stdout
     shipped = {path.relative_to(site / "vidact" / "configs") for path in (site / "vidact").rglob("*.yaml")}
     assert shipped == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    resources = {".css", ".html", ".js", ".svg"}
+    files = {path.relative_to(ROOT) for path in (ROOT / "vidact").rglob("*") if path.suffix in resources}
+    assert Path("vidact/report/style.css") in files
+    assert {path.relative_to(site) for path in (site / "vidact").rglob("*") if path.suffix in resources} == files

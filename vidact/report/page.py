@@ -3,8 +3,8 @@
 Of a recogniser of clips that is confusion, classes and mistakes; of an online detector, scores over time beside the
 truth, precision and recall, classes, anticipation and delay.
 
-The pictures stand inside the page (base64), so that one file can be mailed, put on a server or read on a phone; the
-same PNGs lie in plots/ for papers and slides. Nothing is loaded from elsewhere.
+The pictures (base64) and ``style.css`` are copied into the page, so that one file can be mailed, put on a server or
+read on a phone. It loads nothing. The same PNGs lie in plots/ for papers and slides.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_reca
 NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
 
 
+STYLE = Path(__file__).with_name("style.css")
 OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json")
 
 
@@ -680,7 +681,7 @@ def _write_page(folder: Path, title: str, body: Iterable[str], missing: Sequence
         folder=escape(str(folder)),
         version=escape(__version__),
         time=datetime.now().strftime("%Y-%m-%d %H:%M"),
-        style=STYLE,
+        style=STYLE.read_text(encoding="utf-8"),
         body="\n".join(part for part in body if part),
     )
     path = folder / "report.html"
@@ -696,7 +697,8 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <link rel="icon" href="data:,">
-<style>{style}</style>
+<style>
+{style}</style>
 </head>
 <body>
 <header><h1>{title}</h1><p class="note">{folder}, written {time} by vidact {version}</p></header>
@@ -705,43 +707,4 @@ PAGE = """<!doctype html>
 </main>
 </body>
 </html>
-"""
-
-STYLE = """
-:root { color-scheme: light dark; --text: #1b1d21; --soft: #5c626b; --back: #fff; --card: #f4f5f7; --line: #dcdfe4;
-  --bar: #cfe0f3; --link: #1d5fa8; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e8eb; --soft: #9aa0aa; --back: #131417; --card: #1e2025; --line: #33363d; --bar: #24415f;
-    --link: #82b6f0; }
-  img.drawing { filter: invert(0.925) hue-rotate(180deg); }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--back); color: var(--text);
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { margin: 0; font-size: 1.7rem; line-height: 1.2; }
-h2 { margin: 2.5rem 0 0.6rem; padding-top: 0.8rem; border-top: 1px solid var(--line); font-size: 1.25rem; }
-h3 { margin: 1.2rem 0 0.4rem; font-size: 1rem; }
-a { color: var(--link); }
-.note { margin: 0.3rem 0 0.8rem; color: var(--soft); font-size: 0.9rem; }
-.warning { margin: 0.6rem 0; padding: 0.5rem 0.8rem; border-left: 0.25rem solid #d9641f; background: var(--card); }
-.tiles { display: flex; flex-wrap: wrap; gap: 0.6rem; margin: 1.2rem 0 0.4rem; }
-.tiles div { flex: 1 1 7rem; padding: 0.7rem 0.9rem; border-radius: 0.5rem; background: var(--card); }
-.tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.tiles dt { color: var(--soft); font-size: 0.85rem; }
-.scroll { max-width: 100%; overflow-x: auto; }
-.side { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
-.side > * { flex: 0 1 auto; max-width: 100%; }
-img { display: block; height: auto; max-width: 100%; }
-.keep img { max-width: none; }
-table { margin: 0.4rem 0; border-collapse: collapse; font-size: 0.92rem; }
-th, td { padding: 0.28rem 0.9rem 0.28rem 0.5rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-tfoot tr:first-child td { border-top: 2px solid var(--soft); }
-.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bar { min-width: 7rem; background: linear-gradient(to right, var(--bar) var(--share), transparent var(--share)); }
-pre { max-height: 24rem; margin: 0.6rem 0; padding: 0.7rem 0.9rem; overflow: auto; border-radius: 0.5rem;
-  background: var(--card); font-size: 0.85rem; white-space: pre-wrap; }
-details { margin: 0.7rem 0; }
-summary { cursor: pointer; color: var(--link); }
 """
