@@ -1,4 +1,4 @@
-"""The writer of packed videos: every frame becomes a JPEG of its own in a few large tar files."""
+"""The writer of packed videos: every frame becomes a JPEG file inside a few large tar files."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from vidact.video.reader import VideoError
 
 
 def kept_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
-    """Which frames of a video are kept: the first, and each that comes 1 / ``fps`` after the last one kept.
+    """Return the indices of the frames to keep: the first, and each that is 1 / ``fps`` later than the last one kept.
 
-    A tenth of that interval is forgiven, so that 30 frames a second at 15 is every second one whatever the rounding,
-    and 25 at 24 is every one.
+    A frame may come a tenth of that interval early. So of 30 frames a second every second one is kept at 15, whatever
+    the rounding of the times, and of 25 every one is kept at 24.
     """
     if fps is None or len(times_s) < 2:
         return np.arange(len(times_s))
@@ -45,7 +45,7 @@ def kept_frames(times_s: np.ndarray, fps: float | None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PackVideo:
-    """One source; ``name`` is its ``.packed`` file below the store."""
+    """A source video; ``name`` is its ``.packed`` file below the store."""
 
     name: str
     source: Path
@@ -53,7 +53,7 @@ class PackVideo:
 
 @dataclass(frozen=True)
 class PackJob:
-    """The videos of one shard, which is the unit that is done or not."""
+    """The videos of one shard; a shard is written whole or not at all."""
 
     number: int
     videos: tuple[PackVideo, ...]
@@ -77,7 +77,7 @@ class PackJob:
         return sum(size_of(video.source) for video in self.videos)
 
     def is_done(self) -> bool:
-        """Whether the shard and the ``.packed`` files of these very sources are there and whole (by their sizes)."""
+        """Return whether the shard, whole by its size, and the ``.packed`` files of this state of the sources exist."""
         note = self.folder.read(self.shard)
         if note is None or set(note["videos"]) != {video.name for video in self.videos}:
             return False
@@ -94,19 +94,20 @@ class PackJob:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a video file, or of all images of a folder."""
+    """Return the bytes of a video file, or of all images of a folder."""
     return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def start() -> Work[PackJob, dict[str, Any]]:
-    """Return the work of a process: one shard a job."""
+    """Return the work of a process: it writes one shard for each job."""
     return lambda job, tell: pack(job)
 
 
 def pack(job: PackJob) -> dict[str, Any]:
-    """Write one shard and the ``.packed`` files of its videos, read every frame back, and note it.
+    """Write one shard and the ``.packed`` files of its videos, check them, and write the shard's note.
 
-    ``{"bytes", "sha256", "videos": {name: {"frames", "psnr", …} or {"error"}}}``. Raises DiskFullError.
+    Returns the note: ``{"bytes", "sha256", "videos": {name: {"frames", "psnr", …} or {"error"}}}``. Raises
+    DiskFullError.
     """
     try:
         from webdataset.writer import TarWriter
@@ -115,7 +116,7 @@ def pack(job: PackJob) -> dict[str, Any]:
 
     out = job.out
     job.folder.forget(job.shard)
-    for video in job.videos:  # of another state of its source; and the shard will be another
+    for video in job.videos:  # these files are of another state of their sources, or of a shard that will change
         (out / video.name).unlink(missing_ok=True)
     rows: dict[str, dict[str, Any]] = {}
     entries: dict[str, dict[str, Any]] = {}
@@ -123,7 +124,7 @@ def pack(job: PackJob) -> dict[str, Any]:
     with full_disk_named(out):
         with replacing(out / SHARDS / job.shard) as half:
             with half.open("wb") as file:
-                # names and times that say nothing of the machine: the same bytes wherever it runs
+                # Owner, mode and times in the tar file are fixed, so that every machine writes the same bytes.
                 writer = TarWriter(file, user="", group="", encoder=False, mtime=0)
                 for index, video in enumerate(job.videos):
                     try:
@@ -132,7 +133,9 @@ def pack(job: PackJob) -> dict[str, Any]:
                     except VideoError as error:
                         rows[video.name] = {"source": state, "error": str(error)}
                         continue
-                    except OSError as error:  # such as a missing permission, which may be granted without a change
+                    except (
+                        OSError
+                    ) as error:  # such as a missing permission, which is granted without a change of the file
                         rows[video.name] = {"source": {}, "error": str(error)}
                         continue
                     key = f"{job.number:06d}{index:06d}"
@@ -151,7 +154,7 @@ def pack(job: PackJob) -> dict[str, Any]:
                         "version": VERSION,
                         "store": "/".join([".."] * (len(PurePosixPath(video.name).parts) - 1)) or ".",
                         "shard": job.shard,
-                        **{word: entry[word] for word in ("height", "width", "fps", "times_s", "end_s", "lead_s")},
+                        **{name: entry[name] for name in ("height", "width", "fps", "times_s", "end_s", "lead_s")},
                         "sizes": [len(data) for data in jpegs],
                     }
                     names[key] = video.name
@@ -170,14 +173,14 @@ def pack(job: PackJob) -> dict[str, Any]:
 
 
 def sample(path: Path, settings: PackSettings, num_frames: int) -> tuple[int, float]:
-    """Bytes of the first frames of a video, and which part of what is kept of it they are."""
+    """Pack the first frames of a video; return the bytes, and their share of all frames that are kept."""
     entry, jpegs, _ = _compress(path, settings, num_frames)
     members = sum(512 + -(-len(data) // 512) * 512 for data in jpegs)  # a tar file's headers and whole blocks
     return members, len(jpegs) / entry["kept"]
 
 
 def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tuple[dict[str, Any], list[bytes], float]:
-    """What a ``.packed`` file says of a video, its JPEGs, and their squared error to the scaled source."""
+    """Return the contents of a video's ``.packed`` file, its JPEGs, and their squared error to the scaled source."""
     with open_video(path, cache=False) as video:
         times_s, end_s, lead_s, fps = video.times_s, video.end_s, video.lead_s, video.fps
         height, width = video.height, video.width
@@ -207,23 +210,23 @@ def _compress(path: Path, settings: PackSettings, most: int | None = None) -> tu
 
 
 def _offsets(path: Path) -> dict[str, int]:
-    """Where each member's bytes begin."""
+    """Return the byte at which each member of a tar file begins."""
     with tarfile.open(path, "r:") as shard:
         return {member.name: member.offset_data for member in shard}
 
 
 def _check(path: Path) -> None:
-    """Read a packed video as a reader will: the last frame proves place and length of all before it."""
+    """Read the first and the last frame of a packed video, which checks its offsets and sizes."""
     with PackedReader(path) as video:
         video.frames_at([0, len(video) - 1])
 
 
 def write_store(out: Path, settings: PackSettings) -> None:
-    """Write packed.json, once: an edited place of the shards stays."""
+    """Write packed.json if there is none, so that a path of the shards that was edited in it stays."""
     if not (out / STORE).exists():
         write_json(out / STORE, {"version": VERSION, "shards": SHARDS, "settings": asdict(settings)})
 
 
 def settings_record(settings: PackSettings) -> dict[str, Any]:
-    """What a store is made with."""
+    """Return the record of the settings that a store is made with."""
     return {"made_by": "vidact prepare pack", **asdict(settings)}

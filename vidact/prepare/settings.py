@@ -1,19 +1,19 @@
-"""How videos are re-encoded or packed; a light module, because commands read it before their options are parsed."""
+"""The settings of re-encoding and packing; a light module, since commands import it before they parse their options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# what each codec is told beside its rate factor; {gop} and {b} are filled in
+# The encoder of each codec, the name of the option for its parameters, and these parameters.
 CODECS: dict[str, tuple[str, str, dict[str, str]]] = {
-    # without cpu-independent, x264's AVX-512 code (mbtree_propagate_list) takes eight macroblocks at once, also beyond
-    # the last one of a row: where a width is no multiple of 128, unset memory has a say in how bits are spent
+    # Without cpu-independent, x264's AVX-512 code (mbtree_propagate_list) reads eight macroblocks at once, also beyond
+    # the last one of a row: where a width is no multiple of 128, the result depends on uninitialised memory.
     "h264": ("libx264", "x264-params", {"open-gop": "0", "b-pyramid": "none", "scenecut": "0", "cpu-independent": "1"}),
     "hevc": ("libx265", "x265-params", {"open-gop": "0", "b-pyramid": "0", "scenecut": "0", "log-level": "error",
                                         "pools": "none", "frame-threads": "1"}),
 }  # fmt: skip
 
-# of both encoders
+# the presets of both encoders
 PRESETS = (
     *("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo"),
 )
@@ -21,16 +21,16 @@ PRESETS = (
 
 @dataclass(frozen=True)
 class TranscodeSettings:
-    """How videos are re-encoded.
+    """The settings of re-encoding.
 
     Args:
         short_side: pixels; a larger video is made smaller, a smaller one keeps its size. None keeps every size.
-        gop: a key frame every so many frames. Fewer is faster to read and larger.
+        gop: frames from one key frame to the next. Fewer make a copy faster to read and larger.
         codec: h264, or hevc, which is smaller and slower to read.
-        psnr: dB of RGB pixels to the scaled source that each copy has at least, if a rate factor of 14 can do it.
+        psnr: the least PSNR, in dB of RGB pixels to the scaled source, of each copy, if a rate factor of 14 reaches it.
         crf: the encoder's rate factor instead of ``psnr``; lower is better and larger.
-        preset: the encoder's; slower is smaller.
-        b_frames: B-frames in a row at most, between two others.
+        preset: the encoder's preset; slower is smaller.
+        b_frames: the most B-frames in a row.
     """
 
     short_side: int | None = 256
@@ -60,14 +60,14 @@ class TranscodeSettings:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How frames are kept.
+    """The settings of packing.
 
     Args:
         short_side: pixels; a larger video is made smaller, a smaller one keeps its size. None keeps every size.
-        fps: frames a second that are kept at most: every frame of slower videos, every second one of 30 at 15, …
+        fps: the most frames a second that are kept: every frame of slower videos, every second one of 30 at 15, …
             None keeps all.
-        quality: of the JPEGs, 1 to 100.
-        shard_mib: how many MiB of source files make a shard; the shard itself is a few times larger.
+        quality: the quality of the JPEGs, 1 to 100.
+        shard_mib: the MiB of source files in a shard; the shard itself is a few times larger.
     """
 
     short_side: int | None = 256
