@@ -124,7 +124,7 @@ def test_validation_is_carved_by_groups_of_videos_csv(tmp_path):
 
 
 def test_check_tells_groups_of_the_column_on_two_sides(tmp_path):
-    from vidact.prepare.check import _of_groups
+    from vidact.prepare.check import _group_findings
     from vidact.prepare.sources import find_sources
 
     people = {f"v{i}": "ann" if i < 2 else "bob" for i in range(4)}
@@ -133,6 +133,6 @@ def test_check_tells_groups_of_the_column_on_two_sides(tmp_path):
         (root / f"{video}.mp4").touch()
     sources = find_sources(root)
     splits = {f"v{i}.mp4": {"train" if i in (0, 2, 3) else "test"} for i in range(4)}
-    (finding,) = _of_groups(sources, splits, None)
+    (finding,) = _group_findings(sources, splits, None)
     assert finding.videos == ("v0.mp4", "v1.mp4")
     assert "'ann' stands in test and train" in finding.words

@@ -133,9 +133,8 @@ def pack(job: PackJob) -> dict[str, Any]:
                     except VideoError as error:
                         rows[video.name] = {"source": state, "error": str(error)}
                         continue
-                    except (
-                        OSError
-                    ) as error:  # such as a missing permission, which is granted without a change of the file
+                    except OSError as error:
+                        # Without a state, the next run tries again: a permission may be granted without a change.
                         rows[video.name] = {"source": {}, "error": str(error)}
                         continue
                     key = f"{job.number:06d}{index:06d}"
