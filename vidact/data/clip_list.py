@@ -1,22 +1,21 @@
-"""The one on-disk format: which videos there are, what happens in them, and which split they belong to.
+"""The one on-disk format of annotations: the videos, their labels, and their splits.
 
 ``clips.csv``    ``path,label[,start_s,end_s][,split][,group]``: one trimmed clip a row. ``path`` is relative to its
                  folder (or to the folder that a ``root.txt`` beside it names) or absolute; a relative path never
                  leaves that folder. ``split`` is train, val or test. ``group`` is the person, or the source, that must
-                 not stand in two splits. Several labels in one cell are separated by ``;``: the data are then
-                 multi-label. A header ``labels`` instead of ``label`` says so even when no row has two, and only there
-                 may the cell be empty. Inside a name, ``\\;`` is a semicolon and ``\\\\`` a backslash.
+                 not be in two splits. Several labels in one cell are separated by ``;`` and make the data multi-label.
+                 A header ``labels`` instead of ``label`` makes them multi-label even when no row has two; only under
+                 it may a cell be empty. Inside a name, ``\\;`` is a semicolon and ``\\\\`` a backslash.
 ``classes.txt``  one class name a line; the line is the index. Without it the classes are the sorted labels.
 ``events.csv``   ``video,start_s,end_s,label``: one action in an untrimmed video a row.
 ``videos.csv``   ``video,split[,group]``: the split of each untrimmed video.
 
-``vidact.data.tables`` says how these files may be written, and other columns in them are ignored. Names are compared
-as ``vidact.text.names`` says: those that look the same are the same.
+``vidact.data.tables`` defines how these files may be written; other columns in them are ignored. Names that look the
+same are the same, as ``vidact.text.names`` defines.
 
-A folder of class folders needs no file at all: the folder's name is the class, everything below it with a video's
-suffix is a clip, and so is a sub-folder that holds numbered images and nothing else; ``vidact.video.folders`` says what
-is passed over. Top-level folders train, val (or valid,
-validation) and test that hold class folders are the splits.
+A folder of class folders needs no list: the folder's name is the class, and every file below it with a video's suffix
+is a clip, as is a sub-folder that holds only numbered images. ``vidact.video.folders`` defines which files are ignored.
+Top-level folders train, val (or valid, validation) and test that hold class folders are the splits.
 
 Times are in seconds.
 """
@@ -67,11 +66,11 @@ from vidact.video.folders import (
 
 @dataclass(frozen=True)
 class Clip:
-    """One trimmed clip.
+    """A trimmed clip.
 
     ``id`` is the path relative to the root without the video suffix, and ``@start-end`` where the clip is a part of the
     file. ``label`` is a class index; for multi-label data a sorted tuple of them. ``start_s`` None is the beginning of
-    the file, ``end_s`` None its end. ``group`` is the person, or the source, where a pattern or a column tells it.
+    the file, ``end_s`` None its end. ``group`` is the person, or the source, where a pattern or a column gives it.
     """
 
     id: str
@@ -89,7 +88,7 @@ class Clip:
 
 @dataclass
 class ClipList:
-    """Clips with their class names; ``notes`` are sentences for the user on what was ignored, skipped or thin."""
+    """Clips with their class names; ``notes`` are sentences for the user on what was ignored, skipped or absent."""
 
     root: Path
     clips: list[Clip]
@@ -110,13 +109,13 @@ class ClipList:
         return f"{counted(len(self), 'clip')} of {counted(len(self.classes), 'class', 'classes')}: {parts}"
 
     def split(self, name: str) -> list[Clip]:
-        """The clips of "train", "val" or "test"; possibly none."""
+        """Return the clips of "train", "val" or "test"; possibly none."""
         if name not in SPLITS:
             raise ValueError(f"{name!r} is not a split; there are {', '.join(SPLITS)}")
         return [clip for clip in self if clip.split == name]
 
     def groups(self) -> list[str]:
-        """The groups that the pattern, or the column of clips.csv, tells, sorted: people, or source videos."""
+        """Return the groups from the pattern or from the column of clips.csv, sorted: people, or source videos."""
         if not self.has_groups:
             raise ValueError(
                 "these clips were loaded without a group pattern and without a column group, so they have no groups"
@@ -125,11 +124,11 @@ class ClipList:
 
     @property
     def has_groups(self) -> bool:
-        """Whether it is known which clips belong together."""
+        """Whether the clips have groups."""
         return any(clip.group is not None for clip in self)
 
     def class_weights(self) -> np.ndarray:
-        """Inverse frequencies of the classes in the training split, float32 (K,).
+        """Return the inverse frequencies of the classes in the training split, float32 (K,).
 
         The weight of class c is N / (K' n_c) for N labels, K' of them distinct: the mean weight of a training label is
         1. A class that no training clip has gets 0.
@@ -145,7 +144,7 @@ class ClipList:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal hash of ids, labels, splits and class names: equal when two runs used the same list."""
+        """A hexadecimal hash of ids, labels, splits and class names: equal when two runs used the same list."""
         digest = hashlib.sha256("\n".join(self.classes).encode())
         for clip in self:
             digest.update(f"\n{clip.id}\t{clip.labels}\t{clip.split}".encode())
@@ -163,23 +162,22 @@ def load_clips(
 ) -> ClipList:
     """Read a folder with clips.csv, or a folder of class folders.
 
-    Where the data state no split, it is drawn by a hash of seed and name, class by class: the same on every machine.
-    Clips cut from one file always stay together.
+    Where the data give no split, it is drawn by a hash of seed and name, class by class, the same on every machine.
+    Clips of one file are always in one split.
 
     Args:
         root: the folder.
         group: regular expression with one group, searched in the path relative to the root (with its suffix);
-            clips with equal matches never stand in two splits. Whole groups are then drawn. It replaces the column
-            ``group`` of clips.csv, which says the same without a pattern.
-        seed: of the drawn split.
+            clips with equal matches are never in two splits, and whole groups are drawn. It replaces the column
+            ``group`` of clips.csv, which gives the groups without a pattern.
+        seed: the seed of the drawn split.
         fractions: shares of train, val and test in the drawn split, of clips or of groups; not used where the data
-            state their split. When there are too few for all, train comes first, then test.
+            give their split. When there are too few for all, train comes first, then test.
         held_out: one value of ``group``, such as a person, or several: these groups are the test split, all others
-            are train (less the share of val that ``fractions`` asks for), whatever split the data state.
+            are train (less the share of val in ``fractions``), whatever split the data give.
         missing: "raise" when clips.csv names a file that does not exist, or a class folder has a link to one, or
-            "skip" it and say so in ``notes``.
-        empty_classes: "raise" when a class has no clip at all, or "allow" it: a part of a data set keeps
-            all its classes.
+            "skip" it with a sentence in ``notes``.
+        empty_classes: "raise" when a class has no clip, or "allow" it, for a part of a data set with all its classes.
     """
     root = Path(root)
     if not root.exists():
@@ -189,25 +187,25 @@ def load_clips(
     notes: list[str] = []
     table = root / "clips.csv"
     if is_table(table):
-        root, found, classes, multi_label = _read_clips_csv(table, notes)
-        lost = {path for path in {clip.path for clip in found} if not is_there(path)}
-        what = f"clips in {table} name a file that does not exist"
+        root, candidates, classes, multi_label = _read_clips_csv(table, notes)
+        lost = {path for path in {clip.path for clip in candidates} if not is_there(path)}
+        problem = f"clips in {table} name a file that does not exist"
     else:
-        found, classes, lost = _walk_class_folders(root, notes)
+        candidates, classes, lost = _walk_class_folders(root, notes)
         multi_label = False
-        what = f"videos in {root} are links to a file that does not exist"
-    found = _without_missing(found, lost, what, missing, notes)
+        problem = f"videos in {root} are links to a file that does not exist"
+    candidates = _without_missing(candidates, lost, problem, missing, notes)
 
     index = {name: i for i, name in enumerate(classes)}
-    counts = Counter(name for clip in found for name in clip.labels)
+    counts = Counter(name for clip in candidates for name in clip.labels)
     empty = [name for name in classes if not counts[name]]
     if empty and empty_classes == "raise":
-        said = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
+        reason = f"{table.with_name('classes.txt')} lists it, but no clip in clips.csv has this label"
         if not table.exists():
-            said = f"this class folder of {root} holds no video (suffixes {KNOWN_SUFFIXES})"
-            said += "".join(f"; {note}" for note in notes if "of images" in note)
+            reason = f"this class folder of {root} holds no video (suffixes {KNOWN_SUFFIXES})"
+            reason += "".join(f"; {note}" for note in notes if "of images" in note)
         raise ValueError(
-            f"empty class {first_few(empty)}: {said}. Add a clip, remove the class, or allow it with "
+            f"empty class {first_few(empty)}: {reason}. Add a clip, remove the class, or allow it with "
             f"empty_classes='allow'{untrimmed_hint(root)}"
         )
     if empty:
@@ -218,17 +216,17 @@ def load_clips(
             f"{untrimmed_hint(root)}"
         )
 
-    refuse_odd_names(root, (clip.path for clip in found))
-    ids = _unique_ids(root, found)
-    apart = [held_out] if isinstance(held_out, str) else list(held_out or [])
-    groups = clip_groups(root, found, group, table, notes)
-    splits = clip_splits(root, found, groups, seed, fractions, apart, multi_label, notes)
-    members: list[str | None] = [None] * len(found) if groups is None else [*groups]
+    refuse_odd_names(root, (clip.path for clip in candidates))
+    ids = _unique_ids(root, candidates)
+    test_groups = [held_out] if isinstance(held_out, str) else list(held_out or [])
+    groups = clip_groups(root, candidates, group, table, notes)
+    splits = clip_splits(root, candidates, groups, seed, fractions, test_groups, multi_label, notes)
+    group_of_each: list[str | None] = [None] * len(candidates) if groups is None else [*groups]
     clips = []
-    for clip, name, split, of in zip(found, ids, splits, members, strict=True):
+    for clip, name, split, clip_group in zip(candidates, ids, splits, group_of_each, strict=True):
         labels = tuple(sorted({index[label] for label in clip.labels}))
         label = labels if multi_label else labels[0]
-        clips.append(Clip(name, clip.path, label, clip.start_s, clip.end_s, split, of))
+        clips.append(Clip(name, clip.path, label, clip.start_s, clip.end_s, split, clip_group))
     result = ClipList(root, clips, classes, multi_label, notes, group)
     for split in SPLITS:
         part = result.split(split)
@@ -240,6 +238,7 @@ def load_clips(
 
 
 def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[Candidate], list[str], bool]:
+    """Return the folder of the videos, the clips, the classes, and whether the data are multi-label."""
     read = read_table(table, (("path",), ("label", "labels")), ("start_s", "end_s", "split", "group"))
     notes += read.notes
     if not read.rows:
@@ -253,7 +252,7 @@ def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[Candidate
             )
     column = "labels" if "labels" in read.header else "label"
     finder = Finder(folder)
-    found: list[Candidate] = []
+    candidates: list[Candidate] = []
     spellings: list[str] = []
     for line, row in read.rows:
         where = f"{table} row {line}"
@@ -273,62 +272,63 @@ def _read_clips_csv(table: Path, notes: list[str]) -> tuple[Path, list[Candidate
         split = split_of(row["split"], where) if "split" in row else None
         labels = tuple(plain_name(name) for name in names)
         group = group_of(row, where)
-        found.append(Candidate(where, finder.find(row["path"]), labels, start_s, end_s, split, group))
-    multi_label = column == "labels" or any(len(clip.labels) > 1 for clip in found)
+        candidates.append(Candidate(where, finder.find(row["path"]), labels, start_s, end_s, split, group))
+    multi_label = column == "labels" or any(len(clip.labels) > 1 for clip in candidates)
 
     listed = table.with_name("classes.txt")
     if not listed.exists():
-        classes = sorted({label for clip in found for label in clip.labels})
+        classes = sorted({label for clip in candidates for label in clip.labels})
         if not classes:
             raise ValueError(f"{table} has no label in any row")
         notes += notes_on_names("classes", spellings)
-        return folder, found, classes, multi_label
+        return folder, candidates, classes, multi_label
     classes = load_classes(listed)
     notes += notes_on_names("classes", [*classes, *spellings])
-    known = set(classes)
-    for clip in found:
+    class_names = set(classes)
+    for clip in candidates:
         for label in clip.labels:
-            if label not in known:
+            if label not in class_names:
                 raise ValueError(f"{clip.where}: the label {label!r} is not in {listed}; {closest(label, classes)}")
-    return folder, found, classes, multi_label
+    return folder, candidates, classes, multi_label
 
 
 def _without_missing(
-    found: list[Candidate], lost: set[Path], what: str, missing: str, notes: list[str]
+    candidates: list[Candidate], lost: set[Path], problem: str, missing: str, notes: list[str]
 ) -> list[Candidate]:
+    """Leave out the clips whose file is in ``lost``, with a note, or raise FileNotFoundError."""
     if missing not in ("raise", "skip"):
         raise ValueError(f"missing is {missing!r}; it can be 'raise' or 'skip'")
-    absent = [clip for clip in found if clip.path in lost]
+    absent = [clip for clip in candidates if clip.path in lost]
     if not absent:
-        return found
+        return candidates
     first = ", ".join(str(clip.path) for clip in absent[:5]) + (", …" if len(absent) > 5 else "")
-    said = f"{len(absent)} of {len(found)} {what}: {first}"
+    message = f"{len(absent)} of {len(candidates)} {problem}: {first}"
     if missing == "raise":
-        raise FileNotFoundError(f"{said}. Correct the paths, or leave these clips out with missing='skip'")
-    if len(absent) == len(found):
-        raise FileNotFoundError(f"{said}. None is left")
-    notes.append(f"skipped: {said}")
-    return [clip for clip in found if clip.path not in lost]
+        raise FileNotFoundError(f"{message}. Correct the paths, or leave these clips out with missing='skip'")
+    if len(absent) == len(candidates):
+        raise FileNotFoundError(f"{message}. None is left")
+    notes.append(f"skipped: {message}")
+    return [clip for clip in candidates if clip.path not in lost]
 
 
 def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[Candidate], list[str], set[Path]]:
-    """Videos, classes, and which of the videos are links that lead nowhere."""
-    walk = Walk(root, images_below=2)  # a folder of images is a clip of its class's folder
+    """Return the clips, the classes, and the videos that are links to no file."""
+    walk = Walk(root, images_below=2)  # a folder of images inside a class folder is one clip
     folders = {name: walk.below(name) for name in walk.folders[""]}
     previews = [name for name, videos in folders.items() if not videos and name.lower() in PREVIEWS]
     folders = {name: videos for name, videos in folders.items() if name not in previews}
     holding = [name for name, videos in folders.items() if videos]
     if not holding:
-        what = "has neither a clips.csv nor class folders"
+        problem = "has neither a clips.csv nor class folders"
         if folders:
-            what = f"has no clips.csv, and every class folder ({first_few(list(folders))}) is without any video"
+            problem = f"has no clips.csv, and every class folder ({first_few(list(folders))}) is without any video"
         raise ValueError(
-            f"{root} {what}. Put each class's videos into a folder with the class's name; a video is a file ending in "
-            f"{KNOWN_SUFFIXES}, or a folder of numbered images inside the class's folder"
+            f"{root} {problem}. Put each class's videos into a folder with the class's name; a video is a file "
+            f"ending in {KNOWN_SUFFIXES}, or a folder of numbered images inside the class's folder"
             + "".join(f"; {note}" for note in walk.notes())
             + untrimmed_hint(root)
         )
-    found = []
+    candidates = []
     sides = [
         (split, name)
         for name in holding
@@ -349,7 +349,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[Candidate], 
                     walk.pictures[f"{side}/{video.name}"] = "it is a class's folder, and each clip has a folder in it"
                     continue
                 label = plain_name(video.relative_to(root / side).parts[0])
-                found.append(Candidate(str(video), video, (label,), None, None, split))
+                candidates.append(Candidate(str(video), video, (label,), None, None, split))
         others = [name for name in folders if name not in holding]
         if others:
             notes.append(f"took {first_few(holding)} of {root} for splits; {first_few(others)} without videos ignored")
@@ -357,7 +357,7 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[Candidate], 
         named = list(folders)
         for name in named:
             for video in folders[name]:
-                found.append(Candidate(str(video), video, (plain_name(name),), None, None, None))
+                candidates.append(Candidate(str(video), video, (plain_name(name),), None, None, None))
     classes = sorted({plain_name(name) for name in named})
     if beside := [name for name in walk.videos if "/" not in name]:
         notes.append(f"ignored {counted(len(beside), 'video')} beside the folders in {root}: {first_few(beside)}")
@@ -366,31 +366,32 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[Candidate], 
             f"ignored {counted(len(previews), 'folder')} in {root} of previews, without videos: {first_few(previews)}"
         )
     notes += walk.notes() + notes_on_names("classes", named)
-    return found, classes, {root / name for name in walk.lost}
+    return candidates, classes, {root / name for name in walk.lost}
 
 
-def _unique_ids(root: Path, found: list[Candidate]) -> list[str]:
-    seen: dict[str, Candidate] = {}
+def _unique_ids(root: Path, candidates: list[Candidate]) -> list[str]:
+    """Return the id of each clip. Raises ValueError where two would be the same."""
+    clip_of: dict[str, Candidate] = {}
     ids = []
-    for clip in found:
+    for clip in candidates:
         name = plain_id(root, clip.path)
         if clip.start_s is not None or clip.end_s is not None:
             name += f"@{_short(clip.start_s or 0.0)}-{'end' if clip.end_s is None else _short(clip.end_s)}"
-        if name in seen:
-            first = seen[name]
-            again = "" if first.path != clip.path else "; a clip with several labels is one row with label a;b"
+        if name in clip_of:
+            first = clip_of[name]
+            advice = "" if first.path != clip.path else "; a clip with several labels is one row with label a;b"
             paths = [str(first.path), str(clip.path)]
             if paths[0] != paths[1] and plain_path(paths[0]) == plain_path(paths[1]):
-                again = f": they differ in what is not seen, {' and '.join(spelt(path) for path in paths)}"
+                advice = f": they differ in what is not seen, {' and '.join(spelt(path) for path in paths)}"
             raise ValueError(
                 f"two videos with the same id {name!r}: {paths[0]} ({first.where}) and {paths[1]} ({clip.where}); "
-                f"rename or remove one{again}"
+                f"rename or remove one{advice}"
             )
-        seen[name] = clip
+        clip_of[name] = clip
         ids.append(name)
     return ids
 
 
 def _short(seconds: float) -> str:
-    """At most a millisecond's digits: 2, 2.5, 0.033."""
+    """Format seconds with at most three decimals: 2, 2.5, 0.033."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
