@@ -1,8 +1,8 @@
 """Attention in parts, so that a detector's step computes only what the new token changed.
 
-Two things make an exact step cheap. Few queries over many keys need no key and no value: q·(W_k m) = (W_kᵀ q)·m, and
-Σ a (W_v m) = W_v (Σ a m), so the projections move from every token to every query (``probes``, ``read_memory``). And
-what follows from the weights alone is computed once (``WeightTables``).
+Two things make an exact step cheap. First, a few queries over many tokens need no projected keys and values:
+q·(W_k m) = (W_kᵀ q)·m, and Σ a (W_v m) = W_v (Σ a m), so each query is projected instead of each token (``probes``,
+``read_memory``). Second, tensors that depend only on the weights are computed once (``WeightTables``).
 
 Shapes: B videos, n queries, m tokens of memory, H heads, d width.
 """
@@ -23,13 +23,13 @@ Tables = TypeVar("Tables")
 def attend(
     query: Tensor, key: Tensor, value: Tensor, num_heads: int, mask: Tensor | None = None, dropout: float = 0.0
 ) -> Tensor:
-    """Multi-head attention between the projections and the output projection.
+    """Return multi-head attention (B, n, d) of projected queries, without the output projection.
 
     Args:
-        query: (B, n, d).
-        key: (B, m, d), as is ``value``.
-        mask: broadcast to (B, H, n, m): True where a key is seen, or what to add to the logits.
-        dropout: on the attention weights.
+        query: projected queries (B, n, d).
+        key: projected keys (B, m, d); ``value`` has the same shape.
+        mask: broadcast to (B, H, n, m): True where a query attends to a key, or a number to add to the logit.
+        dropout: dropout rate on the attention weights.
     """
     query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout)  # (B, H, n, d / H)
@@ -37,9 +37,9 @@ def attend(
 
 
 def probes(query: Tensor, key_weight: Tensor, num_heads: int) -> Tensor:
-    """What to multiply the memory with for the scaled logits of ``query`` (B, n, d): (B, H, n, d).
+    """Return the probes (B, H, n, d), whose products with the memory are the scaled logits of ``query`` (B, n, d).
 
-    The bias of the keys is left out: it adds the same to all logits of a query, and the softmax takes it away.
+    The bias of the keys is left out: it adds the same number to all logits of a query, and the softmax cancels it.
     """
     batch_size, _, width = query.shape
     size = width // num_heads
@@ -51,10 +51,10 @@ def probes(query: Tensor, key_weight: Tensor, num_heads: int) -> Tensor:
 def read_memory(
     probe: Tensor, memory: Tensor, value_weight: Tensor, value_bias: Tensor, mask: Tensor | None = None
 ) -> Tensor:
-    """``attend`` of the queries behind ``probe`` (B, H, n, d) over ``memory`` (B, m, d), which is never projected.
+    """Return ``attend`` of the queries behind ``probe`` (B, H, n, d) over the unprojected ``memory`` (B, m, d).
 
     Args:
-        mask: broadcast to (B, H, n, m), True where a token is seen.
+        mask: broadcast to (B, H, n, m), True where a query attends to a token.
     """
     batch_size, num_heads, _, width = probe.shape
     logits = torch.bmm(probe.flatten(1, 2), memory.mT).unflatten(1, (num_heads, -1))  # (B, H, n, m)
@@ -67,12 +67,12 @@ def read_memory(
 
 
 class WeightTables(Generic[Tables]):
-    """What follows from a network's weights alone, kept for as long as they stay what they are.
+    """A cache of tensors that depend only on a network's weights, valid until the weights change.
 
-    Kept only where nothing can need its gradient or its dropout (evaluation mode, gradients off), and computed anew
-    when any parameter or buffer was replaced, moved, cast or written to since. A write that PyTorch does not count
-    (through ``.data``, or by an optimizer with ``fused=True``) is not seen: networks call ``forget`` in ``train`` and
-    ``eval``, and wherever gradients are on.
+    Tables are cached only where neither their gradient nor dropout is needed (evaluation mode, gradients off). They are
+    computed again after any parameter or buffer was replaced, moved, cast or written to. A write that PyTorch does not
+    count (through ``.data``, or by an optimizer with ``fused=True``) is not detected: networks call ``forget`` in
+    ``train`` and ``eval``, and wherever gradients are on.
     """
 
     def __init__(self) -> None:
@@ -80,13 +80,13 @@ class WeightTables(Generic[Tables]):
         self._is_fixed = False
 
     def of(self, network: nn.Module, compute: Callable[[], Tables]) -> Tables:
-        """``compute()``, or what it gave before where that still holds."""
+        """Return the cached tables while the weights are unchanged, otherwise those that ``compute`` returns."""
         if self._is_fixed and self._kept is not None:
             return self._kept[2]
         weights = [*network.parameters(), *network.buffers()]
         with_gradient = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
-        # Tensors made in inference mode do not count the writes to them; a graph that is being captured must hold
-        # the computation rather than today's numbers.
+        # PyTorch counts no writes to tensors made in inference mode. A graph that is being captured must contain the
+        # computation instead of its present result.
         uncounted = torch.compiler.is_compiling() or any(weight.is_inference() for weight in weights)
         if network.training or with_gradient or uncounted:
             self.forget()
@@ -98,9 +98,9 @@ class WeightTables(Generic[Tables]):
                 for old, new, version in zip(cached, weights, versions, strict=True)
             ):
                 return tables
-        # The weights themselves are held, not only their addresses: memory in use is not given out again.
+        # Keep the weights themselves, not only their addresses: freed memory could be reused at the same address.
         cached, versions = [weight.detach() for weight in weights], [weight._version for weight in weights]
-        # Kept tables must be ordinary tensors of full precision, whichever caller computes them first.
+        # Cached tables must be ordinary tensors of full precision, in whatever mode the first caller is.
         device = weights[0].device.type
         has_autocast = torch.amp.is_autocast_available(device)
         full = torch.autocast(device, enabled=False) if has_autocast else contextlib.nullcontext()
@@ -111,7 +111,7 @@ class WeightTables(Generic[Tables]):
 
     @contextlib.contextmanager
     def fixed(self) -> Iterator[None]:
-        """Within the block, what was computed before is taken as it is: for a graph captured of weights that stay.
+        """Use the cached tables unchecked within the block, to capture a graph whose weights do not change.
 
         Without it, an exported graph would compute the tables at every run.
         """
@@ -122,9 +122,9 @@ class WeightTables(Generic[Tables]):
             self._is_fixed = False
 
     def forget(self) -> None:
-        """Compute anew at the next call."""
+        """Empty the cache, so that the next call computes the tables again."""
         self._kept = None
 
     def __getstate__(self) -> dict[str, object]:
-        """A copied or stored network computes its own."""
+        """Leave the tables out of copies: a copied or stored network computes its own."""
         return {"_kept": None, "_is_fixed": False}

@@ -1,25 +1,27 @@
 """LSTR (Xu et al., NeurIPS 2021, https://arxiv.org/abs/2107.03377), TeSTra (Zhao & Krähenbühl, ECCV 2022,
-https://arxiv.org/abs/2209.09236): minutes of long memory, compressed by a few queries, for the last seconds.
+https://arxiv.org/abs/2209.09236): detectors with minutes of long memory, which a few learned queries compress.
 
-The last ``work`` tokens are decoded, each seeing those before it, with the help of memory vectors, into which two
-stages of learned queries have compressed the ``long`` tokens before them, sampled every ``long_stride``. TeSTra is
-the same network with three changes: the long memory has no positions and may fade (Laplace kernel, ``alpha`` < 1),
-and the work tokens are read as memory too. TeSTra foresees, too, and here both do where asked: after the work tokens
-stand learned queries, one for each token ahead, which the same classifier answers.
+The last ``work`` tokens are decoded. Each attends to the work tokens up to itself and to a few memory vectors. Two
+stages of learned queries compress the long memory into these vectors; it holds ``long`` tokens from before the work
+tokens, one in every ``long_stride``. TeSTra is the same network with three changes: the long memory has no positions,
+it may fade (Laplace kernel, ``alpha`` < 1), and the cross-attention also reads the work tokens. TeSTra anticipates;
+here both networks can: the work tokens are followed by learned queries, one for each token ahead, and the same
+classifier reads them.
 
 From https://github.com/amazon-science/long-short-term-transformer and https://github.com/zhaoyue-zephyrus/TeSTra
 (both Apache-2.0). Different here:
 
-* The long memory is sampled in one way. The published code trains on tokens spread evenly over whatever past there is
-  and tests on every fourth; here training, scoring and streaming take every ``long_stride``-th.
+* The long memory is sampled in one way. The published code trains on tokens spread evenly over the whole past and
+  tests on every fourth token; here training, scoring and streaming take every ``long_stride``-th.
 * Streams are exact. The published stream modes differ from the published scores once the memory is full (LSTR) or
-  always (TeSTra); here ``step`` gives what ``forward`` gives, from rings of what each token's projections gave once.
+  always (TeSTra); here ``step`` equals ``forward``. The state is a set of ring buffers that hold each token's
+  projections, so that they are computed once.
 
-Shapes: B videos, T tokens, D features, d width, H heads, Q queries, L long and W work places, A tokens ahead,
+Shapes: B videos, T tokens, D features, d width, H heads, Q queries, L long and W work tokens, A tokens ahead,
 K outputs.
 """
 
-# ruff: noqa: PT028 (testra is no test)
+# ruff: noqa: PT028 (testra is not a test)
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ State = dict[str, Any]  # tensors, and lists of tensors
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """Positions (length, width): sin in even and cos in odd columns, wavelengths from 2π to 20000π."""
+    """Return positions (length, width): sin in even and cos in odd columns, wavelengths from 2π to 20000π."""
     position = torch.arange(length, dtype=torch.float64)[:, None]
     angle = position * 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width].float()
@@ -55,7 +57,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Tokens (B, n, d) read the memory (B, m, d); ``mask`` as in ``attention.attend``."""
+        """Return the attention (B, n, d) of tokens (B, n, d) over the memory (B, m, d); ``mask`` as in ``attend``."""
         key, value = self.project_memory(memory)
         return self.mix(self.project_query(tokens), key, value, mask)
 
@@ -64,23 +66,23 @@ class Attention(nn.Module):
         return F.linear(tokens, self.qkv.weight[:width], self.qkv.bias[:width])
 
     def project_memory(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, m, d)."""
+        """Return the memory's keys and values, each (B, m, d)."""
         width = memory.shape[-1]
         key, value = F.linear(memory, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
         return key, value
 
     def mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """From the projections to the output."""
+        """Return the output (B, n, d) from the projected queries, keys and values."""
         dropout = self.dropout if self.training else 0.0
         return self.out(attend(query, key, value, self.num_heads, mask, dropout))
 
     def probes(self, query: Tensor) -> Tensor:
-        """(B, H, n, d) of projected queries, see ``attention.probes``."""
+        """Return the probes (B, H, n, d) of projected queries; see ``attention.probes``."""
         _, key_weight, _ = self.qkv.weight.chunk(3)
         return probes(query, key_weight, self.num_heads)
 
     def read(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
-        """What ``forward`` gives, cheaper where there are few tokens and much memory; ``mask`` is of bools."""
+        """Return what ``forward`` returns, at less cost for few tokens and a long memory; ``mask`` is bool."""
         _, _, value_weight = self.qkv.weight.chunk(3)
         _, _, value_bias = self.qkv.bias.chunk(3)
         return self.out(read_memory(self.probes(self.project_query(tokens)), memory, value_weight, value_bias, mask))
@@ -122,7 +124,7 @@ class Layer(nn.Module):
 
 
 class Stack(nn.Module):
-    """Layers, and a norm after the last."""
+    """A stack of layers, and a norm after the last."""
 
     def __init__(self, num_layers: int, width: int, num_heads: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -142,49 +144,49 @@ class Stack(nn.Module):
 
 
 class Places(NamedTuple):
-    """Which tokens of a video, counted from its first, stand where after ``count`` tokens of it."""
+    """The tokens in both memories after a number of tokens, as indices that count from the video's first token."""
 
-    work: Tensor  # (B, W) in the order of time; behind the newest, the newest again
-    newest: Tensor  # (B,) its place among them
-    long: Tensor  # (B, L) right-aligned
-    is_visible: Tensor  # (B, L)
+    work: Tensor  # (B, W), oldest first; entries after the newest token repeat it
+    newest: Tensor  # (B,), the index of the newest token within ``work``
+    long: Tensor  # (B, L), oldest first, right-aligned
+    is_visible: Tensor  # (B, L), False where ``long`` has no token
 
 
 class _Tables(NamedTuple):
     """The tensors that follow from the weights and are the same for every video."""
 
-    queries: list[Tensor]  # of each stage (1, Q, d), after the first layer's self-attention
-    projected: list[Tensor]  # of each stage (1, Q, d), projected for the first layer's cross-attention
-    probe: Tensor  # (H * Q, d), of the first stage
-    long_logit: Tensor  # (H * Q, L), what place and age add to the first layer's logits over the long memory
-    long_value: Tensor  # (L, d), what place adds to its values
-    long_rest: list[Tensor]  # (L, 2d), what place adds to keys and values of the first stage's other layers
-    work_qkv: Tensor  # (W, 3d), what place adds to the first decoder layer's projections
-    work_cross: list[Tensor]  # (W, 2d), TeSTra: to keys and values that decoder layers, but the last, read of them
-    coming: Tensor | None  # (1, A, d), the queries for the tokens ahead, in their places
-    coming_qkv: Tensor | None  # (1, A, 3d), the first decoder layer's projections of them
-    coming_cross: list[Tensor]  # (1, A, 2d), TeSTra: keys and values that decoder layers, but the last, read of them
+    queries: list[Tensor]  # (1, Q, d) for each stage: its queries after its first layer's self-attention
+    projected: list[Tensor]  # (1, Q, d) for each stage: the same, projected for its first layer's cross-attention
+    probe: Tensor  # (H * Q, d), the probes of the first stage's first layer
+    long_logit: Tensor  # (H * Q, L), the positions' part of that layer's logits over the long memory
+    long_value: Tensor  # (L, d), the positions' part of that layer's values
+    long_rest: list[Tensor]  # (L, 2d) for each other layer of the first stage: the positions' part of keys and values
+    work_qkv: Tensor  # (W, 3d), the positions' part of the first decoder layer's projections
+    work_cross: list[Tensor]  # (W, 2d) for each layer of ``_cached_crosses``: the positions' part of keys and values
+    coming: Tensor | None  # (1, A, d), the queries for the tokens ahead, with their positions
+    coming_qkv: Tensor | None  # (1, A, 3d), the first decoder layer's projections of ``coming``
+    coming_cross: list[Tensor]  # (1, A, 2d) for each layer of ``_cached_crosses``: keys and values of ``coming``
 
 
 class LSTR(OnlineNetwork):
-    """Long memory, stages of queries that compress it, decoder of the work tokens.
+    """An encoder that compresses the long memory in stages, and a decoder of the work tokens.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        long: L, places of the long memory.
-        work: W, tokens of the work memory.
-        long_stride: every which token enters the long memory.
-        width: d.
-        num_heads: of all attention.
-        hidden_dim: of the feed-forward parts.
-        encoder_queries: Q of each stage.
-        encoder_layers: layers of each stage.
-        decoder_layers: how many.
-        dropout: after the positions and in all layers.
-        testra: TeSTra's three changes.
-        alpha: what a place of TeSTra's long memory weighs against the next newer one: 1 is the box kernel.
-        anticipation_steps: A, answers for 1…A tokens later; 0 is none.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        long: number of tokens L in the long memory.
+        work: number of tokens W in the work memory.
+        long_stride: one token in every ``long_stride`` enters the long memory.
+        width: width d of a token between the layers.
+        num_heads: heads of every attention; they divide the width.
+        hidden_dim: hidden width of the feed-forward parts.
+        encoder_queries: number of queries Q of each stage.
+        encoder_layers: number of layers of each stage.
+        decoder_layers: number of layers of the decoder.
+        dropout: dropout rate after the positions and in all layers.
+        testra: apply TeSTra's three changes.
+        alpha: weight of a token in TeSTra's long memory relative to the next newer one; 1 is the box kernel.
+        anticipation_steps: predict this many tokens ahead, A; 0 is none.
     """
 
     window: int
@@ -243,7 +245,7 @@ class LSTR(OnlineNetwork):
         self.classifier = nn.Linear(width, num_classes)
         self.dropout = nn.Dropout(dropout)
         self.future_queries = nn.Embedding(anticipation_steps, width) if anticipation_steps else None
-        # LSTR counts the work tokens on from the long memory; TeSTra's long memory has no positions.
+        # In LSTR the positions of the work tokens follow those of the long memory; TeSTra's long memory has none.
         self._work_begins = 0 if testra else long
         self.register_buffer(
             "positions", sinusoids(self._work_begins + work + anticipation_steps, width), persistent=False
@@ -251,13 +253,13 @@ class LSTR(OnlineNetwork):
         self._tables: WeightTables[_Tables] = WeightTables()
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Answers for the last n = min(T, work) tokens, as the window of the newest token gives them.
+        """Return logits (B, n, K) of the last n = min(T, work) tokens, all decoded in the newest token's window.
 
-        Each video's answers are those of ``features[start:]`` alone, tokens before ``start`` being masked; where
-        fewer than n tokens are left, the rows before ``start`` repeat the first token's answer, for a loss to ignore.
-        The newest row is what ``step`` gives, and so are all rows in the first ``work`` tokens of a video; later, the
-        older rows were decoded with the newest token's long memory and with less of the work memory. The tokens ahead
-        are answered from the newest alone: ``future`` is (B, 1, A, K).
+        Tokens before ``start`` are masked: each video's logits are those of ``features[start:]``. Where fewer than n
+        tokens are left, the rows before ``start`` repeat the first token's logits, and a loss must ignore them. The
+        newest row equals the output of ``step``, and so do all rows in the first ``work`` tokens of a video; later,
+        the older rows are decoded with the newest token's long memory and with less of the work memory. The tokens
+        ahead are predicted only from the newest token: ``future`` is (B, 1, A, K).
         """
         self.check(features)
         if torch.is_grad_enabled():
@@ -277,20 +279,20 @@ class LSTR(OnlineNetwork):
         memory_mask: Tensor | None = self.long_mask(places.is_visible)
         for queries, stage in zip(self._queries(), self._stages(), strict=True):
             memory = stage(queries.expand(batch_size, -1, -1), memory, memory_mask=memory_mask)
-            memory_mask = None  # the long memory's; the stages between them see all
+            memory_mask = None  # only the long memory has hidden tokens; later stages attend to all vectors
 
         work = F.relu(self.embed_work(features[streams, start[:, None] + places.work]))
         work = self.dropout(_join(work + self.work_positions[:n], self._coming()))
-        mask = self._sees(torch.arange(work.shape[1], device=device)[None], places.newest, n)
+        mask = self._decoder_mask(torch.arange(work.shape[1], device=device)[None], places.newest, n)
         if self.testra:
             tokens = self.decoder(
                 work, torch.cat([memory, work], 1), mask, F.pad(mask, (memory.shape[1], 0), value=True)
             )
         else:
             tokens = self.decoder(work, memory, mask)
-        # The newest token is answered last, wherever it stands.
+        # The newest token's row comes last, wherever the token is in the window.
         rows = torch.arange(1 - n, 1, device=device) + places.newest[:, None]
-        return self._answer(tokens[streams, rows.clamp(min=0)], tokens[:, n:])
+        return self._classify(tokens[streams, rows.clamp(min=0)], tokens[:, n:])
 
     def initial_state(self, batch_size: int = 1) -> State:
         weight = self.classifier.weight
@@ -300,40 +302,41 @@ class LSTR(OnlineNetwork):
 
         return {
             "count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
-            # for the long memory: logits and values of the first layer, keys and values of the others
+            # The long memory keeps the first layer's logits and values, and the other layers' keys and values.
             "logit": ring(self.window, self.num_heads * len(self._queries()[0])),
             "value": ring(self.window, self.width),
             "rest": [ring(self.window, 2 * self.width) for _ in self._stages()[0].blocks[1:]],
-            # of the work memory: the tokens, and their projections where these need no other token
+            # The work memory keeps the tokens, and their projections where these depend on no other token.
             "work": ring(self.work, self.width),
             "qkv": ring(self.work, 3 * self.width),
             "cross": [ring(self.work, 2 * self.width) for _ in self._cached_crosses()],
         }
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """One more token. A state holds projections: it belongs to the weights that made it, and to no later ones.
+        """Return the newest token's output and the next state, after one more token (B, D).
 
-        In training mode dropout acts on what is computed now, not on what is kept.
+        A state holds projections, so it is valid only for the weights that computed it. In training mode dropout acts
+        on what this step computes, not on what the state holds.
         """
         tables = self._tables.of(self, self._derive)
         state = self._remember(feature, state, tables)
         places = self.places(state["count"], self.work)
         memory = self._compress(state, places, tables)
         tokens = self._decode(state, places, memory, tables)
-        return self._answer(tokens[:, :1], tokens[:, 1:]), state
+        return self._classify(tokens[:, :1], tokens[:, 1:]), state
 
     def remember(self, feature: Tensor, state: State) -> State:
-        """``step`` without the answer, at a fraction of its cost: for streams that are answered now and then."""
+        """Return the state that ``step`` returns, without the output and at a fraction of the cost."""
         return self._remember(feature, state, self._tables.of(self, self._derive))
 
     def train(self, mode: bool = True) -> LSTR:
         self._tables.forget()
         return super().train(mode)
 
-    # ------------------------------------------------------------------------------------ who stands where
+    # ------------------------------------------------------------------------------------ the window
 
     def places(self, count: Tensor, num_work: int) -> Places:
-        """The windows of the newest token of videos that have had ``count`` (B,) tokens, at least one.
+        """Return the tokens in both memories of videos that have had ``count`` (B,) tokens, at least one.
 
         The long memory holds every ``long_stride``-th token before the work memory. Until it is full, they are
         counted from the video's first token; from then on, from the work memory backwards.
@@ -345,14 +348,14 @@ class LSTR(OnlineNetwork):
         filled = (work_start - oldest + self.long_stride - 1) // self.long_stride  # (B,)
         age = self.long - torch.arange(self.long, device=count.device)  # L … 1
         samples = oldest[:, None] + self.long_stride * (filled[:, None] - age)
-        # In a video's first tokens nothing is before the work memory: the first token stands in, once.
+        # At a video's start no token precedes the work memory: the long memory then holds the first token, once.
         is_visible = age <= filled[:, None].clamp(min=1)
         return Places(work, count - 1 - work_start, samples.clamp(min=0), is_visible)
 
     def long_mask(self, is_visible: Tensor) -> Tensor:
-        """What to add to the logits over the long memory (B, 1, 1, L)."""
+        """Return the term (B, 1, 1, L) that is added to the logits over the long memory."""
         age = torch.arange(self.long - 1, -1, -1, device=is_visible.device)
-        # TeSTra's code keeps the logarithm finite so; with alpha = 1 it is 0 to single precision.
+        # TeSTra's code adds 1e-10 to keep the logarithm finite; with alpha = 1 it is 0 in single precision.
         decay = (self.alpha**age + 1e-10).log().to(self.classifier.weight.dtype)
         return torch.where(is_visible, decay, -math.inf)[:, None, None, :]
 
@@ -361,32 +364,33 @@ class LSTR(OnlineNetwork):
         return self.positions[self._work_begins : self._work_begins + self.work]
 
     def _coming(self) -> Tensor | None:
-        """The queries for the tokens ahead (1, A, d), which stand after a full work memory however full it is."""
+        """Return the queries for the tokens ahead (1, A, d), at the positions after a full work memory."""
         if self.future_queries is None:
             return None
         return (self.future_queries.weight + self.positions[self._work_begins + self.work :])[None]
 
-    def _sees(self, rows: Tensor, newest: Tensor, num_work: int) -> Tensor:
-        """What the decoder's tokens at ``rows`` (B or 1, r) see of all (B, 1, r, W + A): those before, and themselves.
+    def _decoder_mask(self, rows: Tensor, newest: Tensor, num_work: int) -> Tensor:
+        """Return the mask (B, 1, r, W + A) of the decoder's tokens at ``rows`` (B or 1, r): True where they attend.
 
-        What stands behind a short video's newest token repeats it and no token attends to it.
+        A token attends to itself and to the tokens before it. No token attends to the copies of a short video's
+        newest token that fill its window.
         """
         steps = torch.arange(num_work + len(self.future_offsets), device=newest.device)
         behind = (steps > newest[:, None]) & (steps < num_work)  # (B, W + A)
         return ((steps <= rows[..., None]) & ~behind[:, None])[:, None]
 
-    def _answer(self, tokens: Tensor, coming: Tensor) -> OnlineOutput:
-        """From the decoder's tokens (B, n, d) and those ahead (B, A, d)."""
+    def _classify(self, tokens: Tensor, coming: Tensor) -> OnlineOutput:
+        """Return the logits of the decoder's tokens (B, n, d) and of those ahead (B, A, d)."""
         future = self.classifier(coming)[:, None] if self.future_offsets else None
         return OnlineOutput(self.classifier(tokens), future)
 
     # ------------------------------------------------------------------------------------ the step's parts
 
     def _remember(self, feature: Tensor, state: State, tables: _Tables) -> State:
-        """Write what a new token's projections are, positions not yet added, into the rings."""
+        """Return the state after writing a new token's projections, without positions, into its rings."""
         self.check(feature)
         count = state["count"]
-        batch_size = count.shape[0]  # len() would make it a constant of an exported graph
+        batch_size = count.shape[0]  # in an exported graph, len() would become a constant
         if feature.shape[0] != batch_size:
             raise ValueError(f"there are {feature.shape[0]} features, and the state is of {batch_size} streams")
         streams = torch.arange(batch_size, device=count.device)
@@ -414,7 +418,7 @@ class LSTR(OnlineNetwork):
         }
 
     def _compress(self, state: State, places: Places, tables: _Tables) -> Tensor:
-        """The memory vectors (B, Q of the last stage, d)."""
+        """Return the memory vectors (B, Q, d), one for each query of the last stage."""
         batch_size = state["count"].shape[0]
 
         def long(ring: Tensor) -> Tensor:
@@ -446,26 +450,26 @@ class LSTR(OnlineNetwork):
         return memory
 
     def _decode(self, state: State, places: Places, memory: Tensor, tables: _Tables) -> Tensor:
-        """The newest token and those ahead (B, 1 + A, d), ready for the classifier."""
+        """Return the newest token and those ahead (B, 1 + A, d), ready for the classifier."""
         work = _join(_at(state["work"], places.work) + self.work_positions, tables.coming)  # (B, W + A, d)
-        everything = torch.arange(work.shape[1], device=work.device)[None]
-        # Only the newest token and those ahead are answered, so the last layer computes no other.
-        answered = torch.cat([places.newest[:, None], everything[:, self.work :].expand(work.shape[0], -1)], 1)
+        all_rows = torch.arange(work.shape[1], device=work.device)[None]
+        # Only the newest token and those ahead are classified, so the last layer computes no other.
+        last_rows = torch.cat([places.newest[:, None], all_rows[:, self.work :].expand(work.shape[0], -1)], 1)
         tokens = work
         for number, layer in enumerate(self.decoder.blocks):
             is_last = number == len(self.decoder.blocks) - 1
-            asking = _at(tokens, answered) if is_last else tokens
-            mask = self._sees(answered if is_last else everything, places.newest, self.work)
+            inputs = _at(tokens, last_rows) if is_last else tokens
+            mask = self._decoder_mask(last_rows if is_last else all_rows, places.newest, self.work)
             if number == 0:
                 qkv = _join(_at(state["qkv"], places.work) + tables.work_qkv, tables.coming_qkv)
                 query, key, value = qkv.chunk(3, dim=-1)
-                query = _at(query, answered) if is_last else query
+                query = _at(query, last_rows) if is_last else query
                 mixed = layer.self_attention.mix(query, key, value, mask)
             elif is_last:
-                mixed = layer.self_attention.read(asking, tokens, mask)
+                mixed = layer.self_attention.read(inputs, tokens, mask)
             else:
                 mixed = layer.self_attention(tokens, tokens, mask)
-            tokens = layer.add_and_norm(asking, mixed)
+            tokens = layer.add_and_norm(inputs, mixed)
 
             attention = layer.cross_attention
             context, context_mask = memory, None
@@ -520,24 +524,24 @@ class LSTR(OnlineNetwork):
         )
 
     def _cached_crosses(self) -> list[Layer]:
-        """The decoder layers whose keys and values of the work tokens are kept: TeSTra's, but the last one's."""
+        """Return the decoder layers whose keys and values of work tokens are in the state: TeSTra's, less the last."""
         return self.decoder.blocks[:-1] if self.testra else []
 
     def _stages(self) -> list[Stack]:
         return [stage for stage in self.encoder if isinstance(stage, Stack)]
 
     def _queries(self) -> list[Tensor]:
-        """(Q, d) of each stage."""
+        """Return the queries (Q, d) of each stage."""
         return [queries.weight for queries in self.queries if isinstance(queries, nn.Embedding)]
 
 
 def _join(rows: Tensor, coming: Tensor | None) -> Tensor:
-    """Rows (B, n, …), and after them what is the same for every video (1, A, …)."""
+    """Return rows (B, n, …) followed by ``coming`` (1, A, …), which is the same for every video."""
     return rows if coming is None else torch.cat([rows, coming.expand(rows.shape[0], -1, -1)], 1)
 
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:
-    """Rows (B, n, …) at ``places`` (B, m) of each stream, counted round and round: (B, m, …)."""
+    """Return the rows (B, m, …) at the indices ``places`` (B, m), modulo n, of each stream's rows (B, n, …)."""
     streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
     return rows[streams, places % rows.shape[1]]
 
@@ -564,19 +568,19 @@ def lstr(
     """LSTR as published: 59 million parameters, 512 s of long and 8 s of work memory at 4 tokens a second.
 
     Args:
-        num_classes: K, the background first.
-        feature_dim: D.
-        long: places of the long memory; it reaches long * long_stride tokens back.
-        work: tokens of the work memory.
-        long_stride: every which token enters the long memory.
-        width: of a token between the layers.
-        num_heads: of all attention; they divide the width.
-        hidden_dim: of the feed-forward parts; None is the width.
-        encoder_queries: memory vectors of each stage of the encoder.
-        encoder_layers: layers of each stage.
-        decoder_layers: how many.
-        dropout: after the positions and in all layers.
-        anticipation_steps: answers for 1…this many tokens later (not in the paper); 0 is none.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
+        long: number of tokens in the long memory; it reaches long * long_stride tokens back.
+        work: number of tokens in the work memory.
+        long_stride: one token in every ``long_stride`` enters the long memory.
+        width: width of a token between the layers.
+        num_heads: heads of every attention; they divide the width.
+        hidden_dim: hidden width of the feed-forward parts; None is the width.
+        encoder_queries: number of memory vectors of each stage of the encoder.
+        encoder_layers: number of layers of each stage.
+        decoder_layers: number of layers of the decoder.
+        dropout: dropout rate after the positions and in all layers.
+        anticipation_steps: predict this many tokens ahead (not in the paper); 0 is none.
     """
     hidden_dim = width if hidden_dim is None else hidden_dim
     return LSTR(
@@ -616,21 +620,21 @@ def testra(
     """TeSTra as published, sizes and arguments as LSTR's.
 
     Args:
-        num_classes: K, the background first.
-        feature_dim: D.
-        long: places of the long memory; it reaches long * long_stride tokens back.
-        work: tokens of the work memory.
-        long_stride: every which token enters the long memory.
-        width: of a token between the layers.
-        num_heads: of all attention; they divide the width.
-        hidden_dim: of the feed-forward parts; None is the width.
-        encoder_queries: memory vectors of each stage of the encoder.
-        encoder_layers: layers of each stage.
-        decoder_layers: how many.
-        dropout: after the positions and in all layers.
-        alpha: what a place of the long memory weighs against the next newer one: 1 is the paper's box kernel, less its
-            Laplace kernel (0.97 for THUMOS'14).
-        anticipation_steps: answers for 1…this many tokens later, one learned query each; 0 is none.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
+        long: number of tokens in the long memory; it reaches long * long_stride tokens back.
+        work: number of tokens in the work memory.
+        long_stride: one token in every ``long_stride`` enters the long memory.
+        width: width of a token between the layers.
+        num_heads: heads of every attention; they divide the width.
+        hidden_dim: hidden width of the feed-forward parts; None is the width.
+        encoder_queries: number of memory vectors of each stage of the encoder.
+        encoder_layers: number of layers of each stage.
+        decoder_layers: number of layers of the decoder.
+        dropout: dropout rate after the positions and in all layers.
+        alpha: weight of a token in the long memory relative to the next newer one: 1 is the paper's box kernel, below
+            1 its Laplace kernel (0.97 for THUMOS'14).
+        anticipation_steps: predict this many tokens ahead, with one learned query each; 0 is none.
     """
     hidden_dim = width if hidden_dim is None else hidden_dim
     return LSTR(
@@ -652,13 +656,13 @@ def testra(
     )
 
 
-testra.__test__ = False  # type: ignore[attr-defined]  # or pytest would run it wherever a test imports it
+testra.__test__ = False  # type: ignore[attr-defined]  # pytest would collect it by its name
 
 
 # ---------------------------------------------------------------------------------------------- published weights
 
 _RULES: Rules = [
-    (r"^pos_encoding\.pe$", None),  # computed
+    (r"^pos_encoding\.pe$", None),  # here positions are computed
     (r"^feature_head_(long|work)\.input_linear\.0\.", r"embed_\1."),
     (r"^enc_queries\.", "queries."),
     (r"^dec_query\.", "future_queries."),
@@ -685,11 +689,11 @@ def from_lstr(
     decoder_layers: int = 2,
     long_stride: int = 1,
 ) -> LSTR:
-    """LSTR from its published names: ``enc_modules.0.layers.0.self_attn.in_proj_weight``, …
+    """Build LSTR from its published names: ``enc_modules.0.layers.0.self_attn.in_proj_weight``, …
 
-    The features of a token are RGB, then flow: ``feature_dims``. The published long memory takes every 4th token, and
-    a file does not say so: pass ``long_stride=4`` to use one. As it is, the long memory is the tokens right before
-    the work memory.
+    The features of a token are RGB, then flow: ``feature_dims``. The published long memory takes every 4th token, which
+    a file does not record: pass ``long_stride=4`` for published weights. With the default, the long memory is the
+    tokens right before the work memory.
     """
     network = lstr(
         num_classes,
@@ -723,9 +727,9 @@ def from_testra(
     long_stride: int = 1,
     alpha: float = 1.0,
 ) -> LSTR:
-    """TeSTra from its published names, which are LSTR's; ``alpha`` (1: box kernel) is not in the file either.
+    """Build TeSTra from its published names, which are LSTR's; ``alpha`` (1: box kernel) is not in the file either.
 
-    A file with a ``dec_query`` makes a network that anticipates, a token for each of its rows.
+    A file with a ``dec_query`` gives a network that anticipates one token for each row of it.
     """
     queries = rename(state_dict, _RULES).get("future_queries.weight")
     network = testra(

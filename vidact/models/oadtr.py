@@ -1,14 +1,15 @@
 """OadTR: a transformer over the last window of tokens (Wang et al., ICCV 2021, https://arxiv.org/abs/2106.11149).
 
-An encoder reads the window and a task token; a decoder asks its output what the coming tokens will be. The answer for
-now is read from the task token and the mean of the imagined future together.
+An encoder reads the window and a task token. A decoder reads the encoder's output with one learned query for each
+coming token. The logits for now come from the task token and the mean of the decoder's outputs.
 
-From https://github.com/wangxiang1230/OadTR (MIT), version "v3". Different here: before a video's 64th token, which the
-published code never scores, the window repeats the first token on the left, in training, scoring and streaming alike.
+From https://github.com/wangxiang1230/OadTR (MIT), version "v3". Different here: before a video's 64th token, where the
+published code scores nothing, the window repeats the first token on the left, in training, scoring and streaming.
 
 A step is exact. The positions of all tokens move with every step, so encoder layers after the first are computed
-anew; what is saved is the first layer's projections (the norm of token + position is taken apart), the decoder's
-projections of the whole window, and all that does not depend on the video: 1.46 of 2.48 billion multiplications.
+again for the whole window. A step avoids the first layer's projections of old tokens (the norm of token + position is
+split into its parts), the decoder's projections of the window, and all that does not depend on the video: it takes
+1.46 billion multiplications instead of 2.48.
 
 Shapes: B videos, T tokens, W window, D features, d width, H heads, K outputs, L tokens ahead.
 """
@@ -31,7 +32,7 @@ State = dict[str, Tensor]
 
 
 class EncoderLayer(nn.Module):
-    """Pre-norm: x ← x + attention(LN x), then x ← x + feed-forward(LN x)."""
+    """A pre-norm block: x ← x + attention(LN x), then x ← x + feed-forward(LN x)."""
 
     def __init__(self, width: int, num_heads: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -45,19 +46,19 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, qkv: Tensor | None = None) -> Tensor:
-        """Tokens (B, m, d); ``qkv`` (B, m, 3d) where the caller has their projections already."""
+        """Return the next tokens (B, m, d); ``qkv`` (B, m, 3d) are their projections, computed here if None."""
         if qkv is None:
             qkv = self.qkv(self.norm1(tokens))
         query, key, value = qkv.chunk(3, dim=-1)
         dropout = self.dropout.p if self.training else 0.0
         mixed = self.dropout(self.out(attend(query, key, value, self.num_heads, dropout=dropout)))
-        tokens = tokens + self.dropout(mixed)  # the paper's code drops twice here: in the attention and around it
+        tokens = tokens + self.dropout(mixed)  # two dropouts, as in the published code
         hidden = self.dropout(F.gelu(self.linear1(self.norm2(tokens))))
         return tokens + self.dropout(self.linear2(hidden))
 
 
 class DecoderAttention(nn.Module):
-    """Attention of the future queries over themselves, or over the encoder's output."""
+    """The attention of the future queries over themselves, or over the encoder's output."""
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -73,16 +74,16 @@ class DecoderAttention(nn.Module):
         return self.out(attend(query, key, value, self.num_heads, mask, dropout))
 
     def probes(self, queries: Tensor) -> Tensor:
-        """(B, H, L, d), see ``attention.probes``."""
+        """Return the probes (B, H, L, d) of the queries; see ``attention.probes``."""
         return probes(self.query(queries), self.key.weight, self.num_heads)
 
     def read(self, probe: Tensor, memory: Tensor) -> Tensor:
-        """What ``forward`` gives for the queries behind ``probe``, cheaper: they are fewer than the window's tokens."""
+        """Return what ``forward`` returns for the queries behind ``probe``, at less cost where queries are few."""
         return self.out(read_memory(probe, memory, self.value.weight, self.value.bias))
 
 
 class DecoderLayer(nn.Module):
-    """Post-norm: self-attention, cross-attention, feed-forward."""
+    """A post-norm block: self-attention, cross-attention, feed-forward."""
 
     def __init__(self, width: int, num_heads: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -112,33 +113,33 @@ class _Tables(NamedTuple):
     """The tensors that follow from the weights and are the same for every video."""
 
     positions: Tensor  # (W, d), centred
-    position_squares: Tensor  # (W,)
-    position_qkv: Tensor  # (W, 3d), of the centred positions times the first norm's gain
-    shift_qkv: Tensor  # (3d,), of the first norm's shift
+    position_squares: Tensor  # (W,), their squared lengths
+    position_qkv: Tensor  # (W, 3d), projections of the centred positions times the first norm's gain
+    shift_qkv: Tensor  # (3d,), projection of the first norm's shift
     task: Tensor  # (1, d), the task token with its position
-    task_qkv: Tensor  # (1, 3d)
-    queries: Tensor  # (1, L, d), after the first decoder layer's self-attention
-    probe: Tensor  # (1, H, L, d), of the first decoder layer's cross-attention
+    task_qkv: Tensor  # (1, 3d), its projections in the first encoder layer
+    queries: Tensor  # (1, L, d), the future queries after the first decoder layer's self-attention
+    probe: Tensor  # (1, H, L, d), their probes for the first decoder layer's cross-attention
 
 
 class OadTR(OnlineNetwork):
-    """Encoder of the window, decoder of the future, one linear map for each kind of answer.
+    """An encoder of the window, a decoder of the future, and one linear classifier for each of the two.
 
-    ``forward`` answers the newest token (n = 1).
+    ``forward`` returns logits of the newest token only (n = 1).
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        window: W.
-        width: d.
-        num_heads: of the encoder.
-        num_layers: of the encoder.
-        hidden_dim: of the encoder's feed-forward parts.
-        num_queries: L, the tokens 1…L ahead are answered.
-        decoder_layers: how many.
-        decoder_heads: of the decoder.
-        decoder_hidden_dim: of its feed-forward parts.
-        dropout: after the positions, in all layers, and on the decoder's output.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        window: number of tokens W in the window.
+        width: width d of a token between the layers.
+        num_heads: attention heads of the encoder.
+        num_layers: number of layers of the encoder.
+        hidden_dim: hidden width of the encoder's feed-forward parts.
+        num_queries: predict this many tokens ahead, L.
+        decoder_layers: number of layers of the decoder.
+        decoder_heads: attention heads of the decoder.
+        decoder_hidden_dim: hidden width of the decoder's feed-forward parts.
+        dropout: dropout rate after the positions, in all layers, and on the decoder's output.
     """
 
     window: int
@@ -171,11 +172,11 @@ class OadTR(OnlineNetwork):
         self.future_offsets = tuple(range(1, num_queries + 1))
         self.embed = nn.Linear(feature_dim, width)
         self.task_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.randn(window + 1, width))  # the task token's is the last
+        self.positions = nn.Parameter(torch.randn(window + 1, width))  # the last row is the task token's
         self.encoder = nn.ModuleList(EncoderLayer(width, num_heads, hidden_dim, dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self.queries = nn.Parameter(torch.zeros(1, num_queries, width))
-        # The published code makes this table and never adds it. It is here so that files fit, and nothing trains it.
+        # The published code has this table but never adds it. It exists only so that published files load.
         self.query_positions = nn.Parameter(torch.randn(num_queries, width), requires_grad=False)
         self.decoder = nn.ModuleList(
             DecoderLayer(width, decoder_heads, decoder_hidden_dim, dropout) for _ in range(decoder_layers)
@@ -187,7 +188,7 @@ class OadTR(OnlineNetwork):
         self._tables: WeightTables[_Tables] = WeightTables()
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """The newest token's answer; what is missing of the window, and what is before ``start``, repeats the first."""
+        """Return the newest token's output; the first token replaces missing tokens and those before ``start``."""
         self.check(features)
         if torch.is_grad_enabled():
             self._tables.forget()
@@ -207,7 +208,7 @@ class OadTR(OnlineNetwork):
         for decoder in self._decoder():
             queries = decoder.self_attend(queries)
             queries = decoder.feed_forward(queries, decoder.cross_attention(queries, memory))
-        return self._answer(memory, queries)
+        return self._classify(memory, queries)
 
     def initial_state(self, batch_size: int = 1) -> State:
         weight = self.embed.weight
@@ -219,19 +220,20 @@ class OadTR(OnlineNetwork):
         return {
             "count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
             "token": ring(width),
-            "qkv": ring(3 * width),  # of the centred token times the first norm's gain
-            "square": ring(),  # of the centred token
-            "product": ring(self.window),  # of the centred token with the centred position of every place
+            "qkv": ring(3 * width),  # projections of the centred token times the first norm's gain
+            "square": ring(),  # squared length of the centred token
+            "product": ring(self.window),  # products of the centred token with each of the W centred positions
         }
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """One more token. A state holds projections: it belongs to the weights that made it, and to no later ones.
+        """Return the newest token's output and the next state, after one more token (B, D).
 
-        In training mode dropout acts on what is computed now, not on what is kept.
+        A state holds projections, so it is valid only for the weights that computed it. In training mode dropout acts
+        on what this step computes, not on what the state holds.
         """
         self.check(feature)
         count = state["count"]
-        batch_size = count.shape[0]  # len() would make it a constant of an exported graph
+        batch_size = count.shape[0]  # in an exported graph, len() would become a constant
         if feature.shape[0] != batch_size:
             raise ValueError(f"there are {feature.shape[0]} features, and the state is of {batch_size} streams")
         tables = self._tables.of(self, self._derive)
@@ -246,7 +248,7 @@ class OadTR(OnlineNetwork):
             "product": centred @ tables.positions.T,
         }
         places = torch.arange(self.window, device=count.device)
-        # A stream's first token fills its whole ring: that is the window repeated on the left.
+        # A stream's first token fills its whole ring: the window repeats it on the left.
         written = (places == count[:, None] % self.window) | (count[:, None] == 0)  # (B, W)
         state = {"count": count + 1} | {
             key: torch.where(
@@ -255,13 +257,13 @@ class OadTR(OnlineNetwork):
             for key, value in new.items()
         }
 
-        # In the order of time: the oldest token is where the next one will be written.
+        # Read the ring oldest first: the oldest token is at the index where the next one will be written.
         order = (count[:, None] + 1 + places) % self.window  # (B, W)
         streams = torch.arange(batch_size, device=count.device)[:, None]
-        product = state["product"][streams, order, places]  # (B, W), of the token at each place with its position
+        product = state["product"][streams, order, places]  # (B, W), of each token with its present position
         square = state["square"][streams, order] + tables.position_squares + 2 * product
-        # LN(x + p) = gain (x̄ + p̄) / σ + shift, with σ² = (|x̄|² + |p̄|² + 2 x̄·p̄) / d + eps. Rounding may leave a
-        # square just below zero where a position takes its token away.
+        # LN(x + p) = gain (x̄ + p̄) / σ + shift, with σ² = (|x̄|² + |p̄|² + 2 x̄·p̄) / d + eps. Where a
+        # position cancels its token, rounding may leave the square just below zero.
         scale = (square.clamp(min=0) / token.shape[-1] + first.norm1.eps).rsqrt().unsqueeze(-1)
         qkv = (state["qkv"][streams, order] + tables.position_qkv) * scale + tables.shift_qkv  # (B, W, 3d)
         qkv = torch.cat([qkv, tables.task_qkv.expand(batch_size, -1, -1)], 1)
@@ -278,14 +280,14 @@ class OadTR(OnlineNetwork):
                 queries = decoder.self_attend(queries)
                 probe = decoder.cross_attention.probes(queries)
             queries = decoder.feed_forward(queries, decoder.cross_attention.read(probe, memory))
-        return self._answer(memory, queries), state
+        return self._classify(memory, queries), state
 
     def train(self, mode: bool = True) -> OadTR:
         self._tables.forget()
         return super().train(mode)
 
-    def _answer(self, memory: Tensor, queries: Tensor) -> OnlineOutput:
-        """From the encoder's output (B, W + 1, d) and the decoder's (B, L, d)."""
+    def _classify(self, memory: Tensor, queries: Tensor) -> OnlineOutput:
+        """Return logits from the encoder's output (B, W + 1, d) and the decoder's (B, L, d)."""
         future = self.dropout(self.decoder_norm(queries))
         now = torch.cat([memory[:, -1], future.mean(1)], -1)  # (B, 2d)
         return OnlineOutput(self.classifier(now)[:, None], self.future_classifier(future)[:, None])
@@ -335,18 +337,18 @@ def oadtr(
     """OadTR as published: 75 million parameters.
 
     Args:
-        num_classes: K, the background first.
-        feature_dim: D.
-        window: tokens that an answer looks at, the newest included.
-        width: of a token between the layers.
-        num_heads: of the encoder; they divide the width.
-        num_layers: of the encoder.
-        hidden_dim: of the encoder's feed-forward parts; None is the width.
-        num_queries: the tokens 1…num_queries ahead are answered too.
-        decoder_layers: how many.
-        decoder_heads: of the decoder; they divide the width.
-        decoder_hidden_dim: of the decoder's feed-forward parts; None is the width.
-        dropout: after the positions, in all layers, and on the decoder's output.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
+        window: number of tokens that an output depends on, the newest included.
+        width: width of a token between the layers.
+        num_heads: attention heads of the encoder; they divide the width.
+        num_layers: number of layers of the encoder.
+        hidden_dim: hidden width of the encoder's feed-forward parts; None is the width.
+        num_queries: predict this many tokens ahead, besides the newest.
+        decoder_layers: number of layers of the decoder.
+        decoder_heads: attention heads of the decoder; they divide the width.
+        decoder_hidden_dim: hidden width of the decoder's feed-forward parts; None is the width.
+        dropout: dropout rate after the positions, in all layers, and on the decoder's output.
     """
     return OadTR(
         num_classes,
@@ -371,13 +373,13 @@ _CONVOLUTION = re.compile(r"^(module\.)?decoder\.layers\.\d+\.conv[12]\.weight$"
 
 def _rules(num_layers: int) -> Rules:
     return [
-        (r"position_ids$", None),  # 0, 1, 2, …
+        (r"position_ids$", None),  # the numbers 0, 1, 2, …
         (r"^cls_token$", "task_token"),
         (r"^decoder_cls_token$", "queries"),
         (r"^linear_encoding\.", "embed."),
         (r"^position_encoding\.pe\.weight$", "positions"),
         (r"^decoder_position_encoding\.pe\.weight$", "query_positions"),
-        # Attention and feed-forward parts are counted in one row: 0, 1 are the first layer's.
+        # Published names number attention and feed-forward parts together: 0 and 1 belong to the first layer.
         *(
             rule
             for layer in range(num_layers)
@@ -414,7 +416,7 @@ def from_oadtr(
     decoder_hidden_dim: int = 1024,
     decoder_heads: int = 4,
 ) -> OadTR:
-    """OadTR from its published names: ``encoder.net.0.fn.fn.qkv.weight``, ``decoder.layers.0.conv1.weight``, …
+    """Build OadTR from its published names: ``encoder.net.0.fn.fn.qkv.weight``, ``decoder.layers.0.conv1.weight``, …
 
     The features of a token are RGB, then flow: ``feature_dims``.
     """
@@ -431,7 +433,7 @@ def from_oadtr(
         decoder_heads,
         decoder_hidden_dim,
     )
-    # The feed-forward parts of the decoder are convolutions of one tap: linear maps with one axis more.
+    # The decoder's feed-forward parts are published as 1-tap convolutions: linear maps with one more axis.
     linear = {
         key: value[..., 0] if _CONVOLUTION.match(key) and value.ndim == 3 else value
         for key, value in state_dict.items()
