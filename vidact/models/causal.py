@@ -1,21 +1,21 @@
 """A causal transformer that costs the same at every step: our own detector.
 
-Pre-norm layers read a stream of tokens, each token seeing itself and its past alone, so that what a layer computed once
-is never computed again: the published windows with absolute positions (OadTR, LSTR) must redo theirs at every token.
-Three kinds of layer differ in how they remember:
+Pre-norm layers read a stream of tokens. Each token attends only to itself and its past, so a layer computes each token
+once; the published windows with absolute positions (OadTR, LSTR) must compute theirs again at every token. Three kinds
+of layer differ in how they store the past:
 
-``softmax``      attention over a window of tokens, whose keys and values are kept. Positions are rotary (Su et al.
-                 2021, https://arxiv.org/abs/2104.09864): an answer depends on how long ago, never on when. As in
-                 Continual OadTR (Hedegaard et al. 2022, https://arxiv.org/abs/2201.06268), there with recycled places.
+``softmax``      attention over a window of tokens, whose keys and values are stored. Positions are rotary (Su et al.
+                 2021, https://arxiv.org/abs/2104.09864): the output depends only on how long ago a token was. As in
+                 Continual OadTR (Hedegaard et al. 2022, https://arxiv.org/abs/2201.06268), which recycles positions.
 ``linear``       attention with a positive feature map (Katharopoulos et al. 2020, https://arxiv.org/abs/2006.16236),
                  normalised, with one decay a head as in RetNet (Sun et al. 2023, https://arxiv.org/abs/2307.08621),
                  here learned. The whole past is one matrix a head.
 ``state_space``  a selective state-space layer: Mamba (Gu & Dao 2023, https://arxiv.org/abs/2312.00752) with Mamba-2's
-                 one decay a head (Dao & Gu 2024, https://arxiv.org/abs/2405.21060), whose scan is matrix products,
-                 quick without a kernel of its own. What to keep and what to forget depends on the token.
+                 one decay a head (Dao & Gu 2024, https://arxiv.org/abs/2405.21060). Its scan is matrix products, which
+                 are fast without a special kernel. The token decides what the layer keeps and what it forgets.
 
-Written from the papers. Every kind advances n tokens from a state: ``step`` is n = 1, ``forward`` takes pieces of
-``CHUNK`` tokens, so hours of features need no T x T matrix.
+Written from the papers. Every kind of layer advances by n tokens from a state: n is 1 in ``step``, and ``forward``
+takes pieces of ``CHUNK`` tokens, so hours of features need no T x T matrix.
 
 Shapes: B videos, T tokens, n tokens of a piece, D features, H heads, N x P numbers in a head's memory, L tokens ahead,
 K outputs.
@@ -32,16 +32,16 @@ from torch import Tensor, nn
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import builder
 
-CHUNK = 128  # tokens that forward takes at once; the answers do not depend on it
+CHUNK = 128  # tokens that forward processes at once; the output does not depend on it
 
 # Rotary angles are counted in whole steps of 2π / TURN, so that the angle of a position is exact integer arithmetic
-# modulo one turn: in floating point it would lose a digit for every tenfold of the stream's age.
+# modulo one turn. In floating point it would lose a digit whenever the stream's age grows tenfold.
 TURN = 2**24
 
 FEATURE_FLOOR = 1e-3  # keeps the normaliser of linear attention away from zero
 
-# Mamba-2's: inner width over width, tokens of the convolution, values of state a channel, the range of steps and decays
-# at the start.
+# Mamba-2's values: inner width / width, tokens of the convolution, state values a channel, and the ranges of the first
+# steps and decays.
 EXPAND = 2
 CONVOLUTION = 4
 STATE_SIZE = 64
@@ -53,7 +53,7 @@ FIRST_DECAYS = (1.0, 16.0)
 
 
 class SoftmaxAttention(nn.Module):
-    """Multi-head attention over the last ``window`` tokens, with rotary positions."""
+    """A multi-head attention over the last ``window`` tokens, with rotary positions."""
 
     turns: Tensor
 
@@ -82,7 +82,7 @@ class SoftmaxAttention(nn.Module):
         return self.out(mixed), {"keys": keys[:, :, n : n + past], "values": values[:, :, n : n + past]}
 
     def rotate(self, heads: Tensor, positions: Tensor) -> Tensor:
-        """Turn the pairs of channels of (…, B, H, n, P) by their positions, each pair at its own speed."""
+        """Rotate the pairs of channels of (…, B, H, n, P) by angles that grow with the position, one rate a pair."""
         steps = (positions[..., None] * self.turns) % TURN
         angle = steps.to(recurrence_dtype(heads.dtype)).unsqueeze(1) * (2 * math.pi / TURN)  # (B, 1, n, P / 2)
         cos, sin = angle.cos(), angle.sin()
@@ -90,12 +90,12 @@ class SoftmaxAttention(nn.Module):
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(heads.dtype)
 
     def visible(self, positions: Tensor) -> Tensor:
-        """Which of the ``past + n`` keys each of the n tokens sees (B, 1, n, past + n)."""
+        """Return which of the ``past + n`` keys each of the n tokens attends to: bool (B, 1, n, past + n)."""
         past, n = self.window - 1, positions.shape[1]
-        # age of key j for token i of the piece: 0 is the token itself
+        # The age of key j for token i of the piece; 0 is the token itself.
         age = past + torch.arange(n, device=positions.device)[:, None] - torch.arange(past + n, device=positions.device)
-        # A stream's first tokens miss a part of the window: there is nothing at negative positions. The token itself
-        # stays visible even there (before ``start``), or its softmax would be 0 / 0.
+        # There are no tokens at negative positions, so the window of a stream's first tokens is incomplete. The token
+        # itself stays visible even at a negative position (before ``start``), or its softmax would be 0 / 0.
         exists = positions[..., None] - age >= 0  # (B, n, past + n)
         return ((age >= 0) & (age <= past) & (exists | (age == 0))).unsqueeze(1)
 
@@ -104,14 +104,14 @@ class SoftmaxAttention(nn.Module):
 
 
 def recurrence_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a memory is kept and summed in: single precision at least, for hours of half precision add up to nothing."""
+    """Return the type of a memory: single precision at least, since half precision loses sums over hours."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def segment_sums(logs: Tensor) -> Tensor:
-    """Σ of ``logs`` (…, n) over the tokens after j up to i, at [i, j] of (…, n, n); −∞ where j is later than i.
+    """Return (…, n, n) with, at [i, j], the sum of ``logs`` (…, n) after token j up to token i; −∞ where j > i.
 
-    Summed row by row rather than as the difference of two running sums, which would cancel after a strong decay.
+    Each row is summed by itself: the difference of two running sums would cancel after a strong decay.
     """
     n = logs.shape[-1]
     after = torch.ones(n, n, dtype=torch.bool, device=logs.device).tril(-1)
@@ -122,10 +122,10 @@ def segment_sums(logs: Tensor) -> Tensor:
 def decayed_attention(
     queries: Tensor, keys: Tensor, values: Tensor, log_decay: Tensor, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Read y_i = q_i M_i, where M_i = exp(log_decay_i) M_(i−1) + k_iᵀ v_i, for n tokens by matrix products.
+    """Return y_i = q_i M_i, where M_i = exp(log_decay_i) M_(i−1) + k_iᵀ v_i, for n tokens by matrix products.
 
     Args:
-        queries: (B, H or 1, n, N); so are the ``keys``.
+        queries: (B, H or 1, n, N); ``keys`` have the same shape.
         values: (B, H, n, P).
         log_decay: (B or 1, H, n), at most 0.
         memory: (B, H, N, P), M before the first token.
@@ -133,17 +133,18 @@ def decayed_attention(
     Returns:
         y (B, H, n, P) and M after the last token.
     """
-    decay = segment_sums(log_decay).exp()  # what is left at token i of what token j wrote
-    since = log_decay.cumsum(-1).exp().unsqueeze(-1)  # and of the memory, (…, n, 1)
+    decay = segment_sums(log_decay).exp()  # (…, n, n): at [i, j], the share of token j's write that is left at token i
+    since = log_decay.cumsum(-1).exp().unsqueeze(-1)  # (…, n, 1): the share of the memory that is left
     answers = ((queries @ keys.mT) * decay) @ values + (queries @ memory) * since
     decay_to_end = decay[..., -1, :].unsqueeze(-1)
     return answers, memory * since[..., -1:, :] + keys.mT @ (values * decay_to_end)
 
 
 class LinearAttention(nn.Module):
-    """Σ_j γ^(i−j) φ(q_i)·φ(k_j) v_j / Σ_j γ^(i−j) φ(q_i)·φ(k_j) over the whole past, φ(x) = elu(x) + 1 + floor.
+    """A linear attention over the whole past that returns Σ_j γ^(i−j) φ(q_i)·φ(k_j) v_j / Σ_j γ^(i−j) φ(q_i)·φ(k_j).
 
-    Each answer is a weighted mean of values. Because γ < 1, the sums stay bounded however long the stream is.
+    φ(x) is elu(x) + 1 + floor. Each output is a weighted mean of values. Because γ < 1, the sums stay bounded however
+    long the stream is.
     """
 
     first_log_rate: Tensor
@@ -153,8 +154,8 @@ class LinearAttention(nn.Module):
         self.heads, self.size = heads, width // heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
-        # γ = exp(−rate): heads start with memories of 8 to 512 tokens, two seconds to two minutes.
-        # Learned as a difference, so that weight decay pulls towards these and not towards forgetting.
+        # γ = exp(−rate): heads start with memories of 8 to 512 tokens, two seconds to two minutes. The rate is learned
+        # as a difference from these, so that weight decay pulls towards them and not towards a rate of one.
         self.register_buffer("first_log_rate", -torch.linspace(math.log(8), math.log(512), heads), persistent=False)
         self.log_rate = nn.Parameter(torch.zeros(heads))
 
@@ -175,16 +176,16 @@ class LinearAttention(nn.Module):
             log_decay = log_decay[None, :, None].expand(-1, -1, tokens.shape[1])
             values = torch.cat([value, torch.ones_like(value[..., :1])], -1)
             answers, memory = decayed_attention(query, key * exists, values, log_decay, state["memory"])
-            # Before a video's start nothing has been summed: answer 0 / 1 there.
+            # Before a video's start both sums are 0; the output there is 0 / 1.
             mixed = answers[..., :-1] / (answers[..., -1:] + (1 - exists))
         mixed = mixed.transpose(1, 2).flatten(2).to(tokens.dtype)
         return self.out(mixed), {"memory": memory}
 
 
 class StateSpace(nn.Module):
-    """Mamba-2's layer: a short causal convolution, then h ← exp(−a Δ) h + Δ B xᵀ, y = C h; the token says Δ, B and C.
+    """Mamba-2's layer: a short causal convolution, then h ← exp(−a Δ) h + Δ B xᵀ and y = C h.
 
-    Heads are as wide as in the other kinds, and ``EXPAND`` times as many.
+    Δ, B and C are computed from the token. Heads are as wide as in the other kinds, and ``EXPAND`` times as many.
     """
 
     first_step: Tensor
@@ -197,10 +198,10 @@ class StateSpace(nn.Module):
         self.inside = nn.Linear(width, self.inner + self.convolved + self.heads, bias=False)  # gate; x, B, C; Δ
         self.kernel = nn.Parameter(torch.empty(CONVOLUTION, self.convolved).uniform_(-1, 1) / math.sqrt(CONVOLUTION))
         self.kernel_bias = nn.Parameter(torch.zeros(self.convolved))
-        # Mamba draws the first steps and decays; spread evenly, few heads cover memories of 1 to 1,000 tokens for sure.
-        # Learned as differences, so that weight decay pulls towards them.
+        # Mamba draws the initial steps and decays at random. Spread evenly, even few heads cover memories of 1 to 1,000
+        # tokens. Both are learned as differences, so that weight decay pulls towards the initial values.
         steps = torch.logspace(math.log10(FIRST_STEPS[0]), math.log10(FIRST_STEPS[1]), self.heads)
-        self.register_buffer("first_step", steps.expm1().log(), persistent=False)  # softplus gives the steps back
+        self.register_buffer("first_step", steps.expm1().log(), persistent=False)  # softplus of these gives the steps
         self.register_buffer("first_log_decay", torch.linspace(*FIRST_DECAYS, self.heads).log(), persistent=False)
         self.step_bias = nn.Parameter(torch.zeros(self.heads))
         self.log_decay = nn.Parameter(torch.zeros(self.heads))
@@ -243,7 +244,7 @@ class StateSpace(nn.Module):
 
 
 class CausalLayer(nn.Module):
-    """x ← x + attention(LN x), then x ← x + feed-forward(LN x)."""
+    """A pre-norm layer: x ← x + attention(LN x), then x ← x + feed-forward(LN x)."""
 
     def __init__(self, attention: SoftmaxAttention | LinearAttention | StateSpace, width: int, dropout: float) -> None:
         super().__init__()
@@ -262,12 +263,12 @@ class CausalLayer(nn.Module):
 
 
 class CausalTransformer(OnlineNetwork):
-    """The detector; ``forward`` answers every token, the missing past of a stream's first tokens being masked.
+    """The detector: ``forward`` returns logits of every token and masks the missing past of a stream's first tokens.
 
     Args:
         layers: finished layers, first to last.
-        window: how far back the layers together reach; None is the whole past.
-        future: L; tokens 1 to L ahead are answered too.
+        window: number of tokens that the layers together reach back; None is the whole past.
+        future: predict this many tokens ahead, L.
     """
 
     dense = True
@@ -285,7 +286,7 @@ class CausalTransformer(OnlineNetwork):
         super().__init__()
         self.num_classes, self.feature_dim, self.window = num_classes, feature_dim, window
         self.future_offsets = tuple(range(1, future + 1))
-        # Backbones differ in scale by orders of magnitude: the head evens its own input out.
+        # The features of different backbones differ in scale by orders of magnitude, so they are normalised here.
         self.input_norm = nn.LayerNorm(feature_dim)
         self.input = nn.Linear(feature_dim, width)
         self.dropout = nn.Dropout(dropout)
@@ -297,12 +298,12 @@ class CausalTransformer(OnlineNetwork):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Unit variance through every map; small residual branches and logits."""
+        """Start with unit variance through every map, and with small residual branches and logits."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 std = module.in_features**-0.5
                 if name.endswith(("attention.out", "linear2")):
-                    std /= math.sqrt(2 * len(self.layers))  # as in GPT-2: the residual sum keeps its size with depth
+                    std /= math.sqrt(2 * len(self.layers))  # GPT-2's rule: the residual sum keeps its size with depth
                 elif name.endswith("classifier"):
                     std = 0.02
                 nn.init.normal_(module.weight, std=std)
@@ -310,16 +311,16 @@ class CausalTransformer(OnlineNetwork):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Answers for every token (n = T); those before ``start`` say nothing."""
+        """Return logits of every token (n = T); those before ``start`` have no meaning."""
         self.check(features)
         state = self.initial_state(len(features))
-        if start is not None:  # a video that begins later is a stream that is not yet at its token 0
+        if start is not None:  # a stream whose token 0 is at ``start`` counts from -start
             state["count"] = state["count"] - start.to(state["count"])
         pieces = []
         for piece in features.split(CHUNK, 1):
             tokens, state = self._advance(piece, state)
             pieces.append(tokens)
-        return self._answer(torch.cat(pieces, 1))
+        return self._classify(torch.cat(pieces, 1))
 
     def initial_state(self, batch_size: int = 1) -> State:
         return {
@@ -330,16 +331,16 @@ class CausalTransformer(OnlineNetwork):
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
         self.check(feature)
         tokens, state = self._advance(feature.unsqueeze(1), state)
-        return self._answer(tokens), state
+        return self._classify(tokens), state
 
     def _layers(self) -> list[CausalLayer]:
         return [layer for layer in self.layers if isinstance(layer, CausalLayer)]
 
     def _advance(self, features: Tensor, state: State) -> tuple[Tensor, State]:
-        """Hidden tokens (B, n, width) of the next n features of each stream, and the state after them."""
+        """Return hidden tokens (B, n, width) of each stream's next n features, and the state after them."""
         n = features.shape[1]
         positions = state["count"][:, None] + torch.arange(n, device=features.device)
-        # Under autocast the map's output is in half precision; the sum over the layers' branches shall not be.
+        # Under autocast the map's output is in half precision; the sum of the residual branches must not be.
         tokens = self.dropout(self.input(self.input_norm(features)).to(features.dtype))
         states = []
         for layer, old in zip(self._layers(), state["layers"], strict=True):
@@ -347,7 +348,7 @@ class CausalTransformer(OnlineNetwork):
             states.append(new)
         return self.norm(tokens), {"count": state["count"] + n, "layers": states}
 
-    def _answer(self, tokens: Tensor) -> OnlineOutput:
+    def _classify(self, tokens: Tensor) -> OnlineOutput:
         logits = self.classifier(self.dropout(tokens))
         if self.future_hidden is None or self.future_classifier is None:
             return OnlineOutput(logits)
@@ -367,19 +368,19 @@ def causal_transformer(
     dropout: float = 0.1,
     future: int = 0,
 ) -> CausalTransformer:
-    """Our detector: causal, relative in time, the same cost at every step.
+    """Our detector: causal, with relative positions and the same cost at every step.
 
     Args:
-        num_classes: K, the background first.
-        feature_dim: D.
-        width: of every token between the layers.
-        layers: how many.
-        heads: of the attention; they divide the width.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
+        width: width of a token between the layers.
+        layers: number of layers.
+        heads: heads of the attention; they divide the width.
         attention: "softmax" (a window of tokens), "linear" or "state_space" (the whole past in a state of fixed size).
-        window: tokens that one softmax layer sees, the newest included; None is 64. Layers build on each other and
-            reach (window − 1) * layers + 1 tokens together, which is the network's ``window``. Other kinds take none.
-        dropout: on the tokens that enter, on the layers' branches and before the classifiers.
-        future: anticipate the next so many tokens; 0 is none.
+        window: number of tokens that one softmax layer attends to, the newest included; None is 64. The layers together
+            reach (window − 1) * layers + 1 tokens, which is the network's ``window``. Other kinds have no window.
+        dropout: dropout rate on the input tokens, on the layers' branches and before the classifiers.
+        future: predict this many tokens ahead; 0 is none.
     """
     if attention not in ("softmax", "linear", "state_space"):
         raise ValueError(f"attention is {attention!r}; it is 'softmax', 'linear' or 'state_space'")

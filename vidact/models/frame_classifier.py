@@ -1,8 +1,8 @@
-"""A linear classifier of the newest features: what a detector has to beat.
+"""A linear classifier of the newest features: the baseline that a detector has to beat.
 
-Its input is the means of the last few tokens, each span of tokens beside the others. The span 1 alone is one token;
-1, 4 and 12 add how the last one and three seconds looked, in no order. With ``smoothing`` its answers are averaged over
-the past, which few training videos cannot teach it.
+Its input is the concatenated means of the features over several spans of last tokens. Span 1 is the newest token; spans
+1, 4 and 12 add the means over the last one and three seconds, without any order of time. With ``smoothing`` its logits
+are averaged over the past, which it could not learn from few training videos.
 
 Shapes: B videos, T tokens, D features, K outputs, S spans.
 """
@@ -20,14 +20,14 @@ from vidact.models.weights import builder
 
 
 class FrameClassifier(OnlineNetwork):
-    """Mean features of several spans, normalised, into one linear layer.
+    """One linear layer on the normalised mean features of several spans.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        spans: tokens that each mean covers, the newest included; at the beginning as many as there are.
-        dropout: on the normalised means.
-        smoothing: share of the answer before in each answer (logits), from 0 up to, without, 1.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        spans: number of tokens that each mean covers, the newest included; fewer at a video's start.
+        dropout: dropout rate on the normalised means.
+        smoothing: weight of the previous token's logits in each token's logits, at least 0 and below 1.
     """
 
     dense = True
@@ -58,11 +58,11 @@ class FrameClassifier(OnlineNetwork):
         self.classifier = nn.Linear(len(self.spans) * feature_dim, num_classes)
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Every token's answer (n = T); rows before ``start`` repeat that of the first token."""
+        """Return logits of every token (n = T); rows before ``start`` repeat those of the first token."""
         self.check(features)
         if start is not None:
             return OnlineOutput(shift_tokens(self(shift_tokens(features, start)).logits, -start))
-        past = F.pad(features, (0, 0, self.longest - 1, 0))  # zeros, which the counts below leave out
+        past = F.pad(features, (0, 0, self.longest - 1, 0))  # the counts below leave these zeros out
         counts = torch.arange(1, features.shape[1] + 1, device=features.device)
         windows = past.unfold(1, self.longest, 1)  # (B, T, D, window)
         logits = self._classify(windows, counts.expand(len(features), -1))
@@ -94,7 +94,7 @@ class FrameClassifier(OnlineNetwork):
         return OnlineOutput(logits), following
 
     def _classify(self, windows: Tensor, counts: Tensor) -> Tensor:
-        """Windows (B, T, D, window), newest last, of which ``counts`` (B, T) tokens are real → logits (B, T, K)."""
+        """Return logits (B, T, K) of windows (B, T, D, window), newest last, with ``counts`` (B, T) real tokens."""
         means = [
             windows[..., -span:].sum(-1) / counts.clamp(max=span).to(windows.dtype)[..., None] for span in self.spans
         ]
@@ -108,11 +108,11 @@ def frame_classifier(
     """A linear classifier of each token, the baseline of every detector.
 
     Args:
-        num_classes: K, the background first.
-        feature_dim: D.
-        spans: tokens that each mean covers: [1] is the token itself, [1, 4, 12] adds the last 1 s and 3 s at 4 tokens
-            a second.
-        dropout: on the normalised means.
-        smoothing: share of the answer before in each answer; 0.8 averages about the last five tokens.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
+        spans: number of tokens that each mean covers: [1] is the token itself, [1, 4, 12] adds the last 1 s and 3 s at
+            4 tokens a second.
+        dropout: dropout rate on the normalised means.
+        smoothing: weight of the previous token's logits in each token's logits; 0.8 averages about five tokens.
     """
     return FrameClassifier(num_classes, feature_dim, tuple(spans), dropout, smoothing)

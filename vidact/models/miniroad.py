@@ -1,11 +1,12 @@
-"""MiniROAD: a GRU, trained so that it meets what it will meet live (An et al., ICCV 2023).
+"""MiniROAD: a GRU that is trained under the conditions of a live stream (An et al., ICCV 2023).
 
-A token is embedded and read by one GRU; the classifier sees its rectified state. What makes it strong is the loss on
-the last token of a long window only (``vidact.tasks``): early tokens, whose state is still cold, teach nothing. With
-anticipation, one more layer makes a state for each of the coming tokens, read by the same classifier.
+A token is embedded and read by one GRU; the classifier reads its rectified state. Its strength comes from a loss on
+only the last token of a long window (``vidact.tasks``): early tokens, where the state is still near its start, are not
+trained on. With anticipation, one more layer computes a state for each of the coming tokens, and the same classifier
+reads it.
 
 Written from a description of the network; the published code states no licence and was not used. Its anticipation
-targets differ by one token between training and test; here output j speaks of j + 1 tokens later in both.
+targets differ by one token between training and test; here output j is for j + 1 tokens later in both.
 
 Shapes: B videos, T tokens, D features, E their embedding, H hidden, K outputs, L anticipated tokens.
 """
@@ -24,15 +25,15 @@ State = dict[str, Tensor]
 
 
 class MiniROAD(OnlineNetwork):
-    """Linear, layer norm, GRU, linear.
+    """A linear map with layer norm, a GRU, and a linear classifier.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        embedding_dim: E.
-        hidden_dim: H.
-        anticipation_steps: L, answers for 1…L tokens later; 0 is none.
-        dropout: on the embedding.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        embedding_dim: width E of the embedded token.
+        hidden_dim: width H of the GRU.
+        anticipation_steps: predict this many tokens ahead, L; 0 is none.
+        dropout: dropout rate on the embedding.
     """
 
     dense = True
@@ -62,26 +63,26 @@ class MiniROAD(OnlineNetwork):
         self.classifier = nn.Linear(hidden_dim, num_classes)
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Every token's answer (n = T); before ``start`` it is the answer for the first token."""
+        """Return logits of every token (n = T); rows before ``start`` repeat those of the first token."""
         self.check(features)
         if start is not None:
             features = shift_tokens(features, start)
         hidden, _ = self.gru(self.embed(features))  # (B, T, H)
         if start is not None:
             hidden = shift_tokens(hidden, -start)
-        return self._answer(hidden)
+        return self._classify(hidden)
 
     def initial_state(self, batch_size: int = 1) -> State:
         return {"hidden": self.classifier.weight.new_zeros(batch_size, self.hidden_dim)}
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
         self.check(feature)
-        # nn.GRU keeps its layers in front of the streams; ours has one layer, and the stream comes first.
+        # nn.GRU's state is (layers, B, H) with one layer here; in ours the first axis is the stream.
         outputs, hidden = self.gru(self.embed(feature)[:, None], state["hidden"][None])
-        return self._answer(outputs), {"hidden": hidden[0]}
+        return self._classify(outputs), {"hidden": hidden[0]}
 
-    def _answer(self, hidden: Tensor) -> OnlineOutput:
-        """The GRU's states (B, n, H) → logits (B, n, K) and, with anticipation, (B, n, L, K)."""
+    def _classify(self, hidden: Tensor) -> OnlineOutput:
+        """Return logits (B, n, K) and, with anticipation, (B, n, L, K) from the GRU's states (B, n, H)."""
         present = hidden.relu()
         future = None
         if self.anticipate is not None:
@@ -105,12 +106,12 @@ def miniroad(
     """MiniROAD as published: 16 million parameters, 24 with the 8 anticipation steps of the paper.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
         embedding_dim: width of the embedded token.
         hidden_dim: width of the GRU.
-        anticipation_steps: answers for 1…this many tokens later; 0 is none.
-        dropout: on the embedding.
+        anticipation_steps: predict this many tokens ahead; 0 is none.
+        dropout: dropout rate on the embedding.
     """
     return MiniROAD(num_classes, feature_dim, embedding_dim, hidden_dim, anticipation_steps, dropout)
 
@@ -124,7 +125,7 @@ def miniroad_small(
     anticipation_steps: int = 0,
     dropout: float = 0.2,
 ) -> MiniROAD:
-    """MiniROAD on a mobile backbone's features (not in the paper): 2.2 million parameters; arguments as above."""
+    """MiniROAD on a mobile backbone's features (not in the paper), 2.2 million parameters; arguments as ``miniroad``."""
     return MiniROAD(num_classes, feature_dim, embedding_dim, hidden_dim, anticipation_steps, dropout)
 
 
@@ -144,10 +145,10 @@ def from_miniroad(
     embedding_dim: int = 2048,
     hidden_dim: int = 1024,
 ) -> MiniROAD:
-    """MiniROAD from its published names: ``layer1.0.weight``, ``gru.weight_ih_l0``, …
+    """Build MiniROAD from its published names: ``layer1.0.weight``, ``gru.weight_ih_l0``, …
 
-    The features of a token are RGB, then flow: ``feature_dims``. A file with an ``anticipation_layer`` makes a network
-    that anticipates, as far as that layer is tall.
+    The features of a token are RGB, then flow: ``feature_dims``. A file with an ``anticipation_layer`` gives a network
+    that anticipates as many tokens as that layer has outputs for.
     """
     layer = rename(state_dict, _RULES).get("anticipate.weight")
     steps = len(layer[1]) // hidden_dim if layer is not None else 0
