@@ -1,4 +1,4 @@
-"""How good scores are: pure functions on arrays."""
+"""Metrics of scores against labels: pure functions on arrays."""
 
 from vidact.metrics.event_ap import (
     Delay,

@@ -1,7 +1,7 @@
-"""How good answers are as events: actions found by temporal overlap, starts found in time, delay, false alarms.
+"""Metrics of detected events: average precision by temporal overlap, action starts, delay and false alarms.
 
-An event is anything with ``video``, ``start_s``, ``end_s`` and ``label``; a detection has a ``score`` besides. An event
-labelled "ambiguous" is no truth of any class: what was detected there, and matches nothing, does not count.
+An event is anything with ``video``, ``start_s``, ``end_s`` and ``label``; a detection also has a ``score``. An event
+labelled "ambiguous" belongs to no class: a detection there that matches no event does not count.
 
 Shapes: N frames, K actions, O offsets or overlaps.
 """
@@ -39,7 +39,7 @@ class TimedLabel(Protocol):
 
 
 class ScoredLabel(TimedLabel, Protocol):
-    """An action that somebody claims to have seen, such as ``vidact.events.Detection``."""
+    """A detected action with its score, such as ``vidact.events.Detection``."""
 
     @property
     def score(self) -> float: ...
@@ -50,14 +50,14 @@ class ScoredLabel(TimedLabel, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StartAP:
-    """``per_class`` (O, K) for each of ``offsets_s`` (O,); NaN for an action that never starts."""
+    """Average precision ``per_class`` (O, K) at each of ``offsets_s`` (O,); NaN for an action that never starts."""
 
     offsets_s: np.ndarray
     per_class: np.ndarray
 
     @property
     def per_offset(self) -> np.ndarray:
-        """Mean over the actions at each offset, (O,)."""
+        """Return the mean over the actions at each offset, (O,)."""
         return np.array([mean_of_known(row) for row in self.per_class])
 
     @property
@@ -74,21 +74,22 @@ def start_map(
     points: int | None = None,
     ignore: ArrayLike | None = None,
 ) -> StartAP:
-    """Point-level AP of online start detection (ODAS, Shou et al. 2018).
+    """Return the point-level average precision of online start detection (ODAS, Shou et al. 2018).
 
-    A class is said to start at token t where it becomes the best-scored one, with its score at t. From the surest
-    claim on, each takes the nearest start of its class in its video that is still free, if that is within the offset;
-    else it is false. Before its first token a video counts as background, so an action may start at once, and the last
-    token of the video before does not matter (in the published code it does).
+    A start of a class is detected at token t where the class becomes the best-scored one; its score is that of t. In
+    the order of falling scores, each detected start is matched with the nearest true start of its class and video that
+    is not matched yet. It is right if that is within the offset, else false. Before its first token a video counts as
+    background, so an action may start at the first token, and the last token of the previous video does not matter (in
+    the published code it does).
 
     Args:
         scores: probabilities (N, 1+K), the background first.
-        targets: 0/1 (N, 1+K); an action starts at the first token of each stretch.
+        targets: the truth as 0/1 (N, 1+K); an action starts at the first token of each run.
         video_ids: (N,) the video of each row.
-        tokens_per_second: of the rows.
-        offsets_s: how far a claim may be from the start, before or after it, in seconds.
+        tokens_per_second: number of rows per second.
+        offsets_s: how far a detected start may be from the true start, before or after it, in seconds.
         points: None is the exact area; 11 is the eleven-point interpolation of the published code.
-        ignore: (N,) True where the label is ambiguous: a false claim there does not count.
+        ignore: (N,) True where the label is ambiguous: a false start there does not count.
     """
     offsets = np.array(offsets_s, dtype=np.float64)
     if not offsets.size or (offsets < 0).any():
@@ -108,7 +109,7 @@ def start_map(
         claims = claims[np.argsort(-frames.scores[claims, column].astype(np.float64), kind="stable")]
         starts_of = {v: starts[video[starts] == v] for v in np.unique(video[claims])}
         for row, offset in enumerate(offsets):
-            # In tokens, with a little more for the rounding of the product.
+            # The tolerance is in tokens, and a little larger because the product is rounded.
             right = _match_starts(claims, video[claims], starts_of, offset * tokens_per_second + 1e-6)
             counts = right | ~frames.ignore[claims]
             curve = precision_recall(
@@ -121,7 +122,7 @@ def start_map(
 def _match_starts(
     claims: np.ndarray, videos: np.ndarray, starts_of: dict[int, np.ndarray], tolerance: float
 ) -> np.ndarray:
-    """Which of the claims, surest first, are right, (n,) bool."""
+    """Return which of the ``claims``, the tokens of detected starts with the highest score first, are right: (n,)."""
     free = {video: np.full(len(starts), True) for video, starts in starts_of.items()}
     right = np.zeros(len(claims), dtype=bool)
     for i, (token, video) in enumerate(zip(claims, videos, strict=True)):
@@ -138,7 +139,7 @@ def _match_starts(
 
 @dataclass(frozen=True, eq=False)
 class EventAP:
-    """``per_class`` (O, K) for each of the overlaps ``tiou`` (O,) and the ``classes`` that occur in the truth."""
+    """Average precision ``per_class`` (O, K) at each of the overlaps ``tiou`` (O,), for the true ``classes``."""
 
     tiou: np.ndarray
     classes: tuple[str, ...]
@@ -146,7 +147,7 @@ class EventAP:
 
     @property
     def per_tiou(self) -> np.ndarray:
-        """Mean over the classes at each overlap, (O,)."""
+        """Return the mean over the classes at each overlap, (O,)."""
         return self.per_class.mean(1)
 
     @property
@@ -160,17 +161,17 @@ def event_map(
     tiou: float | Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.7),
     interpolated: bool = False,
 ) -> EventAP:
-    """Mean average precision of detected events at one or several temporal overlaps.
+    """Return the mean average precision of detected events at one or several temporal overlaps.
 
-    From the surest detection on, each takes the free event of its class and video that it overlaps most, if their
-    overlap (intersection over union of the two times) is ``tiou`` or more; else it is false. Each event is taken
-    once. A detection of a class that the truth does not have enters no class's figure.
+    In the order of falling scores, each detection is matched with the event of its class and video that it overlaps
+    most, among those not matched yet. It is right if their overlap (intersection over union of the two times) is
+    ``tiou`` or more, else false. A detection of a class that does not occur in the truth counts for no class.
 
     Args:
-        detections: with a score; of equal scores the earlier in the list comes first.
-        truth: what happened.
+        detections: events with a score; of equal scores the earlier in the list comes first.
+        truth: the true events.
         tiou: above 0, up to 1.
-        interpolated: False is the plain area, as in the evaluation of THUMOS'14; True takes the best precision at this
+        interpolated: False is the plain area, as in the evaluation of THUMOS'14; True uses the best precision at this
             recall or a higher one, as ActivityNet's code does.
     """
     overlaps = np.atleast_1d(np.array(tiou, dtype=np.float64))
@@ -195,7 +196,7 @@ def event_map(
 
 
 class _ByClass:
-    """The times of true events, (n, 2), by label and video; of ambiguous ones by video."""
+    """The times (n, 2) of true events by label and video, and of ambiguous events by video."""
 
     def __init__(self, truth: Iterable[TimedLabel]) -> None:
         times: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
@@ -208,7 +209,7 @@ class _ByClass:
                 times[event.label, event.video].append((event.start_s, event.end_s))
         self.times = {key: np.array(sorted(pairs)) for key, pairs in times.items()}
         self.ambiguous = {video: np.array(pairs) for video, pairs in ambiguous.items()}
-        # How many of each class, the classes sorted.
+        # The number of events of each class, in the order of the class names.
         self.counts: dict[str, int] = defaultdict(int)
         for label, video in sorted(times):
             self.counts[label] += len(times[label, video])
@@ -217,7 +218,7 @@ class _ByClass:
         return self.times.get((event.label, event.video), np.empty((0, 2)))
 
     def share_ambiguous(self, event: TimedLabel) -> float:
-        """The largest part of an event's time that one ambiguous event covers, from 0 to 1."""
+        """Return the largest share of an event's time that one ambiguous event covers, from 0 to 1."""
         length = event.end_s - event.start_s
         if event.video not in self.ambiguous or length == 0:
             return 0.0
@@ -225,26 +226,26 @@ class _ByClass:
 
 
 def _match_events(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
-    """The curve of one class of ``total`` events; ``detections`` has the surest first."""
+    """Return the curve of one class of ``total`` events; ``detections`` are in the order of falling scores."""
     counted = _judge(detections, events, tiou)
     return precision_recall([d.score for d, _ in counted], [hit for _, hit in counted], ties="in order", total=total)
 
 
 def _judge(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> list[tuple[ScoredLabel, bool]]:
-    """The detections of one class that count, and whether each is right; ``detections`` has the surest first."""
+    """Return the ``detections`` of one class (falling scores) that count, and whether each is right."""
     free: dict[str, np.ndarray] = {}
     counted = []
     for detection in detections:
         times = events.of(detection)
-        still = free.setdefault(detection.video, np.full(len(times), True))
-        overlap = np.where(still, _overlap(detection, times), -1.0)
+        is_free = free.setdefault(detection.video, np.full(len(times), True))
+        overlap = np.where(is_free, _overlap(detection, times), -1.0)
         best = int(overlap.argmax()) if len(times) else -1
-        # 4 s of 10 s are 0.4, which 0.39999999999999997 is not
+        # The margin covers rounding: an overlap of 4 s in 10 s may be computed as 0.39999999999999997.
         hit = best >= 0 and overlap[best] >= tiou - 1e-9
         if hit:
-            still[best] = False
-        # As COCO does with crowds: the part of the detection that is covered is compared, since what is ambiguous may
-        # be far longer than one action.
+            is_free[best] = False
+        # An ambiguous event may be far longer than one action, so the covered share of the detection is compared, as
+        # COCO does with crowds.
         elif events.share_ambiguous(detection) >= tiou - 1e-9:
             continue
         counted.append((detection, bool(hit)))
@@ -253,24 +254,27 @@ def _judge(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> 
 
 @dataclass(frozen=True)
 class EventF1:
-    """Events found at one temporal overlap: ``per_class`` has (hits, found, true) of every class that is either."""
+    """The F1 score of events at one temporal overlap.
+
+    ``per_class`` has (hits, detections that count, true events) of every class that has a detection or an event.
+    """
 
     tiou: float
     per_class: dict[str, tuple[int, int, int]]
 
     @property
     def hits(self) -> int:
-        """Detections that are right, each of another event."""
+        """Return the number of detections that are right."""
         return sum(hits for hits, _, _ in self.per_class.values())
 
     @property
     def found(self) -> int:
-        """Detections that count."""
+        """Return the number of detections that count."""
         return sum(judged for _, judged, _ in self.per_class.values())
 
     @property
     def true(self) -> int:
-        """Events that there are."""
+        """Return the number of true events."""
         return sum(true for _, _, true in self.per_class.values())
 
     @property
@@ -283,19 +287,19 @@ class EventF1:
 
     @property
     def f1(self) -> float:
-        """2 · hits / (found + true), over all classes together."""
+        """Return 2 · hits / (found + true) over all classes together."""
         return 2 * self.hits / (self.found + self.true)
 
 
 def event_f1(detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tiou: float = 0.3) -> EventF1:
-    """How many events were found, by the rules of ``event_map``, and how many detections are wrong.
+    """Return the numbers of right detections, of all detections and of true events, matched as in ``event_map``.
 
-    All detections count, whatever their score: the figure judges what a stream tells its user, where ``event_map``
-    judges a ranking. A detection of a class that the truth does not have is wrong.
+    All detections count, whatever their score: the figure measures what a stream shows its user, while ``event_map``
+    measures a ranking. A detection of a class that does not occur in the truth is wrong.
 
     Args:
-        detections: with a score, the surest of which are matched first.
-        truth: what happened.
+        detections: events with a score; those with the highest scores are matched first.
+        truth: the true events.
         tiou: above 0, up to 1.
     """
     if not 0 < tiou <= 1:
@@ -315,12 +319,12 @@ def event_f1(detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tio
 
 
 def _intersection(event: TimedLabel, times: np.ndarray) -> np.ndarray:
-    """Seconds that ``event`` shares with each of ``times`` (n, 2)."""
+    """Return the seconds that ``event`` shares with each of ``times`` (n, 2)."""
     return np.maximum(0.0, np.minimum(event.end_s, times[:, 1]) - np.maximum(event.start_s, times[:, 0]))
 
 
 def _overlap(event: TimedLabel, times: np.ndarray) -> np.ndarray:
-    """Intersection over union with each of ``times`` (n, 2)."""
+    """Return the intersection over union of ``event`` with each of ``times`` (n, 2)."""
     shared = _intersection(event, times)
     return shared / (event.end_s - event.start_s + times[:, 1] - times[:, 0] - shared)
 
@@ -339,36 +343,36 @@ def _describe(event: TimedLabel) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Delay:
-    """``delays_s`` (n,) of each true event in the order given, NaN where it was missed.
+    """The delay ``delays_s`` (n,) of each true event in the given order, in seconds; NaN where it was missed.
 
-    A delay runs from the event's start to the start of the token that shows it; a live answer is there when that token
-    ends, 1 / tokens_per_second later, and a detector's ``min_seconds`` later still.
+    A delay runs from the event's start to the start of the token that detects it. Live output comes when that token
+    ends, 1 / tokens_per_second later, and with a detector's ``min_seconds`` by so much later again.
     """
 
     delays_s: np.ndarray
 
     @property
     def missed(self) -> float:
-        """Share of the events that were never detected, from 0 to 1."""
+        """Return the share of events that were never detected, from 0 to 1."""
         return float(np.isnan(self.delays_s).mean())
 
     @property
     def median_s(self) -> float:
-        """Of the events that were detected; NaN where none was."""
+        """Return the median delay of the events that were detected; NaN where none was."""
         delays = self.delays_s[~np.isnan(self.delays_s)]
         return float(np.median(delays)) if len(delays) else float("nan")
 
     @property
     def mean_s(self) -> float:
-        """Of the events that were detected; NaN where none was."""
+        """Return the mean delay of the events that were detected; NaN where none was."""
         return mean_of_known(self.delays_s)
 
 
 def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel]) -> Delay:
-    """How long after an event's start the first detection of its class that overlaps it starts.
+    """Return how long after each event's start the first detection of its class that overlaps it starts.
 
-    A detection that was there before the event counts as no delay: read this beside ``false_alarms_per_hour``, since
-    who always says everything has neither delay nor misses. Ambiguous events are no truth and have no delay.
+    A detection that starts before the event has delay 0. A detector that always reports every class therefore has
+    neither delay nor misses, so read this beside ``false_alarms_per_hour``. Ambiguous events have no delay.
     """
     by_class = _ByClass(detections)
     delays = []
@@ -389,14 +393,14 @@ def frame_delay(
     tokens_per_second: float,
     thresholds: float | Sequence[float] = 0.5,
 ) -> Delay:
-    """How long after an action's first token its score first reaches a threshold, before its last token is over.
+    """Return how long after each action's first token its score first reaches a threshold, up to its last token.
 
     Args:
         scores: probabilities (N, 1+K), the background first.
-        targets: 0/1 (N, 1+K); each stretch of an action is an event, in the order of classes, then of rows.
+        targets: the truth as 0/1 (N, 1+K); each run of an action is an event, ordered by class, then by row.
         video_ids: (N,) the video of each row.
-        tokens_per_second: of the rows.
-        thresholds: one for all actions or one for each, K.
+        tokens_per_second: number of rows per second.
+        thresholds: one number for all actions, or K numbers.
     """
     frames = check_frames(scores, targets, video_ids=video_ids)
     borders = frames.video_borders("the start of an action")
@@ -420,14 +424,14 @@ def _delay(delays: list[float]) -> Delay:
 
 
 def false_alarms_per_hour(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel], duration_s: float) -> float:
-    """Detections that touch no event of their class, per hour of video.
+    """Return the number of detections that overlap no event of their class, per hour of video.
 
-    One that lies by half or more in an ambiguous event is not counted.
+    A detection that lies by half or more in an ambiguous event is not counted.
 
     Args:
-        detections: over all videos.
-        truth: of all videos.
-        duration_s: of all videos together, those without any event included.
+        detections: the detections in all videos.
+        truth: the true events of all videos.
+        duration_s: the duration of all videos together, those without any event included.
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s is {duration_s:g}; the videos together last longer than 0 s")

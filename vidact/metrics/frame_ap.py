@@ -1,21 +1,22 @@
-"""Average precision of per-frame answers: online detection, calibrated, by portion of the action, of the future.
+"""Average precision of per-frame scores: online detection, calibrated, by portion of the action, and of the future.
 
-Published figures differ in which frames they score and in what they do to the scores first; each way has a name here:
+Published figures differ in the frames that they score and in how they change the scores first. Each protocol has a name
+here:
 
-``lstr``           every frame but the ambiguous ones; equal scores enter together, as in scikit-learn. TRN, LSTR,
-                   TeSTra, MAT, CMeRT, MiniROAD, E2E-LOAD; what we report where nothing else is said.
-``oadtr``          frames 63 … T - 10 of each video but the ambiguous ones; equal scores enter one by one. OadTR,
-                   CoOadTR, Colar.
-``gatehub``        every frame but the first of each video, and but those whose *oldest present* frame, seven back, is
-                   ambiguous: some ambiguous frames stay, as negatives, and some others go. GateHUB.
-``legacy-smooth``  as ``lstr``, after each score was replaced by the largest of the five around it, two of them later
-                   ones. The Matlab protocol of 2015 to 2017 (CDC); it looks ahead, and its figures are far higher.
+``lstr``           every frame except ambiguous ones; equal scores enter together, as in scikit-learn. Used by TRN,
+                   LSTR, TeSTra, MAT, CMeRT, MiniROAD and E2E-LOAD, and the default here.
+``oadtr``          frames 63 … T - 10 of each video, except ambiguous ones; equal scores enter one by one. Used by
+                   OadTR, CoOadTR and Colar.
+``gatehub``        every frame except the first of each video and those whose *oldest present* frame, seven back, is
+                   ambiguous: some ambiguous frames stay, as negatives, and some others go. Used by GateHUB.
+``legacy-smooth``  as ``lstr``, after each score is replaced by the largest of the five around it, two of which are
+                   later. The Matlab protocol of 2015 to 2017 (CDC); it uses the future, and its figures are far higher.
 ``idu-smooth``     every frame, ambiguous ones as negatives, after y_t = (y_(t-1) + x_t) / 2 over all videos as if they
-                   were one, as IDU scores TVSeries; equal scores enter one by one.
+                   were one; equal scores enter one by one. IDU scores TVSeries in this way.
 
 Rows are frames (tokens) of whole videos, one after another: there is one ranking over the data set, not a mean over
-videos. Column 0 is the background, which is never averaged in; a frame may be of several classes. A network that has
-an ambiguous output besides is scored without that column: softmax first, then leave it out (``oadtr`` leaves it out
+videos. Column 0 is the background, which is never part of the mean; a frame may have several classes. A network that
+also has an ambiguous output is scored without that column: softmax first, then leave it out (``oadtr`` leaves it out
 first).
 
 Shapes: N frames, K actions, L outputs about the future.
@@ -37,10 +38,10 @@ Ties = Literal["together", "in order"]
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """A ranking cut at each of its n places, best scores first.
+    """The precision and recall of a ranking, best scores first, at each of its n cuts.
 
-    ``thresholds``, ``hits``, ``precision`` (n,): the lowest score taken, the positives taken, their share (calibrated
-    where a weight was given). ``total`` is the number of positives that there are.
+    ``thresholds``, ``hits`` and ``precision`` (n,) are the lowest score above a cut, the number of positives above it,
+    and their share (calibrated where a weight was given). ``total`` is the number of all positives.
     """
 
     thresholds: np.ndarray
@@ -54,24 +55,24 @@ class PrecisionRecall:
 
     @property
     def envelope(self) -> np.ndarray:
-        """The best precision at this recall or any higher, (n,)."""
+        """Return the best precision at this recall or any higher, (n,)."""
         return np.maximum.accumulate(self.precision[::-1])[::-1]
 
     def area(self, interpolated: bool = False) -> float:
-        """Average precision: precision weighted by the recall gained; NaN without a positive.
+        """Return average precision: precision weighted by the recall gained; NaN without a positive.
 
-        ``interpolated`` takes the envelope for the precision, as ActivityNet's and VOC 2010's code do.
+        ``interpolated`` uses the envelope as the precision, as ActivityNet's and VOC 2010's code do.
         """
         precision = self.envelope if interpolated else self.precision
         return float((np.diff(self.hits, prepend=0) * precision).sum() / self.total) if self.total else float("nan")
 
     def mean_at(self, points: int) -> float:
-        """Mean of the envelope at ``points`` recalls from 0 to 1; 11 is VOC 2007's. NaN without a positive."""
+        """Return the mean of the envelope at ``points`` recalls, 0 to 1 (11 in VOC 2007); NaN without a positive."""
         if points < 2:
             raise ValueError(f"{points} points of recall have no mean; 2 are the least, and 11 the custom")
         if not self.total:
             return float("nan")
-        # in whole numbers: 3 hits of 10 are a recall of 0.3, which 0.30000000000000004 is not
+        # Recalls are compared as whole numbers: as floats, 3 hits of 10 may differ from a recall of 0.3.
         rank = np.searchsorted(self.hits * (points - 1), np.arange(points) * self.total)
         return float(np.append(self.envelope, 0.0)[rank].mean())
 
@@ -83,15 +84,15 @@ def precision_recall(
     ties: Ties = "together",
     total: int | None = None,
 ) -> PrecisionRecall:
-    """The curve of one class: ``scores`` (N,), higher is surer, and whether each is right (N,).
+    """Return the precision-recall curve of one class.
 
     Args:
-        scores: without NaN.
-        positives: True or 1 where the class is there.
+        scores: (N,) without NaN; higher is more certain.
+        positives: (N,) True or 1 where the class is true.
         weight: w of calibrated precision, w·TP / (w·TP + FP); 1 is plain precision.
-        ties: "together" cuts below each group of equal scores, as scikit-learn does: the order of rows cannot matter.
-            "in order" cuts below each row; the earlier of two equal ones comes first.
-        total: how many positives there are where the rows do not hold all of them, as in detection.
+        ties: "together" cuts below each group of equal scores, as scikit-learn does: the order of rows does not matter.
+            "in order" cuts below each row; of equal rows the earlier comes first.
+        total: number of all positives, where the rows do not contain all of them, as in detection.
     """
     values, right = np.asarray(scores, dtype=np.float64), np.asarray(positives, dtype=bool)
     order = np.argsort(-values, kind="stable")
@@ -101,7 +102,7 @@ def precision_recall(
         cut[:-1] = values[1:] != values[:-1]
     hits, ranks = right.cumsum()[cut], np.flatnonzero(cut) + 1
     total_weight = weight * hits + (ranks - hits)
-    # The sum is 0 where the weight is 0, which happens where every frame is positive: precision is then 1.
+    # The sum is 0 only where the weight is 0, which happens where every frame is positive: precision is then 1.
     precision = np.divide(weight * hits, total_weight, out=np.ones(len(hits)), where=total_weight > 0)
     return PrecisionRecall(values[cut], hits, precision, int(right.sum()) if total is None else total)
 
@@ -111,7 +112,7 @@ def precision_recall(
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Checked rows: ``scores`` and ``positive`` bool (N, 1+K), ``ignore`` bool (N,), ``borders`` (V+1,).
+    """The checked rows: ``scores`` and ``positive`` bool (N, 1+K), ``ignore`` bool (N,), ``borders`` (V+1,).
 
     Video v is the rows ``borders[v]`` … ``borders[v + 1] - 1``; None where no video ids were given.
     """
@@ -136,7 +137,7 @@ class Frames:
 def check_frames(
     scores: ArrayLike, targets: ArrayLike, ignore: ArrayLike | None = None, video_ids: ArrayLike | None = None
 ) -> Frames:
-    """Refuse what cannot be scored, in words; NumPy arrays and tensors are taken."""
+    """Return the checked rows; raise ValueError for what cannot be scored. NumPy arrays and tensors are accepted."""
     values, truth = np.asarray(scores), np.asarray(targets)
     if values.ndim != 2 or values.shape[1] < 2:
         raise ValueError(f"scores have the shape {values.shape}; they must be (frames, 1 background + actions)")
@@ -176,7 +177,7 @@ def _ignored(ignore: ArrayLike | None, rows: int) -> np.ndarray:
 
 
 def borders_of(video_ids: ArrayLike, rows: int) -> np.ndarray:
-    """The first row of each video, and ``rows`` at the end: (V+1,)."""
+    """Return the first row of each video, followed by ``rows``: (V+1,)."""
     ids = np.asarray(video_ids)
     if ids.shape != (rows,):
         raise ValueError(f"video_ids have the shape {ids.shape}; they must name the video of each of the {rows} rows")
@@ -190,7 +191,7 @@ def borders_of(video_ids: ArrayLike, rows: int) -> np.ndarray:
 
 
 def runs(active: np.ndarray, borders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First and last row (inclusive) of each stretch of True in ``active`` (N,); a video's border ends a stretch."""
+    """Return the first and last row (inclusive) of each run of True in ``active`` (N,); a video's end ends a run."""
     before, after = np.append(False, active[:-1]), np.append(active[1:], False)
     before[borders[:-1]] = False
     after[borders[1:] - 1] = False
@@ -198,7 +199,7 @@ def runs(active: np.ndarray, borders: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _position(borders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's place in its video and that video's length, (N,) both."""
+    """Return each row's index within its video and that video's length, both (N,)."""
     lengths = np.diff(borders)
     return np.arange(borders[-1]) - np.repeat(borders[:-1], lengths), np.repeat(lengths, lengths)
 
@@ -211,13 +212,13 @@ def _keep_lstr(frames: Frames) -> np.ndarray:
 
 
 def _keep_oadtr(frames: Frames) -> np.ndarray:
-    # A sample is 64 frames of past and 8 of future; the range of their ends leaves nine last frames out, not eight.
+    # A sample has 64 past and 8 future frames; the published code leaves out the last nine frames, not eight.
     position, length = _position(frames.video_borders("protocol 'oadtr'"))
     return (position >= 63) & (position <= length - 10) & ~frames.ignore
 
 
 def _keep_gatehub(frames: Frames) -> np.ndarray:
-    # Their argmax runs over the flattened targets of the eight present frames, so it finds the label of the oldest.
+    # The published argmax runs over the flattened targets of eight present frames, so it returns the oldest's label.
     position, _ = _position(frames.video_borders("protocol 'gatehub'"))
     oldest = np.arange(len(frames)) - np.minimum(position, 7)
     return (position > 0) & ~frames.ignore[oldest]
@@ -266,7 +267,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True, eq=False)
 class FrameAP:
-    """``per_class`` (K,), NaN for an action without a positive; ``rows`` were scored by ``protocol``."""
+    """Average precision ``per_class`` (K,), NaN without a positive, of ``rows`` frames scored by ``protocol``."""
 
     per_class: np.ndarray
     rows: int
@@ -274,12 +275,12 @@ class FrameAP:
 
     @property
     def mean(self) -> float:
-        """Over the actions that occur; NaN where none does."""
+        """Return the mean over the actions that occur; NaN where none does."""
         return mean_of_known(self.per_class)
 
 
 def mean_of_known(values: np.ndarray) -> float:
-    """Mean without the NaNs; NaN where all are."""
+    """Return the mean of the values that are not NaN; NaN where all are."""
     numbers = values[~np.isnan(values)]
     return float(numbers.mean()) if len(numbers) else float("nan")
 
@@ -292,16 +293,16 @@ def frame_map(
     video_ids: ArrayLike | None = None,
     switch: tuple[int, int] | None = None,
 ) -> FrameAP:
-    """Mean average precision over frames, by a named protocol.
+    """Return the mean average precision over frames, by a named protocol.
 
     Args:
         scores: probabilities (N, 1+K), the background first.
-        targets: 0/1 (N, 1+K).
+        targets: the truth as 0/1 (N, 1+K).
         ignore: (N,) True where the label is ambiguous.
         protocol: "lstr", "oadtr", "gatehub", "legacy-smooth" or "idu-smooth"; see the top of this file.
         video_ids: (N,) the video of each row; "oadtr", "gatehub" and "legacy-smooth" need it.
-        switch: columns (a, b): a's score, where it is higher, also counts for b. THUMOS'14 with (5, 8), CliffDiving
-            and Diving, was scored so by the Matlab protocol and, as an option, by LSTR and those after it.
+        switch: columns (a, b): where a's score is higher than b's, it also counts for b. The Matlab protocol scores
+            THUMOS'14 with (5, 8), CliffDiving and Diving; LSTR and its successors have this as an option.
     """
     rule = _protocol(protocol)
     scores, positive = _scored_rows(scores, targets, ignore, protocol, video_ids, switch)
@@ -318,7 +319,7 @@ def calibrated_map(
     switch: tuple[int, int] | None = None,
     weight: float | None = None,
 ) -> FrameAP:
-    """Mean calibrated average precision, mcAP (De Geest et al. 2016): the false positives are weighed by w.
+    """Return the mean calibrated average precision, mcAP (De Geest et al. 2016), w·TP / (w·TP + FP).
 
     w = negatives / positives of the class over the frames scored, so a guess scores about 0.5 however rare the class
     is. It saturates: show ``frame_map`` beside it. The other arguments are those of ``frame_map``.
@@ -338,7 +339,7 @@ def _calibrated_area(scores: np.ndarray, positive: np.ndarray, weight: float | N
     num_positive = int(positive.sum())
     if weight is None and num_positive:
         weight = (len(positive) - num_positive) / num_positive
-    # One by one: the published code groups no ties. Its unstable sort is not copied: ours gives the same figure again.
+    # Ties enter one by one, as in the published code. Its sort is unstable; ours is stable and repeats its figures.
     return precision_recall(scores, positive, weight or 0.0, "in order").area()
 
 
@@ -380,7 +381,7 @@ def _scored_rows(
 
 @dataclass(frozen=True, eq=False)
 class AnticipationAP:
-    """``per_class`` (L, K) and ``rows`` (L,) for answers about ``seconds`` (L,) from now."""
+    """Average precision ``per_class`` (L, K) over ``rows`` (L,) frames, for predictions ``seconds`` (L,) ahead."""
 
     seconds: np.ndarray
     per_class: np.ndarray
@@ -388,7 +389,7 @@ class AnticipationAP:
 
     @property
     def per_offset(self) -> np.ndarray:
-        """Mean over the actions at each distance, (L,)."""
+        """Return the mean over the actions at each distance, (L,)."""
         return np.array([mean_of_known(row) for row in self.per_class])
 
     @property
@@ -404,16 +405,16 @@ def anticipation_map(
     video_ids: ArrayLike,
     ignore: ArrayLike | None = None,
 ) -> AnticipationAP:
-    """Mean average precision of answers about the future: 0.25, 0.5, … 2 s for offsets 1 … 8 at 4 tokens/s.
+    """Return the mean average precision of anticipation, such as 0.25, 0.5, … 2 s ahead: 1 … 8 of 4 tokens a second.
 
-    What was said at token t about ``offsets[j]`` = k tokens later is compared with the label of token t + k, by the
-    rules of ``lstr``: frames whose t + k lies beyond the end of the video, or is ambiguous, fall away.
+    The prediction at token t for ``offsets[j]`` = k tokens later is compared with the label of token t + k, by the
+    rules of ``lstr``: frames whose t + k lies beyond the end of the video, or is ambiguous, are left out.
 
     Args:
-        future_scores: (N, L, 1+K), row t holds what was said at t.
-        targets: 0/1 (N, 1+K), row t holds what was true at t.
-        offsets: L whole numbers of tokens from 1 on: a network's ``future_offsets`` without the 0, which is now.
-        tokens_per_second: turns offsets into seconds.
+        future_scores: (N, L, 1+K), row t holds the predictions made at t.
+        targets: the truth as 0/1 (N, 1+K), row t holds the labels of t.
+        offsets: L whole numbers of tokens from 1 on: a network's ``future_offsets`` without 0, the present.
+        tokens_per_second: the rate that turns offsets into seconds.
         video_ids: (N,) the video of each row.
         ignore: (N,) True where the label is ambiguous.
     """
@@ -452,13 +453,13 @@ def anticipation_map(
 
 @dataclass(frozen=True, eq=False)
 class PortionAP:
-    """Calibrated AP ``per_class`` (P, K) where only one P-th of each action counts, the first P-th first."""
+    """Calibrated average precision ``per_class`` (P, K), where row p counts only the p-th of P parts of each action."""
 
     per_class: np.ndarray
 
     @property
     def per_portion(self) -> np.ndarray:
-        """Mean over the actions in each portion, (P,)."""
+        """Return the mean over the actions in each portion, (P,)."""
         return np.array([mean_of_known(row) for row in self.per_class])
 
     @property
@@ -474,19 +475,19 @@ def portion_map(
     portions: int = 10,
     legacy_length: bool = False,
 ) -> PortionAP:
-    """Calibrated mAP by portion: how well an action is known in its first tenth, its second tenth, ….
+    """Return calibrated mAP by portion: how well an action is detected in its first tenth, its second tenth, ….
 
-    An instance is a stretch of frames of one class, from ``start`` to ``end`` inclusive. In portion p its positives
-    are the frames start + ⌊len·p/10⌋ up to, excluding, start + ⌊len·(p+1)/10⌋, one at the least; the negatives are
-    all background frames; other frames of any action are left out.
+    An instance is a run of frames of one class, from ``start`` to ``end`` inclusive. In portion p its positives are the
+    frames from start + ⌊len·p/10⌋ up to, but not including, start + ⌊len·(p+1)/10⌋, and at least one frame. The
+    negatives are all background frames; other frames of any action are left out.
 
     Args:
         scores: probabilities (N, 1+K), the background first.
-        targets: 0/1 (N, 1+K).
+        targets: the truth as 0/1 (N, 1+K).
         video_ids: (N,) the video of each row.
         ignore: (N,) True where the label is ambiguous; such frames are left out.
-        portions: how many parts an instance has.
-        legacy_length: len = end - start, as the published code has it, which never counts an instance's last frame
+        portions: number of parts of an instance.
+        legacy_length: use len = end - start, as the published code does, which never counts an instance's last frame
             (unless it is the only one); ours is end - start + 1.
     """
     if portions < 1:
@@ -498,7 +499,7 @@ def portion_map(
     for column in _actions(frames.scores):
         start, end = runs(frames.positive[:, column], borders)
         length = end - start + (0 if legacy_length else 1)
-        # Sorted once; the sorts inside then find sorted rows, which takes no time.
+        # The rows are sorted once here; sorting them again in each portion then takes little time.
         order = np.argsort(-frames.scores[:, column].astype(np.float64), kind="stable")
         for p in range(portions):
             low = start + length * p // portions

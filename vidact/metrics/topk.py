@@ -1,7 +1,7 @@
 """Accuracy of clip recognition: top-k, mean class accuracy, confusion, and average precision for multi-label clips.
 
 Where scores tie, the class with the lower index comes first, as in ``argmax``: the same scores always give the same
-figure, and a network that scores all classes alike has said class 0. A NaN score raises: it has no rank.
+figure, and a network that scores all classes alike predicts class 0. A NaN score has no rank and raises an error.
 
 Shapes: N videos, K classes.
 """
@@ -17,9 +17,9 @@ from vidact.metrics.frame_ap import mean_of_known, precision_recall
 
 
 def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
-    """Share of videos whose true class is among the ``k`` best of ``scores`` (N, K); ``labels`` (N,) are indices.
+    """Return the share of videos whose true class is among the ``k`` best of ``scores`` (N, K).
 
-    ``k`` is capped at K: top-5 of two classes is 1, since no answer can miss.
+    ``labels`` (N,) are class indices. ``k`` is capped at K: top-5 of two classes is always 1.
     """
     if k < 1:
         raise ValueError(f"top-{k} has no meaning; k starts at 1")
@@ -27,13 +27,13 @@ def topk_accuracy(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
 
 
 def is_trivial(figure: str, num_classes: int) -> bool:
-    """Whether a figure of this name, such as ``test_top5``, is 1 whatever a network answers: it names all classes."""
+    """Return whether a figure such as ``test_top5`` is always 1, because its k is at least the number of classes."""
     match = re.search(r"(?:^|_)top(\d+)$", figure)
     return match is not None and int(match[1]) >= num_classes
 
 
 def true_class_rank(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """How many classes stand ahead of the true one in each row of ``scores`` (N, K): 0 is right, (N,)."""
+    """Return the number of classes that rank before the true one in each row of ``scores`` (N, K): (N,), 0 is right."""
     values, truth = _checked(scores, labels)
     true_score = np.take_along_axis(values, truth[:, None], axis=1)  # (N, 1)
     earlier = np.arange(values.shape[1]) < truth[:, None]  # (N, K)
@@ -41,7 +41,7 @@ def true_class_rank(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Mean over the classes that occur in ``labels`` of each one's accuracy; a rare class weighs as much as any.
+    """Return the mean accuracy of the classes that occur in ``labels``; a rare class counts as much as any other.
 
     The test scripts of TSN and TSM print this figure beside top-1; the two differ where classes differ in size.
     """
@@ -49,7 +49,7 @@ def mean_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def per_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Share of each class's videos that are recognised, (K,); NaN for a class with no video."""
+    """Return the share of each class's videos that are recognised, (K,); NaN for a class with no video."""
     values, truth = _checked(scores, labels)
     counts = confusion_matrix(values, truth)
     videos = counts.sum(1)
@@ -57,7 +57,7 @@ def per_class_accuracy(scores: ArrayLike, labels: ArrayLike) -> np.ndarray:
 
 
 def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, num_classes: int | None = None) -> np.ndarray:
-    """How often the truth i was called j: counts (K, K), rows are the truth.
+    """Return counts (K, K): entry [i, j] is how often class j was predicted where the truth is i.
 
     ``predictions`` are class indices (N,), which need ``num_classes``, or scores (N, K), of which the best one counts.
     """
@@ -77,9 +77,9 @@ def confusion_matrix(predictions: ArrayLike, labels: ArrayLike, num_classes: int
 
 
 def average_precision(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
-    """Area under each class's precision-recall steps, (K,); ``targets`` (N, K) are 0/1. NaN without a positive.
+    """Return the area under each class's precision-recall steps, (K,); ``targets`` (N, K) are 0/1.
 
-    Videos of equal score enter together, so their order cannot matter.
+    A class without a positive has NaN. Videos of equal score enter together, so their order does not matter.
     """
     values, truth = _score_array(scores), np.asarray(targets)
     if truth.shape != values.shape:
@@ -90,7 +90,7 @@ def average_precision(scores: ArrayLike, targets: ArrayLike) -> np.ndarray:
 
 
 def mean_average_precision(scores: ArrayLike, targets: ArrayLike) -> float:
-    """Mean of ``average_precision`` over the classes that have a positive; NaN where none has."""
+    """Return the mean of ``average_precision`` over the classes that have a positive; NaN where none has."""
     return mean_of_known(average_precision(scores, targets))
 
 

@@ -1,7 +1,7 @@
-"""What answers reach that look at nothing: a figure means little until it stands beside them.
+"""Baselines that ignore the video: a figure means little unless it is compared with them.
 
-A guess names each class equally often; the majority's answer is always the most frequent label. Rows are clips, or
-tokens of videos.
+A guess predicts each class equally often; the majority baseline always predicts the most frequent label. Rows are
+clips, or tokens of videos.
 
 Shapes: N rows, C classes (1 + K with a background in column 0).
 """
@@ -17,13 +17,14 @@ from numpy.typing import ArrayLike
 from vidact.metrics.frame_ap import check_frames, mean_of_known
 from vidact.metrics.topk import confusion_matrix
 
-LUCK = 0.05  # a lead that luck gives more often than this proves nothing
+LUCK = 0.05  # a lead that occurs by chance with a higher probability proves nothing
 
 
 @dataclass(frozen=True)
 class Yardsticks:
-    """``chance`` is a guess's accuracy, ``majority`` that of always answering column ``majority_class``.
+    """The figures that predictions reach without looking at the video.
 
+    ``chance`` is the accuracy of a guess and ``majority`` that of always predicting column ``majority_class``.
     ``chance_map`` is the mean average precision of scores in random order: the mean share of the classes that occur,
     without the background; NaN where none does.
     """
@@ -35,10 +36,10 @@ class Yardsticks:
 
 
 def yardsticks(targets: ArrayLike, ignore: ArrayLike | None = None, has_background: bool = False) -> Yardsticks:
-    """What a guess and the most frequent label reach on ``targets`` 0/1 (N, C); a row may be of several classes.
+    """Return what a guess and the most frequent label reach on ``targets`` (N, C); a row may have several classes.
 
     Args:
-        targets: the truth.
+        targets: the truth as 0/1.
         ignore: (N,) True where the label is ambiguous.
         has_background: column 0 is the background, which no mean average precision counts.
     """
@@ -55,14 +56,14 @@ def yardsticks(targets: ArrayLike, ignore: ArrayLike | None = None, has_backgrou
 
 
 def token_confusion(scores: ArrayLike, targets: ArrayLike, ignore: ArrayLike | None = None) -> np.ndarray:
-    """How often tokens of class i were called j: counts (1+K, 1+K), rows are the truth, the background first.
+    """Return counts (1+K, 1+K): entry [i, j] is how often column j was predicted for tokens of class i.
 
-    What a token is called is its best-scored column. A token of several actions is right if it is called one of them,
-    and stands in that one's row; otherwise in the row of the first.
+    The background comes first. The prediction is a token's best-scored column. A token of several actions is right if
+    one of them is predicted, and counts in the row of that action; otherwise it counts in the row of the first.
 
     Args:
-        scores: (N, 1+K).
-        targets: 0/1 (N, 1+K).
+        scores: (N, 1+K), the background first.
+        targets: the truth as 0/1 (N, 1+K).
         ignore: (N,) True where the label is ambiguous.
     """
     frames = check_frames(scores, targets, ignore)
@@ -72,7 +73,7 @@ def token_confusion(scores: ArrayLike, targets: ArrayLike, ignore: ArrayLike | N
 
 
 def token_accuracy(scores: ArrayLike, targets: ArrayLike, ignore: ArrayLike | None = None) -> float:
-    """Share of the tokens whose best-scored column, of the actions and the background, is true; NaN without a token.
+    """Return the share of tokens whose best-scored column, background included, is true; NaN without a token.
 
     The arguments are those of ``token_confusion``.
     """
@@ -80,22 +81,27 @@ def token_accuracy(scores: ArrayLike, targets: ArrayLike, ignore: ArrayLike | No
 
 
 def accuracy_of(counts: np.ndarray) -> float:
-    """Share of a confusion matrix's counts that lies on its diagonal; NaN of an empty one."""
+    """Return the share of a confusion matrix's counts that lies on its diagonal; NaN for an empty matrix."""
     return float(counts.trace() / counts.sum()) if counts.sum() else float("nan")
 
 
 def lead_is_luck(right: ArrayLike, constant_right: ArrayLike) -> bool:
-    """Whether answers that are right where ``right`` (N,) says so may be no better than others, right elsewhere.
+    """Return whether predictions lead over a constant prediction by no more than chance explains (sign test).
 
-    By the sign test: of the rows where just one of the two is right, so many or more would be the first one's by the
-    toss of a coin in over 5 % of all cases. Rows are independent of each other, such as clips of different sources.
+    Only rows where exactly one of the two is right count. The lead is luck if, with a fair coin for each of these rows,
+    the predictions would win as many or more of them with a probability above 5 %. Rows must be independent of each
+    other, such as clips of different sources.
+
+    Args:
+        right: (N,) True where the prediction is right.
+        constant_right: (N,) True where the constant prediction is right.
     """
-    mine, constant = np.asarray(right, dtype=bool), np.asarray(constant_right, dtype=bool)
-    if mine.shape != constant.shape:
-        raise ValueError(f"answers of the shapes {mine.shape} and {constant.shape} cannot be compared row by row")
-    ahead, behind = int((mine & ~constant).sum()), int((constant & ~mine).sum())
+    predicted, constant = np.asarray(right, dtype=bool), np.asarray(constant_right, dtype=bool)
+    if predicted.shape != constant.shape:
+        raise ValueError(f"answers of the shapes {predicted.shape} and {constant.shape} cannot be compared row by row")
+    ahead, behind = int((predicted & ~constant).sum()), int((constant & ~predicted).sum())
     tosses = ahead + behind
-    # log C(n, k) sums up: n may be thousands, and 2 ** n no float
+    # The binomial coefficients are summed as logarithms, because 2 ** n is no float where n is thousands.
     logs = np.concatenate([[0.0], np.log(np.arange(1, tosses + 1))]).cumsum()
     k = np.arange(ahead, tosses + 1)
     chance = np.exp(logs[tosses] - logs[k] - logs[tosses - k] - tosses * np.log(2)).sum()
@@ -109,14 +115,14 @@ def verdict(
     mean_precision: float | None = None,
     is_luck: bool = False,
 ) -> str:
-    """A sentence where a figure is no better than an answer that looks at nothing; empty where it is better.
+    """Return a sentence where a figure is no better than a baseline that ignores the video, else an empty string.
 
     Args:
-        sticks: of the same rows.
-        names: of the columns, the background's included where there is one.
-        accuracy: None where rows of several classes have none.
+        sticks: the baselines on the same rows.
+        names: the names of the columns, the background's included where there is one.
+        accuracy: None where rows have several classes.
         mean_precision: mean average precision; None where it was not computed.
-        is_luck: that the accuracy leads by no more than luck may give; see ``lead_is_luck``.
+        is_luck: whether chance explains the accuracy's lead; see ``lead_is_luck``.
     """
     faults = []
     if accuracy is not None and (accuracy <= sticks.majority or is_luck):

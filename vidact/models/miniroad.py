@@ -125,7 +125,7 @@ def miniroad_small(
     anticipation_steps: int = 0,
     dropout: float = 0.2,
 ) -> MiniROAD:
-    """MiniROAD on a mobile backbone's features (not in the paper), 2.2 million parameters; arguments as ``miniroad``."""
+    """MiniROAD on a mobile backbone's features (not in the paper), 2.2 million parameters; see ``miniroad``."""
     return MiniROAD(num_classes, feature_dim, embedding_dim, hidden_dim, anticipation_steps, dropout)
 
 
