@@ -1,9 +1,9 @@
 """3-D and transformer networks of torchvision and pytorchvideo behind the clip contract.
 
-Both libraries want (B, C, T, H, W) and end in a classifier of 400 classes; here the axes are exchanged on the first
-line, the classifier is cut off, and each function states what its published weights expect of the pixels.
-pytorchvideo pools windows of the size it was trained at; the windows are averaged after the classifier, which is the
-same as before it, so larger crops keep their published scores and smaller ones work too.
+Both libraries take (B, C, T, H, W) and end in a classifier of 400 classes. Here the axes are exchanged first, the
+classifier is replaced, and each function has the input that its published weights expect. pytorchvideo pools windows of
+the trained size and averages them after the classifier; averaging before the linear classifier gives the same result,
+so larger crops keep their published scores and smaller ones work too.
 
 Shapes: B videos, T frames, C channels, H x W pixels, D features, K classes.
 """
@@ -27,19 +27,19 @@ from vidact.models.weights import Rules, builder, load_strictly, load_weights, r
 
 FACEBOOK = ClipInput(mean=(0.45,), std=(0.225,), resize=256)
 TORCHVISION_112 = ClipInput(size=112, mean=(0.43216, 0.394666, 0.37645), std=(0.22803, 0.22145, 0.216989), resize=128)
-ALPHA = 4  # SlowFast's fast pathway sees four frames for each one of the slow pathway
+ALPHA = 4  # SlowFast's fast pathway gets four frames for each frame of the slow pathway
 
 
 class VideoNetwork(nn.Module):
     """A 3-D network and a classifier.
 
     Args:
-        trunk: (B, C, T, H, W) → (B, D).
-        dim: D.
-        num_classes: K.
-        input: what the trunk expects.
-        dropout: before the classifier.
-        min_frames: the shortest clip that the strides and pools of the trunk leave something of.
+        trunk: a module from clips (B, C, T, H, W) to vectors (B, D).
+        dim: size D of the trunk's vector.
+        num_classes: number of classes K.
+        input: the input that the trunk expects.
+        dropout: dropout rate before the classifier.
+        min_frames: number of frames of the shortest clip that the trunk's strides and pools allow.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class VideoNetwork(nn.Module):
         self.min_frames = min_frames
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
         return self.fc(self.dropout(self.features(clip))).float()
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip (B, D)."""
+        """Return one vector per clip (B, D)."""
         check_clip(clip, self.input)
         if clip.shape[1] < self.min_frames:
             raise ValueError(f"the clip has {clip.shape[1]} frames; this network takes at least {self.min_frames}")
@@ -69,7 +69,7 @@ class VideoNetwork(nn.Module):
 
 
 class SlowFast(VideoNetwork):
-    """SlowFast (Feichtenhofer et al. 2019, https://arxiv.org/abs/1812.03982): a quarter of the frames go slowly."""
+    """SlowFast (Feichtenhofer et al. 2019, https://arxiv.org/abs/1812.03982); the slow pathway gets 1 frame in 4."""
 
     def features(self, clip: Tensor) -> Tensor:
         check_clip(clip, self.input)
@@ -77,7 +77,7 @@ class SlowFast(VideoNetwork):
 
 
 def slow_frames(clip: Tensor) -> Tensor:
-    """A quarter of the frames, first to last, as the published weights were trained: 0, 4, 8, 13, …, 31 of 32."""
+    """Return a quarter of the frames, evenly from first to last: 0, 4, 8, 13, …, 31 of 32, as in published training."""
     frames = clip.shape[1]
     if frames % ALPHA:
         raise ValueError(
@@ -90,7 +90,7 @@ def slow_frames(clip: Tensor) -> Tensor:
 
 
 class WindowPool(nn.Module):
-    """Average over every window of the trained size (time, height, width); over everything where the map is smaller."""
+    """An average over every window of the trained size (time, height, width), or over a whole axis that is smaller."""
 
     def __init__(self, kernel: tuple[int, ...]) -> None:
         super().__init__()
@@ -102,15 +102,15 @@ class WindowPool(nn.Module):
 
 
 def _resized(input: ClipInput, size: int) -> ClipInput:
-    """The same input at another crop side; the short side of a test view keeps its ratio to the crop."""
+    """Return the input for another crop side; the short side of a test view keeps its ratio to the crop."""
     resize = (input.resize or input.size) * size // input.size
     return dataclasses.replace(input, size=size, resize=resize)
 
 
 def _start(network: VideoNetwork, weights: str | None, published: Callable[[], Any], url: str, rules: Rules) -> None:
-    """Published Kinetics-400 weights, a local file with the same names, or nothing.
+    """Load published Kinetics-400 weights, a local file with the same names, or (None) nothing.
 
-    The published classifier is taken too where it has as many classes as the network.
+    The published classifier is loaded too where it has as many classes as the network.
     """
     if weights is None:
         return
@@ -149,13 +149,13 @@ def _pytorchvideo(
     trunk = getattr(hub, name)(pretrained=False)
     head = trunk.blocks[-1]
     dim = head.proj.in_features
-    # Some published heads average softmax scores over the windows; we average logits, the same where there is one.
+    # Some published heads average softmax scores over the windows; we average logits, which is equal for one window.
     head.proj, head.dropout, head.activation = nn.Identity(), None, None
-    if hasattr(head.pool, "post_conv"):  # X3D: ReLU stands between its pool and its classifier
+    if hasattr(head.pool, "post_conv"):  # X3D has a ReLU between its pool and its classifier
         head.pool.pool = WindowPool(head.pool.pool.kernel_size)
     elif head.pool is not None:
         head.pool = WindowPool(head.pool.kernel_size)
-    else:  # SlowFast pools both pathways a block earlier; they differ in length, so each is averaged whole
+    else:  # SlowFast pools its pathways a block earlier; they differ in length, so each is fully averaged
         pools = trunk.blocks[-2].pool
         for i, pool in enumerate(pools):
             pools[i] = nn.Sequential(WindowPool(pool.kernel_size), nn.AdaptiveAvgPool3d(1))
@@ -172,8 +172,9 @@ def _pytorchvideo(
 
 
 def _let_compile(trunk: nn.Module) -> None:
-    """Take from pytorchvideo's modules what torch.compile stumbles over: strides that are NumPy's integers, which cut
-    the network into pieces, and X3D's Swish, whose backward pass asks for ``ctx.saved_variables``.
+    """Replace two things in pytorchvideo's modules that torch.compile cannot handle.
+
+    Strides that are NumPy integers break the graph, and the backward pass of X3D's Swish uses ``ctx.saved_variables``.
     """
     for module in list(trunk.modules()):
         if isinstance(module, nn.Conv3d):
@@ -187,10 +188,10 @@ def _let_compile(trunk: nn.Module) -> None:
 def slowfast_r50(
     num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
 ) -> VideoNetwork:
-    """SlowFast-R50 8x8: 32 frames at stride 2, eight of them the slow way.
+    """SlowFast-R50 8x8: 32 frames at stride 2, eight of them for the slow pathway.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "kinetics400", a local file with pytorchvideo's names, or None.
         size: crop side in pixels.
         dropout: before the classifier.
@@ -202,7 +203,7 @@ def slowfast_r50(
 def slowfast_r101(
     num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
 ) -> VideoNetwork:
-    """SlowFast-R101 8x8; arguments as in ``slowfast_r50``. Its published weights saw 32 frames at stride 2."""
+    """SlowFast-R101 8x8; arguments as in ``slowfast_r50``. Its weights were trained on 32 frames at stride 2."""
     return _pytorchvideo(SlowFast, "slowfast", "slowfast_r101", num_classes, weights, _resized(FACEBOOK, size), dropout)
 
 
@@ -210,7 +211,7 @@ def slowfast_r101(
 def slow_r50(
     num_classes: int, weights: str | None = "kinetics400", size: int = 224, dropout: float = 0.5
 ) -> VideoNetwork:
-    """The slow pathway alone: 8 frames at stride 8; arguments as in ``slowfast_r50``."""
+    """SlowFast's slow pathway only: 8 frames at stride 8; arguments as in ``slowfast_r50``."""
     return _pytorchvideo(VideoNetwork, "resnet", "slow_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
 
 
@@ -259,7 +260,7 @@ def x3d_xs(
     """X3D-XS (Feichtenhofer 2020, https://arxiv.org/abs/2004.04730): 4 frames at stride 12.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "kinetics400", a local file with pytorchvideo's names, or None.
         size: crop side in pixels; published scores come from size 182.
         dropout: before the classifier.
@@ -326,7 +327,7 @@ def r3d_18(
     """3-D ResNet-18 (Tran et al. 2018, https://arxiv.org/abs/1711.11248): 16 frames.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "kinetics400", a local file with torchvision's names, or None.
         size: crop side in pixels.
         dropout: before the classifier.
@@ -354,10 +355,10 @@ def r2plus1d_18(
 def r3d_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> VideoNetwork:
-    """A four-block 3-D ResNet for tests and CPU demos; nobody publishes weights for it.
+    """A four-block 3-D ResNet for tests and CPU demos; no published weights exist.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: a local file, or None.
         size: crop side in pixels.
         dropout: before the classifier.
@@ -399,7 +400,7 @@ def mvit_v2_s(num_classes: int, weights: str | None = "kinetics400", dropout: fl
     """MViTv2-S (Li et al. 2022, https://arxiv.org/abs/2112.01526); its positions are made for 16 frames of 224 pixels.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "kinetics400", a local file with torchvision's names, or None.
         dropout: before the classifier.
     """
@@ -476,8 +477,8 @@ _OF_TORCHVISION = {
     "swin3d_b": (swin3d_b, "head"),
 }
 
-# PySlowFast's stages are counted from 1 and pytorchvideo's blocks from 0; the latter also count the pool between the
-# second and the third stage of C2D and I3D.
+# PySlowFast counts stages from 1 and pytorchvideo counts blocks from 0, including the pool between the second and the
+# third stage of C2D and I3D.
 _SLOWFAST_INSIDE: Rules = [
     (r"\.branch1_bn\.", ".branch1_norm."),
     (r"\.branch1\.", ".branch1_conv."),
@@ -518,25 +519,25 @@ _OF_SLOWFAST: dict[str, Rules] = {
 _OF_SLOWFAST["slowfast_r101"] = _OF_SLOWFAST["slowfast_r50"]
 
 
-def _known(network: str, names: Mapping[str, Any], whose: str) -> None:
+def _check_network(network: str, names: Mapping[str, Any], whose: str) -> None:
     if network not in names:
         raise ValueError(f"network is {network!r}; of {whose}'s there are {', '.join(names)}")
 
 
 def from_pytorchvideo(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
-    """A network of pytorchvideo's hub from its names, ``blocks.0.…``; ``network`` is the function of this package."""
-    _known(network, _OF_PYTORCHVIDEO, "pytorchvideo")
+    """Build a network of pytorchvideo's hub from its names, ``blocks.0.…``; ``network`` names the function here."""
+    _check_network(network, _OF_PYTORCHVIDEO, "pytorchvideo")
     built = _OF_PYTORCHVIDEO[network](num_classes, weights=None)
     load_strictly(built, state_dict, PYTORCHVIDEO, source="the pytorchvideo state dict")
     return built
 
 
 def from_torchvision(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
-    """A video network of torchvision from its names; ``network`` is the function of this package."""
-    _known(network, _OF_TORCHVISION, "torchvision")
+    """Build a video network of torchvision from its names; ``network`` names the function here."""
+    _check_network(network, _OF_TORCHVISION, "torchvision")
     function, head = _OF_TORCHVISION[network]
     built: VideoNetwork = function(num_classes, weights=None)  # type: ignore[operator]
-    if network == "s3d":  # its classifier is a 1x1x1 convolution
+    if network == "s3d":  # S3D's classifier is a 1x1x1 convolution
         state_dict = {
             key: torch.as_tensor(tensor).flatten(1) if key.endswith("classifier.1.weight") else tensor
             for key, tensor in state_dict.items()
@@ -546,12 +547,12 @@ def from_torchvision(state_dict: Mapping[str, Any], network: str, num_classes: i
 
 
 def from_slowfast(state_dict: Mapping[str, Any], network: str, num_classes: int) -> VideoNetwork:
-    """SlowFast 8x8, Slow, C2D and I3D from PySlowFast's names: ``s2.pathway0_res0.branch2.a.weight``.
+    """Build SlowFast 8x8, Slow, C2D or I3D from PySlowFast's names: ``s2.pathway0_res0.branch2.a.weight``.
 
-    Its X3D is not among them: there the shortcut of every stage has a batch norm, in pytorchvideo's only where the
-    width changes.
+    PySlowFast's X3D cannot be read: the shortcut of every stage has a batch norm there, but in pytorchvideo only where
+    the width changes.
     """
-    _known(network, _OF_SLOWFAST, "PySlowFast")
+    _check_network(network, _OF_SLOWFAST, "PySlowFast")
     built = _OF_PYTORCHVIDEO[network](num_classes, weights=None)
     rules = [*_OF_SLOWFAST[network], *_SLOWFAST_INSIDE]
     load_strictly(built, state_dict, rules, source="the slowfast state dict")

@@ -1,16 +1,17 @@
 """VideoMAE and V-JEPA 2: plain vision transformers over tubes of a clip, from Hugging Face's transformers.
 
-A clip is cut into tubes of two frames and 16 x 16 pixels; each becomes a token, and every token sees every other in
-every layer. Both learn from videos without labels, hidden tubes first: VideoMAE (Tong, Song, Wang, Wang 2022,
-https://arxiv.org/abs/2203.12602) paints them, and its tokens are averaged; V-JEPA 2 (Assran et al. 2025,
-https://arxiv.org/abs/2506.09985) foretells their features, and a small transformer pools its tokens into one.
+A clip is cut into tubes of two frames and 16 x 16 pixels. Each tube becomes a token, and every token attends to all
+tokens in every layer. Both networks are pretrained on videos without labels in which some tubes are hidden. VideoMAE
+(Tong, Song, Wang, Wang 2022, https://arxiv.org/abs/2203.12602) reconstructs the pixels of hidden tubes, and its tokens
+are averaged. V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985) predicts their features, and a small
+transformer pools its tokens into one.
 
 The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``uv sync
 --extra transformers``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
-https://github.com/facebookresearch/vjepa2 (MIT). Different here: what only learning without labels needs (VideoMAE's
-decoder, V-JEPA 2's predictor) is left out. VideoMAE-S has 6 attention heads, as its authors trained it; the package's
-converter gives it 16, with which the same weights compute something else. V-JEPA 2's views are resized to the crop's
-side, as its authors score three of them.
+https://github.com/facebookresearch/vjepa2 (MIT). Different here: parts that only pretraining uses (VideoMAE's
+decoder, V-JEPA 2's predictor) are left out. VideoMAE-S has 6 attention heads, as its authors trained it; the package's
+converter gives it 16, and the same weights then compute something else. V-JEPA 2's views are resized to the crop's
+side, as its authors do for their three views.
 
 Shapes: B videos, T frames, C channels, H x W pixels, N tokens, D features, K classes.
 """
@@ -32,10 +33,10 @@ from vidact.models.video_networks import VideoNetwork
 from vidact.models.weights import Rules, builder, load_strictly, read, rename
 from vidact.text.packages import how_to_install
 
-PATCH = 16  # pixels of a tube's side
-TUBE = 2  # frames of a tube
-FRAMES = 16  # VideoMAE's positions are a table for so many
-FILES = ("model.safetensors", "pytorch_model.bin")  # what the hub's folders hold, the better first
+PATCH = 16  # side of a tube in pixels
+TUBE = 2  # frames in a tube
+FRAMES = 16  # VideoMAE's table of positions is for 16 frames
+FILES = ("model.safetensors", "pytorch_model.bin")  # files of weights in the hub's folders, the preferred one first
 
 
 def _transformers() -> Any:
@@ -50,15 +51,15 @@ class VideoTransformer(VideoNetwork):
     """A transformer over the tubes of a clip, one vector from its tokens, and a classifier.
 
     Args:
-        trunk: (B, T, C, H, W) → (B, D).
-        dim: D.
-        num_classes: K.
-        input: its size is the only one that the trunk's positions are made for.
-        dropout: before the classifier.
+        trunk: a module from clips (B, T, C, H, W) to vectors (B, D).
+        dim: size D of the trunk's vector.
+        num_classes: number of classes K.
+        input: the expected input; the trunk's positions are made only for its size.
+        dropout: dropout rate before the classifier.
     """
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip (B, D)."""
+        """Return one vector per clip (B, D)."""
         check_clip(clip, self.input)
         frames, size = clip.shape[1], self.input.size
         if frames % TUBE:
@@ -75,7 +76,7 @@ class VideoTransformer(VideoNetwork):
 
 
 class MeanOfTokens(nn.Module):
-    """VideoMAE's encoder and the norm of its tokens' mean.
+    """VideoMAE's encoder and the normalised mean of its tokens.
 
     Args:
         model: transformers' VideoMAEForVideoClassification.
@@ -84,7 +85,7 @@ class MeanOfTokens(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.videomae, self.fc_norm = model.videomae, model.fc_norm
-        # There the table is no buffer, and is copied to the device for every clip.
+        # In transformers the table is no buffer and is copied to the device for every clip.
         embeddings = self.videomae.embeddings
         table = embeddings.__dict__.pop("position_embeddings")
         embeddings.register_buffer("position_embeddings", table, persistent=False)
@@ -96,11 +97,11 @@ class MeanOfTokens(nn.Module):
 
 
 class PooledTokens(nn.Module):
-    """V-JEPA 2's encoder and its attentive pooler: three transformer layers, and a query that looks at all tokens.
+    """V-JEPA 2's encoder and its attentive pooler: three transformer layers, and a query that attends to all tokens.
 
     Args:
         model: transformers' VJEPA2ForVideoClassification.
-        frozen_encoder: let the pooler learn alone.
+        frozen_encoder: train only the pooler, not the encoder.
     """
 
     def __init__(self, model: Any, frozen_encoder: bool) -> None:
@@ -123,7 +124,7 @@ def _mark_blocks(layers: Any) -> None:
 
 
 def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tensor]:
-    """Tensors of a published name (downloaded once, then kept by the hub's package), a file, or a folder of the hub."""
+    """Return the tensors of a published name (downloaded once, cached by the hub's package), a file or a hub folder."""
     if weights in published:
         try:
             return read(_download(published[weights]))[0]
@@ -145,23 +146,23 @@ def _download(repository: str) -> str:
 
     try:
         return huggingface_hub.hf_hub_download(repository, FILES[0])
-    except LocalEntryNotFoundError:  # no network, which is not the same as no such file
+    except LocalEntryNotFoundError:  # there is no network, while the file may exist
         raise
     except EntryNotFoundError:
         return huggingface_hub.hf_hub_download(repository, FILES[1])
 
 
-# In published files the biases of query and value stand beside these layers.
+# Published files store the biases of query and value outside of these layers.
 _VIDEOMAE: Rules = [
     (r"\.attention\.attention\.q_bias$", ".attention.attention.query.bias"),
     (r"\.attention\.attention\.v_bias$", ".attention.attention.value.bias"),
     (r"^classifier\.", "fc."),
     (r"^(?!fc\.)", "trunk."),
 ]
-# What painted the hidden tubes; and the norm of every token, in whose place the mean has one.
+# Dropped: the decoder that reconstructs hidden tubes, and the norm of every token; here only the mean is normalised.
 _PAINTING: Rules = [(r"^(decoder\.|encoder_to_decoder\.|mask_token$|videomae\.layernorm\.)", None)]
 
-# The encoder alone is published without "vjepa2." before its names.
+# Files that contain only the encoder have no "vjepa2." before its names.
 _VJEPA2: Rules = [
     (r"^(vjepa2\.)?predictor\.", None),
     (r"^vjepa2\.", ""),
@@ -170,7 +171,7 @@ _VJEPA2: Rules = [
 ]
 
 
-# VideoMAE as its authors' code names it; weights that learned without labels have "encoder." before these names.
+# The names in the code of VideoMAE's authors; weights pretrained without labels have "encoder." before these names.
 _BY_ITS_AUTHORS: Rules = [
     (r"^encoder\.(?=patch_embed\.|blocks\.|norm\.)", ""),
     (r"^patch_embed\.proj\.", "videomae.embeddings.patch_embeddings.projection."),
@@ -187,7 +188,7 @@ _BY_ITS_AUTHORS: Rules = [
 
 
 def _library_names(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """VideoMAE's tensors by transformers' names; the authors' files hold query, key and value as one tensor."""
+    """Return VideoMAE's tensors by transformers' names; the authors' files join query, key and value in one tensor."""
     names = {key.removeprefix("module."): value for key, value in state_dict.items()}
     if not any(name.endswith(".attn.qkv.weight") for name in names):
         return state_dict
@@ -208,10 +209,10 @@ def _names_classes(state_dict: Mapping[str, Any]) -> bool:
 
 
 def _start(network: VideoTransformer, state_dict: Mapping[str, Tensor], rules: Rules, new: str, source: str) -> None:
-    """Copy published tensors; the classifier too where it has as many classes as the network.
+    """Copy published tensors into the network; the classifier only where the number of classes is the same.
 
     Args:
-        new: regular expression for what weights that learned without labels have nothing of.
+        new: regular expression of the tensors that weights pretrained without labels do not have.
     """
     tensors = {name: tensor for name, (_, tensor) in rename(state_dict, rules).items()}
     optional = ""
@@ -228,7 +229,7 @@ def _start(network: VideoTransformer, state_dict: Mapping[str, Tensor], rules: R
 
 @dataclass(frozen=True)
 class Shape:
-    """What sizes differ in: width D, layers, attention heads, and the width inside a layer."""
+    """The numbers that make a size: width D, layers, attention heads, and the hidden width inside a layer."""
 
     width: int
     layers: int
@@ -296,10 +297,10 @@ def videomae_small(
     """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-S: 16 frames at stride 4.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "kinetics400", a local file or folder with transformers' names or its authors', or None.
         size: crop side in pixels, a multiple of 16; weights are published for 224.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return _videomae("videomae_small", num_classes, weights, size, dropout)
 
@@ -310,7 +311,7 @@ def videomae_base(
 ) -> VideoTransformer:
     """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-B; arguments as in ``videomae_small``.
 
-    Its weights may also be "something_v2" (16 frames evenly over the video), or those before any label was seen:
+    Its weights may also be "something_v2" (16 frames evenly over the video), or pretrained without labels:
     "unlabelled_kinetics400" and "unlabelled_something_v2".
     """
     return _videomae("videomae_base", num_classes, weights, size, dropout)
@@ -322,7 +323,7 @@ def videomae_large(
 ) -> VideoTransformer:
     """VideoMAE (Tong et al. 2022, https://arxiv.org/abs/2203.12602), ViT-L; arguments as in ``videomae_small``.
 
-    Its weights may also be those before any label was seen: "unlabelled_kinetics400".
+    Its weights may also be pretrained without labels: "unlabelled_kinetics400".
     """
     return _videomae("videomae_large", num_classes, weights, size, dropout)
 
@@ -339,7 +340,7 @@ def videomae_huge(
 def videomae_tiny(
     num_classes: int, weights: str | None = None, size: int = 32, dropout: float = 0.0
 ) -> VideoTransformer:
-    """VideoMAE with two narrow layers for tests; nobody publishes weights for it."""
+    """VideoMAE with two narrow layers for tests; no published weights exist."""
     return _videomae("videomae_tiny", num_classes, weights, size, dropout)
 
 
@@ -403,12 +404,12 @@ def vjepa2_large(
     """V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985), ViT-L: 16 frames, or any even number.
 
     Args:
-        num_classes: K.
-        weights: "something_v2" or "diving48" for a published pooler and classifier with the encoder, "unlabelled" for
-            the encoder alone, a local file or folder with transformers' names, or None.
+        num_classes: number of classes K.
+        weights: "something_v2" or "diving48" for a published encoder, pooler and classifier, "unlabelled" for only the
+            encoder, a local file or folder with transformers' names, or None.
         size: crop side in pixels, a multiple of 16; weights are published for 256.
-        dropout: before the classifier.
-        frozen_encoder: train the pooler and the classifier alone, as the paper does.
+        dropout: dropout rate before the classifier.
+        frozen_encoder: train only the pooler and the classifier, as the paper does.
     """
     return _vjepa2("vjepa2_large", num_classes, weights, size, dropout, frozen_encoder)
 
@@ -423,7 +424,7 @@ def vjepa2_huge(
 ) -> VideoTransformer:
     """V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985), ViT-H; arguments as in ``vjepa2_large``.
 
-    The encoder alone is published: "unlabelled".
+    Only the encoder is published: "unlabelled".
     """
     return _vjepa2("vjepa2_huge", num_classes, weights, size, dropout, frozen_encoder)
 
@@ -451,7 +452,7 @@ def vjepa2_tiny(
     dropout: float = 0.0,
     frozen_encoder: bool = False,
 ) -> VideoTransformer:
-    """V-JEPA 2 with two narrow layers for tests; nobody publishes weights for it."""
+    """V-JEPA 2 with two narrow layers for tests; no published weights exist."""
     return _vjepa2("vjepa2_tiny", num_classes, weights, size, dropout, frozen_encoder)
 
 
@@ -474,7 +475,7 @@ _BUILDERS: dict[str, Callable[..., VideoTransformer]] = {
 
 
 def _size_of(state_dict: Mapping[str, Any], sizes: Mapping[str, Shape], whose: str) -> str:
-    """The size whose width and number of layers the names and shapes have."""
+    """Return the name of the size that has the width and the number of layers of the state dict."""
     patches = re.compile(r"patch_embeddings\.proj(ection)?\.weight$")
     widths = [value.shape[0] for key, value in state_dict.items() if patches.search(key)]
     layers = {match[1] for key in state_dict if (match := re.search(r"\bencoder\.layer\.(\d+)\.", key))}
@@ -497,9 +498,9 @@ def _check_classes(state_dict: Mapping[str, Any], whose: str) -> None:
 
 
 def from_videomae(state_dict: Mapping[str, Any], num_classes: int, size: int = 224) -> VideoTransformer:
-    """VideoMAE from transformers' names, ``videomae.encoder.layer.0.…``, or its authors', ``blocks.0.…``.
+    """Build VideoMAE from transformers' names, ``videomae.encoder.layer.0.…``, or its authors', ``blocks.0.…``.
 
-    Which size it is, the shapes tell.
+    The shapes of the tensors determine the size.
     """
     state_dict = _library_names(state_dict)
     _check_classes(state_dict, "VideoMAE")
@@ -510,9 +511,10 @@ def from_videomae(state_dict: Mapping[str, Any], num_classes: int, size: int = 2
 
 
 def from_vjepa2(state_dict: Mapping[str, Any], num_classes: int, size: int | None = None) -> VideoTransformer:
-    """V-JEPA 2 from transformers' names, ``vjepa2.encoder.layer.0.…``; which size it is, the shapes tell.
+    """Build V-JEPA 2 from transformers' names, ``vjepa2.encoder.layer.0.…``.
 
-    ``size`` is the crop's side in pixels; None is the one that the size was published with.
+    The shapes of the tensors determine the network's size. ``size`` is the crop's side in pixels; None is the one that
+    the network was published with.
     """
     _check_classes(state_dict, "V-JEPA 2")
     name = _size_of(state_dict, _OF_VJEPA2, "V-JEPA 2")
