@@ -13,7 +13,7 @@ from vidact.batch import probabilities
 from vidact.device import best_device
 from vidact.models import frame_classifier, tsn_resnet_tiny
 from vidact.models.weights import describe, load, read, save
-from vidact.records import Record
+from vidact.records import ExportRecord, FeaturesRecord, Record, blamed
 
 WRONG = {
     "format": "1",
@@ -101,3 +101,66 @@ def test_other_probabilities_are_refused() -> None:
 
 def test_the_best_device_can_be_used() -> None:
     assert torch.zeros(1, device=best_device()).device.type == best_device().type
+
+
+FEATURES_VALUES = {
+    "weights_sha256": "0" * 64,
+    "format": 1,
+    "flow_network": None,
+    "network": {"recipe": {"builder": "vidact.models.x", "arguments": {}}, "input": {"size": 8}},
+    "fps": 24.0,
+    "chunk": 6,
+    "frames": [[3]],
+    "dim": 4,
+    "flow_method": None,
+    "decoder": "pyav",
+    "of a newer version": [1],
+}
+
+
+def test_the_record_of_features_is_written_as_it_was_read() -> None:
+    """The hash of its JSON marks finished videos, so keys, their order and null values stay."""
+    features = FeaturesRecord.from_dict(FEATURES_VALUES, "features.json")
+    assert json.dumps(features.to_dict()) == json.dumps(FEATURES_VALUES)
+    record = Record.from_dict({"features": FEATURES_VALUES}, "x.ckpt")
+    assert json.dumps(record.to_dict()["features"]) == json.dumps(FEATURES_VALUES)
+    assert isinstance(record.features, FeaturesRecord)
+    assert copy.deepcopy(record) == pickle.loads(pickle.dumps(record)) == record
+    assert (features.fps, features.chunk, features.frames, features.decoder) == (24.0, 6, [[3]], "pyav")
+    assert (features.flow_method, features.longest_gap_s, features.network("flow_network")) == ("dis", None, None)
+    network = features.network("network")
+    assert (network.recipe, network.input) == (FEATURES_VALUES["network"]["recipe"], {"size": 8})
+    assert (features.builder, FeaturesRecord({}).builder) == ("vidact.models.x", None)
+
+
+@pytest.mark.parametrize("key", ["fps", "chunk", "frames", "decoder"])
+def test_an_absent_key_of_features_is_named(key: str) -> None:
+    features = FeaturesRecord({name: value for name, value in FEATURES_VALUES.items() if name != key})
+    with pytest.raises(ValueError, match=f"x.npy.*it has no {key}"), blamed("x.npy"):
+        getattr(features, key)
+
+
+@pytest.mark.parametrize(("key", "value"), [("fps", "24"), ("frames", 3), ("dim", 0), ("network", {"recipe": 5})])
+def test_a_value_of_another_type_in_features_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"features.json is damaged or not ours: {key}"):
+        FeaturesRecord.from_dict({**FEATURES_VALUES, key: value}, "features.json")
+
+
+def test_the_record_of_an_export_has_types() -> None:
+    values = {
+        "what": "step",
+        "input": "feature",
+        "shape": [4],
+        "state": [{"name": "h", "shape": [2], "dtype": "float32", "initial": [1.0, 0.0]}],
+        "looks": [{"input": "images", "is_image": True, "dim": 4}],
+        "future_offsets": [0, 4],
+        "window": None,
+    }
+    exported = Record.from_dict({"export": values}, "x.onnx").export
+    assert isinstance(exported, ExportRecord)
+    assert (exported.kind, exported.input, exported.shape, exported.window) == ("step", "feature", [4], None)
+    assert exported.state == [("h", [2], "float32", [1.0, 0.0])]
+    assert exported.inputs == [("images", True, 4)]
+    assert exported.future_offsets == (0, 4)
+    with pytest.raises(ValueError, match=r"x.onnx.*it has no num_classes"), blamed("x.onnx"):
+        _ = exported.num_classes

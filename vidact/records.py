@@ -27,35 +27,40 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32",
 
 
 class Kind(NamedTuple):
-    """What a value has to be, in words and as a test."""
+    """A kind of value: its description for error messages, and the test that a value has to pass."""
 
-    words: str
+    description: str
     fits: Callable[[Any], bool]
 
 
 def is_number(value: Any) -> bool:
+    """Return whether the value is a finite int or float, no bool, below 1e300 in absolute value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300 and value == value
 
 
 def is_whole(value: Any, least: int = 0, most: int = 1 << 62) -> bool:
+    """Return whether the value is an int, no bool, from ``least`` to ``most``."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _is_shown(name: str) -> bool:
-    """Whether something is seen of a name, and nothing of it commands a terminal."""
+    """Return whether the name has a visible letter and no control character, which a terminal would obey."""
     return bool(name.strip()) and not re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name)
 
 
 def whole(least: int, most: int) -> Kind:
+    """Return the kind of a whole number from ``least`` to ``most``."""
     return Kind(f"a whole number from {least} to {most:,}", lambda value: is_whole(value, least, most))
 
 
 def rate(most: float) -> Kind:
+    """Return the kind of a number above 0 and at most ``most``."""
     return Kind(f"a number above 0, at most {most:g}", lambda value: is_number(value) and 0 < value <= most)
 
 
-def list_of(words: str, fits: Callable[[Any], bool]) -> Kind:
-    return Kind(f"a list of {words}", lambda value: isinstance(value, list | tuple) and all(map(fits, value)))
+def list_of(items: str, fits: Callable[[Any], bool]) -> Kind:
+    """Return the kind of a list; ``items`` describes its items, and ``fits`` tests one."""
+    return Kind(f"a list of {items}", lambda value: isinstance(value, list | tuple) and all(map(fits, value)))
 
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
@@ -153,13 +158,181 @@ RECORD: dict[str, Any] = {
     "source": TEXT,
     "licence": TEXT,
 }
-# The keys of results.json.
+# The keys of results.json, which holds the figures of a run.
 RESULTS: dict[str, Any] = {
     "commands": Kind(
         "an object: command → names",
         lambda value: isinstance(value, Mapping) and all(map(NAMES.fits, value.values())),
     ),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Part(Mapping[str, Any]):
+    """An object inside a record: the keys and values of its file, in the file's order.
+
+    The properties of the classes below are the keys that this version uses. One raises KeyError where its key is
+    absent and the code cannot do without; ``blamed`` makes that a ValueError with the file's name.
+    """
+
+    entries: Mapping[str, Any]
+
+    def __getitem__(self, key: str) -> Any:
+        return self.entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object as its file holds it."""
+        return dict(self.entries)
+
+
+class NetworkRecord(Part):
+    """The record of one network of a feature extractor."""
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The builder of the network and its arguments."""
+        return self["recipe"]
+
+    @property
+    def input(self) -> Mapping[str, Any]:
+        """The fields of its ``ClipInput``."""
+        return self["input"]
+
+
+class FeaturesRecord(Part):
+    """The record of features, features.json, or of the extractor that makes them."""
+
+    @staticmethod
+    def from_dict(values: Any, source: str | Path) -> FeaturesRecord:
+        """Return the record in ``values``; raise ValueError with the source and the key for a value of another type."""
+        return FeaturesRecord(check(values, FEATURES, source))
+
+    def network(self, name: str) -> NetworkRecord | None:
+        """Return the record of "network" or "flow_network"; None where the extractor has no such network."""
+        described = self.get(name)
+        return None if described is None else NetworkRecord(described)
+
+    @property
+    def builder(self) -> str | None:
+        """The function that built the network; None for features that another program made."""
+        return ((self.get("network") or {}).get("recipe") or {}).get("builder")
+
+    @property
+    def format(self) -> int:
+        """The version of the record."""
+        return self.get("format") or 0
+
+    @property
+    def fps(self) -> float:
+        """The rate of the extractor's clock in frames a second."""
+        return self["fps"]
+
+    @property
+    def chunk(self) -> int:
+        """The number of frames of a token."""
+        return self["chunk"]
+
+    @property
+    def frames(self) -> list[list[int]]:
+        """The frames of a chunk that each network reads."""
+        return self["frames"]
+
+    @property
+    def flow_method(self) -> str:
+        """The method of the optical flow."""
+        return self.get("flow_method") or "dis"
+
+    @property
+    def decoder(self) -> str:
+        """The decoder of the video files."""
+        return self["decoder"]
+
+    @property
+    def longest_gap_s(self) -> float | None:
+        """The longest pause, in seconds, that is filled with the frame before it; None where every pause is."""
+        return self.get("longest_gap_s")
+
+
+class StateRecord(NamedTuple):
+    """One tensor of the state of an exported step, without the axis of the streams."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    initial: Any = None  # nested lists of numbers; None is zeros
+
+
+class InputRecord(NamedTuple):
+    """One input of an exported feature extractor."""
+
+    input: str  # the name in the graph
+    is_image: bool  # images (N, C, H, W); otherwise clips (N, T, C, H, W)
+    dim: int
+
+
+class ExportRecord(Part):
+    """The record of an exported graph: what it computes, its input, its state and its outputs."""
+
+    @property
+    def format(self) -> int:
+        """The version of the record."""
+        return self["format"]
+
+    @property
+    def kind(self) -> str:
+        """The part of the network that the graph computes: "clip", "step" or "extractor"."""
+        return self["what"]
+
+    @property
+    def input(self) -> str:
+        """The name of the input of a step: "feature" or "frame"."""
+        return self["input"]
+
+    @property
+    def frames(self) -> int:
+        """The number of frames of a clip."""
+        return self["frames"]
+
+    @property
+    def num_classes(self) -> int:
+        """The number of outputs."""
+        return self["num_classes"]
+
+    @property
+    def shape(self) -> list[int]:
+        """The shape of the input of a step, without the axis of the streams."""
+        return self["shape"]
+
+    @property
+    def window(self) -> int | None:
+        """The number of tokens that can matter to an answer; None is all."""
+        return self["window"]
+
+    @property
+    def future_offsets(self) -> tuple[int, ...]:
+        """The tokens that each future output lies ahead."""
+        return tuple(self["future_offsets"])
+
+    @property
+    def state(self) -> list[StateRecord]:
+        """The tensors of the state of one stream."""
+        return [
+            StateRecord(entry["name"], entry["shape"], entry["dtype"], entry.get("initial")) for entry in self["state"]
+        ]
+
+    @property
+    def inputs(self) -> list[InputRecord]:
+        """The inputs of an extractor, one a network."""
+        return [InputRecord(entry["input"], entry["is_image"], entry["dim"]) for entry in self["looks"]]
+
+
+PARTS: dict[str, type[Part]] = {"features": FeaturesRecord, "extractor": FeaturesRecord, "export": ExportRecord}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,9 +373,9 @@ class Record(Mapping[str, Any]):
     tokens_per_second: float | None = None
     events: Mapping[str, Any] | None = None
     thresholds: Mapping[str, Any] | None = None
-    features: Mapping[str, Any] | None = None
-    extractor: Mapping[str, Any] | None = None
-    export: Mapping[str, Any] | None = None
+    features: FeaturesRecord | None = None
+    extractor: FeaturesRecord | None = None
+    export: ExportRecord | None = None
     converted: Mapping[str, Any] | None = None
     source: str | None = None
     licence: str | None = None
@@ -213,16 +386,21 @@ class Record(Mapping[str, Any]):
     def from_dict(values: Any, source: str | Path) -> Record:
         """Return the record in ``values``; raise ValueError with the source and the key for a value of another type."""
         checked = check(values, RECORD, source)
-        known = {key: value for key, value in checked.items() if key in RECORD and value is not None}
-        return Record(**known, others={key: value for key, value in checked.items() if key not in RECORD})
+        attributes: dict[str, Any] = {
+            key: value for key, value in checked.items() if key in RECORD and value is not None
+        }
+        for key, part in PARTS.items():
+            if key in attributes:
+                attributes[key] = part(attributes[key])
+        return Record(**attributes, others={key: value for key, value in checked.items() if key not in RECORD})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as files hold it: plain data, without the keys that are absent."""
-        values = {"format": self.format}
+        values: dict[str, Any] = {"format": self.format}
         for name in (each.name for each in fields(self) if each.name not in ("format", "others")):
             value = getattr(self, name)
             if value is not None and (value or name != "classes"):
-                values[name] = value
+                values[name] = value.to_dict() if isinstance(value, Part) else value
         return {**values, **self.others}
 
     def require(self, *keys: str) -> None:
@@ -233,7 +411,7 @@ class Record(Mapping[str, Any]):
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of the logits, "softmax" or "sigmoid"; see ``vidact.batch.probabilities``."""
+        """The function that makes probabilities of the logits, "softmax" or "sigmoid"; see ``vidact.batch``."""
         return "sigmoid" if self.multi_label else self.scores or "softmax"
 
     def __getitem__(self, key: str) -> Any:
@@ -247,33 +425,34 @@ class Record(Mapping[str, Any]):
 
 
 def check(record: Any, kinds: Mapping[str, Any], source: str | Path, key: str = "") -> dict[str, Any]:
-    """The record, where the values that it has are of their kinds; else ValueError with the source and the key.
+    """Return the record as a dict; raise ValueError, with the source and the key, for a value of another kind.
 
     Args:
+        record: a mapping; keys that ``kinds`` does not name may hold anything.
         kinds: a ``Kind``, an inner mapping of them, or a list of one such mapping, by key.
-        source: for messages: a file.
-        key: of the record in what holds it.
+        source: the file, for messages.
+        key: the key of the record in an outer record, for messages.
     """
     if not isinstance(record, Mapping):
         raise ValueError(f"{source} is damaged or not ours: {key or 'its record'} is {_short(record)}, not an object")
     for name, kind in kinds.items():
-        value, place = record.get(name), f"{key}.{name}".removeprefix(".")
+        value, path = record.get(name), f"{key}.{name}".removeprefix(".")
         if value is None:
             continue
         if isinstance(kind, Mapping):
-            check(value, kind, source, place)
+            check(value, kind, source, path)
         elif isinstance(kind, list):
             if not isinstance(value, list):
-                raise ValueError(f"{source} is damaged or not ours: {place} is {_short(value)}, not a list")
+                raise ValueError(f"{source} is damaged or not ours: {path} is {_short(value)}, not a list")
             for number, inner in enumerate(value):
-                check(inner, kind[0], source, f"{place}.{number}")
+                check(inner, kind[0], source, f"{path}.{number}")
         elif not kind.fits(value):
-            raise ValueError(f"{source} is damaged or not ours: {place} is {_short(value)}; it is {kind.words}")
+            raise ValueError(f"{source} is damaged or not ours: {path} is {_short(value)}; it is {kind.description}")
     return dict(record)
 
 
 def parse(text: str | bytes, source: str | Path, advice: str = "") -> Any:
-    """JSON, or ValueError with the source."""
+    """Return the value of JSON text; raise ValueError with the source, and with the ``advice``, for other text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -282,7 +461,8 @@ def parse(text: str | bytes, source: str | Path, advice: str = "") -> Any:
 
 
 def read_json(path: Path, kinds: Mapping[str, Any], advice: str) -> dict[str, Any]:
-    """The object in a JSON file, its values of their kinds; else ValueError with the file and the ``advice``."""
+    """Return the object in a JSON file; raise ValueError, with the file and the ``advice``, where it is not one of
+    these ``kinds``."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -292,7 +472,7 @@ def read_json(path: Path, kinds: Mapping[str, Any], advice: str) -> dict[str, An
 
 @contextlib.contextmanager
 def blamed(source: str | Path) -> Iterator[None]:
-    """What fails inside fails for what the source says: a ValueError that names it, and the key that it lacks."""
+    """Turn the errors of the block into a ValueError that names the source of its values, and an absent key."""
     try:
         yield
     except KeyError as error:
@@ -301,22 +481,22 @@ def blamed(source: str | Path) -> Iterator[None]:
         raise error if str(source) in str(error) else ValueError(f"{source}: {error}") from error
     except (TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, RecursionError) as error:
         raise ValueError(f"{source} is damaged or not ours ({type(error).__name__}: {error})") from error
-    except (RuntimeError, MemoryError) as error:  # PyTorch's word for sizes that cannot be
+    except (RuntimeError, MemoryError) as error:  # PyTorch raises them for impossible sizes
         raise ValueError(f"{source} asks for what cannot be made ({str(error).splitlines()[0]})") from error
 
 
 def unreadable_weights(path: str | Path, error: Exception) -> ValueError:
-    """What to raise for a file of weights that PyTorch does not read, in our words.
+    """Return the error to raise for a file of weights that PyTorch does not read.
 
-    PyTorch's own end with ways to run the programs that the file may hold; whoever follows them is the stranger's.
+    PyTorch's own message ends with ways to run the programs that the file may hold, which would be unsafe advice.
     """
-    words = str(error)
-    if asked := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", words):
+    message = str(error)
+    if match := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", message):
         return ValueError(
-            f"{path} cannot be read as weights: it asks for {asked[1] or asked[2]}, which is neither a tensor nor "
+            f"{path} cannot be read as weights: it asks for {match[1] or match[2]}, which is neither a tensor nor "
             "plain data, and what a file asks for is not run. Ask its author for the tensors alone, as .safetensors"
         )
-    reason = next((line.strip() for line in words.splitlines() if line.strip()), type(error).__name__)
+    reason = next((line.strip() for line in message.splitlines() if line.strip()), type(error).__name__)
     if "eights only" in reason or "weights_only" in reason:
         reason = type(error).__name__
     return ValueError(f"{path} cannot be read as weights ({reason[:200]}). Is it complete, and a PyTorch file?")

@@ -13,7 +13,7 @@ from torch import nn
 
 import vidact.models
 from vidact.models.online import OnlineNetwork, OnlineOutput, map_state, select_streams, stack_states
-from vidact.models.weights import load, save
+from vidact.models.weights import is_builder, load, save
 
 SHORTEST = 24  # tokens of a sequence for networks whose memory is the whole past
 
@@ -110,7 +110,7 @@ def test_every_detector_is_listed():
     builders = {
         name
         for name in vidact.models.__all__
-        if getattr(getattr(vidact.models, name), "is_builder", False)
+        if is_builder(getattr(vidact.models, name))
         and issubclass(get_type_hints(getattr(vidact.models, name))["return"], OnlineNetwork)
     }
     assert builders == {name for name, _ in ONLINE_NETWORKS}

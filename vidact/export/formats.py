@@ -1,4 +1,4 @@
-"""What can be exported, and into which files; a light module, because commands read it before they parse options."""
+"""The kinds of exported graphs and the formats of their files; commands import this before they parse options."""
 
 from typing import Literal, get_args
 

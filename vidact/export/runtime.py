@@ -15,20 +15,20 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import build_from_recipe
-from vidact.records import FORMAT, Record, blamed, parse
+from vidact.records import FORMAT, ExportRecord, FeaturesRecord, Record, blamed, parse
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.text.packages import how_to_install
 from vidact.video.transform import images_per_index
 
-# ---------------------------------------------------------------------------------------------- what runs it
+# ---------------------------------------------------------------------------------------------- the graph
 
 
 class OnnxGraph:
-    """An ONNX graph that vidact wrote, in onnxruntime: named tensors in, named tensors out.
+    """An ONNX graph that vidact wrote, run by onnxruntime: named tensors in, named tensors out.
 
     Args:
-        content: of the .onnx file.
-        name: of the file, for messages.
+        content: the bytes of the .onnx file.
+        name: the name of the file, for messages.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
@@ -38,16 +38,17 @@ class OnnxGraph:
             raise ImportError(
                 f"{name} runs in onnxruntime, which is missing: {how_to_install('onnxruntime')}"
             ) from error
-        if b"\n\x08location" in content:  # the entry of a tensor whose numbers are in another file; ours have none
+        # This entry of a tensor means that its numbers are in another file; vidact writes none.
+        if b"\n\x08location" in content:
             raise ValueError(f"{name} names other files for its numbers, which are not opened for it; export it again")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a dozen kinds and no parent of them
-            words = str(error).strip().splitlines()
-            raise ValueError(f"{name} cannot be read as ONNX ({words[0] if words else ''})") from error
+        except Exception as error:  # onnxruntime raises a dozen types without a common parent
+            lines = str(error).strip().splitlines()
+            raise ValueError(f"{name} cannot be read as ONNX ({lines[0] if lines else ''})") from error
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "vidact" not in metadata:
             raise ValueError(f"{name} has no vidact record: another program wrote it. Make one with: vidact export")
@@ -55,17 +56,19 @@ class OnnxGraph:
         self.record = Record.from_dict(parse(metadata["vidact"], f"the record of {name}"), name)
         with blamed(name):
             self.record.require("export")
-            self.facts: dict[str, Any] = dict(self.record.export or {})
-            self._version: int = self.facts["format"]
-        if self._version > FORMAT:
-            raise ValueError(
-                f"{name} has format {self.facts['format']}; this vidact reads up to {FORMAT}: install a newer one"
-            )
+            self.facts = self.record.export or ExportRecord({})
+            version = self.facts.format
+        if version > FORMAT:
+            raise ValueError(f"{name} has format {version}; this vidact reads up to {FORMAT}: install a newer one")
         self.outputs = [output.name for output in self.session.get_outputs()]
         self._extractor: str | None = metadata.get("vidact.extractor")
 
     @staticmethod
     def open(path: str | Path) -> OnnxGraph:
+        """Open an .onnx file that vidact wrote.
+
+        Raises FileNotFoundError for an absent file and ValueError for another file.
+        """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
@@ -74,7 +77,7 @@ class OnnxGraph:
         return OnnxGraph(path.read_bytes(), str(path))
 
     def extractor(self) -> OnnxExtractor | None:
-        """The extractor in the file of a detector's step, if there is one."""
+        """Return the feature extractor in the file of a detector's step, if there is one."""
         if self._extractor is None:
             return None
         name = f"the extractor in {self.name}"
@@ -82,33 +85,35 @@ class OnnxGraph:
             return OnnxExtractor(OnnxGraph(base64.b64decode(self._extractor, validate=True), name))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs by name, on the CPU, from the inputs by name."""
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
-        found = self.session.run(self.outputs, arrays)
-        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, found, strict=True)}
+        results = self.session.run(self.outputs, arrays)
+        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, results, strict=True)}
 
     def step(self, token: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
-        found = self.run({self.facts["input"]: token} | {f"state.{name}": tensor for name, tensor in state.items()})
-        after = {name: found.pop(f"next.{name}") for name in state}
-        return found, after
+        """Compute the outputs by name for one more token of each stream, and the next state."""
+        results = self.run({self.facts.input: token} | {f"state.{name}": tensor for name, tensor in state.items()})
+        after = {name: results.pop(f"next.{name}") for name in state}
+        return results, after
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
-        with blamed(self.name):
-            return self._initial_state(batch_size)
-
-    def _initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        """Return the state of streams before their first token."""
         state = {}
-        for entry in self.facts["state"]:
-            dtype = getattr(torch, entry["dtype"])
-            first = torch.tensor(entry["initial"], dtype=dtype) if "initial" in entry else torch.zeros((), dtype=dtype)
-            state[entry["name"]] = first.expand(batch_size, *entry["shape"]).clone()
+        with blamed(self.name):
+            for entry in self.facts.state:
+                dtype = getattr(torch, entry.dtype)
+                first = torch.zeros((), dtype=dtype)
+                if entry.initial is not None:
+                    first = torch.tensor(entry.initial, dtype=dtype)
+                state[entry.name] = first.expand(batch_size, *entry.shape).clone()
         return state
 
 
 class OnnxStep(OnlineNetwork):
-    """An exported step of an online detector: what ``OnlineNetwork`` does, by onnxruntime on the CPU.
+    """An exported step of an online detector, run by onnxruntime on the CPU.
 
-    It has no parameters. Tensors of any device come in; answers and state are on the CPU. The state is a flat dict, so
-    ``stack_states``, ``select_streams`` and ``reset`` work on it.
+    It has no parameters. Its inputs may be on any device; its outputs and its state are on the CPU. The state is a flat
+    dict, so ``stack_states``, ``select_streams`` and ``reset`` work on it.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
@@ -117,19 +122,19 @@ class OnnxStep(OnlineNetwork):
         self.record = graph.record
         self.classes: list[str] = list(graph.record.classes)
         self.tokens_per_second = graph.record.tokens_per_second or 0.0
-        self.num_classes = graph.facts["num_classes"]
-        (self.feature_dim,) = graph.facts["shape"]
-        self.window = graph.facts["window"]
-        self.future_offsets = tuple(graph.facts["future_offsets"])
+        self.num_classes = graph.facts.num_classes
+        (self.feature_dim,) = graph.facts.shape
+        self.window = graph.facts.window
+        self.future_offsets = graph.facts.future_offsets
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Every token's answer (n = T), step by step."""
+        """Return the outputs for every token (n = T), computed step by step."""
         if start is not None and start.any():
             raise ValueError("an exported step begins every video at its first token; leave start out")
         return self.scan(features)
 
     def extractor(self) -> OnnxExtractor | None:
-        """What makes its features, if the file carries it."""
+        """Return the extractor of its features, if the file contains one."""
         return self._graph.extractor()
 
     def initial_state(self, batch_size: int = 1) -> State:
@@ -137,19 +142,19 @@ class OnnxStep(OnlineNetwork):
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
         self.check(feature)
-        found, state = self._graph.step(feature, state)
-        return OnlineOutput(found["logits"], found.get("future")), state
+        results, state = self._graph.step(feature, state)
+        return OnlineOutput(results["logits"], results.get("future")), state
 
 
 class OnnxFrameStep(nn.Module):
-    """An exported step of a causal TSM or a TSN, which reads frames (B, C, H, W), by onnxruntime on the CPU."""
+    """An exported step of a causal TSM or a TSN, which reads frames (B, C, H, W), run by onnxruntime on the CPU."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
         self._graph = graph
         self.record = graph.record
         self.classes: list[str] = list(graph.record.classes)
-        self.num_classes: int = graph.facts["num_classes"]
+        self.num_classes = graph.facts.num_classes
         graph.record.require("input")
         self.input = ClipInput(**(graph.record.input or {}))
 
@@ -157,26 +162,26 @@ class OnnxFrameStep(nn.Module):
         return self._graph.initial_state(batch_size)
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (B, K) of the stream up to this frame, and the next state."""
-        found, state = self._graph.step(frame, state)
-        return found["logits"], state
+        """Return the logits (B, K) of the stream up to this frame, and the next state."""
+        results, state = self._graph.step(frame, state)
+        return results["logits"], state
 
 
 class OnnxClip(nn.Module):
-    """An exported clip network by onnxruntime on the CPU: clips (B, T, C, H, W) of the exported T, H and W."""
+    """An exported clip network, run by onnxruntime on the CPU: clips (B, T, C, H, W) of the exported T, H and W."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
         self._graph = graph
         self.record = graph.record
         self.classes: list[str] = list(graph.record.classes)
-        self.num_classes: int = graph.facts["num_classes"]
-        self.frames: int = graph.facts["frames"]
+        self.num_classes = graph.facts.num_classes
+        self.frames = graph.facts.frames
         graph.record.require("input")
         self.input = ClipInput(**(graph.record.input or {}))
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K)."""
+        """Return the logits (B, K) of clips (B, T, C, H, W)."""
         expected = (self.frames, self.input.channels, self.input.size, self.input.size)
         if tuple(clip.shape[1:]) != expected:
             sizes = ", ".join(map(str, expected))
@@ -184,16 +189,16 @@ class OnnxClip(nn.Module):
         return self._graph.run({"clip": clip})["logits"]
 
 
-class _ImageLook(Backbone):
-    """What an extractor asks of an image network besides running it."""
+class _ImageFacts(Backbone):
+    """The input and the dim of an exported image network; ``OnnxExtractor.compute`` runs its graph."""
 
     def __init__(self, input: ClipInput, dim: int) -> None:
         super().__init__()
         self.input, self.dim = input, dim
 
 
-class _ClipLook(nn.Module):
-    """What an extractor asks of a clip network besides running it."""
+class _ClipFacts(nn.Module):
+    """The input and the dim of an exported clip network; ``OnnxExtractor.compute`` runs its graph."""
 
     def __init__(self, input: ClipInput, dim: int) -> None:
         super().__init__()
@@ -204,47 +209,51 @@ class _ClipLook(nn.Module):
 
 
 class OnnxExtractor(FeatureExtractor):
-    """A feature extractor whose networks run in onnxruntime; its record is that of the one it was exported from.
+    """A feature extractor whose networks run in onnxruntime; its record is that of the extractor it was exported from.
 
-    What is before the networks (clock, resizing, cropping, normalisation, optical flow) is ``FeatureExtractor``'s own.
+    The steps before the networks (clock, resizing, cropping, normalisation, optical flow) are ``FeatureExtractor``'s.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
         graph.record.require("features")
-        self._graph, self._record = graph, dict(graph.record.features or {})
-        looks: list[nn.Module] = []
-        for part, facts in zip(("network", "flow_network"), graph.facts["looks"], strict=False):
-            look = _ImageLook if facts["is_image"] else _ClipLook
-            looks.append(look(ClipInput(**self._record[part]["input"]), facts["dim"]))
+        record = graph.record.features or FeaturesRecord({})
+        self._graph, self._record = graph, record
+        networks: list[nn.Module] = []
+        for part, facts in zip(("network", "flow_network"), graph.facts.inputs, strict=False):
+            described = record.network(part)
+            if described is None:
+                raise KeyError(part)
+            kind = _ImageFacts if facts.is_image else _ClipFacts
+            networks.append(kind(ClipInput(**described.input), facts.dim))
         super().__init__(
-            looks[0],
-            self._record["fps"],
-            self._record["chunk"],
-            self._record["frames"][0][0] if isinstance(looks[0], Backbone) else None,
-            looks[1] if len(looks) > 1 else None,
-            self._record["flow_method"] or "dis",
-            self._record["decoder"],
+            networks[0],
+            record.fps,
+            record.chunk,
+            record.frames[0][0] if isinstance(networks[0], Backbone) else None,
+            networks[1] if len(networks) > 1 else None,
+            record.flow_method,
+            record.decoder,
             "cpu",
-            longest_gap_s=self._record.get("longest_gap_s"),
+            longest_gap_s=record.longest_gap_s,
         )
-        if (found := [look.places for look in self._looks]) != self._record["frames"]:
+        if (frames := [view.frames for view in self._views]) != record.frames:
             raise ValueError(
-                f"{graph.name} looks at the frames {self._record['frames']} of a chunk, and this vidact would show it "
-                f"{found}: export it again"
+                f"{graph.name} looks at the frames {record.frames} of a chunk, and this vidact would show it "
+                f"{frames}: export it again"
             )
 
     def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
         inputs = {}
-        for number, look in enumerate(self._graph.facts["looks"]):
+        for number, facts in enumerate(self._graph.facts.inputs):
             clips = torch.stack([chunk[number] for chunk in prepared])  # (N, T, C, H, W)
-            inputs[look["input"]] = clips[:, 0] if look["is_image"] else clips
+            inputs[facts.input] = clips[:, 0] if facts.is_image else clips
         vectors = self._graph.run(inputs)["features"]
         if not vectors.isfinite().all():
             raise ValueError(f"{self._graph.name} gave features that are not finite; look at the weights")
         return vectors
 
     def record(self) -> dict[str, Any]:
-        return self._record
+        return self._record.to_dict()
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
         raise ValueError("an exported extractor has no tensors to keep; keep its .onnx file")
@@ -259,14 +268,14 @@ _KIND_IN_WORDS: dict[type, str] = {
 
 
 def open_onnx(path: str | Path) -> OnnxStep | OnnxFrameStep | OnnxClip | OnnxExtractor:
-    """Whatever ``export`` wrote into an .onnx file, ready to run."""
+    """Open an .onnx file that ``export`` wrote, ready to run."""
     graph = OnnxGraph.open(path)
     with blamed(graph.name):
-        if graph.facts["what"] == "extractor":
+        if graph.facts.kind == "extractor":
             return OnnxExtractor(graph)
-        if graph.facts["what"] == "clip":
+        if graph.facts.kind == "clip":
             return OnnxClip(graph)
-        return OnnxStep(graph) if graph.facts["input"] == "feature" else OnnxFrameStep(graph)
+        return OnnxStep(graph) if graph.facts.input == "feature" else OnnxFrameStep(graph)
 
 
 def load_onnx(
@@ -278,16 +287,16 @@ def load_onnx(
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
 ) -> StreamModel:
-    """What ``vidact.stream.load_model`` gives, from an exported step, its networks in onnxruntime on the CPU.
+    """Open an exported step as a model that streams, like ``vidact.stream.load_model``, in onnxruntime on the CPU.
 
     Args:
         path: an .onnx of a step: a detector's, a causal TSM's, a TSN's.
-        extractor: of a detector's features: what ``load_model`` takes, which then runs in PyTorch, or an exported
-            extractor. None takes the one in the file.
+        extractor: the extractor of a detector's features: an exported one, or one that ``load_model`` accepts, which
+            then runs in PyTorch. None is the one in the file.
         steps_per_second: as in ``load_model``.
         events: as in ``load_model``.
         device: None or the CPU.
-        trust: packages outside vidact whose builders may run, of an extractor that is no .onnx.
+        trust: packages outside vidact whose builders may run, for an extractor that is not an .onnx.
     """
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise ValueError(
@@ -326,8 +335,10 @@ def load_onnx(
 
 
 def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iterable[str]) -> str:
-    """What to do about an .onnx that holds no step: export one, if its network can step at all; raises ValueError, with
-    what can, if it cannot."""
+    """Return the message for an .onnx without a step: how to export one.
+
+    Raises ValueError, with the networks that can stream, where the network of the file cannot step.
+    """
     holds = f"{path} holds {_KIND_IN_WORDS[type(network)]}"
     if isinstance(network, OnnxExtractor):
         return f"{holds}, and a stream needs the step of a detector; give the detector, and this one with --extractor"
@@ -335,7 +346,7 @@ def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iter
     try:
         with torch.device("meta"):  # its weights are not needed
             twin = build_from_recipe(recipe, trust) if recipe else None
-    except Exception:  # a builder of another program, or of a newer version
+    except Exception:  # the builder may be of another program or of a newer version
         twin = None
     if twin is None:
         return f"{holds}, and a stream needs a step: export with what=step, if the network can. {STREAMING}"

@@ -1,23 +1,23 @@
-"""Networks for other runtimes: ONNX and torch.export, a whole clip network or one step of a stream.
+"""Export of networks for other runtimes: ONNX and torch.export, a whole clip network or one step of a stream.
 
-A step is exported with its state as inputs and outputs, so that the file keeps nothing between calls and one session
-serves any number of streams. The graph of a step in ONNX::
+A step is exported with its state as inputs and outputs, so that the graph has no memory between calls and one session
+can compute any number of streams. The graph of a step in ONNX::
 
     feature (B, D) or frame (B, C, H, W), state.<name> …   →   logits, future where there is one, next.<name> …
 
-``<name>`` is the way to the tensor in the network's state: ``count``, ``layers.0.keys``. The first axis of everything
-is the stream, of any number. A ``.pt2`` of ``torch.export`` is called with (feature, state) and returns a dict of
-``logits``, ``future`` and ``state``; ``state`` is a dict by the same names. The clip length and the size of frames are
-fixed in the file.
+``<name>`` is the path of the tensor in the network's state: ``count``, ``layers.0.keys``. The first axis of every
+tensor is the stream; the number of streams is free. A ``.pt2`` of ``torch.export`` is called with (feature, state) and
+returns a dict of ``logits``, ``future`` and ``state``; ``state`` is a dict by the same names. The clip length and the
+size of frames are fixed in the file.
 
-Every file carries what vidact knows of the network as JSON (ONNX: the metadata ``vidact``, torch.export: the extra file
-``vidact.json``): the checkpoint's record (classes, input, features, events, …) and under ``export`` what the file is,
-with the state's names, shapes, types and, where it is not zero, what it begins with. An .onnx of a detector's step also
-carries the graph of its feature extractor, a whole .onnx of its own in base64 (the metadata ``vidact.extractor``): two
-graphs, because a token that shows nothing new needs the step alone. So an .onnx streams by itself (``load_onnx``), with
-onnxruntime and neither the checkpoint nor the network's code.
+Every file contains a record as JSON (ONNX: the metadata ``vidact``, torch.export: the extra file ``vidact.json``): the
+checkpoint's record (classes, input, features, events, …), and under ``export`` the kind of the graph and the names,
+shapes and types of the state, with its initial values where they are not zero. An .onnx of a detector's step also
+contains the graph of its feature extractor, another .onnx in base64 (the metadata ``vidact.extractor``). They are two
+graphs because a token without a new frame needs only the step. So an .onnx can stream (``load_onnx``) with onnxruntime,
+without the checkpoint and the network's code.
 
-A file is written only if its answers are PyTorch's.
+A file is published only after its outputs were compared with PyTorch's.
 
 Shapes: B videos or streams, T frames, C channels, H x W pixels, D features, K outputs.
 """
@@ -40,38 +40,40 @@ from torch import Tensor, nn
 
 from vidact import __version__
 from vidact.export.formats import KINDS, SUFFIXES
-from vidact.export.runtime import OnnxGraph, load_onnx, open_onnx
-from vidact.features.extractor import FeatureExtractor
+from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
+from vidact.features.extractor import FeatureExtractor, vectors_of
 from vidact.files import replacing
 from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
+from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
+from vidact.models.tsm import TSM
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
-from vidact.records import FORMAT, Record, blamed
+from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.text.packages import how_to_install
 from vidact.video.sample import ClipSampler
 
-OPSET = 18  # what PyTorch's exporter writes without converting; onnxruntime reads it from 1.14 on
-TOLERANCE = 1e-4  # of the largest answer
-ROUNDINGS = 4  # times what single precision itself takes the network's answers away from double precision's
-ONNX_LIMIT = 2**31 - 2**24  # bytes of a file, some left for the graph: protobuf ends at 2 GiB
+OPSET = 18  # PyTorch's exporter writes it without a conversion, and onnxruntime reads it since 1.14
+TOLERANCE = 1e-4  # the largest difference that is accepted, as a share of the largest output
+ROUNDINGS = 4  # the same, as a multiple of the difference between single and double precision in PyTorch
+ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in a file: protobuf ends at 2 GiB, and the graph needs some of it
 
-# Tracing takes a size of 1 for a constant, and checking with another size shows that nothing else did either.
+# A size of 1 would become a constant in the graph; the check with another size shows that no size became one.
 _TRACED_STREAMS, _CHECKED_STREAMS = 2, 3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how near it comes to PyTorch.
+    """The result of ``export``: the file, and its differences from PyTorch.
 
     Args:
         path: the file.
         what: "clip", "step" or "extractor".
-        num_bytes: size of the file.
-        runs: steps, or clips, that were compared.
-        largest_difference: between an answer of the file and PyTorch's.
-        largest_answer: of PyTorch's, in absolute value.
-        extractor: the same of the feature extractor that the file carries, or None.
+        num_bytes: the size of the file.
+        runs: the number of steps, or clips, that were compared.
+        largest_difference: the largest difference between an output of the file and PyTorch's.
+        largest_answer: PyTorch's largest output, in absolute value.
+        extractor: the result for the feature extractor that the file contains, or None.
     """
 
     path: Path
@@ -108,22 +110,24 @@ def export(
     runs: int | None = None,
     trust: Iterable[str] = (),
 ) -> Exported:
-    """Write a network to an ``.onnx`` or ``.pt2`` file, whose answers have been compared with PyTorch's.
+    """Write a network to an ``.onnx`` or ``.pt2`` file and compare its outputs with PyTorch's.
 
     Args:
         checkpoint: a .ckpt or .safetensors, a network, or, with what="extractor", also a folder of features, its
             extractor.safetensors or a ``FeatureExtractor``.
-        out: the file; it ends in .onnx or .pt2. One that exists is replaced when the new one is right.
-        format: "onnx" or "torch"; None goes by the file's name.
-        what: "clip" is a clip network's ``forward``; "step" one step of an online detector, a causal TSM or a TSN;
-            "extractor" the network that makes a detector's features, from its prepared images. None is "step" for
+        out: the file; it ends in .onnx or .pt2. An existing file is replaced after the comparison.
+        format: "onnx" or "torch"; None follows from the file's name.
+        what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM or a TSN;
+            "extractor" is the network that makes a detector's features from prepared images. None is "step" for
             detectors and "clip" for clip networks.
-        frames: T of a clip network that takes any; None is as many as it was trained with.
-        extractor: what makes a detector's features, for its .onnx to carry: a folder of features, its
-            extractor.safetensors or a ``FeatureExtractor``. None takes the one in the checkpoint; where there is
-            none, the file has none either. A .pt2 carries none: export it by itself.
-        runs: random inputs to compare; None is 200 steps, 10 clips.
+        frames: T of a clip network that accepts any; None is the number it was trained with.
+        extractor: the extractor of a detector's features, to be included in its .onnx: a folder of features, its
+            extractor.safetensors or a ``FeatureExtractor``. None is the one in the checkpoint, if there is one. A .pt2
+            cannot include one: export the extractor to a file of its own.
+        runs: the number of random inputs to compare; None is 200 steps, 10 clips.
         trust: packages outside vidact whose builders may run.
+
+    Raises ValueError for a network that cannot be exported, and where the outputs differ from PyTorch's.
     """
     out = Path(out)
     format = _format(out, format)
@@ -138,16 +142,16 @@ def export(
     with replacing(out) as half, _quiet():
         if carried is None:
             return replace(_write(job, half, runs), path=out)
-        with_it = _write(carried, half, min(runs or 10, 10))
+        of_extractor = _write(carried, half, min(runs or 10, 10))
         job.carries = half.read_bytes()
-        done = _write(job, half, runs)
+        result = _write(job, half, runs)
         if job.record.classes:
-            load_onnx(half)  # raises where the features are others than the detector's
-        return replace(done, path=out, extractor=with_it)
+            load_onnx(half)  # raises ValueError where the extractor's features are not those of the detector
+        return replace(result, path=out, extractor=of_extractor)
 
 
 def _write(job: _Job, path: Path, runs: int | None) -> Exported:
-    """One file, compared; raises where its answers are others than PyTorch's."""
+    """Write one file and compare it; raise ValueError where its outputs differ from PyTorch's."""
     is_onnx = path.suffix == ".onnx"
     size = sum(tensor.numel() * tensor.element_size() for tensor in job.graph.state_dict().values())
     if is_onnx and size + len(job.carries) * 4 / 3 > ONNX_LIMIT:
@@ -160,17 +164,18 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
     if is_onnx:
         _save_onnx(program, job, path)
     else:
-        program.example_inputs = None  # whole states, which nobody needs
-        with path.open("wb") as file:  # given a path, it would call the archive by that name
+        program.example_inputs = None  # they would fill the file with states that no reader needs
+        with path.open("wb") as file:  # a path would become the name inside the archive
             torch.export.save(program, file, extra_files={"vidact.json": json.dumps(job.record.to_dict())})
-    runs = runs or (200 if job.what == "step" else 10)
-    difference, answer = job.compare(path, runs)
-    if not difference <= TOLERANCE * answer and not difference <= ROUNDINGS * job.rounding(runs):  # NaN is refused too
+    runs = runs or (200 if job.kind == "step" else 10)
+    difference, largest = job.compare(path, runs)
+    # "not <=" instead of ">" refuses a NaN, too.
+    if not difference <= TOLERANCE * largest and not difference <= ROUNDINGS * job.rounding(runs):
         raise ValueError(
             f"{job.name} was not exported: the file's answers differ from PyTorch's by up to {difference:.2g}, "
-            f"where they are up to {answer:.3g}; please report the network's recipe"
+            f"where they are up to {largest:.3g}; please report the network's recipe"
         )
-    return Exported(path, job.what, path.stat().st_size, runs, difference, answer)
+    return Exported(path, job.kind, path.stat().st_size, runs, difference, largest)
 
 
 def _format(out: Path, format: str | None) -> str:
@@ -178,8 +183,8 @@ def _format(out: Path, format: str | None) -> str:
     if format is not None and format not in SUFFIXES:
         raise ValueError(f"format is {format!r}; it is {' or '.join(SUFFIXES)}")
     if named is None or format not in (None, named):
-        wanted = SUFFIXES[format] if format else " or ".join(SUFFIXES.values())
-        raise ValueError(f"{out.name}: choose a name that ends in {wanted}")
+        suffix = SUFFIXES[format] if format else " or ".join(SUFFIXES.values())
+        raise ValueError(f"{out.name}: choose a name that ends in {suffix}")
     return named
 
 
@@ -197,7 +202,7 @@ def _check_packages() -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporters speak of their own insides on every channel; what matters is compared or raised."""
+    """Suppress the exporters' logs and warnings about their internals; failures are compared or raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -216,75 +221,75 @@ def _quiet() -> Iterator[None]:
 
 @dataclass
 class _Job:
-    """One network on its way into a file."""
+    """One network to be exported."""
 
-    what: str
+    kind: str
     name: str
     network: nn.Module
-    graph: nn.Module  # what is traced: plain tensors and dicts of them in and out
+    graph: nn.Module  # the module that is traced; tensors and dicts of tensors are its inputs and outputs
     example: tuple[Any, ...]
     inputs: list[str]
     outputs: list[str]
     record: Record
-    carries: bytes = b""  # an .onnx of the extractor
+    carries: bytes = b""  # an .onnx of the extractor, to be included
 
     def trace(self) -> torch.export.ExportedProgram:
         batch = torch.export.Dim("batch")
-        shapes = tuple(map_state(lambda _: {0: batch}, one) for one in self.example)  # type: ignore[arg-type,return-value]
+        shapes = tuple(map_state(lambda _: {0: batch}, tree) for tree in self.example)  # type: ignore[arg-type,return-value]
         with contextlib.ExitStack() as stack:
             for module in self.network.modules():
                 for value in vars(module).values():
-                    if isinstance(value, WeightTables):  # computed by the example's run
+                    if isinstance(value, WeightTables):  # its tables were computed from the example
                         stack.enter_context(value.fixed())
             try:
                 program = torch.export.export(self.graph, self.example, dynamic_shapes=shapes, strict=False)
-            except Exception as error:  # whatever a network does that a graph cannot hold, in torch's many ways
-                words = str(error).strip().splitlines()
+            except Exception as error:  # torch raises many types for code that a graph cannot express
+                lines = str(error).strip().splitlines()
                 raise ValueError(
-                    f"{self.name} cannot be exported as a {self.what}: torch.export says "
-                    f"{type(error).__name__}: {words[0] if words else ''}"
+                    f"{self.name} cannot be exported as a {self.kind}: torch.export says "
+                    f"{type(error).__name__}: {lines[0] if lines else ''}"
                 ) from error
         for graph in program.graph_module.modules():
             for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
-                node.meta.pop("stack_trace", None)  # lines of files on this machine
+                node.meta.pop("stack_trace", None)  # it names files of this machine
         return program
 
     def compare(self, path: Path, runs: int) -> tuple[float, float]:
-        """The largest difference between the file's answers and the network's, and the largest answer."""
+        """Return the largest difference between an output of the file and the network's, and the largest output."""
         inputs = self._noise(runs)
-        if self.what == "step":
+        if self.kind == "step":
             pairs = _steps(self.network, self._step_of(path), (token for token, *_ in inputs))
         else:
             run, name = self._forward_of(path), self.outputs[0]
-            pairs = ((self.graph(*one)[name], run(*one)[name]) for one in inputs)
-        largest = torch.tensor([[(actual - expected).abs().max(), expected.abs().max()] for expected, actual in pairs])
-        difference, answer = largest.amax(0).tolist()  # NaN, where there is one
-        return difference, answer
+            pairs = ((self.graph(*tensors)[name], run(*tensors)[name]) for tensors in inputs)
+        rows = torch.tensor([[(actual - expected).abs().max(), expected.abs().max()] for expected, actual in pairs])
+        difference, largest = rows.amax(0).tolist()  # a NaN in one of the outputs makes a NaN here
+        return difference, largest
 
     def rounding(self, runs: int) -> float:
-        """The largest difference that single precision makes to the network's answers.
+        """Return the largest difference between the network's outputs in single and in double precision.
 
-        Deep networks with products of their own features (TEA) amplify it to more than ``TOLERANCE``, and no two
-        programs agree better than that. 0 for a step, whose state is of single precision, and for a network that
-        computes in single precision alone.
+        Deep networks with products of their own features (TEA) amplify rounding to more than ``TOLERANCE``, and no two
+        programs agree better than that. 0 for a step, whose state has single precision, and for a network that can
+        only compute in single precision.
         """
-        if self.what == "step":
+        if self.kind == "step":
             return 0.0
         exact, name, largest = copy.deepcopy(self.graph).double(), self.outputs[0], 0.0
         for inputs in self._noise(runs):
             try:
-                difference = exact(*(one.double() for one in inputs))[name] - self.graph(*inputs)[name]
-            except RuntimeError:  # operands of two types
+                difference = exact(*(tensor.double() for tensor in inputs))[name] - self.graph(*inputs)[name]
+            except RuntimeError:  # the network mixes both types
                 return 0.0
             largest = max(largest, float(difference.abs().max()))
         return largest
 
     def _noise(self, runs: int) -> Iterator[tuple[Tensor, ...]]:
-        """The random inputs that answers are compared on, the same in every call; of a step, the tokens."""
+        """Yield the random inputs of the comparison, the same in every call; for a step, only its tokens."""
         generator = torch.Generator().manual_seed(0)
-        like = self.example[:1] if self.what == "step" else self.example
+        like = self.example[:1] if self.kind == "step" else self.example
         for _ in range(runs):
-            yield tuple(torch.randn((_CHECKED_STREAMS, *one.shape[1:]), generator=generator) for one in like)
+            yield tuple(torch.randn((_CHECKED_STREAMS, *tensor.shape[1:]), generator=generator) for tensor in like)
 
     def _forward_of(self, path: Path) -> Callable[..., Mapping[str, Tensor]]:
         if path.suffix == ".onnx":
@@ -293,51 +298,56 @@ class _Job:
         return torch.export.load(path).module()
 
     def _step_of(self, path: Path) -> tuple[State, Callable[[Tensor, State], tuple[Any, State]]]:
-        """The state before the first token, and the step."""
+        """Return the state before the first token, and the step, of the file."""
         if path.suffix == ".onnx":
-            opened: Any = open_onnx(path)
+            opened = open_onnx(path)
+            assert isinstance(opened, OnnxStep | OnnxFrameStep)
             return opened.initial_state(_CHECKED_STREAMS), opened.step
         module = torch.export.load(path).module()
 
         def step(token: Tensor, state: State) -> tuple[OnlineOutput, State]:
-            answers = module(token, state)
-            return OnlineOutput(answers["logits"], answers.get("future")), answers["state"]
+            outputs = module(token, state)
+            return OnlineOutput(outputs["logits"], outputs.get("future")), outputs["state"]
 
-        return flatten(self.network.initial_state(_CHECKED_STREAMS)), step  # type: ignore[operator]
+        assert isinstance(self.network, OnlineNetwork | SteppingClipNetwork)
+        return flatten(self.network.initial_state(_CHECKED_STREAMS)), step
 
 
 def _steps(
-    network: Any, exported: tuple[State, Callable[[Tensor, State], tuple[Any, State]]], inputs: Iterable[Tensor]
+    network: nn.Module, exported: tuple[State, Callable[[Tensor, State], tuple[Any, State]]], inputs: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of answers, PyTorch's first, each side going on from its own state."""
-    state, (other, step) = network.initial_state(_CHECKED_STREAMS), exported
+    """Yield pairs of outputs, PyTorch's and the file's; each side continues from its own state."""
+    assert isinstance(network, OnlineNetwork | SteppingClipNetwork)
+    state, (state_of_file, step) = network.initial_state(_CHECKED_STREAMS), exported
     for token in inputs:
         expected, state = network.step(token, state)
-        actual, other = step(token, other)
-        for name, answer in _named(expected).items():
-            yield answer, _named(actual)[name]
+        actual, state_of_file = step(token, state_of_file)
+        for name, tensor in _named(expected).items():
+            yield tensor, _named(actual)[name]
 
 
-def _named(answer: OnlineOutput | Tensor) -> dict[str, Tensor]:
-    """What a step answers: a detector's output, or a clip network's logits."""
-    if isinstance(answer, Tensor):
-        return {"logits": answer}
-    return {"logits": answer.logits} | ({} if answer.future is None else {"future": answer.future})
+def _named(output: OnlineOutput | Tensor) -> dict[str, Tensor]:
+    """Return the outputs of a step by name: a detector's, or a clip network's logits."""
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    return {"logits": output.logits} | ({} if output.future is None else {"future": output.future})
 
 
 def flatten(state: State, name: str = "") -> dict[str, Tensor]:
-    """The tensors of a state by the way to them: ``count``, ``layers.0.keys``."""
+    """Return the tensors of a state by their path in it: ``count``, ``layers.0.keys``."""
     if isinstance(state, Tensor):
         return {name: state}
     parts = state.items() if isinstance(state, dict) else enumerate(state)
     return {
-        way: tensor
+        path: tensor
         for key, part in parts
-        for way, tensor in flatten(part, f"{name}.{key}" if name else str(key)).items()
+        for path, tensor in flatten(part, f"{name}.{key}" if name else str(key)).items()
     }
 
 
 class _StepGraph(nn.Module):
+    """The graph of one step: (token, state by name) → outputs by name, with the next state under "state"."""
+
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
@@ -345,11 +355,13 @@ class _StepGraph(nn.Module):
 
     def forward(self, token: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
         names = iter(flatten(self.tree))
-        answer, after = self.network.step(token, map_state(lambda _: state[next(names)], self.tree))
-        return {**_named(answer), "state": flatten(after)}
+        output, after = self.network.step(token, map_state(lambda _: state[next(names)], self.tree))
+        return {**_named(output), "state": flatten(after)}
 
 
 class _ClipGraph(nn.Module):
+    """The graph of a clip network: clips → its logits by name."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -359,7 +371,7 @@ class _ClipGraph(nn.Module):
 
 
 class _FeatureGraph(nn.Module):
-    """What an extractor's networks make of images (B, C, H, W) or clips (B, T, C, H, W), side by side."""
+    """The graph of an extractor: images (B, C, H, W) or clips (B, T, C, H, W) → the vectors of all networks, joined."""
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         super().__init__()
@@ -367,9 +379,8 @@ class _FeatureGraph(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor | None = None) -> dict[str, Tensor]:
         inputs = [first] if second is None else [first, second]
-        looks: Any = zip(self.networks, inputs, strict=True)
-        vectors = [net(seen) if isinstance(net, Backbone) else net.features(seen) for net, seen in looks]
-        return {"features": torch.cat(vectors, 1)}
+        pairs = zip(self.networks, inputs, strict=True)
+        return {"features": torch.cat([vectors_of(network, pixels) for network, pixels in pairs], 1)}
 
 
 def _job(
@@ -383,7 +394,7 @@ def _job(
         if frames is not None:
             raise ValueError(f"frames is {frames}, but how many an extractor looks at is fixed; leave it out")
         return _extractor_job(_extractor(checkpoint, trust))
-    network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
+    network = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
     if network.training or any(tensor.device.type != "cpu" for tensor in network.state_dict().values()):
         network = copy.deepcopy(network).cpu().eval()
     name = type(network).__name__ if isinstance(checkpoint, nn.Module) else str(checkpoint)
@@ -401,13 +412,13 @@ def _job(
     return _step_job(network, name)
 
 
-def _record(network: nn.Module, what: str, **facts: Any) -> Record:
+def _record(network: nn.Module, kind: str, **facts: Any) -> Record:
     record, clip_input = record_of(network), input_of(network)
     return replace(
         record,
         recipe=recipe_of(network) or record.recipe,
         input=record.input if clip_input is None else clip_input.as_dict(),
-        export={"format": FORMAT, "what": what, **_versions(), **facts},
+        export=ExportRecord({"format": FORMAT, "what": kind, **_versions(), **facts}),
     )
 
 
@@ -415,49 +426,51 @@ def _versions() -> dict[str, str]:
     return {"vidact": __version__, "torch": torch.__version__}
 
 
-def _clip_job(network: Any, name: str, frames: int | None) -> _Job:
-    taken = input_of(network)
-    if taken is None:
+def _clip_job(network: nn.Module, name: str, frames: int | None) -> _Job:
+    clip_input = input_of(network)
+    if clip_input is None or not isinstance(network, ClipNetwork):
         raise ValueError(
             f"{name} does not say its input, so no clip can be made for it; give a network of vidact.models"
         )
     sampling = record_of(network).sampling
     with blamed(f"{name}: the sampling of its record"):
         trained = ClipSampler.from_record(dict(sampling))(10_000).shape[-1] if sampling else None
-    length = frames or taken.frames or trained
+    length = frames or clip_input.frames or trained
     if length is None:
         raise ValueError(f"{name} takes clips of any length and does not say which it was trained with; give frames")
-    if taken.frames not in (None, length):
-        raise ValueError(f"frames is {length}, and the weights of {name} are made for {taken.frames}")
-    clip = torch.randn(_TRACED_STREAMS, length, taken.channels, taken.size, taken.size)
+    if clip_input.frames not in (None, length):
+        raise ValueError(f"frames is {length}, and the weights of {name} are made for {clip_input.frames}")
+    clip = torch.randn(_TRACED_STREAMS, length, clip_input.channels, clip_input.size, clip_input.size)
     facts = {"frames": length, "num_classes": network.num_classes}
     return _Job(
         "clip", name, network, _ClipGraph(network), (clip,), ["clip"], ["logits"], _record(network, "clip", **facts)
     )
 
 
-def _step_job(network: Any, name: str) -> _Job:
-    if not hasattr(network, "step") or getattr(network, "is_causal", True) is False:
-        waits = hasattr(network, "step")  # a bidirectional TSM
-        why = "is bidirectional: every frame waits for later ones" if waits else "looks at whole clips"
+def _step_job(network: nn.Module, name: str) -> _Job:
+    is_bidirectional = isinstance(network, TSM) and not network.is_causal
+    if is_bidirectional or not isinstance(network, OnlineNetwork | SteppingClipNetwork):
+        why = "is bidirectional: every frame waits for later ones" if is_bidirectional else "looks at whole clips"
         raise ValueError(
             f"{name} cannot step: this {type(network).__name__} {why}. What can: online detectors, TSM built and "
             "trained with shift='causal', TSN; or export with what=clip"
         )
-    is_detector = isinstance(network, OnlineNetwork)
-    shape = [network.feature_dim] if is_detector else [network.input.channels, *[network.input.size] * 2]
+    if isinstance(network, OnlineNetwork):
+        shape = [network.feature_dim]
+    else:
+        shape = [network.input.channels, network.input.size, network.input.size]
     token = torch.randn(_TRACED_STREAMS, *shape)
     state = network.initial_state(_TRACED_STREAMS)
-    answer, _ = network.step(token, state)  # also computes the weight tables that the graph will hold
+    output, _ = network.step(token, state)  # it also computes the weight tables, which the graph will contain
     flat = flatten(state)
-    facts = {
-        "input": "feature" if is_detector else "frame",
+    facts: dict[str, Any] = {
+        "input": "feature" if isinstance(network, OnlineNetwork) else "frame",
         "shape": shape,
-        "outputs": list(_named(answer)),
-        "state": [_entry(way, tensor) for way, tensor in flat.items()],
+        "outputs": list(_named(output)),
+        "state": [_entry(path, tensor) for path, tensor in flat.items()],
         "num_classes": network.num_classes,
     }
-    if is_detector:
+    if isinstance(network, OnlineNetwork):
         facts |= {"window": network.window, "future_offsets": list(network.future_offsets)}
     return _Job(
         "step",
@@ -465,14 +478,14 @@ def _step_job(network: Any, name: str) -> _Job:
         network,
         _StepGraph(network),
         (token, flat),
-        [facts["input"], *(f"state.{way}" for way in flat)],
-        [*facts["outputs"], *(f"next.{way}" for way in flat)],
+        [facts["input"], *(f"state.{path}" for path in flat)],
+        [*facts["outputs"], *(f"next.{path}" for path in flat)],
         _record(network, "step", **facts),
     )
 
 
 def _entry(name: str, tensor: Tensor) -> dict[str, Any]:
-    """What the record says of one tensor of the state; the streams begin alike."""
+    """Return the record of one tensor of the state; the initial states of all streams are equal."""
     first = tensor[0]
     entry = {"name": name, "shape": list(first.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
     return entry | ({"initial": first.tolist()} if first.any() else {})
@@ -481,12 +494,12 @@ def _entry(name: str, tensor: Tensor) -> dict[str, Any]:
 def _carried(
     job: _Job, format: str, extractor: str | Path | FeatureExtractor | None, trust: Iterable[str]
 ) -> _Job | None:
-    """The extractor that the file of ``job`` is to carry, if any."""
+    """Return the export of the extractor that the file of ``job`` shall contain, if any."""
     if extractor is None:
-        if job.what != "step" or format != "onnx" or not extractor_state_of(job.network):
+        if job.kind != "step" or format != "onnx" or not extractor_state_of(job.network):
             return None
         return _extractor_job(_extractor(job.network, trust))
-    if job.what == "extractor":
+    if job.kind == "extractor":
         raise ValueError("the extractor is itself what is exported; give it as the checkpoint alone")
     if not isinstance(job.network, OnlineNetwork):
         raise ValueError(f"{job.name} looks at frames itself and takes no extractor; leave it out")
@@ -513,27 +526,29 @@ def _extractor(checkpoint: str | Path | nn.Module | FeatureExtractor, trust: Ite
 
 
 def _extractor_job(extractor: FeatureExtractor) -> _Job:
-    networks: dict[str, Any] = {part: copy.deepcopy(one).cpu() for part, one in extractor.networks.items()}
-    side = max(network.input.size for network in networks.values())
+    networks = {part: copy.deepcopy(network).cpu() for part, network in extractor.networks.items()}
+    side = max(clip_input.size for network in networks.values() if (clip_input := input_of(network)))
     black = torch.zeros(3, side, side, dtype=torch.uint8)
-    looks: list[dict[str, Any]] = []
+    inputs: list[InputRecord] = []
     example: list[Tensor] = []
     for (part, network), clip in zip(networks.items(), extractor.prepare([black] * len(extractor.frames)), strict=True):
         is_image = isinstance(network, Backbone)
+        assert isinstance(network, Backbone | VectorNetwork)
         name = ("flow_" if part == "flow_network" else "") + ("images" if is_image else "clip")
-        looks.append({"input": name, "is_image": is_image, "dim": int(network.dim)})
+        inputs.append(InputRecord(name, is_image, int(network.dim)))
         example.append(torch.randn(_TRACED_STREAMS, *(clip[0] if is_image else clip).shape))  # clip is (T, C, H, W)
     graph = _FeatureGraph(networks.values())
-    facts = {"format": FORMAT, "what": "extractor", **_versions(), "dim": extractor.dim, "looks": looks}
+    facts = {"format": FORMAT, "what": "extractor", **_versions(), "dim": extractor.dim}
+    facts["looks"] = [each._asdict() for each in inputs]
     return _Job(
         "extractor",
         "the extractor (" + " and ".join(type(network).__name__ for network in networks.values()) + ")",
         graph,
         graph,
         tuple(example),
-        [look["input"] for look in looks],
+        [each.input for each in inputs],
         ["features"],
-        Record(features=extractor.record(), export=facts),
+        Record(features=FeaturesRecord(extractor.record()), export=ExportRecord(facts)),
     )
 
 
@@ -548,10 +563,10 @@ def _save_onnx(program: torch.export.ExportedProgram, job: _Job, path: Path) -> 
             external_data=False,
             verbose=False,
         )
-    except Exception as error:  # operators without a counterpart, in many ways
-        words = str(error).strip().splitlines()
+    except Exception as error:  # many types are raised for operators that ONNX does not have
+        lines = str(error).strip().splitlines()
         raise ValueError(
-            f"{job.name} cannot be written as ONNX ({type(error).__name__}: {words[0] if words else ''}); "
+            f"{job.name} cannot be written as ONNX ({type(error).__name__}: {lines[0] if lines else ''}); "
             "export it with format torch"
         ) from error
     assert onnx_program is not None
@@ -560,7 +575,7 @@ def _save_onnx(program: torch.export.ExportedProgram, job: _Job, path: Path) -> 
         assert value.shape is not None
         value.shape[0] = "batch"
     for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # which of PyTorch's nodes it was: two thirds of a small file
+        node.metadata_props.clear()  # the names of PyTorch's nodes are two thirds of a small file
     model.metadata_props["vidact"] = json.dumps(job.record.to_dict())
     if job.carries:
         model.metadata_props["vidact.extractor"] = base64.b64encode(job.carries).decode()

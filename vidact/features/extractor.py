@@ -1,16 +1,17 @@
-"""Features: a chunk of frames becomes one vector; the same extractor serves files, training and cameras.
+"""Features: a chunk of frames becomes one vector; files, training and cameras use the same extractor.
 
-``FeatureExtractor`` holds a frozen network and the way to it: clock, chunk, which frames of a chunk, the network's own
-transform. ``extract_features`` runs it over a folder of videos and leaves
+``FeatureExtractor`` has one or two frozen networks and the steps before them: the clock, the chunks, the frames of a
+chunk that a network reads, and the network's own transform. ``extract_features`` runs it over a folder of videos and
+writes
 
     <out>/<video id>.npy          float32 (T, D), a row a token; the id is the path below the videos' folder, no suffix
-    <out>/<video id>.takes.json   where tokens begin anew behind pauses that were not filled; absent without such pauses
-    <out>/features.json           the extractor's record: what made the features
-    <out>/extractor.safetensors   the extractor itself, so that a detector's checkpoint can carry it
-    <out>/unreadable.json         videos that could not be read and why; absent when there are none
+    <out>/<video id>.takes.json   the first tokens after pauses that were not filled; absent without such pauses
+    <out>/features.json           the extractor's record: the settings and networks that made the features
+    <out>/extractor.safetensors   the extractor, which is copied into a detector's checkpoint
+    <out>/unreadable.json         videos that could not be read, with the reasons; absent when there are none
 
-Every file is whole or absent. A finished video is known by a note in ``<out>/.extract/done``: size and time of the
-source and the record's hash. So a run that was killed goes on where it was, and a video that has changed is made anew.
+Every file is whole or absent. A note in ``<out>/.extract/done`` marks a finished video, by the size and time of the
+source and the record's hash. So a run that was killed can be continued, and a video that has changed is read again.
 
 Shapes: T tokens, D features, N chunks, H x W pixels.
 """
@@ -37,8 +38,9 @@ from vidact.features.record import EXTRACTOR, differences, weights_hash
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
+from vidact.models.clip_network import VectorNetwork
 from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read
-from vidact.records import FEATURES, FORMAT, Record, blamed, check
+from vidact.records import FORMAT, FeaturesRecord, Record, blamed
 from vidact.video import (
     LONGEST_GAP_S,
     Chunker,
@@ -63,47 +65,57 @@ IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
 # ---------------------------------------------------------------------------------------------- the extractor
 
 
+def vectors_of(network: nn.Module, pixels: Tensor) -> Tensor:
+    """Return the vectors (N, D) of images (N, C, H, W) for an image network, of clips (N, T, C, H, W) for another."""
+    if isinstance(network, Backbone):
+        return network(pixels)
+    assert isinstance(network, VectorNetwork)
+    return network.features(pixels)
+
+
 @dataclass
-class _Look:
-    """One network's view of a chunk: ``places`` are the images it is shown, in order, as numbers within the chunk."""
+class _View:
+    """The input of one network: ``frames`` are the indices, within the chunk, of the images that it reads, in order."""
 
     network: nn.Module
     transform: ClipTransform
-    places: list[int]
-    is_image: bool
+    frames: list[int]
     dim: int
 
+    @property
+    def is_image(self) -> bool:
+        return isinstance(self.network, Backbone)
+
     def __call__(self, clips: Tensor) -> Tensor:  # (N, T, C, side, side) → (N, D)
-        if self.is_image:
-            return self.network(clips[:, 0])
-        return self.network.features(clips)  # type: ignore[operator]
+        return vectors_of(self.network, clips[:, 0] if self.is_image else clips)
 
 
 class FeatureExtractor:
-    """A chunk of frames becomes one vector: a token.
+    """The networks and settings that turn a chunk of frames into one vector, a token.
 
-    An image network (a ``Backbone``) sees one frame of the chunk. A clip network sees the whole chunk, or, where its
-    weights are made for ``input.frames`` frames, so many, evenly spaced (``SegmentSampler``'s rule). A network on flow,
-    or of several images a time step, sees as many groups of consecutive frames as stand side by side in the chunk: of 6
-    frames, all 5 flow fields. The view is the test view: short side resized, centre cropped, normalised as the network
-    says.
+    An image network (a ``Backbone``) reads one frame of the chunk. A clip network reads the whole chunk, or, where its
+    weights are made for ``input.frames`` frames, that many, evenly spaced (``SegmentSampler``'s rule). A network on
+    flow, or of several images a time step, reads as many groups of consecutive frames as fit into the chunk side by
+    side: of 6 frames, all 5 flow fields. The view is the test view: the short side is resized, the centre is cropped
+    and the pixels are normalised as the network's input requires.
 
-    The result does not depend on what else is in a batch, but for rounding: features computed with other batch sizes
-    agree to 1e-5 of the largest value, and with one batch size, threads and machine they are the same bits.
+    The other chunks of a batch change the result only by rounding: features computed with other batch sizes agree to
+    1e-5 of the largest value, and with the same batch size, threads and machine they are the same bits.
 
     Args:
         network: an image network, or a clip network with ``features(clip)``. It is frozen, in evaluation mode.
-        fps: rate of the clock in frames a second.
+        fps: the rate of the clock in frames a second.
         chunk: frames of a token.
-        rgb_index: which frame of the chunk an image network sees; None is the middle one, 3 of 6.
-        flow_network: a network on flow, whose vector is appended; None for RGB alone.
+        rgb_index: the frame of the chunk that an image network reads; None is the middle one, 3 of 6.
+        flow_network: a network on flow, whose vector is appended; None for RGB only.
         flow_method: "dis", "farneback" or "tvl1".
-        decoder: what opens files; part of the record, since decoders differ in the last bit of a colour.
-        device: where the networks run; None takes an accelerator if there is one.
-        batch: chunks computed at once for a file. None is 1 on a CPU, which is fastest there and gives exactly what a
-            stream gives, and 32 elsewhere.
-        longest_gap_s: a longer pause between two frames is not filled with them: the clock begins anew behind it, and
-            so does what reads the tokens. None fills every pause, as vidact did before it had this.
+        decoder: the decoder of files; part of the record, since decoders differ in the last bit of a colour.
+        device: where the networks run; None is an accelerator if there is one.
+        batch: chunks of a file that are computed at once. None is 1 on a CPU, which is fastest there and exactly equal
+            to a stream, and 32 elsewhere.
+        longest_gap_s: the longest pause between two frames, in seconds, that is filled with the frame before it. After
+            a longer one the clock starts again, and so does a detector that reads the tokens. None fills every pause,
+            as versions without this option did.
     """
 
     def __init__(
@@ -143,26 +155,28 @@ class FeatureExtractor:
                     "build one with modality='flow'"
                 )
             self.networks["flow_network"] = flow_network
-        self._looks = [self._look(one) for one in self.networks.values()]
-        self.dim = sum(look.dim for look in self._looks)
-        # the frames of a chunk that are looked at: nothing else need be decoded
-        self.frames: list[int] = sorted({place for look in self._looks for place in look.places})
-        # A black chunk, so that a network that cannot take it says so now.
-        side = max(look.transform.resize for look in self._looks)
+        self._views = [self._view(each) for each in self.networks.values()]
+        self.dim = sum(view.dim for view in self._views)
+        # the frames of a chunk that a network reads; no other frame has to be decoded
+        self.frames: list[int] = sorted({frame for view in self._views for frame in view.frames})
+        # The networks compute a black chunk, so that one that cannot read chunks raises its error now.
+        side = max(view.transform.resize for view in self._views)
         self.chunk(torch.zeros(chunk, 3, side, side, dtype=torch.uint8))
 
-    def _look(self, network: nn.Module) -> _Look:
-        name, taken = type(network).__name__, input_of(network)
-        is_image = isinstance(network, Backbone)
-        if taken is None or not hasattr(network, "dim"):
+    def _view(self, network: nn.Module) -> _View:
+        name, clip_input = type(network).__name__, input_of(network)
+        if clip_input is None or not isinstance(network, Backbone | VectorNetwork):
+            if clip_input is not None and hasattr(network, "dim"):
+                fault = "has no features(clip), one vector a clip"
+            else:
+                fault = "does not say its input and dim, so no features can be taken from it"
             raise ValueError(
-                f"{name} does not say its input and dim, so no features can be taken from it; use an image network "
-                f"({', '.join(IMAGE_BACKBONES)}) or a clip network with one vector a clip, such as TSN, TSM or X3D"
+                f"{name} {fault}; use an image network ({', '.join(IMAGE_BACKBONES)}) or a clip network with one "
+                "vector a clip, such as TSN, TSM or X3D"
             )
-        if not is_image and not hasattr(network, "features"):
-            raise ValueError(f"{name} has no features(clip), one vector a clip; use a network such as TSN, TSM or X3D")
-        group = images_per_index(taken)
-        steps = 1 if is_image else taken.frames or max(1, self.chunk_size // group)
+        is_image, dim = isinstance(network, Backbone), int(network.dim)
+        group = images_per_index(clip_input)
+        steps = 1 if is_image else clip_input.frames or max(1, self.chunk_size // group)
         if self.chunk_size < (needed := steps + group - 1):
             raise ValueError(
                 f"{name} looks at {needed} frames at least and a chunk has {self.chunk_size}; "
@@ -172,58 +186,60 @@ class FeatureExtractor:
             starts = np.array([self.rgb_index])
         else:
             starts = SegmentSampler(num_segments=steps, segment_length=group)(self.chunk_size)[0]
+        frames = expand(starts, group, self.chunk_size).tolist()
         network = backbones.channels_last(network.eval().requires_grad_(False).to(self.device))
-        places = expand(starts, group, self.chunk_size).tolist()
-        return _Look(network, test_transform(taken, 1, self.flow_method), places, is_image, int(network.dim))  # type: ignore[arg-type]
+        return _View(network, test_transform(clip_input, 1, self.flow_method), frames, dim)
 
     @property
     def takes_flow(self) -> bool:
-        return any(look.transform.input.flow_fields for look in self._looks)
+        """Whether one of the networks reads optical flow."""
+        return any(view.transform.input.flow_fields for view in self._views)
 
     @property
     def tokens_per_second(self) -> float:
+        """The rate of the tokens."""
         return self.fps / self.chunk_size
 
     # -- one chunk, many chunks
 
     def chunk(self, images: Tensor) -> Tensor:
-        """The vector (D,) float32, on the CPU, of one chunk's uint8 RGB images (chunk, 3, H, W)."""
+        """Return the vector (D,) float32, on the CPU, of one chunk's uint8 RGB images (chunk, 3, H, W)."""
         if images.shape[:2] != (self.chunk_size, 3) or images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
                 f"a chunk is uint8 RGB images ({self.chunk_size}, 3, H, W); these are {images.dtype} "
                 f"{tuple(images.shape)}"
             )
-        return self.compute([self.prepare([images[place] for place in self.frames])])[0]
+        return self.compute([self.prepare([images[frame] for frame in self.frames])])[0]
 
     def prepare(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """What each network will see of one chunk, on the CPU; ``images`` (3, H, W) are those at ``self.frames``."""
-        shown = dict(zip(self.frames, images, strict=True))
-        return [look.transform(torch.stack([shown[place] for place in look.places]))[0][0] for look in self._looks]
+        """Return the input of each network for one chunk, on the CPU; ``images`` (3, H, W) are the ``self.frames``."""
+        of_frame = dict(zip(self.frames, images, strict=True))
+        return [view.transform(torch.stack([of_frame[i] for i in view.frames]))[0][0] for view in self._views]
 
     @torch.inference_mode()
     def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
-        """The vectors (N, D), float32 on the CPU, of chunks that were prepared; they may come from several streams."""
+        """Return the vectors (N, D), float32 on the CPU, of prepared chunks, which may be of several streams."""
         parts = []
-        # TF32 would keep three digits, and other ones for every batch size.
+        # TF32 has three digits, and its rounding differs with the batch size.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
-            for number, look in enumerate(self._looks):
-                parts.append(look(torch.stack([chunk[number] for chunk in prepared]).to(self.device)).float().cpu())
+            for number, view in enumerate(self._views):
+                parts.append(view(torch.stack([chunk[number] for chunk in prepared]).to(self.device)).float().cpu())
         vectors = torch.cat(parts, dim=1)
         if vectors.shape[1] != self.dim:
             raise ValueError(f"the networks say they give {self.dim} numbers a chunk and gave {vectors.shape[1]}")
         if not vectors.isfinite().all():
-            names = " and ".join(type(look.network).__name__ for look in self._looks)
+            names = " and ".join(type(view.network).__name__ for view in self._views)
             raise ValueError(f"{names} gave features that are not finite; look at the weights")
         return vectors
 
     # -- a camera, a file
 
     def stream(self) -> FeatureStream:
-        """A new source, frame by frame."""
+        """Return the tokenizer of one new source, which takes its frames one by one."""
         return FeatureStream(self)
 
     def plan(self, reader: VideoReader) -> tuple[np.ndarray, list[Take]]:
-        """The frames that each token of a file looks at (T, frames looked at), and its takes that have a token.
+        """Return the frame numbers of each token of a file, (T, frames read), and its takes that have a token.
 
         Raises VideoError for a video without a token.
         """
@@ -247,32 +263,32 @@ class FeatureExtractor:
         return np.concatenate(parts), begun
 
     def video(self, reader: VideoReader, progress: Callable[[float], None] | None = None) -> Tensor:
-        """Every token (T, D) of a file: what a stream of its frames would give. Only frames that matter are decoded.
+        """Return every token (T, D) of a file, equal to a stream of its frames; only the frames read are decoded.
 
         Args:
-            progress: called with the part of the video that is done, 0 to 1.
+            progress: called with the finished fraction of the video, 0 to 1.
 
         Raises VideoError for a video shorter than one chunk.
         """
         numbers, _ = self.plan(reader)
         vectors: list[Tensor] = []
-        shown: dict[int, Tensor] = {}  # the frames of the chunk before: one that is shown again is not decoded again
-        for begin in range(0, len(numbers), self.batch):
+        images: dict[int, Tensor] = {}  # of the chunk before: a frame in two chunks is decoded once
+        for start in range(0, len(numbers), self.batch):
             prepared = []
-            for row in numbers[begin : begin + self.batch].tolist():
-                absent = sorted({number for number in row if number not in shown})
+            for row in numbers[start : start + self.batch].tolist():
+                absent = sorted({number for number in row if number not in images})
                 decoded = dict(zip(absent, reader.frames_at(absent).images, strict=True)) if absent else {}
-                shown = {number: decoded[number] if number in decoded else shown[number] for number in row}
-                prepared.append(self.prepare([shown[number] for number in row]))
+                images = {number: decoded[number] if number in decoded else images[number] for number in row}
+                prepared.append(self.prepare([images[number] for number in row]))
             vectors.append(self.compute(prepared))
             if progress:
-                progress(min(begin + self.batch, len(numbers)) / len(numbers))
+                progress(min(start + self.batch, len(numbers)) / len(numbers))
         return torch.cat(vectors)
 
     # -- keeping it
 
     def record(self) -> dict[str, Any]:
-        """What makes the features, as plain data: equal records give equal features, but for rounding."""
+        """Return the networks and settings as plain data: equal records make equal features, but for rounding."""
         described = {name: _described(network) for name, network in self.networks.items()}
         return {
             "format": FORMAT,
@@ -282,17 +298,17 @@ class FeatureExtractor:
             "fps": self.fps,
             "chunk": self.chunk_size,
             "tokens_per_second": self.tokens_per_second,
-            "frames": [look.places for look in self._looks],
+            "frames": [view.frames for view in self._views],
             "dim": self.dim,
             "crops": 1,
             "flow_method": self.flow_method if self.takes_flow else None,
             "decoder": self.decoder,
-            # as in the records of before, whatever paused was filled
+            # absent, as in older records, where every pause is filled
             **({} if self.longest_gap_s is None else {"longest_gap_s": self.longest_gap_s}),
         }
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
-        """All tensors by name, on the CPU. A detector's checkpoint holds them with the prefix "extractor."."""
+        """Return all tensors by name, on the CPU; a detector's checkpoint has them with the prefix "extractor."."""
         return {
             f"{prefix}{part}.{name}": tensor.detach().cpu().contiguous()
             for part, network in self.networks.items()
@@ -308,57 +324,56 @@ class FeatureExtractor:
         batch: int | None = None,
         trust: Iterable[str] = (),
     ) -> FeatureExtractor:
-        """The extractor that ``record()`` and ``state(prefix)`` came from; other tensors are left alone.
+        """Return the extractor whose ``record()`` and ``state(prefix)`` are given; other tensors are ignored.
 
         Args:
             trust: packages outside vidact whose builders may run.
         """
-        record = check(record, FEATURES, "the features record")
-        if (record.get("format") or 0) > FORMAT:
+        facts = FeaturesRecord.from_dict(record, "the features record")
+        if facts.format > FORMAT:
             raise ValueError(
-                f"the features record has format {record['format']} and this vidact reads up to {FORMAT}; "
+                f"the features record has format {facts.format} and this vidact reads up to {FORMAT}; "
                 "install a newer one"
             )
-        absent = [
-            key for key in ("network", "weights_sha256", "fps", "chunk", "frames", "decoder") if key not in record
-        ]
+        absent = [key for key in ("network", "weights_sha256", "fps", "chunk", "frames", "decoder") if key not in facts]
         if absent:
             raise ValueError(
                 f"the features record lacks {', '.join(absent)}; give what FeatureExtractor.record() wrote"
             )
         networks: dict[str, nn.Module] = {}
         for part in ("network", "flow_network"):
-            if record.get(part) is None:
-                continue
-            begin = f"{prefix}{part}."
-            state = {name.removeprefix(begin): value for name, value in tensors.items() if name.startswith(begin)}
             with blamed("the features record"):
-                network = build_for(state, record[part]["recipe"], trust, "the extractor's state")
+                described = facts.network(part)
+                if described is None:
+                    continue
+                start = f"{prefix}{part}."
+                state = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+                network = build_for(state, described.recipe, trust, "the extractor's state")
                 load_strictly(network, state, source="the extractor's state")
-                attach(network, input=ClipInput(**record[part]["input"]))
+                attach(network, input=ClipInput(**described.input))
             networks[part] = network
         with blamed("the features record"):
             extractor = FeatureExtractor(
                 networks["network"],
-                record["fps"],
-                record["chunk"],
-                record["frames"][0][0] if isinstance(networks["network"], Backbone) else None,
+                facts.fps,
+                facts.chunk,
+                facts.frames[0][0] if isinstance(networks["network"], Backbone) else None,
                 networks.get("flow_network"),
-                record.get("flow_method") or "dis",
-                record["decoder"],
+                facts.flow_method,
+                facts.decoder,
                 device,
                 batch,
-                record.get("longest_gap_s"),
+                facts.longest_gap_s,
             )
         checked = ("weights_sha256", "frames", "dim")
-        found = extractor.record()
-        if different := differences({key: record.get(key) for key in checked}, {key: found[key] for key in checked}):
+        actual = extractor.record()
+        if different := differences({key: facts.get(key) for key in checked}, {key: actual[key] for key in checked}):
             raise ValueError(f"this is not the extractor of the record: {'; '.join(different)} (the record's first)")
         return extractor
 
     def save(self, path: str | Path) -> None:
         """Write record and tensors to one .safetensors file, which ``open`` reads."""
-        text = json.dumps(Record(extractor=self.record()).to_dict())
+        text = json.dumps(Record(extractor=FeaturesRecord(self.record())).to_dict())
         with replacing(path) as half:
             half.write_bytes(safetensors.torch.save(self.state(), metadata={"vidact": text}))
 
@@ -366,7 +381,7 @@ class FeatureExtractor:
     def open(
         path: str | Path, device: str | torch.device | None = None, batch: int | None = None, trust: Iterable[str] = ()
     ) -> FeatureExtractor:
-        """The extractor in a file that ``save`` wrote, or of a folder of features (its extractor.safetensors)."""
+        """Open the extractor in a file that ``save`` wrote, or in a folder of features (its extractor.safetensors)."""
         path = Path(path)
         if path.is_dir():
             path = path / EXTRACTOR
@@ -378,10 +393,10 @@ class FeatureExtractor:
 
 
 class FeatureStream:
-    """One source, frame by frame, to tokens: ``push`` until the source ends, then ``finish``.
+    """The tokens of one source, frame by frame: call ``push`` until the source ends, then ``finish``.
 
-    A token is given when its chunk is complete; its time is where the chunk begins, in the source's own seconds. After
-    a pause that is too long to be filled the tokens begin anew with the first frame behind it.
+    A token is returned when its chunk is complete; its time is the beginning of the chunk, in the source's own seconds.
+    After a pause that is too long to be filled, a new chunk begins with the next frame.
     """
 
     def __init__(self, extractor: FeatureExtractor) -> None:
@@ -391,7 +406,7 @@ class FeatureStream:
         self._last_s: float | None = None
 
     def push(self, time_s: float, image: Tensor) -> list[tuple[float, Tensor]]:
-        """One more uint8 RGB frame (3, H, W): the tokens (seconds, vector (D,)) that it completes."""
+        """Add a uint8 RGB frame (3, H, W); return the tokens (seconds, vector (D,)) that it completes."""
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"a frame is a uint8 RGB image (3, H, W); this is {image.dtype} {tuple(image.shape)}")
         if self._shape not in (None, image.shape):
@@ -409,10 +424,10 @@ class FeatureStream:
         return before + self._tokens(self._clock.push(time_s, image))
 
     def finish(self, end_s: float | None = None) -> list[tuple[float, Tensor]]:
-        """The source has ended: the tokens that its last slots complete. Half a chunk makes none.
+        """End the source; return the tokens that its last slots complete. An incomplete chunk makes none.
 
         Args:
-            end_s: when its last frame ends (``VideoReader.end_s``); None: nobody knows, as of a camera.
+            end_s: the end of its last frame in seconds (``VideoReader.end_s``); None where it is unknown (a camera).
         """
         return self._tokens(self._clock.finish(end_s))
 
@@ -420,13 +435,13 @@ class FeatureStream:
         tokens = []
         for slot in slots:
             if chunk := self._chunker.push(slot):
-                prepared = self.extractor.prepare([chunk[place].image for place in self.extractor.frames])
+                prepared = self.extractor.prepare([chunk[frame].image for frame in self.extractor.frames])
                 tokens.append((chunk[0].time_s, self.extractor.compute([prepared])[0]))
         return tokens
 
 
 def _described(network: nn.Module) -> dict[str, Any]:
-    """Recipe and input, without where the weights came from: their hash says more, and the same on every machine."""
+    """Return the recipe and the input, without the source of the weights: their hash is the same on every machine."""
     described = describe(network)
     assert described.recipe is not None
     arguments = {

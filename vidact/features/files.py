@@ -1,4 +1,4 @@
-"""``extract_features``: the features of the videos of a folder, by several processes, whole or not at all."""
+"""``extract_features``: compute the features of the videos of a folder, in several processes."""
 
 from __future__ import annotations
 
@@ -27,20 +27,17 @@ from vidact.jobs import UNREADABLE, Meter
 from vidact.models.weights import read
 from vidact.records import FEATURES, read_json
 from vidact.text.names import counted
-from vidact.video import (
-    LONGEST_GAP_S,
-    VideoError,
-    open_video,
-)
+from vidact.video import LONGEST_GAP_S, VideoError, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, video_id, walk_videos
 
 
 @dataclass
 class Extraction:
-    """What a run did: video ids that were ``written``, ``kept`` from a run before, and ``unreadable`` ones with why.
+    """The result of a run: ids of videos that were ``written``, or ``kept`` from a run before, and ``unreadable`` ones
+    with the reasons.
 
-    ``paused`` are those of the written whose tokens begin anew behind a pause that was not filled. ``report`` is the
-    file that names the unreadable; ``tokens`` were written in ``took_s`` seconds.
+    ``paused`` are the written ones with a pause that was not filled. ``report`` is the file that lists the unreadable;
+    ``tokens`` were written in ``took_s`` seconds.
     """
 
     written: list[str] = field(default_factory=list)
@@ -60,10 +57,10 @@ def extract_features(
     shard: str = "1/1",
     progress: bool = True,
 ) -> Extraction:
-    """Write the features of every video; see the top of this file for what is left in ``out``.
+    """Write the features of every video into ``out``; the files are listed in ``vidact.features.extractor``.
 
-    It may be stopped at any moment, by SIGKILL too, and called again: finished videos are kept, and the others' bytes
-    are those of an uninterrupted run. A video that cannot be read is left out and reported.
+    The run may be stopped at any moment, by SIGKILL too, and called again: finished videos are kept, and the others'
+    bytes are those of an uninterrupted run. A video that cannot be read is skipped and reported.
 
     Args:
         videos: a folder that is searched with its subfolders, a file, or a list of files (their ids are their names).
@@ -71,8 +68,8 @@ def extract_features(
         workers: videos read and computed at the same time, each by one process on one thread; 1 is this process.
             (With more, a script that calls this needs ``if __name__ == "__main__":``.)
         shard: "i/n" takes the i-th of n parts, i from 1, so that n machines can share a folder of videos and ``out``.
-            A video's part follows from its id alone.
-        progress: say on stderr what is done and how long the rest will take.
+            The part of a video depends only on its id.
+        progress: print the finished videos and the remaining time on stderr.
     """
     started = time.perf_counter()
     jobs.refuse_workers(workers)
@@ -85,7 +82,7 @@ def extract_features(
     with folder.locked([file for task in tasks for file in task.files()]):
         waiting = [task for task in tasks if not task.is_done(extractor.dim)]
         result.kept = sorted(sources.keys() - {task.video for task in waiting})
-        # the longest first, so that the last ones do not leave the other workers idle
+        # The longest video comes first, so that no worker is idle while another computes a long one at the end.
         waiting.sort(key=lambda task: task.path.stat().st_size, reverse=True)
         meter = Meter({task: max(task.path.stat().st_size, 1) for task in waiting}, is_on=progress)
         if progress and waiting and result.kept:
@@ -107,9 +104,9 @@ def extract_features(
 
 
 def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
-    """Video files by id: the path below the folder without its suffix, or a listed file's name without its suffix.
+    """Return video files by id: the path below the folder, or the name of a listed file, without the suffix.
 
-    ``notes`` gets sentences on folders that were passed over.
+    Sentences about folders that were skipped are appended to ``notes``.
     """
     listed: list[tuple[str, Path]] = []
     if isinstance(videos, (str, Path)):
@@ -163,7 +160,7 @@ class _Task:
         return {**jobs.source_state(self.path), "record_sha256": self.fingerprint}
 
     def is_done(self, dim: int) -> bool:
-        """Whether the features of this very file, by this very extractor, are there and whole."""
+        """Return whether the features of this state of the file, by this extractor, are written and whole."""
         note = self.folder.read_if_of(self.video, self.state())
         if note is None:
             return False
@@ -183,7 +180,7 @@ class _Task:
 class _Outcome:
     tokens: int = 0
     error: str = ""
-    takes: int = 0  # 0: it is whole
+    takes: int = 0  # 0 for a video without a pause
 
     def __str__(self) -> str:
         pauses = f", {self.takes} takes with a pause before or between them that is too long to be filled"
@@ -192,10 +189,10 @@ class _Outcome:
 
 def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Tell) -> _Outcome:
     task.folder.forget(task.video)
-    for stale in (task.target, takes_file(task.target)):  # of another state of the video
+    for stale in (task.target, takes_file(task.target)):  # files of another state of the video
         stale.unlink(missing_ok=True)
     try:
-        state = task.state()  # before reading: a video that changes meanwhile is made again
+        state = task.state()  # before reading, so that a video that changes meanwhile is read again
         with open_video(task.path, extractor.decoder) as reader:
             features = extractor.video(reader, progress).numpy()
             begun, lead_s = extractor.plan(reader)[1], reader.lead_s
@@ -218,9 +215,10 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
 
 
 def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
-    """Write the record into a new folder and refuse a folder of other features; return the record of the folder.
+    """Write the record into a new folder, or raise ValueError for a folder of other features; return its record.
 
-    A folder of a version that filled every pause is continued so, unless a length other than the usual one is given.
+    In a folder of a version that filled every pause, every pause is filled, unless another length than the default is
+    given.
     """
     path, record = out / RECORD, extractor.record()
     if out.exists() and not out.is_dir():
@@ -249,7 +247,7 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
 
 
 def _holds(path: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the file is there, whole, and the extractor of the record."""
+    """Return whether the file exists, is whole and contains the extractor of the record."""
     try:
         tensors, stored = read(path)
     except (OSError, ValueError):
@@ -264,7 +262,7 @@ def _holds(path: Path, record: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as each worker process does: the number of threads changes the last bits."""
+    """Compute on one thread, as each worker process does, because the number of threads changes the last bits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -274,8 +272,9 @@ def _one_thread() -> Iterator[None]:
 
 
 def _starter(extractor: FeatureExtractor, workers: int) -> Callable[[], jobs.Work[_Task, _Outcome]]:
-    """Return what ``jobs.run`` starts in each process. An extractor that is sent to another process is sent as bytes:
-    tensors would go through shared memory, of which containers have little.
+    """Return the function that ``jobs.run`` calls first in each process.
+
+    An extractor is sent to another process as bytes: tensors would use shared memory, of which containers have little.
     """
     if workers <= 1:
         return lambda: functools.partial(_extract, extractor)

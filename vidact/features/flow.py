@@ -1,7 +1,7 @@
-"""``vidact extract flow``: the optical flow of videos, computed once and read in every epoch.
+"""``vidact extract flow``: compute the optical flow of videos once, for training to read in every epoch.
 
-What is written, and how it is called, is in ``vidact.video.flow_store``. A video's fields appear all at once, so the
-command may be killed at any moment and called again: finished videos are kept.
+``vidact.video.flow_store`` describes the files. All fields of a video are published at once, so the command may be
+killed at any moment and called again: finished videos are kept.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ CHUNK = 32  # frames held at once
 
 @dataclass
 class FlowExtraction:
-    """Video ids that were ``written``, ``kept`` from a run before, and ``unreadable`` ones with why."""
+    """The result of a run: ids of videos that were ``written``, or ``kept`` from a run before, and ``unreadable`` ones
+    with the reasons."""
 
     written: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -66,13 +67,13 @@ def extract_flow(
     Args:
         videos: a folder as ``load_clips`` reads it, or any folder of video files, or one file.
         out: the folder of flow; new, empty, or of the same record.
-        record: what to write, and how.
-        workers: videos at the same time, each by one process.
+        record: the method, the size and the format of the fields.
+        workers: videos computed at the same time, each by one process.
         shard: "i/n" takes the i-th of n parts, i from 1, so that n machines can share the work.
         decoder: pyav, decord, opencv or torchcodec.
-        weights: RAFT's file; None for torchvision's own.
+        weights: the file of RAFT's weights; None for torchvision's.
         device: where RAFT computes.
-        progress: a line a video on stderr.
+        progress: print a line a video on stderr.
     """
     started = time.perf_counter()
     record = FlowRecord() if record is None else record
@@ -82,7 +83,7 @@ def extract_flow(
     out = Path(out)
     folder = jobs.Folder(out, NOTES, DONE, shard)
     sources = {video: path for video, path in find_sources(videos).items() if folder.includes(video)}
-    flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # or say now why not
+    flow_fields(torch.zeros(2, 3, 128, 128, dtype=torch.uint8), record.method, weights, device)  # an error comes now
     write_record(out, record)
     tasks = [_Task(video, path, folder, record, decoder, weights, device) for video, path in sorted(sources.items())]
     result = FlowExtraction()
@@ -106,9 +107,7 @@ def extract_flow(
 
 
 def find_sources(videos: str | Path) -> dict[str, Path]:
-    """Videos by id. A folder with clips.csv has those of its rows; any other has its video files, or, where there are
-    none, its folders of images.
-    """
+    """Return videos by id: those in clips.csv, or else the video files of the folder, or else its folders of images."""
     root = Path(videos)
     if is_table(root / "clips.csv"):
         clips = load_clips(root, missing="skip", empty_classes="allow")
@@ -126,11 +125,11 @@ def find_sources(videos: str | Path) -> dict[str, Path]:
 
 
 def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, device: str) -> Iterator[Tensor]:
-    """Each field (2, H, W), uint8, of a video's frames, resized as the record says."""
+    """Yield each field (2, H, W), uint8, between a video's frames, resized to the record's size."""
     last: Tensor | None = None
     for start in range(0, len(video), CHUNK):
         images = video.frames_at(range(start, min(start + CHUNK, len(video)))).images
-        if record.size is not None:  # as the transform does while loading, so that both give the same flow
+        if record.size is not None:  # the transform resizes so while loading, and both have to give the same flow
             size = [record.size] if isinstance(record.size, int) else [record.size[1], record.size[0]]
             images = F.resize(Video(images), size, antialias=True).as_subclass(Tensor)
         joined = images if last is None else torch.cat([last, images])
@@ -157,7 +156,7 @@ class _Task:
     def states(self) -> list[dict[str, Any]]:
         """Identify the source and the record, so that a video is processed again where one of them changed.
 
-        Earlier versions took the size and the time of a folder of images, not those of its files: the second form.
+        The second form is that of earlier versions: the size and time of a folder of images, not those of its files.
         """
         record = json.dumps(self.record.as_dict(), sort_keys=True)
         digest = {"record_sha256": hashlib.sha256(record.encode()).hexdigest()}
@@ -168,7 +167,7 @@ class _Task:
         return states
 
     def is_done(self) -> bool:
-        """Whether all fields of this very file are there."""
+        """Return whether all fields of this state of the file are written."""
         notes = [self.folder.read_if_of(self.video, state) for state in self.states()]
         note = next((note for note in notes if note is not None), {})
         store = FlowStore(self.folder.out)
@@ -180,10 +179,10 @@ def _start() -> jobs.Work[_Task, tuple[int, str]]:
 
 
 def _extract(task: _Task, tell: jobs.Tell) -> tuple[int, str]:
-    """Return the number of fields that were written, and why there are none."""
+    """Return the number of fields that were written, and the reason where there are none."""
     task.folder.forget(task.video)
     try:
-        state = task.states()[0]  # before reading: a video that changes meanwhile is made again
+        state = task.states()[0]  # before reading, so that a video that changes meanwhile is read again
         with open_video(task.path, task.decoder) as video:
             if len(video) < 2:
                 return 0, f"{task.path} has one frame; flow needs two"

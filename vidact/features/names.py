@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,22 @@ from vidact.features.choices import CHUNK, FPS
 from vidact.features.extractor import IMAGE_BACKBONES, FeatureExtractor
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, for_modality
-from vidact.models.weights import builder, is_vidact_file, load, read
-from vidact.video import (
-    LONGEST_GAP_S,
-)
-
-# ---------------------------------------------------------------------------------------------- by name
+from vidact.models.weights import builder, is_builder, is_vidact_file, load, read
+from vidact.video import LONGEST_GAP_S
 
 
 @builder
 def image_backbone(
     name: str, weights: str | None, size: int | None = None, modality: str = "rgb", flow_fields: int = 5
 ) -> Backbone:
-    """An image network by its name, as a recipe can keep it.
+    """Build an image network by its name; the name and the other arguments are its recipe.
 
     Args:
-        name: one of ``IMAGE_BACKBONES``, or "timm/" and a name there.
-        weights: what that network takes: "imagenet", a local file, or None.
+        name: one of ``IMAGE_BACKBONES``, or "timm/" and a name of timm.
+        weights: "imagenet", a local file, or None.
         size: crop side in pixels; None is the network's own.
         modality: "rgb", or "flow" for ``flow_fields`` consecutive fields.
-        flow_fields: read with modality "flow" only.
+        flow_fields: consecutive flow fields; used only with modality "flow".
     """
     options: dict[str, Any] = {} if size is None else {"size": size}
     if name.startswith("timm/"):
@@ -45,58 +42,58 @@ def image_backbone(
 def build_network(
     name: str, weights: str | None = "default", size: int | None = None, modality: str = "rgb", flow_fields: int = 5
 ) -> nn.Module:
-    """A network to take features from.
+    """Build a network that computes features.
 
     Args:
         name: an image network (``IMAGE_BACKBONES``, "timm/…"), a clip network of ``vidact.models``, or the file of a
             trained one: a run's .ckpt or a .safetensors.
-        weights: "default" for the ones that the network's own function starts from (ImageNet, Kinetics), a name or
-            local file that it takes, or None. What stays random is the same in every run.
+        weights: "default" for the default of the network's function (ImageNet, Kinetics), another name or local file
+            that the function accepts, or None. Weights that are not loaded are random and the same in every run.
         size: crop side in pixels; None is the network's own.
         modality: "rgb" or "flow".
-        flow_fields: consecutive fields that a flow network looks at.
+        flow_fields: consecutive fields that a flow network reads.
     """
     if Path(name).suffix in (".ckpt", ".safetensors") or Path(name).is_file():
         if weights != "default" or size is not None:
-            asked = f"weights={weights!r}" if weights != "default" else f"size={size}"
-            raise ValueError(f"{name} is a trained network and brings its own; leave {asked} out")
+            option = f"weights={weights!r}" if weights != "default" else f"size={size}"
+            raise ValueError(f"{name} is a trained network and brings its own; leave {option} out")
         return load(name)
     if weights is not None and is_vidact_file(weights):
         raise ValueError(
             f"{weights} is a trained network, not a backbone's weights; give it as the network: {weights!r}"
         )
-    given: dict[str, Any] = {"weights": weights, "size": size, "modality": modality, "flow_fields": flow_fields}
-    build: Any
+    arguments: dict[str, Any] = {"weights": weights, "size": size, "modality": modality, "flow_fields": flow_fields}
+    build: Callable[..., nn.Module]
+    function: Any
     if name in IMAGE_BACKBONES or name.startswith("timm/"):
-        build, given["name"] = image_backbone, name
+        build, arguments["name"] = image_backbone, name
         if weights == "default":
             function = IMAGE_BACKBONES.get(name, backbones.timm_backbone)
-            given["weights"] = inspect.signature(function).parameters["weights"].default
+            arguments["weights"] = inspect.signature(function).parameters["weights"].default
     else:
-        build, given["num_classes"] = getattr(vidact.models, name, None), 1  # the classifier is not asked
-        if not getattr(build, "is_builder", False) or "num_classes" not in inspect.signature(build).parameters:
-            names = [
-                *IMAGE_BACKBONES,
-                *(other for other in vidact.models.__all__ if other.startswith(("tsn", "tsm", "x3d"))),
-            ]
+        function = getattr(vidact.models, name, None)
+        if not is_builder(function) or "num_classes" not in inspect.signature(function).parameters:
+            clip_networks = [each for each in vidact.models.__all__ if each.startswith(("tsn", "tsm", "x3d"))]
+            names = [*IMAGE_BACKBONES, *clip_networks]
             close = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise ValueError(
                 f"network {name!r} is neither a file nor a name; {hint}There are {', '.join(IMAGE_BACKBONES)}, "
                 "timm/<a name there>, and the clip networks of vidact.models"
             )
+        build, arguments["num_classes"] = function, 1  # features do not use the classifier
         if weights == "default":
-            del given["weights"]
+            del arguments["weights"]
         if size is None:
-            del given["size"]
-    takes = inspect.signature(build).parameters
+            del arguments["size"]
+    parameters = inspect.signature(build).parameters
     if modality == "rgb":
-        del given["modality"], given["flow_fields"]
-    if unknown := sorted(set(given) - set(takes)):
-        raise ValueError(f"network {name!r} takes no {', '.join(unknown)}; it takes {', '.join(takes)}")
+        del arguments["modality"], arguments["flow_fields"]
+    if unknown := sorted(set(arguments) - set(parameters)):
+        raise ValueError(f"network {name!r} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}")
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # torch.manual_seed would begin the GPU's numbers anew as well
-        return build(**given)
+        torch.default_generator.manual_seed(0)  # torch.manual_seed would reset the GPU's generator, too
+        return build(**arguments)
 
 
 def build_extractor(
@@ -114,16 +111,16 @@ def build_extractor(
     batch: int | None = None,
     longest_gap_s: float = LONGEST_GAP_S,
 ) -> FeatureExtractor:
-    """An extractor from names and files: ``build_network`` for each network, the rest as ``FeatureExtractor`` takes it.
+    """Build an extractor from names and files: ``build_network`` for each network, the rest as in ``FeatureExtractor``.
 
-    A flow network given by its name looks at all ``chunk - 1`` flow fields of a chunk. The extractor.safetensors of a
-    folder of features, as ``network``, is that extractor; it brings all but ``device`` and ``batch``.
+    A flow network with a name reads all ``chunk - 1`` flow fields of a chunk. ``network`` may also be the
+    extractor.safetensors of a folder of features, which determines everything but ``device`` and ``batch``.
     """
-    given = {name: value for name, value in locals().items() if name not in ("network", "device", "batch")}
+    settings = {name: value for name, value in locals().items() if name not in ("network", "device", "batch")}
     if _is_extractor(network):
-        known = inspect.signature(build_extractor).parameters
-        if named := [f"{name} {value}" for name, value in given.items() if value != known[name].default]:
-            raise ValueError(f"{network} is a whole extractor and brings its own; leave out {', '.join(named)}")
+        parameters = inspect.signature(build_extractor).parameters
+        if changed := [f"{name} {value}" for name, value in settings.items() if value != parameters[name].default]:
+            raise ValueError(f"{network} is a whole extractor and brings its own; leave out {', '.join(changed)}")
         return FeatureExtractor.open(network, device, batch)
     if flow_network is None and flow_weights != "default":
         raise ValueError(f"flow_weights is {flow_weights!r}, but there is no flow_network; name one, or leave it out")

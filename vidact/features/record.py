@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from vidact.batch import ClipInput
+from vidact.models.weights import is_builder
+
+RECORD, EXTRACTOR = "features.json", "extractor.safetensors"  # files in a folder of features
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """sha256 of named tensors. Counters of training batches do not count: old files lack them."""
+    """Return the sha256 of named tensors, without counters of training batches, which old files lack."""
     digest = hashlib.sha256()
     for name in sorted(state):
         if not name.endswith("num_batches_tracked"):
@@ -25,10 +28,10 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What two records disagree on, in words: "fps 24.0 and 12.0".
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Describe the differences between two records: ["fps 24.0 and 12.0"].
 
-    What one of them does not say of a network's input or arguments is the default: an older vidact did not have it.
+    A network's input or argument that is absent in one of them counts as the default: it is newer than the record.
     """
 
     def flat(record: Any, name: str = "") -> dict[str, Any]:
@@ -43,47 +46,44 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     def short(value: Any) -> str:
         return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
-    a, b = flat(_complete(there)), flat(_complete(here))
+    a, b = flat(_complete(first)), flat(_complete(second))
     keys = sorted(set(a) | set(b), key=lambda key: list(b).index(key) if key in b else -1)
     return [f"{key} {short(a.get(key))} and {short(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
 
 
-def other_features(trained: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Why what learnt from features of one record cannot read those of another, in words. How long a pause is filled
-    changes no token, only how many there are."""
-    records = ({key: value for key, value in one.items() if key != "longest_gap_s"} for one in (trained, found))
+def other_features(trained: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """Describe why a detector that was trained on features of one record cannot read those of another.
+
+    The longest pause that is filled does not matter: it changes the number of tokens, and none of the tokens.
+    """
+    records = ({key: value for key, value in record.items() if key != "longest_gap_s"} for record in (trained, present))
     return differences(*records)
 
 
 def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the defaults of whatever it does not say of its networks."""
+    """Return the record with the defaults of the arguments and inputs that its networks lack."""
     full = dict(record)
     for part in ("network", "flow_network"):
         described = full.get(part)
         if not (isinstance(described, Mapping) and {"recipe", "input"} <= described.keys()):
-            continue  # None, or published features
+            continue  # there is no such network, or the features were published
         recipe = described["recipe"]
         arguments = {**_defaults(str(recipe.get("builder"))), **recipe.get("arguments", {})}
-        taken = {**ClipInput().as_dict(), **described["input"]}
-        full[part] = {**described, "recipe": {**recipe, "arguments": arguments}, "input": taken}
+        clip_input = {**ClipInput().as_dict(), **described["input"]}
+        full[part] = {**described, "recipe": {**recipe, "arguments": arguments}, "input": clip_input}
     return full
 
 
 def _defaults(build: str) -> dict[str, Any]:
-    """What a builder takes where nothing is said, as a record has it; nothing of one that is not imported."""
+    """Return the default arguments of a builder as a record has them; empty for a builder that is not imported."""
     module, _, name = build.rpartition(".")
     function = getattr(sys.modules.get(module), name, None)
-    if not getattr(function, "is_builder", False):
+    if not is_builder(function):
         return {}
-    given = {key: one.default for key, one in inspect.signature(function).parameters.items()}  # type: ignore[arg-type]
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()}
     return {
         key: None if key == "weights" or key.endswith("_weights") else value
         for key, value in plain.items()
         if value is not inspect.Parameter.empty
     }
-
-
-# ---------------------------------------------------------------------------------------------- the loop over files
-
-RECORD, EXTRACTOR = "features.json", "extractor.safetensors"

@@ -1,7 +1,8 @@
 """Networks: one file per paper, and one function per size. ``vidact.models.<name>(num_classes=…)`` builds a network.
 
-Clip networks are plain ``nn.Module``s that take clips (B, T, C, H, W) as their ``input`` says and return logits (B, K).
-Online detectors are ``vidact.models.online.OnlineNetwork``s: they take features (B, T, D) and answer every token.
+Clip networks (``vidact.models.clip_network.ClipNetwork``) are ``nn.Module``s that take clips (B, T, C, H, W), described
+by their attribute ``input``, and return logits (B, K). Online detectors (``vidact.models.online.OnlineNetwork``) take
+features (B, T, D) and return logits for every token.
 """
 
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny

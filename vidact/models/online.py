@@ -1,10 +1,10 @@
-"""Online detectors: what they promise, and what they share.
+"""Online detectors: their protocol, and functions that several of them use.
 
-A detector names, at every moment of an untrimmed video, the action of that moment from the past alone. It reads one
-feature vector a token (4 tokens a second, as a rule) and can be asked in two ways that give the same numbers: for a
-stretch of features at once (``forward``), or for one more token and the state so far (``step``).
+A detector names the action of every moment of an untrimmed video without looking ahead. It reads one feature vector a
+token (usually 4 tokens a second) and can be called in two ways that return the same numbers: ``forward`` takes many
+tokens at once, ``step`` takes one more token and the state so far.
 
-Shapes: B videos, T tokens, D features, n answered tokens, K outputs (the background first), L tokens ahead.
+Shapes: B videos, T tokens, D features, n tokens with an output, K outputs (the background first), L tokens ahead.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ State = Any
 
 @dataclass
 class OnlineOutput:
-    """Logits of the last n tokens.
+    """The logits of the last n tokens.
 
-    ``logits`` (B, n, K); ``future`` (B, m, L, K) of the last m ≤ n of them, output j of a token speaks of
-    ``future_offsets[j]`` tokens later; ``losses`` are what a network adds to the training loss by itself, already
+    ``logits`` are (B, n, K). ``future`` are (B, m, L, K), of the last m ≤ n tokens; output j of a token is for the
+    moment ``future_offsets[j]`` tokens later. ``losses`` are terms that a network adds to the training loss, already
     weighted.
     """
 
@@ -41,9 +41,9 @@ class OnlineNetwork(nn.Module):
     Attributes:
         num_classes: K, outputs a token: the background, the actions, and in published weights an ambiguous class.
         feature_dim: D.
-        window: how many tokens, the newest included, can matter to an answer; None is the whole past.
-        future_offsets: how many tokens ahead each future output is; empty where the network predicts none. 0 is now.
-        dense: whether ``forward`` answers every token it is given, as ``step`` would.
+        window: the number of tokens, the newest included, that can matter to an output; None is the whole past.
+        future_offsets: tokens that each future output lies ahead, 0 being now; empty for a network without them.
+        dense: whether ``forward`` returns an output for every token, as ``step`` would.
         has_own_losses: whether ``forward`` takes ``targets`` and ``ignore`` and then fills ``losses``.
     """
 
@@ -55,27 +55,27 @@ class OnlineNetwork(nn.Module):
     has_own_losses: bool = False
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Answer the last tokens of ``features`` (B, T, D), T ≥ 1, contiguous in time.
+        """Return the outputs for the last tokens of ``features`` (B, T, D), T ≥ 1, contiguous in time.
 
         Args:
-            start: (B,) where each video begins: the tokens before it only fill the batch and repeat the first one. A
-                network that masks the missing past does so; others read the repeated token. None is 0 for all.
+            start: (B,) the index of each video's first token; the tokens before it are padding that repeats that
+                token. Some networks mask the padding, others read it. None is 0 for all.
         """
         raise NotImplementedError
 
     def initial_state(self, batch_size: int = 1) -> State:
-        """The state of streams that have seen nothing, on the network's device."""
+        """Return the state of streams before their first token, on the network's device."""
         raise NotImplementedError
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """One more token (B, D) of each stream: the answer for it (n = 1), and the state after it.
+        """Return the output for one more token (B, D) of each stream (n = 1), and the next state.
 
-        ``state`` itself is left as it was, so it can be kept and returned to.
+        ``state`` is not modified, so a caller can return to it later.
         """
         raise NotImplementedError
 
     def reset(self, state: State, which: Tensor) -> State:
-        """The state with the streams in ``which`` (B,) bool begun anew, the others as they are."""
+        """Return the state with the streams in ``which`` (B,) bool reset to their beginning, the others unchanged."""
         fresh = self.initial_state(len(which))
 
         def choose(old: Tensor, new: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class OnlineNetwork(nn.Module):
         return map_state(choose, state, fresh)
 
     def scan(self, features: Tensor) -> OnlineOutput:
-        """Every token's answer (n = T) for whole videos (B, T, D): what a stream would have said, token by token."""
+        """Return the outputs for every token (n = T) of whole videos (B, T, D), the same as a stream's."""
         self.check(features)
         if self.dense:
             return self(features)
@@ -97,7 +97,7 @@ class OnlineNetwork(nn.Module):
         return OnlineOutput(torch.cat([output.logits for output in outputs], 1), future)
 
     def check(self, features: Tensor) -> None:
-        """Refuse features (…, D) of another width, and an empty stretch."""
+        """Raise ValueError for features (…, D) of another width, and for features without a token."""
         if features.shape[-1] != self.feature_dim:
             raise ValueError(
                 f"the features have {features.shape[-1]} values a token, and {type(self).__name__} was built for "
@@ -108,7 +108,7 @@ class OnlineNetwork(nn.Module):
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply ``function`` to the tensors that stand at the same place in each tree."""
+    """Apply ``function`` to the tensors at the same position of each tree, and return the tree of the results."""
     first = states[0]
     if isinstance(first, Tensor):
         return function(*states)
@@ -118,22 +118,22 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
 
 
 def stack_states(states: list[State]) -> State:
-    """One batch of all the streams of several states."""
+    """Return one state with all the streams of several states."""
     return map_state(lambda *tensors: torch.cat(tensors), *states)
 
 
 def select_streams(state: State, index: Tensor) -> State:
-    """The streams that ``index`` (int64, (n,)) names, in its order."""
+    """Return the state of the streams with the indices ``index`` (n,) int64, in that order."""
     return map_state(lambda tensor: tensor[index.to(tensor.device)], state)
 
 
 def one_stream(state: State, i: int) -> State:
-    """The ``i``-th stream alone, in memory of its own; unlike ``select_streams`` it waits for no device."""
+    """Return a copy of the state of stream ``i``; unlike ``select_streams`` it does not synchronise with a GPU."""
     return map_state(lambda tensor: tensor[i : i + 1].clone(), state)
 
 
 def last_window(features: Tensor, window: int) -> Tensor:
-    """The last ``window`` tokens (B, window, D); what is missing on the left repeats the first token."""
+    """Return the last ``window`` tokens (B, window, D), with the first token repeated on the left where some lack."""
     missing = window - features.shape[1]
     if missing > 0:
         features = torch.cat([features[:, :1].expand(-1, missing, -1), features], 1)
@@ -141,28 +141,28 @@ def last_window(features: Tensor, window: int) -> Tensor:
 
 
 def shift_tokens(tokens: Tensor, by: Tensor) -> Tensor:
-    """Tokens (B, T, …) moved ``by`` (B,) places towards the front, the end tokens repeated where some are missing.
+    """Return the tokens (B, T, …) shifted ``by`` (B,) positions towards the front; the token at an end fills the gap.
 
-    A recurrent network reads a batch whose videos begin at ``start`` moved by ``start``, so that each begins with a
-    fresh state, and moves its answers back by ``-start``.
+    A recurrent network shifts a batch whose videos begin at ``start`` by ``start``, so that each video begins with the
+    initial state, and shifts its outputs back by ``-start``.
     """
-    places = torch.arange(tokens.shape[1], device=tokens.device) + by.to(tokens.device)[:, None]
+    positions = torch.arange(tokens.shape[1], device=tokens.device) + by.to(tokens.device)[:, None]
     rows = torch.arange(len(tokens), device=tokens.device)[:, None]
-    return tokens[rows, places.clamp(0, tokens.shape[1] - 1)]
+    return tokens[rows, positions.clamp(0, tokens.shape[1] - 1)]
 
 
 def multi_hot_cross_entropy(logits: Tensor, targets: Tensor, ignore: Tensor | None = None) -> Tensor:
-    """−Σ y_c log p_c, mean over the rows that are not ignored; 0 where all are (LSTR's "MCE").
+    """Return −Σ y_c log p_c, averaged over the rows that are not ignored; 0 where all are (LSTR's "MCE").
 
     Args:
         logits: (…, K).
-        targets: (…, C) multi-hot with C ≤ K. Logits beyond C (the ambiguous class of published weights) take part in
-            the softmax and are never a target.
-        ignore: (…) bool, rows that do not count.
+        targets: (…, C) multi-hot with C ≤ K. Logits beyond C (the ambiguous class of published weights) are part of
+            the softmax and never a target.
+        ignore: (…) bool, the rows that do not count.
     """
     log_p = F.log_softmax(logits.float(), dim=-1)[..., : targets.shape[-1]]
     loss = -(targets * log_p).sum(-1)
     if ignore is None:
         return loss.mean()
-    kept = (~ignore).to(loss.dtype)
-    return (loss * kept).sum() / kept.sum().clamp(min=1)
+    counted = (~ignore).to(loss.dtype)
+    return (loss * counted).sum() / counted.sum().clamp(min=1)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vidact.batch import ClipInput
 from vidact.models import tsm, tsn
 from vidact.models.backbones import check_clip
+from vidact.models.clip_network import ClipNetwork, VectorNetwork
 from vidact.models.weights import builder, load_strictly, read
 
 
@@ -43,16 +44,18 @@ class TwoStream(nn.Module):
             raise ValueError(f"scores is {scores!r}; streams are fused by 'logits' or 'softmax'")
         if len(fusion) != 2 or min(fusion) < 0 or sum(fusion) <= 0:
             raise ValueError(f"fusion is {tuple(fusion)}; it takes two weights, RGB and flow, neither below zero")
+        if not isinstance(rgb, ClipNetwork) or not isinstance(flow, ClipNetwork):
+            raise ValueError("a stream is a clip network, with num_classes and input; build one with vidact.models")
         if rgb.num_classes != flow.num_classes:
             raise ValueError(f"the RGB stream has {rgb.num_classes} classes and the flow stream {flow.num_classes}")
         self.rgb = rgb
         self.flow = flow
         self.fusion = (float(fusion[0]), float(fusion[1]))
         self.scores = scores
-        self.num_classes: int = rgb.num_classes  # type: ignore[assignment]
-        self.input = joint_input(rgb.input, flow.input)  # type: ignore[arg-type]
-        if hasattr(rgb, "dim") and hasattr(flow, "dim"):
-            self.dim: int = rgb.dim + flow.dim  # type: ignore[operator,assignment]
+        self.num_classes = rgb.num_classes
+        self.input = joint_input(rgb.input, flow.input)
+        if isinstance(rgb, VectorNetwork) and isinstance(flow, VectorNetwork):
+            self.dim = rgb.dim + flow.dim
 
     def forward(self, clip: Tensor) -> Tensor:
         """Logits (B, K) of a clip (B, T, C, H, W)."""

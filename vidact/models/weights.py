@@ -1,14 +1,15 @@
 """Weights on disk: a file names the function that builds its network, so opening it needs nothing else.
 
-A vidact file is a ``.safetensors`` file whose metadata hold one JSON record, or a Lightning ``.ckpt`` with the same
-record under ``"vidact"`` and the network's tensors under ``"network."``. The record says::
+A vidact file is a ``.safetensors`` file whose metadata contain one JSON record, or a Lightning ``.ckpt`` with the same
+record under ``"vidact"`` and the network's tensors under ``"network."``. The record is::
 
     {"format": 1, "recipe": {"builder": "vidact.models.tsn_resnet18", "arguments": {…}}, "input": {…}, "classes": […]}
 
-An online detector's file may also hold the tensors of the extractor of its features, so that it can stream by itself:
+An online detector's file may also contain the tensors of its feature extractor, so that no other file is needed to
+stream:
 ``"extractor.…"`` in a ``.safetensors`` file, a dict under ``"extractor"`` in a ``.ckpt``.
 
-Weights published elsewhere come in through ``from_reference`` and its tables: old name → new name.
+``from_reference`` reads weights published elsewhere, by tables of old name → new name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import numpy as np
 import safetensors
@@ -34,9 +35,9 @@ from vidact.files import replacing
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
 
-EXTRACTOR = "extractor."  # stands before the names of the extractor's tensors in a .safetensors file
+EXTRACTOR = "extractor."  # the prefix of the names of the extractor's tensors in a .safetensors file
 
-# What `vidact export` writes and nothing here reads: the suffix, and what a user is told.
+# Files that `vidact export` writes and that cannot be read here: the suffix, and the description for messages.
 EXPORTED = {
     ".onnx": "an ONNX file",
     ".pt2": "a program of torch.export (no stream plays one: export it as .onnx for that)",
@@ -53,7 +54,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def attach(network: nn.Module, **facts: Any) -> None:
     """Set ``network.recipe``, ``.record``, ``.extractor_state`` or ``.input``; a copy of the network has them too.
 
-    They are set here alone. ``vars`` is used because ``nn.Module`` declares its attributes as tensors and modules.
+    Only this function sets them. ``vars`` is used because ``nn.Module`` declares its attributes as tensors and modules.
     """
     vars(network).update(facts)
 
@@ -70,7 +71,7 @@ def record_of(network: nn.Module) -> Record:
 
 
 def extractor_state_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of the feature extractor that a detector carries; empty where it carries none."""
+    """Return the tensors of the feature extractor that ``load`` found in a detector's file; empty without one."""
     return vars(network).get("extractor_state", {})
 
 
@@ -84,17 +85,17 @@ def input_of(network: nn.Module) -> ClipInput | None:
 
 
 def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Network]:
-    """Mark a function that builds a network, and let every network it returns carry its recipe.
+    """Mark a function that builds a network; every network that it returns gets its recipe.
 
-    ``network.recipe`` holds the function's import path and all its arguments, defaults included, as plain data; when
-    one builder calls another, the outer one's recipe stays. An argument called ``weights`` (or ``…_weights``) is where
-    training starts from and never needed again: ``load`` passes None. Given a vidact file as ``weights``, the network
-    is built without weights and ``initialise_from`` fits the file onto the whole of it.
+    ``network.recipe`` contains the function's import path and all its arguments, defaults included, as plain data.
+    When one builder calls another, the recipe of the outer one is kept. An argument called ``weights`` (or
+    ``…_weights``) only determines where training starts, so ``load`` passes None. When ``weights`` is a vidact file,
+    the network is built without weights and ``initialise_from`` copies the tensors of the file that fit.
     """
     if "<" in function.__qualname__ or "." in function.__qualname__:
         raise ValueError(f"{function.__qualname__} cannot be a builder: a recipe can name module-level functions only")
     signature = inspect.signature(function)
-    # vidact's own networks are named by their package, so that a function may move to another of its files.
+    # A recipe names the package of vidact's own networks, not the file, so that a function can move to another file.
     module = function.__module__
     if module.startswith(("vidact.models.", "vidact.features.")):
         module = ".".join(module.split(".")[:2])
@@ -119,12 +120,17 @@ def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Netwo
         attach(network, recipe=recipe)
         return network
 
-    build.is_builder = True  # type: ignore[attr-defined]
+    vars(build)["is_builder"] = True
     return build
 
 
+def is_builder(function: object) -> TypeGuard[Callable[..., nn.Module]]:
+    """Return whether ``function`` is marked with ``builder``."""
+    return callable(function) and bool(getattr(function, "is_builder", False))
+
+
 def _plain(value: Any, name: str) -> Any:
-    """The value as JSON gives it back; anything JSON cannot hold is refused."""
+    """Return the value after a round trip through JSON; raise ValueError for a value that JSON cannot hold."""
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -134,9 +140,9 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def build_from_recipe(recipe: Mapping[str, Any], trust: Iterable[str] = ()) -> nn.Module:
-    """The network of a recipe, with random weights.
+    """Build the network of a recipe, with random weights.
 
-    Builders inside vidact are known to be safe; those of another package run only when ``trust`` names the package.
+    Builders inside vidact are safe to run; those of another package run only when ``trust`` names the package.
     """
     path = str(recipe.get("builder", ""))
     packages = ("vidact", *([trust] if isinstance(trust, str) else trust))
@@ -153,33 +159,34 @@ def build_from_recipe(recipe: Mapping[str, Any], trust: Iterable[str] = ()) -> n
         raise ValueError(
             f"there is no builder {path!r} ({error}); a newer or older vidact may have written it"
         ) from error
-    if not getattr(function, "is_builder", False):
+    if not is_builder(function):
         raise ValueError(
             f"{path!r} is not a builder; functions that build networks carry @vidact.models.weights.builder"
         )
     arguments = dict(recipe.get("arguments", {}))
-    known = inspect.signature(function).parameters
-    unknown = sorted(set(arguments) - set(known))
+    parameters = inspect.signature(function).parameters
+    unknown = sorted(set(arguments) - set(parameters))
     if unknown:
-        raise ValueError(f"{path} has no argument {', '.join(unknown)}; it takes {', '.join(known)}")
-    for argument in known:
+        raise ValueError(f"{path} has no argument {', '.join(unknown)}; it takes {', '.join(parameters)}")
+    for argument in parameters:
         if argument == "weights" or argument.endswith("_weights"):
             arguments[argument] = None
     return function(**arguments)
 
 
-# An argument of a recipe may be as large as the largest side of a tensor in its file; counts of tokens or pixels, which
-# are no tensor's side, may be as large as this.
+# The largest number in a recipe that is accepted without a tensor of that size in the file: counts of tokens or pixels
+# are not the side of any tensor.
 LARGEST_ARGUMENT = 16_384
 
 
 def build_for(
     state_dict: Mapping[str, Tensor], recipe: Mapping[str, Any], trust: Iterable[str], source: str
 ) -> nn.Module:
-    """The network of a recipe, with random weights, once it is known to be the one of these tensors.
+    """Build the network of a recipe, with random weights, after checking that it can be the one of these tensors.
 
-    A recipe of a stranger may tell of any size. Where an argument is larger than every side of the file's tensors, the
-    network is first built without memory for its weights, and refused where its tensors are not the file's.
+    The recipe of an untrusted file can contain any size. Where an argument is larger than every side of the file's
+    tensors, the network is first built without memory for its weights, and a ValueError is raised where its tensors
+    differ from the file's.
     """
     side = max((side for value in state_dict.values() for side in value.shape), default=0)
     arguments = dict(recipe.get("arguments") or {})
@@ -192,12 +199,13 @@ def build_for(
                     f"{source}: recipe.arguments.{name} is {number:g}, and its tensors have at most {side:,} values a "
                     "side; it is damaged or not ours"
                 )
-    told = f"{source}: recipe.arguments ({', '.join(arguments)})"
-    if largest > side and str(recipe.get("builder", "")).startswith("vidact."):  # whose builders need no numbers
-        with blamed(told), torch.device("meta"):
+    blame = f"{source}: recipe.arguments ({', '.join(arguments)})"
+    # Builders of other packages may compute with numbers, which tensors without memory do not have.
+    if largest > side and str(recipe.get("builder", "")).startswith("vidact."):
+        with blamed(blame), torch.device("meta"):
             sketch = build_from_recipe(recipe)
         refuse_misfits(sketch, rename(state_dict, ()), source=source)
-    with blamed(told):
+    with blamed(blame):
         return build_from_recipe(recipe, trust)
 
 
@@ -213,14 +221,14 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def refuse_another_network(network: nn.Module, trust: Iterable[str] = ()) -> None:
-    """Raise ValueError where no file of ``network`` could be opened again: its recipe builds another one, or none."""
+    """Raise ValueError where a file of ``network`` could not be opened: its recipe builds another network, or none."""
     recipe = describe(network)["recipe"]
     try:
-        with torch.device("meta"):  # the shapes alone, without computing a weight
+        with torch.device("meta"):  # only the shapes are needed, no weight is computed
             twin = build_from_recipe(recipe, trust)
-    except RuntimeError:  # a builder of others that computes with its weights
+    except RuntimeError:  # the builder of another package may compute with its weights
         twin = build_from_recipe(recipe, trust)
-    mine, theirs = ({key: _shape(value) for key, value in one.state_dict().items()} for one in (network, twin))
+    mine, theirs = ({key: _shape(value) for key, value in net.state_dict().items()} for net in (network, twin))
     if mine != theirs:
         key = min(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
         raise ValueError(
@@ -255,10 +263,10 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
 
     Args:
         path: the file; its folder is made, and an existing file is replaced only once the new one is complete.
-        record: what the network does not know: classes, sampling, multi_label, … as plain data. By default the record
-            of a network that ``load`` returned.
+        record: the facts that the network itself does not hold: classes, sampling, multi_label, … as plain data. By
+            default the record of a network that ``load`` returned.
 
-    A network with an ``extractor_state`` (see ``load``) takes it along.
+    The ``extractor_state`` of a network (see ``load``) is written into the file, too.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -283,9 +291,9 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
         trust: packages outside vidact whose builders may run.
 
     Returns:
-        The network in evaluation mode, on the CPU; ``network.record`` holds its classes, input and sampling, and
-        ``network.extractor_state`` the tensors of the extractor of a detector's features where the file has them, as
-        ``vidact.features.extractor.FeatureExtractor.load(network.record["features"], …)`` takes them.
+        The network in evaluation mode, on the CPU. ``network.record`` has its classes, input and sampling.
+        ``network.extractor_state`` has the tensors of a detector's feature extractor, where the file contains them, for
+        ``vidact.features.extractor.FeatureExtractor.load(network.record["features"], …)``.
     """
     state_dict, record, extractor = _read(path)
     if record is None:
@@ -313,7 +321,7 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
 
 
 def is_vidact_file(path: str | Path) -> bool:
-    """Whether ``path`` is a file with a vidact record; a name that is no file is simply not one."""
+    """Return whether ``path`` is a file with a vidact record; False for a path without a file."""
     path = Path(path)
     if path.suffix not in (".safetensors", ".ckpt") or not path.is_file():
         return False
@@ -332,18 +340,18 @@ def _read_record(path: Path) -> Record | None:
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
-    """The tensors of a weight file, and its record where vidact wrote it.
+    """Read the tensors of a weight file, and its record; the record is None for a file that vidact did not write.
 
-    Reads ``.safetensors``, and whatever ``torch.load(weights_only=True)`` does: a bare state dict, or one under
+    The file is a ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads: a bare state dict, or one under
     ``state_dict``, ``model_state``, ``model`` or ``module`` (DeepSpeed's). Nothing in the file is executed: besides
-    tensors and plain data it may hold the numpy values and the training logs that are listed by name below. The tensors
-    of a detector's feature extractor are left out.
+    tensors and plain data it may contain the numpy values and the training logs that are listed by name below. The
+    tensors of a detector's feature extractor are not returned.
     """
     return _read(path)[:2]
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str, Tensor]]:
-    """What ``read`` gives, and the tensors of the feature extractor that a detector's file carries (possibly none)."""
+    """Read a file as ``read`` does; return the tensors of a detector's feature extractor (possibly none), too."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
@@ -359,18 +367,18 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
     if path.suffix == ".safetensors":
         record = _read_record(path)
         try:
-            found = safetensors.torch.load_file(path)
+            stored = safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
             raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
         if record is None:
-            return found, None, {}
-        extractor = {key.removeprefix(EXTRACTOR): found[key] for key in found if key.startswith(EXTRACTOR)}
-        return {key: value for key, value in found.items() if not key.startswith(EXTRACTOR)}, record, extractor
+            return stored, None, {}
+        extractor = {key.removeprefix(EXTRACTOR): stored[key] for key in stored if key.startswith(EXTRACTOR)}
+        return {key: value for key, value in stored.items() if not key.startswith(EXTRACTOR)}, record, extractor
     try:
         with torch.serialization.safe_globals([*_NUMPY, *_IGNORED_OBJECTS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle fail in a dozen ways: struct.error, KeyError, IndexError, …
-        raise unreadable_weights(path, error) from None  # PyTorch's words advise to run what is in the file
+    except Exception as error:  # bytes that are no pickle raise many types: struct.error, KeyError, IndexError, …
+        raise unreadable_weights(path, error) from None  # PyTorch's message advises to run the code in the file
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors")
     values = content.get("vidact")
@@ -382,7 +390,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
             break
     if odd := next((key for key in tensors if not isinstance(key, str)), None):
         raise ValueError(f"{path} holds something called {odd!r}; tensors are called by text")
-    if record is not None:  # a Lightning checkpoint: the module around the network has tensors of its own
+    if record is not None:  # in a Lightning checkpoint, the module around the network has other tensors
         tensors = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
     state_dict = {key: value for key, value in tensors.items() if isinstance(value, Tensor)}
     if not state_dict:
@@ -396,9 +404,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
 
 
 class Ignored:
-    """Stands for an object of a training run (options, logs) that a published file holds beside its tensors: whatever
-    it was made of is dropped unread.
-    """
+    """A replacement for objects of a training run (options, logs) in a published file; their content is dropped."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Ignored:
         return super().__new__(cls)
@@ -421,8 +427,8 @@ _NUMPY: list[Any] = [
     *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool")),
 ]
 
-# What else published files are known to hold, by name: the options of argparse, of yacs and of mmengine, its log of
-# losses (whose statistics are stored as attributes looked up), and Lightning's.
+# Other objects that published files contain, by name: the options of argparse, yacs and mmengine, the loss log of
+# mmengine (which stores its statistics as calls of getattr), and the options of Lightning.
 _IGNORED_OBJECTS: list[Any] = [
     (Ignored, name)
     for name in (
@@ -443,10 +449,10 @@ _IGNORED_OBJECTS: list[Any] = [
 
 
 def rename(state_dict: Mapping[str, Any], rules: Rules) -> dict[str, tuple[str, Tensor]]:
-    """New name → (old name, tensor), by an ordered table of (regular expression, replacement).
+    """Return new name → (old name, tensor), by an ordered table of (regular expression, replacement).
 
-    Every rule is searched in the name the rules before it left; None drops the tensor on purpose. A leading
-    ``module.`` (DataParallel) always goes.
+    Each rule is applied to the result of the rules before it; a replacement of None drops the tensor. A leading
+    ``module.`` (DataParallel) is always removed.
     """
     renamed: dict[str, tuple[str, Tensor]] = {}
     for old, value in state_dict.items():
@@ -469,12 +475,12 @@ def rename(state_dict: Mapping[str, Any], rules: Rules) -> dict[str, tuple[str, 
 def load_strictly(
     network: nn.Module, state_dict: Mapping[str, Any], rules: Rules = (), optional: str = "", source: str = "the file"
 ) -> None:
-    """Copy tensors into the network; a tensor left over, absent or of another shape is an error that names it.
+    """Copy tensors into the network; raise ValueError for a tensor that is unused, absent or of another shape.
 
     Args:
         rules: see ``rename``.
         optional: regular expression for tensors of the network that may be absent (tables it computes itself).
-            ``num_batches_tracked`` always may: files older than PyTorch 0.4.1 lack it.
+            ``num_batches_tracked`` may always be absent: files older than PyTorch 0.4.1 lack it.
     """
     renamed = rename(state_dict, rules)
     refuse_misfits(network, renamed, optional, source)
@@ -494,8 +500,8 @@ def refuse_misfits(
         if new in targets and value.shape != targets[new].shape
     ]
     complaints = [
-        f"{len(keys)} {what}: {_list(keys)}"
-        for what, keys in (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong))
+        f"{len(keys)} {fault}: {_list(keys)}"
+        for fault, keys in (("unknown", unknown), ("missing", missing), ("of the wrong shape", wrong))
         if keys
     ]
     if complaints:
@@ -503,10 +509,10 @@ def refuse_misfits(
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: str = "", rules: Rules = ()) -> None:
-    """Load a backbone's local weight file (half precision becomes the module's own).
+    """Load a backbone's local weight file; half precision is converted to the module's.
 
     Args:
-        ignore: regular expression for tensors that are not wanted, by name: the ImageNet classifier.
+        ignore: regular expression for the names of tensors that are not loaded: the ImageNet classifier.
     """
     state_dict, _ = read(path)
     dropped: Rules = [(ignore, None)] if ignore else []
@@ -515,7 +521,10 @@ def load_weights(module: nn.Module, path: str | Path, ignore: str = "", rules: R
 
 @dataclass
 class Fit:
-    """Which tensors of a network a file filled, which stayed as they were, and which of the file went unused."""
+    """The result of ``initialise_from``: names of tensors.
+
+    ``loaded`` were copied from the file, ``reinitialised`` stayed random, ``unused`` are in the file only.
+    """
 
     loaded: list[str]
     reinitialised: list[str]
@@ -523,7 +532,7 @@ class Fit:
 
 
 def initialise_from(network: nn.Module, path: str | Path) -> Fit:
-    """Fine-tuning: take every tensor whose name and shape fit, and print what did not.
+    """Copy every tensor whose name and shape fit, for fine-tuning, and print the names of the others.
 
     >>> fit = initialise_from(tsn_resnet18(num_classes=10, weights=None), "kinetics.safetensors")  # doctest: +SKIP
     kinetics.safetensors: 120 tensors taken; re-initialised: fc.weight (10, 512), the file has (400, 512), …
@@ -570,12 +579,12 @@ def _shape(tensor: Tensor) -> str:
 
 
 def from_reference(origin: str, state_dict: Mapping[str, Any], **hyperparameters: Any) -> nn.Module:
-    """A network with published weights, in evaluation mode.
+    """Build a network with published weights, in evaluation mode.
 
     Args:
         origin: the layout of the names, one of ``REFERENCES``.
-        state_dict: the published file's tensors (torch or numpy); ``module.`` in front of a name is stripped.
-        hyperparameters: what the names do not tell: num_classes, backbone, …
+        state_dict: the published file's tensors (torch or numpy); a leading ``module.`` is removed from their names.
+        hyperparameters: arguments that do not follow from the names: num_classes, backbone, …
     """
     if origin not in REFERENCES:
         raise ValueError(f"origin {origin!r} is unknown; the layouts are {', '.join(sorted(REFERENCES))}")

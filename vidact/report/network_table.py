@@ -27,7 +27,7 @@ from vidact.convert import CLIPS, SEGMENTS
 from vidact.models.bn_inception import ImageClassifier
 from vidact.models.online import OnlineOutput
 from vidact.models.tsn import TSN
-from vidact.models.weights import REFERENCES, from_reference, recipe_of
+from vidact.models.weights import REFERENCES, from_reference, is_builder, recipe_of
 
 NUM_CLASSES = 400  # Kinetics'
 LONGEST = 320  # frames that are tried to find how far a network sees; the deepest TDN sees more than 79
@@ -109,7 +109,7 @@ def clip_networks() -> list[str]:
     names = []
     for name in vidact.models.__all__:
         function = getattr(vidact.models, name)
-        if not getattr(function, "is_builder", False) or "tiny" in name:
+        if not is_builder(function) or "tiny" in name:
             continue
         returned = str(inspect.signature(function).parameters.keys())
         if "feature_dim" in returned or name in ("bn_inception_classifier", "tsn_timm"):

@@ -22,7 +22,7 @@ from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
-from vidact.records import Record, blamed
+from vidact.records import FeaturesRecord, Record, blamed
 from vidact.stream.grabs import GAP_S, Grab
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
@@ -207,7 +207,7 @@ def _detector(
     device: torch.device,
     trust: Iterable[str],
 ) -> StreamModel:
-    features = record.features or {}
+    features = record.features or FeaturesRecord({})
     with blamed(name):
         record.require("tokens_per_second")
     classes, rate = list(record.classes), float(record.tokens_per_second or 0)
@@ -220,7 +220,7 @@ def _detector(
         detector = EventDetector(classes, rate, **{**(record.events or {}), **events})
     carried = extractor_state_of(network)
     if extractor is None and not carried:
-        made = features.get("network", {}).get("recipe", {}).get("builder", "another program")
+        made = features.builder or "another program"
         raise ValueError(
             f"{name} carries no extractor, and its features were made by {made}. Give what made them: the "
             "extractor.safetensors of the folder of features. Trained on a folder that has one, a checkpoint carries it"

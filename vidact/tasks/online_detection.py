@@ -5,7 +5,7 @@ Shapes: B videos, T tokens, D features, K actions (1 + K outputs with the backgr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from vidact.metrics import (
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
 from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read, recipe_of
-from vidact.records import Record
+from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
@@ -508,7 +508,7 @@ class OnlineDetection(pl.LightningModule):
         return Record(
             recipe=recipe_of(self.network),
             classes=list(self.classes),
-            features=self.features_record,
+            features=FeaturesRecord(self.features_record),
             tokens_per_second=self.tokens_per_second,
             scores=self.kind,
             events=dict(self.events),
@@ -550,7 +550,7 @@ def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
     if not path.is_file():
         return {}
     tensors, record_there = read(path)
-    own = {} if record_there is None else record_there.extractor or {}
+    own: Mapping[str, Any] = {} if record_there is None else record_there.extractor or {}
     shared = own.keys() & record.keys()
     if differ := differences({key: own[key] for key in shared}, {key: record[key] for key in shared}):
         raise ValueError(

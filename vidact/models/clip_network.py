@@ -1,0 +1,58 @@
+"""Clip networks: the attributes and methods that training, scoring, streaming and export rely on.
+
+They are protocols: any ``nn.Module`` that has them is one, a network of another package too. ``isinstance`` tests it.
+Online detectors, which read features instead of clips, are ``vidact.models.online.OnlineNetwork``s.
+
+Shapes: B videos or streams, T frames, C channels, H x W pixels, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from vidact.batch import ClipInput
+
+
+@runtime_checkable
+class ClipNetwork(Protocol):
+    """A network that recognises the action of a clip.
+
+    Attributes:
+        num_classes: K.
+        input: the number of frames, the size in pixels, the channels and the normalisation of the clips.
+    """
+
+    num_classes: int
+    input: ClipInput
+
+    def __call__(self, clip: Tensor) -> Tensor:
+        """Return the logits (B, K) of clips (B, T, C, H, W)."""
+
+
+@runtime_checkable
+class VectorNetwork(Protocol):
+    """A network that turns a clip into one vector, as the feature extractor of a detector needs it.
+
+    Attributes:
+        dim: D.
+        input: as in ``ClipNetwork``.
+    """
+
+    dim: int
+    input: ClipInput
+
+    def features(self, clip: Tensor) -> Tensor:
+        """Return one vector a clip, (B, D), of clips (B, T, C, H, W)."""
+
+
+@runtime_checkable
+class SteppingClipNetwork(ClipNetwork, Protocol):
+    """A clip network that also runs frame by frame: a causal TSM, a TSN."""
+
+    def initial_state(self, batch_size: int) -> Any:
+        """Return the state of streams before their first frame: a tree of tensors whose first axis is the stream."""
+
+    def step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return the logits (B, K) of each stream up to the frame (B, C, H, W), and the next state."""
