@@ -1,7 +1,7 @@
 """Clips of videos, sampled and transformed: the data set and the Lightning data module.
 
-Everything random about a sample follows from (seed, epoch, index), so the number of workers changes nothing and a
-resumed run sees the batches that it would have seen.
+Everything random about a sample follows from (seed, epoch, index). So the number of workers changes nothing, and a
+resumed run trains on the same batches as one that was never stopped.
 
 Shapes: B videos, V views, T frames, C channels, H x W pixels, K classes.
 """
@@ -50,9 +50,9 @@ NO_MOTION = 128  # the level of a stored field where nothing moves
 
 @dataclass
 class Sample:
-    """One video's views (V, T, C, H, W) and its target; ``error`` instead of pixels where the video was unreadable.
+    """A video's views (V, T, C, H, W) and its target; ``error`` instead of them where the video was unreadable.
 
-    ``cut`` stands instead of the views where the device is to finish them.
+    ``cut`` replaces the views where the device finishes them.
     """
 
     id: str
@@ -66,8 +66,8 @@ class Sample:
 class CutBatch:
     """A training batch before its pixels are resized, mirrored and normalised, which happens on the device.
 
-    ``pixels`` has B tensors uint8 (T', 3, h, w), each of its own size; ``is_mirrored`` has B bools, which stay with the
-    CPU: to ask a GPU for them would be to wait for it. The rest is as in ``ClipBatch``.
+    ``pixels`` has B tensors uint8 (T', 3, h, w), each of its own size. ``is_mirrored`` has B bools. They stay on the
+    CPU, because reading them from a GPU would wait for it. The other fields are as in ``ClipBatch``.
     """
 
     pixels: list[Tensor]
@@ -77,7 +77,7 @@ class CutBatch:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def pin_memory(self) -> CutBatch:
-        pixels = [one.pin_memory() for one in self.pixels]
+        pixels = [video.pin_memory() for video in self.pixels]
         return CutBatch(pixels, self.is_mirrored, self.targets.pin_memory(), self.ids, self.skipped)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class CutBatch:
 class FrameCache:
     """Decoded videos kept in memory, for data sets that are small and read many times.
 
-    It is filled by the process that makes it, before loader workers start, so the workers share its pages.
+    The process that makes it fills it before loader workers start, so that the workers share its memory pages.
     """
 
     def __init__(self, decoder: str = "pyav") -> None:
@@ -96,9 +96,9 @@ class FrameCache:
         self.begins_s: dict[Path, float] = {}
 
     def fill(self, paths: Sequence[Path]) -> None:
-        """Decode ``paths`` whole; an unreadable one is remembered and raises when it is asked for.
+        """Decode ``paths`` whole; the error of an unreadable one is kept, and ``open`` raises it.
 
-        Raises MemoryError, before decoding on, once the videos need more than half of the machine's memory.
+        Raises MemoryError as soon as the decoded videos need more than half of the machine's memory.
         """
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         for path in dict.fromkeys(paths):
@@ -120,6 +120,7 @@ class FrameCache:
         return sum(frames.images.nbytes for frames in self.frames.values() if isinstance(frames, Frames))
 
     def open(self, path: Path) -> CachedVideo:
+        """Return a decoded video. Raises its VideoError where it was unreadable."""
         frames = self.frames[path]
         if isinstance(frames, VideoError):
             raise frames
@@ -127,7 +128,7 @@ class FrameCache:
 
 
 class CachedVideo:
-    """A decoded video with the part of the reader's face that the data set uses."""
+    """A decoded video with the part of the reader's interface that the data set uses."""
 
     def __init__(self, frames: Frames, begin_s: float) -> None:
         self.frames, self.times_s, self.begin_s = frames, frames.times_s, begin_s
@@ -147,21 +148,21 @@ class CachedVideo:
 
 
 class ClipDataset(Dataset[Sample]):
-    """Videos with their labels; item ``(epoch, index)`` is what the video looks like in that epoch.
+    """Videos with their labels; item ``(epoch, index)`` is the video as sampled and transformed in that epoch.
 
     Args:
         clips: the videos, see ``vidact.data.load_clips``.
         num_classes: K, the width of a multi-label target.
-        sampler: which frames; called with a generator in training, without one otherwise.
+        sampler: picks the frames; called with a generator in training, with None otherwise.
         transform: pixels to normalised views, see ``vidact.video.transform``.
-        input: what the network takes; it says how many consecutive frames stand behind one sampled index.
-        training: random sampling seeded by (seed, epoch, index); otherwise deterministic.
-        num_clips: temporal views per video; training takes one.
-        skip_unreadable: give a Sample that carries the error instead of raising it.
-        cut_only: leave the pixels to the device: samples carry a ``Cut``. For training, and a TrainTransform.
-        flow: stored flow to read where the network takes flow; None computes it from the frames.
-        root: the folder that flow's names are relative to.
-        time_origin: from where a clip's seconds count, see ``ClipData``.
+        input: the network's input, with the number of consecutive frames that one sampled index stands for.
+        training: whether sampling is random, seeded by (seed, epoch, index), or deterministic.
+        num_clips: temporal views per video; 1 in training.
+        skip_unreadable: return a Sample with the error instead of raising it.
+        cut_only: leave the pixels to the device: samples have a ``Cut``. For training with a TrainTransform.
+        flow: stored flow for networks with flow in their input; None computes flow from the frames.
+        root: the folder that the names of stored flow are relative to.
+        time_origin: the zero of a clip's seconds, see ``ClipData``.
     """
 
     def __init__(
@@ -205,9 +206,9 @@ class ClipDataset(Dataset[Sample]):
                 raise
             return Sample(clip.id, None, None, str(error))
         target: int | Tensor | None = self.target(clip)
-        with torch.random.fork_rng(devices=[]):  # the transforms draw from torch's global generator
+        with torch.random.fork_rng(devices=[]):  # the transforms use torch's global generator
             if generator is not None:
-                # torch.manual_seed would begin the GPU's numbers anew as well
+                # torch.manual_seed would reset the GPU's generator as well.
                 torch.default_generator.manual_seed(int(generator.integers(2**62)))
             if self.cut_only:
                 assert isinstance(self.transform, TrainTransform)
@@ -216,16 +217,16 @@ class ClipDataset(Dataset[Sample]):
                 return Sample(clip.id, None, torch.as_tensor(target), cut=cut)
             views = []
             for i in range(1 if self.training else self.num_clips):
-                shown, stored = (None if part is None else part[i] for part in (images, flow))
-                view, target = self.transform(shown, target, stored)
+                view_images, view_flow = (None if part is None else part[i] for part in (images, flow))
+                view, target = self.transform(view_images, target, view_flow)
                 views.append(view)
         return Sample(clip.id, torch.cat(views), torch.as_tensor(target))
 
     def read(self, clip: Clip, generator: np.random.Generator | None) -> tuple[Tensor | None, Tensor | None]:
-        """The sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8, and their stored flow.
+        """Read the sampled frames of every temporal view, (num_clips, T', 3, H, W) uint8, and their stored flow.
 
-        Flow is (num_clips, T*L, 2, H, W) uint8; None where it is not stored or the network takes none. Frames are None
-        where the network sees stored flow only: the video is then not even opened, unless seconds cut the clip.
+        Flow is (num_clips, T*L, 2, H, W) uint8, or None where it is not stored or the network's input has none. Frames
+        are None where the input is only stored flow: the video is then not opened, unless seconds cut the clip.
         """
         num_clips = 1 if self.training else self.num_clips
         if self.flow is None or not self.input.flow_fields:
@@ -235,7 +236,7 @@ class ClipDataset(Dataset[Sample]):
                 images = video.frames_at(chosen.ravel() + first).images
             return images.unflatten(0, chosen.shape), None
         with self.flow.open(source_id(self.root, clip.path)) as flow:
-            shown = None
+            images = None
             if not self.input.rgb_channels and clip.start_s is None and clip.end_s is None:
                 first, count = 0, len(flow) + 1
                 indices = self.sampler(count, generator, num_clips)
@@ -245,11 +246,11 @@ class ClipDataset(Dataset[Sample]):
                     indices = self.sampler(count, generator, num_clips)
                     if self.input.rgb_channels:
                         chosen = expand(indices, self.input.images_per_frame, count)
-                        shown = video.frames_at(chosen.ravel() + first).images.unflatten(0, chosen.shape)
-            return shown, stored_fields(flow, indices, self.input, first, count)
+                        images = video.frames_at(chosen.ravel() + first).images.unflatten(0, chosen.shape)
+            return images, stored_fields(flow, indices, self.input, first, count)
 
     def frame_range(self, clip: Clip, video: Any, flow: StoredFlow) -> tuple[int, int]:
-        """As the function of this name; raises VideoError where the stored flow is not that of the video."""
+        """Return the same as the function of this name. Raises VideoError where the stored flow is not the video's."""
         if len(video) != len(flow) + 1:
             assert self.flow is not None
             raise VideoError(
@@ -259,7 +260,7 @@ class ClipDataset(Dataset[Sample]):
         return frame_range(clip, video.times_s, self._origin_s(video))
 
     def why_unreadable(self, clip: Clip) -> str:
-        """What stands in the way of reading a clip, empty where nothing does; no picture is decoded to find out."""
+        """Return the reason why a clip cannot be read, or an empty string; no picture is decoded."""
         stored = self.flow if self.input.flow_fields else None
         try:
             if stored is None:
@@ -275,13 +276,14 @@ class ClipDataset(Dataset[Sample]):
         return ""
 
     def open(self, clip: Clip) -> Any:
+        """Open the clip's video, from the cache if there is one."""
         return self.cache.open(clip.path) if self.cache else open_video(clip.path, self.decoder)
 
     def _origin_s(self, video: Any) -> float | None:
         return video.begin_s if self.time_origin == "file" else None
 
     def target(self, clip: Clip) -> int | Tensor:
-        """A class index, or (K,) 0/1 for multi-label data."""
+        """Return a class index, or 0/1 (K,) float32 for multi-label data."""
         if isinstance(clip.label, int):
             return clip.label
         target = torch.zeros(self.num_classes)
@@ -290,10 +292,10 @@ class ClipDataset(Dataset[Sample]):
 
 
 def stored_fields(flow: StoredFlow, indices: np.ndarray, input: ClipInput, first: int, count: int) -> Tensor:
-    """The input's L consecutive fields from each index (V, T) of a clip: (V, T*L, 2, H, W) uint8.
+    """Read the input's L consecutive fields from each index (V, T) of a clip: (V, T*L, 2, H, W) uint8.
 
-    The clip is frames ``first`` to ``first + count - 1`` of the video. Beyond its last field there is no motion, as
-    where flow is computed from the repeated last frame.
+    The clip is frames ``first`` to ``first + count - 1`` of the video. Fields beyond its last one have no motion, as if
+    flow were computed from the repeated last frame.
     """
     groups = (indices[..., None] + np.arange(input.flow_fields)).reshape(len(indices), -1)  # (V, T*L)
     inside = groups < count - 1
@@ -304,7 +306,11 @@ def stored_fields(flow: StoredFlow, indices: np.ndarray, input: ClipInput, first
 
 
 def frame_range(clip: Clip, times_s: np.ndarray, origin_s: float | None = None) -> tuple[int, int]:
-    """First frame and number of frames of ``clip``; its seconds count from ``origin_s``, None: from the first frame."""
+    """Return the first frame and the number of frames of ``clip``.
+
+    Its seconds count from ``origin_s``, or from the first frame where that is None. Raises VideoError where the clip
+    has no frame.
+    """
     if clip.start_s is None and clip.end_s is None:
         return 0, len(times_s)
     seconds = times_s - (times_s[0] if origin_s is None else origin_s)
@@ -320,19 +326,19 @@ def frame_range(clip: Clip, times_s: np.ndarray, origin_s: float | None = None) 
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys ``(epoch, index)`` for one process of several; the order depends on the seed and the epoch only.
+    """A sampler of keys ``(epoch, index)`` for one process of several, in an order that follows from seed and epoch.
 
-    Every process gets equally many keys, the last ones repeated where the data does not divide: a process that
-    runs out first would leave the others waiting. Scores are joined by id afterwards, so a repeat counts once.
+    Every process gets equally many keys, since the others would wait for ever for one that ends first; some keys are
+    repeated where the number of clips does not divide. Scores are joined by id afterwards, so a repeat counts once.
     """
 
     def __init__(self, length: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
-        self.start = 0  # of this process's keys, so many are left out in the epoch that comes: it goes on in its middle
+        self.start = 0  # keys of this process to leave out of the next epoch, when a run resumes inside that epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each epoch."""
         if epoch != self.epoch:
             self.start = 0
         self.epoch = epoch
@@ -349,34 +355,34 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class EpochLoader(DataLoader[Any]):
-    """Batches of an ``EpochSampler``'s keys.
+    """A loader of batches for an ``EpochSampler``'s keys.
 
-    Nothing is drawn and no process starts before the first batch is asked for. A Trainer makes its iterator earlier
-    than it knows which epoch a checkpoint is from; what had been fetched by then would be that of another epoch.
+    Nothing is drawn and no process starts before the first batch is requested. A Trainer makes its iterator before it
+    reads from a checkpoint which epoch comes next; batches fetched by then would be those of another epoch.
 
     Args:
-        done: how many batches of the epoch that comes are left out, asked when its first one is.
+        count_done: returns the number of batches to leave out of the next epoch; called at its first batch.
     """
 
-    def __init__(self, *args: Any, done: Callable[[], int] | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, count_done: Callable[[], int] | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.done = done
+        self.count_done = count_done
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        done = self.done() if self.done is not None else 0
+        num_done = self.count_done() if self.count_done is not None else 0
         if isinstance(self.sampler, EpochSampler):
-            if self.done is not None:
+            if self.count_done is not None:
                 assert self.batch_size is not None
-                self.sampler.start = done * self.batch_size
-            done = 0
-        # PyTorch ends the processes of an iterator that was made whole, and of no other.
+                self.sampler.start = num_done * self.batch_size
+            num_done = 0
+        # PyTorch ends the processes of an iterator only if that was made completely.
         with interrupts_held() if self.num_workers and self._iterator is None else contextlib.nullcontext():
             batches = super().__iter__()
-        # A sampler of Lightning's (overfit_batches) has no place to start from: its batches are made in vain.
-        yield from itertools.islice(batches, done, None)
+        # A sampler of Lightning's (overfit_batches) cannot start inside an epoch: the first batches are dropped.
+        yield from itertools.islice(batches, num_done, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: where an epoch goes on follows from the Trainer's count of batches."""
+        """Return nothing: the Trainer's count of batches gives where an epoch resumes."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -384,22 +390,22 @@ class EpochLoader(DataLoader[Any]):
 
 
 def batches_done(trainer: pl.Trainer) -> int:
-    """How many batches of the epoch that goes on were trained on; 0 at an epoch's start and where nothing trains."""
+    """Count the batches of the current epoch that were trained on; 0 at an epoch's start and outside of training."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer.training else 0
 
 
 def collate(samples: Sequence[Sample], input: ClipInput) -> ClipBatch | CutBatch:
-    """Stack readable samples; the others are named in ``skipped``. A batch may have no readable one: B is then 0."""
+    """Stack the readable samples and list the others in ``skipped``. B is 0 where no sample is readable."""
     skipped = {sample.id: sample.error for sample in samples if sample.error}
     if cuts := [(sample.id, sample.cut, sample.target) for sample in samples if sample.cut is not None]:
         ids, parts, targets = zip(*cuts, strict=True)
         mirrored = [cut.is_mirrored for cut in parts]
         return CutBatch([cut.pixels for cut in parts], mirrored, torch.stack(targets), list(ids), skipped)
-    kept = [(sample.id, sample.clips, sample.target) for sample in samples if sample.clips is not None]
-    if not kept:
+    readable = [(sample.id, sample.clips, sample.target) for sample in samples if sample.clips is not None]
+    if not readable:
         nothing = torch.zeros(0, 1, input.frames or 1, input.channels, input.size, input.size)
         return ClipBatch(nothing, torch.zeros(0, dtype=torch.long), [], skipped)
-    ids, clips, targets = zip(*kept, strict=True)
+    ids, clips, targets = zip(*readable, strict=True)
     return ClipBatch(torch.stack(clips), torch.stack(targets), list(ids), skipped)
 
 
@@ -408,39 +414,39 @@ class ClipData(pl.LightningDataModule):
 
     Args:
         root: folder with clips.csv, or with one folder per class.
-        sampler: which frames of a video make a clip.
-        augment: what training does to pixels.
+        sampler: picks the frames of a video that make a clip.
+        augment: the changes that training makes to pixels.
         batch_size: videos in a batch, on each device.
-        views: clips x crops of one video at test, such as 1x1 or 10x3; validation during training takes 1x1.
-        test_split: which split a test scores: test, or val where the test labels are not public.
+        views: clips x crops of one video in a test, such as 1x1 or 10x3; validation during training uses 1x1.
+        test_split: the split that a test scores: test, or val where the test labels are not public.
         group: a regular expression with one group, searched in each path; clips for which it gives the same text
-            (one person, one source video) never stand on both sides of a split. It replaces the column ``group`` of
-            clips.csv.
+            (one person, one source video) are never in two splits. It replaces the column ``group`` of clips.csv.
         held_out: a value of the group, or several; their clips are the test split and all others train ("leave one
             subject out").
-        fractions: share of the groups (or files) that go to training, validation and test where the data does not say.
+        fractions: shares of the groups (or files) for training, validation and test where the data give no split.
         missing: what to do with a file that clips.csv names, or a link leads to, and that does not exist: raise, or
-            skip it and say so.
+            skip it with a note.
         empty_classes: what to do with a class that has no clip: raise, or allow it (a part of a large data set).
         unreadable: what training does with a video that cannot be read: skip it by name, or raise.
         max_unreadable: share of the training videos that may be skipped before training stops.
         test_unreadable: the same for validation and test; a skipped video is excluded and counted, never replaced.
         num_workers: loader processes on each device; None is one per core that this process may use, up to 8 where a
             GPU computes, and one per four cores where the CPU has to compute as well.
-        start_method: how loader processes begin: fork, forkserver or spawn; None is Python's own choice.
-        pixels_on: "workers" do all that happens to training pixels; with "device" they only decode and crop, bytes
-            travel instead of floats, and the device resizes, mirrors and normalises: the same draws, the same clips.
+        start_method: how loader processes start: fork, forkserver or spawn; None is Python's default.
+        pixels_on: with "workers" the loader processes do all the work on training pixels. With "device" they only
+            decode and crop, bytes are transferred instead of floats, and the device resizes, mirrors and normalises:
+            the same draws, the same clips.
         decoder: pyav, decord, opencv or torchcodec.
         cache: "memory" decodes each video once and keeps its frames.
         flow: folder of stored flow (vidact extract flow), for networks that take flow; None computes it while loading,
-            which needs no room on disk and about 10 ms a field.
+            which needs no space on disk and about 10 ms a field.
         flow_method: how flow is computed while loading: dis, farneback, tvl1, raft or raft_small.
         flow_bound: the pixels a frame at which motion is cut before it becomes levels 0 … 255; the checkpoint keeps it.
-            None is what the network says, as a rule 20. Where pictures are small and motion is slow, 20 leaves a few
-            levels of it, and 5 or 10 is better.
-        seed: of the split, the order and every random draw.
-        time_origin: from where start_s and end_s of clips.csv count: the video's first frame, or the file's begin, as
-            players count. They differ where sound comes first; vidact prepare check names such videos.
+            None is the network's own bound, as a rule 20. Where pictures are small and motion is slow, 20 uses only a
+            few levels, and 5 or 10 is better.
+        seed: the seed of the split, the order and every random draw.
+        time_origin: the zero of start_s and end_s in clips.csv: the video's first frame, or the beginning of the file,
+            as in players. They differ where sound comes first; vidact prepare check lists such videos.
     """
 
     def __init__(
@@ -509,11 +515,11 @@ class ClipData(pl.LightningDataModule):
         return self._found
 
     def setup(self, stage: str) -> None:
-        """Make the splits' data sets for the network that the Trainer holds."""
+        """Make the splits' data sets for the Trainer's network."""
         if self.trainer is None:
             raise RuntimeError("ClipData asks the Trainer's network what it takes; pass both to Trainer.fit or .test")
         network: Any = self.trainer.lightning_module.network
-        if self.flow_bound is not None:  # of the network's input from now on, and so of its checkpoint
+        if self.flow_bound is not None:  # the network's input and its checkpoint keep this bound
             network.input = dataclasses.replace(network.input, flow_bound=self.flow_bound)
         self.prepare(network.input)
         if stage == "fit" and self.trainer.is_global_zero:
@@ -525,7 +531,7 @@ class ClipData(pl.LightningDataModule):
                 print(flip_map.describe())
 
     def refuse_unreadable(self) -> None:
-        """Raise VideoError where validation or the test would stop at a video, before anything is learned."""
+        """Raise VideoError, before training starts, where validation or the test would stop at a video."""
         if self.test_unreadable == "skip":
             return
         for split, name in (("val", "val"), ("test", self.test_split)):
@@ -548,10 +554,9 @@ class ClipData(pl.LightningDataModule):
                 f"data.sampler picks {num_frames} frames a clip but the network's weights are made for {input.frames}; "
                 f"give both the same number"
             )
+        # A segment is at least as long as the consecutive frames that the network reads from one index.
         if hasattr(self.sampler, "segment_length") and self.sampler.segment_length < images_per_index(input):
-            self.sampler.segment_length = images_per_index(
-                input
-            )  # the network says how many consecutive frames stand behind an index
+            self.sampler.segment_length = images_per_index(input)
         if self.flow is not None and not input.flow_fields:
             raise ValueError(
                 f"data.flow is {self.flow.root}, but the network takes no flow; build it with modality='flow', take a "
@@ -598,13 +603,13 @@ class ClipData(pl.LightningDataModule):
 
     @property
     def flow_record(self) -> dict[str, Any] | None:
-        """How the flow that the network sees was made, for its checkpoint; None for a network without flow."""
+        """The method of the network's input flow, for its checkpoint; None for a network without flow."""
         if not self.input.flow_fields:
             return None
         return {"method": self.flow_method} if self.flow is None else self.flow.record.as_dict()
 
     def loader(self, split: str) -> DataLoader[Sample]:
-        """Batches of ``split`` for this process; the training order is shuffled."""
+        """Return a loader of this process's batches of ``split``; the training order is shuffled."""
         dataset = self.sets[split]
         if len(dataset) == 0:
             raise ValueError(
@@ -617,7 +622,7 @@ class ClipData(pl.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             on_cpu = self.trainer is None or self.trainer.strategy.root_device.type == "cpu"
-            # on a CPU loader processes and the network's threads wait for each other: ten times slower on two cores
+            # On a CPU, loader processes and the network's threads wait for each other: ten times slower on two cores.
             workers = min(8, num_cores() // (4 if on_cpu else 1))
         return EpochLoader(
             dataset,
@@ -631,11 +636,11 @@ class ClipData(pl.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(self.start_method) if workers else None,
-            done=partial(batches_done, self.trainer) if self.trainer and split == "train" else None,
+            count_done=partial(batches_done, self.trainer) if self.trainer and split == "train" else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """What the workers left of the training pixels, on the device."""
+        """Finish on the device the training pixels that the workers decoded and cropped."""
         if not isinstance(batch, CutBatch):
             return batch
         cuts = [Cut(*pair) for pair in zip(batch.pixels, batch.is_mirrored, strict=True)]
@@ -653,7 +658,7 @@ class ClipData(pl.LightningDataModule):
 
 
 def one_thread(worker: int) -> None:
-    """Loader processes are the parallelism; threads inside each of them would only fight for the same cores."""
+    """Limit a loader process to one thread: the processes already use all cores."""
     import cv2
 
     torch.set_num_threads(1)

@@ -308,7 +308,7 @@ class SequenceData(pl.LightningDataModule):
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(None) if workers else None,
-            done=partial(batches_done, self.trainer) if self.trainer and training else None,
+            count_done=partial(batches_done, self.trainer) if self.trainer and training else None,
         )
 
     def train_dataloader(self) -> DataLoader[SequenceBatch]:
