@@ -1,4 +1,4 @@
-"""Events of untrimmed videos: the lists that hold them, and their labels token by token."""
+"""Events of untrimmed videos: the reading of their lists, and their labels token by token."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Targets(NamedTuple):
 
 
 def load_events(path: str | Path, notes: list[str] | None = None) -> list[Event]:
-    """Read an events.csv, in the order of its rows; what a stream writes with ``--events`` is one.
+    """Read an events.csv, in the order of its rows; a stream with ``--events`` writes such a file.
 
     ``notes`` gets sentences on columns that are ignored and on labels that look alike.
     """
@@ -78,7 +78,7 @@ def load_videos(path: str | Path, notes: list[str] | None = None) -> dict[str, s
 
 
 def untrimmed_hint(root: Path) -> str:
-    """What an error of a recogniser's folder says besides, where the folder is a detector's."""
+    """Return a hint for errors about a folder of clips where it has untrimmed videos; else an empty string."""
     if is_table(root / "clips.csv") or not is_table(root / "events.csv"):
         return ""
     return f". {root} has an events.csv: untrimmed videos are for a detector, such as --config online/fir/miniroad"
@@ -88,8 +88,8 @@ def load_groups(path: str | Path) -> dict[str, str]:
     """Read the column ``group`` of a videos.csv; empty where it has none."""
     path = Path(path)
     table = read_table(path, (("video",), ("split",)), ("group",))
-    found = {row["video"]: group_of(row, f"{path} row {line}") for line, row in table.rows}
-    return {video: group for video, group in found.items() if group is not None}
+    groups = {row["video"]: group_of(row, f"{path} row {line}") for line, row in table.rows}
+    return {video: group for video, group in groups.items() if group is not None}
 
 
 def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float, classes: Sequence[str]) -> Targets:
@@ -99,7 +99,7 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
     every token it touches. Several labels may hold at once; a token without any is background, column 0; class i of
     ``classes`` (which does not name the background) is column 1 + i. An event labelled "ambiguous" (in any case),
     unless that is a class, marks its tokens in ``ignore`` and makes them neither background nor action.
-    What lies beyond ``num_tokens`` is cut: an incomplete last chunk makes no token.
+    Events are cut at ``num_tokens``: an incomplete last chunk makes no token.
     """
     column = {name: 1 + i for i, name in enumerate(classes)}
     multi_hot = np.zeros((num_tokens, 1 + len(classes)), dtype=np.float32)
@@ -109,8 +109,8 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
         if video not in (None, event.video):
             raise ValueError(f"events of {video} and of {event.video} were given; a token belongs to one video")
         video = event.video
-        # Rounding first: 0.29 s at 100 tokens/s is 28.999999999999996, yet token 29 is meant; so is token 1 by the
-        # 0.333333 s that events.csv keeps of 1/3 s, at 3 tokens/s.
+        # Without rounding, 0.29 s at 100 tokens/s would be 28.999999999999996 instead of token 29, and the 0.333333 s
+        # that events.csv stores for 1/3 s would be 0.999999 at 3 tokens/s instead of token 1.
         tokens = slice(
             max(0, math.floor(round(event.start_s * tokens_per_second, 4))),
             max(0, math.ceil(round(event.end_s * tokens_per_second, 4))),
@@ -129,9 +129,9 @@ def rasterise(events: Iterable[Event], num_tokens: int, tokens_per_second: float
 
 
 def events_of(targets: Targets, video: str, tokens_per_second: float, classes: Sequence[str]) -> list[Event]:
-    """The inverse of ``rasterise``: each unbroken run of a class, or of ignored tokens, as one event; by their start.
+    """Invert ``rasterise``: return each unbroken run of a class, or of ignored tokens, as one event, sorted by start.
 
-    Two events of one class that touch come back as one.
+    Two events of one class that touch become one.
     """
     events = []
     columns = [*zip(classes, targets.multi_hot[:, 1:].T > 0, strict=True), (AMBIGUOUS, targets.ignore)]

@@ -1,4 +1,4 @@
-"""What the scripts in datasets/ share: official lists become clips.csv or events.csv, and what is missing is listed."""
+"""Functions for the scripts in datasets/: they turn official lists into clips.csv or events.csv."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vidact.video.folders import walk_videos
 
 
 class ClipRow(NamedTuple):
-    """One row of clips.csv, with names instead of indices; a sequence of labels makes the file multi-label."""
+    """A row of clips.csv, with names instead of indices; a sequence of labels makes the file multi-label."""
 
     path: str
     label: str | Sequence[str]
@@ -56,35 +56,37 @@ def write_clips_csv(root: str | Path, rows: Iterable[ClipRow], classes: Sequence
 
 
 def write_events_csv(path: str | Path, events: Iterable[Event]) -> None:
+    """Write an events.csv in the order of ``events``."""
     rows = [[event.video, cell_text(event.start_s), cell_text(event.end_s), event.label] for event in events]
     write_table(Path(path), [["video", "start_s", "end_s", "label"], *rows])
 
 
 def write_videos_csv(path: str | Path, videos: Mapping[str, str]) -> None:
+    """Write a videos.csv; ``videos`` maps the name of a video to its split."""
     write_table(Path(path), [["video", "split"], *videos.items()])
 
 
-# ---------------------------------------------------------------------------------- what the scripts in datasets/ share
+# ----------------------------------------------------------------------------------- shared by the scripts in datasets/
 
 
 def find_videos(folder: str | Path) -> dict[str, list[str]]:
-    """Every video file below a folder by its name without suffix: paths relative to the folder, sorted."""
+    """Return every video file below a folder: its name without suffix → its paths relative to the folder, sorted."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the one that holds the videos")
-    found: dict[str, list[str]] = defaultdict(list)
+    paths: dict[str, list[str]] = defaultdict(list)
     for path in walk_videos(folder):
-        found[PurePosixPath(path).stem].append(path)
-    return dict(found)
+        paths[PurePosixPath(path).stem].append(path)
+    return dict(paths)
 
 
 def write_dataset(
     out: str | Path, videos: str | Path, rows: Sequence[ClipRow], missing: Sequence[str], classes: Sequence[str]
 ) -> None:
-    """Write clips.csv, classes.txt and root.txt for videos that stay where they are, list the missing, and say so.
+    """Write clips.csv, classes.txt and root.txt for videos that are not moved, list missing ones, and print a summary.
 
-    ``rows`` have paths relative to ``videos``; ``missing`` are names in the official lists without a file. All missing
-    is an error.
+    ``rows`` have paths relative to ``videos``; ``missing`` are names in the official lists without a file. Raises
+    FileNotFoundError where all are missing.
     """
     out, videos = Path(out), Path(videos).absolute()
     present: dict[str, str] = {}
@@ -124,19 +126,19 @@ def read_event_json(path: str | Path) -> dict[str, tuple[str, list[Event]]]:
     path = Path(path)
     try:
         database = json.loads(read_text(path))["database"]
-        found = {}
+        annotations = {}
         for video, entry in database.items():
             events = []
             for note in entry.get("annotations", ()):
                 start_s, end_s = (float(seconds) for seconds in note["segment"])
                 events.append(Event(video, start_s, end_s, str(note["label"]).strip()))
-            found[video] = (str(entry["subset"]), events)
+            annotations[video] = (str(entry["subset"]), events)
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{path} is not in ActivityNet's layout (database → video → subset, annotations → label, segment): "
             f"{type(error).__name__} {error}"
         ) from None
-    return found
+    return annotations
 
 
 def write_events_dataset(
@@ -147,24 +149,23 @@ def write_events_dataset(
     videos: str | Path | None = None,
     file_names: Sequence[str] = ("{}",),
 ) -> None:
-    """Write events.csv, videos.csv and classes.txt for untrimmed videos that stay where they are, and say so.
+    """Write events.csv, videos.csv and classes.txt for untrimmed videos that are not moved, and print a summary.
 
     Args:
         out: the folder to write.
-        events: with the official names of the videos.
+        events: the events, with the official names of the videos.
         splits: official name → split; videos that it does not list are left out with their events.
-        classes: without background and ambiguous.
-        videos: the folder of the files. Each video is then called by its path in that folder, and those without a file
-            are left out and listed in missing.txt. None: the official name is the path.
-        file_names: how a file without its suffix may be called, ``{}`` being the official name; the first is taken
-            where ``videos`` is None.
+        classes: the classes without background and ambiguous.
+        videos: the folder of the files. Each video is then named by its path in that folder, and those without a file
+            are left out and listed in missing.txt. None: videos are named by the first of ``file_names``.
+        file_names: the possible names of a file without its suffix, where ``{}`` is the official name.
     """
     out = Path(out)
     names = {video: file_names[0].format(video) for video in splits}
     missing: list[str] = []
     if videos is not None:
-        found = find_videos(videos)
-        paths = {video: [path for name in file_names for path in found.get(name.format(video), ())] for video in splits}
+        files = find_videos(videos)
+        paths = {video: [path for name in file_names for path in files.get(name.format(video), ())] for video in splits}
         missing = [video for video in splits if not paths[video]]
         names = {video: paths[video][0] for video in splits if paths[video]}
         if not names:
