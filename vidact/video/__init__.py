@@ -1,4 +1,4 @@
-"""Pixels in: frames of a file, which of them make a clip, and what becomes of their pixels."""
+"""Video input: reading the frames of a file, choosing those of a clip, and transforming their pixels."""
 
 from typing import TYPE_CHECKING
 

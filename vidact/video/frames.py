@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass
 class Frames:
-    """Pictures of one video.
+    """The pictures of one video, and their times.
 
     ``images`` (T, 3, H, W) uint8 RGB; ``times_s`` (T,) float64, when each picture is shown, in the video's own time.
     The pictures lie in memory pixel by pixel (torch calls it channels last), so use ``reshape`` rather than ``view``.

@@ -9,14 +9,11 @@ from typing import Any
 import av
 import numpy as np
 
-# ----------------------------------------------------------------------------------------------------------------------
-# A video that says which frame is which
-
-BITS, BLOCK = 10, 16  # numbers to 1023; blocks as large as a codec's, so that compression keeps them
+BITS, BLOCK = 10, 16  # numbers up to 1023; blocks as large as a codec's, so that compression keeps them
 
 
 def numbered_picture(number: int) -> np.ndarray:
-    """(64, 96, 3) uint8: the number as two rows of black and white blocks, above colours that move."""
+    """Return a picture (64, 96, 3) uint8: the number as two rows of black and white blocks, above moving colours."""
     if not 0 <= number < 2**BITS:
         raise ValueError(f"number {number} does not fit into {BITS} bits")
     picture = np.empty((4 * BLOCK, 6 * BLOCK, 3), dtype=np.uint8)
@@ -30,7 +27,7 @@ def numbered_picture(number: int) -> np.ndarray:
 
 
 def read_number(image: np.ndarray) -> int:
-    """The number in a picture (3, H, W) of a numbered video."""
+    """Return the number that a picture (3, H, W) of a numbered video shows."""
     number = 0
     for bit in range(BITS):
         row, column = divmod(bit, BITS // 2)
@@ -49,16 +46,18 @@ def write_numbered_video(
     quarter_turns: int = 0,
     mirror: bool = False,
 ) -> None:
-    """A video whose picture i shows the number i; by default H.264 at 25 fps with B-frames and a key frame every 12.
+    """Write a video whose picture i shows the number i.
+
+    By default it is H.264 at 25 fps with B-frames and a key frame every 12 pictures.
 
     Args:
-        times_ms: when each picture is shown, for variable frame rates; None is every 40 ms.
-        quarter_turns: how often the player has to turn the stored picture counter-clockwise to show it upright.
-        mirror: the player has to mirror it left to right, after turning.
+        times_ms: when each picture is upright, for variable frame rates; None is every 40 ms.
+        quarter_turns: the quarter turns counter-clockwise by which a player makes the stored picture upright.
+        mirror: whether a player has to mirror it left to right, after turning.
     """
     if codec_options is None:
         codec_options = {"g": "12", "bf": "3", "preset": "veryfast"} if codec == "libx264" else {}
-    if codec == "libx264":  # the same bytes each time and on every machine, as transcode.py has them
+    if codec == "libx264":  # as in transcode.py, the same bytes each time and on every machine
         params = [codec_options.get("x264-params", ""), "cpu-independent=1"]
         codec_options = {"threads": "1"} | codec_options | {"x264-params": ":".join(filter(None, params))}
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -70,8 +69,8 @@ def write_numbered_video(
         if quarter_turns or mirror:
             stream.set_display_rotation(90 * quarter_turns, hflip=mirror)
         for i in range(num_frames):
-            shown = numbered_picture(i)
-            stored = np.rot90(shown[:, ::-1] if mirror else shown, -quarter_turns)
+            upright = numbered_picture(i)
+            stored = np.rot90(upright[:, ::-1] if mirror else upright, -quarter_turns)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[i], Fraction(1, 1000)

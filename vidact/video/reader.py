@@ -1,6 +1,6 @@
-"""VideoReader: what every reader of frames by number offers, whatever stands behind it.
+"""VideoReader: the interface of every reader of frames by number.
 
-Shapes: N frames of the video, T frames asked for, H x W pixels.
+Shapes: N frames of the video, T requested frames, H x W pixels.
 """
 
 from __future__ import annotations
@@ -16,72 +16,75 @@ from vidact.video.frames import Frames
 
 
 class VideoError(ValueError):
-    """A video that cannot be read: the message names the file, what is wrong with it, and what to do."""
+    """An error for a video that cannot be read: the message names the file, what is wrong with it, and what to do."""
 
 
 class VideoReader:
-    """Frames of one video by number. A reader pickles as its path and settings: a worker opens its own file."""
+    """A reader of one video's frames by number. It pickles as its path and settings: a worker opens its own file."""
 
     path: Path
     fps: float  # average frame rate; the times of single frames are in ``times_s``
 
     @property
     def times_s(self) -> np.ndarray:
-        """When each frame is shown, (N,) float64 seconds; the first need not be 0."""
+        """The time at which each frame is shown, (N,) float64 seconds; the first need not be 0."""
         raise NotImplementedError
 
     @property
     def width(self) -> int:
-        """Pixels, of the upright picture as ``frames_at`` brings it."""
+        """The width in pixels of the upright pictures that ``frames_at`` returns."""
         raise NotImplementedError
 
     @property
     def height(self) -> int:
-        """Pixels, of the upright picture as ``frames_at`` brings it."""
+        """The height in pixels of the upright pictures that ``frames_at`` returns."""
         raise NotImplementedError
 
     @property
     def end_s(self) -> float:
-        """When the last picture ends, in seconds of ``times_s``: as the file says, else a frame's usual time later."""
+        """The end of the last picture, in seconds of ``times_s``, as the file states it; else a frame's time later."""
         return float(self.times_s[-1]) + 1 / self.fps
 
     @property
     def begin_s(self) -> float:
-        """When the file begins, in seconds of ``times_s``: before the first picture, where sound comes first."""
+        """The beginning of the file, in seconds of ``times_s``: before the first picture where sound comes first."""
         return float(self.times_s[0])
 
     @property
     def lead_s(self) -> float:
-        """Seconds that the file plays before its first picture: what players count and ``times_s[0]`` does not tell."""
+        """The seconds that the file plays before its first picture: players count them, ``times_s[0]`` may not."""
         return max(0.0, float(self.times_s[0]) - self.begin_s)
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
-        """The upright RGB pictures (H, W, 3) of these frames, which are ascending, distinct and in range."""
+        """Yield the upright RGB pictures (H, W, 3) of these frames, which are ascending, distinct and in range."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the file. Length and times stay known; asking for frames opens it again."""
+        """Close the file. Its length and times remain; the next request for frames opens it again."""
 
     def frames_at(self, indices: Sequence[int] | np.ndarray | Tensor) -> Frames:
-        """Frames by number, in the order asked for; a number may repeat. Decodes each once and stops at the last."""
-        asked = np.asarray(indices)
-        if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
+        """Return frames by number, in the order of ``indices``, where a number may repeat.
+
+        Each frame is decoded once, and decoding stops at the last.
+        """
+        requested = np.asarray(indices)
+        if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
             raise ValueError(f"frames_at takes a list of whole numbers, got {indices!r}")
         count = len(self)
-        outside = asked[(asked < 0) | (asked >= count)]
+        outside = requested[(requested < 0) | (requested >= count)]
         if outside.size:
             raise IndexError(
                 f"frame {outside[0]} of {self.path} does not exist: it has {count} frames, 0 to {count - 1}"
             )
-        numbers, slots = np.unique(asked.astype(np.int64), return_inverse=True)
+        numbers, slots = np.unique(requested.astype(np.int64), return_inverse=True)
         images = np.empty((0, self.height, self.width, 3), dtype=np.uint8)
         for slot, image in enumerate(self.pictures(numbers.tolist())):
-            if slot == 0:  # not before: a size that a file only promises may be beyond all memory
+            if slot == 0:  # not earlier: the size that a file states may exceed all memory
                 images = np.empty((len(numbers), *images.shape[1:]), dtype=np.uint8)
             images[slot] = image
-        if len(numbers) != len(asked) or (slots[1:] < slots[:-1]).any():
+        if len(numbers) != len(requested) or (slots[1:] < slots[:-1]).any():
             images = images[slots]
-        return Frames(torch.from_numpy(images).permute(0, 3, 1, 2), self.times_s[asked.astype(np.int64)])
+        return Frames(torch.from_numpy(images).permute(0, 3, 1, 2), self.times_s[requested.astype(np.int64)])
 
     def __len__(self) -> int:
         return len(self.times_s)
