@@ -30,7 +30,7 @@ from vidact.video.flow_record import BOUND, METHODS
 
 
 def flow(a: Tensor, b: Tensor, method: str = "dis") -> Tensor:
-    """The field (2, H, W) that carries the pixels of image ``a`` to where they are in image ``b``.
+    """Return the field (2, H, W) that carries the pixels of image ``a`` to where they are in image ``b``.
 
     Args:
         a: uint8 RGB image (3, H, W).
@@ -43,22 +43,22 @@ def flow(a: Tensor, b: Tensor, method: str = "dis") -> Tensor:
 
 
 def flow_fields(images: Tensor, method: str = "dis", weights: str | None = None, device: str = "cpu") -> Tensor:
-    """The T - 1 fields (T - 1, 2, H, W), float32 on the CPU, between consecutive uint8 RGB images (T, 3, H, W).
+    """Return the T - 1 fields (T - 1, 2, H, W), float32 on the CPU, between consecutive uint8 RGB images (T, 3, H, W).
 
     Args:
         images: at least one; the fields have their size.
         method: one of ``METHODS``.
-        weights: RAFT's: a local file with torchvision's names, or None for the ones that torchvision publishes.
-        device: where RAFT computes; the others use one CPU thread.
+        weights: a local file of RAFT's weights with torchvision's names, or None for those that torchvision publishes.
+        device: where RAFT computes; the other methods use one CPU thread.
     """
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8:
         raise ValueError(f"flow takes uint8 RGB images (T, 3, H, W); these are {images.dtype} {tuple(images.shape)}")
     if len(images) == 1:
-        _known(method)
+        _check_method(method)
         return torch.zeros(0, 2, *images.shape[2:])
     if method.startswith("raft"):
         return _raft_fields(images, raft(method, weights, device), device)
-    import cv2  # here, so that RGB networks also run where OpenCV's system libraries are missing
+    import cv2  # imported late, so that RGB networks run where OpenCV's system libraries are missing
 
     calculate = _engine(method)
     grey = [cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY) for image in images.cpu()]
@@ -67,22 +67,22 @@ def flow_fields(images: Tensor, method: str = "dis", weights: str | None = None,
     return torch.from_numpy(np.stack(fields)).permute(0, 3, 1, 2).contiguous()
 
 
-def _known(method: str) -> None:
+def _check_method(method: str) -> None:
     if method not in METHODS:
         raise ValueError(f"there is no flow method {method!r}; there are {', '.join(METHODS)}")
 
 
 def _engine(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    _known(method)
+    _check_method(method)
     import cv2
 
-    # OpenCV's stubs miss these calls or insist on an output array
+    # OpenCV's stubs lack these calls or require an output array
     opencv: Any = cv2
     if method == "dis":
         dis = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return lambda a, b: dis.calc(a, b, None)
     if method == "farneback":
-        # pyramid scale, levels, window, iterations, neighbourhood, sigma: the values of OpenCV's tutorial
+        # OpenCV's tutorial has these values of pyramid scale, levels, window, iterations, neighbourhood and sigma
         return lambda a, b: opencv.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
     if not hasattr(opencv, "optflow"):
         raise ImportError(
@@ -93,20 +93,20 @@ def _engine(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return lambda a, b: tvl1.calc(a, b, None)
 
 
-RAFT_STRIDE, RAFT_LEAST = 8, 128  # its maps are an eighth of the image, and its coarsest correlations need 16 of them
-RAFT_PAIRS = 4  # image pairs at once; a 340 x 256 pair takes about 200 MB
+RAFT_STRIDE, RAFT_LEAST = 8, 128  # RAFT's maps are an eighth of the image; its coarsest correlations need sides of 16
+RAFT_PAIRS = 4  # image pairs in one pass; a 340 x 256 pair takes about 200 MB
 
 
 @functools.lru_cache(maxsize=2)
 def raft(method: str = "raft", weights: str | None = None, device: str = "cpu") -> nn.Module:
-    """torchvision's RAFT in evaluation mode; built once and kept.
+    """Return torchvision's RAFT in evaluation mode; it is built once and kept.
 
     Args:
         method: "raft" (5.3 M parameters) or "raft_small" (1 M, half as exact).
-        weights: a local file with torchvision's names, or None for the ones that torchvision publishes.
+        weights: a local file with torchvision's names, or None for those that torchvision publishes.
         device: cpu, cuda or mps.
     """
-    _known(method)
+    _check_method(method)
     from torchvision.models import optical_flow
 
     build, published = {
@@ -127,7 +127,7 @@ def raft(method: str = "raft", weights: str | None = None, device: str = "cpu") 
             raise FileNotFoundError(f"there is no file {weights} with RAFT's weights")
         try:
             state_dict = torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # bytes that are no pickle fail in a dozen ways
+        except Exception as error:  # bytes that are no pickle raise a dozen kinds of errors
             raise unreadable_weights(weights, error) from None
         if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
             raise ValueError(f"{weights} holds a {type(state_dict).__name__}, not named tensors")
@@ -140,7 +140,7 @@ def raft(method: str = "raft", weights: str | None = None, device: str = "cpu") 
 
 @torch.no_grad()
 def _raft_fields(images: Tensor, network: nn.Module, device: str) -> Tensor:
-    """RAFT takes sides divisible by 8 from 128 upwards: the images' edges are repeated to the right and below."""
+    """Return RAFT's fields. It needs sides from 128, divisible by 8: edges are repeated to the right and below."""
     height, width = images.shape[2:]
     sides = [max(-(-side // RAFT_STRIDE) * RAFT_STRIDE, RAFT_LEAST) for side in (height, width)]
     padding = (0, sides[1] - width, 0, sides[0] - height)
@@ -154,7 +154,7 @@ def _raft_fields(images: Tensor, network: nn.Module, device: str) -> Tensor:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV on one thread: data workers already fill the cores, and one thread is the same arithmetic everywhere."""
+    """Run OpenCV on one thread: data workers already fill the cores, and one thread computes the same everywhere."""
     import cv2
 
     before = cv2.getNumThreads()
@@ -163,29 +163,29 @@ def _one_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        # a worker process belongs to us and stays on one thread; elsewhere the setting is the caller's
+        # a loading worker may stay on one thread; in any other process the setting belongs to the caller
         if before != 1 and get_worker_info() is None:
             cv2.setNumThreads(before)
 
 
 def quantise(fields: Tensor, bound: float = BOUND) -> Tensor:
-    """Flow as stored images hold it: -bound … bound pixels become uint8 0 … 255, and no motion becomes 128.
+    """Return flow as stored images hold it: -bound … bound pixels become uint8 0 … 255, and no motion becomes 128.
 
-    Rounded. Extractors that truncate store no motion as 127, half a step to the left of what networks subtract.
+    Values are rounded. Extractors that truncate store no motion as 127, half a step below what networks subtract.
     """
     return ((fields.clamp(-bound, bound) + bound) * (255 / (2 * bound))).round().to(torch.uint8)
 
 
 def dequantise(levels: Tensor, bound: float = BOUND) -> Tensor:
-    """The pixels per frame that uint8 ``levels`` stand for, right to half a step (0.08 for bound 20)."""
+    """Return the pixels per frame that uint8 ``levels`` stand for, exact to half a step (0.08 for bound 20)."""
     return levels.float() * (2 * bound / 255) - bound
 
 
 def rescale(levels: Tensor, size: tuple[int, int], bound: float = BOUND) -> Tensor:
-    """Stored fields (…, 2, H, W), uint8, as they would be of the same video at another ``size`` (height, width).
+    """Return stored fields (…, 2, H, W), uint8, as those of the same video at another ``size`` (height, width).
 
-    A video half as large moves half as many pixels, so the values shrink with the picture. The same size changes
-    nothing.
+    In a video half as large everything moves half as many pixels, so the values shrink with the picture. The same size
+    changes nothing.
     """
     height, width = levels.shape[-2:]
     if (height, width) == tuple(size):
@@ -199,7 +199,7 @@ def rescale(levels: Tensor, size: tuple[int, int], bound: float = BOUND) -> Tens
 
 
 def mirror(fields: Tensor) -> Tensor:
-    """The fields (…, 2, H, W) of the left-right mirrored video: mirrored themselves, and x inverted.
+    """Return the fields (…, 2, H, W) of the left-right mirrored video: mirrored themselves, and x inverted.
 
     For uint8 fields x becomes 255 - x, so that no motion, 128, becomes 127: half a step on the other side of zero.
     """

@@ -12,10 +12,10 @@ from typing import Any
 
 FORMAT = 1
 METHODS = ("dis", "farneback", "tvl1", "raft", "raft_small")
-# Pixels per frame that the ends of stored levels stand for: dense_flow's, and so every published network's.
+# The pixels per frame that the ends of stored levels stand for: dense_flow's value, which all published networks use.
 BOUND = 20.0
-# Where x and y of one field are; fields of the templates: {video} is the id, {parent} all of it before the last part
-# (with its slash), {name} the last part, {index} counts from 1.
+# The files of x and y of one field. In these templates {video} is the video's id, {parent} all of the id before its
+# last part (with the slash), {name} the last part, and {index} counts from 1.
 LAYOUTS: dict[str, tuple[str, str]] = {
     "packed": ("flow_x_{index:05d}.jpg", "flow_y_{index:05d}.jpg"),
     "tsn": ("{video}/flow_x_{index:05d}.jpg", "{video}/flow_y_{index:05d}.jpg"),
@@ -31,18 +31,18 @@ LAYOUTS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class FlowRecord:
-    """What a folder of flow holds.
+    """The record of a folder of flow: how its flow was computed and is stored.
 
     Args:
-        method: one of ``flow.METHODS``, or another program's name for what it did.
+        method: one of ``METHODS``, or another program's name for its method.
         bound: the pixels per frame that level 255 stands for.
-        size: what frames were resized to before their flow was computed: the short side, (width, height), or None for
-            the video's own size.
+        size: the size to which frames were resized before their flow was computed: the short side, (width, height), or
+            None for the video's own size.
         layout: one of ``LAYOUTS``.
-        image: "jpg", or "png", which keeps every level and takes about three times the room.
-        quality: of jpg, up to 95.
-        weights: the file of a network that computed it, where there was one.
-        opencv: the version of the library that computed it.
+        image: "jpg", or "png", which keeps every level and takes about three times the space.
+        quality: the quality of jpg, up to 95.
+        weights: the file of the network that computed the flow, where a network did.
+        opencv: the version of the OpenCV that computed the flow.
     """
 
     method: str = "dis"
@@ -66,14 +66,15 @@ class FlowRecord:
         sides = self.size if isinstance(self.size, (tuple, list)) else (self.size or 1,)
         if len(sides) > 2 or any(side < 1 for side in sides):
             raise ValueError(f"size is {self.size}; it is a short side in pixels, or width and height")
-        if isinstance(self.size, list):  # as JSON gives it back
+        if isinstance(self.size, list):  # JSON stores a tuple as a list
             object.__setattr__(self, "size", tuple(self.size))
 
     @property
     def templates(self) -> tuple[str, str]:
-        """Where x and y are, with the suffix of the pictures."""
+        """The templates of x and y, with the suffix of the pictures."""
         x, y = (template.removesuffix("jpg") + self.image for template in LAYOUTS[self.layout])
         return x, y
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the content of ``flow.json``."""
         return {"format": FORMAT} | dataclasses.asdict(self)

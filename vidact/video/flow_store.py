@@ -1,8 +1,8 @@
-"""Stored flow: what ``vidact extract flow`` writes, and what others wrote by the conventions of the field.
+"""Stored flow: folders that ``vidact extract flow`` wrote, and folders that other programs wrote in the usual layouts.
 
-A folder of flow says in ``flow.json`` what made it. Field i, counted from 0, carries frame i to frame i + 1, so a video
-of N frames has N - 1 fields; in the names of files they count from 1, as everybody's do. Pixels hold x and y rounded to
-0 … 255 (``flow.quantise``), each as a grey picture:
+``flow.json`` of a folder records how its flow was made. Field i, counted from 0, carries frame i to frame i + 1, so a
+video of N frames has N - 1 fields; in the names of files they count from 1, as in all these layouts. Pixels hold x and
+y rounded to 0 … 255 (``flow.quantise``), each as a grey picture:
 
 ``packed``        one file a video, ``<video>.flow.zip``: the pictures of ``tsn`` in a plain zip archive
 ``tsn``           ``<video>/flow_x_00001.jpg`` and ``flow_y_…``: dense_flow, TSN, TSM, MMAction2
@@ -11,7 +11,7 @@ of N frames has N - 1 fields; in the names of files they count from 1, as everyb
 ``colour``        ``<video>/00001.jpg``: x and y are red and green of one picture, blue is empty: TRN's, TSM's Jester
 ``uv``            ``u/<video>/frame000001.jpg`` and ``v/…``: Feichtenhofer's
 
-Shapes: N frames, n fields asked for, H x W pixels.
+Shapes: N frames, n requested fields, H x W pixels.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from vidact.video.flow_record import BOUND, FORMAT, FlowRecord
 
 RECORD = "flow.json"
 PACK = ".flow.zip"
-MOST_BYTES = 64 << 20  # of one picture
-MOST_PIXELS = 64_000_000  # 8K video has 33 million
+MOST_BYTES = 64 << 20  # in the file of one picture
+MOST_PIXELS = 64_000_000  # in one picture; 8K video has 33 million
 
 
 def read_record(root: str | Path) -> FlowRecord:
-    """What ``flow.json`` of the folder says."""
+    """Return the record in the folder's ``flow.json``; raises ValueError where it cannot be read."""
     path = Path(root) / RECORD
     if not path.is_file():
         raise FileNotFoundError(
@@ -62,14 +62,14 @@ def read_record(root: str | Path) -> FlowRecord:
 
 
 def write_record(root: str | Path, record: FlowRecord) -> None:
-    """State what a folder holds; refuse one that holds something else."""
+    """Write the record of a folder; raises ValueError for a folder that holds other flow."""
     root = Path(root)
     if (root / RECORD).exists():
-        there = read_record(root)
+        stored = read_record(root)
         differ = [
-            f"{field.name} {getattr(there, field.name)!r} there and {getattr(record, field.name)!r} asked"
+            f"{field.name} {getattr(stored, field.name)!r} there and {getattr(record, field.name)!r} asked"
             for field in dataclasses.fields(FlowRecord)
-            if getattr(there, field.name) != getattr(record, field.name)
+            if getattr(stored, field.name) != getattr(record, field.name)
         ]
         if differ:
             raise ValueError(f"{root} holds other flow: {'; '.join(differ)}. Choose another --out")
@@ -90,23 +90,23 @@ def _pack_of(root: Path, video: str) -> Path:
 
 
 def folders_of(root: Path, video: str, record: FlowRecord) -> list[Path]:
-    """The folders of one video's pictures: one, or x's and y's."""
+    """Return the folders of one video's pictures: one, or those of x and of y."""
     paths = [root / Path(template.format(**_names(video), index=1)).parent for template in record.templates]
     return list(dict.fromkeys(paths))
 
 
 def _as_stored(root: Path, video: str, record: FlowRecord) -> str:
-    """The id as the store writes it, which may differ from ``video`` in what is not seen."""
+    """Return the id as the store spells it, which may differ from ``video`` invisibly (see ``text.names.Finder``)."""
     first = _pack_of(root, video) if record.layout == "packed" else folders_of(root, video, record)[0]
-    found = Finder(root).find(first.relative_to(root).as_posix())
-    if found == first:
+    path = Finder(root).find(first.relative_to(root).as_posix())
+    if path == first:
         return video
-    id_parts = found.with_name(found.name.removesuffix(PACK)).parts[-len(video.split("/")) :]
+    id_parts = path.with_name(path.name.removesuffix(PACK)).parts[-len(video.split("/")) :]
     return "/".join(id_parts)
 
 
 def _decoded(picture: bytes, mode: str) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8; raises ValueError, before anything is decoded, for more pixels than a video has."""
+    """Return a picture (H, W) or (H, W, 3) uint8; raises ValueError, before decoding, for more than MOST_PIXELS."""
     from PIL import Image
 
     with Image.open(io.BytesIO(picture)) as image:
@@ -116,11 +116,11 @@ def _decoded(picture: bytes, mode: str) -> np.ndarray:
 
 
 def _count(folder: Path, template: str, video: str) -> int:
-    """How many fields a folder holds; they have to be numbered from 1 without a gap."""
+    """Return the number of fields in a folder; raises VideoError unless they are numbered from 1 without a gap."""
     name = template.rpartition("/")[2]
-    begin, end = (re.escape(part.format(**_names(video))) for part in re.split(r"\{index[^}]*\}", name))
-    found = [re.fullmatch(rf"{begin}(\d+){end}", file) for file in os.listdir(folder)]
-    numbers = {int(match[1]) for match in found if match}
+    prefix, suffix = (re.escape(part.format(**_names(video))) for part in re.split(r"\{index[^}]*\}", name))
+    matches = [re.fullmatch(rf"{prefix}(\d+){suffix}", file) for file in os.listdir(folder)]
+    numbers = {int(match[1]) for match in matches if match}
     if numbers != set(range(1, len(numbers) + 1)):
         gap = min(set(range(1, len(numbers) + 1)) - numbers)
         raise VideoError(
@@ -133,7 +133,7 @@ def _count(folder: Path, template: str, video: str) -> int:
 
 
 class FlowStore:
-    """A folder of flow; picklable, so that loader workers may have it.
+    """A folder of flow. It can be pickled and so sent to loading workers.
 
     Args:
         root: the folder with ``flow.json``.
@@ -146,11 +146,11 @@ class FlowStore:
         self.record = read_record(self.root)
 
     def open(self, video: str) -> StoredFlow:
-        """The flow of a video by its id: its path below the folder of videos, without the suffix."""
+        """Return the flow of a video by its id: its path below the folder of videos, without the suffix."""
         return StoredFlow(self.root, video, self.record)
 
     def is_whole(self, video: str, num_fields: int) -> bool:
-        """Whether exactly so many fields of a video are there."""
+        """Whether the folder holds exactly ``num_fields`` fields of a video."""
         try:
             with self.open(video) as flow:
                 return len(flow) == num_fields
@@ -159,7 +159,7 @@ class FlowStore:
 
 
 class StoredFlow:
-    """The fields of one video, whose number is its length. Raises VideoError where they are not there or damaged."""
+    """The fields of one video; its length is their number. Raises VideoError where they are missing or damaged."""
 
     def __init__(self, root: Path, video: str, record: FlowRecord) -> None:
         video = _as_stored(root, video, record)
@@ -175,7 +175,7 @@ class StoredFlow:
                 names = self._archive.namelist()
             except (zipfile.BadZipFile, OSError) as error:
                 raise VideoError(f"{path} cannot be read ({error}); extract it again") from error
-            self._length = self._some(len(names) // 2)
+            self._length = self._checked_length(len(names) // 2)
             if set(names[-2:]) != {name.format(index=self._length) for name in (x, y)}:
                 self.close()
                 raise VideoError(f"{path} does not hold {self._length} numbered fields of x and y; extract it again")
@@ -187,9 +187,9 @@ class StoredFlow:
         counts = [_count(folders[i % len(folders)], template, video) for i, template in enumerate((x, y))]
         if counts[0] != counts[1]:
             raise VideoError(f"{folders[0]} has {counts[0]} fields of x and {counts[1]} of y; extract it again")
-        self._length = self._some(counts[0])
+        self._length = self._checked_length(counts[0])
 
-    def _some(self, num_fields: int) -> int:
+    def _checked_length(self, num_fields: int) -> int:
         if not num_fields:
             self.close()
             raise VideoError(f"the flow of {self.video!r} in {self.root} has no field; extract it again")
@@ -205,12 +205,12 @@ class StoredFlow:
         return self._length
 
     def fields_at(self, indices: Sequence[int] | np.ndarray, bound: float = BOUND) -> Tensor:
-        """Fields by number (n, 2, H, W) uint8, in levels that end at ``bound`` pixels a frame."""
-        asked = np.asarray(indices, dtype=np.int64)
-        outside = asked[(asked < 0) | (asked >= len(self))]
+        """Return fields by number (n, 2, H, W) uint8, in levels that end at ``bound`` pixels a frame."""
+        requested = np.asarray(indices, dtype=np.int64)
+        outside = requested[(requested < 0) | (requested >= len(self))]
         if outside.size:
             raise IndexError(f"field {outside[0]} of {self.video} does not exist: it has {len(self)}")
-        numbers, slots = np.unique(asked, return_inverse=True)
+        numbers, slots = np.unique(requested, return_inverse=True)
         pictures = [self._field(int(number)) for number in numbers]
         if len({picture.shape for picture in pictures}) > 1:
             raise VideoError(f"the fields of {self.video} in {self.root} differ in size; extract them again")
@@ -220,13 +220,13 @@ class StoredFlow:
         return fields
 
     def _field(self, number: int) -> np.ndarray:
-        """(2, H, W) uint8."""
+        """Return one field (2, H, W) uint8."""
         names = [template.format(**_names(self.video), index=number + 1) for template in self.record.templates]
         parts = []
         for name in dict.fromkeys(names):
             try:
                 parts.append(_decoded(self._read(name), "RGB" if self.record.layout == "colour" else "L"))
-            except Exception as error:  # whatever Pillow and zipfile make of damaged or hostile bytes
+            except Exception as error:  # Pillow and zipfile raise various errors for damaged bytes
                 raise VideoError(f"{name} of {self.root} cannot be read ({error}); extract it again") from error
         if self.record.layout == "colour":
             return np.moveaxis(parts[0][..., :2], 2, 0)
@@ -235,7 +235,7 @@ class StoredFlow:
         return np.stack(parts)
 
     def _read(self, name: str) -> bytes:
-        """The bytes of a picture; raises ValueError where they are more than a field of flow needs."""
+        """Return the bytes of a picture; raises ValueError where they are more than a field of flow needs."""
         archive, path = self._archive, self.root / name
         size = path.stat().st_size if archive is None else archive.getinfo(name).file_size
         if size > MOST_BYTES:
@@ -257,7 +257,7 @@ class StoredFlow:
 
 
 class FlowWriter:
-    """Writes one video's fields; they stand under their names when the block ends well, all of them or none.
+    """A writer of one video's fields. They get their names when the block ends without an error, all of them or none.
 
     >>> with FlowWriter(Path("flow"), "walking/ann", FlowRecord()) as writer:  # doctest: +SKIP
     ...     writer.write(levels)  # (2, H, W) uint8, field after field
@@ -278,13 +278,13 @@ class FlowWriter:
         for half in self.halves:
             half.parent.mkdir(parents=True, exist_ok=True)
             if self.record.layout == "packed":
-                self._archive = zipfile.ZipFile(half, "w")  # pictures are compressed already
+                self._archive = zipfile.ZipFile(half, "w")  # stored as they are, since pictures are compressed already
             else:
                 half.mkdir()
         return self
 
     def write(self, levels: Tensor) -> None:
-        """The next field, (2, H, W) uint8."""
+        """Write the next field, (2, H, W) uint8."""
         self.num_fields += 1
         array = levels.numpy()
         if self.record.layout == "colour":
@@ -306,7 +306,7 @@ class FlowWriter:
         out = io.BytesIO()
         if self.record.image == "png":
             Image.fromarray(picture).save(out, "PNG")
-        else:  # full resolution for colour too, since x and y are no colours
+        else:  # x and y in one picture keep their full resolution, since they are no colours
             options = {"subsampling": 0} if picture.ndim == 3 else {}
             Image.fromarray(picture).save(out, "JPEG", quality=self.record.quality, **options)
         return out.getvalue()
@@ -322,7 +322,7 @@ class FlowWriter:
         self._clean()
 
     def _clean(self) -> None:
-        """Remove what this or a killed process left of this video under a hidden name."""
+        """Remove the hidden files and folders of this video that this or a killed process left."""
         for target in self.targets:
             if not target.parent.is_dir():
                 continue
