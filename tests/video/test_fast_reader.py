@@ -659,7 +659,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_no_hindrance(
 ) -> None:
     cache.write_text("a file where the folder should be")
     write_numbered_video(tmp_path / "clip.mp4", 12)
-    index_cache._complain.cache_clear()
+    index_cache._warn.cache_clear()
     for _ in range(2):
         with open_video(tmp_path / "clip.mp4") as video:
             assert len(video) == 12

@@ -1,9 +1,9 @@
-"""Frame indices kept between runs, one small file a video, in the user's cache folder.
+"""The cache of frame indices between runs: one small file a video, in the user's cache folder.
 
-``VIDACT_CACHE`` names another folder, or is "off". An index is found again by the video's path, size, time of
-modification and inode and by the version of FFmpeg that made it; an entry that is torn or foreign counts as absent.
-Entries are whole or absent, so that any number of processes may share the folder. It holds about ``LIMIT`` bytes at
-most: the entries that were not used for longest go first.
+``VIDACT_CACHE`` names another folder, or is "off". An index is identified by the video's path, size, time of
+modification and inode, and by the version of FFmpeg that made it; a torn or foreign entry counts as absent. Entries are
+whole or absent, so any number of processes may share the folder. It holds about ``LIMIT`` bytes at most: the entries
+unused for longest are removed first.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from vidact.video.frame_index import Traits, Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 10  # of what is stored: raise it whenever an index would come out differently
+VERSION = 10  # of the stored indices: raise it whenever an index would be made differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
-PARTS = 256  # folders by the first two letters of the name; each keeps to its share of LIMIT
-SETTLED_S = 2.0  # a video changed later than this ago may change again without another time: it is not kept
-USED_S = 86_400.0  # an entry's own time says when it was last used, to a day
+PARTS = 256  # folders by the first two letters of the name; each is limited to its share of LIMIT
+SETTLED_S = 2.0  # a video changed less than this ago may change again at the same time stamp: its index is not kept
+USED_S = 86_400.0  # the file time of an entry records its last use, to a day
 
 _HEAD = struct.Struct("<II")  # version and checksum of the rest
 _FIELDS = struct.Struct("<12q")
 
 
 def cache_folder() -> Path | None:
-    """Where indices are kept; None where ``VIDACT_CACHE`` is "off", or the user has no home."""
+    """Return the folder of the indices; None where ``VIDACT_CACHE`` is "off", or the user has no home."""
     chosen = os.environ.get("VIDACT_CACHE", "")
     if chosen == "off":
         return None
     if chosen:
         return Path(chosen)
-    told = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
+    variable = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_CACHE_HOME")
     below = {"win32": "AppData/Local", "darwin": "Library/Caches"}.get(sys.platform, ".cache")
     try:
-        base = Path(os.environ.get(told) or Path.home() / below)
-    except RuntimeError:  # as in a container that runs under a number without a name
+        base = Path(os.environ.get(variable) or Path.home() / below)
+    except RuntimeError:  # raised for example in a container whose user has a number and no name
         return None
     return base / "vidact"
 
 
 def entry_path(video: Path, made_by: str) -> Path | None:
-    """Where the index of this video in its present state is kept; ``made_by`` tells ways of making one apart.
+    """Return the path for the index of this video in its present state, made in the way that ``made_by`` names.
 
-    None where nothing is to be kept: the cache is off, or the video was changed a moment ago.
+    None where no index is kept: the cache is off, or the video was changed a moment ago.
     """
     folder = cache_folder()
     if folder is None:
@@ -71,7 +71,7 @@ def entry_path(video: Path, made_by: str) -> Path | None:
 
 
 def load_index(path: Path | None) -> VideoIndex | None:
-    """The index in this file; None where there is none that is whole."""
+    """Return the index in this file; None where there is no whole one."""
     if path is None:
         return None
     try:
@@ -84,23 +84,23 @@ def load_index(path: Path | None) -> VideoIndex | None:
 
 
 def save_index(path: Path | None, index: VideoIndex) -> None:
-    """Keep it. A folder that cannot be written to is named once in the log; reading goes on without it."""
+    """Store the index. A folder that cannot be written to is named once in the log, and reading goes on without it."""
     if path is None:
         return
     try:
         is_new = not path.parent.is_dir()
         with replacing(path) as half:
             half.write_bytes(pack(index))
-        if not is_new and path.name[2] == "0":  # at every sixteenth entry, to look around seldom
+        if not is_new and path.name[2] == "0":  # only at every sixteenth entry, since listing takes time
             _make_room(path.parent)
     except OSError as error:
-        _complain(str(path.parents[3]), str(error))
+        _warn(str(path.parents[3]), str(error))
 
 
 @functools.cache
-def _complain(folder: str, error: str) -> None:
+def _warn(folder: str, error: str) -> None:
     log.warning(
-        "frame indices cannot be kept in %s (%s); videos are indexed anew each time. "
+        "frame indices cannot be kept in %s (%s); videos are indexed again each time. "
         "VIDACT_CACHE names another folder, or 'off'",
         folder,
         error,
@@ -113,7 +113,7 @@ def _make_room(folder: Path) -> None:
     for entry in os.scandir(folder):
         try:
             state = entry.stat()
-        except FileNotFoundError:  # another process was here
+        except FileNotFoundError:  # another process removed the entry
             continue
         entries.append((state.st_mtime, -(-state.st_size // BLOCK) * BLOCK, entry.path))
     num_bytes, share = sum(size for _, size, _ in entries), LIMIT // PARTS
@@ -130,7 +130,7 @@ def _make_room(folder: Path) -> None:
 
 
 def pack(index: VideoIndex) -> bytes:
-    """An index as bytes that ``unpack`` checks."""
+    """Return an index as bytes that ``unpack`` checks."""
     turn = index.turn
     body = b"".join(
         [
@@ -152,7 +152,7 @@ def pack(index: VideoIndex) -> bytes:
 
 
 def unpack(content: bytes) -> VideoIndex | None:
-    """The index; None where the bytes are not one that ``pack`` made."""
+    """Return the index; None where ``pack`` did not make these bytes."""
     if len(content) < _HEAD.size + _FIELDS.size:
         return None
     version, checksum = _HEAD.unpack_from(content)
@@ -161,13 +161,13 @@ def unpack(content: bytes) -> VideoIndex | None:
     count, num_keys, num_parts, num_lifts, has_stamps, height, width, *turned, traits, change = _FIELDS.unpack_from(
         content, _HEAD.size
     )
-    place = _HEAD.size + _FIELDS.size
+    offset = _HEAD.size + _FIELDS.size
 
     def take(length: int, dtype: str) -> np.ndarray:
-        nonlocal place
-        found = np.frombuffer(content, dtype, length, place)
-        place += found.nbytes
-        return found.astype(found.dtype.newbyteorder("="))
+        nonlocal offset
+        array = np.frombuffer(content, dtype, length, offset)
+        offset += array.nbytes
+        return array.astype(array.dtype.newbyteorder("="))
 
     times_s = take(count + 1, "<f8")
     return VideoIndex(
