@@ -2,14 +2,14 @@
 
 What "frame i" means is decided once, by PyAV, for every decoder: the pictures that FFmpeg shows, in the order in which
 they are shown, each with its timestamp. Pictures that an edit list or a discard flag hides do not count. Rotation is
-applied as the file asks. The other decoders deliver pictures only; where their count differs from the file's, their
-own timestamps tell which picture is which, and where that fails too the video is refused rather than misread.
+applied as the file states. The other decoders deliver only pictures; where their count or their timestamps differ from
+the file's, the video is refused rather than misread.
 
 Colour: yuv becomes RGB with the matrix and the range that the stream declares; a stream that declares none is read as
 BT.601, limited range, as FFmpeg does whatever the picture size. HDR is not tone-mapped, 10 and 12 bits become 8,
 transparency is dropped, and pictures of non-square pixels are not stretched.
 
-Shapes: N frames of the video, T frames asked for, H x W pixels.
+Shapes: N frames of the video, T requested frames, H x W pixels.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def open_video(
         index: "auto" trusts the packet list of containers that keep one; "decode" decodes the whole file once to find
             its frames, which is slower and also reads what is left of a damaged file.
         short_side: scale pictures down to this shorter side (pixels) while they become RGB, for "pyav" only; a smaller
-            picture stays as it is. One pass instead of two, so the values are not to the bit those of resizing the
-            frames afterwards. None, the default, leaves the picture's size.
+            picture stays as it is. This is one pass instead of two, so the values differ slightly from those of frames
+            resized afterwards. None, the default, leaves the picture's size.
         cache: keep the index of a file between runs, see ``vidact.video.index_cache``.
 
     Raises FileNotFoundError for a missing path, VideoError for a file that cannot be read, ImportError for a decoder
@@ -102,8 +102,8 @@ def open_video(
             )
         return PackedReader(path)
     if short_side is not None and (decoder != "pyav" or path.is_dir()):
-        what = f"{path} is a folder of images" if path.is_dir() else f"decoder is {decoder!r}"
-        raise ValueError(f"{what}, and short_side={short_side} is for files read by 'pyav'; resize the frames instead")
+        why = f"{path} is a folder of images" if path.is_dir() else f"decoder is {decoder!r}"
+        raise ValueError(f"{why}, and short_side={short_side} is for files read by 'pyav'; resize the frames instead")
     if path.is_dir():
         return ImageFolderReader(path, 25.0 if fps is None else fps)
     if fps is not None:
@@ -114,17 +114,17 @@ def open_video(
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The other decoders. PyAV says which frames there are, when, and how they are turned; these bring the pictures.
+# The other decoders. The index that PyAV makes has the frames, their times and their turn; these deliver the pictures.
 
 
 class _OtherReader(VideoReader):
-    """A decoder library behind the index that PyAV made."""
+    """A reader that takes its pictures from another library, and all else from the index that PyAV makes."""
 
     name: str
     module: str
     install: str
 
-    _next = 0  # the picture that the library brings next
+    _next = 0  # the number of the picture that the library delivers next
 
     def __init__(self, path: Path, threads: int = 1, index: str = "auto", cache: bool = True) -> None:
         self.path, self.threads = path, threads
@@ -165,12 +165,12 @@ class _OtherReader(VideoReader):
         except (ImportError, RuntimeError, OSError) as error:
             raise ImportError(f"decoder {self.name!r} cannot be used ({_first_line(error)}); {self.install}") from error
 
-    def _error(self, what: object) -> VideoError:
-        return VideoError(f"{self.name} cannot read {self.path}: {_first_line(what)}; use decoder='pyav'")
+    def _error(self, why: object) -> VideoError:
+        return VideoError(f"{self.name} cannot read {self.path}: {_first_line(why)}; use decoder='pyav'")
 
     @property
     def _name(self) -> str:
-        """The file as every library takes it: nothing at its beginning that could be an option or a protocol."""
+        """The absolute path of the file, whose beginning no library reads as an option or a protocol."""
         name = os.path.abspath(self.path)
         try:
             name.encode()
@@ -179,8 +179,8 @@ class _OtherReader(VideoReader):
         return name
 
     @contextlib.contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Whatever the library raises is a VideoError."""
+    def _errors_as_video_errors(self) -> Iterator[None]:
+        """Raise VideoError for any error of the library."""
         try:
             yield
         except (VideoError, ImportError):
@@ -189,22 +189,22 @@ class _OtherReader(VideoReader):
             raise self._error(error) from error
 
     def _refuse_undecodable(self) -> None:
-        """Where pictures cannot be decoded, nobody knows which of the others a library counts."""
+        """Raise VideoError where pictures cannot be decoded: it is unknown which of them a library counts."""
         if Traits.UNDECODABLE in self.index.traits:
             raise self._error("some of its pictures cannot be decoded, and it passes over them")
 
     def _refuse_other_colours(self) -> None:
-        """For libraries that convert every picture as the first one asks."""
+        """Raise VideoError where the colours change, for libraries that convert every picture as the first one."""
         if Traits.COLOURS_CHANGE in self.index.traits:
             raise self._error("its colour matrix or range changes within the file")
 
     def _refuse_joined(self) -> None:
-        """For libraries that find or order pictures by timestamps."""
+        """Raise VideoError for a joined file, for libraries that find or order pictures by timestamps."""
         if self.index.is_joined:
-            raise self._error(f"the file is joined of {len(self.index.parts)} parts, whose timestamps begin anew")
+            raise self._error(f"the file is joined of {len(self.index.parts)} parts, whose timestamps start again")
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
-        """Refuse a picture of another size: the library took another stream of the file. Of other channels, too."""
+        """Return the picture; raises VideoError for another size, that of another stream, or for other channels."""
         if image.ndim != 3 or image.shape[2] != 3:
             raise self._error(f"its pictures have the shape {image.shape}, which is no RGB")
         size, stored = image.shape[1::-1], (self.index.width, self.index.height)
@@ -221,20 +221,23 @@ class _OtherReader(VideoReader):
 
 
 def _first_line(message: object) -> str:
-    """What a library's message says first, without the time of day and the source file that decord puts before it."""
+    """Return the first line of a library's message, without the time and the source file that decord puts before it."""
     lines = [line.strip() for line in str(message).splitlines() if line.strip()]
     return re.sub(r"^\[[\d:]+\] \S+:\d+: ", "", lines[0]) if lines else type(message).__name__
 
 
 class DecordReader(_OtherReader):
-    """decord. Its jumps and even its ``skip_frames`` bring wrong pictures (AVI, open groups of pictures, MPEG-4 with
-    B-frames), so it is made to deliver every frame in order. It turns pictures by the angle alone."""
+    """A reader through decord, which delivers every frame in order.
+
+    Its jumps and even its ``skip_frames`` would deliver wrong pictures (AVI, open groups of pictures, MPEG-4 with
+    B-frames). It turns pictures only by the angle.
+    """
 
     name = module = "decord"
     install = f"{how_to_install('decord')} (wheels exist for x86-64 Linux and Windows); or use decoder='pyav'"
 
     def _library(self) -> ModuleType:
-        # decord spreads its own zlib over the process; OpenCV reads PNG files only if it found another one before
+        # decord imposes its own zlib on the process; OpenCV reads PNG files only if it was imported before
         with contextlib.suppress(ImportError):
             importlib.import_module("cv2")
         return super()._library()
@@ -251,7 +254,7 @@ class DecordReader(_OtherReader):
         if Traits.PALETTE in self.index.traits:
             raise self._error("it loses palettes")
         for number in numbers:
-            with self._asking():
+            with self._errors_as_video_errors():
                 if self._reader is None or self._next > number:
                     self._reader = decord.VideoReader(self._name, ctx=decord.cpu(0), num_threads=self.threads)
                     self._next = 0
@@ -260,42 +263,43 @@ class DecordReader(_OtherReader):
                 while self._next <= number:
                     image = self._reader.next()
                     self._next += 1
-            image = image.asnumpy() if hasattr(image, "asnumpy") else np.asarray(image)  # its bridge may say torch
+            image = image.asnumpy() if hasattr(image, "asnumpy") else np.asarray(image)  # decord's bridge may be torch
             yield turn(self._checked(np.rot90(image, -turn.quarters)))
 
 
 class OpenCVReader(_OtherReader):
-    """OpenCV: its seeking is not exact, so it counts pictures from the start of the file. It reads the first video
-    stream even where another is the main one."""
+    """A reader through OpenCV, which counts pictures from the start of the file, since its seeking is not exact.
+
+    It reads the first video stream even where another is the main one.
+    """
 
     name, module = "opencv", "cv2"
     install = f"{how_to_install('opencv-python')}; or use decoder='pyav'"
 
     def pictures(self, numbers: list[int]) -> Iterator[np.ndarray]:
         self._refuse_undecodable()
-        if (
-            Traits.PIXELS_CHANGE in self.index.traits
-        ):  # some versions convert all as the first one, and read beyond its memory
+        # some versions convert every picture as the first one, and read beyond its memory
+        if Traits.PIXELS_CHANGE in self.index.traits:
             raise self._error("the format of its pixels changes within the file")
         if int(self._library().__version__.split(".")[0]) >= 5:
-            # it does not ask whether its scaler could convert a picture, and gives what lay in that memory before
+            # OpenCV 5 does not check whether its scaler converted a picture, and returns the memory's older content
             if Traits.INTERLACED in self.index.traits:
                 raise self._error("OpenCV 5 shows interlaced pictures black, or the one before them again")
             if Traits.STRANGE_MATRIX in self.index.traits:
                 raise self._error("OpenCV 5 does not convert its colour matrix")
-            # it asks for BT.709, and the scaler of FFmpeg 8 then maps tones and primaries, which no other decoder does
+            # OpenCV 5 requests BT.709; the scaler of FFmpeg 8 then maps tones and primaries, as no other decoder does
             if Traits.OTHER_GAMUT in self.index.traits:
                 raise self._error("OpenCV 5 maps its colours (HDR, BT.2020, P3) to those of BT.709")
         for number in numbers:
-            with self._asking():
+            with self._errors_as_video_errors():
                 if self._reader is None or self._next > number:
                     self._start()
                 while self._next <= number:
                     if not self._reader.grab():
                         raise self._error(f"it finds {self._next} frames where the file shows {len(self)}")
                     self._next += 1
-                found, image = self._reader.retrieve()
-            if not found:
+                is_converted, image = self._reader.retrieve()
+            if not is_converted:
                 raise self._error(f"frame {number} could not be converted")
             yield self.index.turn(self._checked(image)[:, :, ::-1])
 
@@ -303,7 +307,7 @@ class OpenCVReader(_OtherReader):
         cv2 = self._library()
         self.close()
         self._reader = cv2.VideoCapture(self._name, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, self.threads])
-        self._reader.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # we turn the pictures
+        self._reader.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)  # the index's turn is applied instead
         self._next = 0
         if not self._reader.isOpened():
             self._reader = None
@@ -316,9 +320,12 @@ class OpenCVReader(_OtherReader):
 
 
 class TorchCodecReader(_OtherReader):
-    """torchcodec. It finds frames by their timestamps and believes every key frame, so it is refused where stamps are
-    missing or out of order (AVI with B-frames), and where a picture comes with another time than the frame's (transport
-    streams, x264's intra-refresh). It turns pictures by the angle alone, since its metadata has a ``rotation``."""
+    """A reader through torchcodec, which finds frames by their timestamps and trusts every key frame.
+
+    So it is refused where stamps are missing or out of order (AVI with B-frames), and where a picture comes with
+    another time than the frame's (transport streams, x264's intra-refresh). Versions whose metadata has a ``rotation``
+    turn pictures, and only by the angle.
+    """
 
     name, module = "torchcodec", "torchcodec.decoders"
     install = f"{how_to_install('torchcodec')}, and install FFmpeg's shared libraries; or use decoder='pyav'"
@@ -332,7 +339,7 @@ class TorchCodecReader(_OtherReader):
             raise self._error("the file's timestamps do not follow the order of its pictures")
         self._refuse_undecodable()
         self._refuse_other_colours()
-        with self._asking():
+        with self._errors_as_video_errors():
             try:
                 if self._reader is None:
                     self._reader = library.VideoDecoder(
@@ -346,9 +353,9 @@ class TorchCodecReader(_OtherReader):
                 raise ImportError(f"decoder 'torchcodec' cannot be used: it finds no FFmpeg; {self.install}") from error
         if batch is None:
             raise self._error(f"it finds {count} frames where the file shows {len(self)}")
-        for number, own_s in zip(numbers, batch.pts_seconds.tolist(), strict=True):
-            if abs(own_s - self.times_s[number]) > 0.001:
-                raise self._error(f"for frame {number} it brings the picture of {own_s:.3f} s")
+        for number, time_s in zip(numbers, batch.pts_seconds.tolist(), strict=True):
+            if abs(time_s - self.times_s[number]) > 0.001:
+                raise self._error(f"for frame {number} it brings the picture of {time_s:.3f} s")
         quarters = self.index.turn.quarters if hasattr(self._reader.metadata, "rotation") else 0
         for image in batch.data.numpy():
             yield self.index.turn(self._checked(np.rot90(image, -quarters)))
@@ -378,7 +385,7 @@ class ImageFolderReader(VideoReader):
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first image, which all others must have."""
+        """The height and width of the first image, which all others must have."""
         return self._read(self.files[0]).shape[:2]
 
     @property
@@ -410,7 +417,7 @@ class ImageFolderReader(VideoReader):
         try:
             with Image.open(file) as image:
                 upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I;16"):  # Pillow would show all but the darkest values white
+                if upright.mode.startswith("I;16"):  # Pillow would make all but the darkest values white
                     grey = (np.asarray(upright) >> 8).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, 2)
                 if upright.mode in ("I", "F"):
@@ -418,12 +425,12 @@ class ImageFolderReader(VideoReader):
                 return np.asarray(upright.convert("RGB"))  # (H, W, 3)
         except VideoError:
             raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, by format
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # they depend on the format
             raise VideoError(
                 f"{file} is not an image that can be read ({error}); make it again or remove it"
             ) from error
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:
-    """img2 before img10."""
+    """Return a key that sorts img2 before img10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name.lower())]
