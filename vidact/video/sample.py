@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: index arithmetic, and nothing else.
+"""Samplers choose the frames of a video that make a clip: index arithmetic, and nothing else.
 
-A sampler is called with the number of frames of a video and gives the indices of its clips. With a numpy generator it
-draws them, as training wants; without one it always gives the same ones, as testing wants. Every index is 0-based and
+A sampler is called with the number of frames of a video and returns the indices of its clips. With a numpy generator it
+draws them, as training needs; without one it always returns the same ones, as testing needs. Every index is 0-based and
 lies in [0, N - 1], however short the video is.
 
 Shapes: N frames of the video, K clips, T time steps of a clip, L consecutive frames of one time step.
@@ -18,12 +18,12 @@ import numpy as np
 
 
 class ClipSampler:
-    """What every sampler can do. Subclasses are dataclasses of plain numbers that define ``sample``."""
+    """The base of all samplers. Subclasses are dataclasses of plain numbers that define ``sample``."""
 
     def __call__(self, num_frames: int, generator: np.random.Generator | None = None, num_clips: int = 1) -> np.ndarray:
-        """Indices int64 (K, T) of ``num_clips`` clips of a video of ``num_frames`` frames.
+        """Return the indices int64 (K, T) of ``num_clips`` clips of a video of ``num_frames`` frames.
 
-        ``generator=None`` is the test rule: the same video always gives the same clips, spread over the video.
+        ``generator=None`` is the test rule: the same video always has the same clips, spread over the video.
         With a generator each clip is an independent draw.
         """
         if num_frames < 1:
@@ -33,23 +33,24 @@ class ClipSampler:
         return self.sample(num_frames, generator, num_clips).astype(np.int64)
 
     def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
+        """Return the indices (K, T) for ``__call__``, which has checked the arguments."""
         raise NotImplementedError(f"{type(self).__name__} does not define sample()")
 
     def record(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; ``from_record`` brings the sampler back."""
+        """Return plain data for a checkpoint, from which ``from_record`` makes the sampler again."""
         return {"name": type(self).__name__, "arguments": dataclasses.asdict(self)}  # type: ignore[call-overload]
 
     @staticmethod
     def from_record(record: dict[str, Any]) -> ClipSampler:
-        """The sampler that wrote ``record``. Samplers defined elsewhere are found once their module is imported."""
+        """Return the sampler that wrote ``record``; one of another module is available once that is imported."""
         samplers = {sampler.__name__: sampler for sampler in ClipSampler.__subclasses__()}
         name, arguments = record.get("name"), record.get("arguments", {})
         if name not in samplers:
             raise ValueError(f"the record names the sampler {name!r}; known are {', '.join(sorted(samplers))}")
-        known = [field.name for field in dataclasses.fields(samplers[name])]  # type: ignore[arg-type]
-        unknown = sorted(set(arguments) - set(known))
+        fields = [field.name for field in dataclasses.fields(samplers[name])]  # type: ignore[arg-type]
+        unknown = sorted(set(arguments) - set(fields))
         if unknown:
-            raise ValueError(f"{name} has no argument {', '.join(unknown)}; it has {', '.join(known)}")
+            raise ValueError(f"{name} has no argument {', '.join(unknown)}; it has {', '.join(fields)}")
         return samplers[name](**arguments)
 
 
@@ -66,7 +67,7 @@ def expand(indices: np.ndarray, length: int, num_frames: int) -> np.ndarray:
 
 @dataclass
 class SegmentSampler(ClipSampler):
-    """One frame from each of equal parts of the video (TSN, https://arxiv.org/abs/1608.00859).
+    """A sampler of one frame from each of equal parts of the video (TSN, https://arxiv.org/abs/1608.00859).
 
     Training draws the frame uniformly in its part, and testing takes the middle one; several test clips shift it
     evenly, so that together they cover the video. The parts have real-valued ends: no frame at the tail is left out,
@@ -74,25 +75,27 @@ class SegmentSampler(ClipSampler):
 
     Args:
         num_segments: parts, and so time steps T of the clip.
-        segment_length: consecutive frames that one time step needs (TDN: 5; L flow fields: L + 1). Only the first of
-            them is given; it is early enough for the others where the video is long enough.
+        segment_length: consecutive frames that one time step needs (TDN: 5; L flow fields: L + 1). Only the index of
+            the first is returned; it is early enough for the others where the video is long enough.
     """
 
     num_segments: int = 8
     segment_length: int = 1
 
     def __post_init__(self) -> None:
-        _positive(self, "num_segments", "segment_length")
+        _require_positive(self, "num_segments", "segment_length")
 
     def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
         starts = max(num_frames - self.segment_length + 1, 1)
-        place = _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, self.num_segments))
-        return np.minimum(_ticks(starts, self.num_segments, place), starts - 1)
+        fraction = (
+            _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, self.num_segments))
+        )
+        return np.minimum(_ticks(starts, self.num_segments, fraction), starts - 1)
 
 
 @dataclass
 class DenseSampler(ClipSampler):
-    """A window of frames at a fixed stride, as 3-D networks take it (I3D, https://arxiv.org/abs/1705.07750).
+    """A sampler of a window of frames at a fixed stride, for 3-D networks (I3D, https://arxiv.org/abs/1705.07750).
 
     Training draws the start uniformly from all that fit, the last one included. Testing takes the window in the
     middle, or, of several, the first that fits, the last that fits and evenly spaced ones between.
@@ -109,7 +112,7 @@ class DenseSampler(ClipSampler):
     short: Literal["repeat", "loop", "error"] = "repeat"
 
     def __post_init__(self) -> None:
-        _positive(self, "num_frames", "stride")
+        _require_positive(self, "num_frames", "stride")
         if self.short not in ("repeat", "loop", "error"):
             raise ValueError(f"short is {self.short!r}; it can be 'repeat', 'loop' or 'error'")
 
@@ -131,10 +134,10 @@ class DenseSampler(ClipSampler):
 
 @dataclass
 class UniformSampler(ClipSampler):
-    """Frames at equal steps over the whole video, so that a network that measures motion sees a steady rate.
+    """A sampler of frames at equal steps over the whole video: a steady rate, for networks that measure motion.
 
     Training draws where in the first step the clip begins, once for all frames; testing begins in the middle of it,
-    and several clips begin at evenly spaced places. (SegmentSampler draws every frame for itself.)
+    and several clips begin at evenly spaced points of it. (SegmentSampler draws each frame separately.)
 
     Args:
         num_frames: frames T of the clip.
@@ -143,34 +146,34 @@ class UniformSampler(ClipSampler):
     num_frames: int = 8
 
     def __post_init__(self) -> None:
-        _positive(self, "num_frames")
+        _require_positive(self, "num_frames")
 
     def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
-        place = _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, 1))
-        return np.minimum(_ticks(num_frames, self.num_frames, place), num_frames - 1)
+        fraction = _middles(num_clips)[:, None] if generator is None else generator.random((num_clips, 1))
+        return np.minimum(_ticks(num_frames, self.num_frames, fraction), num_frames - 1)
 
 
-def _ticks(starts: int, segments: int, place: float | np.ndarray) -> np.ndarray:
-    """Whole numbers (…, T) at ``place``, from 0 to 1, in each of T equal parts of ``starts``.
+def _ticks(starts: int, segments: int, fraction: float | np.ndarray) -> np.ndarray:
+    """Return whole numbers (…, T) at ``fraction``, from 0 to 1, of each of T equal parts of ``starts``.
 
-    The arithmetic is tsn-pytorch's to the last bit: where exact numbers end in a whole one, its floats may fall just
-    below (30 frames, 25 segments: 12.5 * 1.2 is 14), and published indices have that.
+    The arithmetic is tsn-pytorch's to the last bit. Where the exact result is a whole number, its floats may fall just
+    below (30 frames, 25 segments: 12.5 * 1.2 is 14), and published indices include that.
     """
     tick = starts / segments
-    return np.trunc(tick * place + tick * np.arange(segments)).astype(np.int64)
+    return np.trunc(tick * fraction + tick * np.arange(segments)).astype(np.int64)
 
 
 def _middles(num_clips: int) -> np.ndarray:
-    """The middles (K,) of K equal parts of 0 to 1."""
+    """Return the middles (K,) of K equal parts of 0 to 1."""
     return (np.arange(num_clips) + 0.5) / num_clips
 
 
 def _spread(last: float, num: int) -> np.ndarray:
-    """``num`` places from 0 to ``last``, both included; the middle when there is one."""
+    """Return ``num`` evenly spaced numbers from 0 to ``last``, both included; for one, the middle."""
     return np.linspace(0, last, num) if num > 1 else np.array([last / 2])
 
 
-def _positive(sampler: Any, *names: str) -> None:
+def _require_positive(sampler: Any, *names: str) -> None:
     for name in names:
         if getattr(sampler, name) < 1:
             raise ValueError(f"{name} is {getattr(sampler, name)}; {type(sampler).__name__} needs at least 1")
@@ -188,14 +191,14 @@ Variant = Literal[
 
 @dataclass
 class LegacySampler(ClipSampler):
-    """The sampling rule of a published code base, for reproducing its numbers; new work is better off with the others.
+    """The sampling rule of a published code base, to reproduce its numbers; the other samplers are better for new work.
 
     Each rule is its source's, down to its rounding, with two exceptions: indices are 0-based, and where the source
     crashes or leaves the video the index is clamped into it. Where the source tests at random, and so prints another
     number each time, the generator-free rule here is its nearest deterministic relative, named below.
 
     Args:
-        variant: whose rule.
+        variant: the rule, by its code base.
             tsn, tsm_uniform (tsn-pytorch, TRN, TSM): a random frame of each segment; tests take the midpoints.
             tsn_val: the same, but videos of no more than S + L - 1 frames give frame 0 only, as in its validation.
             tsn_caffe_test: tests start at frame 0 with a whole step, as the TSN paper's code did.
@@ -212,7 +215,7 @@ class LegacySampler(ClipSampler):
             ptv_random, ptv_uniform, ptv_constant: PyTorchVideo's samplers (clips in seconds: at random, one after the
             other, K from first to last) and its UniformTemporalSubsample. Tests of ptv_random are ptv_constant's.
         num_frames: time steps T of a clip: the number of segments of 2-D networks.
-        segment_length: consecutive frames L of one time step, of which the first is given.
+        segment_length: consecutive frames L of one time step; the index of the first is returned.
         clip_length: for mma_sample_frames: its clip_len; a clip of T frames holds T / clip_length of its clips.
         stride: frames from one to the next, for mma_sample_frames, slowfast and ptv_*.
         fps: frames per second of the videos, for slowfast and ptv_*, whose strides count frames of 1/30 s.
@@ -228,7 +231,7 @@ class LegacySampler(ClipSampler):
     out_of_range: Literal["loop", "repeat"] = "loop"
 
     def __post_init__(self) -> None:
-        _positive(self, "num_frames", "segment_length", "clip_length", "stride")
+        _require_positive(self, "num_frames", "segment_length", "clip_length", "stride")
         if self.variant not in LEGACY_RULES:
             raise ValueError(f"there is no variant {self.variant!r}; there are {', '.join(LEGACY_RULES)}")
         if self.fps <= 0:
@@ -251,7 +254,7 @@ class LegacySampler(ClipSampler):
             indices = np.stack([training(self, num_frames, generator) for _ in range(num_clips)])
         return np.clip(indices, 0, num_frames - 1)
 
-    def _one_clip(self, num_clips: int, most: int = 1) -> None:
+    def _refuse_more_clips(self, num_clips: int, most: int = 1) -> None:
         if num_clips > most:
             raise ValueError(
                 f"{num_clips} test clips were asked, but {self.variant} has a rule for {most} only. "
@@ -269,13 +272,13 @@ def _tsn_train(sampler: LegacySampler, n: int, rng: np.random.Generator) -> np.n
     return np.zeros(segments)
 
 
-def _tsn_clip(sampler: LegacySampler, n: int, place: float) -> np.ndarray:
-    """One clip (1, T); its indices are not positive when n < L, as in the source."""
-    return _ticks(n - sampler.segment_length + 1, sampler.num_frames, place)[None]
+def _tsn_clip(sampler: LegacySampler, n: int, fraction: float) -> np.ndarray:
+    """Return one clip (1, T); its indices are not positive where n < L, as in the source."""
+    return _ticks(n - sampler.segment_length + 1, sampler.num_frames, fraction)[None]
 
 
 def _tsn_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
-    sampler._one_clip(clips)
+    sampler._refuse_more_clips(clips)
     return _tsn_clip(sampler, n, 0.5)
 
 
@@ -285,18 +288,18 @@ def _tsn_val(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 
 def _caffe_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
-    sampler._one_clip(clips)
+    sampler._refuse_more_clips(clips)
     step = (n - sampler.segment_length) // max(sampler.num_frames - 1, 1)
     return max(step, 0) * np.arange(sampler.num_frames)[None]
 
 
 def _twice_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
-    sampler._one_clip(clips, most=2)
+    sampler._refuse_more_clips(clips, most=2)
     return np.concatenate([_tsn_clip(sampler, n, 0.5), _tsn_clip(sampler, n, 0.0)])[:clips]
 
 
 def _window_starts(sampler: LegacySampler, n: int, whole: bool) -> tuple[int, int]:
-    """The stride, and the number of starts, of a window of 64 frames (``whole``) or of T strides."""
+    """Return the stride, and the number of starts, of a window of 64 frames (``whole``) or of T strides."""
     stride = 64 // sampler.num_frames
     return stride, max(1, 1 + n - (64 if whole else stride * sampler.num_frames))
 
@@ -304,7 +307,7 @@ def _window_starts(sampler: LegacySampler, n: int, whole: bool) -> tuple[int, in
 def _window_train(whole: bool) -> Callable[..., np.ndarray]:
     def train(sampler: LegacySampler, n: int, rng: np.random.Generator) -> np.ndarray:
         stride, starts = _window_starts(sampler, n, whole)
-        start = 0 if starts == 1 else rng.integers(0, starts - 1)  # exclusive in the source too
+        start = 0 if starts == 1 else rng.integers(0, starts - 1)  # the end is exclusive in the source too
         return (start + stride * np.arange(sampler.num_frames)) % n
 
     return train
@@ -330,7 +333,7 @@ def _tam_uniform_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 
 def _mma_clips(sampler: LegacySampler, offsets: np.ndarray, n: int) -> np.ndarray:
-    """Frames (-1, T) of MMAction2 clips of ``clip_length`` that begin at ``offsets``."""
+    """Return the frames (-1, T) of MMAction2 clips of ``clip_length`` that begin at ``offsets``."""
     frames = offsets.astype(np.int64)[:, None] + np.arange(sampler.clip_length) * sampler.stride
     if sampler.out_of_range == "loop":
         frames = frames % n
@@ -357,7 +360,7 @@ def _mma_train(sampler: LegacySampler, n: int, rng: np.random.Generator) -> np.n
 def _mma_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
     segments = sampler.num_frames // sampler.clip_length
     if sampler.clip_length == 1 and sampler.segment_length == 1:
-        sampler._one_clip(clips, most=2)
+        sampler._refuse_more_clips(clips, most=2)
         average = n / segments
         middle = np.arange(segments) * average + average / 2
         return _mma_clips(sampler, np.concatenate([middle, np.arange(segments) * average])[: clips * segments], n)
@@ -368,7 +371,7 @@ def _mma_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 
 def _bins(sampler: LegacySampler, n: int) -> tuple[float, np.ndarray]:
-    """The length of T bins over N - 1 steps and their T + 1 rounded ends."""
+    """Return the length of T bins over N - 1 steps and their T + 1 rounded ends."""
     length = (n - 1) / sampler.num_frames
     return length, np.rint(length * np.arange(sampler.num_frames + 1)).astype(np.int64)
 
@@ -384,7 +387,7 @@ def _mma_uniform_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 
 def _ssv2_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
-    sampler._one_clip(clips)
+    sampler._refuse_more_clips(clips)
     _, ends = _bins(sampler, n)
     return ((ends[:-1] + ends[1:]) // 2)[None]
 
@@ -415,7 +418,7 @@ def _slowfast_offset_test(sampler: LegacySampler, n: int, clips: int) -> np.ndar
 
 
 def _ptv_clips(sampler: LegacySampler, starts_s: np.ndarray, n: int) -> np.ndarray:
-    """T of the frames whose time lies in [start, start + duration), which a video of steady rate shows at i / fps."""
+    """Return T of the frames whose time, i / fps for frame i, lies in [start, start + duration)."""
     clips = []
     for start_s in starts_s:
         first = min(int(np.ceil(start_s * sampler.fps - 1e-6)), n - 1)
@@ -437,7 +440,7 @@ def _ptv_random_train(sampler: LegacySampler, n: int, rng: np.random.Generator) 
 
 
 def _ptv_constant_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
-    # release 0.1.5 divides by K, its later source by K - 1 so that the end is reached; this is the later one
+    # PyTorchVideo 0.1.5 divides by K, its later source by K - 1, so that the end is reached; this is the later rule
     starts_s = np.arange(clips) * _ptv_last_start_s(sampler, n) / max(clips - 1, 1)
     return _ptv_clips(sampler, starts_s, n)
 
@@ -454,7 +457,7 @@ def _ptv_uniform_test(sampler: LegacySampler, n: int, clips: int) -> np.ndarray:
 
 
 def _ptv_drawless(rule: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
-    """PyTorchVideo's uniform and constant samplers draw nothing in training either."""
+    """Return a test rule as a training rule: PyTorchVideo's uniform and constant samplers draw nothing in training."""
     return lambda sampler, n, rng: rule(sampler, n, 1)[0]
 
 
