@@ -1,16 +1,16 @@
-"""Decoded frames to what a clip network eats: crops, mirror, colour, flow and the network's own normalisation.
+"""Transforms of decoded frames into a clip network's input: crops, mirror, colour, flow and the normalisation.
 
-A transform takes the uint8 RGB images of one clip and gives normalised float clips, with one draw for all its frames.
-What a network wants is read from its ClipInput, so no one types a mean. Images stay uint8 until the last step and are
-cropped before they are resized in training, which is what makes it fast.
+A transform takes the uint8 RGB images of one clip and returns normalised float clips, with one draw for all its frames.
+It takes the normalisation from the network's ClipInput, so that no mean is set by hand. Images stay uint8 until the
+last step and are cropped before they are resized in training, which makes it fast.
 
 Where a network takes flow, it is computed here from consecutive frames, on the resized image before the crop, rounded
-to uint8 as stored flow would be, and then cropped and mirrored as the images are; or it was stored, and is given beside
-the images. Colour never touches it.
+to uint8 as stored flow would be, and then cropped and mirrored as the images are. Stored flow can be passed beside the
+images instead. Changes of colour do not apply to flow.
 
-Randomness is torch's global generator: whoever seeds it decides.
+All draws use torch's global generator, so seeding it makes them repeatable.
 
-Shapes: V views, T time steps, G decoded images of one time step, I of them shown as RGB, L flow fields, C channels.
+Shapes: V views, T time steps, G decoded images of one time step, I of them used as RGB, L flow fields, C channels.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 def images_per_index(input: ClipInput) -> int:
-    """Consecutive images G that one time step is made of; ``sample.expand`` with this length lays them out."""
+    """Return the number G of consecutive images in one time step; ``sample.expand`` with this length lays them out."""
     return max(input.images_per_frame, input.flow_fields + 1)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training clips are varied; every clip gets one draw for all its frames.
+    """The random changes of training clips; every clip gets one draw for all its frames.
 
     Args:
         crop: "multiscale" (TSN's: sides are fractions of the short side, the aspect barely changes), "resized"
             (Inception's random area and aspect) or "none" (the centre, as in testing).
         scales: fractions of the short side, largest first, for "multiscale". TSN leaves .66 out for flow.
-        max_distort: how many places in ``scales`` width and height of a crop may be apart.
-        positions: where a multi-scale crop may lie: 13 or 5 fixed places, or 0 for anywhere.
-        area: least and greatest part of the image that a "resized" crop covers.
-        aspect: least and greatest width / height of a "resized" crop.
+        max_distort: the most steps in ``scales`` between the width and the height of a crop.
+        positions: where a multi-scale crop may lie: at 13 or 5 fixed positions, or 0 for anywhere.
+        area: the least and the greatest part of the image that a "resized" crop covers.
+        aspect: the least and the greatest width / height of a "resized" crop.
         flip: "auto" mirrors and exchanges labels that name a side, found by name (see flip_pairs); "never"; "always"
             mirrors whatever the classes are called and leaves labels alone.
-        flip_probability: how often a clip that may be mirrored is.
-        color_jitter: strength of random brightness, contrast and saturation, 0 to 1; hue moves a fifth of it.
-            RGB channels only.
+        flip_probability: the probability of mirroring a clip that may be mirrored.
+        color_jitter: strength of random brightness, contrast and saturation, 0 to 1; hue changes by a fifth of it.
+            It changes only the RGB channels.
         rand_augment: operations of RandAugment per clip; 0 is off. Not for networks that take flow.
         magnitude: strength of RandAugment, 0 to 30.
-        erasing: how often a random box of the clip is blanked.
+        erasing: the probability of blanking a random box of the clip.
     """
 
     crop: Literal["multiscale", "resized", "none"] = "multiscale"
@@ -116,11 +116,11 @@ _SPELLINGS = {"anticlockwise": "counterclockwise", "ccw": "counterclockwise", "c
 
 @dataclass(frozen=True)
 class FlipMap:
-    """What mirroring a video does to its label.
+    """The effect of mirroring a video on its label.
 
     Args:
         classes: names, in the order of the labels.
-        partners: for each class the one that its mirrored video shows: another one, or itself.
+        partners: for each class the index of the class that its mirrored video shows: another one, or its own.
         blocked: classes that name a side and have no partner; their videos are never mirrored.
     """
 
@@ -130,7 +130,7 @@ class FlipMap:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Classes that change places, the smaller index first."""
+        """The pairs of classes that exchange labels, the smaller index first."""
         return [(index, partner) for index, partner in enumerate(self.partners) if index < partner]
 
     def allows(self, label: Label) -> bool:
@@ -142,7 +142,7 @@ class FlipMap:
         return int(label) not in self.blocked
 
     def exchange(self, label: Label) -> Label:
-        """The label of the mirrored video."""
+        """Return the label of the mirrored video."""
         if label is None:
             return None
         if isinstance(label, Tensor) and label.ndim:
@@ -153,7 +153,7 @@ class FlipMap:
         return torch.full_like(label, partner) if isinstance(label, Tensor) else partner
 
     def describe(self) -> str:
-        """What was found, to be printed once when training starts."""
+        """Return the pairs and the blocked classes as text, to be printed once when training starts."""
         lines = [f"mirrored clips: pairs that exchange labels: {len(self.pairs)}, never mirrored: {len(self.blocked)}"]
         lines += [f"  {self.classes[a]!r} <-> {self.classes[b]!r}" for a, b in self.pairs]
         lines += [f"  {self.classes[a]!r} names a side without a partner: never mirrored" for a in sorted(self.blocked)]
@@ -179,7 +179,7 @@ def flip_pairs(classes: Sequence[str]) -> FlipMap:
         swapped = tuple(_MIRRORED.get(word, word) for word in key)
         if swapped == key:
             continue
-        # two spellings of one name leave open which of them is meant
+        # where two classes are spellings of one name, it is unclear which of them is the partner
         if len(owners[key]) == 1 and len(owners.get(swapped, [])) == 1:
             partners[index] = owners[swapped][0]
         else:
@@ -188,14 +188,14 @@ def flip_pairs(classes: Sequence[str]) -> FlipMap:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """The words of a class name in lower case, with one spelling of counterclockwise."""
-    words: list[str] = []
-    for word in (found.lower() for found in _WORD.findall(name)):
-        if word == "clockwise" and words and words[-1] in ("counter", "anti"):
-            words.pop()
+    """Return the words of a class name in lower case, with one spelling of counterclockwise."""
+    spelled: list[str] = []
+    for word in (part.lower() for part in _WORD.findall(name)):
+        if word == "clockwise" and spelled and spelled[-1] in ("counter", "anti"):
+            spelled.pop()
             word = "counterclockwise"
-        words.append(_SPELLINGS.get(word, word))
-    return tuple(words)
+        spelled.append(_SPELLINGS.get(word, word))
+    return tuple(spelled)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -203,16 +203,16 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 class ClipTransform:
-    """What training and testing share: opening the images of a clip, and the network's normalisation.
+    """The base of the transforms of training and testing: it opens the images of a clip and normalises them.
 
     ``transform(images, label) -> (clips, label)``: images uint8 (T*G, 3, H, W) as ``sample.expand`` lays them out with
     ``images_per_index``; clips float32 (V, T, C, side, side). Label is a class, a 0/1 vector of classes, or None.
 
-    With ``stored`` flow uint8 (T*L, 2, h, w), images are (T*I, 3, H, W), the ones that are shown alone, or None for a
-    network that takes flow only. Flow of another size is brought to the images', its values with it.
+    With ``stored`` flow uint8 (T*L, 2, h, w), images are (T*I, 3, H, W), only those used as RGB, or None for a network
+    that takes only flow. Flow of another size is resized to the images', and its values are scaled with it.
 
     Args:
-        input: what the network wants.
+        input: the network's input.
         flow_method: see ``flow.flow``; used only where the network takes flow.
     """
 
@@ -236,9 +236,8 @@ class ClipTransform:
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
     def _open(self, images: Tensor | None, stored: Tensor | None, resize: bool) -> tuple[Video | None, Video | None]:
-        """RGB images (T*I, 3, H, W) and flow (T*L, 2, H, W), both uint8 and None where the network takes none.
-
-        Resized to the short side if ``resize``, and always for flow, whose length depends on the size.
+        """Return RGB images (T*I, 3, H, W) and flow (T*L, 2, H, W), both uint8; None where the network takes none.
+        They are resized to the short side if ``resize``, and always for flow, whose length depends on the size.
         """
         if stored is not None:
             return self._open_stored(images, stored)
@@ -265,22 +264,22 @@ class ClipTransform:
         if self.input.rgb_channels:
             rgb = Video(groups[:, : self.input.images_per_frame].flatten(0, 1))
         if fields := self.input.flow_fields:
-            found = [flow_fields(one[: fields + 1].as_subclass(Tensor), self.flow_method) for one in groups]
-            flow = Video(quantise(torch.cat(found), self.input.flow_bound).to(images.device))
+            parts = [flow_fields(step[: fields + 1].as_subclass(Tensor), self.flow_method) for step in groups]
+            flow = Video(quantise(torch.cat(parts), self.input.flow_bound).to(images.device))
         return rgb, flow
 
     def _open_stored(self, images: Tensor | None, stored: Tensor) -> tuple[Video | None, Video | None]:
-        fields, shown = self.input.flow_fields, self.input.images_per_frame
+        fields, num_images = self.input.flow_fields, self.input.images_per_frame
         if not fields or (images is None) != (self.input.rgb_channels == 0):
             raise ValueError(
                 f"the network takes {self.input.rgb_channels} channels of RGB and {fields} flow fields; stored flow "
                 f"came {'without' if images is None else 'with'} images"
             )
         steps, rest = divmod(len(stored), fields)
-        if rest or not steps or (images is not None and len(images) != steps * shown):
+        if rest or not steps or (images is not None and len(images) != steps * num_images):
             raise ValueError(
                 f"{len(stored)} fields and {'no' if images is None else len(images)} images do not make time steps of "
-                f"{fields} fields" + ("" if images is None else f" and {shown} images")
+                f"{fields} fields" + ("" if images is None else f" and {num_images} images")
             )
         if self.input.frames not in (None, steps):
             raise ValueError(f"the clip has {steps} frames; the network's weights are made for {self.input.frames}")
@@ -293,16 +292,16 @@ class ClipTransform:
         return rgb, Video(rescale(stored, rgb.shape[-2:], self.input.flow_bound))
 
     def _normalise(self, rgb: Video | None, flow: Video | None) -> Tensor:
-        """Images and fields of one time step on its channels, RGB first: float32 (T, C, H, W)."""
+        """Return the images and fields of a time step on its channels, RGB first, normalised: float32 (T, C, H, W)."""
         return self._to_float(self._join(rgb, flow))
 
     def _to_float(self, clip: Tensor) -> Tensor:
-        """Normalised float32 of uint8 (…, C, H, W)."""
+        """Return uint8 (…, C, H, W) as normalised float32."""
         factor, offset = (part.to(clip.device, non_blocking=True) for part in (self._factor, self._offset))
         return clip.float().mul_(factor).add_(offset)
 
     def _join(self, rgb: Video | None, flow: Video | None) -> Tensor:
-        """Images and fields of one time step on its channels, RGB first: uint8 (T, C, H, W)."""
+        """Return the images and fields of a time step on its channels, RGB first: uint8 (T, C, H, W)."""
         parts = []
         if rgb is not None:
             images = rgb.as_subclass(Tensor)
@@ -316,19 +315,19 @@ class ClipTransform:
 
 @dataclass
 class Cut:
-    """The part of a clip that its random crop shows, ``pixels`` uint8 (T', 3, h, w), and whether to mirror it."""
+    """The part of a clip that its random crop covers, ``pixels`` uint8 (T', 3, h, w), and whether to mirror it."""
 
     pixels: Tensor
     is_mirrored: bool
 
 
 class TrainTransform(ClipTransform):
-    """One random view. Which draws are made is ``augment``'s; what a mirror does to labels is ``flip_map``'s.
+    """The transform of training clips: one random view.
 
     Args:
-        input: what the network wants.
-        augment: what is varied.
-        flip_map: the exchange of labels; None when mirroring changes none.
+        input: the network's input.
+        augment: the random changes.
+        flip_map: the effect of a mirror on labels; None where mirroring changes none.
         flow_method: see ``flow.flow``.
     """
 
@@ -348,11 +347,11 @@ class TrainTransform(ClipTransform):
             self._color.append(v2.ColorJitter(strength, strength, strength, strength / 5))
         if augment.rand_augment:
             self._color.append(v2.RandAugment(augment.rand_augment, augment.magnitude))
-        # after the normalisation, where 0 is the mean colour and no motion
+        # it is applied after the normalisation, where 0 is the mean colour and no motion
         self._erase = v2.RandomErasing(augment.erasing, value=0) if augment.erasing else None
 
     def check_parts(self) -> None:
-        """Raise ValueError where ``cut`` and ``finish`` cannot stand for a call."""
+        """Raise ValueError where ``cut`` and ``finish`` cannot replace a call."""
         if self._color or self._erase is not None or self.input.flow_fields:
             raise ValueError(
                 "pixels can be changed on the device by cropping and mirroring alone: color_jitter, rand_augment, "
@@ -360,9 +359,9 @@ class TrainTransform(ClipTransform):
             )
 
     def cut(self, images: Tensor, label: Label = None) -> tuple[Cut, Label]:
-        """The first half of a call: the same draws, and only as many pixels as they need; ``finish`` is the second.
+        """Do the first half of a call: the same draws, and only the pixels that they need; ``finish`` is the second.
 
-        What lies between may be the way to a GPU. Only crop and mirror can be parted so, see ``check_parts``.
+        The cut can be moved to a GPU in between. Only crop and mirror can be split so, see ``check_parts``.
         """
         self.check_parts()
         rgb, _ = self._open(images, None, resize=False)
@@ -375,9 +374,9 @@ class TrainTransform(ClipTransform):
         return Cut(pixels.clone(memory_format=torch.channels_last), is_mirrored), label
 
     def finish(self, cuts: Sequence[Cut]) -> Tensor:
-        """Clips (B, 1, T, C, side, side) float32 of cuts, where their pixels lie: on the CPU or a GPU.
+        """Return clips (B, 1, T, C, side, side) float32 of cuts, on the device of their pixels.
 
-        On the CPU they are to the bit those of a call; a GPU resizes in floating point, and a pixel may be off by one.
+        On the CPU they equal a call's to the bit; a GPU resizes in floating point, and a pixel may be off by one.
         """
         side = [self.input.size, self.input.size]
         clips = []
@@ -423,27 +422,27 @@ class TrainTransform(ClipTransform):
         return round((height - side) / 2), round((width - side) / 2), side, side
 
     def describe(self) -> str:
-        """What mirroring does, to be printed once when training starts."""
+        """Return the effect of mirroring as text, to be printed once when training starts."""
         if self.augment.flip == "never" or not self.augment.flip_probability:
             return "mirrored clips: none"
         return self.flip_map.describe() if self.flip_map else "mirrored clips: all classes, labels unchanged"
 
 
 class TestTransform(ClipTransform):
-    """Fixed views: the short side is resized, then 1, 3, 5 or 10 squares are cut, in the same places of every frame.
+    """The transform of test clips: the short side is resized, then 1, 3, 5 or 10 squares are cut, alike in every frame.
 
     1: the centre. 3: squares of the whole short side at left, centre and right (top, centre, bottom of upright
-    videos); they are ``resize`` pixels wide, 256 for a 224 network, as published results with three crops are. (A
-    network that takes one size only says ``resize=size`` in its ClipInput.)
+    videos); they are ``resize`` pixels wide, 256 for a 224 network, as in published results with three crops. (The
+    ClipInput of a network that takes only one size sets ``resize=size``.)
     5: corners and centre. 10: each of the five followed by its mirror image. The label never changes.
 
     Args:
-        input: what the network wants.
-        crops: how many.
+        input: the network's input.
+        crops: the number of squares.
         flow_method: see ``flow.flow``.
     """
 
-    __test__ = False  # not a test of pytest's
+    __test__ = False  # pytest must not collect it
 
     def __init__(self, input: ClipInput, crops: int = 1, flow_method: str = "dis") -> None:
         super().__init__(input, flow_method)
@@ -465,14 +464,14 @@ class TestTransform(ClipTransform):
         return torch.stack(views), label
 
     def _squares(self, height: int, width: int) -> list[tuple[int, int, int]]:
-        """Top, left and side of each square."""
+        """Return the top, left and side of each square."""
         size, side = self.input.size, self.resize
         if self.crops == 1:
             return [(round((height - size) / 2), round((width - size) / 2), size)]
         if self.crops == 3:
             down, right = height - side, width - side  # one of them is 0
             return [(round(down * part / 2), round(right * part / 2), side) for part in range(3)]
-        return [(top, left, size) for top, left in _places(height, width, size, size)[:5]]
+        return [(top, left, size) for top, left in _fixed_positions(height, width, size, size)[:5]]
 
 
 def _mirrored(rgb: Video | None, flow: Video | None) -> tuple[Video | None, Video | None]:
@@ -482,8 +481,8 @@ def _mirrored(rgb: Video | None, flow: Video | None) -> tuple[Video | None, Vide
     )
 
 
-def _places(height: int, width: int, crop_height: int, crop_width: int) -> list[tuple[int, int]]:
-    """Top and left of TSN's 13 fixed crops on a grid of quarters: corners, centre, edges, and between.
+def _fixed_positions(height: int, width: int, crop_height: int, crop_width: int) -> list[tuple[int, int]]:
+    """Return the top and left of TSN's 13 fixed crops on a grid of quarters: corners, centre, edges, and between.
 
     A quarter is a whole number of pixels, so the last column and row may miss the border by up to 3 pixels.
     """
@@ -496,27 +495,28 @@ def _places(height: int, width: int, crop_height: int, crop_width: int) -> list[
 def _multi_scale_box(
     height: int, width: int, size: int, scales: Sequence[float], max_distort: int, positions: int
 ) -> Box:
-    """TSN's multi-scale crop: one of the pairs of nearly equal sides, at one of the fixed places or anywhere."""
+    """Draw TSN's multi-scale crop: one of the pairs of nearly equal sides, at a fixed position or anywhere."""
     base = min(height, width)
-    # a side within 3 pixels of the target becomes it, which saves the resizing
+    # a side within 3 pixels of the target is set to it, which saves the resizing
     sides = [size if abs(side - size) < 3 and size <= base else side for side in (int(base * s) or 1 for s in scales)]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= max_distort]
     crop_height, crop_width = pairs[_draw(len(pairs))]
     if positions:
-        top, left = _places(height, width, crop_height, crop_width)[_draw(positions)]
+        top, left = _fixed_positions(height, width, crop_height, crop_width)[_draw(positions)]
     else:
         top, left = _draw(height - crop_height + 1), _draw(width - crop_width + 1)
     return top, left, crop_height, crop_width
 
 
 def _draw(count: int) -> int:
+    """Draw a whole number from 0 up to ``count``, not included."""
     return int(torch.randint(count, ()))
 
 
 def train_transform(
     input: ClipInput, augment: Augment | None = None, classes: Sequence[str] | None = None, flow_method: str = "dis"
 ) -> TrainTransform:
-    """The transform of training clips. ``classes`` are needed when ``augment.flip`` is "auto"."""
+    """Return the transform of training clips. ``classes`` are needed where ``augment.flip`` is "auto"."""
     augment = Augment() if augment is None else augment
     if augment.flip != "auto":
         return TrainTransform(input, augment, None, flow_method)
@@ -529,7 +529,7 @@ def train_transform(
 
 
 def test_transform(input: ClipInput, crops: int = 1, flow_method: str = "dis") -> TestTransform:  # noqa: PT028
-    """The transform of test clips: 1, 3, 5 or 10 fixed crops."""
+    """Return the transform of test clips: 1, 3, 5 or 10 fixed crops."""
     return TestTransform(input, crops, flow_method)
 
 
@@ -537,9 +537,9 @@ test_transform.__test__ = False  # type: ignore[attr-defined]
 
 
 def from_record(record: Mapping[str, Any], crops: int = 1) -> TestTransform:
-    """The test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput.
+    """Return the test transform of a saved network: ``record`` is its checkpoint's, whose "input" is a ClipInput.
 
-    Flow is computed by the method that the network was trained with, which the record names.
+    Flow is computed by the method with which the network was trained, which the record names.
     """
     if "input" not in record:
         raise ValueError(
