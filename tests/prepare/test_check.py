@@ -1,4 +1,4 @@
-"""``vidact prepare check`` finds what was planted, and nothing in a clean set."""
+"""``vidact prepare check`` finds every planted defect, and nothing in a clean set."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from vidact.prepare.examine import examine
 
 
 def moving(seed, frames=40, side=64):
-    """A textured square that crosses a textured wall: pictures that no other seed has."""
+    """Return a textured square that crosses a textured wall; every seed gives other pictures."""
     random = np.random.default_rng(seed)
     coarse = random.integers(30, 220, (side // 8, side // 8, 3), dtype=np.uint8)
     wall = np.repeat(np.repeat(coarse, 8, 0), 8, 1)
@@ -31,7 +31,7 @@ def moving(seed, frames=40, side=64):
 
 
 def write(path, film, rate=25, container_rate=None, stamps=None, codec="libx264", audio_s=0.0):
-    """A file with whatever times; the rate that its header states may be another than that of the frames."""
+    """Write a file with any times; the rate that its header states may differ from that of the frames."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
         stream = file.add_stream(codec, rate=container_rate or rate, options={"preset": "ultrafast"})
@@ -72,7 +72,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def planted(clean, tmp_path):
-    """Files with each defect; the name of a file in ``wrong`` is the kind that must be found, and that alone."""
+    """Write files with each defect; the name of a file in ``wrong`` is the only kind that must be found in it."""
     root = tmp_path / "planted"
     shutil.copytree(clean, root)
     wrong = root / "wrong"
@@ -118,23 +118,23 @@ def planted(clean, tmp_path):
 
 def test_every_planted_defect_is_found(planted, tmp_path):
     checked = check_set(planted, tmp_path / "report", least_frames=8, progress=False)
-    found = {finding.kind: finding for finding in checked.findings}
+    finding_of = {finding.kind: finding for finding in checked.findings}
     files = {path.stem for path in (planted / "wrong").iterdir()} | {"missing"}
     for kind in files:
-        assert kind in found, f"{kind} was not found"
+        assert kind in finding_of, f"{kind} was not found"
         concerned = {name for finding in checked.findings if finding.kind == kind for name in finding.videos}
         assert any(Path(name).stem == kind for name in concerned), (kind, concerned)
     assert len(files) >= 16
-    assert "'never'" not in found["empty class"].words
-    assert "never" in found["empty class"].words
-    assert "late" in found["no training clip"].words
-    # a defect is called what it is, and no file is called what it is not
-    own = {"label conflict": {"duplicate"}, "empty file": {"empty file"}}
+    assert "'never'" not in finding_of["empty class"].words
+    assert "never" in finding_of["empty class"].words
+    assert "late" in finding_of["no training clip"].words
+    # Every defect has its kind, and no file has a kind of defect that it does not have.
+    also = {"label conflict": {"duplicate"}, "empty file": {"empty file"}}
     for finding in checked.findings:
         for name in finding.videos:
             stem = Path(name).stem
             if name.startswith("wrong/") and finding.kind != stem:
-                assert finding.kind in own.get(stem, ()), (name, finding)
+                assert finding.kind in also.get(stem, ()), (name, finding)
             if not name.startswith("wrong/"):
                 assert finding.kind in ("duplicate", "leakage", "label conflict"), finding
 
@@ -144,19 +144,19 @@ def test_a_link_to_no_file_is_missing(clean, tmp_path):
     shutil.copytree(clean, root)
     (root / "clips.csv").unlink()
     (root / "run/lost.mp4").symlink_to(tmp_path / "gone.mp4")
-    found = check_set(root, tmp_path / "report", progress=False).findings
-    assert [(finding.kind, finding.videos) for finding in found] == [("missing", ("run/lost.mp4",))]
+    findings = check_set(root, tmp_path / "report", progress=False).findings
+    assert [(finding.kind, finding.videos) for finding in findings] == [("missing", ("run/lost.mp4",))]
     name = f"{'x' * 300}.mp4"  # which no file can have
     write_clips_csv(root, [ClipRow(path, label, split) for path, (label, split, _) in CLEAN.items()])
     with (root / "clips.csv").open("a") as table:
         table.write(f"{name},run,train\n")
-    found = check_set(root, tmp_path / "report", progress=False).findings
-    assert ("missing", (name,)) in [(finding.kind, finding.videos) for finding in found]
+    findings = check_set(root, tmp_path / "report", progress=False).findings
+    assert ("missing", (name,)) in [(finding.kind, finding.videos) for finding in findings]
 
 
 def test_a_pattern_is_refused_before_videos_are_read(clean, tmp_path):
-    for pattern, words in (("(", "no regular expression"), ("(nobody)", "matches no group in")):
-        with pytest.raises(ValueError, match=words):
+    for pattern, message in (("(", "no regular expression"), ("(nobody)", "matches no group in")):
+        with pytest.raises(ValueError, match=message):
             check_set(clean, tmp_path / "report", group=pattern, progress=False)
     assert not (tmp_path / "report").exists()
 
@@ -181,9 +181,9 @@ def test_groups_and_balance(clean, tmp_path):
         ClipRow("jump/0.mp4", "jump", "train")
     ]
     write_clips_csv(root, rows)
-    found = {finding.kind: finding for finding in check_set(root, tmp_path / "a", progress=False).findings}
-    assert set(found) == {"imbalance"}
-    assert "11 training clips of 'run' and 1 of 'jump'" in found["imbalance"].words
+    finding_of = {finding.kind: finding for finding in check_set(root, tmp_path / "a", progress=False).findings}
+    assert set(finding_of) == {"imbalance"}
+    assert "11 training clips of 'run' and 1 of 'jump'" in finding_of["imbalance"].words
     write_clips_csv(root, [ClipRow(name, label, split) for name, (label, split, _) in CLEAN.items()])
     kinds = check_set(root, tmp_path / "a", group=r"(\d)\.mp4", progress=False).kinds()
     assert kinds == {}  # number i is in one split for both classes
@@ -229,17 +229,17 @@ def test_untrimmed_sets(clean, tmp_path):
 
 def test_the_command_reports_and_does_not_read_twice(planted, tmp_path, capsys, monkeypatch):
     out = tmp_path / "report"
-    shown = []
-    monkeypatch.setattr("webbrowser.open", shown.append)
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
     command = ["prepare", "check", "--data", str(planted), "--out", str(out), "--workers", "1"]
     with pytest.raises(SystemExit) as exit:
         cli.main([*command, "--show"])
     assert exit.value.code == 1
     printed = capsys.readouterr().out
     assert "leakage: wrong/leakage.mp4" in printed or "leakage: jump/4.mp4, wrong/leakage.mp4" in printed
-    assert shown == [(out / "report.html").resolve().as_uri()]
+    assert opened == [(out / "report.html").resolve().as_uri()]
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png") == 2  # what was found, and a sample of the rest
+    assert page.count("data:image/png") == 2  # the sheet of the findings, and a sample of the other videos
     assert "label conflict" in page
     before = json.loads((out / CHECK).read_text())
     assert before["kinds"]["truncated"] == 1
@@ -257,9 +257,9 @@ def test_workers_do_not_matter(clean, tmp_path):
 
 
 def test_real_videos_are_not_called_copies(shared_data, tmp_path):
-    """Nine people before one wall: the background is the same, the videos are not."""
-    found = [examine(path) for path in sorted((shared_data / "weizmann").glob("*/d*.avi"))[:12]]
+    """Videos of nine people before one wall are different, although the background is the same."""
+    videos = [examine(path) for path in sorted((shared_data / "weizmann").glob("*/d*.avi"))[:12]]
     from vidact.prepare.examine import find_duplicates
 
-    assert find_duplicates(found) == []
-    assert [one.problems for one in found] == [[]] * len(found)
+    assert find_duplicates(videos) == []
+    assert [video.problems for video in videos] == [[]] * len(videos)

@@ -1,4 +1,4 @@
-"""``vidact prepare check`` counts clips, seconds and events by class and split, and the time that nobody labelled."""
+"""``vidact prepare check`` counts clips, seconds and events by class and split, and the unlabelled time."""
 
 import contextlib
 import json
@@ -78,7 +78,7 @@ def test_events_and_seconds_and_the_time_at_the_ends(untrimmed, tmp_path):
     seconds = {key: row["seconds"] for key, row in rows.items()}
     assert seconds["run", "train"] == pytest.approx(1.0)
     assert seconds["run", "test"] == pytest.approx(4.0, abs=0.05)
-    # of 4 s, from 0.4 to 2.2 s something is labelled: 2.2 s are background, whatever overlaps
+    # Of 4 s, the labels cover 0.4 to 2.2 s, so that 2.2 s are background; overlapping labels count once.
     assert seconds["background", "train"] == pytest.approx(2.2, abs=0.05)
     assert seconds["background", "test"] == pytest.approx(0.0, abs=0.05)
     ends = checked.unlabelled
@@ -104,11 +104,11 @@ def test_the_command_prints_both(clips, untrimmed, tmp_path, capsys):
     for root in (clips, untrimmed):
         with pytest.raises(SystemExit) if root == clips else contextlib.nullcontext():  # the empty class is a finding
             cli.main(["prepare", "check", "--data", str(root), "--out", str(tmp_path / root.name), "--workers", "1"])
-    said = capsys.readouterr().out
-    assert "class" in said
-    run = next(line for line in said.splitlines() if line.strip().startswith("run ") and "train" in line)
+    printed = capsys.readouterr().out
+    assert "class" in printed
+    run = next(line for line in printed.splitlines() if line.strip().startswith("run ") and "train" in line)
     assert run.split()[:4] == ["run", "train", "2", "2.5"]
-    assert "unlabelled at the ends of videos: 0.4 s before the first event and 1.8 s after the last, 28 % of" in said
+    assert "unlabelled at the ends of videos: 0.4 s before the first event and 1.8 s after the last, 28 % of" in printed
 
 
 def test_lists_whose_files_are_all_missing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Preparing a set: the same videos in another form, whole or absent, whatever interrupts it."""
+"""Preparing a set: the same videos in another form, and after any interruption each is whole or absent."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ from vidact.video.decode import open_video
 from vidact.video.numbered import write_numbered_video
 from vidact.video.packed import PackedReader
 
-FORK = multiprocessing.get_context("fork")  # a real process, that need not import everything again
+FORK = multiprocessing.get_context("fork")  # a real process that need not import everything again
 ROOT = Path(__file__).parents[2]
 FAST = TranscodeSettings(preset="ultrafast", crf=20)
 SMALL = PackSettings(shard_mib=0.002)  # a video or two in a shard
@@ -58,7 +58,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(out):
-    """Every file that was made, by its bytes; the notes beside them are the run's own business."""
+    """Return the bytes of every file that was made, without the notes of the run."""
     paths = [path for path in sorted(out.rglob("*")) if path.is_file() and NOTES not in path.parts]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
@@ -80,13 +80,13 @@ def way(request):
 
 @pytest.fixture(scope="session")
 def prepared(clips, tmp_path_factory: pytest.TempPathFactory):
-    """Both, made without interruption."""
-    made = {}
+    """Make both forms without interruption."""
+    folders = {}
     for way, make in WAYS.items():
-        made[way] = tmp_path_factory.mktemp(way)
-        done = make(clips, made[way])
-        assert (done.written, done.unchanged, done.unreadable) == (6, 0, {})
-    return made
+        folders[way] = tmp_path_factory.mktemp(way)
+        result = make(clips, folders[way])
+        assert (result.written, result.unchanged, result.unreadable) == (6, 0, {})
+    return folders
 
 
 def reader_of(path):
@@ -106,10 +106,10 @@ def test_it_is_the_same_set(clips, prepared, way):
     for path in sorted(clips.rglob("*.mp4")):
         copy = out / path.relative_to(clips).with_suffix(suffix)
         with open_video(path, cache=False) as source, reader_of(copy) as video:
-            kept = range(len(source)) if way == "transcode" else range(0, len(source), 2)  # 25 a second at 15
-            assert len(video) == len(kept)
-            np.testing.assert_allclose(video.times_s - video.times_s[0], source.times_s[list(kept)], atol=2e-5)
-            a = source.frames_at(list(kept)).images.double()
+            numbers = range(len(source)) if way == "transcode" else range(0, len(source), 2)  # 25 a second at 15
+            assert len(video) == len(numbers)
+            np.testing.assert_allclose(video.times_s - video.times_s[0], source.times_s[list(numbers)], atol=2e-5)
+            a = source.frames_at(list(numbers)).images.double()
             b = video.frames_at(range(len(video))).images.double()
             psnr = 10 * np.log10(255**2 / ((a - b) ** 2).mean().item())
             stated = json.loads((out / "prepare.json").read_text())["videos"][copy.relative_to(out).as_posix()]["psnr"]
@@ -120,8 +120,8 @@ def test_it_is_the_same_set(clips, prepared, way):
 def test_the_second_run_does_nothing(clips, prepared, way):
     out = prepared[way]
     before = stamps(out)
-    done = WAYS[way](clips, out, verify=True)
-    assert (done.written, done.unchanged) == (0, 6)
+    result = WAYS[way](clips, out, verify=True)
+    assert (result.written, result.unchanged) == (0, 6)
     assert stamps(out) == before
 
 
@@ -132,7 +132,7 @@ def test_workers_do_not_matter(clips, prepared, way, tmp_path):
 
 
 def killed_at(number, way, clips, out, after):
-    """A process that is killed by SIGKILL just before or after the n-th file is moved to its place."""
+    """Run a process that is killed by SIGKILL just before or after the n-th file is moved to its name."""
 
     def run():
         replace, calls = os.replace, [0]
@@ -155,7 +155,7 @@ def killed_at(number, way, clips, out, after):
 
 
 def test_killed_at_any_step_and_run_again(clips, prepared, way, tmp_path):
-    """One process after the other is killed a few steps further on in the same folder; a last one ends the work."""
+    """Processes in the same folder are killed one after another, a few steps later each; a last one ends the work."""
     out = tmp_path / "out"
     steps = [1, 2, 2, 3, 4, 1, 5, 2, 3]
     kills = sum(killed_at(number, way, clips, out, after=bool(i % 2)) for i, number in enumerate(steps))
@@ -176,7 +176,7 @@ def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
     script.write_text(code)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))}
     interrupted = 0
-    for latest_s in (2, 4, 6, 8, 10, 12):  # a quick machine is done before the later ones
+    for latest_s in (2, 4, 6, 8, 10, 12):  # a fast machine ends before the later times
         process = subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env=env)
         time.sleep(chance.uniform(latest_s / 2, latest_s))
         workers = children_of(process.pid)
@@ -189,11 +189,11 @@ def test_killed_at_random_moments_with_workers(clips, prepared, way, tmp_path):
     assert contents(out) == contents(prepared[way])
 
 
-@pytest.mark.parametrize("what", ["write", "estimate"])
-def test_a_full_disk(clips, prepared, way, tmp_path, monkeypatch, what):
-    """It stops in plain words, nothing is half-written, and with room the work goes on."""
+@pytest.mark.parametrize("failure", ["write", "estimate"])
+def test_a_full_disk(clips, prepared, way, tmp_path, monkeypatch, failure):
+    """The run stops with a clear error and no half-written file, and continues once there is space."""
     out = tmp_path / "out"
-    if what == "estimate":
+    if failure == "estimate":
         monkeypatch.setattr(jobs, "disk_free", lambda folder: jobs.DISK_RESERVE)
         with pytest.raises(jobs.DiskFullError, match=r"needs about .* free; nothing was written"):
             WAYS[way](clips, out)
@@ -221,7 +221,7 @@ def test_a_full_disk(clips, prepared, way, tmp_path, monkeypatch, what):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a small file system")
 def test_a_disk_that_is_really_full(way, tmp_path):
-    """On a file system of one MiB, by the command: FFmpeg's and tar's own writes fail."""
+    """On a file system of one MiB, FFmpeg's and tar's own writes fail."""
     root, small = tmp_path / "set", tmp_path / "small"
     noise = np.random.default_rng(0).integers(0, 255, (40, 128, 128, 3), dtype=np.uint8)
     for label in "ab":
@@ -237,15 +237,15 @@ def test_a_disk_that_is_really_full(way, tmp_path):
         f"--out {small}/out --workers 1 {options}; status=$?; find {small}/out -type f -not -path '*/.prepare/*'; "
         f"exit $status"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    if "unshare" in done.stderr or "mount" in done.stderr:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    assert done.returncode == 2, done.stderr
-    assert "is full. What is finished there is whole and nothing is half-written" in done.stderr
-    assert not [line for line in done.stdout.splitlines() if "/." in line.removeprefix(str(small))]
+    if "unshare" in result.stderr or "mount" in result.stderr:
+        pytest.skip(f"no small file system can be mounted here: {result.stderr.strip()}")
+    assert result.returncode == 2, result.stderr
+    assert "is full. What is finished there is whole and nothing is half-written" in result.stderr
+    assert not [line for line in result.stdout.splitlines() if "/." in line.removeprefix(str(small))]
 
 
 def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path):
@@ -255,13 +255,13 @@ def test_unreadable_and_missing_videos_are_left_out_by_name(clips, way, tmp_path
     (root / "run/2.b.mp4").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 video that is listed, .* not there: run/2.b.mp4.*--missing skip"):
         WAYS[way](root, out)
-    done = WAYS[way](root, out, missing="skip")
-    assert list(done.unreadable) == ["run/1.b.mp4"]
+    result = WAYS[way](root, out, missing="skip")
+    assert list(result.unreadable) == ["run/1.b.mp4"]
     assert "not a video" in json.loads((out / "unreadable.json").read_text())["run/1.b.mp4"]
     assert (out / "clips.csv").read_text().count("\n") == 5
-    write_video(root / "run/1.b.mp4", film(99), 25)  # mended: it is made, and the others are kept
-    done = WAYS[way](root, out, missing="skip")
-    assert done.unreadable == {}
+    write_video(root / "run/1.b.mp4", film(99), 25)  # once repaired it is made, and the others stay
+    result = WAYS[way](root, out, missing="skip")
+    assert result.unreadable == {}
     assert not (out / "unreadable.json").exists()
     assert (out / "clips.csv").read_text().count("\n") == 6
 
@@ -295,8 +295,8 @@ def test_a_changed_video_is_made_again_and_a_new_one_added(clips, way, tmp_path)
     suffix = {"transcode": ".mp4", "pack": ".packed"}[way]
     write_video(root / "jump/0.b.mp4", film(50, 10), 25)
     write_video(root / "jump/new.mp4", film(51, 12), 25)
-    done = WAYS[way](root, out)
-    assert done.written < 7
+    result = WAYS[way](root, out)
+    assert result.written < 7
     for name, count in (("jump/0.b", 10), ("jump/new", 12)):
         with reader_of(out / (name + suffix)) as video:
             assert len(video) == (count if way == "transcode" else count // 2)
@@ -308,10 +308,10 @@ def test_names_of_any_length_and_kind(way, tmp_path):
     names = ["w" * 244, "two\nlines", 'a "quoted", <b>bold</b> & ünï 跳']
     for seed, name in enumerate(names):
         write_video(root / "jump" / f"{name}.mp4", film(seed, 6), 25)
-    done = WAYS[way](root, out)
-    assert (done.written, done.unreadable) == (3, {})
-    done = WAYS[way](root, out)
-    assert (done.written, done.unchanged) == (0, 3)
+    result = WAYS[way](root, out)
+    assert (result.written, result.unreadable) == (3, {})
+    result = WAYS[way](root, out)
+    assert (result.written, result.unchanged) == (0, 3)
 
 
 def test_a_name_that_is_no_text_is_refused(way, tmp_path):
@@ -327,7 +327,7 @@ def test_a_name_that_is_no_text_is_refused(way, tmp_path):
 
 
 def test_what_the_set_no_longer_has_is_named(clips, way, tmp_path):
-    """Its copy would stay in the classes' folders, and be trained on."""
+    """The copy of a removed video would stay in the classes' folders and be trained on."""
     root, out = tmp_path / "set", tmp_path / "out"
     shutil.copytree(clips, root)
     (root / "clips.csv").unlink()
@@ -354,7 +354,7 @@ def test_an_image_that_changes_in_its_folder_is_a_change(tmp_path):
 
 
 def test_a_folder_from_before_x264_was_told_to_be_cpu_independent_is_refused(clips, tmp_path):
-    """What is there was made in another way, and what is missing would be made in the present one."""
+    """The folder would otherwise mix copies that were made in two ways."""
     out = tmp_path / "out"
     WAYS["transcode"](clips, out)
     settings = out / NOTES / "settings.json"
@@ -409,20 +409,20 @@ def test_damage_is_seen_by_verification(clips, way, tmp_path):
 def test_an_estimate_comes_first(clips, way, tmp_path, capsys):
     command = ["prepare", way, "--data", str(clips), "--out", str(tmp_path / "out"), "--workers", "1"]
     cli.main(command)
-    said = capsys.readouterr()
-    assert "6 videos to do: about " in said.err
-    assert "measured on the beginnings of" in said.err
-    assert "6/6 videos 100%" in said.err
-    assert "6 videos written, 0 were there, 0 cannot be read" in said.out
-    assert "PSNR to the scaled sources: median" in said.out
+    printed = capsys.readouterr()
+    assert "6 videos to do: about " in printed.err
+    assert "measured on the beginnings of" in printed.err
+    assert "6/6 videos 100%" in printed.err
+    assert "6 videos written, 0 were there, 0 cannot be read" in printed.out
+    assert "PSNR to the scaled sources: median" in printed.out
     cli.main(command)
-    said = capsys.readouterr()
-    assert said.err == ""
-    assert "0 videos written, 6 were there" in said.out
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "0 videos written, 6 were there" in printed.out
 
 
 def test_the_estimate_is_near(clips, prepared):
-    """Of bytes; time is the machine's affair."""
+    """The estimate of bytes is near; that of time depends on the machine."""
     paths = sorted(clips.rglob("*.mp4"))
     for way, sample, settings in (
         ("transcode", prepare._transcode_sample, FAST),

@@ -1,4 +1,4 @@
-"""A copy is the same video: frame by frame, upright, at the same times, as good as asked; and cheap to enter."""
+"""A copy is the same video, frame by frame, upright, at the same times, with the required PSNR and key frames."""
 
 import ctypes
 import sys
@@ -53,18 +53,18 @@ def test_a_key_frame_every_so_many(source, tmp_path, codec, gop):
 
 @pytest.fixture
 def perturb():
-    """A function that says what glibc fills memory with that is taken and given back, as MALLOC_PERTURB_ does."""
+    """Return a function that sets the byte that glibc fills allocated and freed memory with (MALLOC_PERTURB_)."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         pytest.skip("only glibc fills memory on demand")
-    m_perturb = -6  # of malloc.h
+    m_perturb = -6  # M_PERTURB in malloc.h
     yield lambda value: mallopt(m_perturb, value)
     mallopt(m_perturb, 0)
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc"])
 def test_unset_memory_changes_nothing(perturb, tmp_path, codec):
-    """Of 11 macroblocks in a row: x264's AVX-512 code takes 8 at once, and the memory behind the last for five more."""
+    """Of a row of 11 macroblocks, x264's AVX-512 code reads 8 at once, and so the memory of five after the last."""
     write_video(tmp_path / "a.mp4", film(16, 144, 176), 25)
     digests = []
     for value in (0, 1, 85, 255):
@@ -75,11 +75,11 @@ def test_unset_memory_changes_nothing(perturb, tmp_path, codec):
 
 
 def test_the_instructions_of_the_cpu_change_nothing(tmp_path, monkeypatch):
-    """A set may be begun on one machine and finished on another."""
+    """A set may be started on one machine and finished on another."""
     write_video(tmp_path / "a.mp4", film(16, 144, 176), 25)
     _, fast = copy(tmp_path / "a.mp4", tmp_path / "fast", preset="medium", crf=24)
-    library, parameters, words = video_transcode.CODECS["h264"]
-    monkeypatch.setitem(video_transcode.CODECS, "h264", (library, parameters, words | {"asm": "0"}))
+    library, parameters, options = video_transcode.CODECS["h264"]
+    monkeypatch.setitem(video_transcode.CODECS, "h264", (library, parameters, options | {"asm": "0"}))
     _, plain = copy(tmp_path / "a.mp4", tmp_path / "plain", preset="medium", crf=24)
     assert fast["sha256"] == plain["sha256"]
 
@@ -88,7 +88,7 @@ def test_the_instructions_of_the_cpu_change_nothing(tmp_path, monkeypatch):
 def test_the_psnr_is_reached_and_not_by_far(source, tmp_path, psnr):
     path, note = copy(source, tmp_path, psnr=psnr)
     with open_video(path, cache=False) as video, open_video(source, cache=False) as original:
-        a, b = (one.frames_at(range(30)).images.double() for one in (video, original))
+        a, b = (reader.frames_at(range(30)).images.double() for reader in (video, original))
     real = 10 * np.log10(255**2 / ((a - b) ** 2).mean().item())
     assert note["psnr"] == pytest.approx(real, abs=0.002)
     assert psnr <= real < psnr + 1.5
@@ -112,7 +112,7 @@ def test_a_psnr_beyond_reach_ends(tmp_path):
 @pytest.mark.parametrize("slope", [0.1, 0.6, 2.0])
 @pytest.mark.parametrize("at_22", [25.0, 38.0, 38.8, 60.0])
 def test_the_search_ends(monkeypatch, slope, jump, at_22):
-    """Whatever the PSNR does as the factor grows, also in jumps: few tries, and the goal met if 14 can meet it."""
+    """However the PSNR falls with the factor, also in jumps, a few tries reach the goal if a factor of 14 does."""
     tried = []
 
     def psnr(crf):
@@ -120,11 +120,11 @@ def test_the_search_ends(monkeypatch, slope, jump, at_22):
 
     monkeypatch.setattr(video_transcode, "_encode", lambda material, path, settings, crf: tried.append(crf))
     monkeypatch.setattr(video_transcode, "_prove", lambda material, path: {"psnr": psnr(tried[-1])})
-    found = video_transcode._encode_well(None, None, TranscodeSettings(psnr=38.5))
+    figures = video_transcode._encode_well(None, None, TranscodeSettings(psnr=38.5))
     assert len(tried) <= video_transcode.TRIES + 1
-    assert (found["crf"], found["psnr"]) == (tried[-1], psnr(tried[-1]))
-    assert 14 <= found["crf"] <= 51
-    assert found["psnr"] >= 38.5 or psnr(14) < 38.5
+    assert (figures["crf"], figures["psnr"]) == (tried[-1], psnr(tried[-1]))
+    assert 14 <= figures["crf"] <= 51
+    assert figures["psnr"] >= 38.5 or psnr(14) < 38.5
 
 
 def test_the_short_side(tmp_path):
@@ -139,7 +139,7 @@ def test_the_short_side(tmp_path):
 
 
 def test_frame_i_is_frame_i(tmp_path, shared_data):
-    """Rotated, odd, full range, 10 bit, with hidden frames, with a late start: the copy shows what the reader shows."""
+    """The copy has the reader's frames: rotated, odd, full range, 10 bit, hidden frames, late start."""
     fixtures = shared_data / "fixtures" / "torchcodec"
     names = ["nasa_13013_rotated.mp4", "discard_first_keyframe.mp4", "test_non_zero_start.mp4", "animated.gif"]
     for name in names:
@@ -154,7 +154,7 @@ def test_frame_i_is_frame_i(tmp_path, shared_data):
 
 
 def test_numbers_stay_in_their_places(tmp_path):
-    """AVI stores no times of showing, and its frames are counted."""
+    """AVI stores no display times, so its frames are counted."""
     write_numbered_video(tmp_path / "a.avi", 25)
     path, note = copy(tmp_path / "a.avi", tmp_path / "out", psnr=36.0)
     with open_video(path, cache=False) as video, open_video(tmp_path / "a.avi", cache=False) as original:
@@ -173,7 +173,7 @@ def test_a_broken_source_is_an_error_in_words(tmp_path):
 
 
 def test_two_frames_of_one_time_are_an_error_in_words(tmp_path):
-    """As a camera's bursts are stamped. The encoder would end the run with a number."""
+    """A camera's bursts have such times; the encoder would end the run with an error number."""
     write_numbered_video(tmp_path / "steady.mkv", 20, codec_options={"bf": "0", "g": "20"})
     with av.open(str(tmp_path / "steady.mkv")) as steady, av.open(str(tmp_path / "burst.mkv"), "w") as burst:
         stream = burst.add_stream_from_template(steady.streams.video[0])
@@ -197,12 +197,12 @@ def test_what_an_encoder_refuses_is_an_error_of_the_video(source, tmp_path, monk
 
     monkeypatch.setattr(video_transcode, "_write", refuse)
     (tmp_path / "out").mkdir()
-    found = transcode(TranscodeJob("a.mp4", source, tmp_path / "out", TranscodeSettings()))
-    assert found["error"].endswith("a.mp4 cannot be encoded (Invalid argument)")
+    note = transcode(TranscodeJob("a.mp4", source, tmp_path / "out", TranscodeSettings()))
+    assert note["error"].endswith("a.mp4 cannot be encoded (Invalid argument)")
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"codec": "vp9"}, "codec is 'vp9'; it can be h264, hevc"),
         ({"preset": "silly"}, "preset is 'silly'; it can be ultrafast, "),
@@ -213,6 +213,6 @@ def test_what_an_encoder_refuses_is_an_error_of_the_video(source, tmp_path, monk
         ({"b_frames": -1}, "b_frames is -1"),
     ],
 )
-def test_settings_are_checked(settings, words):
-    with pytest.raises(ValueError, match=words):
+def test_settings_are_checked(settings, message):
+    with pytest.raises(ValueError, match=message):
         TranscodeSettings(**settings)
