@@ -1,4 +1,4 @@
-"""Lists of clips and events: what is read is what was written, splits never tear a group, and errors say what to do."""
+"""Lists of clips and events: they are read as written, no split divides a group, and errors state the remedy."""
 
 import csv
 from collections import Counter
@@ -32,7 +32,7 @@ def touch(root: Path, *names: str) -> Path:
 
 
 def write(root: Path, text: str, classes: str | None = None) -> Path:
-    """A folder with this clips.csv and the videos a.mp4 to e.mp4."""
+    """Write a folder with this clips.csv and the videos a.mp4 to e.mp4."""
     touch(root, *(f"{letter}.mp4" for letter in "abcde"))
     (root / "clips.csv").write_text(text, encoding="utf-8")
     if classes is not None:
@@ -98,7 +98,7 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a, b.mp4", "classes.txt", "clips.csv", "ü"]
 
 
-def test_columns_nobody_uses_are_not_written(tmp_path):
+def test_columns_without_values_are_not_written(tmp_path):
     write_clips_csv(tmp_path, [ClipRow("a.mp4", "run")])
     assert (tmp_path / "clips.csv").read_text() == "path,label\na.mp4,run\n"
 
@@ -118,7 +118,7 @@ def test_absolute_paths_and_root_txt_reach_videos_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "classes", "words"),
+    ("text", "classes", "message"),
     [
         ("", None, "is empty; its first line is path,label"),
         ("path,label\n", None, "is empty: it has a header and no clips"),
@@ -156,17 +156,17 @@ def test_absolute_paths_and_root_txt_reach_videos_elsewhere(tmp_path):
         ("path,label\n../a.mp4,x\n", None, r"row 2: the path ../a.mp4 may leave .* without '..' or in full"),
     ],
 )
-def test_a_bad_clips_csv_is_refused_by_words(tmp_path, text, classes, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_clips_csv_is_refused_by_words(tmp_path, text, classes, message):
+    with pytest.raises(ValueError, match=message):
         load_clips(write(tmp_path, text, classes))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [("", "is empty"), ("a\n\nb\n", "line 2 is empty"), ("a\nb\na\n", "names a more than once")],
 )
-def test_a_bad_classes_txt_is_refused_by_words(tmp_path, text, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_classes_txt_is_refused_by_words(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
         load_clips(write(tmp_path, "path,label\na.mp4,a\nb.mp4,b\n", text))
 
 
@@ -250,7 +250,7 @@ def test_a_class_called_train_is_a_class(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "message"),
     [
         (["run/a.mp4", "jump/a.txt"], "empty class jump: this class folder of .* holds no video"),
         (["run/a.mp4", "jump/1.jpg"], "empty class jump"),
@@ -259,8 +259,8 @@ def test_a_class_called_train_is_a_class(tmp_path):
         (["run/a.txt"], r"every class folder \(run\) is without any video"),
     ],
 )
-def test_a_bad_folder_is_refused_by_words(tmp_path, names, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_folder_is_refused_by_words(tmp_path, names, message):
+    with pytest.raises(ValueError, match=message):
         load_clips(touch(tmp_path, *names))
 
 
@@ -274,11 +274,11 @@ def people(root: Path, names="abcdefghi", actions=("run", "jump", "wave")) -> Pa
 GROUP = r"([^/_]+)_[^/]*$"
 
 
-def test_the_drawn_split_depends_on_seed_and_names_alone(tmp_path):
-    one, two = people(tmp_path / "one"), people(tmp_path / "two")
-    assert splits(load_clips(one)) == splits(load_clips(two))
-    assert splits(load_clips(one)) != splits(load_clips(one, seed=1))
-    assert load_clips(one).digest == load_clips(two).digest != load_clips(one, seed=1).digest
+def test_the_drawn_split_depends_only_on_seed_and_names(tmp_path):
+    first, second = people(tmp_path / "first"), people(tmp_path / "second")
+    assert splits(load_clips(first)) == splits(load_clips(second))
+    assert splits(load_clips(first)) != splits(load_clips(first, seed=1))
+    assert load_clips(first).digest == load_clips(second).digest != load_clips(first, seed=1).digest
 
 
 def test_the_drawn_split_gives_every_class_its_share(tmp_path):
@@ -324,7 +324,7 @@ def test_several_groups_are_held_out_together(tmp_path):
     people(tmp_path)
     clips = load_clips(tmp_path, group=GROUP, held_out=["c", "e"], fractions=(1, 0, 0))
     assert {clip.id for clip in clips.split("test")} == {
-        f"{name}/{who}_{name}" for name in ("run", "jump", "wave") for who in "ce"
+        f"{name}/{person}_{name}" for name in ("run", "jump", "wave") for person in "ce"
     }
     assert len(clips.split("train")) == 21
 
@@ -342,7 +342,7 @@ def test_a_stated_split_that_tears_groups_is_noted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"held_out": "a"}, "held_out=a names a group, so group must say"),
         ({"group": GROUP, "held_out": "z"}, "no clip is of the group z; the groups are a, b, c, d, e, f, g, h, i"),
@@ -356,8 +356,8 @@ def test_a_stated_split_that_tears_groups_is_noted(tmp_path):
         ({"fractions": (0.5, 0.5)}, "three shares"),
     ],
 )
-def test_a_split_that_cannot_be_is_refused_by_words(tmp_path, arguments, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_split_that_cannot_be_is_refused_by_words(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
         load_clips(people(tmp_path), **arguments)
 
 
@@ -397,7 +397,7 @@ def test_events_survive_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
+    ("row", "message"),
     [
         ("a,2,1,x", "row 2 starts at 2 s and ends at 1 s"),
         ("a,,1,x", "row 2 has no start_s"),
@@ -407,9 +407,9 @@ def test_events_survive_the_file(tmp_path):
         ("a,0,1m,x", "end_s is '1m'"),
     ],
 )
-def test_a_bad_event_is_refused_by_words(tmp_path, row, words):
+def test_a_bad_event_is_refused_by_words(tmp_path, row, message):
     (tmp_path / "events.csv").write_text(f"video,start_s,end_s,label\n{row}\n")
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         load_events(tmp_path / "events.csv")
 
 
@@ -462,9 +462,9 @@ def test_fir_s_events_are_read(shared_data):
     assert len(events) == 288
     assert Counter(videos.values()) == {"train": 14, "test": 7}
     for video in videos:
-        own = [event for event in events if event.video == video]
-        multi_hot, _ = rasterise(own, 4000, 4, classes)
-        assert 0 < multi_hot[:, 1:].sum() <= sum((e.end_s - e.start_s) * 4 + 2 for e in own)
+        video_events = [event for event in events if event.video == video]
+        multi_hot, _ = rasterise(video_events, 4000, 4, classes)
+        assert 0 < multi_hot[:, 1:].sum() <= sum((e.end_s - e.start_s) * 4 + 2 for e in video_events)
 
 
 # ------------------------------------------------------------------------------------------------- writing and the rest
@@ -483,10 +483,10 @@ def test_a_data_set_is_referenced_and_its_missing_videos_are_listed(tmp_path, ca
     assert find_videos(videos) == {"a": ["x/a.mp4"], "b": ["y/b.avi"]}
     rows = [ClipRow("x/a.mp4", "x", "train"), ClipRow("y/b.avi", "y", "test")]
     write_dataset(tmp_path / "out", videos, rows, ["c", "d"], ["x", "y", "z"])
-    said = capsys.readouterr()
-    assert "1 train, 1 test clips" in said.out
-    assert "1 of 3 classes have no video: z" in said.out
-    assert "2 of 4 videos are missing" in said.err
+    printed = capsys.readouterr()
+    assert "1 train, 1 test clips" in printed.out
+    assert "1 of 3 classes have no video: z" in printed.out
+    assert "2 of 4 videos are missing" in printed.err
     assert (tmp_path / "out/missing.txt").read_text() == "c\nd\n"
     clips = load_clips(tmp_path / "out", empty_classes="allow")
     assert [clip.path for clip in clips] == [videos / "x/a.mp4", videos / "y/b.avi"]

@@ -1,4 +1,4 @@
-"""The clip data set: the same batches whatever the workers, and nothing replaced in silence."""
+"""The clip data set: the number of workers changes no batch, and no unreadable video is replaced."""
 
 from pathlib import Path
 
@@ -24,13 +24,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(root: Path, **options) -> ClipData:
-    made = ClipData(str(root), SegmentSampler(4), Augment(color_jitter=0.4), **{"batch_size": 4, **options})
-    made.prepare(INPUT)
-    return made
+    datamodule = ClipData(str(root), SegmentSampler(4), Augment(color_jitter=0.4), **{"batch_size": 4, **options})
+    datamodule.prepare(INPUT)
+    return datamodule
 
 
-def batches(made: ClipData, split: str = "train", epoch: int = 0) -> list:
-    loader = made.loader(split)
+def batches(datamodule: ClipData, split: str = "train", epoch: int = 0) -> list:
+    loader = datamodule.loader(split)
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
@@ -57,24 +57,26 @@ def test_a_resumed_run_sees_the_batches_it_would_have_seen(root: Path) -> None:
 
 
 def test_the_global_generators_are_left_alone(root: Path) -> None:
-    made = data(root, num_workers=0)
+    datamodule = data(root, num_workers=0)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    made.sets["train"][(0, 0)]
+    datamodule.sets["train"][(0, 0)]
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_reading_in_the_main_process_begins_no_other_device_anew(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_in_the_main_process_resets_no_generator_of_a_device(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds: list[int] = []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)  # what torch.manual_seed calls
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)  # torch.manual_seed calls it
     batches(data(root, num_workers=0))
     build_network("resnet_tiny", size=32)
     assert not seeds
 
 
 def test_evaluation_repeats_itself(root: Path) -> None:
-    made = data(root, num_workers=0, views="3x3")
-    first, second = batches(made, "test", epoch=0), batches(made, "test", epoch=1)
+    datamodule = data(root, num_workers=0, views="3x3")
+    first, second = batches(datamodule, "test", epoch=0), batches(datamodule, "test", epoch=1)
     assert same(first, second)
     assert first[0].clips.shape[1:] == (9, 4, 3, 36, 36)  # three crops span the resized short side
 
@@ -92,7 +94,7 @@ def test_processes_share_the_data_and_repeat_only_to_be_equally_long() -> None:
 
 
 def break_one(root: Path, folder: Path) -> Path:
-    """A copy of the data whose first training video is a text file."""
+    """Write a list of the same data in which the first training video is a text file."""
     clips = load_clips(root)
     lines = ["path,label,split"]
     for clip in clips.clips:
@@ -105,19 +107,19 @@ def break_one(root: Path, folder: Path) -> Path:
 
 
 def test_an_unreadable_video_is_skipped_by_name_in_training(root: Path, tmp_path: Path) -> None:
-    made = data(break_one(root, tmp_path), num_workers=0)
-    seen = batches(made)
-    skipped = {id: why for batch in seen for id, why in batch.skipped.items()}
+    datamodule = data(break_one(root, tmp_path), num_workers=0)
+    loaded = batches(datamodule)
+    skipped = {id: why for batch in loaded for id, why in batch.skipped.items()}
     assert len(skipped) == 1
     assert "broken" in next(iter(skipped))
     assert "broken.mp4" in next(iter(skipped.values()))
-    assert sum(len(batch) for batch in seen) == len(made.sets["train"]) - 1
+    assert sum(len(batch) for batch in loaded) == len(datamodule.sets["train"]) - 1
 
 
 def test_an_unreadable_video_stops_when_asked(root: Path, tmp_path: Path) -> None:
-    made = data(break_one(root, tmp_path), num_workers=0, unreadable="raise")
+    datamodule = data(break_one(root, tmp_path), num_workers=0, unreadable="raise")
     with pytest.raises(VideoError, match=r"broken\.mp4"):
-        batches(made)
+        batches(datamodule)
 
 
 def test_an_unreadable_video_in_the_cache_raises_when_asked(tmp_path: Path) -> None:
@@ -147,38 +149,38 @@ def test_seconds_choose_frames(root: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text(f"{label}\n")
     with pytest.raises(ValueError, match="class"):  # one class is nothing to learn
         load_clips(tmp_path)
-    other = load_clips(root).classes[clip.label - 1]
-    (tmp_path / "clips.csv").write_text(text + f"{clip.path.resolve()},{other},90,95,train\n")
-    (tmp_path / "classes.txt").write_text(f"{label}\n{other}\n")
-    made = data(tmp_path, num_workers=0, unreadable="raise")
-    made.sets["train"].sampler = Everything()
-    first, second = made.sets["train"][0], made.sets["train"][1]
+    second_label = load_clips(root).classes[clip.label - 1]
+    (tmp_path / "clips.csv").write_text(text + f"{clip.path.resolve()},{second_label},90,95,train\n")
+    (tmp_path / "classes.txt").write_text(f"{label}\n{second_label}\n")
+    datamodule = data(tmp_path, num_workers=0, unreadable="raise")
+    datamodule.sets["train"].sampler = Everything()
+    first, second = datamodule.sets["train"][0], datamodule.sets["train"][1]
     assert first.clips.shape[1] + second.clips.shape[1] > 4
     with pytest.raises(VideoError, match=r"no frame lies between 90\.0 s and 95\.0 s"):
-        made.sets["train"][2]
+        datamodule.sets["train"][2]
 
 
 class Everything(SegmentSampler):
-    """All frames, in order."""
+    """A sampler of all frames, in order."""
 
     def __call__(self, num_frames, generator=None, num_clips=1):
         return np.arange(num_frames)[None]
 
 
 def test_a_sampler_that_disagrees_with_the_network_is_named(root: Path) -> None:
-    made = ClipData(str(root), SegmentSampler(8))
+    datamodule = ClipData(str(root), SegmentSampler(8))
     with pytest.raises(ValueError, match=r"picks 8 frames a clip but the network's weights are made for 5"):
-        made.prepare(ClipInput(frames=5, size=32))
+        datamodule.prepare(ClipInput(frames=5, size=32))
 
 
 def test_an_empty_split_is_named(root: Path, tmp_path: Path) -> None:
     clips = load_clips(root)
     lines = [f"{clip.path.resolve()},{clips.classes[clip.label]},train" for clip in clips.clips]
     (tmp_path / "clips.csv").write_text("path,label,split\n" + "\n".join(lines) + "\n")
-    made = data(tmp_path, num_workers=0)
-    assert made.val_dataloader() == []
+    datamodule = data(tmp_path, num_workers=0)
+    assert datamodule.val_dataloader() == []
     with pytest.raises(ValueError, match="no clip in the split 'test'"):
-        made.test_dataloader()
+        datamodule.test_dataloader()
 
 
 @pytest.mark.parametrize("views", ["10", "x3", "0x1", "3 x 3"])

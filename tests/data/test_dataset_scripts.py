@@ -106,10 +106,10 @@ def test_nothing_there_is_an_error(prepare, ucf, tmp_path):
 def test_the_command_of_the_readme_runs(ucf, tmp_path):
     touch(tmp_path / "UCF-101", "Archery/v_Archery_g02_c01.avi", "Bowling/v_Bowling_g01_c01.avi")
     line = next(line for line in (DATASETS / "ucf101/README.md").read_text().splitlines() if line.startswith("python "))
-    words = line.replace("UCF-101", str(tmp_path / "UCF-101")).replace("ucfTrainTestlist", str(ucf)).split()
-    words = [sys.executable, str(DATASETS.parent / words[1]), *words[2:-1], str(tmp_path / "out")]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "1 train, 1 test clips of 2 classes" in done.stdout
+    command = line.replace("UCF-101", str(tmp_path / "UCF-101")).replace("ucfTrainTestlist", str(ucf)).split()
+    command = [sys.executable, str(DATASETS.parent / command[1]), *command[2:-1], str(tmp_path / "out")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "1 train, 1 test clips of 2 classes" in result.stdout
     assert len(load_clips(tmp_path / "out")) == 2
 
 
@@ -219,7 +219,7 @@ def test_kinetics_files_are_found_in_any_folder(prepare, kinetics, tmp_path, nam
 
 
 def test_kinetics_takes_the_copy_in_the_folder_of_split_and_class(prepare, kinetics, tmp_path):
-    names = [f"{place}/-abc_000007_000017.mp4" for place in ("a", "train/archery", "train/yoga", "val/yoga")]
+    names = [f"{folder}/-abc_000007_000017.mp4" for folder in ("a", "train/archery", "train/yoga", "val/yoga")]
     clips = load_clips(
         prepare("kinetics", videos=touch(tmp_path / "videos", *names), annotations=kinetics),
         empty_classes="allow",

@@ -1,4 +1,4 @@
-"""What is no clip becomes none, and is told: what file systems and programs keep beside videos, and previews."""
+"""Files that systems and programs keep beside videos, and previews, are no clips; a note names them."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-# beside jump/0.mp4, by whom
+# files beside jump/0.mp4, and the program that writes them
 LITTER = [
     "jump/@eaDir/0.mp4/SYNOVIDEO_VIDEO_SCREENSHOT.jpg",  # Synology's index
     "jump/@eaDir/0.mp4/SYNOPHOTO_THUMB_M.jpg",
@@ -139,7 +139,7 @@ def test_links_that_lead_to_each_other(tmp_path):
 
 
 def test_a_class_of_videos_and_a_class_of_images(tmp_path):
-    """Beside means in the same folder, or below it: a stray video beside the class folders parts nothing."""
+    """A stray video beside the class folders does not turn a class of images into previews."""
     root = touch(tmp_path, "jump/0.mp4", "run/a/1.jpg", "run/a/2.jpg", "stray.mp4")
     assert [clip.id for clip in load_clips(root)] == ["jump/0", "run/a"]
     assert walk_videos(root, images_below=2) == ["jump/0.mp4", "run/a", "stray.mp4"]
@@ -156,7 +156,7 @@ def test_a_class_may_be_called_thumbs(tmp_path):
 
 
 def test_a_class_of_images_may_be_called_thumb(tmp_path):
-    """What lies below a folder of that name is previews where the others are files."""
+    """A folder of that name holds previews only if the other classes hold files."""
     root = touch(tmp_path / "images", "thumb/one/1.jpg", "thumb/two/1.jpg", "fist/three/1.jpg", "fist/previews/1.jpg")
     assert [clip.id for clip in load_clips(root)] == ["fist/three", "thumb/one", "thumb/two"]
     root = touch(tmp_path / "splits", "train/thumb/one/1.jpg", "train/fist/two/1.jpg", "test/thumb/three/1.jpg")
@@ -190,7 +190,7 @@ def test_a_folder_that_is_streamed_or_examined_has_no_litter(tmp_path):
 
 @pytest.mark.parametrize("names", [["videos/a.mp4"], ["videos/a.mp4", "features/a.npy"], ["a.mp4"]])
 def test_untrimmed_videos_are_no_class_folders(names: list[str], tmp_path: Path) -> None:
-    """Whoever gives them to a recogniser is told whose they are."""
+    """The error of a recogniser's loader names the networks that such videos are for."""
     touch(tmp_path, "events.csv", *names)
     with pytest.raises((ValueError, FileNotFoundError), match=r"events\.csv.*untrimmed.*--config online/fir/miniroad"):
         load_clips(tmp_path)

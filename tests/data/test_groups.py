@@ -1,4 +1,4 @@
-"""A column ``group`` says who or what must not stand on two sides of a split, as the path pattern does."""
+"""A column ``group`` gives the persons or sources that must not be in two splits, as the path pattern does."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ PEOPLE = {"ann": range(0, 8), "bob": range(8, 16), "eve": range(16, 24), "max": 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Forty clips of two classes whose paths tell no person."""
+    """Write forty clips of two classes; their paths contain no person."""
     rows = []
     for person, numbers in PEOPLE.items():
         for i in numbers:
@@ -69,18 +69,18 @@ def test_a_stated_split_that_tears_groups_of_the_column_is_told(root):
 
 
 @pytest.mark.parametrize(
-    ("rows", "words"),
+    ("rows", "message"),
     [
         ("a.mp4,x,ann\nb.mp4,y,\n", "row 3 has no group; name one in every row, or leave the column out"),
         ("a.mp4,x,ann\nb.mp4,y,bob\nb.mp4,x,ann\n", r"b\.mp4 is of the group bob in one row and of ann in another"),
     ],
 )
-def test_a_column_with_gaps_is_refused(tmp_path, rows, words):
+def test_a_column_with_gaps_is_refused(tmp_path, rows, message):
     for letter in "ab":
         (tmp_path / f"{letter}.mp4").touch()
     lines = [f"{line},{i},{i + 1}" for i, line in enumerate(rows.splitlines())]
     (tmp_path / "clips.csv").write_text("path,label,group,start_s,end_s\n" + "\n".join(lines))
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         load_clips(tmp_path)
 
 
@@ -115,15 +115,15 @@ def test_validation_is_carved_by_groups_of_videos_csv(tmp_path):
     root = untrimmed(tmp_path, people)
     assert load_groups(root / "videos.csv") == {f"{video}.mp4": person for video, person in people.items()}
     for seed in range(4):
-        made = load_sequences(root, val_fraction=0.3, seed=seed)
-        sides = {person: {s.split for s in made if people[s.id] == person} for person in people.values()}
+        sequences = load_sequences(root, val_fraction=0.3, seed=seed)
+        sides = {person: {s.split for s in sequences if people[s.id] == person} for person in people.values()}
         assert all(len(side) == 1 for side in sides.values())
-        assert {s.split for s in made} == {"train", "val"}
+        assert {s.split for s in sequences} == {"train", "val"}
     by_pattern = load_sequences(root, val_fraction=0.3, group=r"v(\d)")
     assert sum("replaces the column group of" in note for note in by_pattern.notes) == 1
 
 
-def test_check_tells_groups_of_the_column_on_two_sides(tmp_path):
+def test_check_reports_groups_of_the_column_in_two_splits(tmp_path):
     from vidact.prepare.check import _group_findings
     from vidact.prepare.sources import find_sources
 

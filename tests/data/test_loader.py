@@ -1,4 +1,4 @@
-"""The loader: pixels finished on the device are the same pixels, and it does not matter how workers begin."""
+"""The loader: pixels finished on the device are the same, and the start method of workers changes nothing."""
 
 import gc
 import os
@@ -27,20 +27,20 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(root: Path, augment: Augment = Augment(), **options) -> ClipData:  # noqa: B008
-    made = ClipData(str(root), SegmentSampler(4), augment, **{"batch_size": 4, "num_workers": 0, **options})
-    made.prepare(INPUT)
-    return made
+    datamodule = ClipData(str(root), SegmentSampler(4), augment, **{"batch_size": 4, "num_workers": 0, **options})
+    datamodule.prepare(INPUT)
+    return datamodule
 
 
-def batches(made: ClipData, epoch: int = 0) -> list:
-    loader = made.loader("train")
+def batches(datamodule: ClipData, epoch: int = 0) -> list:
+    loader = datamodule.loader("train")
     loader.sampler.set_epoch(epoch)
-    return [made.on_after_batch_transfer(batch, 0) for batch in loader]
+    return [datamodule.on_after_batch_transfer(batch, 0) for batch in loader]
 
 
 @pytest.mark.parametrize("crop", ["multiscale", "resized", "none"])
 def test_the_device_finishes_what_the_workers_would_have(root: Path, crop: str) -> None:
-    """The same draws, the same labels of mirrored clips, and on a CPU the same bits."""
+    """The draws and the labels of mirrored clips are the same, and on a CPU the bits are."""
     for epoch in range(3):
         ours = batches(data(root, Augment(crop=crop)), epoch)
         theirs = batches(data(root, Augment(crop=crop), pixels_on="device"), epoch)
@@ -52,25 +52,29 @@ def test_the_device_finishes_what_the_workers_would_have(root: Path, crop: str) 
 
 
 def test_fewer_bytes_travel(root: Path) -> None:
-    made = data(root, pixels_on="device")
-    batch = next(iter(made.loader("train")))
+    datamodule = data(root, pixels_on="device")
+    batch = next(iter(datamodule.loader("train")))
     assert isinstance(batch, CutBatch)
-    assert all(one.dtype == torch.uint8 for one in batch.pixels)
-    assert all(one.shape[:2] == (4, 3) for one in batch.pixels)
+    assert all(pixels.dtype == torch.uint8 for pixels in batch.pixels)
+    assert all(pixels.shape[:2] == (4, 3) for pixels in batch.pixels)
     assert {type(is_mirrored) for is_mirrored in batch.is_mirrored} == {bool}
-    test = next(iter(made.loader("test")))
-    assert test.clips.dtype == torch.float32  # views of a test are the workers'
+    test = next(iter(datamodule.loader("test")))
+    assert test.clips.dtype == torch.float32  # the workers finish the views of a test
 
 
 @pytest.mark.gpu
 def test_a_gpu_draws_the_same(root: Path) -> None:
-    made = data(root, pixels_on="device")
+    datamodule = data(root, pixels_on="device")
     ours = batches(data(root))
-    for a, batch in zip(ours, made.loader("train"), strict=True):
+    for a, batch in zip(ours, datamodule.loader("train"), strict=True):
         moved = CutBatch(
-            [one.cuda() for one in batch.pixels], batch.is_mirrored, batch.targets.cuda(), batch.ids, batch.skipped
+            [video.cuda() for video in batch.pixels],
+            batch.is_mirrored,
+            batch.targets.cuda(),
+            batch.ids,
+            batch.skipped,
         )
-        b = made.on_after_batch_transfer(moved, 0)
+        b = datamodule.on_after_batch_transfer(moved, 0)
         assert torch.equal(a.targets, b.targets.cpu())
         assert (a.clips - b.clips.cpu()).abs().max() < 1.6 / 255 / 0.224
 
@@ -96,8 +100,8 @@ def test_how_workers_begin_does_not_matter(root: Path, method: str, pixels_on: s
 
 def test_an_epoch_goes_on_in_its_middle(root: Path) -> None:
     whole = batches(data(root), epoch=1)
-    made = data(root)
-    loader = made.loader("train")
+    datamodule = data(root)
+    loader = datamodule.loader("train")
     loader.sampler.set_epoch(1)
     loader.sampler.start = 4  # after the first batch
     rest = list(loader)
@@ -112,17 +116,17 @@ def test_an_epoch_goes_on_in_its_middle(root: Path) -> None:
 def test_ctrl_c_while_processes_start_is_nothing_but_an_interrupt(
     after: int, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PyTorch cannot end what it has half begun: an error of its own would be printed beside."""
-    begin, begun, told = jobs.HeldForkProcess.start, [], []
+    """PyTorch cannot end an iterator that is half made: it would print an error of its own as well."""
+    start_process, started, unraisable = jobs.HeldForkProcess.start, [], []
 
     def start(process: jobs.HeldForkProcess) -> None:
-        begin(process)
-        begun.append(process)
-        if len(begun) == after:
+        start_process(process)
+        started.append(process)
+        if len(started) == after:
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(jobs.HeldForkProcess, "start", start)
-    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
     loader = data(root, num_workers=2, start_method="fork").loader("train")
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -131,7 +135,7 @@ def test_ctrl_c_while_processes_start_is_nothing_but_an_interrupt(
     finally:
         signal.signal(signal.SIGINT, handler)
     gc.collect()
-    assert not told
+    assert not unraisable
     del loader
     gc.collect()
-    assert not any(process.is_alive() for process in begun)
+    assert not any(process.is_alive() for process in started)

@@ -1,4 +1,4 @@
-"""Names that look the same are one name wherever they are read; what differs and stays apart is told."""
+"""Names that look the same are one name wherever they are read; a note lists similar names that stay different."""
 
 import json
 import unicodedata
@@ -19,7 +19,7 @@ CAFE = "caf\u00e9"
 APART = unicodedata.normalize("NFD", CAFE)  # as macOS writes the names of files
 assert CAFE != APART
 
-# what people's programs make of a name, and the one way to write it
+# (spellings that programs write, the plain name)
 SPELLINGS = [
     (APART, CAFE),
     ("run ", "run"),
@@ -34,7 +34,7 @@ SPELLINGS = [
     ("r\u00adun", "run"),  # soft hyphen
     ("run\u200e", "run"),  # left-to-right mark, from Windows' file properties
     ("run\u2060", "run"),  # word joiner
-    ("ru\u200dn", "run"),  # a joiner that joins nothing
+    ("ru\u200dn", "run"),  # a joiner between letters that do not join
     ("run\ufff9", "run"),  # interlinear annotation
     ("run\u17b4", "run"),  # a vowel of Khmer that is never shown
     ("run\U000e0100", "run"),  # a variation selector beside a letter that has no variants
@@ -50,33 +50,33 @@ def touch(root: Path, *names: str) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("found", "plain"), SPELLINGS)
-def test_folders_of_one_look_are_one_class(tmp_path, found, plain):
-    root = touch(tmp_path, f"train/{plain}/a.mp4", f"test/{found}/b.mp4", "train/walk/c.mp4", "test/walk/d.mp4")
+@pytest.mark.parametrize(("spelling", "plain"), SPELLINGS)
+def test_folders_of_one_look_are_one_class(tmp_path, spelling, plain):
+    root = touch(tmp_path, f"train/{plain}/a.mp4", f"test/{spelling}/b.mp4", "train/walk/c.mp4", "test/walk/d.mp4")
     clips = load_clips(root)
     assert set(clips.classes) == {plain, "walk"}
-    assert {clip.path.parent.name for clip in clips} == {plain, found, "walk"}  # the files stay where they are
+    assert {clip.path.parent.name for clip in clips} == {plain, spelling, "walk"}  # the files stay where they are
     (note,) = [note for note in clips.notes if "read as one name" in note]
     assert note.count("'" + plain + "'") == 2
     assert "(" in note  # in words what differs
     assert clips.class_weights().tolist() == [1, 1]
 
 
-@pytest.mark.parametrize(("found", "plain"), SPELLINGS)
-def test_labels_in_lists_are_one_class(tmp_path, found, plain):
+@pytest.mark.parametrize(("spelling", "plain"), SPELLINGS)
+def test_labels_in_lists_are_one_class(tmp_path, spelling, plain):
     touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
-    (tmp_path / "clips.csv").write_text(f"path,label\na.mp4,{plain}\nb.mp4,{found}\nc.mp4,walk\n", encoding="utf-8")
+    (tmp_path / "clips.csv").write_text(f"path,label\na.mp4,{plain}\nb.mp4,{spelling}\nc.mp4,walk\n", encoding="utf-8")
     assert sorted(load_clips(tmp_path).classes) == sorted([plain, "walk"])
-    (tmp_path / "classes.txt").write_text(f"walk\n{found}\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text(f"walk\n{spelling}\n", encoding="utf-8")
     assert load_classes(tmp_path / "classes.txt") == ["walk", plain]
     assert [clip.label for clip in load_clips(tmp_path)] == [1, 1, 0]
-    (tmp_path / "classes.txt").write_text(f"walk\n{plain}\n{found}\n", encoding="utf-8")
+    (tmp_path / "classes.txt").write_text(f"walk\n{plain}\n{spelling}\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"classes\.txt names .* more than once: .*rows 2 and 3"):
         load_classes(tmp_path / "classes.txt")
 
 
 def test_names_that_are_seen_to_differ_stay(tmp_path):
-    """Letter case is told; joiners of Persian and of emoji are letters of their names."""
+    """Names that differ in case get a note; joiners of Persian and of emoji are part of their names."""
     names = ["Run", "run", "\u0440un", "pun", "می\u200cخواهم", "میخواهم", "👩\u200d🚀", "👩🚀", "caf\u00e9", "cafe"]
     root = touch(tmp_path, *(f"{name}/{i}.mp4" for i, name in enumerate(names)))
     clips = load_clips(root)
@@ -89,13 +89,13 @@ def test_names_that_are_seen_to_differ_stay(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [("\u2764\ufe0f", "\u2764"), ("\u2764\ufe0e", "\u2764"),  # an emoji, and the same in black
      ("\u8fba", "\u8fba\U000e0101"),  # variants of a Chinese character
      ("\u0639\u0644\u064a", "\u0639\u0644\u06cc"), ("\u0643\u0634", "\u06a9\u0634")],  # Arabic and Persian keyboards
 )  # fmt: skip
-def test_names_of_one_look_are_told(tmp_path, one, other):
-    clips = load_clips(touch(tmp_path, f"{one}/a.mp4", f"{other}/b.mp4"))
+def test_names_of_one_look_are_told(tmp_path, first, second):
+    clips = load_clips(touch(tmp_path, f"{first}/a.mp4", f"{second}/b.mp4"))
     assert len(clips.classes) == 2
     (note,) = [note for note in clips.notes if "look alike and stay different" in note]
     assert "U+" in note
@@ -110,7 +110,7 @@ def test_a_label_in_another_case_is_told_its_class(tmp_path):
 
 
 def test_no_note_names_the_same_name_twice(tmp_path):
-    """Of three classes that look alike each is told by what differs."""
+    """A note on three classes that look alike spells out the differences."""
     names = ["sore", "s\u043ere", "sor\u0435"]
     root = touch(tmp_path, *(f"train/{name}/{i}.mp4" for i, name in enumerate(names)), "test/walk/d.mp4")
     (note,) = [note for note in load_clips(root).notes if "split test has no clip of 3" in note]
@@ -149,7 +149,7 @@ def test_split_folders_of_one_look(tmp_path):
 
 
 def test_a_file_is_found_however_its_name_is_written(tmp_path):
-    """A list from one system, videos from another: the list's accents need not be those of the disk."""
+    """The accents of a list from one system need not be encoded as those of files from another."""
     touch(tmp_path, f"{APART}/{APART}.mp4", "b.mp4", "long  walk.mp4")
     rows = f"path,label\n{CAFE}/{CAFE}.mp4,x\nb.mp4,y\nlong walk.mp4,y\n"
     (tmp_path / "clips.csv").write_text(rows, encoding="utf-8")
@@ -158,16 +158,16 @@ def test_a_file_is_found_however_its_name_is_written(tmp_path):
         f"{APART}/{APART}.mp4", "b.mp4", "long  walk.mp4"
     ]  # fmt: skip
     assert [clip.id for clip in clips] == [f"{CAFE}/{CAFE}", "b", "long walk"]
-    touch(tmp_path, "long\u00a0walk.mp4")  # now it may be the one or the other
+    touch(tmp_path, "long\u00a0walk.mp4")  # now two files have this name
     with pytest.raises(FileNotFoundError, match=r"1 of 3 clips .* does not exist: .*long walk\.mp4"):
         load_clips(tmp_path)
 
 
 def test_the_same_videos_are_split_alike_on_every_machine(tmp_path):
     names = [f"{label}/{CAFE} {i}.mp4" for label in "xy" for i in range(20)]
-    one = touch(tmp_path / "one", *names)
-    two = touch(tmp_path / "two", *(unicodedata.normalize("NFD", name) for name in names))
-    first, second = load_clips(one), load_clips(two)
+    first_root = touch(tmp_path / "first_root", *names)
+    second_root = touch(tmp_path / "second_root", *(unicodedata.normalize("NFD", name) for name in names))
+    first, second = load_clips(first_root), load_clips(second_root)
     assert {clip.id: clip.split for clip in first} == {clip.id: clip.split for clip in second}
     assert first.digest == second.digest
 
@@ -193,11 +193,11 @@ def test_untrimmed_lists_and_features_meet(tmp_path):
     (tmp_path / "videos.csv").write_text(f"video,split\n{CAFE}.mp4,train\nb.mp4,val\nc.mp4,test\n", encoding="utf-8")
     events = f"video,start_s,end_s,label\n{APART}.mp4,0,1,jump up\nb.mp4,0,1,jump  up\nc.mp4,0,1,jump\u00a0up\n"
     (tmp_path / "events.csv").write_text(events + "c.mp4,1,2,Jump up\n", encoding="utf-8")
-    made = load_sequences(tmp_path)
-    assert [sequence.id for sequence in made] == [CAFE, "b", "c"]
-    assert made.classes == ["Jump up", "jump up"]
-    assert sum("read as one name" in note for note in made.notes) == 1
-    assert sum("look alike and stay different: 'Jump up', 'jump up'" in note for note in made.notes) == 1
+    sequences = load_sequences(tmp_path)
+    assert [sequence.id for sequence in sequences] == [CAFE, "b", "c"]
+    assert sequences.classes == ["Jump up", "jump up"]
+    assert sum("read as one name" in note for note in sequences.notes) == 1
+    assert sum("look alike and stay different: 'Jump up', 'jump up'" in note for note in sequences.notes) == 1
 
 
 def test_a_checkpoint_knows_its_classes_however_written():
@@ -220,7 +220,7 @@ def test_scores_of_two_machines_are_fused(tmp_path):
 
 
 def test_resuming_knows_its_classes_however_written():
-    """A checkpoint from before names were plain: what is refused is the other network, not the names."""
+    """A checkpoint from before names were plain is refused for its other network, not for the names."""
     from types import SimpleNamespace
 
     from lightning.pytorch.trainer.states import TrainerFn

@@ -68,8 +68,8 @@ def test_thumos_txt(prepare, shared_data):
         assert {video for video in videos if videos[video] == split} == set(published[f"{split}_session_set"])
     assert ["Background", *load_classes(out / "classes.txt"), "Ambiguous"] == published["class_names"]
     # a cliff dive is also a dive, since the files list it under both names
-    own = [event for event in load_events(out / "events.csv") if event.video == "video_test_0000131"]
-    multi_hot, _ = rasterise(own, 1000, 4, load_classes(out / "classes.txt"))
+    video_events = [event for event in load_events(out / "events.csv") if event.video == "video_test_0000131"]
+    multi_hot, _ = rasterise(video_events, 1000, 4, load_classes(out / "classes.txt"))
     cliff, dive = multi_hot[:, 5], multi_hot[:, 8]
     assert cliff.sum() > 50
     assert np.array_equal(cliff, cliff * dive)
@@ -164,18 +164,18 @@ def test_thumos_from_testra(prepare, tmp_path):
             random.standard_normal((length, 4)).astype(np.float32),
         )
         save(tmp_path / f"T/target_perframe/{video}.npy", thumos_labels(length, several=True))
-    made = load_sequences(prepare("thumos14", from_testra=tmp_path / "T"), val_fraction=0)
-    assert {s.id: (s.split, len(s)) for s in made} == {
+    sequences = load_sequences(prepare("thumos14", from_testra=tmp_path / "T"), val_fraction=0)
+    assert {s.id: (s.split, len(s)) for s in sequences} == {
         video: ("test" if "test" in video else "train", length) for video, length in VIDEOS.items()
     }
-    assert made.record == {
+    assert sequences.record == {
         "origin": "testra",
         "streams": ["rgb_kinetics_resnet50", "flow_kinetics_bninception"],
         "labels": "several a token",
         "tokens_per_second": 4,
         "dim": 12,
     }
-    sequence = made.sequences[0]
+    sequence = sequences.sequences[0]
     assert np.flatnonzero(sequence.multi_hot[4]).tolist() == [5, 8]
     assert np.flatnonzero(sequence.ignore).tolist() == [7, 8]
     assert load_sequences(tmp_path / "out", val_fraction=0.5).split("val")
@@ -193,16 +193,18 @@ def test_thumos_from_oadtr(prepare, tmp_path):
     folder = tmp_path / "pickles"
     folder.mkdir()
     for side in ("val", "test"):
-        own = {video: length for video, length in VIDEOS.items() if side in video}
-        arrays = {v: {"rgb": np.ones((n, 8), np.float32), "flow": np.ones((n, 4), np.float32)} for v, n in own.items()}
-        labels = {v: {"anno": thumos_labels(n, several=False)} for v, n in own.items()}
+        videos = {video: length for video, length in VIDEOS.items() if side in video}
+        arrays = {
+            v: {"rgb": np.ones((n, 8), np.float32), "flow": np.ones((n, 4), np.float32)} for v, n in videos.items()
+        }
+        labels = {v: {"anno": thumos_labels(n, several=False)} for v, n in videos.items()}
         (folder / f"thumos_all_feature_{side}_V3.pickle").write_bytes(pickle.dumps(arrays))
         (folder / f"thumos_{side}_anno.pickle").write_bytes(pickle.dumps(labels))
-    made = load_sequences(prepare("thumos14", from_oadtr=folder), val_fraction=0)
-    assert Counter(s.split for s in made) == {"train": 2, "test": 1}
-    assert made.tokens_per_second == 5
-    assert (made.record["origin"], made.record["labels"], made.dim) == ("oadtr", "one a token", 12)
-    assert np.flatnonzero(made.sequences[0].multi_hot[4]).tolist() == [5]
+    sequences = load_sequences(prepare("thumos14", from_oadtr=folder), val_fraction=0)
+    assert Counter(s.split for s in sequences) == {"train": 2, "test": 1}
+    assert sequences.tokens_per_second == 5
+    assert (sequences.record["origin"], sequences.record["labels"], sequences.dim) == ("oadtr", "one a token", 12)
+    assert np.flatnonzero(sequences.sequences[0].multi_hot[4]).tolist() == [5]
     with pytest.raises(ValueError, match="4 tokens per second were asked for"):
         load_sequences(tmp_path / "out", tokens_per_second=4)
 
@@ -326,10 +328,10 @@ def test_hdd(prepare, shared_data, tmp_path):
         save(tmp_path / f"HDD/target/{session}.npy", labels)
         save(tmp_path / f"HDD/sensor/{session}.npy", np.full((31, 8), i, dtype=np.float64))
     out = prepare("hdd", root=tmp_path / "HDD", sessions=sessions)
-    made = load_sequences(out, val_fraction=0)
-    assert Counter(s.split for s in made) == {"train": 100, "test": 36}
-    assert (made.tokens_per_second, made.dim, made.classes) == (3, 8, listed["class_index"][1:])
-    for i, sequence in enumerate(made):
+    sequences = load_sequences(out, val_fraction=0)
+    assert Counter(s.split for s in sequences) == {"train": 100, "test": 36}
+    assert (sequences.tokens_per_second, sequences.dim, sequences.classes) == (3, 8, listed["class_index"][1:])
+    for i, sequence in enumerate(sequences):
         assert sequence.features.dtype == np.float32
         assert (sequence.features == i).all()
         assert np.array_equal(sequence.multi_hot.argmax(1), np.load(tmp_path / f"HDD/target/{sequence.id}.npy"))

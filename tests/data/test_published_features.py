@@ -1,4 +1,4 @@
-"""Other people's features and labels, read as they are; a pickle that tries to run code is refused."""
+"""Published features and labels are read as they are; a pickle that tries to run code is refused."""
 
 import collections
 import json
@@ -36,7 +36,7 @@ def features(seed: int, dim: int, length: int = 6) -> np.ndarray:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> Path:
-    """LSTR's layout, two videos."""
+    """Write two videos in LSTR's layout."""
     for i, video in enumerate(("one", "two")):
         save(tmp_path / f"rgb/{video}.npy", features(i, 5))
         save(tmp_path / f"flow/{video}.npy", features(9 + i, 3))
@@ -83,7 +83,7 @@ def test_converted_labels_are_the_same(folders: Path, tmp_path: Path) -> None:
 
 
 def test_one_label_a_token(tmp_path: Path) -> None:
-    """TRN's HDD: class indices."""
+    """TRN's labels of HDD are class indices."""
     columns = ["background", "left turn", "U-turn"]
     multi_hot, ignore = read_targets(np.array([0, 2, 2, 1]), columns, "s.npy")
     assert multi_hot.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 1, 0]]
@@ -95,7 +95,7 @@ def test_one_label_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ([1, 1, 0, 0], r"token 2 has both background and an action \(1 such tokens\)"),
         ([0, 0, 0, 0], "token 2 has no label at all"),
@@ -103,10 +103,10 @@ def test_one_label_a_token(tmp_path: Path) -> None:
         ([0, np.nan, 0, 0], "token 2 has labels other than 0 and 1"),
     ],
 )
-def test_labels_that_say_nothing(row: list, said: str) -> None:
+def test_labels_that_say_nothing(row: list, message: str) -> None:
     labels = LABELS.copy()
     labels[2] = row
-    with pytest.raises(ValueError, match=f"t.npy: {said}"):
+    with pytest.raises(ValueError, match=f"t.npy: {message}"):
         read_targets(labels, COLUMNS, "t.npy")
 
 
@@ -227,7 +227,7 @@ def test_pickles_of_older_numpy_open(tmp_path: Path) -> None:
 
 
 class Runs:
-    """What it names runs when it is unpickled by pickle.load."""
+    """An object whose function runs when pickle.load reads it."""
 
     def __init__(self, function, *arguments) -> None:
         self.call = (function, arguments)
@@ -281,7 +281,7 @@ def test_a_pickle_runs_code_when_nothing_guards_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (b"cnumpy\nndarray\n(I2\ntR.", "numpy.ndarray as a function"),
         (b"c_codecs\nencode\n(Vtext\nVrot13\ntR.", "the encoding 'rot13'"),
@@ -290,15 +290,15 @@ def test_a_pickle_runs_code_when_nothing_guards_it(tmp_path: Path) -> None:
         (b"cnumpy.core.multiarray\n_reconstruct.__globals__\n.", "numpy.core.multiarray._reconstruct.__globals__"),
     ],
 )
-def test_known_names_cannot_be_bent(tmp_path: Path, text: bytes, said: str) -> None:
+def test_known_names_cannot_be_bent(tmp_path: Path, text: bytes, message: str) -> None:
     path = tmp_path / "bent.pickle"
     path.write_bytes(text)
-    with pytest.raises(ValueError, match=f"asks for {said}"):
+    with pytest.raises(ValueError, match=f"asks for {message}"):
         read_pickle(path)
 
 
 class Forged:
-    """An array of eight bytes whose type says, by its flags, that they are the address of a Python object."""
+    """An array of eight bytes whose type has flags that mark them as the address of a Python object."""
 
     def __init__(self, flags: int, parts: tuple = (None, None, None)) -> None:
         self.flags, self.parts = flags, parts
@@ -316,16 +316,16 @@ class ForgedType(Forged):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_bytes_are_never_taken_for_addresses(tmp_path: Path, protocol: int) -> None:
     path = dump(tmp_path / "forged.pickle", Forged(1), protocol)
-    assert pickle.loads(path.read_bytes()).dtype.hasobject  # NumPy believes the flag
-    found = read_pickle(path)
-    assert not found.dtype.hasobject
-    assert found.tobytes() == b"\0" * 8
+    assert pickle.loads(path.read_bytes()).dtype.hasobject  # NumPy trusts the flag
+    array = read_pickle(path)
+    assert not array.dtype.hasobject
+    assert array.tobytes() == b"\0" * 8
     with pytest.raises(ValueError, match="asks for an array of records"):
         read_pickle(dump(path, Forged(0, (None, ("a",), {"a": (np.dtype("f8"), 0)})), protocol))
 
 
 def test_attributes_set_by_a_pickle_are_gone(tmp_path: Path) -> None:
-    """BUILD may write into the function that the pickle was handed; the next one is another."""
+    """BUILD may set attributes of a function in a pickle; the next pickle gets another function."""
     path = tmp_path / "build.pickle"
     path.write_bytes(b"c_codecs\nencode\n(dVmark\nI1\nsb.")
     handed = read_pickle(path)

@@ -1,4 +1,4 @@
-"""Untrimmed videos as features and labels: what is refused, and the same batches whatever the workers."""
+"""Untrimmed videos as features and labels: bad data are refused, and the number of workers changes no batch."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ RATE = 4.0
 
 
 def values(length: int, dim: int = 3) -> np.ndarray:
-    """Features that tell their token: row t is t, t + 0.1, …"""
+    """Return features that identify their token: row t is t, t + 0.1, …"""
     return (np.arange(length)[:, None] + np.arange(dim) / 10).astype(np.float32)
 
 
@@ -36,7 +36,7 @@ def write(
     splits: dict[str, str] | None = None,
     record: dict | None = None,
 ) -> Path:
-    """A data set of videos with the given numbers of tokens."""
+    """Write a data set of videos with the given numbers of tokens."""
     if events is None:
         events = [Event(video, 0.25, 0.75, "ab"[i % 2]) for i, video in enumerate(lengths)]
         events += [Event(video, 1, 1.5, "ba"[i % 2]) for i, video in enumerate(lengths)]
@@ -64,17 +64,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_loads_features_and_labels(root: Path) -> None:
-    made = load_sequences(root)
-    assert [(s.id, s.split, len(s)) for s in made] == [(v, SPLITS[v], n) for v, n in LENGTHS.items()]
-    assert (made.classes, made.tokens_per_second, made.dim, made.notes) == (["a", "b"], 4, 3, [])
-    assert str(made) == "5 videos (1 min) of 2 classes at 4 tokens/s: train 2, val 1, test 2"
-    first = made.sequences[0]
+    sequences = load_sequences(root)
+    assert [(s.id, s.split, len(s)) for s in sequences] == [(v, SPLITS[v], n) for v, n in LENGTHS.items()]
+    assert (sequences.classes, sequences.tokens_per_second, sequences.dim, sequences.notes) == (["a", "b"], 4, 3, [])
+    assert str(sequences) == "5 videos (1 min) of 2 classes at 4 tokens/s: train 2, val 1, test 2"
+    first = sequences.sequences[0]
     assert isinstance(first.features, np.memmap)
     assert np.array_equal(first.features, values(40))
     targets = rasterise([Event("x/one", 0.25, 0.75, "a"), Event("x/one", 1, 1.5, "b")], 40, 4, ["a", "b"])
     assert np.array_equal(first.multi_hot, targets.multi_hot)
-    assert not isinstance(made.in_memory().sequences[0].features, np.memmap)
-    assert made.num_bytes == sum(LENGTHS.values()) * 3 * 4
+    assert not isinstance(sequences.in_memory().sequences[0].features, np.memmap)
+    assert sequences.num_bytes == sum(LENGTHS.values()) * 3 * 4
 
 
 def test_suffixes_in_the_lists_do_not_count(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_missing_files(tmp_path: Path) -> None:
         FileNotFoundError, match=r"1 of 2 videos have no features in .*features: w. Extract them, or use"
     ):
         load_sequences(root)
-    made = load_sequences(root, missing="skip", val_fraction=0)
-    assert [s.id for s in made] == ["v"]
-    assert "skipped: 1 of 2 videos have no features" in made.notes[0]
+    sequences = load_sequences(root, missing="skip", val_fraction=0)
+    assert [s.id for s in sequences] == ["v"]
+    assert "skipped: 1 of 2 videos have no features" in sequences.notes[0]
     (root / "features/v.npy").unlink()
     with pytest.raises(FileNotFoundError, match="2 of 2 videos have no features"):
         load_sequences(root, missing="skip")
@@ -168,9 +168,13 @@ def test_bad_features(tmp_path: Path) -> None:
         np.save(path, broken)
         with pytest.raises(ValueError, match=rf"w.npy has {bad} in token 4500 \(1125.00 s\), value 1"):
             load_sequences(root)
-    for wrong, said in ((values(8).astype(np.float64), "float64"), (values(8)[0], r"\(3,\)"), (values(0), r"\(0, 3\)")):
+    for wrong, message in (
+        (values(8).astype(np.float64), "float64"),
+        (values(8)[0], r"\(3,\)"),
+        (values(0), r"\(0, 3\)"),
+    ):
         np.save(path, wrong)
-        with pytest.raises(ValueError, match=rf"w.npy holds .*{said}.*; features are float32 \(tokens, values\)"):
+        with pytest.raises(ValueError, match=rf"w.npy holds .*{message}.*; features are float32 \(tokens, values\)"):
             load_sequences(root)
     np.save(path, np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match=r"w.npy is no array of numbers in NumPy's format"):
@@ -213,14 +217,14 @@ def test_bad_lists(tmp_path: Path) -> None:
 
 
 def test_videos_without_labels(tmp_path: Path) -> None:
-    """A listed video without events is background; a split without any is a mistake."""
+    """A listed video without events is background; a split without any event is a mistake."""
     root = write(tmp_path, {"v": 8, "w": 8, "t": 8}, [Event("v", 0, 1, "a")], {"v": "train", "w": "train", "t": "test"})
     with pytest.raises(ValueError, match="none of the 1 video of the split test has an event; label them"):
         load_sequences(root, val_fraction=0)
     write_events_csv(root / "events.csv", [Event("v", 0, 1, "a"), Event("t", 0, 1, "b")])
-    made = load_sequences(root, val_fraction=0)
-    assert made.sequences[1].multi_hot.tolist() == [[1, 0, 0]] * 8
-    assert made.notes == [
+    sequences = load_sequences(root, val_fraction=0)
+    assert sequences.sequences[1].multi_hot.tolist() == [[1, 0, 0]] * 8
+    assert sequences.notes == [
         "split train has no event of 1 of 2 classes: b",
         "split test has no event of 1 of 2 classes: a",
         "1 video has no event and is all background: w",
@@ -228,28 +232,28 @@ def test_videos_without_labels(tmp_path: Path) -> None:
 
 
 def test_label_beyond_the_end(tmp_path: Path) -> None:
-    """Within a second it is cut; further it is a mistake, or allowed and noted."""
+    """An event is cut if it ends within a second of the end; later it is a mistake, or allowed with a note."""
     events = [Event("v", 1, 2.9, "a"), Event("v", 2.2, 2.8, "b")]
     root = write(tmp_path, {"v": 8}, events)
-    made = load_sequences(root, val_fraction=0)
-    assert [(e.label, e.start_s, e.end_s) for e in made.sequences[0].events] == [("a", 1, 2)]
-    assert made.notes[0] == "left out 1 event that begins after the last feature: b at 2.2–2.8 s of v"
+    sequences = load_sequences(root, val_fraction=0)
+    assert [(e.label, e.start_s, e.end_s) for e in sequences.sequences[0].events] == [("a", 1, 2)]
+    assert sequences.notes[0] == "left out 1 event that begins after the last feature: b at 2.2–2.8 s of v"
     write_events_csv(root / "events.csv", [Event("v", 1, 4.5, "a"), Event("v", 7, 8, "b")])
     with pytest.raises(
         ValueError,
         match=r"2 events reach beyond .*: a at 1–4.5 s of v, which ends at 2 s, b at 7–8 s .*bad_events='allow'",
     ):
         load_sequences(root, val_fraction=0)
-    made = load_sequences(root, val_fraction=0, bad_events="allow")
-    assert [note.split(":")[0] for note in made.notes[:2]] == [
+    sequences = load_sequences(root, val_fraction=0, bad_events="allow")
+    assert [note.split(":")[0] for note in sequences.notes[:2]] == [
         "cut 2 events that reach beyond the end of their features",
         "left out 1 event that begins after the last feature",
     ]
-    assert made.sequences[0].multi_hot[:, 1].tolist() == [0] * 4 + [1] * 4
+    assert sequences.sequences[0].multi_hot[:, 1].tolist() == [0] * 4 + [1] * 4
 
 
 def test_overlapping_events(tmp_path: Path) -> None:
-    """Of one class they are a mistake; of two classes, or ambiguous, they are not, and neighbours may touch."""
+    """An overlap is a mistake within one class, but not of two classes or of ambiguous events; events may touch."""
     fine = [Event("v", 0, 1 / 3, "a"), Event("v", 1 / 3, 2, "a"), Event("v", 1, 2, "b")]
     fine += [Event("v", 0, 1, "ambiguous"), Event("v", 0.5, 2, "ambiguous")]
     root = write(tmp_path, {"v": 8}, fine)
@@ -259,17 +263,17 @@ def test_overlapping_events(tmp_path: Path) -> None:
         ValueError, match=r"1 event overlaps another of their class: a at 1.5–1.8 s of v and the one at 0–2"
     ):
         load_sequences(root, val_fraction=0)
-    made = load_sequences(root, val_fraction=0, bad_events="allow")
-    assert len(made.sequences[0].events) == 3
-    assert "1 event overlaps another of their class" in made.notes[0]
+    sequences = load_sequences(root, val_fraction=0, bad_events="allow")
+    assert len(sequences.sequences[0].events) == 3
+    assert "1 event overlaps another of their class" in sequences.notes[0]
 
 
 def test_classes_are_the_sorted_labels_without_classes_txt(tmp_path: Path) -> None:
     root = write(tmp_path, {"v": 8}, [Event("v", 0, 1, "z"), Event("v", 0, 1, "Ambiguous"), Event("v", 0, 1, "y")])
     (root / "classes.txt").unlink()
-    made = load_sequences(root, val_fraction=0)
-    assert made.classes == ["y", "z"]
-    assert "no classes.txt" in made.notes[0]
+    sequences = load_sequences(root, val_fraction=0)
+    assert sequences.classes == ["y", "z"]
+    assert "no classes.txt" in sequences.notes[0]
     write_events_csv(root / "events.csv", [Event("v", 0, 1, "Ambiguous")])
     with pytest.raises(ValueError, match=r"events.csv has no event of any class"):
         load_sequences(root)
@@ -287,12 +291,12 @@ def test_validation_is_carved_from_training_only(tmp_path: Path) -> None:
     labels = {f"v{i}": "ab" for i in range(10)} | {"t0": "ab", "t1": "ab"}
     splits = {video: "test" if video[0] == "t" else "train" for video in labels}
     root = many(tmp_path, labels, splits)
-    made = load_sequences(root)
-    carved = {s.id for s in made.split("val")}
+    sequences = load_sequences(root)
+    carved = {s.id for s in sequences.split("val")}
     assert len(carved) == 2
     assert carved <= {f"v{i}" for i in range(10)}
-    assert {s.id for s in made.split("test")} == {"t0", "t1"}
-    assert "2 of 10 training videos are kept for validation (val_fraction 0.2, seed 0)" in made.notes[0]
+    assert {s.id for s in sequences.split("test")} == {"t0", "t1"}
+    assert "2 of 10 training videos are kept for validation (val_fraction 0.2, seed 0)" in sequences.notes[0]
     assert {s.id for s in load_sequences(root).split("val")} == carved
     assert len({tuple(s.id for s in load_sequences(root, seed=seed).split("val")) for seed in range(8)}) > 3
     assert len(load_sequences(root, val_fraction=0.5).split("val")) == 5
@@ -300,7 +304,7 @@ def test_validation_is_carved_from_training_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"val_fraction is 1.0; it is a share"):
         load_sequences(root, val_fraction=1.0)
     with pytest.raises(ValueError, match="'dev' is not a split"):
-        made.split("dev")
+        sequences.split("dev")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -311,8 +315,8 @@ def test_validation_sees_each_class_and_training_keeps_each(tmp_path: Path, seed
     events = [Event(video, i / 4, (i + 1) / 4, name) for video, names in labels.items() for i, name in enumerate(names)]
     write_events_csv(tmp_path / "events.csv", events)
     write_classes(tmp_path / "classes.txt", ["a", "b", "c"])
-    made = load_sequences(tmp_path, seed=seed)
-    kinds = {split: {e.label for s in made.split(split) for e in s.events} for split in ("train", "val")}
+    sequences = load_sequences(tmp_path, seed=seed)
+    kinds = {split: {e.label for s in sequences.split(split) for e in s.events} for split in ("train", "val")}
     assert kinds == {"train": {"a", "b", "c"}, "val": {"a", "b"}}
 
 
@@ -365,7 +369,7 @@ def test_windows_are_the_video(length: int, window: int, history: int, lookahead
         assert (batch.window, batch.history, batch.lookahead) == (window, history, lookahead)
         start, end = int(batch.start), int(batch.end)
         tokens = batch.features[0, :, 0].round().long().numpy()
-        first = tokens[start] - start  # the token of row 0, had the video begun early enough
+        first = tokens[start] - start  # the token of row 0, if the video had enough tokens before its first one
         assert np.array_equal(tokens, np.clip(np.arange(first, first + history + window), 0, length - 1))
         assert (start, end) == (max(0, -first), min(history + window, length - first))
         for row in range(window + lookahead):
@@ -384,8 +388,8 @@ def test_offsets_are_drawn_for_each_video_and_epoch() -> None:
     begun = [[int(dataset[(epoch, index)].features[0, 0, 0]) for index in (0, 12)] for epoch in range(60)]
     assert {offset for pair in begun for offset in pair} == set(range(8))
     assert len({tuple(pair) for pair in begun}) > 30
-    other = SequenceDataset([sequence(100), sequence(100)], window=8, seed=1)
-    assert begun != [[int(other[(epoch, index)].features[0, 0, 0]) for index in (0, 12)] for epoch in range(60)]
+    reseeded = SequenceDataset([sequence(100), sequence(100)], window=8, seed=1)
+    assert begun != [[int(reseeded[(epoch, index)].features[0, 0, 0]) for index in (0, 12)] for epoch in range(60)]
 
 
 def test_stride_one_shows_every_token_once() -> None:
@@ -394,7 +398,7 @@ def test_stride_one_shows_every_token_once() -> None:
 
 
 def test_few_windows_come_again_in_an_epoch() -> None:
-    """At least so many, each video as often as any other, from offsets of their own; the first round is as without."""
+    """An epoch has at least ``least`` windows: whole rounds of all videos, with new offsets after the first round."""
     videos = [sequence(100), sequence(5)]
     once, often = SequenceDataset(videos, window=8, stride=8), SequenceDataset(videos, window=8, stride=8, least=40)
     assert (len(once), len(often)) == (13, 52)
@@ -404,13 +408,13 @@ def test_few_windows_come_again_in_an_epoch() -> None:
     for key in keys[:13]:
         assert torch.equal(once[key].features, often[key].features)
     first = [often[key].features for key in keys[::13]]
-    assert not all(torch.equal(first[0], other) for other in first[1:])
+    assert not all(torch.equal(first[0], features) for features in first[1:])
     with pytest.raises(IndexError, match="item 52 of 52"):
         often[3, 52]
 
 
 def test_windows_whose_last_label_is_ambiguous_are_dropped() -> None:
-    """OadTR: its loss looks at the last token only."""
+    """OadTR's loss uses only the last token."""
     ambiguous = (5, 6, 17)
     dataset = SequenceDataset([sequence(20, ambiguous), sequence(3)], window=4, stride=1, drop_ambiguous_last=True)
     last = [int(dataset[i].features[0, -1, 0]) for i in range(len(dataset))]
@@ -441,7 +445,7 @@ def test_a_batch_made_by_hand_is_all_video() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"window": 0}, "window is 0 tokens; it is at least 1"),
         ({"window": 4, "stride": 0}, "stride is 0 tokens; it is at least 1"),
@@ -450,8 +454,8 @@ def test_a_batch_made_by_hand_is_all_video() -> None:
         ({"history": 3}, "whole videos"),
     ],
 )
-def test_windows_refuse_by_words(options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_windows_refuse_by_words(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         SequenceDataset([sequence(9)], **options)
     with pytest.raises(IndexError, match="item 9 of 2"):
         SequenceDataset([sequence(9)], window=4)[9]
@@ -461,13 +465,13 @@ def test_windows_refuse_by_words(options: dict, said: str) -> None:
 
 
 def data(root: Path, **options) -> SequenceData:
-    made = SequenceData(str(root), **{"window": 4, "history": 3, "lookahead": 2, "batch_size": 3, **options})
-    made.setup("test")
-    return made
+    datamodule = SequenceData(str(root), **{"window": 4, "history": 3, "lookahead": 2, "batch_size": 3, **options})
+    datamodule.setup("test")
+    return datamodule
 
 
-def batches(made: SequenceData, split: str = "train", epoch: int = 0) -> list[SequenceBatch]:
-    loader = made.loader(split)
+def batches(datamodule: SequenceData, split: str = "train", epoch: int = 0) -> list[SequenceBatch]:
+    loader = datamodule.loader(split)
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return list(loader)
 
@@ -497,7 +501,7 @@ def test_a_resumed_run_sees_the_batches_it_would_have_seen(root: Path) -> None:
 
 
 def test_memory(root: Path) -> None:
-    """What fits is read; what does not stays on disk. The batches are the same."""
+    """Features that fit are read into memory, others stay on disk; the batches are the same."""
     small, large = data(root, memory_gib=1e-9), data(root)
     assert isinstance(small.found.sequences[0].features, np.memmap)
     assert not isinstance(large.found.sequences[0].features, np.memmap)
@@ -505,20 +509,20 @@ def test_memory(root: Path) -> None:
 
 
 def test_validation_and_test_are_whole_videos(root: Path) -> None:
-    made = data(root, test_batch_size=2)
-    assert [batch.features.shape for batch in batches(made, "val")] == [(1, 70, 3)]
-    (batch,) = batches(made, "test")
+    datamodule = data(root, test_batch_size=2)
+    assert [batch.features.shape for batch in batches(datamodule, "val")] == [(1, 70, 3)]
+    (batch,) = batches(datamodule, "test")
     assert (batch.ids, batch.end.tolist()) == (["four", "five"], [16, 51])
-    assert same([batch], batches(made, "test", epoch=5))
+    assert same([batch], batches(datamodule, "test", epoch=5))
     assert [batch.ids for batch in batches(data(root, test_split="train"), "test")] == [["x/one"], ["x/two"]]
 
 
 def test_an_empty_split(tmp_path: Path) -> None:
-    made = data(write(tmp_path, {"v": 20, "w": 20}))
+    datamodule = data(write(tmp_path, {"v": 20, "w": 20}))
     with pytest.raises(
         ValueError, match=r"nothing in the split 'test' \(train: 1, val: 1, test: 0 videos\); name the split"
     ):
-        made.test_dataloader()
+        datamodule.test_dataloader()
     assert data(tmp_path, val_fraction=0).val_dataloader() == []
     with pytest.raises(ValueError, match="each is ambiguous or shorter than the window of 64 tokens"):
         data(tmp_path, window=64, drop_ambiguous_last=True).train_dataloader()
@@ -527,30 +531,30 @@ def test_an_empty_split(tmp_path: Path) -> None:
 
 
 class Counts(pl.LightningModule):
-    """Remembers what it was shown."""
+    """A module that keeps every batch that it is called with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen: list[tuple[str, SequenceBatch]] = []
+        self.batches: list[tuple[str, SequenceBatch]] = []
 
     def training_step(self, batch: SequenceBatch, index: int) -> torch.Tensor:
-        self.seen.append(("train", batch))
+        self.batches.append(("train", batch))
         return self.weight
 
     def validation_step(self, batch: SequenceBatch, index: int) -> None:
-        self.seen.append(("val", batch))
+        self.batches.append(("val", batch))
 
     def test_step(self, batch: SequenceBatch, index: int) -> None:
-        self.seen.append(("test", batch))
+        self.batches.append(("test", batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
 def test_lightning_trains_and_tests(root: Path, tmp_path: Path) -> None:
-    """Each epoch has its own offsets, and a batch arrives whole."""
-    made = SequenceData(str(root), window=4, lookahead=2, batch_size=3)
+    """Each epoch has its own offsets, and each batch arrives whole."""
+    datamodule = SequenceData(str(root), window=4, lookahead=2, batch_size=3)
     options = {
         "logger": False,
         "enable_progress_bar": False,
@@ -566,34 +570,34 @@ def test_lightning_trains_and_tests(root: Path, tmp_path: Path) -> None:
         **options,
     )
     module = Counts()
-    trainer.fit(module, made)
-    trainer.test(module, made, verbose=False)
-    kinds = [kind for kind, _ in module.seen]
+    trainer.fit(module, datamodule)
+    trainer.test(module, datamodule, verbose=False)
+    kinds = [kind for kind, _ in module.batches]
     per_epoch = kinds.index("val")
     assert kinds == (["train"] * per_epoch + ["val"]) * 2 + ["test"] * 2
-    shown = [batch for kind, batch in module.seen if kind == "train"]
-    assert same(shown[:per_epoch], batches(made, epoch=0))
-    assert same(shown[per_epoch:], batches(made, epoch=1))
-    assert shown[0].lookahead == 2
+    trained = [batch for kind, batch in module.batches if kind == "train"]
+    assert same(trained[:per_epoch], batches(datamodule, epoch=0))
+    assert same(trained[per_epoch:], batches(datamodule, epoch=1))
+    assert trained[0].lookahead == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
 def test_what_was_written_is_read_back(root: Path, tmp_path: Path) -> None:
-    made = load_sequences(root)
+    sequences = load_sequences(root)
     again = tmp_path / "again"
-    write_sequences(again, iter(made), made.classes, made.tokens_per_second, {"origin": "here"})
+    write_sequences(again, iter(sequences), sequences.classes, sequences.tokens_per_second, {"origin": "here"})
     back = load_sequences(again)
-    assert back.digest == made.digest
+    assert back.digest == sequences.digest
     assert back.record == {"origin": "here", "tokens_per_second": 4, "dim": 3}
-    assert all(np.array_equal(a.features, b.features) for a, b in zip(made, back, strict=True))
+    assert all(np.array_equal(a.features, b.features) for a, b in zip(sequences, back, strict=True))
 
 
 @settings(max_examples=60, deadline=None)
 @given(rate=st.sampled_from([3.0, 4.0, 5.0, 25 / 6, 24.0, 30.0]), seed=st.integers(0, 2**16))
 def test_labels_survive_the_file(tmp_path_factory: pytest.TempPathFactory, rate: float, seed: int) -> None:
-    """Runs of labels written to events.csv and rasterised again are the same labels, whatever the rate."""
+    """Labels that are written to events.csv and rasterised again are the same at every rate."""
     random = np.random.default_rng(seed)
     multi_hot = (random.random((50, 3)) < 0.4).astype(np.float32)
     ignore = random.random(50) < 0.2
@@ -610,7 +614,7 @@ def test_labels_survive_the_file(tmp_path_factory: pytest.TempPathFactory, rate:
 
 
 def test_synthetic_videos_have_labels_that_load(tmp_path: Path) -> None:
-    """Features of the real lengths stand in for extracted ones."""
+    """Arrays of the real lengths replace extracted features."""
     from vidact.video import open_video
 
     write_untrimmed(tmp_path, {"train": 3, "test": 1}, classes=["bouncing ball", "blinking star"], actions_per_video=2)
@@ -619,9 +623,13 @@ def test_synthetic_videos_have_labels_that_load(tmp_path: Path) -> None:
             array = values(len(reader) // 6)
         (tmp_path / "features/videos").mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / f"features/videos/{path.stem}.npy", array)
-    made = load_sequences(tmp_path, tokens_per_second=4)
-    assert {split: len(made.split(split)) for split in ("train", "val", "test")} == {"train": 2, "val": 1, "test": 1}
-    assert all(2 <= len(s.events) <= 2 and s.multi_hot[:, 0].any() for s in made)
+    sequences = load_sequences(tmp_path, tokens_per_second=4)
+    assert {split: len(sequences.split(split)) for split in ("train", "val", "test")} == {
+        "train": 2,
+        "val": 1,
+        "test": 1,
+    }
+    assert all(2 <= len(s.events) <= 2 and s.multi_hot[:, 0].any() for s in sequences)
 
 
 def test_fir_labels_fit_their_videos(shared_data: Path, tmp_path: Path) -> None:
@@ -635,10 +643,14 @@ def test_fir_labels_fit_their_videos(shared_data: Path, tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         with open_video(shared_data / "fir" / video) as reader:
             np.save(path, values(int(len(reader) * 4 // reader.fps)))
-    made = load_sequences(shared_data / "fir", features=tmp_path, tokens_per_second=4, tolerance_s=0.25)
-    assert {split: len(made.split(split)) for split in ("train", "val", "test")} == {"train": 11, "val": 3, "test": 7}
-    assert sum(len(s.events) for s in made) == 288
-    assert len(made.notes) == 1
+    sequences = load_sequences(shared_data / "fir", features=tmp_path, tokens_per_second=4, tolerance_s=0.25)
+    assert {split: len(sequences.split(split)) for split in ("train", "val", "test")} == {
+        "train": 11,
+        "val": 3,
+        "test": 7,
+    }
+    assert sum(len(s.events) for s in sequences) == 288
+    assert len(sequences.notes) == 1
 
 
 def test_names_without_lightning() -> None:

@@ -100,16 +100,16 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, clips):
     again = write_clips(tmp_path, {"train": 2, "test": 1}, seed=3, classes=names)
     for clip in again:
         assert clip.path.read_bytes() == (clips.root / f"{clip.id}.mp4").read_bytes()
-    other = render("moving left", (4, 0))[0]
-    assert not np.array_equal(other, render("moving left", (3, 0))[0])
+    reseeded = render("moving left", (4, 0))[0]
+    assert not np.array_equal(reseeded, render("moving left", (3, 0))[0])
 
 
 def test_a_folder_in_use_is_refused_by_words(tmp_path):
     order = {"train": 1, "test": 1}
     names = CLASSES[:2]
-    made = []
-    write_clips(tmp_path / "a", order, classes=names, progress=lambda done, total: made.append((done, total)))
-    assert made == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    calls = []
+    write_clips(tmp_path / "a", order, classes=names, progress=lambda num_done, total: calls.append((num_done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
     write_clips(tmp_path / "a", order, classes=names)  # the same again is welcome
     with pytest.raises(FileExistsError, match="holds generated videos of another kind"):
         write_clips(tmp_path / "a", order, classes=names, seed=1)
@@ -144,11 +144,11 @@ def test_untrimmed_videos_match_their_events(tmp_path):
     assert [(e.video, e.label) for e in read] == [(e.video, e.label) for e in events]
     classes = load_classes(tmp_path / "classes.txt")
     for video in load_videos(tmp_path / "videos.csv"):
-        own = [event for event in read if event.video == video]
+        video_events = [event for event in read if event.video == video]
         frames, times = decode(tmp_path / video)
-        targets = rasterise(own, len(frames), 12, classes)
-        assert len(own) == 3
-        assert 0 < times[-1] - own[-1].end_s < 3
+        targets = rasterise(video_events, len(frames), 12, classes)
+        assert len(video_events) == 3
+        assert 0 < times[-1] - video_events[-1].end_s < 3
         idle = targets.multi_hot[:, 0] == 1
         assert 0.2 < idle.mean() < 0.8
         # One camera: at rest every frame is the same scene, but for the noise and what sways at the edge.
@@ -158,7 +158,7 @@ def test_untrimmed_videos_match_their_events(tmp_path):
         scene = np.median(rest, axis=0)
         changed = (np.abs(frames - scene).max(-1) > 45).mean((1, 2))
         assert changed[idle].max() < 0.02
-        for event in own:
+        for event in video_events:
             inside = slice(round(event.start_s * 12), round(event.end_s * 12))
             assert changed[inside].max() > 0.02
 

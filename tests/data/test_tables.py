@@ -1,4 +1,4 @@
-"""Tables as people's programs save them: every row is read, or an error names the row that cannot be."""
+"""Tables as common programs save them: every row is read, or an error names the row that cannot be."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def write(root: Path, content: str | bytes) -> Path:
 
 
 def table(delimiter: str = ",", end: str = "\n", point: str = ".", last: str = "") -> str:
-    """The four clips of ``ROWS`` with their seconds, in one of the ways in which programs write tables."""
+    """Return the four clips of ``ROWS`` with their seconds, in one of the formats in which programs write tables."""
     lines = [delimiter.join(("path", "label", "start_s", "end_s")) + last]
     for path, label, start_s, end_s in ROWS:
         cells = [path, label, *(str(seconds).replace(".", point) for seconds in (start_s, end_s))]
@@ -89,7 +89,7 @@ def test_quotes_that_pair_or_stand_inside_a_cell_are_letters(root, quote):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,"z\nd.mp4,y\n', r'row 2 .*a\.mp4,"x'),  # the quotes pair across rows
         ('path,label\na.mp4,"x\nb.mp4,y\nc.mp4,z"\nd.mp4,y\n', r'row 2 .*a\.mp4,"x'),
@@ -114,8 +114,8 @@ def test_quotes_that_pair_or_stand_inside_a_cell_are_letters(root, quote):
         ("path,label,splt\na.mp4,x,train\n", "wrong header .* it has no use for 'splt'; 'split' is near"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named(root, content, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_row_that_cannot_be_read_is_named(root, content, message):
+    with pytest.raises(ValueError, match=message):
         load_clips(write(root, content))
 
 

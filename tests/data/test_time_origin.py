@@ -1,4 +1,4 @@
-"""Seconds of labels count from the first frame, or from where the file begins, as players count."""
+"""Seconds of labels count from the first frame, or from the beginning of the file, as in players."""
 
 import json
 from fractions import Fraction
@@ -30,7 +30,7 @@ LEAD_S, NUM = 1.5, 50
 
 
 def write(path: Path, begin_s: float, sound_s: float | None, num: int = NUM) -> None:
-    """Numbered pictures at 25 fps from ``begin_s`` on, and sound from 0 to ``sound_s``."""
+    """Write numbered pictures at 25 fps from ``begin_s`` on, and sound from 0 to ``sound_s``."""
     with av.open(str(path), "w") as file:
         video: Any = file.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         video.height, video.width, video.pix_fmt = 64, 96, "yuv420p"
@@ -67,15 +67,15 @@ def test_a_reader_knows_how_long_the_file_plays_before_its_first_picture(
 ) -> None:
     for decoder in ("pyav", "opencv"):
         with open_video(videos / name, decoder) as video:
-            assert video.lead_s == pytest.approx(lead_s, abs=0.13)  # of a TS the sound's first packets are lost
-    found = examine(videos / name)
-    said = dict(found.problems)
-    assert "duration" not in said
+            assert video.lead_s == pytest.approx(lead_s, abs=0.13)  # a TS loses the first packets of sound
+    examined = examine(videos / name)
+    problems = dict(examined.problems)
+    assert "duration" not in problems
     if lead_s:
-        assert "time_origin" in said["late picture"]
-        assert f"{found.lead_s:.2f} s after the file begins" in said["late picture"]
+        assert "time_origin" in problems["late picture"]
+        assert f"{examined.lead_s:.2f} s after the file begins" in problems["late picture"]
     else:
-        assert "late picture" not in said
+        assert "late picture" not in problems
 
 
 def numbers(path: Path, origin: str, start_s: float, end_s: float) -> list[int]:
@@ -86,7 +86,7 @@ def numbers(path: Path, origin: str, start_s: float, end_s: float) -> list[int]:
 
 
 def test_cuts_of_clips(videos: Path) -> None:
-    """2.0 to 2.2 s of the player are frames 12 (0.48 s, which is shown at 1.98 s) on: 13 to 17."""
+    """A player shows frames 13 to 17 from 2.0 to 2.2 s: frame 12, at 0.48 s, is shown at 1.98 s."""
     assert numbers(videos / "late.mkv", "file", 2.0, 2.2) == [13, 14, 15, 16, 17]
     assert numbers(videos / "late.mkv", "first_frame", 0.52, 0.72) == [13, 14, 15, 16, 17]
     assert numbers(videos / "far.mkv", "file", 0.52, 0.72) == [13, 14, 15, 16, 17]
@@ -99,7 +99,7 @@ def test_clips_of_a_data_set(videos: Path, tmp_path: Path) -> None:
         f"{videos / 'late.mkv'},{label},{split},2.0,2.2\n" for label in "ab" for split in ("train", "val", "test")
     ))  # fmt: skip
     network = vidact.models.tsn_resnet_tiny(num_classes=2, size=32, width=8)
-    shown = {}
+    numbers_read = {}
     for origin in ("first_frame", "file"):
         data = ClipData(str(tmp_path), SegmentSampler(5), time_origin=origin, num_workers=0)  # type: ignore[arg-type]
         assert data.time_origin == origin
@@ -109,8 +109,8 @@ def test_clips_of_a_data_set(videos: Path, tmp_path: Path) -> None:
         dataset = ClipDataset(clips, 2, SegmentSampler(5), test_transform(inputs), inputs, time_origin=origin)
         images, _ = dataset.read(clips[0], None)
         assert images is not None
-        shown[origin] = read_number(images[0, 0].numpy())
-    assert shown["file"] == shown["first_frame"] == 13
+        numbers_read[origin] = read_number(images[0, 0].numpy())
+    assert numbers_read["file"] == numbers_read["first_frame"] == 13
     with pytest.raises(ValueError, match="time_origin is 'player'; it can be 'first_frame' or 'file'"):
         ClipData(str(tmp_path), SegmentSampler(5), time_origin="player")  # type: ignore[arg-type]
 
@@ -126,10 +126,10 @@ def test_events_of_detectors(videos: Path, tmp_path: Path) -> None:
     write_videos_csv(tmp_path / "videos.csv", {f"{split}.mkv": split for split in splits})
     write_events_csv(tmp_path / "events.csv", [Event(f"{split}.mkv", 2.0, 3.0, "a") for split in splits]
                      + [Event("train.mkv", 0.25, 1.0, "a")])  # fmt: skip
-    found = load_sequences(tmp_path, time_origin="file")
-    labels = next(sequence for sequence in found if sequence.id == "test").multi_hot[:, 1]
+    sequences = load_sequences(tmp_path, time_origin="file")
+    labels = next(sequence for sequence in sequences if sequence.id == "test").multi_hot[:, 1]
     assert np.flatnonzero(labels).tolist() == [2, 3, 4, 5]
-    assert any("left out 1 event of train" in note and "before the first picture" in note for note in found.notes)
+    assert any("left out 1 event of train" in note and "before the first picture" in note for note in sequences.notes)
     with pytest.raises(ValueError, match="has an event"):  # 2.0 s after the first frame the pictures are over
         load_sequences(tmp_path, bad_events="allow")
     again = extract_features(tmp_path / "videos", tmp_path / "features", extractor)
@@ -150,15 +150,15 @@ def test_events_of_detectors(videos: Path, tmp_path: Path) -> None:
 def test_a_name_that_a_mac_wrote(videos: Path, tmp_path: Path) -> None:
     """The file's name has the accent apart from its letter, and the lists write it either way."""
     (tmp_path / "videos").mkdir()
-    apart, one = "cafe\u0301.mkv", "caf\u00e9.mkv"
-    for name in (apart, "other.mkv"):
+    decomposed, composed = "cafe\u0301.mkv", "caf\u00e9.mkv"
+    for name in (decomposed, "other.mkv"):
         (tmp_path / "videos" / name).write_bytes((videos / "late.mkv").read_bytes())
     extract_features(tmp_path / "videos", tmp_path / "features", build_extractor("resnet_tiny", size=32, device="cpu"))
-    write_events_csv(tmp_path / "events.csv", [Event(name, 2.0, 3.0, "a") for name in (apart, "other.mkv")])
-    for written in (apart, one):
+    write_events_csv(tmp_path / "events.csv", [Event(name, 2.0, 3.0, "a") for name in (decomposed, "other.mkv")])
+    for written in (decomposed, composed):
         write_videos_csv(tmp_path / "videos.csv", {written: "train", "other.mkv": "test"})
-        found = load_sequences(tmp_path, time_origin="file", val_fraction=0)
-        labels = next(sequence for sequence in found if sequence.id == "caf\u00e9").multi_hot[:, 1]
+        sequences = load_sequences(tmp_path, time_origin="file", val_fraction=0)
+        labels = next(sequence for sequence in sequences if sequence.id == "caf\u00e9").multi_hot[:, 1]
         assert np.flatnonzero(labels).tolist() == [2, 3, 4, 5]
 
 
