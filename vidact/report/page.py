@@ -1,7 +1,7 @@
-"""One HTML page for a run, or for several: figures with their commands, curves, and what the test said.
+"""The HTML page of a run, or of several: figures with their commands, curves and the results of the test.
 
-Of a recogniser of clips that is confusion, classes and mistakes; of an online detector, scores over time beside the
-truth, precision and recall, classes, anticipation and delay.
+The test of a recogniser of clips is shown as confusion, classes and mistakes; that of an online detector as scores over
+time beside the truth, precision and recall, classes, anticipation and delay.
 
 The pictures (base64) and ``style.css`` are copied into the page, so that one file can be mailed, put on a server or
 read on a phone. It loads nothing. The same PNGs lie in plots/ for papers and slides.
@@ -83,10 +83,10 @@ OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metri
 
 
 def write_report(run: Path, title: str | None = None) -> Path:
-    """Draw the plots of a run folder and write its report.html; gives the page's path.
+    """Draw the plots of a run folder, write its report.html and return the page's path.
 
-    Takes what is there of metrics.csv, scores.npz (clips), timelines.npz (an online detector), results.json,
-    unreadable.json and config.yaml; the page names what is missing and which command makes it. Raises
+    The page shows whichever of metrics.csv, scores.npz (clips), timelines.npz (an online detector), results.json,
+    unreadable.json and config.yaml exist. It names what is missing and the command that makes it. Raises
     FileNotFoundError when the folder does not exist, or holds nothing of a run.
 
     Args:
@@ -120,9 +120,9 @@ def write_report(run: Path, title: str | None = None) -> Path:
         body.append(_events(results or {}, detected.timelines))
     num_classes = None if scores is None else len(scores.classes)
     if results is not None:
-        body.append(_results(_telling(results, num_classes)))
+        body.append(_results(_informative(results, num_classes)))
     if (run / "metrics.csv").is_file():
-        curves = draw_curves(_telling(read_log(run / "metrics.csv"), num_classes), run / "plots")
+        curves = draw_curves(_informative(read_log(run / "metrics.csv"), num_classes), run / "plots")
         if curves:
             body.append(_section("Learning curves", f'<div class="side">{"".join(map(_picture, curves))}</div>'))
         else:
@@ -148,11 +148,11 @@ def write_summary(
     pictures: Sequence[Path] = (),
     tables: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Path:
-    """Write report.html for several runs into ``folder``; gives the page's path.
+    """Write report.html for several runs into ``folder`` and return the page's path.
 
     Args:
-        rows: the table, a dict a row; its columns are their keys in order of appearance. A cell may be a mean and its
-            spread in words, "0.312 ± 0.010".
+        rows: the table, a dict a row; its columns are their keys in order of appearance. A cell may be the text of
+            a mean and its spread, "0.312 ± 0.010".
         runs: folders whose learning curves and confusion, or precision and recall, are shown; one without a
             report.html gets it first.
         pooled: the videos of all rows as one test. The rows are then folds: the table ends with their mean, standard
@@ -179,8 +179,8 @@ def write_summary(
         page = run / "report.html"
         if not page.exists():
             write_report(run)
-        shown = [run / "plots" / name for name in SUMMARY_PICTURES]
-        plots = "".join(_picture(path, folder) for path in shown if path.exists())
+        drawings = [run / "plots" / name for name in SUMMARY_PICTURES]
+        plots = "".join(_picture(path, folder) for path in drawings if path.exists())
         heading = f'<a href="{_link(page, folder)}">{escape(_run_name(run, folder))}</a>'
         body.append(f'<section><h2>{heading}</h2><div class="side">{plots or "<p>no pictures</p>"}</div></section>')
     body.append(_inside(folder))
@@ -188,7 +188,7 @@ def write_summary(
 
 
 def _run_name(run: Path, folder: Path) -> str:
-    """Where a run lies below the summary's folder: several may end in the same ``seed0``."""
+    """Return the path of a run below the summary's folder, since several may end in the same ``seed0``."""
     run, folder = run.resolve(), folder.resolve()
     return run.relative_to(folder).as_posix() if run.is_relative_to(folder) and run != folder else run.name
 
@@ -202,7 +202,7 @@ def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
 
 
 def _headline(scores: Scores) -> str:
-    """The few figures that everyone looks for, as tiles."""
+    """Return the main figures of a test as tiles."""
     values, labels = scores.values, scores.labels
     if scores.multi_label:
         tiles = [("mAP", f"{mean_average_precision(values, labels):.3f}")]
@@ -227,18 +227,18 @@ def _headline(scores: Scores) -> str:
     return _tiles(tiles, note) + _warning(beside["verdict"])
 
 
-def _telling(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
-    """Figures, and tables of figures, without those that are 1 whatever a network answers."""
+def _informative(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
+    """Return figures, and tables of figures, without those that are 1 for every output of a network."""
     count = figures["classes"] if isinstance(figures.get("classes"), int) else num_classes
     return {
-        name: _telling(value, count) if isinstance(value, dict) else value
+        name: _informative(value, count) if isinstance(value, dict) else value
         for name, value in figures.items()
         if count is None or not is_trivial(name, count)
     }
 
 
 def _results(results: Mapping[str, Any]) -> str:
-    """Every figure of results.json below the command that made it."""
+    """Return every figure of results.json below the command that made it."""
     parts = []
     for command, names in reversed(results.get("commands", {}).items()):
         loose = {name: results[name] for name in names if name in results and not _is_section(results[name])}
@@ -261,12 +261,12 @@ def _is_section(value: object) -> bool:
 
 
 def _figures(figures: Mapping[str, Any]) -> str:
-    """Names and values; what is a table itself becomes one below. ``rows`` are folds, which have a spread."""
+    """Return names and values as a table, and values that are tables below. ``rows`` are folds, which have a spread."""
     rows, below = [], []
     for name, value in figures.items():
         title = in_words(name)
         if name.endswith("confusion") or name == "thresholds":
-            continue  # which have sections of their own
+            continue  # the page has a section for each of these
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             below.append(_rows_table(value, spread=True) if name == "rows" else _fold(title, _rows_table(value)))
         elif isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
@@ -281,7 +281,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
 
 
 def _scores(scores: Scores, plots: Path) -> str:
-    """Confusion, classes and mistakes of a test; draws their pictures."""
+    """Draw confusion, classes and mistakes of a test and return their sections."""
     parts = []
     if scores.multi_label:
         figures, measure = average_precision(scores.values, scores.labels), "average precision"
@@ -304,19 +304,19 @@ def _scores(scores: Scores, plots: Path) -> str:
         return "".join(parts)
     mistakes = find_mistakes(scores)
     if not mistakes:
-        (plots / "mistakes.png").unlink(missing_ok=True)  # of an earlier, worse test
+        (plots / "mistakes.png").unlink(missing_ok=True)  # an earlier, worse test may have left it
         parts.append(_section("Mistakes", f"<p>None: all {len(scores)} videos are recognised.</p>"))
         return "".join(parts)
-    shown = mistakes[:NUM_SHOWN]
+    worst = mistakes[:NUM_SHOWN]
     note = (
-        f"The {len(shown)} most confident of {len(mistakes)} mistakes"
-        if len(shown) < len(mistakes)
+        f"The {len(worst)} most confident of {len(mistakes)} mistakes"
+        if len(worst) < len(mistakes)
         else f"All {len(mistakes)} mistakes, the most confident first"
     )
-    sheet = _picture(draw_mistakes(shown, plots / "mistakes.png"), keep=True, photograph=True)
+    sheet = _picture(draw_mistakes(worst, plots / "mistakes.png"), keep=True, photograph=True)
     listed = _table(
         ["video", "truth", "prediction", "confidence", "place of the truth"],
-        [[m.id, m.truth, m.prediction, m.confidence, m.place] for m in mistakes[:200]],
+        [[m.id, m.truth, m.prediction, m.confidence, m.rank] for m in mistakes[:200]],
     )
     rest = _fold(f"{'all' if len(mistakes) <= 200 else 'the first 200 of'} {len(mistakes)} mistakes as a table", listed)
     parts.append(
@@ -325,8 +325,8 @@ def _scores(scores: Scores, plots: Path) -> str:
     return "".join(parts)
 
 
-def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, what: str = "videos") -> str:
-    """The class pairs that are mistaken most often."""
+def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, unit: str = "videos") -> str:
+    """Return a table of the class pairs that are mistaken most often."""
     wrong = counts * ~np.eye(len(counts), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(at), len(classes)) for at in order]
@@ -337,7 +337,7 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, what
     ]
     if not rows:
         return ""
-    return _fold("most frequent confusions", _table(["truth", "called", what, "share of the class"], rows))
+    return _fold("most frequent confusions", _table(["truth", "called", unit, "share of the class"], rows))
 
 
 def _class_table(
@@ -364,7 +364,7 @@ class _Detected:
 
     @property
     def accuracy(self) -> float:
-        """Share of the tokens that are called right."""
+        """The share of the tokens whose class is right."""
         return accuracy_of(self.confusion)
 
 
@@ -400,9 +400,9 @@ def _detector_headline(detected: _Detected) -> str:
     return _tiles(tiles, note) + _warning(verdict(sticks, names, detected.accuracy, mean))
 
 
-def _warning(words: str) -> str:
-    """A sentence that nobody is to overlook; nothing of an empty one."""
-    return f'<p class="warning">{escape(words[0].upper() + words[1:])}.</p>' if words else ""
+def _warning(sentence: str) -> str:
+    """Return a sentence as a highlighted paragraph, "" for an empty one."""
+    return f'<p class="warning">{escape(sentence[0].upper() + sentence[1:])}.</p>' if sentence else ""
 
 
 def _rate(value: float) -> str:
@@ -410,15 +410,15 @@ def _rate(value: float) -> str:
 
 
 def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]:
-    """What a detector said over time, and its curves; draws their pictures."""
+    """Draw a detector's scores over time and its curves and return their sections."""
     timelines, now = detected.timelines, detected.precision.mean
     for name in ("precision_recall", "classes", "anticipation", "delay", "confusion"):
-        (plots / f"{name}.png").unlink(missing_ok=True)  # of an earlier test, which may have had more to show
+        (plots / f"{name}.png").unlink(missing_ok=True)  # an earlier test may have had more pictures
     parts = [_section("Timelines", _videos(timelines, plots / "timelines"))]
     names = drawn_names(["background", *timelines.classes])
     picture = _picture(draw_confusion(detected.confusion, names, plots / "confusion.png"), keep=True)
     note = "Tokens. Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
-    pairs = _confusions(detected.confusion, ["background", *timelines.classes], what="tokens")
+    pairs = _confusions(detected.confusion, ["background", *timelines.classes], unit="tokens")
     parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
     if (curves := draw_precision_recall(timelines, plots / "precision_recall.png")) is not None:
         parts.append(_section("Precision and recall", _picture(curves)))
@@ -426,36 +426,36 @@ def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]
     future = _try(lambda: anticipation(timelines), missing)
     if future is not None and not np.isnan(future.mean):
         picture = _picture(draw_anticipation(future, now, plots / "anticipation.png"))
-        words = (
+        note = (
             "What was said of a later token, against the truth of that token; at 0, what was said of the token itself."
         )
         seconds = [f"{ahead:g}" for ahead in future.seconds]
         rows = zip(seconds, future.per_offset.tolist(), future.rows.tolist(), strict=True)
         table = _fold("as a table", _table(["seconds ahead", "mAP", "tokens"], rows))
-        parts.append(_section("Anticipation", f'<p class="note">{words}</p>{picture}{table}'))
+        parts.append(_section("Anticipation", f'<p class="note">{note}</p>{picture}{table}'))
     if (delays := draw_delays(timelines, plots / "delay.png")) is not None:
-        words = (
+        note = (
             "How long after the start of an action its score reaches a threshold. A score that was there before the "
             "action counts as 0 s, so read this beside the orange of the timelines."
         )
-        parts.append(_section("Delay", f'<p class="note">{words}</p>{_picture(delays)}'))
+        parts.append(_section("Delay", f'<p class="note">{note}</p>{_picture(delays)}'))
     return parts
 
 
 def _videos(timelines: Timelines, folder: Path) -> str:
-    """Some videos from the worst to the best, more in a fold, and all of them as a table."""
+    """Return the timelines of some videos from the worst to the best, more in a fold, and a table of all videos."""
     for old in folder.glob("[0-9]*_*.png"):
-        old.unlink()  # of an earlier test, which may have had other videos
+        old.unlink()  # an earlier test may have had other videos
     accuracies = video_accuracies(timelines)
-    shown = choose_videos(timelines, accuracies, NUM_TIMELINES)
+    chosen = choose_videos(timelines, accuracies, NUM_TIMELINES)
     order = [int(video) for video in np.argsort(accuracies, kind="stable")]  # NaN, no token that counts, comes last
-    rest = [video for video in order if video not in shown]
+    rest = [video for video in order if video not in chosen]
 
     def pictures(videos: Iterable[int]) -> str:
         drawn = (draw_timeline(timelines, video, folder / timeline_name(timelines, video)) for video in videos)
         return "".join(_picture(path, folder.parent.parent) for path in drawn)
 
-    which = f"{len(shown)} of {len(timelines)} videos" if rest else "All videos"
+    which = f"{len(chosen)} of {len(timelines)} videos" if rest else "All videos"
     note = (
         f"{which}, from the worst to the best by the share of their tokens that are right"
         if len(timelines) > 1
@@ -463,7 +463,7 @@ def _videos(timelines: Timelines, folder: Path) -> str:
     )
     parts = [
         f'<p class="note">{note}. A lane holds a class that occurs or is predicted: the truth as a pale bar, '
-        f"the score from 0 to 1 as an area, blue where it is right and orange where it is not.</p>{pictures(shown)}"
+        f"the score from 0 to 1 as an area, blue where it is right and orange where it is not.</p>{pictures(chosen)}"
     ]
     if rest:
         more = rest[:NUM_FOLDED]
@@ -473,7 +473,7 @@ def _videos(timelines: Timelines, folder: Path) -> str:
     for video in order:
         seconds = clock(len(timelines.scores[video]) / timelines.tokens_per_second)
         occurs = (timelines.targets[video][:, 1:] == 1).any(0)
-        names = ", ".join(name for name, here in zip(timelines.classes, occurs, strict=True) if here)
+        names = ", ".join(name for name, is_present in zip(timelines.classes, occurs, strict=True) if is_present)
         right = "no token counts" if np.isnan(accuracies[video]) else float(accuracies[video])
         rows.append([timelines.ids[video], seconds, names or "no action", right])
     parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "token accuracy"], rows)))
@@ -481,25 +481,25 @@ def _videos(timelines: Timelines, folder: Path) -> str:
 
 
 def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
-    """What the events of the newest test are worth, in words, and what their thresholds were chosen on."""
+    """Return the section of the newest test's events: how good they are, and how their thresholds were chosen."""
     newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
     tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
     key = next((name for name in tests[0] if name.endswith("_event_f1")), None) if tests else None
     if key is None:
         return ""
     section, prefix = tests[0], key.removesuffix("event_f1")
-    found = {name.removeprefix(prefix): value for name, value in section.items()}
-    alarms, delay = found["false_alarms_per_hour"], found["delay_s"]
+    values = {name.removeprefix(prefix): value for name, value in section.items()}
+    alarms, delay = values["false_alarms_per_hour"], values["delay_s"]
     often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
     late = "" if delay is None else f" Half of the events that were found were known {delay:.2g} s after their start."
-    words = (
-        f"{found['events_found']} events were detected where there are {found['events_true']}; {found['missed']:.0%} "
-        f"of the true ones were never seen. False alarms, which touch no event of their class, come {alarms:.3g} times "
-        f"an hour{often}.{late}"
+    summary = (
+        f"{values['events_found']} events were detected where there are {values['events_true']}; "
+        f"{values['missed']:.0%} of the true ones were never seen. False alarms, which touch no event of their class, "
+        f"come {alarms:.3g} times an hour{often}.{late}"
     )
-    best, half, always = (found[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
+    best, half, always = (values[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
     rows = [
-        ["as the detector tells them", found["event_precision"], found["event_recall"], best],
+        ["as the detector tells them", values["event_precision"], values["event_recall"], best],
         ["with every threshold at 0.5", "", "", half],
         ["every class all the time", "", "", always],
     ]
@@ -511,11 +511,11 @@ def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
     lines = [[name, at, counts.get(name, 0)] for name, at in zip(timelines.classes, each, strict=False)]
     note = f"Right is what overlaps a true event by 0.3. Thresholds: {chosen.get('words') or 'none was chosen'}."
     thresholds = _fold("thresholds", _table(["class", "turns on at", "events to choose by"], lines))
-    return _section("Events", f'<p>{words}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
+    return _section("Events", f'<p>{summary}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
 
 
 def clock_words(seconds: float) -> str:
-    """A duration as people say it: 9.5 s, 3 min, 2.1 h."""
+    """Return a duration in its largest unit: 9.5 s, 3 min, 2.1 h."""
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.2g} {unit}"
@@ -554,17 +554,17 @@ def _unreadable(run: Path, missing: list[str]) -> str:
     if not path.is_file():
         return ""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        skipped = dict(found["skipped"])
-        words = f"{len(skipped)} of {found['videos']} {found['split']} videos could not be read and were skipped."
+        record = json.loads(path.read_text(encoding="utf-8"))
+        skipped = dict(record["skipped"])
+        line = f"{len(skipped)} of {record['videos']} {record['split']} videos could not be read and were skipped."
     except (ValueError, KeyError, TypeError) as error:
         missing.append(f"unreadable.json is not what `vidact train` writes ({error!r}).")
         return ""
-    return _section("Unreadable videos", f"<p>{escape(words)}</p>{_table(['video', 'reason'], list(skipped.items()))}")
+    return _section("Unreadable videos", f"<p>{escape(line)}</p>{_table(['video', 'reason'], list(skipped.items()))}")
 
 
 def _inside(folder: Path) -> str:
-    """Links to what the folder holds: its own files, and the runs below it."""
+    """Return links to the folder's own files and to the runs below it."""
     names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "timelines.npz", "unreadable.json"]
     files = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
     links = [
@@ -581,7 +581,7 @@ def _inside(folder: Path) -> str:
 
 
 def _try(read: Any, missing: list[str]) -> Any:
-    """What ``read`` gives, or None with its complaint noted: a page about a damaged run is worth having."""
+    """Return the result of ``read``, or None with its error in ``missing``: a damaged run still gets a page."""
     try:
         return read()
     except (FileNotFoundError, ValueError) as error:
@@ -605,9 +605,9 @@ def _link(path: Path, folder: Path) -> str:
 
 
 def _picture(path: Path, folder: Path | None = None, keep: bool = False, photograph: bool = False) -> str:
-    """The PNG inside the page, linked to the file. ``keep`` scrolls it instead of shrinking text beyond reading."""
+    """Return the PNG inside the page, linked to its file. ``keep`` scrolls it instead of making its text unreadable."""
     content = path.read_bytes()
-    width = int.from_bytes(content[16:20], "big") * 96 // DPI  # PNG: the header's first field
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI  # a PNG's header begins with its width
     height = int.from_bytes(content[20:24], "big") * 96 // DPI
     name = path.stem.replace("_", " ")
     image = (
@@ -619,7 +619,7 @@ def _picture(path: Path, folder: Path | None = None, keep: bool = False, photogr
 
 
 def _rows_table(rows: Sequence[Mapping[str, Any]], spread: bool = False) -> str:
-    """Dicts as a table; ``spread`` ends it with mean, standard deviation, least and greatest of each number."""
+    """Return dicts as a table; ``spread`` ends it with mean, standard deviation, least and greatest of each number."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [[row.get(name, "") for name in columns] for row in rows]
     last: list[list[Any]] = []
@@ -640,7 +640,7 @@ def _is_number(value: object) -> bool:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], last: Iterable[Sequence[Any]] = ()) -> str:
-    """Rows of values; accuracies carry a bar, ``last`` stands below a line."""
+    """Return rows of values as a table; accuracies carry a bar, and the rows ``last`` are below a line."""
     head = "".join(f"<th>{escape(in_words(name))}</th>" for name in header)
     body = "".join(f"<tr>{_cells(header, row)}</tr>" for row in rows)
     foot = "".join(f"<tr>{_cells(header, row, bars=False)}</tr>" for row in last)
@@ -674,7 +674,7 @@ def _text(value: Any) -> str:
 
 def _write_page(folder: Path, title: str, body: Iterable[str], missing: Sequence[str]) -> Path:
     if missing:
-        items = "".join(f"<li>{escape(words)}</li>" for words in missing)
+        items = "".join(f"<li>{escape(line)}</li>" for line in missing)
         body = [*body, _section("Missing here", f"<ul>{items}</ul>")]
     page = PAGE.format(
         title=escape(title),
