@@ -497,7 +497,7 @@ def test_mistakes_come_most_confident_first():
     values = [[0, 1, 0], [0, 5, 0], [0, 3, 0], [9, 0, 0]]
     scores = Scores(list("abcd"), np.zeros(4, int), values, ["x", "y", "z"], paths=["1", "2", "3", "4"])
     found = find_mistakes(scores)
-    assert [(m.id, m.path, m.truth, m.prediction, m.place) for m in found] == [
+    assert [(m.id, m.path, m.truth, m.prediction, m.rank) for m in found] == [
         ("b", "2", "x", "y", 2),
         ("c", "3", "x", "y", 2),
         ("a", "1", "x", "y", 2),

@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, confusion, accuracy of each class, a sheet of the worst mistakes.
+"""The pictures of a run: learning curves, confusion, accuracy of each class, a sheet of the worst mistakes.
 
 Every function draws one PNG from plain arrays. Blue is right or training, orange is wrong or validation.
 
@@ -27,7 +27,7 @@ from vidact.files import replacing
 from vidact.metrics import true_class_rank
 from vidact.results.scores import Scores, probabilities
 
-DPI = 160  # of every PNG; a page shows them at 96 pixels an inch
+DPI = 160  # dots an inch of every PNG; a page shows 96 pixels an inch
 BLUE, ORANGE, GREY = "#2563a8", "#d9641f", "#8a8f98"
 STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -48,7 +48,7 @@ Curve = list[tuple[float, float]]
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Our style for a while; names in scripts that the font lacks become boxes without a warning each."""
+    """Apply the style of the plots, without a warning for each character that the font does not have."""
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         yield
@@ -68,20 +68,20 @@ def shorten(text: str, length: int) -> str:
 
 
 def read_log(path: Path) -> dict[str, Curve]:
-    """Each column of a metrics.csv as points (epochs done, value).
+    """Read each column of a metrics.csv as points (epochs done, value).
 
-    A column that has n rows in an epoch is spread over it evenly. Empty cells, and what a killed run left half
+    A column that has n rows in an epoch is spread over it evenly. Empty cells, and those that a killed run left half
     written, are no points. Epochs count from 1; those of an older version's file, from 0.
     """
-    found: dict[str, dict[int, list[float]]] = {}
+    columns: dict[str, dict[int, list[float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             epoch = _number(row.get("epoch"))
             for name, cell in row.items():
                 value = _number(cell)
                 if epoch is not None and value is not None and name not in (None, "epoch", "step"):
-                    found.setdefault(name, {}).setdefault(int(epoch), []).append(value)
-    first = min((epoch for by_epoch in found.values() for epoch in by_epoch), default=1)
+                    columns.setdefault(name, {}).setdefault(int(epoch), []).append(value)
+    first = min((epoch for by_epoch in columns.values() for epoch in by_epoch), default=1)
     before = min(first, 1)
     return {
         name: [
@@ -89,7 +89,7 @@ def read_log(path: Path) -> dict[str, Curve]:
             for epoch, values in sorted(by_epoch.items())
             for at, value in enumerate(values)
         ]
-        for name, by_epoch in found.items()
+        for name, by_epoch in columns.items()
     }
 
 
@@ -102,7 +102,7 @@ def _number(cell: object) -> float | None:
 
 
 def draw_curves(log: Mapping[str, Curve], folder: Path) -> list[Path]:
-    """loss.png, accuracy.png and lr.png, as far as ``log`` has what they show; gives those drawn."""
+    """Draw loss.png, accuracy.png and lr.png as far as ``log`` has their columns; return the paths of those drawn."""
     losses = {name: points for name, points in log.items() if name in ("train_loss", "val_loss")}
     rates = {
         name: points
@@ -155,7 +155,7 @@ def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:
 
 
 def _mark_best(axes: Axes, curves: Mapping[str, Curve]) -> None:
-    """A ring around the highest validation top-1 or mAP, and its figure above."""
+    """Draw a ring around the highest validation top-1 or mAP, and write its figure above."""
     points = curves.get("val_top1") or curves.get("val_map")
     if not points:
         return
@@ -168,10 +168,10 @@ def _mark_best(axes: Axes, curves: Mapping[str, Curve]) -> None:
 
 
 def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> Path:
-    """Counts (K, K), rows the truth; colour is the share of the row, blue on the diagonal and orange off it.
+    """Draw counts (K, K), rows the truth; colour is the share of the row, blue on the diagonal and orange off it.
 
-    Up to 20 classes cells hold their counts; up to 120 the classes are named; above that axes are numbered and a cell
-    is a few pixels wide, enough for the orange ones to stand out.
+    With up to 20 classes the cells hold their counts; with up to 120 the classes are named; above that the axes are
+    numbered and a cell is a few pixels wide, enough for the orange ones to stand out.
     """
     num = len(classes)
     with drawing():
@@ -210,7 +210,7 @@ def draw_confusion(counts: np.ndarray, classes: Sequence[str], path: Path) -> Pa
 
 
 def _confusion_colours(counts: np.ndarray) -> np.ndarray:
-    """RGB (K, K, 3) in 0…1: white for nothing; a single mistake among many videos is still visible."""
+    """Return RGB (K, K, 3) in 0…1: white for no video; a single mistake among many videos is still visible."""
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     least = 0.18 if len(counts) <= 60 else 0.5  # small cells must be stronger to be seen
     strength = np.where(share > 0, least + (1 - least) * np.sqrt(share), 0)[..., None]
@@ -225,34 +225,34 @@ def _rgb(colour: str) -> tuple[float, ...]:
 def draw_classes(
     figures: np.ndarray, videos: np.ndarray, classes: Sequence[str], path: Path, measure: str = "accuracy"
 ) -> Path:
-    """A bar a class, worst first; NaN is left out. Above 60 classes the worst 40, and below them the course of all."""
+    """Draw a bar a class, worst first, without NaN. Of more than 60 classes: the worst 40, and a curve of all below."""
     present = [k for k in np.argsort(figures, kind="stable") if not np.isnan(figures[k])]
-    shown = present if len(present) <= 60 else present[:40]
+    drawn = present if len(present) <= 60 else present[:40]
     with drawing():
-        heights = [0.22 * len(shown) + 0.1] + ([2.2] if len(shown) < len(present) else [])
+        heights = [0.22 * len(drawn) + 0.1] + ([2.2] if len(drawn) < len(present) else [])
         figure = Figure(figsize=(6.4, sum(heights) + 0.9 * len(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-        axes, values = panels[0], figures[shown]
-        axes.barh(range(len(shown)), values, height=0.72, color=[BLUE if v >= 0.5 else ORANGE for v in values])
-        axes.set_yticks(range(len(shown)), [shorten(classes[k], 30) for k in shown], fontsize=9)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes, values = panels[0], figures[drawn]
+        axes.barh(range(len(drawn)), values, height=0.72, color=[BLUE if v >= 0.5 else ORANGE for v in values])
+        axes.set_yticks(range(len(drawn)), [shorten(classes[k], 30) for k in drawn], fontsize=9)
+        axes.set_ylim(len(drawn) - 0.4, -0.6)
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=True, axis="x")
-        rest = "" if len(shown) == len(present) else f": the worst {len(shown)} of {len(present)} classes"
+        rest = "" if len(drawn) == len(present) else f": the worst {len(drawn)} of {len(present)} classes"
         axes.set_title(f"{measure.capitalize()}{rest or ' of each class'}")
         mean = figures[present].mean()
         axes.axvline(mean, color="#1b1d21", linewidth=1, linestyle=":")
-        for row, k in enumerate(shown):
+        for row, k in enumerate(drawn):
             number = f"{figures[k] * videos[k]:.0f} of {videos[k]}" if measure == "accuracy" else f"{figures[k]:.2f}"
             axes.text(1.01, row, number, va="center", fontsize=8.5, color="#4a4f57")
         if len(panels) > 1:
-            course = figures[present]
-            panels[1].fill_between(range(1, len(course) + 1), course, color=BLUE, alpha=0.25, linewidth=0)
-            panels[1].plot(range(1, len(course) + 1), course, color=BLUE)
+            curve = figures[present]
+            panels[1].fill_between(range(1, len(curve) + 1), curve, color=BLUE, alpha=0.25, linewidth=0)
+            panels[1].plot(range(1, len(curve) + 1), curve, color=BLUE)
             panels[1].axhline(mean, color="#1b1d21", linewidth=1, linestyle=":")
-            panels[1].set(xlim=(1, len(course)), ylim=(0, 1.02), xlabel="classes, worst first", title="All classes")
+            panels[1].set(xlim=(1, len(curve)), ylim=(0, 1.02), xlabel="classes, worst first", title="All classes")
             panels[1].grid(visible=True)
         axes.set_xlabel(f"dotted: mean over classes, {mean:.3f}", color="#4a4f57", fontsize=9)
         return save(figure, path)
@@ -270,33 +270,33 @@ class Mistake:
     truth: str
     prediction: str
     confidence: float
-    place: int  # of the true class, from 1; a mistake has 2 or more
+    rank: int  # the true class's place in the order of the scores, from 1; 2 or more in a mistake
 
 
 def find_mistakes(scores: Scores) -> list[Mistake]:
-    """All mistakes of a single-label test, the most confident first."""
+    """Return all mistakes of a single-label test, the most confident first."""
     certainty = probabilities(scores)
     best = scores.values.argmax(1)
-    place = true_class_rank(scores.values, scores.labels) + 1
-    wrong = np.flatnonzero(place > 1)
-    found = [
+    rank = true_class_rank(scores.values, scores.labels) + 1
+    wrong = np.flatnonzero(rank > 1)
+    mistakes = [
         Mistake(
             scores.ids[n],
             scores.paths[n] if scores.paths else "",
             scores.classes[scores.labels[n]],
             scores.classes[best[n]],
             float(certainty[n, best[n]]),
-            int(place[n]),
+            int(rank[n]),
         )
         for n in wrong
     ]
-    return sorted(found, key=lambda mistake: (-mistake.confidence, mistake.id))
+    return sorted(mistakes, key=lambda mistake: (-mistake.confidence, mistake.id))
 
 
 def draw_order(
     clips: Mapping[str, np.ndarray], figures: Mapping[str, float], chance: float, title: str, path: Path
 ) -> Path:
-    """Film strips of named clips (T, H, W, 3) on the left, and one bar a network on the right, beside chance."""
+    """Draw film strips of named clips (T, H, W, 3) on the left, and one bar a network on the right, beside chance."""
     with drawing():
         figure = Figure(figsize=(10, 0.9 + 0.62 * len(clips)), layout="constrained")
         films, bars = figure.subplots(1, 2, width_ratios=[2.4, 1])
@@ -322,10 +322,10 @@ def draw_order(
 
 
 def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) -> Path:
-    """Strips of frames, two beside each other, with truth, prediction and confidence.
+    """Draw strips of frames, two beside each other, with truth, prediction and confidence.
 
-    Dark on light and dark pages alike, so that the frames look the same. A video that cannot be read is a grey strip
-    with the reason in it.
+    The picture is dark on light and dark pages alike, so that the frames look the same. A video that cannot be read is
+    a grey strip with the reason in it.
     """
     width, height, gap = num_frames * 1.25, 0.95, 0.3  # inches of a strip
     line, columns = 0.42, 2 if len(mistakes) > 1 else 1
@@ -344,14 +344,14 @@ def draw_mistakes(mistakes: Sequence[Mistake], path: Path, num_frames: int = 4) 
             bottom = (top - line - height) / total_height
             axes = figure.add_axes((x, bottom, width / total_width, height / total_height))
             axes.axis("off")
-            said = f" → {shorten(mistake.prediction, letters - 8)}  {mistake.confidence:.2f}"
-            axes.annotate(said, (1, 1), xycoords=truth, va="top", color="#ffa36b", annotation_clip=False)
+            prediction_text = f" → {shorten(mistake.prediction, letters - 8)}  {mistake.confidence:.2f}"
+            axes.annotate(prediction_text, (1, 1), xycoords=truth, va="top", color="#ffa36b", annotation_clip=False)
             strip, reason = read_strip(mistake, num_frames, round(width * DPI), round(height * DPI))
             axes.imshow(strip, aspect="auto", interpolation="antialiased")
             if reason:
-                words = "\n".join(reason[at : at + 62] for at in range(0, min(len(reason), 248), 62))
+                wrapped = "\n".join(reason[at : at + 62] for at in range(0, min(len(reason), 248), 62))
                 middle_of_strip: dict[str, Any] = {"ha": "center", "va": "center", "transform": axes.transAxes}
-                axes.text(0.5, 0.5, words, color="#e8eaed", fontsize=8, **middle_of_strip)
+                axes.text(0.5, 0.5, wrapped, color="#e8eaed", fontsize=8, **middle_of_strip)
         with replacing(path) as half:
             figure.savefig(half, dpi=DPI, bbox_inches=None, facecolor=figure.get_facecolor())
     return path
@@ -362,9 +362,9 @@ def _tail(text: str, length: int) -> str:
 
 
 def read_strip(mistake: Mistake, num_frames: int, width: int, height: int) -> tuple[np.ndarray, str]:
-    """Frames from the middle of equal parts of the clip beside each other, uint8 (height, width, 3), and "".
+    """Return frames from the middle of equal parts of the clip, side by side, uint8 (height, width, 3), and "".
 
-    Grey, and the reason, where the video cannot be read.
+    Where the video cannot be read, the strip is grey and the text is the reason.
     """
     from vidact.video import open_video
 
@@ -387,18 +387,18 @@ def read_strip(mistake: Mistake, num_frames: int, width: int, height: int) -> tu
 
 
 def _trimmed(id: str, times_s: np.ndarray) -> tuple[int, int]:
-    """First frame and number of frames that the end of an id, ``@12.5-14`` or ``@12.5-end``, leaves of the video."""
-    found = re.search(r"@([\d.]+)-([\d.]+|end)$", id)
-    if found is None:
+    """Return the first frame and the number of frames of the part that an id ends with: ``@12.5-14``, ``@12.5-end``."""
+    match = re.search(r"@([\d.]+)-([\d.]+|end)$", id)
+    if match is None:
         return 0, len(times_s)
-    end_s = math.inf if found[2] == "end" else float(found[2])
+    end_s = math.inf if match[2] == "end" else float(match[2])
     seconds = times_s - times_s[0]
-    inside = np.flatnonzero((seconds >= float(found[1])) & (seconds < end_s))
+    inside = np.flatnonzero((seconds >= float(match[1])) & (seconds < end_s))
     return (int(inside[0]), len(inside)) if len(inside) else (0, len(times_s))
 
 
 def _fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """``image`` (H, W, 3) resized to lie inside width x height without changing its shape."""
+    """Return ``image`` (H, W, 3) resized to lie inside width x height, in its own proportions."""
     from PIL import Image
 
     scale = min(width / image.shape[1], height / image.shape[0])
