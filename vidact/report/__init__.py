@@ -1,4 +1,4 @@
-"""Pages and pictures of what runs have left behind."""
+"""The pages and pictures of the results of runs."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Pictures of an online detector's run: scores over the truth, precision and recall, anticipation, delay.
+"""The pictures of an online detector's run: scores over the truth, precision and recall, anticipation, delay.
 
-Every function draws one PNG from a ``Timelines``. Blue is right, orange is wrong, grey does not count. All figures are
-those of the protocol ``lstr``: every token counts but the ambiguous ones.
+Every function draws one PNG from a ``Timelines``. Blue is right, orange is wrong, grey is not scored. All figures are
+those of the protocol ``lstr``: every token is scored except the ambiguous ones.
 
 Shapes: V videos, T tokens of a video, K actions; column 0 of 1 + K is the background.
 """
@@ -29,30 +29,30 @@ from vidact.report.plots import BLUE, GREY, ORANGE, drawing, save, shorten
 from vidact.results.timelines import Timelines
 
 WIDTH = 11.2  # inches: a page shows 96 pixels of each, and its text is 70rem = 1120 pixels wide at the most
-TRUTH = "#c3d6ec"  # BLUE, so pale that a score stands out before it
+TRUTH = "#c3d6ec"  # a pale BLUE, before which a score stands out
 DARK, SOFT = "#1b1d21", "#4a4f57"
-# Dark enough for thin lines on white; Tableau's ten with yellow and light grey left out, the house's two first.
+# Colours dark enough for thin lines on white: BLUE and ORANGE, then Tableau's ten without yellow and light grey.
 LINES = (BLUE, ORANGE, "#2f8f5b", "#8a4fae", "#b23a48", "#7a5a3a", "#c2559d", "#4a4f57", "#7f8c1a", "#1897a6")
 TICKS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
-IS_SEEN = 0.5  # a class whose score reaches it was predicted
-DELAY_THRESHOLDS = {0.3: "#85aad8", 0.5: BLUE, 0.7: "#12345c"}  # and their colours
+IS_SEEN = 0.5  # a class whose score reaches this counts as predicted
+DELAY_THRESHOLDS = {0.3: "#85aad8", 0.5: BLUE, 0.7: "#12345c"}  # thresholds and their colours
 
 
 def clock(seconds: float) -> str:
-    """Seconds as 1:05, or 1:02:05 from an hour on."""
+    """Return seconds as 1:05, or as 1:02:05 from an hour on."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def drawn_names(classes: list[str]) -> list[str]:
-    """The names, "class 3" for one in a script that the font cannot draw: boxes would all look alike."""
-    known = _drawable()
-    return [name if known.issuperset(map(ord, name)) else f"class {number}" for number, name in enumerate(classes)]
+    """Return the names, but "class 3" for one that the font cannot draw, since its boxes would all be alike."""
+    drawable = _drawable()
+    return [name if drawable.issuperset(map(ord, name)) else f"class {number}" for number, name in enumerate(classes)]
 
 
 @cache
 def _drawable() -> frozenset[int]:
-    """The characters that matplotlib's own font has."""
+    """Return the code points that matplotlib's own font has."""
     return frozenset(FT2Font(findfont("DejaVu Sans")).get_charmap())
 
 
@@ -60,9 +60,9 @@ def _drawable() -> frozenset[int]:
 
 
 def video_accuracies(timelines: Timelines) -> np.ndarray:
-    """Share of the tokens of each video that are called right, (V,); NaN where no token counts.
+    """Return the share of the tokens of each video whose class is right, (V,); NaN where no token counts.
 
-    A video's own mAP says little: it ranks within the classes that occur, and a video of wrong answers may have 1.
+    The mAP of a single video would mislead: it ranks within the classes that occur, so wrong answers may reach 1.
     """
     return np.array([
         token_accuracy(timelines.scores[video], timelines.targets[video], timelines.ignore[video])
@@ -71,13 +71,13 @@ def video_accuracies(timelines: Timelines) -> np.ndarray:
 
 
 def choose_videos(timelines: Timelines, accuracies: np.ndarray, most: int = 6) -> list[int]:
-    """Up to ``most`` videos from the worst to the best, in equal steps of the ranking.
+    """Return up to ``most`` videos from the worst to the best, in equal steps of the ranking.
 
-    Of the videos without any action the one with the most false alarms is among them, in its place.
+    Of the videos without any action, the one with the most false alarms is among them, in the order of the ranking.
     """
     scored = [int(video) for video in np.argsort(accuracies, kind="stable") if not np.isnan(accuracies[video])]
-    places = np.linspace(0, len(scored) - 1, min(len(scored), most)).round().astype(int)
-    chosen = [scored[place] for place in places]
+    positions = np.linspace(0, len(scored) - 1, min(len(scored), most)).round().astype(int)
+    chosen = [scored[position] for position in positions]
     empty = [video for video in scored if not (timelines.targets[video][:, 1:] == 1).any()]
     if empty and not set(empty) & set(chosen):
         loudest = max(empty, key=lambda video: _false_alarm(timelines, video))
@@ -87,7 +87,7 @@ def choose_videos(timelines: Timelines, accuracies: np.ndarray, most: int = 6) -
 
 
 def _false_alarm(timelines: Timelines, video: int) -> float:
-    """How much of any action the scores see where there is none, in tokens."""
+    """Return the sum of all actions' scores over the tokens of a video without actions."""
     return float(timelines.scores[video][~timelines.ignore[video], 1:].sum())
 
 
@@ -95,11 +95,11 @@ def _false_alarm(timelines: Timelines, video: int) -> float:
 
 
 def draw_timeline(timelines: Timelines, video: int, path: Path, most_extra: int = 6) -> Path:
-    """A lane for each class that occurs in the video or is predicted: truth as bars, scores from 0 to 1 as an area.
+    """Draw a lane for each class that occurs in the video or is predicted: truth as bars, scores (0 to 1) as an area.
 
-    The area is blue within the truth and orange outside it; what does not count is hatched. Of the classes that are
-    predicted and never occur, those predicted for the longest time have a lane, at most ``most_extra`` of them; the
-    picture says how many more there are.
+    The area is blue within the truth and orange outside it; tokens that are not scored are hatched. Of the classes that
+    are predicted and never occur, those predicted for the longest time have a lane, at most ``most_extra`` of them; the
+    picture gives the number of the others.
     """
     scores, truth, ignore = timelines.scores[video], timelines.targets[video] == 1, timelines.ignore[video]
     columns, left_out = _lanes(scores, truth, most_extra)
@@ -135,7 +135,7 @@ def draw_timeline(timelines: Timelines, video: int, path: Path, most_extra: int 
 
 
 def _lanes(scores: np.ndarray, truth: np.ndarray, most_extra: int) -> tuple[list[int], int]:
-    """The columns that have a lane, in order of their first token, and the number of predicted ones left out."""
+    """Return the columns that have a lane, in order of their first token, and the number of predicted ones left out."""
     columns = range(1, scores.shape[1])
     true = [column for column in columns if truth[:, column].any()]
     wins = np.bincount(scores.argmax(1), minlength=scores.shape[1])
@@ -143,8 +143,8 @@ def _lanes(scores: np.ndarray, truth: np.ndarray, most_extra: int) -> tuple[list
     extra = [column for column in columns if predicted[column] and column not in true]
     extra.sort(key=lambda column: -predicted[column])
     true.sort(key=lambda column: int(truth[:, column].argmax()))
-    shown = true + extra[:most_extra]
-    return shown or [0], len(extra[most_extra:])
+    lanes = true + extra[:most_extra]
+    return lanes or [0], len(extra[most_extra:])
 
 
 def _draw_lane(
@@ -170,12 +170,12 @@ def _show_ignored(axes: Axes, ignore: np.ndarray, tokens_per_second: float) -> N
 
 
 def _show_precision(axes: Axes, scores: np.ndarray, truth: np.ndarray, ignore: np.ndarray, columns: list[int]) -> None:
-    """The AP of each lane within this video on its right."""
-    kept = ~ignore
+    """Write the AP of each lane within this video on its right."""
+    is_scored = ~ignore
     for lane, column in enumerate(columns):
-        area = precision_recall(scores[kept, column], truth[kept, column]).area() if column else math.nan
-        words = "" if math.isnan(area) else f"AP {area:.2f}"
-        axes.text(1.008, lane + 0.5, words, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=SOFT)
+        area = precision_recall(scores[is_scored, column], truth[is_scored, column]).area() if column else math.nan
+        label = "" if math.isnan(area) else f"AP {area:.2f}"
+        axes.text(1.008, lane + 0.5, label, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=SOFT)
 
 
 def _explain(figure: Figure, corner: tuple[float, float], has_ignored: bool) -> None:
@@ -193,7 +193,7 @@ def _explain(figure: Figure, corner: tuple[float, float], has_ignored: bool) -> 
 
 
 def timeline_name(timelines: Timelines, video: int) -> str:
-    """A file name for the picture of a video, whose id may hold folders; the number keeps names apart."""
+    """Return a file name for the picture of a video, whose id may hold folders; the number keeps names apart."""
     return f"{video:04d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', timelines.ids[video])[-60:]}.png"
 
 
@@ -201,23 +201,23 @@ def timeline_name(timelines: Timelines, video: int) -> str:
 
 
 def draw_precision_recall(timelines: Timelines, path: Path, most: int = 40) -> Path | None:
-    """Precision over recall of each class with its AP; None where no action occurs.
+    """Draw precision over recall of each class with its AP; return None where no action occurs.
 
     Up to ten classes share one picture; more have a small one each, the worst first, at most ``most``.
     """
     scores, targets, ignore = timelines.joined()
-    kept = ~ignore
-    positive = targets[kept] == 1
+    is_scored = ~ignore
+    positive = targets[is_scored] == 1
     present = [column for column in range(1, scores.shape[1]) if positive[:, column].any()]
     if not present:
         return None
-    curves = {column: precision_recall(scores[kept, column], positive[:, column]) for column in present}
+    curves = {column: precision_recall(scores[is_scored, column], positive[:, column]) for column in present}
     areas = {column: curve.area() for column, curve in curves.items()}
     order = sorted(present, key=lambda column: areas[column])
     names = ["background", *drawn_names(timelines.classes)]
     lines = {}
     for column, curve in curves.items():
-        # One point where each of 400 recalls is first reached: a curve has as many as there are tokens.
+        # A point is drawn where each of 400 recalls is first reached, since a curve has as many as there are tokens.
         points = np.unique(np.searchsorted(curve.hits, np.linspace(curve.hits[0], curve.total, 400)))
         precision = curve.precision[points]
         lines[column] = np.append(0, curve.recall[points]), np.append(precision[0], precision)
@@ -236,23 +236,23 @@ def draw_precision_recall(timelines: Timelines, path: Path, most: int = 40) -> P
                 title_fontsize=9, alignment="left",
             )  # fmt: skip
             return save(figure, path)
-        shown = order[:most]
+        worst = order[:most]
         columns = 6
-        rows = math.ceil(len(shown) / columns)
+        rows = math.ceil(len(worst) / columns)
         figure = Figure(figsize=(WIDTH - 0.2, 1.75 * rows + 0.6), layout="constrained")
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-        for axes, column in zip(panels, shown, strict=False):
+        for axes, column in zip(panels, worst, strict=False):
             recall, precision = lines[column]
             axes.fill_between(recall, precision, color=BLUE, alpha=0.2, linewidth=0)
             axes.plot(recall, precision, color=BLUE, linewidth=1.4)
             axes.axhline(positive[:, column].mean(), color=DARK, linewidth=1, linestyle=":")
             axes.set_title(f"{areas[column]:.2f}  {shorten(names[column], 19)}", fontsize=9)
             _unit_square(axes)
-        for axes in panels[len(shown) :]:
+        for axes in panels[len(worst) :]:
             axes.set_visible(False)
-        for axes in panels[max(0, len(shown) - columns) : len(shown)]:
-            axes.tick_params(labelbottom=True)  # the lowest of its column, not always of the lowest row
-        rest = "" if len(shown) == len(order) else f": the worst {len(shown)} of {len(order)} classes"
+        for axes in panels[max(0, len(worst) - columns) : len(worst)]:
+            axes.tick_params(labelbottom=True)  # the lowest panel of its column is not always in the lowest row
+        rest = "" if len(worst) == len(order) else f": the worst {len(worst)} of {len(order)} classes"
         figure.supxlabel("recall; dotted: share of the time, the precision of a guess", fontsize=9, color=SOFT)
         figure.supylabel("precision", fontsize=9, color=SOFT)
         figure.suptitle(f"Average precision{rest}", fontsize=11, x=0.01, ha="left")
@@ -260,17 +260,17 @@ def draw_precision_recall(timelines: Timelines, path: Path, most: int = 40) -> P
 
 
 def class_colours(columns: Sequence[int]) -> dict[int, str]:
-    """A colour for each of at most ten columns, which follows from its number: the same class has the same everywhere.
+    """Return a colour for each of at most ten columns. It follows from the number: a class keeps it in every picture.
 
-    Of two columns ten apart, the later one takes the next colour that is free.
+    Of two columns ten apart, the later one gets the next free colour.
     """
-    taken: dict[int, str] = {}
+    colours: dict[int, str] = {}
     for column in sorted(columns):
         at = column - 1
-        while LINES[at % len(LINES)] in taken.values():
+        while LINES[at % len(LINES)] in colours.values():
             at += 1
-        taken[column] = LINES[at % len(LINES)]
-    return taken
+        colours[column] = LINES[at % len(LINES)]
+    return colours
 
 
 def _unit_square(axes: Axes) -> None:
@@ -285,40 +285,40 @@ def _unit_square(axes: Axes) -> None:
 
 
 def anticipation(timelines: Timelines) -> AnticipationAP | None:
-    """mAP of what was said of later tokens; None where the detector says nothing of them."""
-    ahead = [place for place, offset in enumerate(timelines.future_offsets) if offset >= 1]
+    """Return the mAP of the predictions of later tokens; None where the detector makes none."""
+    ahead = [index for index, offset in enumerate(timelines.future_offsets) if offset >= 1]
     if timelines.future is None or not ahead:
         return None
     _, targets, ignore = timelines.joined()
     future = np.concatenate(timelines.future)[:, ahead]
-    offsets = [timelines.future_offsets[place] for place in ahead]
+    offsets = [timelines.future_offsets[index] for index in ahead]
     return anticipation_map(future, targets, offsets, timelines.tokens_per_second, timelines.video_ids, ignore)
 
 
-def draw_anticipation(found: AnticipationAP, now: float, path: Path) -> Path:
-    """mAP over the distance of the future in seconds, beside ``now``, the mAP of the answers about the present."""
-    mean = found.per_offset
+def draw_anticipation(result: AnticipationAP, now: float, path: Path) -> Path:
+    """Draw mAP over the distance of the future in seconds, beside ``now``, the mAP of the present."""
+    mean = result.per_offset
     with drawing():
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot(xlabel="seconds ahead", ylabel="frame mAP", title="Anticipation")
         axes.axhline(now, color=DARK, linewidth=1, linestyle=":")
-        axes.plot([0, *found.seconds], [now, *mean], "--", color=BLUE, linewidth=1)
-        axes.plot(found.seconds, mean, "o-", color=BLUE, markersize=4, linewidth=1.6)
+        axes.plot([0, *result.seconds], [now, *mean], "--", color=BLUE, linewidth=1)
+        axes.plot(result.seconds, mean, "o-", color=BLUE, markersize=4, linewidth=1.6)
         axes.plot(0, now, "o", color=DARK, markersize=6, clip_on=False, zorder=3)
         axes.annotate(f"now {now:.3f}", (0, now), xytext=(8, 6), textcoords="offset points", fontsize=9, color=DARK)
         last = f"{mean[-1]:.3f}"
-        axes.annotate(last, (found.seconds[-1], mean[-1]), xytext=(0, -14), textcoords="offset points", ha="right",
+        axes.annotate(last, (result.seconds[-1], mean[-1]), xytext=(0, -14), textcoords="offset points", ha="right",
                       fontsize=9, color=BLUE)  # fmt: skip
-        axes.set_xlim(0, found.seconds[-1] * 1.02)
+        axes.set_xlim(0, result.seconds[-1] * 1.02)
         axes.set_ylim(0, min(1.02, 1.25 * float(np.nanmax([now, *mean])) + 0.02))
         axes.grid(visible=True)
         return save(figure, path)
 
 
 def draw_delays(timelines: Timelines, path: Path) -> Path | None:
-    """The share of actions whose score has reached a threshold by so many seconds after their start.
+    """Draw the share of actions whose score has reached a threshold by so many seconds after their start.
 
-    None where no action occurs. A threshold that is reached at once may have been there before the action began.
+    Return None where no action occurs. A score that is at the threshold at once may have been there before the action.
     """
     scores, targets, _ = timelines.joined()
     if not (targets[:, 1:] == 1).any():
@@ -329,19 +329,19 @@ def draw_delays(timelines: Timelines, path: Path) -> Path | None:
             xlabel="seconds since the start of the action", ylabel="share of the actions", title="Actions seen so far"
         )
         longest = 1.0
-        found = [
+        delays = [
             frame_delay(scores, targets, timelines.video_ids, timelines.tokens_per_second, threshold)
             for threshold in DELAY_THRESHOLDS
         ]
-        for delay in found:
+        for delay in delays:
             if delay.missed < 1:
                 longest = max(longest, float(np.nanquantile(delay.delays_s, 0.98)))
-        for delay, (threshold, colour) in zip(found, DELAY_THRESHOLDS.items(), strict=True):
-            known = np.sort(delay.delays_s[~np.isnan(delay.delays_s)])
-            share = np.arange(1, len(known) + 1) / len(delay.delays_s)
-            x, y = np.concatenate([[0], known, [longest * 1.05]]), np.concatenate([[0], share, [1 - delay.missed]])
+        for delay, (threshold, colour) in zip(delays, DELAY_THRESHOLDS.items(), strict=True):
+            reached_s = np.sort(delay.delays_s[~np.isnan(delay.delays_s)])
+            share = np.arange(1, len(reached_s) + 1) / len(delay.delays_s)
+            x, y = np.concatenate([[0], reached_s, [longest * 1.05]]), np.concatenate([[0], share, [1 - delay.missed]])
             label = f"score of {threshold:g}: {1 - delay.missed:.0%} seen"
-            if len(known):
+            if len(reached_s):
                 label += f", median {delay.median_s:.2g} s"
             axes.step(x, y, where="post", color=colour, linewidth=1.6, label=label)
         axes.set_xlim(0, longest * 1.05)
