@@ -1,8 +1,8 @@
-"""``vidact networks``: what every clip network is, costs and sees, computed from the networks themselves.
+"""The table of ``vidact networks``: paper, cost, reach, converters and parity of every clip network.
 
-Nothing in the table is typed: papers come from the docstrings, parameters and multiply-adds from the networks without
-numbers, the temporal reach from changing one frame and looking where the answers change, parity from the published
-outputs where their records are at hand.
+Nothing in the table is typed: papers come from the docstrings, parameters and multiply-adds from networks without
+numbers (on the meta device), the temporal reach from changing one frame and comparing the outputs, parity from the
+published outputs where their records are at hand.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from vidact.models.online import OnlineOutput
 from vidact.models.tsn import TSN
 from vidact.models.weights import REFERENCES, from_reference, is_builder, recipe_of
 
-NUM_CLASSES = 400  # Kinetics'
+NUM_CLASSES = 400  # as many as Kinetics has
 LONGEST = 320  # frames that are tried to find how far a network sees; the deepest TDN sees more than 79
-PROBE_SIZE = {"inception": 64}  # pixels; what no name here has takes 32
+PROBE_SIZE = {"inception": 64}  # pixels a side, by a part of the name; all other networks are probed with 32
 
 TITLE = """# Networks
 
@@ -49,12 +49,12 @@ weights, the size and the clip length that each network is published with.
 """
 
 
-Structure = tuple[tuple[str, type], ...]  # every module's name and class, which is what computes
+Structure = tuple[tuple[str, type], ...]  # every module's name and class, which decide what is computed
 
 
 @dataclass(frozen=True)
 class Reach:
-    """The frames that one frame's answer depends on: so many before it and so many after it."""
+    """The frames that one frame's output depends on: their number before it and after it."""
 
     before: int
     after: int
@@ -66,10 +66,10 @@ class Reach:
 
 @dataclass(frozen=True)
 class Row:
-    """One network; ``reach`` None where it answers for whole clips only.
+    """The row of one network; ``reach`` is None where it has outputs for whole clips only.
 
-    ``parity`` has the largest error of each part that published outputs are known of, by its name in the network, the
-    whole network's under "".
+    ``parity`` has the largest error of each part with published outputs, by the part's name in the network; the whole
+    network's is under "".
     """
 
     network: str
@@ -90,10 +90,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Record:
-    """One published output, and how near the network with the published tensors comes to it.
+    """A published output, and how near the network with the published tensors comes to it.
 
-    ``error`` and ``tolerance`` are relative to max(1, the largest output). ``structure`` is the network's, and that of
-    its backbone where it sees single images.
+    ``error`` and ``tolerance`` are relative to max(1, the largest output). ``structure`` has the network's, and that of
+    its backbone where the network processes single images.
     """
 
     name: str
@@ -105,37 +105,37 @@ class Record:
 
 
 def clip_networks() -> list[str]:
-    """The builders of clip networks that people use: all but the tiny ones, and those that need a name or no clip."""
+    """Return the names of the clip networks' builders, except the tiny ones and those that need a name or no clip."""
     names = []
     for name in vidact.models.__all__:
         function = getattr(vidact.models, name)
         if not is_builder(function) or "tiny" in name:
             continue
-        returned = str(inspect.signature(function).parameters.keys())
-        if "feature_dim" in returned or name in ("bn_inception_classifier", "tsn_timm"):
+        parameters = str(inspect.signature(function).parameters.keys())
+        if "feature_dim" in parameters or name in ("bn_inception_classifier", "tsn_timm"):
             continue
         names.append(name)
     return names
 
 
 def build(name: str, size: int | None = None, **arguments: Any) -> Any:
-    """A network with random weights, on the default device."""
+    """Return a network with random weights, on the default device."""
     function = getattr(vidact.models, name)
-    known = inspect.signature(function).parameters
-    if size is not None and "size" in known:
+    parameters = inspect.signature(function).parameters
+    if size is not None and "size" in parameters:
         arguments["size"] = size
     return function(NUM_CLASSES, weights=None, **arguments).eval()
 
 
 def describe(name: str, records: Sequence[Record] = (), **arguments: Any) -> Row:
-    """The row of ``vidact.models.<name>(**arguments)``."""
+    """Return the row of ``vidact.models.<name>(**arguments)``."""
     with torch.device("meta"):
         network = build(name, **arguments)
     frames = CLIPS[name][0] if name in CLIPS else network.input.frames or SEGMENTS
     year, paper = paper_of(getattr(vidact.models, name))
-    shown = name + "".join(f", {value}" for value in arguments.values())
+    label = name + "".join(f", {value}" for value in arguments.values())
     return Row(
-        network=shown,
+        network=label,
         year=year,
         paper=paper,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -149,7 +149,7 @@ def describe(name: str, records: Sequence[Record] = (), **arguments: Any) -> Row
 
 
 def giga_macs(network: Any, frames: int) -> float:
-    """Billions of multiply-adds of one view, of a network on the meta device; half of what torch counts."""
+    """Return the billions of multiply-adds of one view by a network on the meta device: half of what torch counts."""
     clip = torch.empty(1, frames, network.input.channels, network.input.size, network.input.size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(clip)
@@ -157,7 +157,7 @@ def giga_macs(network: Any, frames: int) -> float:
 
 
 def paper_of(function: Callable[..., nn.Module]) -> tuple[int | None, str]:
-    """Year and address of the paper that a function's docstring names, or its file's."""
+    """Return the year and address of the paper that a function's docstring names, or its file's."""
     pattern = re.compile(r"\([^()]*?((?:19|20)\d\d), (https?://[^\s)]+)\)", re.DOTALL)
     module = sys.modules[function.__module__]
     for text in (inspect.getdoc(function) or "", inspect.getdoc(module) or ""):
@@ -171,35 +171,35 @@ def paper_of(function: Callable[..., nn.Module]) -> tuple[int | None, str]:
 
 @torch.no_grad()
 def find_reach(name: str, **arguments: Any) -> Reach | None:
-    """How far a network sees, by changing one frame in the middle of longer and longer clips.
+    """Measure a network's reach by changing one frame in the middle of longer and longer clips.
 
-    None where it gives one answer a clip, its weights fix the clip's length, or ``LONGEST`` frames show no end of it.
+    None where it has one output a clip, its weights fix the clip's length, or its reach exceeds ``LONGEST`` frames.
     Computed in double precision with fresh weights, so that an influence of many small steps is still a difference.
     """
-    size = next((side for word, side in PROBE_SIZE.items() if word in name), 32)
+    size = next((side for part, side in PROBE_SIZE.items() if part in name), 32)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     try:
-        with torch.device("meta"):  # some that have no reach are too large to be built twice
+        with torch.device("meta"):  # large networks that have no reach are not built with numbers
             empty = build(name, size, **arguments)
         if empty.input.frames is not None or not hasattr(empty, "frame_features"):
             return None
         network = build(name, size, **arguments).double()
         for parameter in network.parameters():
-            if not parameter.any():  # what starts as an identity would hide what it can see
+            if not parameter.any():  # a weight that starts at zero would hide frames
                 nn.init.normal_(parameter, std=0.5)
         frames = 9
         while frames <= LONGEST:
             clip = torch.randn(1, frames, network.input.channels, size, size, dtype=torch.float64)
-            other, middle = clip.clone(), frames // 2
-            other[:, middle] = torch.randn_like(other[:, middle])
-            before, after = network.frame_features(clip), network.frame_features(other)  # (1, T, D)
+            altered, middle = clip.clone(), frames // 2
+            altered[:, middle] = torch.randn_like(altered[:, middle])
+            before, after = network.frame_features(clip), network.frame_features(altered)  # (1, T, D)
             if before.shape[1] != frames:
-                return None  # frames were pooled, so that no answer is one frame's
+                return None  # frames were pooled, so no output belongs to one frame
             changed = (before != after).any(dim=2)[0].nonzero().flatten()
             first, last = int(changed.min()), int(changed.max())
             if first > 0 and last < frames - 1:
-                # an answer at `last` depends on a frame before it, one at `first` on a frame after it
+                # the output at `last` depends on a frame before it, that at `first` on a frame after it
                 return Reach(before=last - middle, after=middle - first)
             frames = 2 * frames + 1
         return None  # attention over the whole clip
@@ -211,11 +211,11 @@ def find_reach(name: str, **arguments: Any) -> Reach | None:
 
 
 def converters_of(name: str) -> tuple[str, ...]:
-    """The layouts whose function builds the network."""
-    found = []
-    for origin, place in REFERENCES.items():
-        module = importlib.import_module(place.partition(":")[0])
-        source = _source(module, place.partition(":")[2])
+    """Return the layouts whose function builds the network."""
+    origins = []
+    for origin, location in REFERENCES.items():
+        module = importlib.import_module(location.partition(":")[0])
+        source = _source(module, location.partition(":")[2])
         tables = {
             "pytorchvideo": "_OF_PYTORCHVIDEO",
             "slowfast": "_OF_SLOWFAST",
@@ -224,31 +224,31 @@ def converters_of(name: str) -> tuple[str, ...]:
             "vjepa2": "_OF_VJEPA2",
         }
         if origin in tables:
-            known = name in getattr(module, tables[origin])
+            is_built = name in getattr(module, tables[origin])
         else:
             sizes = getattr(module, "_SIZES", {}) if "_SIZES" in source else {}
-            known = name in {size.__name__ for size in sizes.values()} or f"{name}(" in source
+            is_built = name in {size.__name__ for size in sizes.values()} or f"{name}(" in source
             if origin.startswith("mmaction2") and name.endswith(("bn_inception", "resnet50_nonlocal")):
-                known = False  # that layout has neither
-        if known:
-            found.append(origin)
-    return tuple(found)
+                is_built = False  # that layout has neither of these networks
+        if is_built:
+            origins.append(origin)
+    return tuple(origins)
 
 
 def _source(module: Any, name: str) -> str:
-    """The text of a function and of its file's private functions that it calls."""
+    """Return the text of a function and of its file's private functions that it calls."""
     text, names = "", [name]
     while names:
         text += inspect.getsource(getattr(module, names.pop()))
         called = set(re.findall(r"\b(_\w+)\(", text)) - set(re.findall(r"def (_\w+)\(", text))
-        names = [other for other in called if inspect.isfunction(getattr(module, other, None))]
+        names = [callee for callee in called if inspect.isfunction(getattr(module, callee, None))]
     return text
 
 
 def read_records(folder: Path) -> list[Record]:
-    """What the published tensors in ``folder`` give in our networks, beside what they gave in the published code's.
+    """Run our networks with the published tensors in ``folder`` and compare with the outputs of the published code.
 
-    Records of layouts that vidact does not read are passed over.
+    Records of layouts that vidact does not read are left out.
     """
     spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
     if spec is None or spec.loader is None or not (folder / "fill.py").is_file():
@@ -265,16 +265,18 @@ def read_records(folder: Path) -> list[Record]:
         network: Any = from_reference(record["origin"], tensors, **record["hyperparameters"])
         inputs = [torch.from_numpy(rule.signal(name, shape)) for name, shape in record["inputs"].items()]
         with torch.no_grad():
-            found = _named(network(torch.cat(inputs, dim=-1)))
+            outputs = _named(network(torch.cat(inputs, dim=-1)))
         error = 0.0
-        for name, wanted in record["outputs"].items():
-            expected = torch.tensor(wanted["values"])
-            if found[name].numel() != expected.numel():
-                raise ValueError(f"{path}: {name} has {expected.numel()} values and the network {found[name].numel()}")
-            difference = (found[name].flatten() - expected.flatten()).abs().max()
+        for name, reference in record["outputs"].items():
+            expected = torch.tensor(reference["values"])
+            if outputs[name].numel() != expected.numel():
+                raise ValueError(
+                    f"{path}: {name} has {expected.numel()} values and the network {outputs[name].numel()}"
+                )
+            difference = (outputs[name].flatten() - expected.flatten()).abs().max()
             error = max(error, float(difference) / max(1.0, float(expected.abs().max())))
         structures = [structure_of(network)]
-        if isinstance(network, TSN | ImageClassifier):  # which are a backbone of images and an average
+        if isinstance(network, TSN | ImageClassifier):  # these average what a backbone of images outputs
             structures.append(structure_of(network.backbone))
         recipe = recipe_of(network)
         builder = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
@@ -285,7 +287,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def _named(output: Tensor | OnlineOutput) -> dict[str, Any]:
-    """What a network returned, under the names of the records."""
+    """Return a network's outputs under the names of the records."""
     if not isinstance(output, OnlineOutput):
         return {"logits": output}
     return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
@@ -296,16 +298,16 @@ def structure_of(network: nn.Module) -> Structure:
 
 
 def parity_of(network: nn.Module, records: Sequence[Record]) -> dict[str, float]:
-    """The largest errors of the records of a network, or of its parts where none is of the whole."""
-    found: dict[str, float] = {}
+    """Return the largest errors of the records of a network, or of its parts where none is of the whole."""
+    largest: dict[str, float] = {}
     for name, part in network.named_modules():
-        if name.count(".") > 1 or any(name.startswith(known) for known in found):
+        if name.count(".") > 1 or any(name.startswith(covered) for covered in largest):
             continue
         structure = structure_of(part)
         errors = [record.error for record in records if structure in record.structure and len(structure) > 1]
         if errors:
-            found[name] = max(errors)
-    return found
+            largest[name] = max(errors)
+    return largest
 
 
 # ---------------------------------------------------------------------------------------------- the command
