@@ -1,7 +1,7 @@
-"""Certificates of cameras: which authorities are trusted, what is wrong with one, and playlists.
+"""The certificates of cameras: the trusted authorities, the fault of a certificate, and the parts of playlists.
 
-FFmpeg verifies the certificate of the address that it opens, where an option asks for it, and none of the addresses
-that a playlist names. So the parts of a playlist are fetched here.
+FFmpeg can verify the certificate of the address that it opens, but verifies none of the addresses in a playlist. So the
+parts of a playlist are fetched here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TLS_PORTS = {"https": 443, "rtsps": 322}
 
 
 def trusted_authorities() -> str:
-    """A PEM file of the authorities that this machine trusts, or that ``SSL_CERT_FILE`` names; raises OSError."""
+    """Return a PEM file of the authorities that this machine trusts, or that ``SSL_CERT_FILE`` names; raise OSError."""
     named = os.environ.get("SSL_CERT_FILE")
     if named and not Path(named).is_file():
         raise OSError(f"SSL_CERT_FILE names {named}, which is no file; write where the certificates (PEM) are")
@@ -55,24 +55,24 @@ def trusted_authorities() -> str:
 
 @functools.cache
 def _store_as_file() -> str:
-    """The authorities of Windows' store, which is no file."""
-    found = ssl.create_default_context().get_ca_certs(binary_form=True)
-    if not found:
+    """Write the authorities of Windows' store, which is no file, to a file and return its path."""
+    certificates = ssl.create_default_context().get_ca_certs(binary_form=True)
+    if not certificates:
         raise OSError("no authorities are known here; name a file of their certificates (PEM) with SSL_CERT_FILE")
     folder = tempfile.mkdtemp(prefix="vidact-")
     path = Path(folder) / "authorities.pem"
-    path.write_text("".join(ssl.DER_cert_to_PEM_cert(one) for one in found), encoding="ascii")
+    path.write_text("".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in certificates), encoding="ascii")
     return str(path)
 
 
 def certificate_fault(address: str, timeout_s: float) -> str:
-    """What is wrong with the certificate of an https or rtsps address, "" where nothing is or nobody answers."""
+    """Return the fault of the certificate of an https or rtsps address, "" where it has none or no server answers."""
     parts = urlsplit(address)
     try:
         context = ssl.create_default_context(cafile=trusted_authorities())
-        place = parts.hostname or "", parts.port or TLS_PORTS[parts.scheme.lower()]
+        host_and_port = parts.hostname or "", parts.port or TLS_PORTS[parts.scheme.lower()]
         with (
-            socket.create_connection(place, timeout_s) as connection,
+            socket.create_connection(host_and_port, timeout_s) as connection,
             context.wrap_socket(connection, server_hostname=parts.hostname),
         ):
             return ""
@@ -82,31 +82,31 @@ def certificate_fault(address: str, timeout_s: float) -> str:
         return ""
 
 
-ABSENT = (404, 410)  # what a server answers that has not what is asked for, and will not have it later
-LISTS = (".m3u8", ".m3u", ".mpd")  # without its playlist, a stream is lost
+ABSENT = (404, 410)  # statuses of a server that does not have an address, now or later
+LISTS = (".m3u8", ".m3u", ".mpd")  # endings of playlists; a stream without its playlist is lost
 
 
 class EncryptedError(OSError):
-    """What a playlist names is encrypted, so that FFmpeg alone can read it, which verifies no certificate there."""
+    """The parts of a playlist are encrypted, so only FFmpeg can read them, and it verifies no certificate there."""
 
 
 class FetchError(OSError):
-    """A server does not give what it is asked for: the message says why, without the address."""
+    """A server does not deliver what is requested; the message gives the reason without the address."""
 
 
 class VerifiedParts:
-    """Opens what a playlist names, over HTTP or HTTPS, the latter from servers whose certificate is in order.
+    """A reader of the parts of a playlist over HTTP, and over HTTPS from servers whose certificate is trusted.
 
-    ``open`` is what ``av.open`` takes as ``io_open``. Where no authorities are known, all over HTTP opens. What a
-    server says it has not is empty, so that FFmpeg goes on with the next part, and ``report`` is told so once.
+    ``open`` fits the argument ``io_open`` of ``av.open``. Without known authorities only HTTP opens. A part that its
+    server does not have is empty, so that FFmpeg goes on with the next one; the first such part is reported.
     """
 
     def __init__(self, timeout_s: float, report: Callable[[str], None] = lambda text: None) -> None:
         self._timeout_s, self._report = timeout_s, report
-        self._has_told = False
+        self._has_reported = False
         self._users = HTTPPasswordMgrWithDefaultRealm()
-        self._why_not = ""  # nothing opens over HTTPS
-        self.has_https = False  # something was asked for over HTTPS
+        self._https_fault = ""  # the reason why nothing opens over HTTPS
+        self.has_https = False  # whether an HTTPS address was requested
         self._opener = OpenerDirector()
         handlers: list[BaseHandler] = [
             HTTPHandler(),
@@ -117,25 +117,25 @@ class VerifiedParts:
             HTTPRedirectHandler(),
             HTTPErrorProcessor(),
             HTTPDefaultErrorHandler(),
-            UnknownHandler(),  # nothing local, whatever the playlist names
+            UnknownHandler(),  # refuses all other schemes of a playlist, so that it reads no local file
         ]
         try:
             handlers.append(HTTPSHandler(context=ssl.create_default_context(cafile=trusted_authorities())))
         except OSError as error:
-            self._why_not = str(error)
+            self._https_fault = str(error)
         for handler in handlers:
             self._opener.add_handler(handler)
 
     def open(self, url: str, flags: int, options: dict[str, str]) -> Any:
-        """What is read of the address, nothing where its server has none; raises OSError."""
+        """Return the content of an address as a file, empty where its server has none; raise OSError."""
         try:
             return self._open(url, options)
         except HTTPError as error:
             error.close()
             if error.code not in ABSENT or urlsplit(url).path.lower().endswith(LISTS):
                 raise FetchError(f"{urlsplit(url).hostname} answers {error.code} {error.reason}") from None
-            if not self._has_told:
-                self._has_told = True
+            if not self._has_reported:
+                self._has_reported = True
                 self._report(
                     f"a part of its playlist is left out: its server has none such ({error.code} {error.reason})"
                 )
@@ -163,9 +163,9 @@ class VerifiedParts:
         if user:
             name, _, password = user.partition(":")
             self._users.add_password(None, address, unquote(name), unquote(password))
-        if begin := int(options.get("offset", 0)):
+        if start := int(options.get("offset", 0)):
             end = int(options["end_offset"]) - 1 if int(options.get("end_offset", 0)) else ""
-            request.add_header("Range", f"bytes={begin}-{end}")
+            request.add_header("Range", f"bytes={start}-{end}")
         elif end := int(options.get("end_offset", 0)):
             request.add_header("Range", f"bytes=0-{end - 1}")
         try:
@@ -175,25 +175,23 @@ class VerifiedParts:
                 raise OSError(
                     f"the certificate of {parts.hostname} is not trusted: {error.reason.verify_message}"
                 ) from None
-            if self._why_not and "https" in (parts.scheme, str(error.reason).rpartition(" ")[2]):
-                raise OSError(self._why_not) from None
+            if self._https_fault and "https" in (parts.scheme, str(error.reason).rpartition(" ")[2]):
+                raise OSError(self._https_fault) from None
             raise
 
-    def place(self, address: str) -> str:
-        """Where an address sends its visitor on to; names in a playlist count from there. Raises OSError."""
-        with self._open(address, {}) as answer:
-            parts = urlsplit(answer.geturl())
+    def redirected(self, address: str) -> str:
+        """Return the address that an address redirects to, the base of a playlist's relative names; raise OSError."""
+        with self._open(address, {}) as response:
+            parts = urlsplit(response.geturl())
         before = urlsplit(address)
         user, at, host = before.netloc.rpartition("@")
         is_same = host == parts.netloc and parts.scheme == before.scheme
         return urlunsplit(parts._replace(netloc=f"{user}{at}{host}" if is_same else parts.netloc))
 
     def fault(self, address: str) -> str:
-        """What is wrong with the certificates on the way that an HTTP address sends its visitor on, "" where nothing is
-        or nobody answers.
-        """
+        """Return the fault of a certificate to which an HTTP address redirects, "" where there is none."""
         try:
-            self.place(address)
+            self.redirected(address)
         except OSError as error:
             return str(error) if type(error) is OSError and error.strerror is None else ""
         return ""

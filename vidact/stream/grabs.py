@@ -1,4 +1,4 @@
-"""Pictures with their seconds, and the contract of what delivers them."""
+"""The pictures of a stream with their times, and the interface of what delivers them."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class SourceError(ValueError):
 class Grab:
     """One picture of a source."""
 
-    seconds: float  # presentation time since the source's begin; never less than the one before
+    seconds: float  # presentation time since the source's start; never less than that of the picture before
     image: np.ndarray  # (H, W, 3) uint8 RGB, upright, contiguous; a live source's size may change
-    captured: float  # time.monotonic() when it was taken or came in
-    dropped: int  # pictures that nobody took between the last Grab and this one
+    captured: float  # time.monotonic() when the picture was taken or arrived
+    dropped: int  # pictures since the last Grab that were replaced before they were read
 
 
 class Source:
-    """Pictures one by one: ``with open_source("0") as source: for grab in source: …``
+    """An iterator over pictures: ``with open_source("0") as source: for grab in source: …``
 
     The next picture of a live source is waited for; iteration ends with the file, or after ``close()``.
     """
 
-    name: str  # without passwords
+    name: str  # contains no password
     is_live: bool
     realtime: bool  # pictures come at their own speed; False: a file, as fast as it is read
-    fps: float | None  # as the source says; None: it does not
-    dropped: int = 0  # pictures so far that nobody took
+    fps: float | None  # frames a second as the source states it, or None
+    dropped: int = 0  # pictures so far that were replaced before they were read
     skipped: int = 0  # corrupt pictures so far
     end_s: float | None = None  # when the last picture ends, once a file has been played to its end
 

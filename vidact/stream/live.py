@@ -602,7 +602,7 @@ class _UrlConnection:
             return av.open(address, timeout=timeouts, options=options | others, metadata_errors="replace")
         except av.error.ArgumentError:  # FFmpeg's word for another format
             parts = VerifiedParts(self._timeout_s, lambda text: self._report(f"{self._name}: {text}"))
-        place, alone = parts.place(address), options | {"http_persistent": "0"}
+        place, alone = parts.redirected(address), options | {"http_persistent": "0"}
         try:
             return av.open(place, timeout=timeouts, options=alone, metadata_errors="replace", io_open=parts.open)
         except EncryptedError:
