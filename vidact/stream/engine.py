@@ -1,13 +1,13 @@
-"""The engine: frames of any number of sources in, an answer a token out.
+"""The engine turns the frames of any number of sources into an output for each token.
 
     frames → clock → chunk → extractor → detector.step → events          an online detector, its extractor's tokens
     frames → clock → frame → network.step → mean of the last T → events   a causal TSM, a TSN
 
-Each source has its own clock, state and events; the networks are shared: whatever sources have a token at the moment
-go through them in one batch. A file gives what extraction and scoring give for it (law 3). Nothing grows: a source is
-asked for its next frame when the one before is done, so a slow machine makes a live source drop frames, not queue
-them. And a slot that shows the frame of the slot before costs nothing new, so that a machine too slow for the tokens'
-rate falls to a lower rate of distinct frames and not behind.
+Each source has its own clock, state and events. The networks are shared: the sources that have a token at the moment go
+through them in one batch. A file has the outputs that extraction and scoring give for it (law 3). No queue grows: the
+next frame of a source is requested when the one before is done, so a slow machine makes a live source drop frames. A
+slot that shows the frame of the slot before is not computed again, so a machine that is too slow for the tokens' rate
+processes fewer distinct frames and does not fall behind.
 
 Shapes: K actions (1 + K with the background), L tokens ahead, B streams that have a token at the same time.
 """
@@ -41,24 +41,24 @@ log = logging.getLogger("vidact.stream")
 
 @dataclass(frozen=True, eq=False)
 class StreamUpdate:
-    """The answer for one token of one source.
+    """The output for one token of one source.
 
     Args:
-        source: its name.
-        seconds: where the token begins, in the source's own seconds; it covers ``1 / tokens_per_second``.
-        scores: probabilities (1 + K,), the background first. A recogniser of clips knows no background: its first
+        source: the source's name.
+        seconds: the start of the token in the source's own seconds; a token lasts ``1 / tokens_per_second``.
+        scores: probabilities (1 + K,), the background first. A recogniser of clips has no background: its first
             column is 0.
         events: the events that ended, in the source's seconds, each once.
-        opened: the events that have just become certain, as they stand; each is among ``events`` later.
+        opened: the events that have just become certain, with their times so far; each is among ``events`` later.
         future: probabilities (L, 1 + K) of later tokens where the network predicts them; ``StreamModel.future_offsets``
             says how many tokens later.
-        latency_ms: from the capture of the newest frame that the answer looked at, to the answer.
+        latency_ms: milliseconds from the capture of the newest frame that was used until the output.
         dropped: frames that the source dropped since the update before.
-        image: the newest frame, uint8 RGB (H, W, 3); it may be a little newer than what was looked at.
-        is_last: the source has ended, and ``events`` holds what its end closed. Of a file this is its last token's
-            update. A live source, whose end nobody foresees, gives one more, which repeats the last scores.
-        is_repeat: it answers no token: time and scores are those of the update before, and ``events`` holds what the
-            silence of a live source, or its end, closed.
+        image: the newest frame, uint8 RGB (H, W, 3); it may be a little newer than the frames used.
+        is_last: the source has ended, and ``events`` holds what its end closed. For a file this is the update of its
+            last token. A live source, whose end cannot be foreseen, gets one more, which repeats the last scores.
+        is_repeat: the update has no token of its own: time and scores are those of the update before, and ``events``
+            holds what the silence of a live source, or its end, closed.
     """
 
     source: str
@@ -78,14 +78,14 @@ class StreamUpdate:
 
 
 class _Frame(NamedTuple):
-    """What the clock carries: the image (3, H, W) and when it was captured."""
+    """An item of the clock: the image (3, H, W) and the time of its capture."""
 
     image: Tensor
     captured: float
 
 
 class Stream:
-    """One source's place in the engine: its clock, its state, its events. ``Streams`` steps it."""
+    """The clock, state and events of one source. ``Streams`` steps it."""
 
     def __init__(self, name: str, model: StreamModel, is_live: bool, holds_back: bool) -> None:
         self.name, self.model, self.is_live, self.holds_back = name, model, is_live, holds_back
@@ -93,28 +93,28 @@ class Stream:
         self.image: np.ndarray | None = None  # the newest frame
         self.closing: list[Detection] = []  # events that ended without a token
         self.newest: StreamUpdate | None = None
-        self.held: StreamUpdate | None = None  # of a file: the last one must know that it is
-        self.begin()
+        self.held: StreamUpdate | None = None  # a file's update waits until it is clear whether it is the last
+        self.reset()
 
-    def begin(self) -> None:
-        """Anew, as if nothing had been seen."""
+    def reset(self) -> None:
+        """Reset the clock, the state and the events, as before the first frame."""
         self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
-        self._forget(None)
+        self._reset_state(None)
         self.last_s = 0.0
-        # complete chunks that wait; with each its take's begin where it is the first one of the take
+        # Complete chunks that wait. The first chunk of a take has the take's start, the others None.
         self.chunks: deque[tuple[list[Slot], float | None]] = deque()
-        self.anew_s: float | None = None  # the begin of a take that has no chunk yet
+        self.take_begin_s: float | None = None  # the start of a take that has no chunk yet
 
-    def _forget(self, begin_s: float | None) -> None:
-        """The network and the events begin anew, at ``begin_s``; None: with the frame that comes next."""
+    def _reset_state(self, begin_s: float | None) -> None:
+        """Reset the network's state and the events. They begin at ``begin_s``; None: at the next frame."""
         self.state = self.model.network.initial_state(1)
         self.event_state = self.model.detector.initial_state(self.name)
         self.begin_s = begin_s
-        self.looked_at: list[Tensor] = []
-        self.input: Tensor | None = None  # what the network made of them
+        self.last_images: list[Tensor] = []
+        self.input: Tensor | None = None  # the network's input that was made of them
 
     def push(self, grab: Grab) -> None:
-        """One more frame: the chunks that it completes wait in ``chunks``."""
+        """Add a frame; the chunks that it completes wait in ``chunks``."""
         image = np.asarray(grab.image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
@@ -123,8 +123,8 @@ class Stream:
             )
         pause_s, longest_s = grab.seconds - self.last_s, self.model.filled_s(self.is_live)
         if self.begin_s is not None and (pause_s > longest_s or (self.is_live and pause_s < 0)):
-            told = log.info if self.is_live else log.warning
-            told("%s: nothing from %.1f s to %.1f s; it begins anew", self.name, self.last_s, grab.seconds)
+            write = log.info if self.is_live else log.warning
+            write("%s: nothing from %.1f s to %.1f s; it begins anew", self.name, self.last_s, grab.seconds)
             self._pause(grab.seconds)
         if self.begin_s is None:
             self.begin_s = grab.seconds
@@ -134,46 +134,46 @@ class Stream:
         self._chunk(self.clock.push(grab.seconds, _Frame(tensor, grab.captured)))
 
     def _pause(self, begin_s: float) -> None:
-        """The take is over, and another begins; what the detector remembers is forgotten with the latter's first token,
-        since tokens of the former may still wait."""
+        """End the take and begin another. The state is reset with the first token of the new take, since tokens of the
+        old one may still wait."""
         self.finish()
         self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
-        self.anew_s = begin_s
+        self.take_begin_s = begin_s
 
     def finish(self, end_s: float | None = None) -> None:
-        """No more frames come; the last one ends at ``end_s``, None where nobody knows."""
+        """End the frames; the last one ends at ``end_s``, None where that is not known."""
         self._chunk(self.clock.finish(end_s))
 
     def _chunk(self, slots: list[Slot]) -> None:
         for slot in slots:
             if chunk := self.chunker.push(slot):
-                self.chunks.append((chunk, self.anew_s))
-                self.anew_s = None
+                self.chunks.append((chunk, self.take_begin_s))
+                self.take_begin_s = None
 
     def take(self) -> tuple[float, list[Tensor], float]:
-        """The oldest waiting chunk: its time, the images that are looked at, when the newest of them was captured."""
+        """Return the oldest waiting chunk: its time, the images used, and when the newest of them was captured."""
         chunk, begin_s = self.chunks.popleft()
         if begin_s is not None:
             self.end_events()
-            self._forget(begin_s)
-        frames = [chunk[place].image for place in self.model.places]
+            self._reset_state(begin_s)
+        frames = [chunk[index].image for index in self.model.places]
         last = frames[-1]
-        # A source that changes its size (a phone that is turned) begins with its first frame of the new one.
-        alike = next(frame for frame in frames if frame.image.shape == last.image.shape)
-        images = [(frame if frame.image.shape == last.image.shape else alike).image for frame in frames]
+        # Where a source changes its size (a phone that is turned), the first frame of the new size replaces older ones.
+        same_size = next(frame for frame in frames if frame.image.shape == last.image.shape)
+        images = [(frame if frame.image.shape == last.image.shape else same_size).image for frame in frames]
         return chunk[0].time_s, images, max(frame.captured for frame in frames)
 
-    def sees_again(self, images: list[Tensor]) -> bool:
-        """Whether these are the images of the token before: a late source's frame is shown in several slots."""
-        same = self.input is not None and all(new is old for new, old in zip(images, self.looked_at, strict=True))
-        self.looked_at = images
+    def repeats(self, images: list[Tensor]) -> bool:
+        """Store the images; return whether they are those of the token before: one frame may fill several slots."""
+        same = self.input is not None and all(new is old for new, old in zip(images, self.last_images, strict=True))
+        self.last_images = images
         return same
 
     def update(self, seconds: float, captured: float, scores: np.ndarray, future: np.ndarray | None) -> StreamUpdate:
-        """The token's answer, and what it does to the events."""
+        """Return a token's update and step the events with its scores."""
         changed, self.event_state = self.model.detector.step(scores, self.event_state)
-        events = self.closing + [self._placed(event) for event in changed.closed]
-        opened = [self._placed(event) for event in changed.opened]
+        events = self.closing + [self._in_source_time(event) for event in changed.closed]
+        opened = [self._in_source_time(event) for event in changed.opened]
         assert self.image is not None
         latency_ms = 1000 * (time.monotonic() - captured)
         self.newest = StreamUpdate(
@@ -183,11 +183,11 @@ class Stream:
         return self.newest
 
     def end_events(self) -> None:
-        """What is still going on ends now."""
-        self.closing += [self._placed(event) for event in self.model.detector.finish(self.event_state)]
+        """End the events that are still going on."""
+        self.closing += [self._in_source_time(event) for event in self.model.detector.finish(self.event_state)]
 
     def repeated(self, is_last: bool) -> StreamUpdate:
-        """The newest answer again, for the events that ended without one."""
+        """Return the newest update again, with the events that ended without a token."""
         assert self.newest is not None
         image = self.newest.image if self.image is None else self.image
         again = replace(
@@ -202,26 +202,26 @@ class Stream:
         self.closing, self.dropped = [], 0
         return again
 
-    def _placed(self, event: Detection) -> Detection:
-        """Counted from the source's 0, not from where the stream began."""
+    def _in_source_time(self, event: Detection) -> Detection:
+        """Return an event with times that count from the source's 0, not from where the stream began."""
         begin_s = self.begin_s or 0.0
         return replace(event, start_s=event.start_s + begin_s, end_s=event.end_s + begin_s) if begin_s else event
 
 
 class Streams:
-    """The model with any number of streams: push frames into each, take ``answers``. No thread, and no source."""
+    """The model with any number of streams, without threads or sources: push frames into each, take ``answers``."""
 
     def __init__(self, model: StreamModel) -> None:
         self.model = model
         self.streams: dict[str, Stream] = {}
 
     def join(self, name: str, is_live: bool = False, holds_back: bool | None = None) -> Stream:
-        """A new stream; ``name`` is numbered where there is one of that name.
+        """Add a stream and return it; ``name`` gets a number where another stream has it.
 
         Args:
-            is_live: after a pause of more than 5 s, or when time goes backwards, it begins anew. A file's pauses are
-                filled as extraction fills them (``StreamModel.filled_s``), and its time may not go backwards.
-            holds_back: give each update when the one after it is there, so that the last one can carry ``is_last``.
+            is_live: after a pause of more than 5 s, or when time goes backwards, the stream is reset. A file's pauses
+                are filled as extraction fills them (``StreamModel.filled_s``), and its time may not go backwards.
+            holds_back: yield each update when the one after it is there, so that the last one can carry ``is_last``.
                 None does so for files.
         """
         number, unique = 1, name
@@ -232,7 +232,7 @@ class Streams:
         return self.streams[unique]
 
     def answers(self, among: Sequence[Stream] | None = None) -> Iterator[StreamUpdate]:
-        """Answer all complete tokens (of some streams), a token of every stream that has one at a time."""
+        """Yield the updates of all complete tokens (of some streams), one of every stream that has any at a time."""
         while ready := [s for s in (self.streams.values() if among is None else among) if s.chunks]:
             for stream, update in zip(ready, self._answer(ready), strict=True):
                 if not stream.holds_back:
@@ -243,20 +243,20 @@ class Streams:
                     yield before
 
     def silence(self, stream: Stream) -> Iterator[StreamUpdate]:
-        """A live source has shown nothing for too long: the events that were going on end now. It begins anew."""
+        """End the events of a live source that has shown nothing for too long, and reset its stream."""
         log.info("%s: nothing since %.1f s; it begins anew when something comes", stream.name, stream.last_s)
         stream.finish()
         yield from self.answers([stream])
         stream.end_events()
         if stream.closing and stream.newest is not None:
             yield stream.repeated(is_last=False)
-        stream.begin()
+        stream.reset()
 
     def leave(self, stream: Stream, end_s: float | None = None) -> Iterator[StreamUpdate]:
-        """The source has ended: its last tokens, if any are complete, and the events that were going on.
+        """Remove a stream whose source has ended; yield its last complete tokens and the events that were going on.
 
         Args:
-            end_s: when its last frame ends, see ``Source.end_s``.
+            end_s: when the last frame ends, see ``Source.end_s``.
         """
         stream.finish(end_s)
         yield from self.answers([stream])
@@ -276,25 +276,25 @@ class Streams:
             yield stream.repeated(is_last=True)
 
     def _answer(self, ready: list[Stream]) -> list[StreamUpdate]:
-        taken = [stream.take() for stream in ready]
-        fresh = [(s, images) for s, (_, images, _) in zip(ready, taken, strict=True) if not s.sees_again(images)]
+        tokens = [stream.take() for stream in ready]
+        fresh = [(s, images) for s, (_, images, _) in zip(ready, tokens, strict=True) if not s.repeats(images)]
         if fresh:
             inputs = self.model.inputs([self.model.prepare(images) for _, images in fresh])
-            for (stream, _), one in zip(fresh, inputs, strict=True):
-                stream.input = one
-        given = torch.stack([stream.input for stream in ready])  # type: ignore[misc]
-        # One NaN in a state would stay there, and every answer after it would be NaN.
-        if not (finite := given.flatten(1).isfinite().all(1)).all():
+            for (stream, _), network_input in zip(fresh, inputs, strict=True):
+                stream.input = network_input
+        batch = torch.stack([stream.input for stream in ready])  # type: ignore[misc]
+        # One NaN in a state would stay there, and every later output would be NaN.
+        if not (finite := batch.flatten(1).isfinite().all(1)).all():
             at = int((~finite).nonzero()[0])
             raise ValueError(
-                f"{ready[at].name}: what the network is given for {taken[at][0]:.2f} s is not finite; "
+                f"{ready[at].name}: what the network is given for {tokens[at][0]:.2f} s is not finite; "
                 "look at the extractor's weights. The stream's state is as it was before"
             )
         alone = len(ready) == 1
         state = ready[0].state if alone else stack_states([stream.state for stream in ready])
-        scores, future, state = self.model.answer(given, state)
+        scores, future, state = self.model.answer(batch, state)
         updates = []
-        for i, (stream, (seconds, _, captured)) in enumerate(zip(ready, taken, strict=True)):
+        for i, (stream, (seconds, _, captured)) in enumerate(zip(ready, tokens, strict=True)):
             stream.state = state if alone else one_stream(state, i)
             updates.append(stream.update(seconds, captured, scores[i], None if future is None else future[i]))
         return updates
@@ -309,16 +309,16 @@ def run(
     *,
     on_frame: Callable[[str, Grab], None] | None = None,
 ) -> Iterator[StreamUpdate]:
-    """One update for each token of a source, until it ends.
+    """Yield an update for each token of a source, until it ends.
 
-    A source that fails ends as well: its events are told, then its error is raised. A file is read in the caller's
-    thread; a live source by an ``Engine``, which notices when it falls silent, and which closes it.
+    A source that fails ends as well: its events are yielded, then its error is raised. A file is read in the caller's
+    thread; a live source by an ``Engine``, which detects its silence and closes it.
 
     Args:
-        source: what ``open_source`` gave, or anything that yields ``Grab``; a file stays the caller's to close. Images
-            are kept for the length of a token, so they may not be written to again.
-        model: what ``load_model`` gave or takes.
-        on_frame: called with the source's name and each frame, for a picture that moves between the answers.
+        source: the result of ``open_source``, or anything that yields ``Grab``; the caller closes a file. Images are
+            kept for the length of a token, so they must not be overwritten.
+        model: the result of ``load_model``, or its first argument.
+        on_frame: called with the source's name and each frame, for a picture that moves between the updates.
     """
     name, is_live, holds_back = traits_of(source)
     if is_live:
@@ -344,7 +344,7 @@ def run(
 def _until_it_fails(source: Iterable[Grab], failures: list[Exception]) -> Iterator[Grab]:
     try:
         yield from source
-    except Exception as error:  # whatever a camera's library raises
+    except Exception as error:  # a camera's library may raise any exception
         failures.append(error)
 
 
@@ -355,7 +355,7 @@ def run_many(
     on_frame: Callable[[str, Grab], None] | None = None,
     on_error: Callable[[str, Exception], None] | None = None,
 ) -> Iterator[StreamUpdate]:
-    """The updates of several sources, answered by one batched network, until all have ended; see ``Engine``."""
+    """Yield the updates of several sources, computed by one batched network, until all have ended; see ``Engine``."""
     with Engine(model, on_frame=on_frame, on_error=on_error) as engine:
         for source in sources:
             engine.add(source)
@@ -363,20 +363,20 @@ def run_many(
 
 
 class Engine:
-    """Several sources, each read by a thread of its own, answered by one batched network in the caller's thread.
+    """Several sources, each read by a thread of its own, and one batched network in the caller's thread.
 
     ``with Engine(model) as engine: engine.add(source); for update in engine.updates(): …``
 
     Sources may be added at any time and from any thread; one that is closed ends. Files advance together, token by
-    token, in full batches; live sources wait for nobody. The events of a live source that shows nothing for 5 s end
-    then, by one more update.
+    token, in full batches; live sources do not wait for others. The events of a live source that shows nothing for 5 s
+    end then, with one more update.
 
     Args:
-        model: what ``load_model`` gave or takes.
+        model: the result of ``load_model``, or its first argument.
         stays: ``updates`` goes on when no source is left, until ``close``: for servers.
         on_frame: called with the source's name and each frame.
         on_error: called with the source's name and what went wrong, when a source fails: it ends, the others go on.
-            None raises the error, which ends all.
+            None raises the error, which ends all sources.
     """
 
     def __init__(
@@ -402,7 +402,7 @@ class Engine:
         self.close()
 
     def add(self, source: Iterable[Grab]) -> str:
-        """Read one more source; gives the name that its updates will have."""
+        """Read one more source; return the name of its updates."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError("the engine is closed; no source can be added")
@@ -412,14 +412,14 @@ class Engine:
         return reader.stream.name
 
     def updates(self) -> Iterator[StreamUpdate]:
-        """An update for each token of each source."""
+        """Yield an update for each token of each source."""
         while frames := self._arrived():
             ended = []
             for reader, grab in frames.items():
                 if grab is _SILENCE:
                     with self._lock:
-                        told = list(self._streams.silence(reader.stream))
-                    yield from told
+                        updates = list(self._streams.silence(reader.stream))
+                    yield from updates
                     continue
                 if grab is None or isinstance(grab, Exception):
                     ended.append((reader, grab))
@@ -435,15 +435,15 @@ class Engine:
             with self._lock:
                 files = [reader for reader in self._readers if not reader.is_paced]
                 complete = all(reader.stream.chunks for reader in files)
-                for reader in files:  # read on while their tokens are computed
+                for reader in files:  # the next frames are read while the tokens are computed
                     if complete or not reader.stream.chunks:
-                        reader.ask()
+                        reader.request()
                 answered = None if complete else [r.stream for r in self._readers if r.is_paced]
                 answers = list(self._streams.answers(answered))
             yield from answers
             for reader in frames:
-                if reader.is_paced:  # now, for what is newest
-                    reader.ask()
+                if reader.is_paced:  # requested last, for the newest frame
+                    reader.request()
 
     def close(self) -> None:
         """Close all sources and end ``updates``. May be called from any thread, and twice."""
@@ -457,7 +457,7 @@ class Engine:
             reader.join(timeout=2)
 
     def _arrived(self) -> dict[_Reader, Any]:
-        """The next frame of every file, and of the live sources that have one or have fallen silent; none when there
+        """Return the next frame of every file, and of the live sources with one or fallen silent; {} when there
         is nothing more."""
         frames: dict[_Reader, Any] = {}
         longest_s = min(self.model.filled_s(is_live=True), threading.TIMEOUT_MAX / 2)
@@ -465,24 +465,24 @@ class Engine:
             with self._lock:
                 if self._is_closed or not (self._readers or self.stays):
                     return {}
-                waits = any(reader.is_asked and not reader.is_paced for reader in self._readers)
-                heard = [reader for reader in self._readers if reader.is_heard() and reader not in frames]
+                waits = any(reader.is_requested and not reader.is_paced for reader in self._readers)
+                awaited = [reader for reader in self._readers if reader.can_fall_silent() and reader not in frames]
             if self._inbox.empty():
                 now = time.monotonic()
-                frames |= {reader: _SILENCE for reader in heard if now - reader.asked_at > longest_s}
+                frames |= {reader: _SILENCE for reader in awaited if now - reader.requested_at > longest_s}
                 if frames and not waits:
                     return frames
-            # A source that has not been asked again is not silent.
-            silent_at = min((reader.asked_at + longest_s for reader in heard if reader not in frames), default=None)
+            # A source is silent only while a frame of it is requested.
+            silent_at = min((r.requested_at + longest_s for r in awaited if r not in frames), default=None)
             try:
                 left_s = None if silent_at is None else max(0.0, silent_at - time.monotonic()) + 1e-3
                 arrived = self._inbox.get(timeout=left_s)
             except queue.Empty:
                 continue
             if arrived is None:
-                continue  # closed
+                continue  # the engine is closed
             reader, grab = arrived
-            reader.is_asked = False
+            reader.is_requested = False
             frames[reader] = grab
 
     def _end(self, reader: _Reader, why: Exception | None) -> Iterator[StreamUpdate]:
@@ -499,41 +499,41 @@ class Engine:
         self.on_error(reader.stream.name, why)
 
 
-_SILENCE = object()  # in the place of a frame
+_SILENCE = object()  # stands for the frame of a source that has fallen silent
 
 
 class _Reader(threading.Thread):
-    """Takes a frame from one source whenever it is asked; None is the end, an exception the reason of one."""
+    """A thread that reads one frame of its source for each request; it puts None at the end, or the exception."""
 
     def __init__(self, source: Iterable[Grab], stream: Stream, inbox: queue.SimpleQueue[Any]) -> None:
         super().__init__(name=f"vidact {stream.name}", daemon=True)
         self.source, self.stream, self.inbox = source, stream, inbox
         self.is_paced = stream.is_live or not stream.holds_back
-        self.is_asked = True  # for a frame that has not come yet
-        self.asked_at = time.monotonic()
-        self._asked = threading.Semaphore(1)
+        self.is_requested = True  # a requested frame has not come yet
+        self.requested_at = time.monotonic()
+        self._requests = threading.Semaphore(1)
         self._is_stopped = False
 
-    def ask(self) -> None:
-        if not self.is_asked:
-            self.is_asked, self.asked_at = True, time.monotonic()
-            self._asked.release()
+    def request(self) -> None:
+        if not self.is_requested:
+            self.is_requested, self.requested_at = True, time.monotonic()
+            self._requests.release()
 
-    def is_heard(self) -> bool:
-        """Whether something ends when its source, which is waited for, shows nothing more."""
-        return self.is_asked and self.stream.is_live and self.stream.begin_s is not None
+    def can_fall_silent(self) -> bool:
+        """Return whether a frame of a live source is awaited whose silence would end a take."""
+        return self.is_requested and self.stream.is_live and self.stream.begin_s is not None
 
     def stop(self) -> None:
         """Close the source, which ends a read that waits for a frame."""
         self._is_stopped = True
         if close := getattr(self.source, "close", None):
             close()
-        self._asked.release()
+        self._requests.release()
 
     def run(self) -> None:
         grabs = None
         while True:
-            self._asked.acquire()
+            self._requests.acquire()
             if self._is_stopped:
                 return
             grab: Any
@@ -541,7 +541,7 @@ class _Reader(threading.Thread):
                 if grabs is None:
                     grabs = iter(self.source)
                 grab = next(grabs, None)
-            except Exception as error:  # whatever a camera's library raises ends this source, and is told
+            except Exception as error:  # any exception of a camera's library ends this source and is reported
                 grab = error
             self.inbox.put((self, grab))
             if grab is None or isinstance(grab, Exception):
