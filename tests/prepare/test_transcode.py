@@ -118,9 +118,9 @@ def test_the_search_ends(monkeypatch, slope, jump, at_22):
     def psnr(crf):
         return at_22 - slope * (crf - 22) - jump * (crf > 24) - jump * (crf > 20.5)
 
-    monkeypatch.setattr(video_transcode, "_encode", lambda material, path, settings, crf: tried.append(crf))
-    monkeypatch.setattr(video_transcode, "_prove", lambda material, path: {"psnr": psnr(tried[-1])})
-    figures = video_transcode._encode_well(None, None, TranscodeSettings(psnr=38.5))
+    monkeypatch.setattr(video_transcode, "_encode", lambda source, path, settings, crf: tried.append(crf))
+    monkeypatch.setattr(video_transcode, "_compare_copy", lambda source, path: {"psnr": psnr(tried[-1])})
+    figures = video_transcode._encode_to_psnr(None, None, TranscodeSettings(psnr=38.5))
     assert len(tried) <= video_transcode.TRIES + 1
     assert (figures["crf"], figures["psnr"]) == (tried[-1], psnr(tried[-1]))
     assert 14 <= figures["crf"] <= 51

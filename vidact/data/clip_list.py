@@ -124,7 +124,7 @@ class ClipList:
 
     @property
     def has_groups(self) -> bool:
-        """Whether the clips have groups."""
+        """Return whether any clip has a group."""
         return any(clip.group is not None for clip in self)
 
     def class_weights(self) -> np.ndarray:
@@ -335,13 +335,13 @@ def _walk_class_folders(root: Path, notes: list[str]) -> tuple[list[Candidate], 
         if (split := SPLIT_FOLDERS.get(plain_name(name).lower()))
         and not any(video.parent == root / name and is_video_file(video) for video in folders[name])
     ]
-    strangers = sorted(set(holding) - {side for _, side in sides})
-    if strangers and len({split for split, _ in sides}) > 1:
+    not_splits = sorted(set(holding) - {side for _, side in sides})
+    if not_splits and len({split for split, _ in sides}) > 1:
         raise ValueError(
             f"{root} has folders of splits ({first_few([side for _, side in sides])}) and others with videos "
-            f"beside them ({first_few(strangers)}); move the others away, or say which video is what in a clips.csv"
+            f"beside them ({first_few(not_splits)}); move the others away, or list the videos in a clips.csv"
         )
-    if not strangers:
+    if not not_splits:
         named = [name for _, side in sides for name in walk.folders[side]]
         for split, side in sides:
             for video in folders[side]:
@@ -382,7 +382,7 @@ def _unique_ids(root: Path, candidates: list[Candidate]) -> list[str]:
             advice = "" if first.path != clip.path else "; a clip with several labels is one row with label a;b"
             paths = [str(first.path), str(clip.path)]
             if paths[0] != paths[1] and plain_path(paths[0]) == plain_path(paths[1]):
-                advice = f": they differ in what is not seen, {' and '.join(spelt(path) for path in paths)}"
+                advice = f": they differ in ways that are not visible, {' and '.join(spelt(path) for path in paths)}"
             raise ValueError(
                 f"two videos with the same id {name!r}: {paths[0]} ({first.where}) and {paths[1]} ({clip.where}); "
                 f"rename or remove one{advice}"

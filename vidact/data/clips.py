@@ -250,7 +250,7 @@ class ClipDataset(Dataset[Sample]):
             return images, stored_fields(flow, indices, self.input, first, count)
 
     def frame_range(self, clip: Clip, video: Any, flow: StoredFlow) -> tuple[int, int]:
-        """Return the same as the function of this name. Raises VideoError where the stored flow is not the video's."""
+        """Call the function of this name. Raises VideoError where the stored flow is not that of the video."""
         if len(video) != len(flow) + 1:
             assert self.flow is not None
             raise VideoError(
@@ -501,7 +501,7 @@ class ClipData(pl.LightningDataModule):
 
     @property
     def found(self) -> ClipList:
-        """The annotations, read once."""
+        """The list of clips, which is read once."""
         if self._found is None:
             self._found = load_clips(
                 self.root,

@@ -36,7 +36,7 @@ from vidact.text.names import alike, first_few, plain_path, spelt
 CHECK = "check.json"
 IMBALANCE = 10  # the most frequent class may have this many times the training clips of the rarest one
 NUM_SHOWN = 60  # the most pictures on a contact sheet
-MOSTLY = 0.5  # a video whose unlabelled ends are a larger share of it is listed by name
+MOST_UNLABELLED = 0.5  # a video whose unlabelled ends are a larger share of it is listed by name
 LATE_S = 1.0  # seconds by which an annotation may reach beyond its video
 
 # Errors stop training or make its figures wrong; all other kinds are warnings.
@@ -451,7 +451,7 @@ def _unlabelled(events: dict[str, list[Event]], lengths: dict[str, float]) -> di
         "videos": {
             video: round(share, 4)
             for video, share in sorted(shares.items(), key=lambda item: (-item[1], item[0]))
-            if share > MOSTLY
+            if share > MOST_UNLABELLED
         },
     }
 
@@ -517,7 +517,7 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
     notes = [
         f"{figures['videos']} videos, {figures['hours']:.2f} hours, {jobs.size_text(figures['bytes'])}; "
         f"{len(checked.findings)} findings, {figures['errors']} of them errors.",
-        f"Frame rates: {_counted(rates)}. Sizes: {_counted(sizes)}.",
+        f"Frame rates: {_most_common_text(rates)}. Sizes: {_most_common_text(sizes)}.",
     ]
     notes += sources.notes
     if not checked.findings:
@@ -536,13 +536,13 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
     pictures = []
     if concerned:
         pictures.append(
-            _sheet([(name, kinds[name], examined[name]) for name in concerned], out / "plots" / "found.png")
+            _write_sheet([(name, kinds[name], examined[name]) for name in concerned], out / "plots" / "found.png")
         )
     # The sample of the other videos is taken at even steps over the sorted names, so that it spreads over the classes.
     rest = [name for name in sorted(examined) if name not in concerned]
     sampled = rest[:: max(1, -(-len(rest) // NUM_SHOWN))]
     if sampled:
-        pictures.append(_sheet([(name, "", examined[name]) for name in sampled], out / "plots" / "sample.png"))
+        pictures.append(_write_sheet([(name, "", examined[name]) for name in sampled], out / "plots" / "sample.png"))
     if checked.unlabelled is not None:
         notes.append(f"{unlabelled_text(checked.unlabelled)}.")
     tables = {"Classes": checked.classes} if checked.classes else {}
@@ -550,12 +550,12 @@ def _write(checked: Checked, sources: Sources, examined: dict[str, Examined]) ->
     checked.page = write_summary(out, title, table, notes=notes, pictures=pictures, tables=tables)
 
 
-def _counted(counts: Counter[str]) -> str:
+def _most_common_text(counts: Counter[str]) -> str:
     most = ", ".join(f"{name} ({count})" for name, count in counts.most_common(5))
     return most + (f" and {len(counts) - 5} others" if len(counts) > 5 else "") or "none"
 
 
-def _sheet(videos: Sequence[tuple[str, str, Examined]], path: Path) -> Path:
+def _write_sheet(videos: Sequence[tuple[str, str, Examined]], path: Path) -> Path:
     """Write a PNG of the middle frames, with the names below and the kinds of defects in red."""
     videos = videos[:NUM_SHOWN]
     side, below, columns = 160, 44, min(8, len(videos))

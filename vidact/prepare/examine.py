@@ -282,10 +282,10 @@ def find_duplicates(videos: list[Examined]) -> list[tuple[int, int]]:
                 continue
             if same_content(a.fingerprint, b.fingerprint):
                 pairs.append((min(i, j), max(i, j)))
-    return _stars(pairs)
+    return _pairs_with_first(pairs)
 
 
-def _stars(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def _pairs_with_first(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Replace each group of connected pairs with the pairs of its first member and every other."""
     head: dict[int, int] = {}
 

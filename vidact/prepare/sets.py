@@ -140,11 +140,11 @@ def transcode_set(
     folder = Folder(out, NOTES)
     every_job = [TranscodeJob(names[name], path, out, settings) for name, path in sources.videos.items()]
     waiting = [job for job in every_job if not job.is_done()]
-    _refuse_strangers(out, set(names.values()))
+    _refuse_removed_videos(out, set(names.values()))
     if waiting:
         busy = min(workers, len(waiting))
         estimate = _estimate([job.source for job in waiting], _transcode_sample, settings, busy)
-        _announce(out, len(waiting), estimate, busy, progress)
+        _print_estimate(out, len(waiting), estimate, busy, progress)
     with folder.locked():
         folder.claim(transcode.settings_record(settings))
         waiting.sort(key=lambda job: size_of(job.source), reverse=True)  # so that no worker is idle at the end
@@ -195,7 +195,7 @@ def pack_set(
     if waiting:
         paths = [video.source for job in waiting for video in job.videos]
         estimate = _estimate(paths, _pack_sample, settings, min(workers, len(waiting)))
-        _announce(out, len(paths), estimate, min(workers, len(waiting)), progress)
+        _print_estimate(out, len(paths), estimate, min(workers, len(waiting)), progress)
     with folder.locked():
         folder.claim(pack.settings_record(settings))
         if waiting:
@@ -227,7 +227,7 @@ def pack_set(
     return result
 
 
-def _refuse_strangers(out: Path, names: set[str]) -> None:
+def _refuse_removed_videos(out: Path, names: set[str]) -> None:
     """Raise where ``out`` has copies of videos that the set no longer has: without lists, all of it would be read."""
     path = out / MANIFEST
     copies = json.loads(path.read_text(encoding="utf-8"))["videos"] if path.exists() else {}
@@ -353,7 +353,7 @@ def _pack_sample(path: Path, settings: PackSettings) -> tuple[float, float]:
     return num_bytes / share / size_of(path), (time.perf_counter() - began) / share / size_of(path)
 
 
-def _announce(out: Path, count: int, estimate: Estimate, workers: int, progress: bool) -> None:
+def _print_estimate(out: Path, count: int, estimate: Estimate, workers: int, progress: bool) -> None:
     """Print what will be written and how long that takes. Raises DiskFullError where the disk has no room for it."""
     if progress:
         estimate_text = "nothing could be sampled, so bytes and time are unknown"

@@ -83,4 +83,4 @@ class PackSettings:
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality is {self.quality}; it is 1 to 100")
         if not self.shard_mib > 0:
-            raise ValueError(f"shard_mib is {self.shard_mib}; a shard holds something")
+            raise ValueError(f"shard_mib is {self.shard_mib}; it is above 0")

@@ -107,23 +107,23 @@ def transcode(job: TranscodeJob) -> dict[str, Any]:
         job.folder.forget(job.name)
         job.target.unlink(missing_ok=True)  # an old copy is of another state of the source
         try:
-            source = source_state(job.source)  # before reading: a video that changes meanwhile is copied again
-            material = _Material(job.source, job.settings)
+            state = source_state(job.source)  # before reading: a video that changes meanwhile is copied again
+            source = _ScaledSource(job.source, job.settings)
         except (VideoError, OSError) as error:
             return {"error": str(error)}
         try:
             # A full disk is detected inside too, because removing the half-written file frees space again.
             with replacing(job.target) as half, full_disk_named(job.out):
-                figures = _encode_well(material, half, job.settings)
+                figures = _encode_to_psnr(source, half, job.settings)
                 digest = file_digest(half)
                 num_bytes = half.stat().st_size
         except (VideoError, av.error.FFmpegError) as error:
             why = str(error) if isinstance(error, VideoError) else f"{job.source} cannot be encoded ({reason(error)})"
             return {"error": why}
-        return job.folder.finish(job.name, {"source": source}, bytes=num_bytes, sha256=digest, **figures)
+        return job.folder.finish(job.name, {"source": state}, bytes=num_bytes, sha256=digest, **figures)
 
 
-class _Material:
+class _ScaledSource:
     """The scaled frames of a source, to be encoded, and the scaled pictures that the copy is compared with.
 
     The decoder's planes go to the encoder unchanged where the copy has the same format (8-bit 4:2:0, limited range,
@@ -169,7 +169,7 @@ class _Material:
     def __len__(self) -> int:
         return len(self.times_s)
 
-    def _once(self, name: str, items: Iterator[Any]) -> Iterator[Any]:
+    def _reused(self, name: str, items: Iterator[Any]) -> Iterator[Any]:
         """Yield ``items``; a video with few bytes of pictures keeps them for the next time."""
         if len(self._kept.get(name, ())) == len(self):
             yield from self._kept[name]
@@ -183,12 +183,12 @@ class _Material:
     def pictures(self) -> Iterator[np.ndarray]:
         """Yield the scaled pictures, (H, W, 3) RGB each."""
         every = pictures_of(self.path, range(len(self)))
-        return self._once("pictures", (scaled(image, self.height, self.width) for image in every))
+        return self._reused("pictures", (scaled(image, self.height, self.width) for image in every))
 
     def frames(self) -> Iterator[av.VideoFrame]:
         """Yield the scaled frames in yuv420p. Raises _NotDirect where the decoded frames are not the ones shown."""
         if self.is_direct:
-            return self._once("frames", self._decoded())
+            return self._reused("frames", self._decoded())
         return (
             av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", interpolation="AREA")
             for image in self.pictures()
@@ -231,15 +231,15 @@ def pictures_of(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         yield from video.pictures(list(numbers))
 
 
-def _encode_well(material: _Material, path: Path, settings: TranscodeSettings) -> dict[str, Any]:
+def _encode_to_psnr(source: _ScaledSource, path: Path, settings: TranscodeSettings) -> dict[str, Any]:
     """Encode with the given rate factor, or repeatedly until the PSNR is the one required; return the figures."""
     if settings.crf is not None:
-        _encode(material, path, settings, settings.crf)
-        return {"crf": settings.crf, **_prove(material, path)}
+        _encode(source, path, settings, settings.crf)
+        return {"crf": settings.crf, **_compare_copy(source, path)}
     crf, tried = FIRST_CRF, dict[float, float]()
     while True:
-        _encode(material, path, settings, crf)
-        figures = _prove(material, path)
+        _encode(source, path, settings, crf)
+        figures = _compare_copy(source, path)
         tried[crf] = figures["psnr"]
         good = [factor for factor, psnr in tried.items() if psnr >= settings.psnr]
         is_close = settings.psnr <= figures["psnr"] <= settings.psnr + 0.4 or (crf == 51 and bool(good))
@@ -250,8 +250,8 @@ def _encode_well(material: _Material, path: Path, settings: TranscodeSettings) -
             # No factor comes close: take the smallest file that is good enough, or else the best one.
             best = max(good, default=LEAST_CRF)
             if best != crf:
-                _encode(material, path, settings, best)
-                figures = _prove(material, path)
+                _encode(source, path, settings, best)
+                figures = _compare_copy(source, path)
             return {"crf": best, **figures}
         crf = following
 
@@ -273,15 +273,15 @@ def _next_factor(tried: dict[float, float], psnr: float) -> float | None:
     return guess if guess not in tried and LEAST_CRF <= guess <= 51 else None
 
 
-def _encode(material: _Material, path: Path, settings: TranscodeSettings, crf: float) -> None:
+def _encode(source: _ScaledSource, path: Path, settings: TranscodeSettings, crf: float) -> None:
     try:
-        _write(material, path, settings, crf)
+        _write(source, path, settings, crf)
     except _NotDirect:
-        material.is_direct, material.colorspace = False, 6
-        _write(material, path, settings, crf)
+        source.is_direct, source.colorspace = False, 6
+        _write(source, path, settings, crf)
 
 
-def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: float) -> None:
+def _write(source: _ScaledSource, path: Path, settings: TranscodeSettings, crf: float) -> None:
     library, option_name, parameters = CODECS[settings.codec]
     gop, b_frames = str(settings.gop), str(min(settings.b_frames, settings.gop - 1))
     parameters = parameters | {"keyint": gop, "min-keyint": gop, "bframes": b_frames}
@@ -291,34 +291,34 @@ def _write(material: _Material, path: Path, settings: TranscodeSettings, crf: fl
         "crf": f"{crf:g}",
         option_name: ":".join(f"{name}={value}" for name, value in parameters.items()),
     }
-    rate = Fraction(material.fps).limit_denominator(1001)
+    rate = Fraction(source.fps).limit_denominator(1001)
     flags = "+faststart"  # the table of contents stands first, so that a file on a server can be read without its end
-    if material.lead_s:
+    if source.lead_s:
         flags += "+use_metadata_tags"  # MP4's own tags have none for the time before the first picture
     with av.open(f"file:{path}", "w", format="mp4", options={"movflags": flags}) as file:
-        if material.lead_s:
-            file.metadata[LEAD_TAG] = f"{material.lead_s:.6f}"
+        if source.lead_s:
+            file.metadata[LEAD_TAG] = f"{source.lead_s:.6f}"
         stream: Any = file.add_stream(library, rate=rate, options=options)
-        stream.height, stream.width, stream.pix_fmt = material.height, material.width, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = source.height, source.width, "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # the same bytes on every machine
         context.time_base = Fraction(1, TICKS)
-        context.colorspace, context.color_range = material.colorspace, 1  # limited range
+        context.colorspace, context.color_range = source.colorspace, 1  # limited range
         if settings.codec == "hevc":
             context.codec_tag = "hvc1"
-        for packet in _ended(_packets(stream, material), round(material.end_s * TICKS)):
+        for packet in _with_end(_packets(stream, source), round(source.end_s * TICKS)):
             file.mux(packet)
 
 
-def _packets(stream: Any, material: _Material) -> Iterator[av.Packet[Any]]:
-    for frame, time_s in zip(material.frames(), material.times_s, strict=True):
+def _packets(stream: Any, source: _ScaledSource) -> Iterator[av.Packet[Any]]:
+    for frame, time_s in zip(source.frames(), source.times_s, strict=True):
         frame.pts, frame.time_base = round(time_s * TICKS), Fraction(1, TICKS)
         frame.pict_type = 0  # the encoder chooses it; the source's is not kept
         yield from stream.encode(frame)
     yield from stream.encode()
 
 
-def _ended(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[Any]]:
+def _with_end(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[Any]]:
     """Yield the packets with durations that end the track at ``end`` (ticks); the last one stored fills the rest."""
     reached = 0
     last: av.Packet[Any] | None = None
@@ -334,28 +334,28 @@ def _ended(packets: Iterator[av.Packet[Any]], end: int) -> Iterator[av.Packet[An
     yield last
 
 
-def _prove(material: _Material, path: Path) -> dict[str, Any]:
+def _compare_copy(source: _ScaledSource, path: Path) -> dict[str, Any]:
     """Read the copy again and compare number and times of its frames; return its PSNR to the scaled source."""
     error, lowest = 0.0, math.inf
     with open_video(path, cache=False) as video:
-        off_s = np.abs(video.times_s - video.times_s[0] - material.times_s).max() if len(video) == len(material) else 0
-        off_s = max(off_s, abs(video.end_s - float(video.times_s[0]) - material.end_s))
-        if len(video) != len(material) or off_s > 1.5 / TICKS:
+        off_s = np.abs(video.times_s - video.times_s[0] - source.times_s).max() if len(video) == len(source) else 0
+        off_s = max(off_s, abs(video.end_s - float(video.times_s[0]) - source.end_s))
+        if len(video) != len(source) or off_s > 1.5 / TICKS:
             raise VideoError(
-                f"the copy of {material.path} does not equal it: {len(video)} frames of {len(material)}, up to "
+                f"the copy of {source.path} does not equal it: {len(video)} frames of {len(source)}, up to "
                 f"{off_s:.6f} s apart. Leave it as it is"
             )
-    num_values = material.height * material.width * 3
-    for image, copy in zip(material.pictures(), pictures_of(path, range(len(material))), strict=True):
+    num_values = source.height * source.width * 3
+    for image, copy in zip(source.pictures(), pictures_of(path, range(len(source))), strict=True):
         frame_error = squared_difference(image, copy)
         error += frame_error
         lowest = min(lowest, psnr_of(frame_error, num_values))
-    psnr = psnr_of(error, num_values * len(material))
+    psnr = psnr_of(error, num_values * len(source))
     return {
-        "frames": len(material),
-        "seconds": round(material.end_s, 3),
-        "height": material.height,
-        "width": material.width,
+        "frames": len(source),
+        "seconds": round(source.end_s, 3),
+        "height": source.height,
+        "width": source.width,
         "psnr": round(min(psnr, 99.0), 3),
         "lowest_psnr": round(min(lowest, 99.0), 3),
     }
@@ -363,9 +363,9 @@ def _prove(material: _Material, path: Path) -> dict[str, Any]:
 
 def sample(path: Path, target: Path, settings: TranscodeSettings, num_frames: int) -> tuple[int, float]:
     """Re-encode the first frames of a video; return the bytes, and the share of the video's frames that they are."""
-    material = _Material(path, settings, num_frames)
-    _encode_well(material, target, settings)
-    return target.stat().st_size, len(material) / material.num_frames
+    source = _ScaledSource(path, settings, num_frames)
+    _encode_to_psnr(source, target, settings)
+    return target.stat().st_size, len(source) / source.num_frames
 
 
 def settings_record(settings: TranscodeSettings) -> dict[str, Any]:
