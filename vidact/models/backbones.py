@@ -1,7 +1,7 @@
 """Image networks that turn one frame into one vector: torchvision's, timm's, and BN-Inception from its own file.
 
-A backbone has ``input`` (what its weights expect), ``dim`` and ``forward(images) → vectors``. Its tensors keep the
-names of the library it comes from (``layer1.0.conv1.weight``), so that published weights fit as they are.
+A backbone has ``input`` (the input that its weights expect), ``dim`` and ``forward(images) → vectors``. Its tensors
+keep the names of the library that it comes from (``layer1.0.conv1.weight``), so that published weights load unchanged.
 
 Shapes: N images, C channels, H x W pixels, D = ``dim``.
 """
@@ -26,13 +26,13 @@ from vidact.batch import ClipInput
 from vidact.models.weights import load_strictly, load_weights
 from vidact.text.packages import how_to_install
 
-FLOW_FIELDS = 5  # consecutive flow fields one look at the motion takes: 10 channels (TSN, TSM)
+FLOW_FIELDS = 5  # consecutive flow fields in one input image of a flow network: 10 channels (TSN, TSM)
 
 
 class Backbone(nn.Module):
-    """One image in, one vector out.
+    """An image network that returns one vector for each image.
 
-    ``maps(images)`` is the last feature map, where a network has one; ``forward(images)`` is the vector (N, D).
+    ``maps(images)`` returns the last feature map, where a network has one; ``forward(images)`` returns vectors (N, D).
     """
 
     dim: int
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
 
 
 def check_clip(clip: Tensor, expected: ClipInput) -> None:
-    """Refuse a clip that the network was not made for, before a convolution complains in its own words."""
+    """Raise ValueError for a clip of the wrong shape, before a convolution raises a less clear error."""
     if clip.ndim != 5 or clip.shape[2] != expected.channels:
         raise ValueError(
             f"the clip has shape {tuple(clip.shape)}; this network takes (B, T, C, H, W) with C = {expected.channels}"
@@ -61,7 +61,7 @@ def check_clip(clip: Tensor, expected: ClipInput) -> None:
 
 
 class ResNet(Backbone):
-    """The trunk of a torchvision ResNet: everything but ``fc``."""
+    """The trunk of a torchvision ResNet: everything except ``fc``."""
 
     def __init__(self, network: torchvision.models.ResNet, input: ClipInput) -> None:
         super().__init__()
@@ -104,13 +104,13 @@ def _imagenet_input(size: int) -> ClipInput:
 
 
 def load_torchvision(module: nn.Module, weights: str | None, enum: Any, published: str, rules: Any = ()) -> None:
-    """Fill a module from torchvision's own weights, a local file, or (None) not at all.
+    """Load torchvision's own weights or a local file into a module, or (None) leave it as it is.
 
     Args:
         weights: ``published`` ("imagenet", "kinetics400"), a member of the enum ("IMAGENET1K_V2"), a path, None, or
-            "auto": the published ones if they are at hand or can be downloaded, else none, which is said aloud.
+            "auto": the published weights if they are cached or can be downloaded, else none, and a printed message.
         enum: torchvision's weights enum of this network.
-        rules: rename table; at least the classifier, dropped by name.
+        rules: rename table, which at least drops the classifier by name.
     """
     if weights is None:
         return
@@ -125,7 +125,7 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
             )
         return
     if weights == published:
-        weights = names[0]  # version 1: the weights the papers started from
+        weights = names[0]  # version 1, from which the papers' training started
     if weights in names:
         member = enum[weights]
         try:
@@ -183,7 +183,7 @@ def resnet_tiny(weights: str | None = None, size: int = 64, width: int = 16) -> 
     """A ResNet for tests and CPU demos: four basic blocks of ``width``, 2, 4 and 8 ``width`` channels; dim 8 ``width``.
 
     Its stem is one 3x3 convolution of stride 2 and a pooling by 2, and layers 2 to 4 halve the map: 64 pixels end at
-    2 x 2. Nobody publishes weights for it.
+    2 x 2. No published weights exist.
     """
     network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=1)
     network.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
@@ -244,7 +244,7 @@ def efficientnet_b0(weights: str | None = "imagenet", size: int = 224) -> Mobile
 
 
 class TimmBackbone(Backbone):
-    """Any timm network without its classifier; ``network`` is timm's module."""
+    """A timm network without its classifier; ``network`` is timm's module."""
 
     def __init__(self, network: Any, dim: int, input: ClipInput) -> None:
         super().__init__()
@@ -257,12 +257,12 @@ class TimmBackbone(Backbone):
 
 
 def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None = None) -> TimmBackbone:
-    """Any network of timm (https://github.com/huggingface/pytorch-image-models) by its name there.
+    """Build any network of timm (https://github.com/huggingface/pytorch-image-models) by its name there.
 
     Args:
-        name: as in ``timm.list_models()``, "convnext_tiny" or "vit_small_patch16_224.augreg_in21k_ft_in1k".
+        name: a name of ``timm.list_models()``, such as "convnext_tiny" or "vit_small_patch16_224.augreg_in21k_ft_in1k".
         weights: "imagenet" for the weights that timm publishes under this name, a local file, or None.
-        size: crop side in pixels; None is the one timm's weights were evaluated at.
+        size: crop side in pixels; None is the size at which timm's weights were evaluated.
     """
     try:
         import timm
@@ -274,7 +274,7 @@ def timm_backbone(name: str, weights: str | None = "imagenet", size: int | None 
     config = timm.get_pretrained_cfg(name)
     if weights not in (None, "imagenet"):
         check_weight_path(weights, ["imagenet"])
-    # Vision transformers are built for one image size; most other networks refuse the argument.
+    # Vision transformers are built for one image size; most other networks do not accept ``img_size``.
     fixed = config is not None and config.fixed_input_size
     options: dict[str, Any] = {"img_size": size} if fixed and size is not None else {}
     try:
@@ -303,7 +303,7 @@ AnyBackbone = TypeVar("AnyBackbone", bound=Backbone)
 
 
 def find_first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
-    """The name and the module of the convolution that sees the image."""
+    """Return the name and the module of the convolution that reads the image."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Conv2d):
             return name, child
@@ -311,8 +311,9 @@ def find_first_conv(module: nn.Module) -> tuple[str, nn.Conv2d]:
 
 
 class DifferenceConv2d(nn.Conv2d):
-    """A convolution that is shown L + 1 consecutive RGB images and sees their L differences, each image less the one
-    before it, oldest first (TSN's RGB difference). Normalised images go in, so their mean cancels.
+    """A convolution of the L differences between L + 1 consecutive RGB images (TSN's RGB difference).
+
+    Each difference is an image minus the image before it, oldest first. The input is normalised, so the mean cancels.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -320,11 +321,11 @@ class DifferenceConv2d(nn.Conv2d):
 
 
 def with_channels(module: AnyModule, channels: int, kind: type[nn.Conv2d] = nn.Conv2d) -> AnyModule:
-    """Let an image network take ``channels`` channels; the module is changed and returned.
+    """Change the first convolution of an image network to take ``channels`` channels; return the same module.
 
     Cross-modality initialisation (Wang et al. 2016, https://arxiv.org/abs/1608.00859): the first convolution's kernel
-    is averaged over its input channels and repeated; name, bias and everything else stay. The sum is not rescaled:
-    batch norm absorbs it.
+    is averaged over its input channels and repeated; its name, its bias and everything else stay. The sum is not
+    rescaled, because batch norm absorbs the factor.
     """
     name, old = find_first_conv(module)
     if old.groups != 1:
@@ -351,11 +352,11 @@ def with_channels(module: AnyModule, channels: int, kind: type[nn.Conv2d] = nn.C
 
 
 def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_FIELDS) -> AnyBackbone:
-    """The backbone for "rgb" frames (as it is), for "flow" or for "rgb_difference".
+    """Return the backbone changed for "flow" or "rgb_difference" input, or unchanged for "rgb".
 
     "flow" is ``flow_fields`` consecutive fields, x and y each, centred on the middle of their range and divided by the
-    mean of the RGB deviations (TSN's rule). "rgb_difference" is as many differences of consecutive frames, normalised
-    as RGB is in training and testing alike; the published code forgot to in training.
+    mean of the RGB deviations (TSN's rule). "rgb_difference" is ``flow_fields`` differences of consecutive frames,
+    normalised as RGB in training and testing; the published code does not normalise them in training.
     """
     if modality == "rgb":
         return backbone
@@ -385,15 +386,15 @@ def for_modality(backbone: AnyBackbone, modality: str, flow_fields: int = FLOW_F
 
 
 def channels_last(network: AnyModule, device: torch.device | None = None) -> AnyModule:
-    """Let convolutions keep their channels innermost, which is quicker on CPUs and in half precision on GPUs.
+    """Store convolution kernels channels last, which is faster on CPUs and in half precision on GPUs.
 
-    Values and answers are the same but for rounding. Kernels of 3-D convolutions are laid out anew for CUDA alone, and
-    only if none of them is grouped: PyTorch computes depthwise 3-D convolutions channel by channel, and would turn
-    every map around before and after one (X3D, CSN). Those of 2-D convolutions beside them are laid out in any case.
+    Outputs change only by rounding. Kernels of 2-D convolutions always change their layout. Kernels of 3-D convolutions
+    change only on CUDA, and only if none of them is grouped: PyTorch computes depthwise 3-D convolutions channel by
+    channel, and would convert every map before and after one (X3D, CSN).
 
     Args:
-        network: its weights are changed in place.
-        device: where it is going to compute; None is where its weights lie.
+        network: the network whose weights are changed in place.
+        device: the device that will run the network; None is the device of its weights.
     """
     weights = list(network.parameters())
     if device is None:
@@ -408,20 +409,21 @@ def channels_last(network: AnyModule, device: torch.device | None = None) -> Any
 
 
 def has_channels_last(network: nn.Module) -> bool:
-    """Whether ``channels_last`` has laid out the weights of ``network``."""
-    # A kernel of one pixel, or of one channel, lies both ways at once.
+    """Return whether ``channels_last`` has changed the weights of ``network``."""
+    # The two layouts of a kernel with one pixel or one channel are the same.
     return any(weight.ndim in (4, 5) and not weight.is_contiguous() for weight in network.parameters())
 
 
 def clip_channels_last(clip: Tensor) -> Tensor:
-    """The clip (B, T, C, H, W) with its channels innermost in memory: what the first convolution of such a network,
-    2-D or 3-D, takes without a copy.
+    """Return the clip (B, T, C, H, W) with its channels innermost in memory.
+
+    The first convolution of a channels-last network, 2-D or 3-D, then reads it without a copy.
     """
     return clip.movedim(2, -1).contiguous().movedim(-1, 2)
 
 
 def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
-    """Trade time for memory: with "block", keep what enters a residual block and compute its inside again.
+    """Trade time for memory: with "block", store only a residual block's input and compute its inside again.
 
     Works on every torchvision block (ResNet, MobileNet, EfficientNet, Swin, MViT, 3-D ResNet, S3D), pytorchvideo's, the
     blocks or stages of timm's networks, and any module with ``is_checkpoint_block = True``. It acts in training only;
@@ -430,7 +432,7 @@ def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
     if mode not in ("none", "block"):
         raise ValueError(f"gradient checkpointing is {mode!r}; it is 'none' or 'block'")
     blocks: list[nn.Module] = []
-    inside: set[nn.Module] = set()  # what a block holds is covered with it
+    inside: set[nn.Module] = set()  # modules within a block, which are checkpointed with it
     for child in _blocks(module):
         if child not in inside:
             blocks.append(child)
@@ -446,14 +448,14 @@ def set_gradient_checkpointing(module: nn.Module, mode: str = "block") -> None:
 
 
 def _blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Residual blocks, outer ones first."""
+    """Yield residual blocks, outer blocks before inner ones."""
     kinds = _block_classes()
     for child in module.modules():
         if isinstance(child, kinds) or getattr(child, "is_checkpoint_block", False):
             yield child
         elif isinstance(child, TimmBackbone):
-            # timm has a class of block for every paper. What they share: they stand in a list and hold several layers.
-            # (timm's own switch counts every batch twice in the running statistics of batch norm.)
+            # timm has its own block class for every paper. All of them are items of a list and contain several layers.
+            # (With timm's own option, the running statistics of batch norm count every batch twice.)
             for part in child.network.modules():
                 if type(part) in (nn.Sequential, nn.ModuleList):
                     yield from (block for block in part if _is_timm_block(block))
@@ -468,7 +470,7 @@ def _checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, *
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs, **options)
     if torch.compiler.is_compiling():
-        # torch.compile writes statistics once, after the pass, however often it computes what they are made of
+        # torch.compile writes the statistics once, after the pass, even if it computes their values several times.
         return checkpoint(forward, *inputs, use_reentrant=False, **options)
     contexts = functools.partial(_contexts, block)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
@@ -480,13 +482,13 @@ def _contexts(block: nn.Module) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """The second computation must not count the batch a second time in the running mean and variance."""
+    """Keep the running mean and variance unchanged in the second computation, which must not count the batch again."""
     norms = [
         module
         for module in block.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats
     ]
-    # Momentum 0 adds nothing; without running statistics at all, checkpoint would miss the tensors it saw saved before.
+    # Momentum 0 adds nothing. Without running statistics, the second pass would save fewer tensors than the first.
     settings = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None
@@ -512,7 +514,7 @@ def _block_classes() -> tuple[type, ...]:
         models.video.mvit.MultiscaleBlock,
         SepInceptionBlock3D,
     ]
-    # A network of pytorchvideo cannot exist unless its module has been imported.
+    # If pytorchvideo's module is not imported, there is no network of it.
     if "pytorchvideo.models.resnet" in sys.modules:
         kinds.append(sys.modules["pytorchvideo.models.resnet"].ResBlock)
     return tuple(kinds)

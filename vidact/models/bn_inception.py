@@ -1,8 +1,8 @@
 """BN-Inception (Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167), the backbone of the first TSN weights.
 
-From the Caffe port that https://github.com/yjxiong/tsn-pytorch (BSD-2-Clause) started from: every convolution has a
-bias *and* batch norm, and images are BGR from 0 to 255. Different here: batch norm averages with momentum 0.1; the
-published code says 0.9, which in PyTorch's sense hardly averages at all.
+From the Caffe port on which https://github.com/yjxiong/tsn-pytorch (BSD-2-Clause) is based: every convolution has a
+bias *and* batch norm, and images are BGR from 0 to 255. Different here: batch norm has momentum 0.1; the published code
+has 0.9, with which PyTorch hardly averages over batches.
 
 Shapes: N images, C channels, H x W pixels.
 """
@@ -23,7 +23,7 @@ from vidact.models.weights import Rules, builder, load_strictly, read
 
 IMAGENET_URL = "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"
 
-# Published name → ours; what is left after the branch names are one `conv` and one `bn` each.
+# Published names to ours. After the branch names are replaced, the last rule names the convolutions `conv`.
 RULES: Rules = [
     (r"^last_linear\.", "fc."),
     (r"_bn\.", ".bn."),
@@ -38,7 +38,7 @@ RULES: Rules = [
 
 
 class ConvNorm(nn.Module):
-    """Convolution with bias, batch norm, ReLU."""
+    """A convolution with bias, batch norm and ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class ConvNorm(nn.Module):
 
 
 def halve(maps: Tensor) -> Tensor:
-    # Caffe rounds sizes up and pads nothing; padding 1 would give the same sizes and other values.
+    # Caffe rounds sizes up without padding; with padding 1 the sizes would be the same and the values different.
     return F.max_pool2d(maps, kernel_size=3, stride=2, ceil_mode=True)
 
 
 class Inception(nn.Module):
-    """Branches side by side: 1x1, 3x3, two 3x3 in a row, and a pool. Stride 2 has no 1x1 and only pools the input.
+    """Four parallel branches: 1x1, 3x3, two 3x3 in a row, and a pool with a 1x1; channels are divided by ``narrow``.
 
-    All channels are divided by ``narrow``.
+    A block of stride 2 has no 1x1 branch, and its pool branch has no convolution.
     """
 
     is_checkpoint_block = True
@@ -65,7 +65,7 @@ class Inception(nn.Module):
     def __init__(
         self,
         inputs: int,
-        one: int,
+        single: int,
         three: tuple[int, int],
         double: tuple[int, int],
         project: int,
@@ -74,9 +74,9 @@ class Inception(nn.Module):
         narrow: int = 1,
     ) -> None:
         super().__init__()
-        inputs, one, project = inputs // narrow, one // narrow, project // narrow
+        inputs, single, project = inputs // narrow, single // narrow, project // narrow
         three, double = (three[0] // narrow, three[1] // narrow), (double[0] // narrow, double[1] // narrow)
-        self.one = ConvNorm(inputs, one, 1) if one else None
+        self.one = ConvNorm(inputs, single, 1) if single else None
         self.three = nn.Sequential(ConvNorm(inputs, three[0], 1), ConvNorm(three[0], three[1], 3, stride))
         self.threes = nn.Sequential(
             ConvNorm(inputs, double[0], 1),
@@ -85,7 +85,7 @@ class Inception(nn.Module):
         )
         self.project = ConvNorm(inputs, project, 1) if project else None
         self.pool = pool
-        self.outputs = one + three[1] + double[1] + (project or inputs)
+        self.outputs = single + three[1] + double[1] + (project or inputs)
 
     def forward(self, maps: Tensor) -> Tensor:
         branches = [] if self.one is None else [self.one(maps)]
@@ -100,11 +100,11 @@ class Inception(nn.Module):
 
 
 class BNInception(Backbone):
-    """Everything but the classifier; dim 1024.
+    """BN-Inception without its classifier; dim 1024.
 
     Args:
         size: crop side in pixels.
-        narrow: what all channels are divided by: 1 as published, 2, 4 or 8 for networks that a CPU trains.
+        narrow: divisor of all numbers of channels: 1 as published, 2, 4 or 8 for training on a CPU.
     """
 
     def __init__(self, size: int = 224, narrow: int = 1) -> None:
@@ -139,12 +139,12 @@ class BNInception(Backbone):
 
 
 def bn_inception(weights: str | None = "imagenet", size: int = 224, narrow: int = 1) -> BNInception:
-    """BN-Inception as a backbone.
+    """Build BN-Inception as a backbone.
 
     Args:
         weights: "imagenet", a local file with the published names, or None.
         size: crop side in pixels.
-        narrow: what all channels are divided by, see ``BNInception``; ImageNet's weights fit 1.
+        narrow: divisor of all numbers of channels, see ``BNInception``; ImageNet's weights need 1.
     """
     backbone = BNInception(size, narrow)
     if weights is None:
@@ -159,7 +159,7 @@ def bn_inception(weights: str | None = "imagenet", size: int = 224, narrow: int 
     else:
         check_weight_path(weights, ["imagenet"] if narrow == 1 else [])
         state_dict, _ = read(weights)
-    # Files converted from Caffe keep batch norm as (1, C).
+    # Files converted from Caffe store the tensors of batch norm as (1, C).
     state_dict = {
         key: value.squeeze(0) if "_bn." in key and value.ndim == 2 else value for key, value in state_dict.items()
     }
@@ -183,12 +183,12 @@ class ImageClassifier(nn.Module):
 
 @builder
 def bn_inception_classifier(num_classes: int, weights: str | None = "imagenet", size: int = 224) -> ImageClassifier:
-    """BN-Inception for single images; the trunk starts from ``weights``, the classifier from chance."""
+    """BN-Inception for single images; the trunk starts from ``weights``, the classifier at random."""
     return ImageClassifier(bn_inception(weights, size), num_classes)
 
 
 def from_bn_inception(state_dict: Mapping[str, Any], num_classes: int) -> ImageClassifier:
-    """The image classifier from published names."""
+    """Build the image classifier from published names."""
     network = bn_inception_classifier(num_classes, weights=None)
     load_strictly(network, state_dict, [*RULES, (r"^(?!fc\.)", "backbone.")], source="the bn_inception state dict")
     return network

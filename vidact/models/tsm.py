@@ -1,8 +1,8 @@
 """TSM: temporal shift (Lin, Gan, Han 2019, https://arxiv.org/abs/1811.08383).
 
-An image network sees time because, on the residual branch of its blocks, an eighth of the channels comes from the next
-frame and an eighth from the previous one. Causal, only the previous frame gives, and the network runs frame by frame
-on a live stream. The shift has no parameters, so image weights fit as they are.
+On the residual branch of an image network's blocks, an eighth of the channels comes from the next frame and an eighth
+from the previous one. The causal shift takes channels only from the previous frame, and the network then runs frame by
+frame on a live stream. The shift has no parameters, so image weights load unchanged.
 
 From https://github.com/mit-han-lab/temporal-shift-module (MIT). Different here: the clip length comes from the clip, so
 one network serves 8 and 16 frames; causal networks can be trained (there, only their deployed form was published).
@@ -49,15 +49,16 @@ def shift(images: Tensor, frames: int, fold: int = FOLD) -> Tensor:
     axis += 1
     n = clip.shape[axis] // fold
     ahead, behind, still = clip.split([n, n, clip.shape[axis] - 2 * n], dim=axis)
-    ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))  # frame t sees t + 1
-    behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # frame t sees t - 1
+    ahead = F.pad(ahead[:, 1:], (0, 0, 0, 0, 0, 0, 0, 1))  # frame t gets t + 1
+    behind = F.pad(behind[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0))  # frame t gets t - 1
     return torch.cat([ahead, behind, still], dim=axis).flatten(0, 1).movedim(axis - 1, 1)  # (B*T, C, H, W)
 
 
 def channel_axis(images: Tensor) -> int:
-    """Where the channels of (N, C, H, W) lie in memory, 1 or 3: results that lie so spare the next convolution a copy.
+    """Return the axis of the channels of images (N, C, H, W) in memory order: 1, or 3 if they are innermost.
 
-    Padding and joining five axes would bring them to the front, and every block would turn them around twice.
+    A result with the same memory order saves the next convolution a copy. Padding and joining five axes would move the
+    channels to the front, and every block would then convert its maps twice.
     """
     innermost = images.is_contiguous(memory_format=torch.channels_last)
     return 3 if innermost and not images.is_contiguous() else 1
@@ -69,10 +70,10 @@ def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: 
     Args:
         images: (B*T, C, H, W).
         frames: T.
-        past: (B, C // fold, H, W), those channels of the frame before the clip; None is zeros.
+        past: (B, C // fold, H, W), the first channels of the frame before the clip; None is zeros.
 
     Returns:
-        The shifted images, and the past for the clip that follows.
+        The shifted images, and ``past`` for the next clip.
     """
     if images.shape[0] % frames:
         raise ValueError(f"{images.shape[0]} images cannot be split into clips of {frames} frames")
@@ -98,9 +99,9 @@ def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: 
 
 
 class ShiftedBlock(nn.Module):
-    """A torchvision block whose residual branch sees neighbouring frames; the skip connection does not.
+    """A torchvision block with a shift on its residual branch; the skip connection is not shifted.
 
-    It takes over the block's children under their names, so that no tensor is renamed.
+    The block's children keep their names, so that no tensor is renamed.
     """
 
     is_checkpoint_block = True
@@ -112,7 +113,7 @@ class ShiftedBlock(nn.Module):
         self.is_causal = causal
 
     def forward(self, images: Tensor, frames: int, past: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Images (B*T, C, H, W) and what the causal shift remembers → the same for the next block and the next clip."""
+        """Return the block's output for images (B*T, C, H, W), and the causal shift's ``past`` for the next clip."""
         if self.is_causal:
             shifted, past = causal_shift(images, frames, past)
         else:
@@ -120,12 +121,12 @@ class ShiftedBlock(nn.Module):
         return self.join(images, shifted), past
 
     def join(self, images: Tensor, shifted: Tensor) -> Tensor:
-        """The block as torchvision computes it, with ``shifted`` entering the residual branch."""
+        """Return torchvision's output for ``images``, with ``shifted`` as the input of the residual branch."""
         raise NotImplementedError
 
 
 class ShiftedResNetBlock(ShiftedBlock):
-    """BasicBlock and Bottleneck."""
+    """A shifted BasicBlock or Bottleneck."""
 
     conv1: nn.Module
     bn1: nn.Module
@@ -143,18 +144,18 @@ class ShiftedResNetBlock(ShiftedBlock):
 
 
 class ShiftedInvertedResidual(ShiftedBlock):
-    """The blocks with a skip connection of MobileNetV2 (``conv``), MobileNetV3 and EfficientNet (``block``)."""
+    """A shifted block with skip connection of MobileNetV2 (``conv``), MobileNetV3 or EfficientNet (``block``)."""
 
     def join(self, images: Tensor, shifted: Tensor) -> Tensor:
-        for part in self.children():  # the branch; in EfficientNet, stochastic depth after it
+        for part in self.children():  # the residual branch, followed by stochastic depth in EfficientNet
             shifted = part(shifted)
         return images + shifted
 
 
 def insert_shifts(backbone: Backbone, causal: bool) -> None:
-    """Replace the blocks of a backbone that the paper shifts; the backbone is changed."""
+    """Add shifts to the blocks of a backbone that the paper shifts; the backbone is changed in place."""
     if isinstance(backbone, ResNet):
-        # As in the reference, deep networks are shifted in every second block: ResNet-101 and deeper.
+        # As in the reference, only every second block is shifted in deep networks: ResNet-101 and deeper.
         every = 2 if len(backbone.layer3) >= 23 else 1
         for layer in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
             for number, block in enumerate(layer):
@@ -174,7 +175,7 @@ def insert_shifts(backbone: Backbone, causal: bool) -> None:
 
 
 def _is_shifted(block: nn.Module) -> bool:
-    """Inverted residuals with a skip connection and an expansion: their first convolution is not the depthwise one."""
+    """Return whether a block is an inverted residual with a skip connection that begins with an expansion."""
     if not isinstance(
         block,
         (mobilenetv2.InvertedResidual, mobilenetv3.InvertedResidual, efficientnet.MBConv, efficientnet.FusedMBConv),
@@ -185,7 +186,7 @@ def _is_shifted(block: nn.Module) -> bool:
 
 
 def layers_of(backbone: Backbone) -> list[tuple[str, nn.Module]]:
-    """The modules that a backbone calls one after the other up to its last feature map, with their names."""
+    """Return the names and modules that a backbone calls in sequence up to its last feature map."""
     if isinstance(backbone, ResNet):
         names = ["conv1", "bn1", "relu", "maxpool"]
         for layer in ("layer1", "layer2", "layer3", "layer4"):
@@ -205,11 +206,11 @@ class TSM(nn.Module):
     """An image network with temporal shifts; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet, MobileNetV2, MobileNetV3 or EfficientNet; its blocks are changed.
-        num_classes: K.
+        backbone: a torchvision ResNet, MobileNetV2, MobileNetV3 or EfficientNet; its blocks are changed in place.
+        num_classes: number of classes K.
         shift: "bidirectional" or "causal"; a causal network also steps frame by frame.
-        dropout: on each frame's vector, before the classifier.
-        non_local: add the paper's five non-local blocks (ResNet-50 and deeper); they look at all frames, so the
+        dropout: dropout rate on each frame's vector, before the classifier.
+        non_local: add the paper's five non-local blocks (ResNet-50 and deeper); they attend to all frames, so the
             network cannot be causal.
     """
 
@@ -225,7 +226,7 @@ class TSM(nn.Module):
         if shift not in ("bidirectional", "causal"):
             raise ValueError(f"shift is {shift!r}; it is 'bidirectional' or 'causal'")
         if non_local and shift == "causal":
-            raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
+            raise ValueError("non-local blocks attend to later frames; a causal network needs non_local=False")
         if non_local and not (isinstance(backbone, ResNet) and len(backbone.layer2) >= 3 and len(backbone.layer3) >= 5):
             raise ValueError(
                 f"non-local blocks follow {', '.join(NON_LOCAL_AFTER)}, which this {type(backbone).__name__} does "
@@ -249,11 +250,11 @@ class TSM(nn.Module):
         self._shapes_of_size: dict[tuple[int, int], list[torch.Size]] = {}
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
         return self.frame_logits(clip).mean(dim=1)
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip (B, D): the mean of its frames' vectors."""
+        """Return one vector per clip (B, D): the mean of its frames' vectors."""
         return self.frame_features(clip).mean(dim=1)
 
     def frame_features(self, clip: Tensor) -> Tensor:
@@ -262,15 +263,15 @@ class TSM(nn.Module):
         return vectors.unflatten(0, clip.shape[:2])  # (B, T, D)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
-        """Logits of every frame (B, T, K); in a causal network they depend on this and earlier frames only."""
-        # Averaged in single precision: bf16 would round the sum over the frames.
+        """Return logits of every frame (B, T, K); in a causal network they depend only on this and earlier frames."""
+        # Logits are in single precision for the mean over the frames: bf16 would round the sum.
         return self.fc(self.dropout(self.frame_features(clip))).float()
 
     def initial_state(self, batch_size: int, size: int | tuple[int, int] | None = None) -> State:
-        """The state before the first frame of a causal network: all zeros.
+        """Return the state before the first frame of a causal network: all zeros.
 
-        Row b of every tensor in it belongs to stream b: zero the row to start that stream again, concatenate rows to
-        serve streams together.
+        Row b of every tensor belongs to stream b: set the row to zero to start that stream again, concatenate rows to
+        process streams together.
 
         Args:
             size: side of the frames in pixels, or (height, width); None is ``input.size``.
@@ -286,19 +287,19 @@ class TSM(nn.Module):
         }
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
-        """Logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
+        """Return logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
         self._check_causal()
         check_clip(frame.unsqueeze(1), self.input)
         vectors, past = self._run(frame, 1, state["past"])
         total = state["total"] + self.fc(self.dropout(vectors)).float()
         frames = state["frames"] + 1
-        # Cloned, or the state would hold on to the whole feature maps that the channels are a slice of.
+        # The channels are slices of feature maps; without a copy the state would keep the whole maps in memory.
         return total / frames, {"past": [maps.clone() for maps in past], "total": total, "frames": frames}
 
     def _past_shapes(self, size: tuple[int, int]) -> list[torch.Size]:
-        """(C // 8, h, w) of what each shifted block remembers of one frame."""
+        """Return the shapes (C // 8, h, w) of the channels that each shifted block stores of one frame."""
         if size not in self._shapes_of_size:
-            # A copy without data tells the shapes; it neither computes anything nor touches batch-norm statistics.
+            # A copy on the meta device gives the shapes; it computes nothing and changes no batch-norm statistics.
             trunk = copy.deepcopy(self.backbone).to("meta")
             image = torch.empty(1, self.input.channels, *size, dtype=self.fc.weight.dtype, device="meta")
             _, past = self._run(image, 1, backbone=trunk)
@@ -315,7 +316,7 @@ class TSM(nn.Module):
     def _run(
         self, images: Tensor, frames: int, past: list[Tensor] | None = None, backbone: Backbone | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Vectors (B*T, D) of images (B*T, C, H, W), and what each causal shift remembers."""
+        """Return vectors (B*T, D) of images (B*T, C, H, W), and the past that each causal shift stores."""
         backbone = self.backbone if backbone is None else backbone
         remembered: list[Tensor] = []
         for name, layer in layers_of(backbone):
@@ -332,7 +333,7 @@ class TSM(nn.Module):
 
 
 def _output_channels(block: nn.Module) -> int:
-    """Channels of the maps a ResNet block returns."""
+    """Return the number of channels of the maps that a ResNet block returns."""
     return [module for module in block.children() if isinstance(module, nn.BatchNorm2d)][-1].num_features
 
 
@@ -352,14 +353,14 @@ def tsm_resnet18(
     """TSM on ResNet-18.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         shift: "bidirectional", or "causal" for networks that run on a live stream.
         size: crop side in pixels.
-        dropout: before the classifier.
-        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per frame, or "rgb_difference" for as many
-            differences of frames.
-        flow_fields: fields or differences stacked on the channels; not read with modality "rgb".
+        dropout: dropout rate before the classifier.
+        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per frame, or "rgb_difference" for
+            ``flow_fields`` differences of consecutive frames.
+        flow_fields: number of fields or differences stacked on the channels; unused with modality "rgb".
     """
     return TSM(for_modality(backbones.resnet18(weights, size), modality, flow_fields), num_classes, shift, dropout)
 
@@ -481,7 +482,7 @@ def tsm_resnet_tiny(
     modality: str = "rgb",
     flow_fields: int = 5,
 ) -> TSM:
-    """TSM on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TSM on a four-block ResNet for tests and CPU demos; no published weights exist."""
     backbone = for_modality(backbones.resnet_tiny(weights, size, width), modality, flow_fields)
     return TSM(backbone, num_classes, shift, dropout)
 
@@ -496,7 +497,7 @@ _SIZES = {
     "mobilenet_v2": tsm_mobilenet_v2,
 }
 
-# Everything but the head; torchvision's names are left as they are.
+# Rules for everything except the head; torchvision's names are unchanged.
 _SHIFTED_AND_NON_LOCAL: Rules = [
     (r"\.block\.", "."),
     (r"(\.conv1|\.conv\.0)\.net\.", r"\1."),
@@ -506,7 +507,7 @@ _SHIFTED_AND_NON_LOCAL: Rules = [
     (r"^(non_local\..*\.(?:phi|g))\.0\.", r"\1."),
 ]
 
-# MMAction2 counts MobileNetV2's blocks within layers, torchvision all in one row.
+# MMAction2 numbers MobileNetV2's blocks within each layer, torchvision through all layers.
 _BLOCKS_OF_LAYERS = [(layer, b) for layer, blocks in enumerate((1, 2, 3, 4, 3, 3, 1), start=1) for b in range(blocks)]
 MMACTION2_MOBILENET_V2: Rules = [
     (r"^cls_head\.fc_cls\.", "fc."),
@@ -519,7 +520,7 @@ MMACTION2_MOBILENET_V2: Rules = [
         (rf"^backbone\.layer{layer}\.{b}\.", f"backbone.features.{number}.")
         for number, (layer, b) in enumerate(_BLOCKS_OF_LAYERS, start=1)
     ),
-    # The projection, last in its block, has no activation and so is not a pair of its own in torchvision.
+    # The projection, last in its block, has no activation; torchvision does not nest its convolution and norm.
     (r"(\.features\.1\.conv)\.1\.conv\.", r"\1.1."),
     (r"(\.features\.1\.conv)\.1\.bn\.", r"\1.2."),
     (r"(\.features\.\d+\.conv)\.2\.conv\.", r"\1.2."),
@@ -534,11 +535,11 @@ def _empty(backbone: str, num_classes: int, modality: str, shift: str, non_local
         layouts = ["resnet50"] if non_local else list(_SIZES)
         raise ValueError(f"backbone is {backbone!r}; the TSM layouts know {', '.join(layouts)}")
     if non_local and shift == "causal":
-        raise ValueError("non-local blocks look at later frames; a causal network needs non_local=False")
+        raise ValueError("non-local blocks attend to later frames; a causal network needs non_local=False")
     if non_local:
         return tsm_resnet50_nonlocal(num_classes, weights=None, modality=modality)
     network = _SIZES[backbone](num_classes, weights=None, shift=shift, modality=modality)
-    if modality == "rgb_difference":  # published ones were trained on differences of the bare pixels
+    if modality == "rgb_difference":  # published networks were trained on differences of raw pixels
         network.input = dataclasses.replace(network.input, mean=(0.0,), std=(1.0,))
     return network
 
@@ -552,10 +553,10 @@ def from_tsm(
     non_local: bool = False,
     shift: str = "bidirectional",
 ) -> TSM:
-    """TSM from temporal-shift-module's names: ``base_model.layer1.0.conv1.net.weight``, ``new_fc.weight``.
+    """Build TSM from temporal-shift-module's names: ``base_model.layer1.0.conv1.net.weight``, ``new_fc.weight``.
 
     The online demo's file (Jester, MobileNetV2) has bare names, ``features.…`` and ``classifier.…``, and is causal.
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     is_online = any(key.startswith("features.") for key in state_dict)
@@ -584,7 +585,7 @@ def from_mmaction2_tsm(
     num_segments: int | None = None,
     shift: str = "bidirectional",
 ) -> TSM:
-    """TSM from MMAction2's names for ResNets and MobileNetV2: ``backbone.layer1.0.conv1.conv.net.weight``, …"""
+    """Build TSM (ResNets, MobileNetV2) from MMAction2's names: ``backbone.layer1.0.conv1.conv.net.weight``, …"""
     del num_segments
     network = _empty(backbone, num_classes, "rgb", shift, non_local=False)
     rules = MMACTION2_MOBILENET_V2 if backbone == "mobilenet_v2" else [(r"\.net\.", "."), *MMACTION2_RESNET]

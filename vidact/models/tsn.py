@@ -1,7 +1,7 @@
 """TSN: temporal segment networks (Wang et al. 2016, https://arxiv.org/abs/1608.00859).
 
-One frame (or one short stack of flow) from each of T segments of the video goes through the same image network; the
-class scores of the segments are averaged. Nothing else looks across time, so the order of the frames does not matter.
+One frame (or one short stack of flow) from each of T segments of the video goes through the same image network, and the
+class scores of the segments are averaged. The order of the frames does not matter.
 
 From https://github.com/yjxiong/tsn-pytorch (BSD-2-Clause) and https://github.com/mit-han-lab/temporal-shift-module
 (MIT). Different here: the number of segments comes from the clip, and the network runs frame by frame as well.
@@ -26,12 +26,12 @@ from vidact.models.weights import Rules, builder, load_strictly
 
 
 class TSN(nn.Module):
-    """Average over the frames of what an image network says of each.
+    """An image network whose logits are averaged over the frames.
 
     Args:
-        backbone: one image in, one vector out.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: the image network without its classifier.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
@@ -46,11 +46,11 @@ class TSN(nn.Module):
         self.input = backbone.input
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
         return self.frame_logits(clip).mean(dim=1)
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip (B, D): the mean of its frames' vectors."""
+        """Return one vector per clip (B, D): the mean of its frames' vectors."""
         return self.frame_features(clip).mean(dim=1)
 
     def frame_features(self, clip: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ class TSN(nn.Module):
         return self.backbone(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])  # (B, T, D)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
-        # Averaged in single precision: bf16 would round the sum over the frames.
+        # Logits are in single precision for the mean over the frames: bf16 would round the sum.
         return self.fc(self.dropout(self.frame_features(clip))).float()  # (B, T, K)
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
-        """The state before the first frame; row b belongs to stream b."""
+        """Return the state before the first frame; row b belongs to stream b."""
         device = self.fc.weight.device
         return {
             "total": torch.zeros(batch_size, self.num_classes, device=device),
@@ -70,7 +70,7 @@ class TSN(nn.Module):
         }
 
     def step(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
+        """Return logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
         total = state["total"] + self.frame_logits(frame[:, None])[:, 0]
         frames = state["frames"] + 1
         return total / frames, {"total": total, "frames": frames}
@@ -91,13 +91,13 @@ def tsn_resnet18(
     """TSN on ResNet-18.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
-        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per segment, or "rgb_difference" for as many
-            differences of frames.
-        flow_fields: fields or differences stacked on the channels; not read with modality "rgb".
+        dropout: dropout rate before the classifier.
+        modality: "rgb", "flow" for ``flow_fields`` consecutive fields per segment, or "rgb_difference" for
+            ``flow_fields`` differences of consecutive frames.
+        flow_fields: number of fields or differences stacked on the channels; unused with modality "rgb".
     """
     return TSN(for_modality(backbones.resnet18(weights, size), modality, flow_fields), num_classes, dropout)
 
@@ -150,7 +150,7 @@ def tsn_bn_inception(
     modality: str = "rgb",
     flow_fields: int = 5,
 ) -> TSN:
-    """TSN on BN-Inception, the paper's own; arguments as in ``tsn_resnet18``, images BGR from 0 to 255."""
+    """TSN on BN-Inception, the paper's network; arguments as in ``tsn_resnet18``, images BGR from 0 to 255."""
     return TSN(for_modality(bn_inception(weights, size), modality, flow_fields), num_classes, dropout)
 
 
@@ -198,11 +198,11 @@ def tsn_timm(
     """TSN on any image network of timm.
 
     Args:
-        name: as in ``timm.list_models()``.
-        num_classes: K.
-        weights: "imagenet" for what timm publishes under the name, a local file, or None.
-        size: crop side in pixels; None is the one timm's weights were evaluated at.
-        dropout: before the classifier.
+        name: a name of ``timm.list_models()``.
+        num_classes: number of classes K.
+        weights: "imagenet" for the weights that timm publishes under the name, a local file, or None.
+        size: crop side in pixels; None is the size at which timm's weights were evaluated.
+        dropout: dropout rate before the classifier.
     """
     return TSN(backbones.timm_backbone(name, weights, size), num_classes, dropout)
 
@@ -217,7 +217,7 @@ def tsn_resnet_tiny(
     modality: str = "rgb",
     flow_fields: int = 5,
 ) -> TSN:
-    """TSN on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TSN on a four-block ResNet for tests and CPU demos; no published weights exist."""
     backbone = backbones.resnet_tiny(weights, size, width)
     return TSN(for_modality(backbone, modality, flow_fields), num_classes, dropout)
 
@@ -258,7 +258,7 @@ def _empty(backbone: str, num_classes: int, modality: str) -> TSN:
     if backbone not in _SIZES:
         raise ValueError(f"backbone is {backbone!r}; the TSN layouts know {', '.join(_SIZES)}")
     network = _SIZES[backbone](num_classes=num_classes, weights=None, modality=modality)
-    if modality == "rgb_difference":  # published ones were trained on differences of the bare pixels
+    if modality == "rgb_difference":  # published networks were trained on differences of raw pixels
         network.input = dataclasses.replace(network.input, mean=(0.0,), std=(1.0,))
     return network
 
@@ -270,19 +270,19 @@ def from_tsn(
     num_segments: int | None = None,
     modality: str = "rgb",
 ) -> TSN:
-    """TSN from tsn-pytorch's and temporal-shift-module's names: ``base_model.…`` and ``new_fc.…``.
+    """Build TSN from tsn-pytorch's and temporal-shift-module's names: ``base_model.…`` and ``new_fc.…``.
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     network = _empty(backbone, num_classes, modality)
     rules: Rules = [(r"^new_fc\.", "fc.")]
     if backbone == "bn_inception":
-        # Files trained without dropout keep their classifier in the backbone's place, as `base_model.fc`.
+        # In files trained without dropout, the classifier is `base_model.fc`, a part of the backbone.
         rules = [*rules, (r"^base_model\.fc\.", "fc."), (r"^base_model\.", ""), *BN_INCEPTION_RULES]
         rules = [*rules, (r"^(?!fc\.)", "backbone.")]
     elif backbone == "mobilenet_v2":
-        # Old files call the head by the backbone's name.
+        # In old files the head has the backbone's name for it, `base_model.classifier`.
         rules = [
             *rules,
             (r"^base_model\.classifier\.", "fc."),
@@ -298,9 +298,9 @@ def from_tsn(
 def from_mmaction2_tsn(
     state_dict: Mapping[str, Any], num_classes: int, backbone: str = "resnet50", num_segments: int | None = None
 ) -> TSN:
-    """TSN from MMAction2's ResNet names: ``backbone.layer1.0.conv1.conv.…`` and ``cls_head.fc_cls.…``.
+    """Build TSN from MMAction2's ResNet names: ``backbone.layer1.0.conv1.conv.…`` and ``cls_head.fc_cls.…``.
 
-    Their head averages the vectors before the classifier and ours the logits after it, which is the same sum.
+    MMAction2's head averages the vectors before the linear classifier; averaging the logits after it is equal.
     """
     del num_segments
     network = _empty(backbone, num_classes, "rgb")
