@@ -1,8 +1,8 @@
 """ACTION-Net: multipath excitation (Wang, She, Smolic 2021, https://arxiv.org/abs/2103.07372).
 
-Before the first convolution of every block, a learned shift over time, then three gates side by side: of places and
-frames (a 3-D convolution of the channels' mean), of channels (over time), and of channels by motion (as in TEA). The
-three results are added.
+Before the first convolution of every block there is a learned shift over time, followed by three parallel gates: one
+for positions and frames (a 3-D convolution of the channels' mean), one for channels (over time), and one for channels
+by motion (as in TEA). The three results are added.
 
 From https://github.com/V-Sense/ACTION-Net (MIT). Different here: the clip length comes from the clip. ResNet-18 is not
 in the paper.
@@ -26,10 +26,10 @@ REDUCTION = 16
 
 
 class MultipathExcitation(nn.Module):
-    """The module of the paper.
+    """The paper's module: a shift over time and three gates.
 
     Args:
-        channels: C.
+        channels: number of channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -46,28 +46,28 @@ class MultipathExcitation(nn.Module):
         self.motion_expand = nn.Conv2d(inner, channels, 1, bias=False)
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         images = self.shift(images, frames)
         gates = (
             self.place_gate(images, frames).sigmoid()
             + self.channel_gate(images, frames).sigmoid()
             + self.motion_gate(images, frames).sigmoid()
         )
-        return images * (3 + gates)  # three paths, each its images and their gated copy
+        return images * (3 + gates)  # each of three paths adds the images and their gated copy
 
     def place_gate(self, images: Tensor, frames: int) -> Tensor:
-        """(B*T, 1, H, W)."""
+        """Return a gate for each position and frame, (B*T, 1, H, W), before the sigmoid."""
         mean = images.mean(dim=1).unflatten(0, (-1, frames))  # (B, T, H, W)
         return self.place(mean.unsqueeze(1)).squeeze(1).flatten(0, 1).unsqueeze(1)
 
     def channel_gate(self, images: Tensor, frames: int) -> Tensor:
-        """(B*T, C, 1, 1)."""
+        """Return a gate for each channel, (B*T, C, 1, 1), before the sigmoid."""
         squeezed = self.channel_squeeze(images.mean(dim=(2, 3), keepdim=True))[..., 0, 0]  # (B*T, C / 16)
         mixed = self.channel_conv(squeezed.unflatten(0, (-1, frames)).transpose(1, 2)).relu()  # (B, C / 16, T)
         return self.channel_expand(mixed.transpose(1, 2).flatten(0, 1)[..., None, None])
 
     def motion_gate(self, images: Tensor, frames: int) -> Tensor:
-        """(B*T, C, 1, 1)."""
+        """Return a gate for each channel from its motion, (B*T, C, 1, 1), before the sigmoid."""
         squeezed = self.motion_norm(self.motion_squeeze(images))
         moved = self.motion_conv(squeezed).unflatten(0, (-1, frames))
         change = difference(moved, squeezed.unflatten(0, (-1, frames))).flatten(0, 1)
@@ -78,9 +78,9 @@ class ActionNet(FrameConsensus):
     """A ResNet with multipath excitation; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet; its blocks are changed.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet; its blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
@@ -98,10 +98,10 @@ def action_net_resnet50(
     """ACTION-Net on ResNet-50, the paper's network.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return ActionNet(backbones.resnet50(weights, size), num_classes, dropout)
 
@@ -110,7 +110,7 @@ def action_net_resnet50(
 def action_net_resnet_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> ActionNet:
-    """ACTION-Net on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """ACTION-Net on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return ActionNet(backbones.resnet_tiny(weights, size, width), num_classes, dropout)
 
 
@@ -120,9 +120,9 @@ def action_net_resnet_tiny(
 def from_action_net(
     state_dict: Mapping[str, Any], num_classes: int, backbone: str = "resnet50", num_segments: int | None = None
 ) -> ActionNet:
-    """ACTION-Net from its repository's names: ``base_model.layer1.0.conv1.action_shift.weight``, ….
+    """Build ACTION-Net from its repository's names: ``base_model.layer1.0.conv1.action_shift.weight``, ….
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     if backbone != "resnet50":

@@ -1,7 +1,7 @@
-"""What 2-D networks with temporal modules share: TANet, TEA, TDN, TIN, STM, GSM, TSM with temporal pooling.
+"""The parts shared by 2-D networks with temporal modules: TANet, TEA, TDN, TIN, STM, GSM, TSM with temporal pooling.
 
 Every frame becomes a vector and logits, and the logits of a clip are the mean of its frames', as in TSN (Wang et al.
-2016, https://arxiv.org/abs/1608.00859). On the way, modules in the residual branches of the blocks see other frames.
+2016, https://arxiv.org/abs/1608.00859). Modules in the residual branches of the blocks mix each frame with others.
 
 Shapes: B videos, T frames, C channels, H x W pixels, N = B*T images, D features, K classes.
 """
@@ -20,17 +20,17 @@ from torchvision.models import mobilenetv2
 from vidact.models.backbones import Backbone, MobileNet, ResNet, check_clip
 from vidact.models.tsm import FOLD, layers_of
 
-Place = Literal["first", "second"]  # see ``Residual``
+Position = Literal["first", "second"]  # see ``Residual``
 
 
 class FrameConsensus(nn.Module):
-    """An image network whose blocks may see other frames, a classifier, and the mean over the frames.
+    """An image network whose blocks may read other frames, a classifier, and the mean over the frames.
 
     Args:
-        backbone: its blocks may be ``TemporalBlock``s.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
-        num_segments: the clip length T where the weights are made for one; None takes any.
+        backbone: an image network; its blocks may be ``TemporalBlock``s.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
+        num_segments: the only clip length T that the weights allow; None allows any length.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class FrameConsensus(nn.Module):
         self.input = dataclasses.replace(backbone.input, frames=num_segments)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
-        # Averaged in single precision: bf16 would round the sum over the frames.
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
+        # Logits are in single precision for the mean over the frames: bf16 would round the sum.
         return self.fc(self.dropout(self.frame_features(clip))).float().mean(dim=1)
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip (B, D): the mean of its frames' vectors."""
+        """Return one vector per clip (B, D): the mean of its frames' vectors."""
         return self.frame_features(clip).mean(dim=1)
 
     def frame_features(self, clip: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ class FrameConsensus(nn.Module):
         return vectors.unflatten(0, (clip.shape[0], -1))  # (B, T, D)
 
     def vectors(self, images: Tensor, frames: int) -> Tensor:
-        """Vectors (B*T, D) of images (B*T, C, H, W) of clips of ``frames`` frames."""
+        """Return vectors (B*T, D) of images (B*T, C, H, W) of clips of ``frames`` frames."""
         return run_layers(self.backbone, [layer for _, layer in layers_of(self.backbone)], images, frames)
 
 
 def run_layers(backbone: Backbone, layers: list[nn.Module], maps: Tensor, frames: int) -> Tensor:
-    """The last layers of a backbone, from maps (B*T, C, H, W) to vectors (B*T, D)."""
+    """Run the last layers of a backbone, from maps (B*T, C, H, W) to vectors (B*T, D)."""
     for layer in layers:
         maps = layer(maps, frames) if isinstance(layer, TemporalBlock) else layer(maps)
     vectors = maps.mean(dim=(2, 3))
@@ -86,32 +86,32 @@ class TemporalBlock(nn.Module):
 
 
 class Residual(TemporalBlock):
-    """A torchvision block with a temporal module in its residual branch; the skip connection never meets it.
+    """A torchvision block with a temporal module in its residual branch, not in its skip connection.
 
-    It takes over the block's children under their names, so that no tensor is renamed.
+    The block's children keep their names, so that no tensor is renamed.
 
     Args:
         block: BasicBlock, Bottleneck, or MobileNetV2's inverted residual with a skip connection and an expansion.
-        temporal: called with maps (B*T, C, H, W) and T; returns the same shape.
-        place: "first" is before the branch's first convolution, "second" after it with its norm and activation.
+        temporal: a module that is called with maps (B*T, C, H, W) and T and returns the same shape.
+        position: "first" is before the branch's first convolution, "second" after it with its norm and activation.
     """
 
-    def __init__(self, block: nn.Module, temporal: nn.Module, place: Place) -> None:
+    def __init__(self, block: nn.Module, temporal: nn.Module, position: Position) -> None:
         super().__init__()
         for name, child in block.named_children():
             self.add_module(name, child)
         self.temporal = temporal
-        self.place = place
+        self.position = position
 
     def enter(self, images: Tensor, first: Callable[[Tensor], Tensor], frames: int) -> Tensor:
-        """The first convolution of the branch, with norm and activation, and the temporal module at its place."""
-        if self.place == "first":
+        """Run the branch's first convolution, with norm and activation, and the temporal module in their order."""
+        if self.position == "first":
             return first(self.temporal(images, frames))
         return self.temporal(first(images), frames)
 
 
 class ResNetResidual(Residual):
-    """BasicBlock and Bottleneck."""
+    """A BasicBlock or Bottleneck with a temporal module."""
 
     conv1: nn.Module
     bn1: nn.Module
@@ -130,7 +130,7 @@ class ResNetResidual(Residual):
 
 
 class InvertedResidual(Residual):
-    """MobileNetV2's block: expansion, depthwise convolution, projection."""
+    """MobileNetV2's block (expansion, depthwise convolution, projection) with a temporal module."""
 
     conv: nn.Sequential
 
@@ -139,22 +139,22 @@ class InvertedResidual(Residual):
         return images + self.conv[1:](branch)
 
 
-def insert(backbone: Backbone, make: Callable[[int], nn.Module], place: Place, first_layer: int = 1) -> None:
-    """Put ``make(C)`` into the residual branches of a torchvision ResNet or MobileNetV2; the backbone is changed.
+def insert(backbone: Backbone, make: Callable[[int], nn.Module], position: Position, first_layer: int = 1) -> None:
+    """Insert ``make(C)`` into the residual branches of a torchvision ResNet or MobileNetV2, in place.
 
-    In MobileNetV2 these are the ten blocks with a skip connection and an expansion, the ones that TSM shifts.
+    In MobileNetV2 these are the ten blocks with a skip connection and an expansion, the same that TSM shifts.
 
     Args:
-        make: gives the temporal module for C channels.
-        place: see ``Residual``.
-        first_layer: of a ResNet's four layers, the first one to change.
+        make: a function that returns the temporal module for C channels.
+        position: see ``Residual``.
+        first_layer: the first of a ResNet's four layers that is changed.
     """
     if isinstance(backbone, ResNet):
         for number in range(first_layer, 5):
             layer: nn.Sequential = backbone.get_submodule(f"layer{number}")  # type: ignore[assignment]
             for b, block in enumerate(layer):
                 conv: nn.Conv2d = block.conv1  # type: ignore[assignment]
-                layer[b] = ResNetResidual(block, make(_channels(conv, place)), place)
+                layer[b] = ResNetResidual(block, make(_channels(conv, position)), position)
         return
     features = backbone.features if isinstance(backbone, MobileNet) else nn.Sequential()
     if not any(isinstance(block, mobilenetv2.InvertedResidual) for block in features):
@@ -166,36 +166,36 @@ def insert(backbone: Backbone, make: Callable[[int], nn.Module], place: Place, f
         # A block without expansion starts with its depthwise convolution and has three parts.
         if isinstance(block, mobilenetv2.InvertedResidual) and block.use_res_connect and len(block.conv) == 4:
             conv = block.conv[0][0]
-            features[b] = InvertedResidual(block, make(_channels(conv, place)), place)
+            features[b] = InvertedResidual(block, make(_channels(conv, position)), position)
 
 
-def _channels(conv: nn.Conv2d, place: Place) -> int:
-    return conv.in_channels if place == "first" else conv.out_channels
+def _channels(conv: nn.Conv2d, position: Position) -> int:
+    return conv.in_channels if position == "first" else conv.out_channels
 
 
 # ---------------------------------------------------------------------------------------------- over time
 
 
 def difference(later: Tensor, earlier: Tensor) -> Tensor:
-    """``later`` of the next frame minus ``earlier`` of this one, zeros at the last frame; both (B, T, C, H, W)."""
+    """Return ``later`` of the next frame minus ``earlier`` of this one, (B, T, C, H, W); zeros at the last frame."""
     return pad_time(later[:, 1:] - earlier[:, :-1], 0, 1)
 
 
 def mix_neighbours(clip: Tensor, previous: Tensor, present: Tensor, following: Tensor) -> Tensor:
-    """Weighted sum of each frame and its neighbours, zeros outside the clip (B, T, C, H, W).
+    """Return the weighted sum of each frame and its neighbours, with zeros outside the clip (B, T, C, H, W).
 
-    The weights are what broadcasts to the clip: (C, 1, 1) for every clip, (B, 1, C, 1, 1) for each.
+    The weights broadcast to the clip: (C, 1, 1) are the same for all clips, (B, 1, C, 1, 1) differ for each clip.
     """
     padded = pad_time(clip, 1, 1)
-    # In the clip's precision: under bf16 the weights are single, and would make the maps so.
+    # The weights take the clip's precision: under bf16 they are in single precision, and the maps would be too.
     before, now, after = (weights.to(clip.dtype) for weights in (previous, present, following))
     return before * padded[:, :-2] + now * clip + after * padded[:, 2:]
 
 
 def pad_time(clip: Tensor, before: int, after: int) -> Tensor:
-    """Frames of zeros before and after a clip's (B, T, C, H, W); channels that lie innermost in memory stay there.
+    """Add frames of zeros before and after those of a clip (B, T, C, H, W).
 
-    See ``tsm.channel_axis``.
+    Channels that are innermost in memory stay innermost; see ``tsm.channel_axis``.
     """
     if clip.stride(2) < clip.stride(4):
         return F.pad(clip.movedim(2, 4), (0, 0, 0, 0, 0, 0, before, after)).movedim(4, 2)
@@ -206,9 +206,9 @@ class TemporalConv(nn.Module):
     """A learned kernel of three frames for every channel.
 
     Args:
-        channels: C.
-        fold: the kernel starts as TSM's shift, ``C // fold`` channels from the next frame and as many from the
-            previous one; None starts as the identity.
+        channels: number of channels C.
+        fold: start as TSM's shift, with ``C // fold`` channels from the next frame and as many from the previous one;
+            None starts as the identity.
     """
 
     def __init__(self, channels: int, fold: int | None = FOLD) -> None:
@@ -217,12 +217,12 @@ class TemporalConv(nn.Module):
         n = 0 if fold is None else channels // fold
         with torch.no_grad():
             self.conv.weight.zero_()
-            self.conv.weight[:n, 0, 2] = 1  # from the next frame
-            self.conv.weight[n : 2 * n, 0, 0] = 1  # from the previous one
+            self.conv.weight[:n, 0, 2] = 1  # channels from the next frame
+            self.conv.weight[n : 2 * n, 0, 0] = 1  # channels from the previous frame
             self.conv.weight[2 * n :, 0, 1] = 1
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
-        # Sums of shifted maps: a Conv1d would have to move time to the last axis and back.
+        """Return filtered images of the same shape (B*T, C, H, W)."""
+        # This adds shifted maps, because a Conv1d would have to move time to the last axis and back.
         previous, present, following = self.conv.weight[:, 0, :, None, None].unbind(1)  # (C, 1, 1) each
         return mix_neighbours(images.unflatten(0, (-1, frames)), previous, present, following).flatten(0, 1)

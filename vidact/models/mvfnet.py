@@ -1,8 +1,8 @@
 """MVFNet: multi-view fusion (Wu, He, Lin, Li, Gan, Ding 2021, https://arxiv.org/abs/2012.06977).
 
-A clip is a box of time, height and width, and an image network looks at one side of it only. Before the first
-convolution of every block of the last two layers, an eighth of the channels is filtered along each of the three axes,
-three places at a time; the three results are added, normalised and take the place of those channels.
+A clip is a box of time, height and width, of which an image network reads only one side. Before the first convolution
+of every block of the last two layers, an eighth of the channels is filtered along each of the three axes, with kernels
+of size 3. The three results are added, normalised and replace those channels.
 
 From https://github.com/whwu95/MVFNet (Apache-2.0). Different here: the clip length comes from the clip. The tiny
 network is not in the paper.
@@ -25,15 +25,15 @@ from vidact.models.backbones import Backbone
 from vidact.models.frame_consensus import FrameConsensus, TemporalConv, insert
 from vidact.models.weights import Rules, builder, load_strictly, rename
 
-FUSED = 8  # one channel in eight
-FIRST_LAYER = 3  # of the four; the published networks leave the first two alone
+FUSED = 8  # one channel in eight is filtered
+FIRST_LAYER = 3  # the published networks change only the last two of four layers
 
 
 class MultiViewFusion(nn.Module):
-    """The module of the paper.
+    """The paper's module, which filters an eighth of the channels along time, height and width.
 
     Args:
-        channels: C.
+        channels: number of channels C.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,9 +47,9 @@ class MultiViewFusion(nn.Module):
             nn.init.normal_(conv.weight, std=math.sqrt(2 / (3 * self.fused)))
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         views, still = images.split([self.fused, images.shape[1] - self.fused], dim=1)
-        views = views.clone()  # in one piece, or each of the convolutions would copy it
+        views = views.clone()  # contiguous, so that the convolutions need not copy it one by one
         views = self.over_time(views, frames) + self.over_height(views) + self.over_width(views)
         return torch.cat([F.hardswish(self.norm(views)), still], dim=1)
 
@@ -58,9 +58,9 @@ class MVFNet(FrameConsensus):
     """A ResNet with multi-view fusion in its last two layers; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet; its blocks are changed.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet; its blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
@@ -78,10 +78,10 @@ def mvfnet_resnet50(
     """MVFNet on ResNet-50, the paper's main network.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return MVFNet(backbones.resnet50(weights, size), num_classes, dropout)
 
@@ -98,7 +98,7 @@ def mvfnet_resnet101(
 def mvfnet_resnet_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> MVFNet:
-    """MVFNet on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """MVFNet on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return MVFNet(backbones.resnet_tiny(weights, size, width), num_classes, dropout)
 
 
@@ -115,7 +115,7 @@ _NAMES: Rules = [
     (r"\.conv1\.net\.", ".conv1."),
 ]
 
-# There, all three are 3-D convolutions: (F, 1, 3, 1, 1), (F, 1, 1, 3, 1) and (F, 1, 1, 1, 3).
+# In published files, all three are 3-D convolutions: (F, 1, 3, 1, 1), (F, 1, 1, 3, 1) and (F, 1, 1, 1, 3).
 _FLAT_SIDES = {"over_time.conv": (3, 4), "over_height": (2,), "over_width": (2,)}
 
 
@@ -128,7 +128,7 @@ def _empty(backbone: str, num_classes: int) -> MVFNet:
 def from_mvfnet(
     state_dict: Mapping[str, Any], num_classes: int, backbone: str = "resnet50", num_segments: int | None = None
 ) -> MVFNet:
-    """MVFNet from its repository's names: ``backbone.layer3.0.conv1.shift_conv.weight``, ….
+    """Build MVFNet from its repository's names: ``backbone.layer3.0.conv1.shift_conv.weight``, ….
 
     ``num_segments`` is accepted because published files are made for 4, 8 or 16 frames; no weight depends on it.
     """

@@ -1,13 +1,13 @@
 """STM: spatiotemporal and motion encoding (Jiang, Wang, Gan, Wu, Yan 2019, https://arxiv.org/abs/1908.02486).
 
-The 3x3 convolution in the middle of every block is replaced by two paths that are added: a convolution over time for
-each channel and the 3x3 convolution behind it; and, in a sixteenth of the channels, the difference between the next
-frame, convolved, and this one.
+The 3x3 convolution in the middle of every block is replaced by the sum of two paths. The first is a convolution over
+time for each channel, followed by the 3x3 convolution. The second computes, in a sixteenth of the channels, the
+difference between the next frame after a convolution and this frame.
 
-There is no official code; this file follows the paper. Open there and decided here: the 3x3 convolution, its stride
-and its norm are the image network's, so that image weights fit; the motion path is pooled where that one has a stride;
-it ends in a norm that starts at zero, so that a new network is an image network with a shift. ResNet-18 is not in the
-paper.
+There is no official code; this file follows the paper. The paper leaves some points open, which are decided here: the
+3x3 convolution, its stride and its norm are the image network's, so that image weights fit; the motion path is pooled
+where that convolution has a stride; the path ends in a norm that starts at zero, so that a new network is an image
+network with a shift. ResNet-18 is not in the paper.
 
 Shapes: B videos, T frames, C channels, H x W pixels, K classes.
 """
@@ -38,7 +38,7 @@ class ChannelMotion(nn.Module):
         nn.init.zeros_(self.norm.weight)
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         squeezed = self.squeeze(images)
         moved = self.conv(squeezed).unflatten(0, (-1, frames))
         return self.norm(self.restore(difference(moved, squeezed.unflatten(0, (-1, frames))).flatten(0, 1)))
@@ -47,7 +47,7 @@ class ChannelMotion(nn.Module):
 class STMBlock(TemporalBlock):
     """torchvision's bottleneck, or basic block, with both paths around its second convolution.
 
-    It takes over the block's children under their names, so that no tensor is renamed.
+    The block's children keep their names, so that no tensor is renamed.
     """
 
     conv1: nn.Module
@@ -80,9 +80,9 @@ class STM(FrameConsensus):
     """A ResNet with spatiotemporal and motion paths; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet; its blocks are changed.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet; its blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
@@ -102,10 +102,10 @@ def stm_resnet18(num_classes: int, weights: str | None = "imagenet", size: int =
     """STM on ResNet-18 (not in the paper).
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return STM(backbones.resnet18(weights, size), num_classes, dropout)
 
@@ -120,5 +120,5 @@ def stm_resnet50(num_classes: int, weights: str | None = "imagenet", size: int =
 def stm_resnet_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> STM:
-    """STM on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """STM on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return STM(backbones.resnet_tiny(weights, size, width), num_classes, dropout)

@@ -1,8 +1,8 @@
 """TANet: temporal adaptive module (Liu, Wang, Wu, Qian, Lu 2021, https://arxiv.org/abs/2005.06803).
 
-In every residual block of an image network, a module looks at the mean of each channel over space. From it, a global
-branch makes a kernel of three frames for each channel of each clip, and a local branch a gate for each channel of each
-frame; the gated maps are then convolved over time with that kernel.
+In every residual block of an image network, a module reads the mean of each channel over space. From the means, a
+global branch computes a kernel of three frames for each channel of each clip, and a local branch computes a gate for
+each channel of each frame. The gated maps are then convolved over time with the kernel.
 
 From https://github.com/liu-zhy/temporal-adaptive-module (Apache-2.0). Different here: the depthwise convolution over
 time is a sum of shifted maps; ResNet-18 and MobileNetV2 are not in the paper.
@@ -19,17 +19,17 @@ from torch import Tensor, nn
 
 from vidact.models import backbones
 from vidact.models.backbones import Backbone, ResNet
-from vidact.models.frame_consensus import FrameConsensus, Place, insert, mix_neighbours
+from vidact.models.frame_consensus import FrameConsensus, Position, insert, mix_neighbours
 from vidact.models.tsn import MMACTION2_RESNET
 from vidact.models.weights import Rules, builder, load_strictly
 
 
 class TemporalAdaptive(nn.Module):
-    """The module of the paper; ``G`` and ``L`` are its global and its local branch.
+    """The temporal adaptive module; ``G`` and ``L`` are its global and its local branch.
 
     Args:
-        channels: C.
-        num_segments: T, which the global branch's weights are made for.
+        channels: number of channels C.
+        num_segments: the clip length T, which fixes the shapes of the global branch's weights.
     """
 
     def __init__(self, channels: int, num_segments: int) -> None:
@@ -50,7 +50,7 @@ class TemporalAdaptive(nn.Module):
         )
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         clip = images.unflatten(0, (-1, frames))  # (B, T, C, H, W)
         means = clip.mean(dim=(3, 4)).transpose(1, 2)  # (B, C, T)
         kernel = self.G(means.flatten(0, 1)).unflatten(0, means.shape[:2])  # (B, C, 3)
@@ -63,16 +63,16 @@ class TANet(FrameConsensus):
     """An image network with temporal adaptive modules; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet or MobileNetV2; its blocks are changed.
-        num_classes: K.
-        num_segments: T, which the weights are made for.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet or MobileNetV2; its blocks are changed in place.
+        num_classes: number of classes K.
+        num_segments: the clip length T, which fixes the shapes of the weights.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, num_segments: int = 8, dropout: float = 0.5) -> None:
-        # MobileNetV2 expands six times inside a block: there the module would outweigh the network.
-        place: Place = "second" if isinstance(backbone, ResNet) else "first"
-        insert(backbone, lambda channels: TemporalAdaptive(channels, num_segments), place)
+        # Inside MobileNetV2's blocks there are six times as many channels; the module would be larger than the network.
+        position: Position = "second" if isinstance(backbone, ResNet) else "first"
+        insert(backbone, lambda channels: TemporalAdaptive(channels, num_segments), position)
         super().__init__(backbone, num_classes, dropout, num_segments)
 
 
@@ -90,11 +90,11 @@ def tanet_resnet18(
     """TANet on ResNet-18 (not in the paper).
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
-        num_segments: the clip length the weights are made for.
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
+        num_segments: the clip length, which fixes the shapes of the weights.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return TANet(backbones.resnet18(weights, size), num_classes, num_segments, dropout)
 
@@ -132,7 +132,7 @@ def tanet_resnet_tiny(
     dropout: float = 0.0,
     width: int = 16,
 ) -> TANet:
-    """TANet on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TANet on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return TANet(backbones.resnet_tiny(weights, size, width), num_classes, num_segments, dropout)
 
 
@@ -148,7 +148,7 @@ def _empty(backbone: str, num_classes: int, num_segments: int) -> TANet:
 
 
 def from_tanet(state_dict: Mapping[str, Any], num_classes: int, num_segments: int, backbone: str = "resnet50") -> TANet:
-    """TANet from its repository's names: ``layer1.0.net.conv1.weight``, ``layer1.0.tam.G.0.weight``, ….
+    """Build TANet from its repository's names: ``layer1.0.net.conv1.weight``, ``layer1.0.tam.G.0.weight``, ….
 
     Early files call the two branches ``self_conv.conv_f`` and ``self_conv.conv_g``.
     """
@@ -169,7 +169,7 @@ def from_tanet(state_dict: Mapping[str, Any], num_classes: int, num_segments: in
 def from_mmaction2_tanet(
     state_dict: Mapping[str, Any], num_classes: int, num_segments: int, backbone: str = "resnet50"
 ) -> TANet:
-    """TANet from MMAction2's names: ``backbone.layer1.0.block.conv1.conv.weight``, ``….tam.G.0.weight``."""
+    """Build TANet from MMAction2's names: ``backbone.layer1.0.block.conv1.conv.weight``, ``….tam.G.0.weight``."""
     network = _empty(backbone, num_classes, num_segments)
     rules: Rules = [(r"\.block\.", "."), (r"\.tam\.", ".temporal."), *MMACTION2_RESNET]
     load_strictly(network, state_dict, rules, source="the mmaction2_tanet state dict")

@@ -1,13 +1,13 @@
 """TDN: temporal difference network (Wang, Tong, Ji, Wu 2021, https://arxiv.org/abs/2012.10071).
 
 Every segment is five consecutive frames, of which the middle one goes through an image network. Short-term: the four
-differences between the five go through a small second stem and first layer, and what comes out is added to the image's
-maps. Long-term: in the later layers' blocks, a gate made of differences between neighbouring segments, forward and
-backward and at several scales, turns channels up and down at every place; a learned shift follows it.
+differences between the five frames go through a second small stem and first layer, whose maps are added to the image's.
+Long-term: in the blocks of the later layers, a gate scales the channels at every position. It is computed from
+differences between neighbouring segments, forward and backward and at several scales; a learned shift follows it.
 
-From https://github.com/MCG-NJU/TDN (Apache-2.0). Different here: the second convolution of the first layer's size that
-is declared there and never used is left out; fresh convolution biases start at zero, since batch norm follows; the clip
-length comes from the clip. ResNet-18 and MobileNetV2 are not in the paper.
+From https://github.com/MCG-NJU/TDN (Apache-2.0). Different here: a second convolution of the first layer's size, which
+the published code declares and never uses, is left out; new convolution biases start at zero, since batch norm follows;
+the clip length comes from the clip. ResNet-18 and MobileNetV2 are not in the paper.
 
 Shapes: B videos, T segments of a clip, C channels (5 RGB frames: 15), H x W pixels, N = B*T, K classes.
 """
@@ -29,12 +29,12 @@ from vidact.models.frame_consensus import FrameConsensus, TemporalConv, differen
 from vidact.models.tsm import layers_of
 from vidact.models.weights import Rules, builder, load_strictly
 
-FRAMES = 5  # consecutive frames of a segment
+FRAMES = 5  # consecutive frames in a segment
 REDUCTION = 16
 
 
 class MultiScaleGate(nn.Module):
-    """The paper's motion enhancement: x + x * a, where a in (-1/2, 1/2) follows from differences to neighbours."""
+    """The paper's motion enhancement: x + x * a, where a in (-1/2, 1/2) comes from differences to neighbours."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -44,14 +44,14 @@ class MultiScaleGate(nn.Module):
         self.conv2 = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False)
         self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels)
-        # The published names. "Small scale 4" is at full size: there its pooling is declared and never called.
+        # These are the published names. "Small scale 4" is at full size: the published code never calls its pooling.
         self.conv3_smallscale2 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
         self.bn3_smallscale2 = nn.BatchNorm2d(inner)
         self.conv3_smallscale4 = nn.Conv2d(inner, inner, 3, padding=1, bias=False)
         self.bn3_smallscale4 = nn.BatchNorm2d(inner)
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         squeezed = self.bn1(self.conv1(images))
         moved = self.conv2(squeezed).unflatten(0, (-1, frames))  # (B, T, C / 16, H, W)
         squeezed = squeezed.unflatten(0, (-1, frames))
@@ -60,7 +60,7 @@ class MultiScaleGate(nn.Module):
         return images + images * (forward + backward) / 2
 
     def gate(self, change: Tensor) -> Tensor:
-        """Differences (N, C / 16, H, W) → gates (N, C, H, W)."""
+        """Return gates (N, C, H, W) computed from differences (N, C / 16, H, W)."""
         half = F.avg_pool2d(change, 2) if min(change.shape[2:]) > 1 else change
         half = self.bn3_smallscale2(self.conv3_smallscale2(half))
         scales = change + F.interpolate(half, change.shape[2:]) + self.bn3_smallscale4(self.conv3_smallscale4(change))
@@ -68,7 +68,7 @@ class MultiScaleGate(nn.Module):
 
 
 class GateAndShift(nn.Module):
-    """What TDN puts into the blocks of the later layers."""
+    """The module that TDN inserts into the blocks of the later layers: a gate, then a shift."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,15 +80,15 @@ class GateAndShift(nn.Module):
 
 
 class TDN(FrameConsensus):
-    """An image network that also sees differences; its logits are averaged over the segments.
+    """An image network that also reads differences; its logits are averaged over the segments.
 
     Args:
-        backbone: a torchvision ResNet or MobileNetV2 for one RGB image; its blocks are changed.
-        num_classes: K.
-        dropout: on each segment's vector, before the classifier.
-        alpha: weight of the image's maps where they meet the short differences'.
-        beta: weight of those.
-        biases: give the convolutions of the trunk biases, as the published networks have them.
+        backbone: a torchvision ResNet or MobileNetV2 for one RGB image; its blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each segment's vector, before the classifier.
+        alpha: weight of the image's maps in their sum with the maps of the short-term differences.
+        beta: weight of the maps of the short-term differences.
+        biases: give the convolutions of the trunk biases, as in the published networks.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class TDN(FrameConsensus):
 
 
 def stages_of(backbone: Backbone) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
-    """The layers of a backbone: its stem, its first layer of blocks, and the others."""
+    """Return the layers of a backbone in three parts: its stem, its first layer of blocks, and the others."""
     names, modules = zip(*layers_of(backbone), strict=True)
     is_first = [name == "features.1" or name.startswith("layer1.") for name in names]
     start, end = is_first.index(True), is_first.index(True) + sum(is_first)
@@ -162,11 +162,11 @@ def tdn_resnet18(
     """TDN on ResNet-18 (not in the paper).
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
-        alpha: weight of the image's maps where they meet those of the differences: 0.5 for 8 segments, 0.75 for 16.
+        dropout: dropout rate before the classifier.
+        alpha: weight of the image's maps: 0.5 for 8 segments, 0.75 for 16.
         beta: weight of the differences' maps: 0.5 for 8 segments, 0.25 for 16.
     """
     return TDN(backbones.resnet18(weights, size), num_classes, dropout, alpha, beta)
@@ -221,7 +221,7 @@ def tdn_resnet_tiny(
     beta: float = 0.5,
     width: int = 16,
 ) -> TDN:
-    """TDN on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TDN on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return TDN(backbones.resnet_tiny(weights, size, width), num_classes, dropout, alpha, beta)
 
 
@@ -238,10 +238,10 @@ def from_tdn(
     alpha: float | None = None,
     beta: float | None = None,
 ) -> TDN:
-    """TDN from its repository's names: ``layer1_bak.0.conv1.weight``, ``layer2_bak.0.mse.conv1.weight``, ….
+    """Build TDN from its repository's names: ``layer1_bak.0.conv1.weight``, ``layer2_bak.0.mse.conv1.weight``, ….
 
-    No weight depends on ``num_segments``, but alpha and beta do where they are not given: 0.5 and 0.5 for 8 segments,
-    0.75 and 0.25 for any other number, as there.
+    No weight depends on ``num_segments``. The defaults of alpha and beta do, as in that repository: 0.5 and 0.5 for 8
+    segments, 0.75 and 0.25 for any other number.
     """
     if backbone not in _SIZES:
         raise ValueError(f"backbone is {backbone!r}; the TDN layout knows {', '.join(_SIZES)}")
@@ -251,7 +251,7 @@ def from_tdn(
     rules: Rules = [
         (r"^base_model\.", ""),
         (r"^new_fc\.", "fc."),
-        (r"^conv1_temp\.", None),  # never used
+        (r"^conv1_temp\.", None),  # the published code never uses it
         (r"^conv1_5\.", "motion_stem."),
         (r"^resnext_layer1\.", "motion_layer."),
         (r"^(layer\d)_bak\.", r"\1."),

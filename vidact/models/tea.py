@@ -1,11 +1,11 @@
 """TEA: temporal excitation and aggregation (Li, Ji, Shi, Zhang, Kang, Wang 2020, https://arxiv.org/abs/2004.01398).
 
-In every block of a Res2Net, motion excitation turns up the channels that differ between a frame and the next; then the
-channels are split into four groups, and each group is convolved over time and space and handed to the next group, so
-that later groups have seen more frames and more of the image.
+In every block of a Res2Net, motion excitation scales up the channels that differ between a frame and the next. Then the
+channels are split into four groups. Each group is convolved over time and space and added to the next group, so that
+later groups depend on more frames and on more of the image.
 
 The published code has no licence: this file follows the paper and a description of the shapes, names and start values.
-As in that code and not in the paper's text, it is the last group, not the first, that has no convolution over space.
+As in that code, and unlike the paper's text, the last group, not the first, has no convolution over space.
 Different here: the clip length comes from the clip. ResNet-18 and MobileNetV2 are not in the paper: their 3x3
 convolutions stay whole, so that image weights fit, and only the convolutions over time are chained over the groups.
 
@@ -29,12 +29,12 @@ from vidact.models.weights import Rules, builder, load_strictly, read
 from vidact.text.packages import how_to_install
 
 GROUPS = 4
-REDUCTION = 16  # motion is looked at in a sixteenth of the channels
-EXPANSION = 4  # a block returns four times its planes
+REDUCTION = 16  # motion is computed in a sixteenth of the channels
+EXPANSION = 4  # a block returns four times as many channels as its planes
 
 
 class MotionExcitation(nn.Module):
-    """Each channel of each frame is turned up or down by how much it is about to change: x + x * a, |a| < 1/2."""
+    """A gate that scales each channel of each frame by its change to the next frame: x + x * a, |a| < 1/2."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -46,12 +46,12 @@ class MotionExcitation(nn.Module):
         self.bn3 = nn.BatchNorm2d(channels)
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         squeezed = self.bn1(self.conv1(images))
         moved = self.conv2(squeezed)
         change = difference(moved.unflatten(0, (-1, frames)), squeezed.unflatten(0, (-1, frames)))
         mean = change.flatten(0, 1).mean(dim=(2, 3), keepdim=True)  # (B*T, C / 16, 1, 1)
-        # The last frame's change is zero, but the norm gives it a gate like any other.
+        # The last frame's change is zero, but it gets a gate too, from the norm's shift.
         return images + images * (self.bn3(self.conv3(mean)).sigmoid() - 0.5)
 
 
@@ -59,11 +59,11 @@ class TEABlock(TemporalBlock):
     """Res2Net's bottleneck with motion excitation and convolutions over time.
 
     Args:
-        inputs: channels of the maps it gets; it returns ``4 * planes``.
-        planes: the width that a ResNet bottleneck would have; the four groups have 26/64 of it each.
-        stride: of the 3x3 convolutions.
-        is_first: the first block of a stage changes the shape: its groups do not hand over to each other, the last
-            group is pooled, and the skip connection is a convolution.
+        inputs: number of input channels; the block returns ``4 * planes``.
+        planes: the width that a ResNet bottleneck would have; each of the four groups has 26/64 of it.
+        stride: stride of the 3x3 convolutions.
+        is_first: whether this is the first block of a stage, which changes the shape: its groups are not added to the
+            next, the last group is pooled, and the skip connection is a convolution.
     """
 
     def __init__(self, inputs: int, planes: int, stride: int = 1, is_first: bool = False) -> None:
@@ -101,10 +101,10 @@ class TEABlock(TemporalBlock):
 
 
 class ExcitedChain(nn.Module):
-    """Motion excitation and the chain over time for a block that keeps its own convolutions over space.
+    """Motion excitation and the chain over time, for a block that keeps its own convolutions over space.
 
-    The groups are convolved over time, and each of the middle ones also gets what the group before it became. That
-    link starts at zero and the kernels as TEA's do, so that a network with image weights starts nearly as it was.
+    The groups are convolved over time, and a link adds the previous group's output to each of the middle groups. The
+    links start at zero and the kernels as in TEA, so that a network with image weights starts nearly unchanged.
     """
 
     def __init__(self, channels: int) -> None:
@@ -120,7 +120,7 @@ class ExcitedChain(nn.Module):
             nn.init.zeros_(link.conv.weight)  # type: ignore[union-attr,arg-type]
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         groups = self.me(images, frames).chunk(GROUPS, dim=1)
         outputs = [over_time(group, frames) for over_time, group in zip(self.shifts, groups, strict=True)]
         for number, link in enumerate(self.links, start=1):
@@ -131,8 +131,8 @@ class ExcitedChain(nn.Module):
 class TEA(FrameConsensus):
     """An image network with motion excitation and aggregation over time; its logits are averaged over the frames.
 
-    A backbone whose blocks are already ``TEABlock``s stays as it is; a torchvision ResNet or MobileNetV2 gets an
-    ``ExcitedChain`` in each of its blocks.
+    A backbone of ``TEABlock``s is not changed; a torchvision ResNet or MobileNetV2 gets an ``ExcitedChain`` in each
+    of its blocks.
     """
 
     def __init__(self, backbone: backbones.Backbone, num_classes: int, dropout: float = 0.5) -> None:
@@ -147,7 +147,7 @@ RES2NET50 = "res2net50_26w_4s"  # timm's name
 
 
 def res2net(blocks: tuple[int, int, int, int], planes: int, size: int) -> ResNet:
-    """A Res2Net (Gao et al. 2019, https://arxiv.org/abs/1904.01169) of ``TEABlock``s; dim ``32 * planes``."""
+    """Build a Res2Net (Gao et al. 2019, https://arxiv.org/abs/1904.01169) of ``TEABlock``s; dim ``32 * planes``."""
     network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=1)
     network.conv1 = nn.Conv2d(3, planes, 7, 2, 3, bias=False)
     network.bn1 = nn.BatchNorm2d(planes)
@@ -166,7 +166,7 @@ def res2net(blocks: tuple[int, int, int, int], planes: int, size: int) -> ResNet
 
 
 def _load_res2net(backbone: ResNet, weights: str | None) -> None:
-    """ImageNet's weights under the names of timm and of Res2Net's authors; what TEA adds keeps its start values."""
+    """Load ImageNet's weights with the names of timm and of Res2Net's authors; TEA's own modules keep their values."""
     if weights is None:
         return
     if weights == "imagenet":
@@ -189,10 +189,10 @@ def tea_res2net50(num_classes: int, weights: str | None = "imagenet", size: int 
     """TEA on Res2Net-50 (26w x 4s), the paper's network.
 
     Args:
-        num_classes: K.
-        weights: "imagenet" for what timm publishes as res2net50_26w_4s, a local file with its names, or None.
+        num_classes: number of classes K.
+        weights: "imagenet" for timm's weights of res2net50_26w_4s, a local file with its names, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     backbone = res2net((3, 4, 6, 3), planes=64, size=size)
     _load_res2net(backbone, weights)
@@ -204,10 +204,10 @@ def tea_resnet18(num_classes: int, weights: str | None = "imagenet", size: int =
     """TEA's modules in ResNet-18 (not in the paper).
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return TEA(backbones.resnet18(weights, size), num_classes, dropout)
 
@@ -222,7 +222,7 @@ def tea_mobilenet_v2(num_classes: int, weights: str | None = "imagenet", size: i
 def tea_resnet_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> TEA:
-    """TEA's modules in a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TEA's modules in a four-block ResNet for tests and CPU demos; no published weights exist."""
     return TEA(backbones.resnet_tiny(weights, size, width), num_classes, dropout)
 
 
@@ -230,13 +230,13 @@ def tea_resnet_tiny(
 def tea_res2net_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, planes: int = 16
 ) -> TEA:
-    """TEA on a Res2Net of eight narrow blocks for tests; nobody publishes weights for it.
+    """TEA on a Res2Net of eight narrow blocks for tests; no published weights exist.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: a local file, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
         planes: width of the first stage; the last one returns 32 times as many channels.
     """
     backbone = res2net((2, 2, 2, 2), planes, size)
@@ -250,9 +250,9 @@ def tea_res2net_tiny(
 
 
 def from_tea(state_dict: Mapping[str, Any], num_classes: int, num_segments: int | None = None) -> TEA:
-    """TEA from its repository's names: ``layer1.0.me.conv1.weight``, ``layer1.0.shifts.0.conv.weight``, ….
+    """Build TEA from its repository's names: ``layer1.0.me.conv1.weight``, ``layer1.0.shifts.0.conv.weight``, ….
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     network = tea_res2net50(num_classes, weights=None)

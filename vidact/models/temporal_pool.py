@@ -1,7 +1,7 @@
-"""TSM with temporal pooling: half of the frames go on (Lin, Gan, Han 2019, https://arxiv.org/abs/1811.08383).
+"""TSM with temporal pooling, which halves the number of frames (Lin, Gan, Han 2019, https://arxiv.org/abs/1811.08383).
 
-Before the second of a ResNet's four layers, each channel keeps the largest of three neighbouring frames, at every other
-frame. The later layers, which hold most of the work, then run on T / 2 frames.
+Before the second of a ResNet's four layers, every other frame is kept, with each channel's maximum over the frame and
+its two neighbours. The later layers, which are most of the work, then run on T / 2 frames.
 
 From https://github.com/mit-han-lab/temporal-shift-module (MIT), option ``--temporal_pool``. Different here: the clip
 length comes from the clip.
@@ -27,14 +27,14 @@ POOLED_BEFORE = "layer2.0"
 
 
 def pool_over_time(images: Tensor, frames: int) -> tuple[Tensor, int]:
-    """The largest of each frame and its neighbours, at every other frame.
+    """Return the maximum of each frame and its neighbours, at every other frame.
 
     Args:
         images: (B*T, C, H, W).
         frames: T.
 
     Returns:
-        The images that are left, and how many of each clip; an odd T is rounded up.
+        The remaining images, and their number in each clip; an odd T is rounded up.
     """
     clip = images.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C, T, H, W)
     clip = F.max_pool3d(clip, (3, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
@@ -42,17 +42,17 @@ def pool_over_time(images: Tensor, frames: int) -> tuple[Tensor, int]:
 
 
 class PooledTSM(FrameConsensus):
-    """A ResNet with bidirectional temporal shifts and a pooling over time; its logits are averaged over what is left.
+    """A ResNet with bidirectional temporal shifts and a pooling over time; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet; its blocks are changed.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet; its blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, dropout: float = 0.5) -> None:
         if not isinstance(backbone, ResNet):
-            raise ValueError(f"temporal pooling stands before a ResNet's layer2; {type(backbone).__name__} has none")
+            raise ValueError(f"temporal pooling comes before a ResNet's layer2; {type(backbone).__name__} has none")
         insert_shifts(backbone, causal=False)
         super().__init__(backbone, num_classes, dropout)
 
@@ -74,10 +74,10 @@ def tsm_resnet50_pooled(
     """TSM on ResNet-50 with temporal pooling.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return PooledTSM(backbones.resnet50(weights, size), num_classes, dropout)
 
@@ -86,7 +86,7 @@ def tsm_resnet50_pooled(
 def tsm_resnet_tiny_pooled(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, width: int = 16
 ) -> PooledTSM:
-    """TSM with temporal pooling on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TSM with temporal pooling on a four-block ResNet for tests and CPU demos; no published weights exist."""
     return PooledTSM(backbones.resnet_tiny(weights, size, width), num_classes, dropout)
 
 
@@ -96,9 +96,9 @@ def tsm_resnet_tiny_pooled(
 def from_tsm_temporal_pool(
     state_dict: Mapping[str, Any], num_classes: int, backbone: str = "resnet50", num_segments: int | None = None
 ) -> PooledTSM:
-    """TSM with temporal pooling from temporal-shift-module's names: ``base_model.layer2.net.0.conv1.net.weight``, ….
+    """Build pooled TSM from temporal-shift-module's names: ``base_model.layer2.net.0.conv1.net.weight``, ….
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     if backbone != "resnet50":

@@ -1,8 +1,8 @@
 """TIN: temporal interlacing network (Shao, Qian, Liu 2020, https://arxiv.org/abs/2001.06499).
 
-Before the first convolution of every block, a quarter of the channels moves along time by an amount that the clip
-itself decides, a fraction of a frame included: TSM's shift, learned. Four groups of channels move by two offsets and
-their opposites, and each frame of a group is weighted.
+Before the first convolution of every block, a quarter of the channels is shifted along time by offsets that are
+computed from the clip and may be fractions of a frame. Four groups of channels are shifted by two offsets and their
+opposites, and each frame of a group is weighted.
 
 The published code has no licence and needs a compiled kernel: this file follows the paper and a description of the
 shapes, names and start values. The fractional shift is a product with a matrix over time and runs on any device.
@@ -27,12 +27,12 @@ from vidact.models.tsn import MMACTION2_RESNET
 from vidact.models.weights import Rules, builder, load_strictly
 
 SHIFTED = 4  # one channel in four
-REACH = 4.0  # offsets lie within two frames either way
+REACH = 4.0  # range of the offsets in frames: two frames in each direction
 FIRST_BIAS = 0.5108  # sigmoid(0.5108) = 0.625: offsets start near half a frame
 
 
 class OffsetNet(nn.Module):
-    """Means over space (B, F, T) → two offsets (B, 2) in frames, between -2 and 2; a positive one delays."""
+    """A network from means over space (B, F, T) to two offsets (B, 2) from -2 to 2 frames; positive ones delay."""
 
     def __init__(self, channels: int, num_segments: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class OffsetNet(nn.Module):
 
 
 class WeightNet(nn.Module):
-    """Means over space (B, F, T) → two weights of each frame (B, 2, T) between 0 and 2, all 1 in a new network."""
+    """A network from means over space (B, F, T) to two weights a frame (B, 2, T) from 0 to 2, all 1 at the start."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -60,11 +60,11 @@ class WeightNet(nn.Module):
 
 
 class Interlace(nn.Module):
-    """The module of the paper.
+    """The paper's module, which shifts a quarter of the channels along time.
 
     Args:
-        channels: C; a quarter of them moves.
-        num_segments: T, which the offsets' weights are made for.
+        channels: number of channels C.
+        num_segments: the clip length T, which fixes the shapes of the weights for the offsets.
     """
 
     def __init__(self, channels: int, num_segments: int) -> None:
@@ -76,7 +76,7 @@ class Interlace(nn.Module):
         self.weight = WeightNet(self.shifted)
 
     def forward(self, images: Tensor, frames: int) -> Tensor:
-        """Images (B*T, C, H, W) → the same shape."""
+        """Return images of the same shape as the input (B*T, C, H, W)."""
         clip = images.unflatten(0, (-1, frames))  # (B, T, C, H, W)
         moving, still = clip[:, :, : self.shifted], clip[:, :, self.shifted :]
         means = moving.mean(dim=(3, 4)).transpose(1, 2)  # (B, F, T)
@@ -91,16 +91,18 @@ class Interlace(nn.Module):
 
 
 def fractional_shift(groups: Tensor, offsets: Tensor) -> Tensor:
-    """Delay each group of channels by its offset, between two frames linearly; zeros lie outside the clip.
+    """Delay each group of channels by its offset, linearly interpolated between frames, with zeros outside the clip.
 
     Args:
-        groups: (B, T, G, C / G, H, W).
-        offsets: (B, G) in frames.
+        groups: channels in G groups (B, T, G, C / G, H, W).
+        offsets: offset of each group (B, G) in frames.
     """
-    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))  # bf16 has no hundredths of a frame
+    offsets = offsets.to(
+        torch.promote_types(offsets.dtype, torch.float32)
+    )  # bf16 is too coarse for fractions of a frame
     time = torch.arange(groups.shape[1], device=groups.device, dtype=offsets.dtype)
-    source = time[:, None] - offsets[..., None, None]  # (B, G, T, 1): when frame t was, before it moved
-    share = (1 - (source - time).abs()).clamp(min=0)  # (B, G, T, T): how much of frame s is in it
+    source = time[:, None] - offsets[..., None, None]  # (B, G, T, 1): the original time of output frame t
+    share = (1 - (source - time).abs()).clamp(min=0)  # (B, G, T, T): the share of frame s in output frame t
     return torch.einsum("bgts,bsgchw->btgchw", share.to(groups.dtype), groups)
 
 
@@ -108,10 +110,10 @@ class TIN(FrameConsensus):
     """An image network with interlaced channels; its logits are averaged over the frames.
 
     Args:
-        backbone: a torchvision ResNet; its blocks are changed.
-        num_classes: K.
-        num_segments: T, which the weights are made for.
-        dropout: on each frame's vector, before the classifier.
+        backbone: a torchvision ResNet; its blocks are changed in place.
+        num_classes: number of classes K.
+        num_segments: the clip length T, which fixes the shapes of the weights.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     def __init__(self, backbone: Backbone, num_classes: int, num_segments: int = 8, dropout: float = 0.8) -> None:
@@ -133,11 +135,11 @@ def tin_resnet18(
     """TIN on ResNet-18 (not in the paper).
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
-        num_segments: the clip length the weights are made for.
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
+        num_segments: the clip length, which fixes the shapes of the weights.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return TIN(backbones.resnet18(weights, size), num_classes, num_segments, dropout)
 
@@ -163,9 +165,9 @@ def tin_resnet_tiny(
     dropout: float = 0.0,
     width: int = 16,
 ) -> TIN:
-    """TIN on a four-block ResNet for tests and CPU demos; nobody publishes weights for it.
+    """TIN on a four-block ResNet for tests and CPU demos; no published weights exist.
 
-    ``width`` has to be a multiple of 16.
+    ``width`` must be a multiple of 16.
     """
     return TIN(backbones.resnet_tiny(weights, size, width), num_classes, num_segments, dropout)
 
@@ -195,7 +197,7 @@ def _from_tin(
 
 
 def from_tin(state_dict: Mapping[str, Any], num_classes: int, num_segments: int, backbone: str = "resnet50") -> TIN:
-    """TIN from its repository's names: ``base_model.layer1.0.conv1.net1.biasnet.net.conv.weight``, …."""
+    """Build TIN from its repository's names: ``base_model.layer1.0.conv1.net1.biasnet.net.conv.weight``, …."""
     rules: Rules = [(r"^base_model\.", ""), (r"^new_fc\.", "fc."), *_MODULES, (r"^(?!fc\.)", "backbone.")]
     return _from_tin(state_dict, rules, num_classes, num_segments, backbone, "tin")
 
@@ -203,5 +205,5 @@ def from_tin(state_dict: Mapping[str, Any], num_classes: int, num_segments: int,
 def from_mmaction2_tin(
     state_dict: Mapping[str, Any], num_classes: int, num_segments: int, backbone: str = "resnet50"
 ) -> TIN:
-    """TIN from MMAction2's names: ``backbone.layer1.0.conv1.conv.net1.offset_net.conv.weight``, …."""
+    """Build TIN from MMAction2's names: ``backbone.layer1.0.conv1.conv.net1.offset_net.conv.weight``, …."""
     return _from_tin(state_dict, [*_MODULES, *MMACTION2_RESNET], num_classes, num_segments, backbone, "mmaction2_tin")
