@@ -1,12 +1,12 @@
 """ECO: efficient convolutional network (Zolfaghari, Singh, Brox 2018, https://arxiv.org/abs/1804.09066).
 
-The first half of BN-Inception turns every frame into maps of 96 channels; stacked over time they go through a 3-D
-residual network, which answers for the whole clip (Lite). Full adds the second half of BN-Inception on each frame,
-averages its vectors over the frames, and classifies both together.
+The first half of BN-Inception turns every frame into maps of 96 channels. Stacked over time, they go through a 3-D
+residual network, whose vector is classified (Lite). Full adds the second half of BN-Inception on each frame, averages
+its vectors over the frames, and classifies both vectors together.
 
-From https://github.com/mzolfaghari/ECO-pytorch (BSD-2-Clause). Different here: the last pooling is over all that is
-left, so that any clip length and image size work (at 224 pixels and a multiple of 4 frames it is the same); the 3-D
-part starts from chance, where the authors start from a 3-D ResNet-18 trained on Kinetics.
+From https://github.com/mzolfaghari/ECO-pytorch (BSD-2-Clause). Different here: the last pooling is over the whole map,
+so that any clip length and image size work (at 224 pixels and a multiple of 4 frames it is the same); the 3-D part
+starts at random, while the authors start from a 3-D ResNet-18 trained on Kinetics.
 
 Shapes: B videos, T frames, C channels, H x W pixels, N = B*T images, K classes.
 """
@@ -27,13 +27,13 @@ from vidact.models.weights import Rules, builder, load_strictly
 
 
 class Unit3D(nn.Module):
-    """Two 3x3x3 convolutions beside a skip connection, norm and ReLU before each of them.
+    """Two 3x3x3 convolutions with a skip connection, norm and ReLU before each of them.
 
-    The norm that the next unit begins with is at the end of this one.
+    The first norm of the next unit is at the end of this unit.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out; where they differ, time and space are halved and the skip is a convolution.
+        inputs: number of input channels.
+        outputs: number of output channels; if it differs, time and space are halved and the skip is a convolution.
     """
 
     is_checkpoint_block = True
@@ -48,13 +48,13 @@ class Unit3D(nn.Module):
         self.bn = nn.BatchNorm3d(outputs)
 
     def forward(self, maps: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps after norm and ReLU, and before them → both of the next unit; (B, C, T, H, W)."""
+        """Return the next unit's ``maps`` (after norm and ReLU) and ``raw`` (before them), both (B, C, T, H, W)."""
         raw = self.conv2(self.bn1(self.conv1(maps)).relu()) + (raw if self.skip is None else self.skip(maps))
         return self.bn(raw).relu(), raw
 
 
 class ResNet3D(nn.Module):
-    """The 3-D part: (B, 96, T, H, W) → (B, 512), all channels divided by ``narrow``."""
+    """The 3-D part, from maps (B, 96, T, H, W) to vectors (B, 512); all channels are divided by ``narrow``."""
 
     def __init__(self, narrow: int = 1) -> None:
         super().__init__()
@@ -80,11 +80,11 @@ class ECO(nn.Module):
     """ECO-Lite or, with the 2-D branch, ECO-Full.
 
     Args:
-        trunk: BN-Inception; what the network does not use is removed from it.
-        num_classes: K.
-        is_full: carry on in 2-D beside the 3-D network.
-        dropout: on the 3-D branch's vector, before the classifier.
-        dropout_2d: on each frame's vector of the 2-D branch.
+        trunk: BN-Inception; unused parts are removed from it.
+        num_classes: number of classes K.
+        is_full: whether the network has the 2-D branch.
+        dropout: dropout rate on the 3-D branch's vector, before the classifier.
+        dropout_2d: dropout rate on each frame's vector of the 2-D branch.
     """
 
     def __init__(
@@ -109,24 +109,24 @@ class ECO(nn.Module):
         self.input = trunk.input
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
         vector, frames = self._branches(clip)
         parts = [self.dropout(vector)] if frames is None else [self.dropout_2d(frames).mean(1), self.dropout(vector)]
         return self.fc(torch.cat(parts, dim=1)).float()
 
     def features(self, clip: Tensor) -> Tensor:
-        """One vector per clip: (B, 512), in Full the 2-D branch's 1024 before it."""
+        """Return one vector per clip: (B, 512), in Full (B, 1024 + 512) with the 2-D branch's vector first."""
         vector, frames = self._branches(clip)
         return vector if frames is None else torch.cat([frames.mean(dim=1), vector], dim=1)
 
     def _branches(self, clip: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The 3-D branch's vector (B, 512), and in Full the 2-D branch's vectors of the frames (B, T, 1024)."""
+        """Return the 3-D branch's vector (B, 512), and in Full the 2-D branch's vectors of the frames (B, T, 1024)."""
         check_clip(clip, self.input)
         trunk, block = self.trunk, self.trunk.inception_3c
         maps = halve(trunk.conv1_7x7_s2(clip.flatten(0, 1)))
         maps = halve(trunk.conv2_3x3(trunk.conv2_3x3_reduce(maps)))
         maps = trunk.inception_3b(trunk.inception_3a(maps))
-        shared = block.threes[1](block.threes[0](maps))  # (N, 96, H / 8, W / 8): where the 3-D branch begins
+        shared = block.threes[1](block.threes[0](maps))  # (N, 96, H / 8, W / 8), the input of the 3-D branch
         vector = self.spatiotemporal(shared.unflatten(0, clip.shape[:2]).transpose(1, 2))
         if not self.is_full:
             return vector, None
@@ -145,10 +145,10 @@ def eco_lite(num_classes: int, weights: str | None = "imagenet", size: int = 224
     """ECO-Lite.
 
     Args:
-        num_classes: K.
-        weights: of BN-Inception: "imagenet", a local file with the published names, or None.
+        num_classes: number of classes K.
+        weights: weights of BN-Inception: "imagenet", a local file with the published names, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return ECO(bn_inception(weights, size), num_classes, is_full=False, dropout=dropout)
 
@@ -161,7 +161,7 @@ def eco_full(
     dropout: float = 0.3,
     dropout_2d: float = 0.5,
 ) -> ECO:
-    """ECO-Full; arguments as in ``eco_lite``, and ``dropout_2d`` for the vectors of the 2-D branch."""
+    """ECO-Full; arguments as in ``eco_lite``, and ``dropout_2d`` on the vectors of the 2-D branch."""
     return ECO(bn_inception(weights, size), num_classes, is_full=True, dropout=dropout, dropout_2d=dropout_2d)
 
 
@@ -169,13 +169,13 @@ def eco_full(
 def eco_lite_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, narrow: int = 4
 ) -> ECO:
-    """ECO-Lite with a quarter of its channels for tests and CPU demos; nobody publishes weights for it."""
+    """ECO-Lite with a quarter of its channels for tests and CPU demos; no published weights exist."""
     return ECO(bn_inception(weights, size, narrow), num_classes, is_full=False, dropout=dropout)
 
 
 # ---------------------------------------------------------------------------------------------- published weights
 
-# After BN-Inception's table, which gives every convolution a `conv` and every norm a `bn`: published name → ours.
+# Published names to ours, after BN-Inception's table, which names convolutions `conv` and norms `bn`.
 _UNITS = ["res3b", "res4a", "res4b", "res5a", "res5b"]
 _PARTS = [
     (r"_1\.conv", "conv1"),
@@ -200,9 +200,9 @@ RULES: Rules = [
 
 
 def from_eco_lite(state_dict: Mapping[str, Any], num_classes: int, num_segments: int | None = None) -> ECO:
-    """ECO-Lite from ECO-pytorch's names: ``inception_3a_1x1.weight``, ``res3a_2.weight``, ``fc_final.weight``.
+    """Build ECO-Lite from ECO-pytorch's names: ``inception_3a_1x1.weight``, ``res3a_2.weight``, ``fc_final.weight``.
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     network = eco_lite(num_classes, weights=None)
@@ -211,7 +211,7 @@ def from_eco_lite(state_dict: Mapping[str, Any], num_classes: int, num_segments:
 
 
 def from_eco_full(state_dict: Mapping[str, Any], num_classes: int, num_segments: int | None = None) -> ECO:
-    """ECO-Full from ECO-pytorch's names; see ``from_eco_lite``."""
+    """Build ECO-Full from ECO-pytorch's names; see ``from_eco_lite``."""
     del num_segments
     network = eco_full(num_classes, weights=None)
     load_strictly(network, state_dict, RULES, source="the eco_full state dict")

@@ -1,8 +1,8 @@
 """GSM: gate-shift module (Sudhakaran, Escalera, Lanz 2020, https://arxiv.org/abs/1912.00381).
 
-In one branch of every inception block, a small 3-D convolution decides at each place how much of a feature goes to
-the neighbouring frame and how much stays: half of the channels go one way, half the other. The gates start closed: a
-new network moves nothing. Channels are interleaved all the same, as published.
+In one branch of every inception block, a small 3-D convolution computes for each position how much of a feature moves
+to the neighbouring frame and how much stays. Half of the channels move to the previous frame, half to the next. The
+gates start closed, so a new network moves nothing. As published, the channels are interleaved nevertheless.
 
 From https://github.com/swathikirans/GSM (BSD-2-Clause). Different here: it runs on any device; the clip length comes
 from the clip; batch norm averages as in ``vidact.models.bn_inception``.
@@ -28,7 +28,7 @@ from vidact.models.weights import Rules, builder, load_strictly
 
 
 class GateShift(nn.Module):
-    """Images (B*T, C, H, W) → the same shape, part of each channel moved to a neighbouring frame."""
+    """A module that moves a part of each channel of images (B*T, C, H, W) to a neighbouring frame."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class GateShift(nn.Module):
         ahead = F.pad(moving[:, 0, :, 1:], (0, 0, 0, 0, 0, 1))  # frame t gets t + 1
         behind = F.pad(moving[:, 1, :, :-1], (0, 0, 0, 0, 1, 0))  # frame t gets t - 1
         mixed = halves - moving + torch.stack([ahead, behind], dim=1)
-        # In each half, channels of its first and second quarter take turns: 0, C / 4, 1, C / 4 + 1, …
+        # In each half, the channels of its first and second quarter alternate: 0, C / 4, 1, C / 4 + 1, …
         mixed = mixed.unflatten(2, (2, -1)).transpose(2, 3)  # (B, 2, C / 4, 2, T, H, W)
         if channel_axis(images) == 3:
             return mixed.permute(0, 4, 5, 6, 1, 2, 3).flatten(4).flatten(0, 1).movedim(3, 1)
@@ -53,7 +53,7 @@ class GateShift(nn.Module):
 
 
 class GatedConvNorm(nn.Module):
-    """Convolution, gate-shift, batch norm, ReLU; it takes over the parts of a ``ConvNorm`` under their names."""
+    """A convolution, gate-shift, batch norm and ReLU; the parts of a ``ConvNorm`` keep their names."""
 
     def __init__(self, plain: ConvNorm) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class GatedConvNorm(nn.Module):
 
 
 class GatedInception(nn.Module):
-    """An inception block whose 1x1 branch, or whose 3x3 branch where it has none, is gated and shifted."""
+    """An inception block with gate-shift in its 1x1 branch, or in its 3x3 branch where it has no 1x1 branch."""
 
     is_checkpoint_block = True
 
@@ -88,9 +88,9 @@ class GSM(FrameConsensus):
     """BN-Inception with gate-shift modules; its logits are averaged over the frames.
 
     Args:
-        backbone: its inception blocks are changed.
-        num_classes: K.
-        dropout: on each frame's vector, before the classifier.
+        backbone: BN-Inception; its inception blocks are changed in place.
+        num_classes: number of classes K.
+        dropout: dropout rate on each frame's vector, before the classifier.
     """
 
     backbone: BNInception
@@ -126,12 +126,12 @@ def gsm_bn_inception(
     """GSM on BN-Inception, images BGR from 0 to 255.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "imagenet", a local file with the published names, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
         modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per frame.
-        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+        flow_fields: number of flow fields stacked on the channels; used only with modality "flow".
     """
     return GSM(for_modality(bn_inception(weights, size), modality, flow_fields), num_classes, dropout)
 
@@ -140,7 +140,7 @@ def gsm_bn_inception(
 def gsm_bn_inception_tiny(
     num_classes: int, weights: str | None = None, size: int = 64, dropout: float = 0.0, narrow: int = 4
 ) -> GSM:
-    """GSM on a BN-Inception with a quarter of its channels for tests and CPU demos; nobody publishes weights for it."""
+    """GSM on a BN-Inception with a quarter of its channels for tests and CPU demos; no published weights exist."""
     return GSM(bn_inception(weights, size, narrow), num_classes, dropout)
 
 
@@ -150,9 +150,9 @@ def gsm_bn_inception_tiny(
 def from_gsm(
     state_dict: Mapping[str, Any], num_classes: int, num_segments: int | None = None, modality: str = "rgb"
 ) -> GSM:
-    """GSM on BN-Inception from its repository's names: ``base_model.gsm_inception_3a_1x1.conv3D.weight``, ….
+    """Build GSM from its repository's names: ``base_model.gsm_inception_3a_1x1.conv3D.weight``, ….
 
-    ``num_segments`` is accepted because published files state it; no weight depends on it.
+    ``num_segments`` is accepted because published files record it; no weight depends on it.
     """
     del num_segments
     network = gsm_bn_inception(num_classes, weights=None, modality=modality)

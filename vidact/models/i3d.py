@@ -1,11 +1,11 @@
 """I3D: a two-stream inflated 3-D Inception (Carreira and Zisserman 2017, https://arxiv.org/abs/1705.07750).
 
-Inception-V1 whose kernels have a time axis: a network for images, inflated, that sees 64 frames at once. RGB and flow
-networks are trained apart and their scores averaged.
+The network is an Inception-V1 for images whose kernels got a time axis; it reads 64 frames at once. RGB and flow
+networks are trained separately and their scores averaged.
 
-Follows https://github.com/piergiaj/pytorch-i3d (Apache-2.0), from which the names of weights are known, and the
-padding of TensorFlow: zeros on both sides so that a stride of 2 halves rounding up, the odd one behind. Different here:
-logits are averaged over what is left of time, and crops smaller than 224 pixels are pooled whole.
+Follows https://github.com/piergiaj/pytorch-i3d (Apache-2.0) in the names of weights, and TensorFlow in the padding:
+zeros on both sides so that a stride of 2 halves and rounds up, with an odd zero at the end. Different here: logits are
+averaged over the remaining time, and the maps of crops smaller than 224 pixels are pooled as a whole.
 
 Shapes: B videos, T frames, C channels, H x W pixels, D features, K classes.
 """
@@ -25,10 +25,10 @@ from vidact.models.backbones import check_weight_path
 from vidact.models.video_networks import VideoNetwork, WindowPool
 from vidact.models.weights import Rules, builder, load_strictly, read
 
-# Kinetics values from -1 to 1, whatever the modality.
+# Input values are from -1 to 1 for both modalities.
 INPUT = ClipInput(mean=(0.5,), std=(0.5,), resize=256)
 
-# Channels of the six convolutions of each block: 1x1, then 1x1 and 3x3x3 twice, then the one behind the pool.
+# Channels of the six convolutions of each block: 1x1x1, two pairs of 1x1x1 and 3x3x3, and the one after the pool.
 BLOCKS = {
     "Mixed_3b": (64, 96, 128, 16, 32, 32),
     "Mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -48,7 +48,7 @@ POOL_BEFORE = {
 
 
 def pad_same(maps: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around (B, C, T, H, W) so that each axis gives ``ceil(size / stride)`` places."""
+    """Pad maps (B, C, T, H, W) with zeros so that each output axis has the size ``ceil(size / stride)``."""
     padding: list[int] = []
     for size, k, s in zip(maps.shape[:1:-1], reversed(kernel), reversed(stride), strict=True):  # last axis first
         total = max((-(-size // s) - 1) * s + k - size, 0)
@@ -57,7 +57,7 @@ def pad_same(maps: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tens
 
 
 class Unit(nn.Module):
-    """Convolution, batch norm, ReLU."""
+    """A convolution with batch norm and ReLU."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
-    """Maximum of a window; maps are never negative, so zeros beyond the border lose against anything."""
+    """A maximum over windows; maps are never negative, so the padded zeros do not change it."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Pool(nn.Module):
 
 
 class Inception(nn.Module):
-    """Four ways of looking at the same maps, side by side."""
+    """An inception block: four parallel branches, whose channels are concatenated."""
 
     is_checkpoint_block = True
 
@@ -99,7 +99,7 @@ class Inception(nn.Module):
 
 
 def inception_trunk(channels: int) -> nn.Sequential:
-    """(B, C, T, H, W) → (B, 1024), with the published names."""
+    """Build the trunk from clips (B, C, T, H, W) to vectors (B, 1024), with the published names."""
     trunk = nn.Sequential()
     trunk.add_module("Conv3d_1a_7x7", Unit(channels, 64, 7, 2))
     trunk.add_module("MaxPool3d_2a_3x3", Pool((1, 3, 3), (1, 2, 2)))
@@ -122,13 +122,13 @@ def inception_trunk(channels: int) -> nn.Sequential:
 def i3d_inception(
     num_classes: int, weights: str | None = None, size: int = 224, dropout: float = 0.5, modality: str = "rgb"
 ) -> VideoNetwork:
-    """I3D on Inception-V1, the paper's own: 64 consecutive frames at 25 frames a second.
+    """I3D on Inception-V1, the paper's network: 64 consecutive frames at 25 frames a second.
 
     Args:
-        num_classes: K.
-        weights: a local file with pytorch-i3d's names, or None; its classifier is taken where it has K classes.
+        num_classes: number of classes K.
+        weights: a local file with pytorch-i3d's names, or None; its classifier is loaded where it has K classes.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
         modality: "rgb", or "flow" for one field a frame.
     """
     if modality not in ("rgb", "flow"):
@@ -152,13 +152,13 @@ RULES: Rules = [(r"^logits\.conv3d\.", "fc."), (r"^(?!fc\.)", "trunk.")]
 
 
 def _flat(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The classifier, there a 1x1x1 convolution, as a matrix."""
+    """Return the tensors with the classifier, a 1x1x1 convolution in published files, as a matrix."""
     tensors = {key: torch.as_tensor(value) for key, value in state_dict.items()}
     return {key: value.flatten(1) if key.endswith("logits.conv3d.weight") else value for key, value in tensors.items()}
 
 
 def from_i3d(state_dict: Mapping[str, Any], num_classes: int, modality: str = "rgb") -> VideoNetwork:
-    """I3D from pytorch-i3d's names: ``Mixed_5c.b3b.bn.weight``, ``logits.conv3d.weight``."""
+    """Build I3D from pytorch-i3d's names: ``Mixed_5c.b3b.bn.weight``, ``logits.conv3d.weight``."""
     network = i3d_inception(num_classes, None, modality=modality)
     load_strictly(network, _flat(state_dict), RULES, source="the i3d state dict")
     return network

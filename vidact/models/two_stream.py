@@ -1,9 +1,9 @@
-"""Two streams: one network looks at RGB frames, another at optical flow, and their scores are added.
+"""Two streams: one network reads RGB frames, another reads optical flow, and their scores are added.
 
 Simonyan and Zisserman 2014 (https://arxiv.org/abs/1406.2199), with TSN (https://arxiv.org/abs/1608.00859) in both
-streams and its weights: flow counts one and a half times as much as RGB. With ``shift`` both streams are TSM
-(https://arxiv.org/abs/1811.08383) instead. The streams may be trained together, or each alone and joined by their files
-(``rgb_weights``, ``flow_weights``) or by their scores (``vidact fuse``).
+streams and its fusion weights: flow counts one and a half times as much as RGB. With ``shift`` both streams are TSM
+(https://arxiv.org/abs/1811.08383) instead. The streams may be trained together, or separately and then joined by their
+files (``rgb_weights``, ``flow_weights``) or by their scores (``vidact fuse``).
 
 Shapes: B videos, T frames, C channels (RGB first, then flow fields x, y, x, y, …), H x W pixels, K classes.
 """
@@ -26,14 +26,14 @@ from vidact.models.weights import builder, load_strictly, read
 
 
 class TwoStream(nn.Module):
-    """Late fusion of an RGB and a flow network.
+    """A late fusion of an RGB and a flow network.
 
     Args:
         rgb: a clip network on RGB.
         flow: a clip network on flow, for the same classes.
         fusion: weights of the RGB and the flow scores.
-        scores: what is added, "logits" or "softmax". With "softmax" the output is the logarithm of the weighted mean
-            probability, so that it still behaves as logits.
+        scores: the scores that are added, "logits" or "softmax". With "softmax" the output is the logarithm of the
+            weighted mean probability, so that it can be used as logits.
     """
 
     def __init__(
@@ -58,16 +58,16 @@ class TwoStream(nn.Module):
             self.dim = rgb.dim + flow.dim
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, T, C, H, W)."""
+        """Return logits (B, K) of a clip (B, T, C, H, W)."""
         rgb, flow = (network(part) for network, part in self.streams(clip))
         if self.scores == "logits":
             return self.fusion[0] * rgb + self.fusion[1] * flow
         logs = [math.log(weight / sum(self.fusion)) if weight else -math.inf for weight in self.fusion]
         parts = [stream.log_softmax(dim=1) + log for stream, log in zip((rgb, flow), logs, strict=True)]
-        return torch.logsumexp(torch.stack(parts), dim=0)  # of (2, B, K)
+        return torch.logsumexp(torch.stack(parts), dim=0)  # (2, B, K) → (B, K)
 
     def features(self, clip: Tensor) -> Tensor:
-        """The two streams' vectors side by side (B, D_rgb + D_flow)."""
+        """Return the concatenated vectors of both streams (B, D_rgb + D_flow)."""
         return torch.cat([network.features(part) for network, part in self.streams(clip)], dim=1)
 
     def streams(self, clip: Tensor) -> list[tuple[Any, Tensor]]:
@@ -77,7 +77,7 @@ class TwoStream(nn.Module):
 
 
 def joint_input(rgb: ClipInput, flow: ClipInput) -> ClipInput:
-    """One input that holds both streams' channels."""
+    """Return one input that contains the channels of both streams."""
     if rgb.flow_fields or flow.rgb_channels:
         raise ValueError("the first stream takes RGB only and the second flow only")
     for name in ("size", "scale", "resize"):
@@ -110,7 +110,7 @@ def _with_trained(
     fusion: tuple[float, float],
     scores: str,
 ) -> TwoStream:
-    """The streams together, each filled from its own trained vidact file where one is given; it must fit whole."""
+    """Join the streams after loading each from its trained vidact file, if given; the file must fit completely."""
     trained: list[tuple[str, list[str]]] = []  # path, classes
     for network, path in ((rgb, rgb_weights), (flow, flow_weights)):
         if path is not None:
@@ -139,9 +139,9 @@ def _streams(
     rgb_weights: str | None,
     flow_weights: str | None,
 ) -> tuple[nn.Module, nn.Module]:
-    """The RGB and the flow stream, by the TSN or, with ``shift``, the TSM function of one size."""
+    """Return the RGB and the flow stream, built by the TSN or, with ``shift``, the TSM function of one size."""
     build, options = (sizes[0], {}) if shift is None else (sizes[1], {"shift": shift})
-    # A trained stream needs no other start, and never a download.
+    # A stream that is loaded from a trained file needs no other weights, and no download.
     starts = [None if trained else weights for trained in (rgb_weights, flow_weights)]
     rgb = build(num_classes, weights=starts[0], size=size, dropout=dropout, **options)
     flow = build(
@@ -166,14 +166,14 @@ def two_stream_resnet18(
     """Two ResNet-18, TSN or TSM.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         weights: "imagenet" or a local file, for both backbones; None for random weights.
         size: crop side in pixels.
-        dropout: before each classifier.
-        flow_fields: consecutive flow fields that one segment shows the flow stream.
+        dropout: dropout rate before each classifier.
+        flow_fields: number of consecutive flow fields per segment in the flow stream's input.
         fusion: weights of the RGB and the flow scores.
-        scores: what is added, "logits" or "softmax".
-        rgb_weights: the vidact file of a trained ``tsn_resnet18`` (``tsm_resnet18`` with ``shift``), taken whole.
+        scores: the scores that are added, "logits" or "softmax".
+        rgb_weights: the vidact file of a trained ``tsn_resnet18`` (``tsm_resnet18`` with ``shift``), loaded completely.
         flow_weights: the same with ``modality="flow"``.
         shift: None for TSN streams; "bidirectional" or "causal" for TSM streams.
     """
