@@ -1,12 +1,12 @@
 """IDN: the information discrimination network (Eun et al. 2020, https://arxiv.org/abs/1912.04461).
 
-A recurrent cell that knows the present while it reads the past: over a window of 16 tokens, the reset gate compares
-its state, and the update gate each past token, with the token that is now. So the recurrence begins anew at every
-token; what depends on one past token alone is computed once and kept in the state.
+A recurrent cell compares the past with the present: over a window of 16 tokens, the reset gate reads the cell's state
+and the newest token, and the update gate reads a past token and the newest token. The recurrence therefore starts again
+at every token; projections that depend on only one past token are computed once and stored in the state.
 
-Written from the paper; the published code is for testing only, under its institute's own terms, and was not used. Its
-losses were never published, and follow the paper. Different here: every token of a stretch is answered and teaches,
-where the paper draws single windows.
+Written from the paper; the published code is only for testing, under its institute's own terms, and was not used. The
+code of the losses was never published; they follow the paper. Different here: every token of a sequence has an output
+and a loss, while the paper draws single windows.
 
 Shapes: B videos, T tokens, D features, H hidden, K outputs, W the window.
 """
@@ -21,23 +21,23 @@ from vidact.models.weights import builder
 
 State = dict[str, Tensor]
 
-EARLY_WEIGHT = 0.3  # the paper's α: both losses on the early embedding
-MARGIN = 1.0  # squared distance from which embeddings of different actions are left alone
+EARLY_WEIGHT = 0.3  # the paper's α, the weight of both losses on the early embedding
+MARGIN = 1.0  # squared distance above which embeddings of different actions have no loss
 
 
 def hard_sigmoid(x: Tensor) -> Tensor:
-    """Keras's, which the published network was trained with; PyTorch's has slope 1/6."""
+    """Return Keras's hard sigmoid, as in the published network; PyTorch's has the slope 1/6."""
     return (0.2 * x + 0.5).clamp(0, 1)
 
 
 class IDN(OnlineNetwork):
-    """Information discrimination units over a window, an early embedding before and a classifier after them.
+    """An early embedding, information discrimination units over a window, and a classifier.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        hidden_dim: H, of the embedding, the cell and the head alike.
-        window: W tokens, the newest included.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        hidden_dim: width H of the embedding, the cell and the head.
+        window: number of tokens W in the window, the newest included.
     """
 
     dense = True
@@ -54,7 +54,7 @@ class IDN(OnlineNetwork):
         self.window = window
         self.embed = nn.Linear(feature_dim, hidden_dim)
         self.early_classifier = nn.Linear(hidden_dim, num_classes)
-        # K0…K5 of the equations in `_recur`; the published cell has no bias.
+        # The kernels are K0…K5 of the equations in `_recur`; the published cell has no bias.
         kernels = [nn.init.orthogonal_(torch.empty(hidden_dim, hidden_dim)) for _ in range(6)]
         self.kernels = nn.Parameter(torch.stack(kernels))
         self.head = nn.Linear(hidden_dim, hidden_dim)
@@ -67,12 +67,12 @@ class IDN(OnlineNetwork):
         targets: Tensor | None = None,
         ignore: Tensor | None = None,
     ) -> OnlineOutput:
-        """Every token's answer (n = T), each from its own window.
+        """Return logits of every token (n = T), each computed from its own window.
 
         Args:
-            start: not read: the tokens before it repeat the first one, and so does what a window lacks.
-            targets: (B, T, 1+K) multi-hot, a row for every token; with them ``losses`` is filled.
-            ignore: (B, T) bool, rows without a label: ambiguous ones, and the history before the labelled tokens.
+            start: unused, because the tokens before it repeat the first token, as the missing tokens of a window do.
+            targets: (B, T, 1+K) multi-hot, a row for every token; if given, ``losses`` is filled.
+            ignore: (B, T) bool, rows without a label: ambiguous tokens, and those before the labelled tokens.
         """
         self.check(features)
         embedded = self.embed(features).relu()  # (B, T, H)
@@ -96,7 +96,7 @@ class IDN(OnlineNetwork):
         is_first = (state["tokens"] == 0)[:, None, None]
 
         def push(rows: Tensor, new: Tensor) -> Tensor:
-            """The window (B, H, W) one token later; a stream's first token fills it."""
+            """Return the window (B, H, W) one token later; a stream's first token fills it."""
             new = new[:, :, None]
             return torch.where(is_first, new, torch.cat([rows[:, :, 1:], new], 2))
 
@@ -110,15 +110,15 @@ class IDN(OnlineNetwork):
         }
 
     def _project(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """What the update gate and the candidate take from one past token."""
+        """Return the projections of tokens for the update gate and for the candidate."""
         return embedded @ self.kernels[2], embedded @ self.kernels[4]
 
     def _windows(self, rows: Tensor) -> Tensor:
-        """Each token's window (B, T, H, W) of rows (B, T, H); what is missing before the first one repeats it."""
+        """Return each token's window (B, T, H, W) of rows (B, T, H); the first row replaces missing ones before it."""
         return last_window(rows, rows.shape[1] + self.window - 1).unfold(1, self.window, 1)
 
     def _recur(self, now: Tensor, update: Tensor, candidate: Tensor) -> Tensor:
-        """The cell over a window: the newest embedding (…, H) and the window's projections (…, H, W) → logits (…, K).
+        """Return logits (…, K) of the newest embedding (…, H) after the cell has read the projections (…, H, W).
 
         r = σ(h K0 + e_now K1), z = σ(e_t K2 + e_now K3), h ← (1 − z) h + z tanh(e_t K4 + (r h) K5), from h = 0.
         """
@@ -131,7 +131,7 @@ class IDN(OnlineNetwork):
         return self.classifier(self.head(hidden).relu())
 
     def _early_losses(self, embedded: Tensor, targets: Tensor, ignore: Tensor | None) -> dict[str, Tensor]:
-        """What teaches the early embedding (B, T, H): its own classifier, and a contrastive loss within windows."""
+        """Return the losses on the early embedding (B, T, H): of its own classifier, and contrastive within windows."""
         if targets.shape[:2] != embedded.shape[:2]:
             raise ValueError(
                 f"targets have shape {tuple(targets.shape)} for features of {tuple(embedded.shape[:2])} tokens; IDN's "
@@ -145,15 +145,16 @@ class IDN(OnlineNetwork):
 
 
 def contrastive_loss(embedded: Tensor, targets: Tensor, ignore: Tensor, window: int) -> Tensor:
-    """The mean over pairs (a token, an earlier one of its window) of d², or of max(0, margin − d²) if they differ.
+    """Return the mean over pairs of a token and an earlier one in its window, of d² or max(0, margin − d²).
 
-    d is the Euclidean distance of the embeddings. Two tokens agree when they share a label (CliffDiving is Diving too).
+    d is the Euclidean distance of the embeddings. d² is the loss of two tokens that share a label (CliffDiving is also
+    Diving), max(0, margin − d²) that of other pairs.
 
     Args:
-        embedded: (B, T, H).
-        targets: (B, T, 1+K) multi-hot.
-        ignore: (B, T) bool; pairs with such a token do not count. The loss is 0 when none is left.
-        window: tokens, the newest included.
+        embedded: embeddings (B, T, H).
+        targets: labels (B, T, 1+K) multi-hot.
+        ignore: (B, T) bool; pairs with such a token do not count. The loss is 0 if no pair counts.
+        window: number of tokens in the window, the newest included.
     """
     total = embedded.new_zeros((), dtype=torch.float32)
     count = embedded.new_zeros((), dtype=torch.float32)
@@ -176,9 +177,9 @@ def idn(num_classes: int, feature_dim: int = 3072, hidden_dim: int = 512, window
     """IDN as published: a window of 4 seconds.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
         hidden_dim: width of the embedding, the cell and the head.
-        window: tokens, the newest included.
+        window: number of tokens in the window, the newest included.
     """
     return IDN(num_classes, feature_dim, hidden_dim, window)

@@ -1,11 +1,11 @@
 """TRN-recurrent: the temporal recurrent network (Xu et al. 2019, https://arxiv.org/abs/1811.07391).
 
-At every token a decoder first imagines the coming tokens: it starts from the encoder's state, feeds its own guesses
-back, and answers for each imagined token. What it saw is averaged into one vector, which the encoder, an LSTM, reads
-beside the next token. (trn_relation.py is another paper of the same initials.)
+At every token a decoder predicts the coming tokens: it starts from the encoder's state, reads its own predictions, and
+outputs logits for each coming token. Its embedded states are averaged into one vector, which the encoder, an LSTM,
+reads with the next token. (trn_relation.py is another paper with the same initials.)
 
 After https://github.com/xumingze0308/TRN.pytorch (MIT). Different here: features of several streams (RGB, flow, a car's
-sensors) arrive as one vector, so the camera convolution of the HDD variant belongs to the features.
+sensors) are one vector, so the camera convolution of the HDD variant belongs to the features.
 
 Shapes: B videos, T tokens, D features, E their embedding, H hidden, K outputs, L decoder steps.
 """
@@ -25,18 +25,18 @@ State = dict[str, Tensor]
 
 
 class TRNRecurrent(OnlineNetwork):
-    """An LSTM that reads, beside each token, what its decoder imagined at the token before.
+    """An LSTM that reads each token together with its decoder's mean prediction at the previous token.
 
-    Output j of ``future`` speaks of j tokens later: the first one is the present, as in the reference; the paper
-    speaks of 1…L.
+    Output j of ``future`` is for j tokens later: the first one is the present, as in the reference; in the paper the
+    outputs are for 1…L tokens later.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
-        hidden_dim: H, width of the encoder and the decoder.
-        decoder_steps: L, tokens imagined at each token.
-        embedding_dim: E, width of the embedded token; None is D, as in the paper.
-        dropout: before both cells and the classifier.
+        num_classes: number of outputs K.
+        feature_dim: size D of a token's features.
+        hidden_dim: width H of the encoder and the decoder.
+        decoder_steps: number of tokens L that the decoder predicts at each token.
+        embedding_dim: width E of the embedded token; None is D, as in the paper.
+        dropout: dropout rate before both cells and the classifier.
     """
 
     dense = True
@@ -72,7 +72,7 @@ class TRNRecurrent(OnlineNetwork):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The reference's start: small maps, orthogonal cells and, unusually, standard normal biases."""
+        """Initialise as the reference: small linear maps, orthogonal cells and, unusually, standard normal biases."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.001)
@@ -84,7 +84,7 @@ class TRNRecurrent(OnlineNetwork):
                 nn.init.normal_(module.bias_hh)
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Every token's answer (n = T); before ``start`` it is the answer for the first token."""
+        """Return logits of every token (n = T); rows before ``start`` repeat those of the first token."""
         self.check(features)
         if start is not None:
             features = shift_tokens(features, start)
@@ -94,10 +94,10 @@ class TRNRecurrent(OnlineNetwork):
             now, future, state = self._advance(token, state)
             logits.append(now)
             futures.append(future)
-        answers, imagined = torch.stack(logits, 1), torch.stack(futures, 1)  # (B, T, K), (B, T, L, K)
+        present, predicted = torch.stack(logits, 1), torch.stack(futures, 1)  # (B, T, K), (B, T, L, K)
         if start is not None:
-            answers, imagined = shift_tokens(answers, -start), shift_tokens(imagined, -start)
-        return OnlineOutput(answers, imagined)
+            present, predicted = shift_tokens(present, -start), shift_tokens(predicted, -start)
+        return OnlineOutput(present, predicted)
 
     def initial_state(self, batch_size: int = 1) -> State:
         weight = self.classifier.weight
@@ -113,22 +113,22 @@ class TRNRecurrent(OnlineNetwork):
         return OnlineOutput(logits[:, None], future[:, None]), state
 
     def _advance(self, token: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """An embedded token (B, E) → logits (B, K), the decoder's logits (B, L, K), and the state after it."""
+        """Return logits (B, K) of an embedded token (B, E), the decoder's logits (B, L, K), and the next state."""
         joined = torch.cat([token, state["future"]], dim=1)  # (B, 2E)
         hidden, cell = self.encoder(self.dropout(joined), (state["hidden"], state["cell"]))
         logits = self.classifier(self.dropout(hidden))
-        imagined, future = self._imagine(hidden, cell)
-        return logits, imagined, {"hidden": hidden, "cell": cell, "future": future}
+        predicted, future = self._decode(hidden, cell)
+        return logits, predicted, {"hidden": hidden, "cell": cell, "future": future}
 
-    def _imagine(self, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder from the encoder's state: logits (B, L, K) of L tokens, and their mean as a vector (B, E)."""
+    def _decode(self, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's logits (B, L, K) of L tokens from the encoder's state, and their mean vector (B, E)."""
         guess = torch.zeros_like(hidden)
         hidden, cell = self.start_hidden(hidden).relu(), self.start_cell(cell).relu()
         logits, vectors = [], []
         for _ in range(self.decoder_steps):
             hidden, cell = self.decoder(self.dropout(guess), (hidden, cell))
             logits.append(self.classifier(self.dropout(hidden)))
-            guess = self.embed_logits(logits[-1]).relu()  # logits as they are, no softmax
+            guess = self.embed_logits(logits[-1]).relu()  # the reference reads logits here, without softmax
             vectors.append(self.embed_future(hidden).relu())
         return torch.stack(logits, 1), torch.stack(vectors).mean(0)
 
@@ -145,18 +145,18 @@ def trn_recurrent(
     embedding_dim: int | None = None,
     dropout: float = 0.1,
 ) -> TRNRecurrent:
-    """TRN-recurrent as published for THUMOS'14: 358 million parameters, 1.4 GB that every token reads.
+    """TRN-recurrent as published for THUMOS'14: 358 million parameters, 1.4 GB that are read at every token.
 
-    Its orthogonal start takes minutes on a CPU. HDD with sensors only: ``feature_dim=8, embedding_dim=20,
+    Its orthogonal initialisation takes minutes on a CPU. HDD with only the sensors: ``feature_dim=8, embedding_dim=20,
     hidden_dim=2000, decoder_steps=6``.
 
     Args:
-        num_classes: K.
-        feature_dim: D.
+        num_classes: number of outputs K, the background first.
+        feature_dim: size D of a token's features.
         hidden_dim: width of the encoder and the decoder.
-        decoder_steps: tokens imagined at each token.
+        decoder_steps: number of tokens that the decoder predicts at each token, the present included.
         embedding_dim: width of the embedded token; None is ``feature_dim``.
-        dropout: before both cells and the classifier.
+        dropout: dropout rate before both cells and the classifier.
     """
     return TRNRecurrent(num_classes, feature_dim, hidden_dim, decoder_steps, embedding_dim, dropout)
 
@@ -170,7 +170,7 @@ def trn_recurrent_small(
     embedding_dim: int | None = 512,
     dropout: float = 0.1,
 ) -> TRNRecurrent:
-    """TRN-recurrent at a width that a CPU follows (not in the paper); arguments as in ``trn_recurrent``."""
+    """TRN-recurrent at a width for live streams on a CPU (not in the paper); arguments as in ``trn_recurrent``."""
     return TRNRecurrent(num_classes, feature_dim, hidden_dim, decoder_steps, embedding_dim, dropout)
 
 
@@ -194,11 +194,11 @@ def from_trn_recurrent(
     hidden_size: int = 4096,
     decoder_steps: int = 8,
 ) -> TRNRecurrent:
-    """TRN-recurrent from TRN.pytorch's names (THUMOS layout): ``feature_extractor.input_linear.0.weight``, …
+    """Build TRN-recurrent from TRN.pytorch's names (THUMOS layout): ``feature_extractor.input_linear.0.weight``, …
 
     The features of a token are RGB, then flow: ``feature_dims``.
     """
-    with torch.device("meta"):  # the file fills every tensor, and the orthogonal start is slow
+    with torch.device("meta"):  # the file fills every tensor, and the orthogonal initialisation is slow
         network = trn_recurrent(num_classes, sum(feature_dims), hidden_size, decoder_steps)
     network = network.to_empty(device="cpu")
     load_strictly(network, state_dict, _RULES, source="the trn_recurrent state dict")

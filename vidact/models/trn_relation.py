@@ -1,11 +1,11 @@
 """TRN: temporal relations (Zhou, Andonian, Oliva, Torralba 2018, https://arxiv.org/abs/1711.08496).
 
 A 2-D network turns each of S frames into a short feature. An MLP reads the concatenated features of an ordered subset
-of frames: all S of them (single scale), or subsets of S, S-1, … 2 frames, one MLP for each size (multi-scale), and the
+of frames: all S frames (single scale), or subsets of S, S-1, … 2 frames, with one MLP for each size (multi-scale). The
 logits of all sizes are added.
 
 From https://github.com/zhoubolei/TRN-pytorch. Different here: the reference draws three subsets of each size at random
-even when it is tested, so that no score is seen twice; here evaluation reads a fixed set of subsets and draws nothing.
+even in a test, so that its scores cannot be repeated; here evaluation reads a fixed set of subsets.
 
 Shapes: B videos, S segments (the frames of a clip), D feature, K classes, s frames of a subset, n subsets of one scale.
 """
@@ -28,12 +28,12 @@ from vidact.models.bn_inception import bn_inception
 from vidact.models.tsn import FLAT_MOBILENET_V2
 from vidact.models.weights import Rules, builder, load_strictly, rename
 
-SUBSETS_PER_STEP = 3  # frame subsets of one scale that a training step adds up
-MOST_SEGMENTS = 16  # 2^S subsets: 65,519 at S = 16
+SUBSETS_PER_STEP = 3  # number of frame subsets of each scale that a training step adds up
+MOST_SEGMENTS = 16  # the number of subsets grows as 2^S: 65,519 at S = 16
 
 
 class Relation(nn.Module):
-    """The MLP of one scale: ordered subsets of ``scale`` frame features → logits."""
+    """The MLP of one scale, from ordered subsets of ``scale`` frame features to logits."""
 
     def __init__(self, num_segments: int, scale: int, dim: int, hidden_dim: int, num_classes: int) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class Relation(nn.Module):
         self.num_trained = min(SUBSETS_PER_STEP, len(subsets))
 
     def forward(self, features: Tensor, subsets: Tensor) -> Tensor:
-        """The mean over ``subsets`` (n, s) of what the MLP says of each; rectified features (B, S, D) → (B, K)."""
-        # A linear map of concatenated frames is the sum of one map per place, and every frame meets every place in many
-        # subsets: S * s products serve all C(S, s) of them. The last layer is linear, so the mean may go before it.
+        """Return the mean (B, K) of the MLP's logits over ``subsets`` (n, s) of rectified features (B, S, D)."""
+        # A linear map of concatenated frames is the sum of one map for each place in the subset. S * s products, of
+        # each frame in each place, are enough for all C(S, s) subsets. The mean is taken before the last, linear layer.
         places = self.hidden.weight.unflatten(1, (subsets.shape[1], -1))  # (hidden, s, D)
         mapped = torch.einsum("bfd,hpd->pbfh", features, places)  # (s, B, S, hidden)
         total = self.hidden.bias
@@ -57,17 +57,17 @@ class Relation(nn.Module):
 
 
 class RelationHead(nn.Module):
-    """Frame features (B, S, D) → logits (B, K).
+    """A head from frame features (B, S, D) to logits (B, K).
 
     Args:
-        num_segments: S, the frames of a clip; the weights are made for it.
-        dim: D, the width of one frame's feature.
-        num_classes: K.
-        scales: "multi" reads subsets of S, S-1, … 2 frames, "single" all S frames only.
-        eval_relations: what a multi-scale head reads in evaluation, where nothing is random. "mean": the mean over all
-            subsets of a scale, counted as often as training draws subsets of it, so that logits keep their trained
-            size. A number: the same, over so many evenly spaced subsets of each scale. "all": the plain sum over all
-            subsets, which weights scales by their number of subsets, as the parity records do.
+        num_segments: number of frames S in a clip, which fixes the shapes of the weights.
+        dim: width D of a frame's feature.
+        num_classes: number of classes K.
+        scales: "multi" reads subsets of S, S-1, … 2 frames, "single" only all S frames together.
+        eval_relations: the subsets that a multi-scale head reads in evaluation. "mean": the mean over all subsets of a
+            scale, times the number of subsets that training draws, so that logits keep their trained size. A number:
+            the same, over so many evenly spaced subsets of each scale. "all": the plain sum over all subsets, which
+            weights scales by their number of subsets, as the parity records do.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class RelationHead(nn.Module):
         return logits
 
     def _chosen(self) -> list[Tensor]:
-        """Subsets (n, s) to read now of each scale; in training the reference's number, by torch's generator."""
+        """Return the subsets (n, s) of each scale to read now; in training they are drawn by torch's generator."""
         subsets: list[Tensor] = [relation.subsets for relation in self.relations]  # type: ignore[misc]
         if self.training:
             places = [
@@ -122,28 +122,28 @@ class RelationHead(nn.Module):
             places = [evenly_spaced(len(every), self.eval_relations) for every in subsets]
         else:
             return subsets
-        # One copy to the device for all scales, which nothing waits for.
+        # All scales are copied to the device at once, without waiting for the copy.
         moved = torch.cat(places).to(subsets[0].device, non_blocking=True)
         return [every[part] for every, part in zip(subsets, moved.split([len(part) for part in places]), strict=True)]
 
 
 def evenly_spaced(count: int, most: int) -> Tensor:
-    """At most ``most`` of 0 … count - 1, ascending."""
+    """Return at most ``most`` evenly spaced numbers from 0 … count - 1, ascending."""
     step = max(1.0, count / most)
     return torch.tensor([math.floor((i + 0.5) * step) for i in range(min(count, most))])
 
 
 class TRN(nn.Module):
-    """Image network → short feature of each frame → relation head.
+    """An image network, a short feature of each frame, and a relation head.
 
     Args:
-        backbone: one image in, one vector out.
-        num_classes: K.
-        num_segments: S, the clip length the weights are made for.
+        backbone: the image network without its classifier.
+        num_classes: number of classes K.
+        num_segments: the clip length S, which fixes the shapes of the weights.
         scales: "multi" or "single", see ``RelationHead``.
-        dropout: on each frame's vector.
-        feature_dim: D, the width of the short feature.
-        eval_relations: which frame subsets evaluation reads, see ``RelationHead``.
+        dropout: dropout rate on each frame's vector.
+        feature_dim: width D of the short feature.
+        eval_relations: the frame subsets that evaluation reads, see ``RelationHead``.
     """
 
     def __init__(
@@ -159,15 +159,15 @@ class TRN(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        # The reference starts this layer at a standard deviation of 0.001, as if it were a classifier; the MLPs behind
-        # it then get nearly nothing for many steps, so torch's default stays.
+        # The reference starts this layer with a standard deviation of 0.001, like a classifier. Its outputs then
+        # stay near zero for many steps, so torch's default is used here.
         self.project = nn.Linear(backbone.dim, feature_dim)
         self.head = RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations)
         self.num_classes = num_classes
         self.input = dataclasses.replace(backbone.input, frames=num_segments)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """Logits (B, K) of a clip (B, S, C, H, W)."""
+        """Return logits (B, K) of a clip (B, S, C, H, W)."""
         check_clip(clip, self.input)
         vectors = self.backbone(clip.flatten(0, 1)).unflatten(0, clip.shape[:2])
         return self.head(self.project(self.dropout(vectors)))
@@ -191,14 +191,14 @@ def trn_resnet18(
     """TRN on ResNet-18.
 
     Args:
-        num_classes: K.
-        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if they can be had).
-        num_segments: the clip length the weights are made for.
+        num_classes: number of classes K.
+        weights: "imagenet", a torchvision weights name, a local file, None, or "auto" (ImageNet's if available).
+        num_segments: the clip length, which fixes the shapes of the weights.
         scales: "multi" relates subsets of every size, "single" all frames at once.
         size: crop side in pixels.
-        dropout: on each frame's vector.
+        dropout: dropout rate on each frame's vector.
         modality: "rgb", or "flow" for ``flow_fields`` consecutive fields per segment.
-        flow_fields: flow fields stacked on the channels; read with modality "flow" only.
+        flow_fields: number of flow fields stacked on the channels; used only with modality "flow".
         eval_relations: "mean", "all" or a number of subsets of each scale, see ``RelationHead``.
     """
     backbone = for_modality(backbones.resnet18(weights, size), modality, flow_fields)
@@ -234,7 +234,7 @@ def trn_bn_inception(
     flow_fields: int = 5,
     eval_relations: int | str = "mean",
 ) -> TRN:
-    """TRN on BN-Inception, the paper's own; arguments as in ``trn_resnet18``, images BGR from 0 to 255."""
+    """TRN on BN-Inception, the paper's network; arguments as in ``trn_resnet18``, images BGR from 0 to 255."""
     backbone = for_modality(bn_inception(weights, size), modality, flow_fields)
     return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
 
@@ -269,7 +269,7 @@ def trn_resnet_tiny(
     flow_fields: int = 5,
     eval_relations: int | str = "mean",
 ) -> TRN:
-    """TRN on a four-block ResNet for tests and CPU demos; nobody publishes weights for it."""
+    """TRN on a four-block ResNet for tests and CPU demos; no published weights exist."""
     backbone = for_modality(backbones.resnet_tiny(weights, size, width), modality, flow_fields)
     return TRN(backbone, num_classes, num_segments, scales, dropout, eval_relations=eval_relations)
 
@@ -282,7 +282,7 @@ def trn_relation_head(
     scales: str = "multi",
     eval_relations: int | str = "mean",
 ) -> RelationHead:
-    """The head alone, on features (B, S, D) of frames; arguments as in ``RelationHead``."""
+    """The relation head without a backbone, on features (B, S, D) of frames; arguments as in ``RelationHead``."""
     return RelationHead(num_segments, feature_dim, num_classes, scales, eval_relations)
 
 
@@ -304,7 +304,7 @@ def from_trn_relation_single(
     backbone: str | None = None,
     modality: str = "rgb",
 ) -> nn.Module:
-    """TRN with one scale from TRN-pytorch's names; see ``from_trn_relation_multi``."""
+    """Build TRN with one scale from TRN-pytorch's names; see ``from_trn_relation_multi``."""
     rules: Rules = [(r"^consensus\.classifier\.", "relations.0.")]
     return _from_trn(state_dict, rules, "single", num_segments, num_classes, feature_dim, backbone, modality)
 
@@ -317,11 +317,11 @@ def from_trn_relation_multi(
     backbone: str | None = None,
     modality: str = "rgb",
 ) -> nn.Module:
-    """Multi-scale TRN from TRN-pytorch's names: ``consensus.fc_fusion_scales.0.1.weight``, ….
+    """Build multi-scale TRN from TRN-pytorch's names: ``consensus.fc_fusion_scales.0.1.weight``, ….
 
-    Without ``backbone`` the file is the relation head alone, which takes (B, S, D) and sums all frame subsets. With it
-    ("resnet18", "resnet50", "bn_inception", "mobilenet_v2") the file is a whole network, ``base_model.…`` and
-    ``new_fc.…`` included, and evaluation keeps the trained size of the logits (``eval_relations="mean"``).
+    Without ``backbone`` the file is only the relation head, which takes (B, S, D) and sums over all frame subsets. With
+    it ("resnet18", "resnet50", "bn_inception", "mobilenet_v2") the file is a whole network with ``base_model.…`` and
+    ``new_fc.…``, and evaluation keeps the trained size of the logits (``eval_relations="mean"``).
     """
     rules: Rules = [(r"^consensus\.fc_fusion_scales\.(\d+)\.", r"relations.\1.")]
     return _from_trn(state_dict, rules, "multi", num_segments, num_classes, feature_dim, backbone, modality)
@@ -348,7 +348,7 @@ def _from_trn(
     if feature_dim != 256:
         raise ValueError(f"feature_dim is {feature_dim}; whole TRN networks have 256")
     network = _SIZES[backbone](num_classes, None, num_segments, scales, modality=modality)
-    # The backbones' own tables must not see the names of the head.
+    # The rules of the backbones must not be applied to the names of the head.
     trunk = {key: value for key, value in state_dict.items() if key.removeprefix("module.").startswith("base_model.")}
     tables: dict[str, Rules] = {
         "bn_inception": [(r"^base_model\.", ""), *BN_INCEPTION_RULES, (r"^", "backbone.")],
