@@ -172,7 +172,7 @@ def _ignored(ignore: ArrayLike | None, rows: int) -> np.ndarray:
         return np.zeros(rows, dtype=bool)
     skipped = np.asarray(ignore)
     if skipped.shape != (rows,):
-        raise ValueError(f"ignore has the shape {skipped.shape}; it must say yes or no to each of the {rows} rows")
+        raise ValueError(f"ignore has the shape {skipped.shape}; it must have one boolean for each of the {rows} rows")
     return skipped.astype(bool)
 
 
@@ -429,7 +429,7 @@ def anticipation_map(
         raise ValueError("there are no offsets, so nothing about the future to score")
     if min(offsets) < 1 or any(k != int(k) for k in offsets):
         raise ValueError(
-            f"offsets are {tuple(offsets)}; anticipation speaks of 1 token ahead or more, in whole tokens. "
+            f"offsets are {tuple(offsets)}; anticipation is for 1 token ahead or more, in whole tokens. "
             "An output about now (offset 0, the first of TRN's) belongs to frame_map"
         )
     positive = _positives(truth, (len(values), values.shape[2]), "future scores, less their second axis,")

@@ -135,9 +135,9 @@ def decayed_attention(
     """
     decay = segment_sums(log_decay).exp()  # (…, n, n): at [i, j], the share of token j's write that is left at token i
     since = log_decay.cumsum(-1).exp().unsqueeze(-1)  # (…, n, 1): the share of the memory that is left
-    answers = ((queries @ keys.mT) * decay) @ values + (queries @ memory) * since
+    outputs = ((queries @ keys.mT) * decay) @ values + (queries @ memory) * since
     decay_to_end = decay[..., -1, :].unsqueeze(-1)
-    return answers, memory * since[..., -1:, :] + keys.mT @ (values * decay_to_end)
+    return outputs, memory * since[..., -1:, :] + keys.mT @ (values * decay_to_end)
 
 
 class LinearAttention(nn.Module):
@@ -175,9 +175,9 @@ class LinearAttention(nn.Module):
             log_decay = -(self.first_log_rate + self.log_rate).to(dtype).exp()
             log_decay = log_decay[None, :, None].expand(-1, -1, tokens.shape[1])
             values = torch.cat([value, torch.ones_like(value[..., :1])], -1)
-            answers, memory = decayed_attention(query, key * exists, values, log_decay, state["memory"])
+            outputs, memory = decayed_attention(query, key * exists, values, log_decay, state["memory"])
             # Before a video's start both sums are 0; the output there is 0 / 1.
-            mixed = answers[..., :-1] / (answers[..., -1:] + (1 - exists))
+            mixed = outputs[..., :-1] / (outputs[..., -1:] + (1 - exists))
         mixed = mixed.transpose(1, 2).flatten(2).to(tokens.dtype)
         return self.out(mixed), {"memory": memory}
 
@@ -231,11 +231,11 @@ class StateSpace(nn.Module):
             x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, n, P)
             step = (F.softplus(step.to(dtype) + (self.first_step + self.step_bias).to(dtype)) * exists).mT  # (B, H, n)
             log_decay = -(self.first_log_decay + self.log_decay).to(dtype).exp()[:, None] * step
-            answers, memory = decayed_attention(
+            outputs, memory = decayed_attention(
                 read.unsqueeze(1), write.unsqueeze(1), x * step.unsqueeze(-1), log_decay, state["memory"]
             )
-            answers = answers + x * self.skip.to(dtype)[:, None, None]
-        mixed = answers.transpose(1, 2).flatten(2).to(tokens.dtype)
+            outputs = outputs + x * self.skip.to(dtype)[:, None, None]
+        mixed = outputs.transpose(1, 2).flatten(2).to(tokens.dtype)
         mixed = self.norm(mixed * F.silu(gate.to(tokens.dtype)))
         return self.out(mixed), {"inputs": inputs[:, -(CONVOLUTION - 1) :], "memory": memory}
 

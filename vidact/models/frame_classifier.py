@@ -67,10 +67,10 @@ class FrameClassifier(OnlineNetwork):
         windows = past.unfold(1, self.longest, 1)  # (B, T, D, window)
         logits = self._classify(windows, counts.expand(len(features), -1))
         if self.smoothing:
-            answers = [logits[:, 0]]
+            smoothed = [logits[:, 0]]
             for now in logits.unbind(1)[1:]:
-                answers.append(now.lerp(answers[-1], self.smoothing))
-            logits = torch.stack(answers, 1)
+                smoothed.append(now.lerp(smoothed[-1], self.smoothing))
+            logits = torch.stack(smoothed, 1)
         return OnlineOutput(logits)
 
     def initial_state(self, batch_size: int = 1) -> State:

@@ -194,7 +194,7 @@ def slowfast_r50(
         num_classes: number of classes K.
         weights: "kinetics400", a local file with pytorchvideo's names, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return _pytorchvideo(SlowFast, "slowfast", "slowfast_r50", num_classes, weights, _resized(FACEBOOK, size), dropout)
 
@@ -263,7 +263,7 @@ def x3d_xs(
         num_classes: number of classes K.
         weights: "kinetics400", a local file with pytorchvideo's names, or None.
         size: crop side in pixels; published scores come from size 182.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return _pytorchvideo(VideoNetwork, "x3d", "x3d_xs", num_classes, weights, _resized(X3D_SMALL, size), dropout)
 
@@ -330,7 +330,7 @@ def r3d_18(
         num_classes: number of classes K.
         weights: "kinetics400", a local file with torchvision's names, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return _resnet_3d("r3d_18", num_classes, weights, size, dropout)
 
@@ -361,7 +361,7 @@ def r3d_tiny(
         num_classes: number of classes K.
         weights: a local file, or None.
         size: crop side in pixels.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
         width: channels of the first block; the others have 2, 4 and 8 times as many and halve time and space.
     """
     trunk = resnet.VideoResNet(resnet.BasicBlock, [resnet.Conv3DSimple] * 4, [1, 1, 1, 1], resnet.BasicStem)
@@ -402,7 +402,7 @@ def mvit_v2_s(num_classes: int, weights: str | None = "kinetics400", dropout: fl
     Args:
         num_classes: number of classes K.
         weights: "kinetics400", a local file with torchvision's names, or None.
-        dropout: before the classifier.
+        dropout: dropout rate before the classifier.
     """
     return _mvit("mvit_v2_s", num_classes, weights, dropout)
 
