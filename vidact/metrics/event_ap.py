@@ -50,7 +50,7 @@ class ScoredLabel(TimedLabel, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StartAP:
-    """Average precision ``per_class`` (O, K) at each of ``offsets_s`` (O,); NaN for an action that never starts."""
+    """The average precision ``per_class`` (O, K) at each of ``offsets_s`` (O,); NaN for an action that never starts."""
 
     offsets_s: np.ndarray
     per_class: np.ndarray
@@ -139,7 +139,7 @@ def _match_starts(
 
 @dataclass(frozen=True, eq=False)
 class EventAP:
-    """Average precision ``per_class`` (O, K) at each of the overlaps ``tiou`` (O,), for the true ``classes``."""
+    """The average precision ``per_class`` (O, K) at each of the overlaps ``tiou`` (O,), for the true ``classes``."""
 
     tiou: np.ndarray
     classes: tuple[str, ...]

@@ -267,7 +267,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True, eq=False)
 class FrameAP:
-    """Average precision ``per_class`` (K,), NaN without a positive, of ``rows`` frames scored by ``protocol``."""
+    """The average precision ``per_class`` (K,), NaN without a positive, of ``rows`` frames scored by ``protocol``."""
 
     per_class: np.ndarray
     rows: int
@@ -381,7 +381,7 @@ def _scored_rows(
 
 @dataclass(frozen=True, eq=False)
 class AnticipationAP:
-    """Average precision ``per_class`` (L, K) over ``rows`` (L,) frames, for predictions ``seconds`` (L,) ahead."""
+    """The average precision ``per_class`` (L, K) over ``rows`` (L,) frames, for predictions ``seconds`` (L,) ahead."""
 
     seconds: np.ndarray
     per_class: np.ndarray
@@ -453,7 +453,7 @@ def anticipation_map(
 
 @dataclass(frozen=True, eq=False)
 class PortionAP:
-    """Calibrated average precision ``per_class`` (P, K), where row p counts only the p-th of P parts of each action."""
+    """The calibrated AP ``per_class`` (P, K), where row p counts only the p-th of P parts of each action."""
 
     per_class: np.ndarray
 

@@ -514,7 +514,7 @@ def _block_classes() -> tuple[type, ...]:
         models.video.mvit.MultiscaleBlock,
         SepInceptionBlock3D,
     ]
-    # If pytorchvideo's module is not imported, there is no network of it.
+    # A network of pytorchvideo can only exist if its module is imported.
     if "pytorchvideo.models.resnet" in sys.modules:
         kinds.append(sys.modules["pytorchvideo.models.resnet"].ResBlock)
     return tuple(kinds)

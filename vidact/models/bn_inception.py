@@ -168,7 +168,7 @@ def bn_inception(weights: str | None = "imagenet", size: int = 224, narrow: int 
 
 
 class ImageClassifier(nn.Module):
-    """BN-Inception with its own classifier: images (N, 3, H, W) → logits (N, K)."""
+    """BN-Inception with its own classifier, from images (N, 3, H, W) to logits (N, K)."""
 
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()

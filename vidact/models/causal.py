@@ -70,7 +70,7 @@ class SoftmaxAttention(nn.Module):
         return {"keys": past, "values": past.clone()}
 
     def forward(self, tokens: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by ``tokens`` (B, n, width), whose places in their streams are ``positions`` (B, n)."""
+        """Return the output (B, n, width) and the new state after ``tokens`` at ``positions`` (B, n) of streams."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         query, key = self.rotate(torch.stack([query, key]), positions)  # (B, H, n, P)
         past = self.window - 1
@@ -165,7 +165,7 @@ class LinearAttention(nn.Module):
         return {"memory": torch.zeros(shape, dtype=recurrence_dtype(rate.dtype), device=rate.device)}
 
     def forward(self, tokens: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by ``tokens`` (B, n, width), whose places in their streams are ``positions`` (B, n)."""
+        """Return the output (B, n, width) and the new state after ``tokens`` at ``positions`` (B, n) of streams."""
         qkv = self.qkv(tokens).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
         dtype = state["memory"].dtype
         with torch.autocast(tokens.device.type, enabled=False):
@@ -218,7 +218,7 @@ class StateSpace(nn.Module):
         return {name: torch.zeros(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 
     def forward(self, tokens: Tensor, positions: Tensor, state: State) -> tuple[Tensor, State]:
-        """Advance by ``tokens`` (B, n, width), whose places in their streams are ``positions`` (B, n)."""
+        """Return the output (B, n, width) and the new state after ``tokens`` at ``positions`` (B, n) of streams."""
         gate, mixture, step = self.inside(tokens).split([self.inner, self.convolved, self.heads], -1)
         dtype = state["memory"].dtype
         with torch.autocast(tokens.device.type, enabled=False):

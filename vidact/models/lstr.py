@@ -48,7 +48,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one input projection for queries, keys and values."""
+    """A multi-head attention with one input projection for queries, keys and values."""
 
     def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()

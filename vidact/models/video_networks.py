@@ -144,12 +144,12 @@ def _pytorchvideo(
     input: ClipInput,
     dropout: float,
 ) -> VideoNetwork:
-    # Only pytorchvideo.models and .layers: its transforms import a torchvision module that no longer exists.
+    # Import only pytorchvideo.models and .layers: its transforms import a torchvision module that no longer exists.
     hub = importlib.import_module(f"pytorchvideo.models.hub.{module}")
     trunk = getattr(hub, name)(pretrained=False)
     head = trunk.blocks[-1]
     dim = head.proj.in_features
-    # Some published heads average softmax scores over the windows; we average logits, which is equal for one window.
+    # Some published heads average softmax scores over the windows; we average logits; both are equal for one window.
     head.proj, head.dropout, head.activation = nn.Identity(), None, None
     if hasattr(head.pool, "post_conv"):  # X3D has a ReLU between its pool and its classifier
         head.pool.pool = WindowPool(head.pool.pool.kernel_size)
@@ -181,7 +181,7 @@ def _let_compile(trunk: nn.Module) -> None:
             module.stride = tuple(int(step) for step in module.stride)
         for name, child in module.named_children():
             if type(child).__name__ == "Swish":
-                setattr(module, name, nn.SiLU())  # the same function
+                setattr(module, name, nn.SiLU())  # Swish and SiLU are the same function
 
 
 @builder
@@ -390,8 +390,8 @@ def s3d(num_classes: int, weights: str | None = "kinetics400", size: int = 224, 
     trunk.avgpool = WindowPool(trunk.avgpool.kernel_size)
     trunk.classifier = nn.Identity()
     input = _resized(dataclasses.replace(TORCHVISION_112, size=224, resize=256), size)
-    # Its strides need 5 frames; from 5 to 7, torch 2.15 on a CPU computes wrong gradients for the stem's 7-frame kernel
-    # at stride 2, or crashes (oneDNN).
+    # S3D's strides need 5 frames. Below 8 frames, torch 2.15 on a CPU computes wrong gradients for the stem's 7-frame
+    # kernel at stride 2, or crashes (oneDNN).
     return _torchvision("s3d", trunk, dim, r"classifier\.1", num_classes, weights, input, dropout, min_frames=8)
 
 
