@@ -5,7 +5,7 @@ import importlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonargparse
 import pytest
@@ -37,15 +37,22 @@ def parsers() -> Iterator[tuple[list[str], ParserOf]]:
         yield ["convert", "--origin", origin], convert.parser_of_origin(origin, arguments_of(reference(origin)))
 
 
-def options() -> Iterator[Any]:
-    for path, parser in parsers():
-        for action in parser._actions:
-            for name in action.option_strings:
-                if name.startswith("--") and not name.endswith("+") and name != "--help":
-                    yield pytest.param(parser, action, name, id=" ".join([*path, name]))
+class Option(NamedTuple):
+    command: str  # with the words that lead to its parser
+    parser: ParserOf
+    action: argparse.Action
+    name: str
 
 
-OPTIONS = list(options())
+@pytest.fixture(scope="module")
+def options() -> list[Option]:
+    return [
+        Option(" ".join(path), parser, action, name)
+        for path, parser in parsers()
+        for action in parser._actions
+        for name in action.option_strings
+        if name.startswith("--") and not name.endswith("+") and name != "--help"
+    ]
 
 
 def words_of(action: argparse.Action, name: str) -> list[str]:
@@ -67,39 +74,49 @@ def required(parser: ParserOf, but: argparse.Action) -> list[str]:
     return words
 
 
-def parsed(parser: ParserOf, words: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in vars(parser.parse_args(list(words))).items() if "config" not in name}
+def parsed(command: str, parser: ParserOf, words: Sequence[str]) -> dict[str, Any]:
+    try:
+        values = vars(parser.parse_args(list(words)))
+    except SystemExit:
+        pytest.fail(f"{command} refuses {' '.join(words)}")
+    return {name: value for name, value in values.items() if "config" not in name}
 
 
-def test_all_commands_are_here() -> None:
-    commands = {str(option.id).split()[0] for option in OPTIONS}
+def status_of(parser: ParserOf, words: Sequence[str]) -> Any:
+    """The status with which the parser ends the program; 0 where it does not."""
+    try:
+        parser.parse_args(list(words))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def test_all_commands_are_here(options: list[Option]) -> None:
+    commands = {option.command.split()[0] for option in options}
     assert commands | set(TRAINING) == set(cli.COMMANDS)
-    assert len(OPTIONS) > 150
+    assert len(options) > 150
 
 
-@pytest.mark.parametrize(("parser", "action", "name"), OPTIONS)
-def test_an_option_is_written_with_underscores_and_read_with_hyphens_too(
-    parser: ParserOf, action: argparse.Action, name: str
-) -> None:
-    assert isinstance(parser, Parser | jsonargparse.ArgumentParser)
-    assert re.fullmatch(r"--[a-z0-9_]+", name)
-    if name in ("--config", "--print_config"):  # jsonargparse's own, which read a file and end the program
-        return
-    spelt = [words_of(action, spelling) for spelling in (name, f"--{name[2:].replace('_', '-')}")]
-    first, second = (parsed(parser, [*required(parser, action), *words]) for words in spelt)
-    assert first == second
-    assert action.dest in first
+def test_an_option_is_written_with_underscores_and_read_with_hyphens_too(options: list[Option]) -> None:
+    for command, parser, action, name in options:
+        assert isinstance(parser, Parser | jsonargparse.ArgumentParser), command
+        assert re.fullmatch(r"--[a-z0-9_]+", name), f"{command} {name}"
+        if name in ("--config", "--print_config"):  # jsonargparse's own, which read a file and end the program
+            continue
+        spelt = [words_of(action, spelling) for spelling in (name, f"--{name[2:].replace('_', '-')}")]
+        first, second = (parsed(command, parser, [*required(parser, action), *words]) for words in spelt)
+        assert first == second, f"{command} {name}"
+        assert action.dest in first, f"{command} {name}"
 
 
-@pytest.mark.parametrize(("parser", "action", "name"), OPTIONS)
 def test_a_misspelt_option_is_named_with_the_one_that_it_resembles(
-    parser: ParserOf, action: argparse.Action, name: str, capsys: pytest.CaptureFixture[str]
+    options: list[Option], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wrong = f"{name[:4]}{name[3]}{name[4:]}"
-    with pytest.raises(SystemExit) as stopped:
-        parser.parse_args([*required(parser, action), *words_of(action, wrong)])
-    assert stopped.value.code == 2
-    assert f"there is no {wrong}; did you mean {name}?" in capsys.readouterr().err
+    for command, parser, action, name in options:
+        wrong = f"{name[:4]}{name[3]}{name[4:]}"
+        status = status_of(parser, [*required(parser, action), *words_of(action, wrong)])
+        assert status == 2, f"{command} {wrong}"
+        assert f"there is no {wrong}; did you mean {name}?" in capsys.readouterr().err, f"{command} {wrong}"
 
 
 def test_the_options_of_training_are_read_in_both_spellings_and_misspelt_ones_are_named() -> None:
