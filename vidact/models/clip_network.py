@@ -20,7 +20,7 @@ class ClipNetwork(Protocol):
     """A network that recognises the action of a clip.
 
     Attributes:
-        num_classes: K.
+        num_classes: number of classes K.
         input: the number of frames, the size in pixels, the channels and the normalisation of the clips.
     """
 
@@ -36,8 +36,8 @@ class VectorNetwork(Protocol):
     """A network that turns a clip into one vector, as the feature extractor of a detector needs it.
 
     Attributes:
-        dim: D.
-        input: as in ``ClipNetwork``.
+        dim: size D of the vector.
+        input: the expected clips, as in ``ClipNetwork``.
     """
 
     dim: int

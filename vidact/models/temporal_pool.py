@@ -30,8 +30,8 @@ def pool_over_time(images: Tensor, frames: int) -> tuple[Tensor, int]:
     """Return the maximum of each frame and its neighbours, at every other frame.
 
     Args:
-        images: (B*T, C, H, W).
-        frames: T.
+        images: frames of B clips (B*T, C, H, W).
+        frames: number of frames T in a clip.
 
     Returns:
         The remaining images, and their number in each clip; an odd T is rounded up.

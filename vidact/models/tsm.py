@@ -39,8 +39,8 @@ def shift(images: Tensor, frames: int, fold: int = FOLD) -> Tensor:
     """Exchange ``C // fold`` channels with each neighbouring frame; zeros enter at the ends.
 
     Args:
-        images: (B*T, C, H, W).
-        frames: T.
+        images: frames of B clips (B*T, C, H, W).
+        frames: number of frames T in a clip.
     """
     if images.shape[0] % frames:
         raise ValueError(f"{images.shape[0]} images cannot be split into clips of {frames} frames")
@@ -68,8 +68,8 @@ def causal_shift(images: Tensor, frames: int, past: Tensor | None = None, fold: 
     """Take the first ``C // fold`` channels from the previous frame.
 
     Args:
-        images: (B*T, C, H, W).
-        frames: T.
+        images: frames of B clips (B*T, C, H, W).
+        frames: number of frames T in a clip.
         past: (B, C // fold, H, W), the first channels of the frame before the clip; None is zeros.
 
     Returns:
