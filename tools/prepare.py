@@ -4,5 +4,5 @@ import sys
 
 from vidact.__main__ import main
 
-if __name__ == "__main__":  # the workers import this file again
+if __name__ == "__main__":  # worker processes import this file again
     main(["prepare", *sys.argv[1:]])

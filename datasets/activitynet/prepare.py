@@ -17,26 +17,26 @@ def prepare(
     classes: Path | None = None,
     validation: Literal["test", "val"] = "test",
 ) -> None:
-    """Write events.csv, videos.csv and classes.txt. Official test videos are left out: their labels are not public.
+    """Write events.csv, videos.csv and classes.txt, without the official test videos, whose labels are not public.
 
     Args:
         annotations: activity_net.v1-3.min.json, or another file in its layout.
         out: the folder to write.
-        videos: the folder of the videos, called v_<id> or <id>: those without a file are left out.
-        classes: text file with one class a line; default: the sorted labels.
-        validation: the split of the official validation videos. Published figures are of them, so they are the test.
+        videos: the folder of the videos, named v_<id> or <id>; videos without a file are left out.
+        classes: text file with one class per line; default: the sorted labels.
+        validation: the split of the official validation videos. Published figures use them, so the default is test.
     """
     sides = {"training": "train", "validation": validation, "testing": None}
     events, splits, empty = [], {}, []
-    for video, (subset, own) in read_event_json(annotations).items():
+    for video, (subset, video_events) in read_event_json(annotations).items():
         if subset not in sides:
             raise ValueError(f"{annotations}: {video} is of the subset {subset!r}; there are {', '.join(sides)}")
         split = sides[subset]
         if split is None:
             continue
         splits[video] = split
-        events += [event for event in own if event.start_s < event.end_s]
-        empty += [f"{video} {event.label}" for event in own if event.start_s >= event.end_s]
+        events += [event for event in video_events if event.start_s < event.end_s]
+        empty += [f"{video} {event.label}" for event in video_events if event.start_s >= event.end_s]
     names = load_classes(classes) if classes else sorted({event.label for event in events})
     write_events_dataset(out, events, splits, names, videos, ("v_{}", "{}"))
     if empty:

@@ -1,4 +1,4 @@
-"""Set up FIR for training in a folder of its own; README.md beside this file says what it needs."""
+"""Set up FIR for training in a separate folder; README.md beside this file says what to download."""
 
 import os
 import shutil
@@ -14,8 +14,8 @@ def prepare(source: Path, out: Path = Path("data/fir")) -> None:
     """Copy events.csv, videos.csv and classes.txt, and link the videos beside them.
 
     Args:
-        source: a folder with the three lists and the folder videos. It is left as it is, and may be read-only.
-        out: the folder to write; features go there too.
+        source: a folder with the three lists and the folder videos. It is not changed, and may be read-only.
+        out: the folder to write; extract features into it too.
     """
     lists = ("events.csv", "videos.csv", "classes.txt")
     events, splits = load_events(source / "events.csv"), load_videos(source / "videos.csv")

@@ -1,4 +1,4 @@
-"""Turn HDD in the layout of TRN's code into ours; README.md beside this file says how to get it."""
+"""Turn HDD in the layout of TRN's code into our layout; README.md beside this file says how to get it."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ def prepare(
     """Write events.csv, videos.csv and classes.txt, and features/ of the chosen streams.
 
     Args:
-        root: the folder of target/<session>.npy (a class index for each third of a second) and of the streams.
+        root: the folder with target/<session>.npy (a class index for each third of a second) and the streams.
         sessions: data_info.json of TRN (or of OadTR, MiniROAD, E2E-LOAD): classes, training and test sessions.
         out: the folder to write.
-        streams: folders of <session>.npy (tokens, values) to put side by side; none, ``[]``, writes labels only.
-        videos: with no streams, the folder of the videos: sessions without a file are left out.
+        streams: folders of <session>.npy (tokens, values) to join along the values; ``[]`` writes only labels.
+        videos: without streams, the folder of the videos; sessions without a file are left out.
     """
     columns, splits = load_session_list(sessions, "HDD")
     if streams:

@@ -7,14 +7,14 @@ from jsonargparse import auto_cli
 from vidact.data.official_lists import ClipRow, find_videos, write_dataset
 from vidact.data.tables import read_text
 
-SIDES = {"1": "train", "2": "test"}  # 0: the clip is not used in this split
+SIDES = {"1": "train", "2": "test"}  # code 0: the clip is not used in this split
 
 
 def prepare(videos: Path, annotations: Path, split: int = 1, out: Path = Path("data/hmdb51")) -> None:
     """Write clips.csv, classes.txt and root.txt for one of the three official splits.
 
     Args:
-        videos: the folder the class archives were unpacked into; class folders or not, .avi or converted.
+        videos: the folder with the unpacked class archives, with or without class folders, .avi or converted.
         annotations: the folder with <class>_test_split?.txt.
         split: 1, 2 or 3.
         out: the folder to write.
@@ -22,18 +22,18 @@ def prepare(videos: Path, annotations: Path, split: int = 1, out: Path = Path("d
     if split not in (1, 2, 3):
         raise ValueError(f"split is {split}; HMDB51 has the official splits 1, 2 and 3")
     ending = f"_test_split{split}.txt"
-    # Sorted as classes, not as files: climb comes before climb_stairs.
+    # Sorted by class name, not by file name: climb comes before climb_stairs.
     classes = sorted(path.name.removesuffix(ending) for path in annotations.glob(f"*{ending}"))
     if not classes:
         raise FileNotFoundError(f"{annotations} has no file *{ending}; give the folder test_train_splits.rar makes")
-    found = find_videos(videos)
+    videos_by_stem = find_videos(videos)
     rows, missing = [], []
     for label in classes:
         for line in read_text(annotations / f"{label}{ending}").splitlines():
             name, _, code = line.strip().rpartition(" ")
             if code not in SIDES:
                 continue
-            paths = found.get(Path(name.strip()).stem)
+            paths = videos_by_stem.get(Path(name.strip()).stem)
             if paths:
                 rows.append(ClipRow(paths[0], label, SIDES[code]))
             else:

@@ -21,12 +21,12 @@ def prepare(videos: Path, annotations: Path, out: Path = Path("data/jester")) ->
         raise FileNotFoundError(f"{videos} is not a folder; give the one that holds the numbered frame folders")
     classes = [line for line in read_lines(annotations / "jester-v1-labels.csv") if line]
     # Only the top level is listed: there are 148 092 frame folders with five million images in them.
-    found = {Path(name).stem: name for name in sorted(os.listdir(videos))}
+    folders = {Path(name).stem: name for name in sorted(os.listdir(videos))}
     rows, missing = [], []
     for split, name in (("train", "train"), ("val", "validation")):
         for _, row in read_cells(annotations / f"jester-v1-{name}.csv", ";"):  # id;label, without a header
-            if row[0] in found:
-                rows.append(ClipRow(found[row[0]], row[1], split))
+            if row[0] in folders:
+                rows.append(ClipRow(folders[row[0]], row[1], split))
             else:
                 missing.append(row[0])
     write_dataset(out, videos, rows, missing, classes)

@@ -24,14 +24,14 @@ def prepare(
     """Write clips.csv, classes.txt and root.txt; the videos are searched in all sub-folders.
 
     Args:
-        videos: the folder of the videos; train, val and test folders, class folders or none.
-        annotations: the folder of the official CSV files, or one of them; those without labels are left out.
+        videos: the folder of the videos, with or without train, val and test folders and class folders.
+        annotations: the folder of the official CSV files, or one of them; files without labels are left out.
         out: the folder to write.
         naming: "times" for trimmed files <id>_<start>_<end> with six digits each, "id" for trimmed files <id>, "whole"
-            for whole YouTube videos <id>, out of which the CSV's times are then cut.
-        classes: text file with one class a line; default: the sorted labels of the CSV files.
+            for whole YouTube videos <id>, of which training reads the times in the CSV.
+        classes: text file with one class per line; default: the sorted labels of the CSV files.
     """
-    found = find_videos(videos)
+    videos_by_stem = find_videos(videos)
     rows: list[ClipRow] = []
     missing: list[str] = []
     labels: set[str] = set()
@@ -56,11 +56,11 @@ def prepare(
             name = row["youtube_id"]
             if naming == "times":
                 name = f"{name}_{int(start_s):06d}_{int(end_s):06d}"
-            paths = found.get(name, [])
+            paths = videos_by_stem.get(name, [])
             if not paths:
                 missing.append(name)
                 continue
-            # The same clip can lie in several folders; that of its own split and class is meant.
+            # The same clip can be in several folders; the one in the folder of its split and class is used.
             places = {row["split"], split, label, label.replace(" ", "_")}
             best = max(paths, key=lambda path: len(places & set(Path(path).parts[:-1])))
             times = (start_s, end_s) if naming == "whole" else (None, None)

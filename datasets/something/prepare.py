@@ -25,19 +25,19 @@ def prepare(videos: Path, annotations: Path, version: int = 2, out: Path | None 
         raise FileNotFoundError(f"{videos} is not a folder; give the one that holds the numbered videos")
     classes, lists = (read_v1 if version == 1 else read_v2)(annotations)
     # Only the top level is listed: V1 has 108 499 frame folders with four million images in them.
-    found = {Path(name).stem: name for name in sorted(os.listdir(videos))}
+    videos_by_stem = {Path(name).stem: name for name in sorted(os.listdir(videos))}
     rows, missing = [], []
     for split, labels in lists.items():
         for name, label in labels:
-            if name in found:
-                rows.append(ClipRow(found[name], label, split))
+            if name in videos_by_stem:
+                rows.append(ClipRow(videos_by_stem[name], label, split))
             else:
                 missing.append(name)
     write_dataset(out or Path(f"data/something_v{version}"), videos, rows, missing, classes)
 
 
 def read_v1(annotations: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
-    """Lines ``id;label`` without a header; the label file has one name a line."""
+    """Read lines ``id;label`` without a header, and the label file with one name per line."""
     stem = "something-something-v1"
     classes = [line for line in read_lines(annotations / f"{stem}-labels.csv") if line]
     lists = {}
@@ -47,7 +47,7 @@ def read_v1(annotations: Path) -> tuple[list[str], dict[str, list[tuple[str, str
 
 
 def read_v2(annotations: Path) -> tuple[list[str], dict[str, list[tuple[str, str]]]]:
-    """Entries with id and template; the label is the template without its brackets."""
+    """Read entries with id and template; the label is the template without its brackets."""
     numbers: dict[str, str] = json.loads(read_text(_file(annotations, "labels")))
     lists = {}
     for split, name in (("train", "train"), ("val", "validation")):
@@ -57,7 +57,7 @@ def read_v2(annotations: Path) -> tuple[list[str], dict[str, list[tuple[str, str
 
 
 def _file(annotations: Path, name: str) -> Path:
-    """The first release's files have a long name, the present one's a short name."""
+    """Return the path of a list: the first release has files with long names, the present one with short names."""
     short = annotations / f"{name}.json"
     return short if short.exists() else annotations / f"something-something-v2-{name}.json"
 

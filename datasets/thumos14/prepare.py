@@ -17,8 +17,8 @@ CLASSES = [
     "Diving", "FrisbeeCatch", "GolfSwing", "HammerThrow", "HighJump", "JavelinThrow", "LongJump", "PoleVault",
     "Shotput", "SoccerPenalty", "TennisSwing", "ThrowDiscus", "VolleyballSpiking",
 ]  # fmt: skip
-COLUMNS = ["Background", *CLASSES, "Ambiguous"]  # of the published frame labels
-SIDES = {"val": "train", "test": "test"}  # training uses the official validation videos: only they have times
+COLUMNS = ["Background", *CLASSES, "Ambiguous"]  # the columns of the published frame labels
+SIDES = {"val": "train", "test": "test"}  # training uses the official validation videos, because only they have times
 
 
 def prepare(
@@ -30,18 +30,18 @@ def prepare(
     streams: tuple[str, ...] = ("rgb_kinetics_resnet50", "flow_kinetics_bninception"),
     oadtr_features: str = "V3",
 ) -> None:
-    """Write events.csv, videos.csv and classes.txt, and features/ where they are given; from exactly one source.
+    """Write events.csv, videos.csv and classes.txt, and features/ if the source has features; name exactly one source.
 
     Args:
         annotations: the folder of the official txt files (below it, at any depth), or a JSON file in ActivityNet's
             layout.
-        from_testra: a folder in the layout of LSTR and TeSTra: target_perframe/ and one folder a stream.
+        from_testra: a folder in the layout of LSTR and TeSTra: target_perframe/ and one folder per stream.
         from_oadtr: a folder with OadTR's thumos_{val,test}_anno.pickle and
             thumos_all_feature_{val,test}_<oadtr_features>.pickle.
         out: the folder to write.
-        videos: with ``annotations``, the folder of the videos: those without a file are left out.
-        streams: with ``from_testra``, the folders of features to put side by side.
-        oadtr_features: with ``from_oadtr``, the end of the names of the feature files.
+        videos: with ``annotations``, the folder of the videos; videos without a file are left out.
+        streams: with ``from_testra``, the folders of features to join along the values.
+        oadtr_features: with ``from_oadtr``, the last part of the names of the feature files.
     """
     if sum(source is not None for source in (annotations, from_testra, from_oadtr)) != 1:
         raise ValueError("name one source: annotations, from_testra or from_oadtr")
@@ -74,7 +74,7 @@ def prepare(
 
 
 def _read_txt(folder: Path) -> tuple[list[Event], dict[str, str]]:
-    """Lines ``video start end`` of <class>_val.txt and <class>_test.txt."""
+    """Read lines ``video start end`` of <class>_val.txt and <class>_test.txt."""
     events: list[Event] = []
     splits: dict[str, str] = {}
     for side, split in SIDES.items():
@@ -86,11 +86,11 @@ def _read_txt(folder: Path) -> tuple[list[Event], dict[str, str]]:
                     "which the two archives of temporal annotations were unpacked"
                 )
             for number, line in enumerate(read_text(paths[0]).splitlines(), 1):
-                words = line.split()
-                if not words:
+                cells = line.split()
+                if not cells:
                     continue
                 try:
-                    video, start_s, end_s = words[0], float(words[1]), float(words[2])
+                    video, start_s, end_s = cells[0], float(cells[1]), float(cells[2])
                 except (IndexError, ValueError):
                     raise ValueError(f"{paths[0]} line {number} is {line!r}; 'video start end' is expected") from None
                 events.append(Event(video, start_s, end_s, AMBIGUOUS if name == "Ambiguous" else name))
@@ -101,22 +101,22 @@ def _read_txt(folder: Path) -> tuple[list[Event], dict[str, str]]:
 def _read_json(path: Path) -> tuple[list[Event], dict[str, str]]:
     events: list[Event] = []
     splits: dict[str, str] = {}
-    for video, (subset, own) in read_event_json(path).items():
+    for video, (subset, video_events) in read_event_json(path).items():
         split = {"validation": "train", "test": "test"}.get(subset.lower())
         if split is None:
             raise ValueError(f"{path}: {video} is of the subset {subset!r}; THUMOS'14 has Validation and Test")
         splits[video] = split
-        for event in own:
+        for event in video_events:
             label = AMBIGUOUS if event.label.lower() == AMBIGUOUS else event.label
             events.append(Event(video, event.start_s, event.end_s, label))
     return _in_order(events, splits)
 
 
 def _in_order(events: list[Event], splits: dict[str, str]) -> tuple[list[Event], dict[str, str]]:
-    """Training videos first, each side by name; events by video and time."""
+    """Sort the videos by split, training first, and by name; sort the events by video and time."""
     videos = sorted(splits, key=lambda video: (splits[video] != "train", video))
-    place = {video: i for i, video in enumerate(videos)}
-    events = sorted(events, key=lambda event: (place[event.video], event.start_s, event.end_s, event.label))
+    position = {video: i for i, video in enumerate(videos)}
+    events = sorted(events, key=lambda event: (position[event.video], event.start_s, event.end_s, event.label))
     return events, {video: splits[video] for video in videos}
 
 

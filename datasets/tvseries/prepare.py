@@ -8,7 +8,7 @@ from vidact.data.event_list import Event
 from vidact.data.official_lists import write_events_dataset
 from vidact.data.tables import closest, read_text
 
-# In the order of the published frame labels of OadTR and LSTR (IDN's differs).
+# The classes are in the order of the published frame labels of OadTR and LSTR (IDN's order differs).
 CLASSES = [
     "Pick something up", "Point", "Drink", "Stand up", "Run", "Sit down", "Read", "Smoke", "Drive car", "Open door",
     "Give something", "Use computer", "Write", "Go down stairway", "Close door", "Throw something", "Go up stairway",
@@ -25,9 +25,9 @@ def prepare(
     Args:
         annotations: the folder of GT-train.txt, GT-val.txt and GT-test.txt (below it, at any depth).
         out: the folder to write.
-        videos: the folder of the episodes, called 24_ep1 and so on: those without a file are left out.
-        official_val: keep the official validation episodes for validation; otherwise they train too, as in published
-            figures, and the checkpoint is chosen on a part of all of them.
+        videos: the folder of the episodes, named 24_ep1 and so on; episodes without a file are left out.
+        official_val: keep the official validation episodes for validation; otherwise they are used for training too, as
+            in published figures, and a part of all training episodes chooses the checkpoint.
     """
     events: list[Event] = []
     splits: dict[str, str] = {}
@@ -43,7 +43,7 @@ def prepare(
                 video, label, start_s, end_s = cells[0], cells[1], float(cells[2]), float(cells[3])
             except (IndexError, ValueError):
                 if number == 1:
-                    continue  # a line of column names
+                    continue  # the first line may have column names
                 raise ValueError(
                     f"{paths[0]} line {number} is {line!r}; episode, class, start and end in seconds are expected, "
                     "with tabs between them"

@@ -1,7 +1,7 @@
 """Write clips.csv for the Weizmann actions; README.md beside this file says what to download.
 
-The folder of class folders is usable as it is. This script is for the videos in one heap: the class is read from the
-file's name, ``<subject>_<class>.avi``.
+The folder of class folders needs no preparation. This script is for videos in one folder: the class is read from the
+file name, ``<subject>_<class>.avi``.
 """
 
 import re
@@ -18,10 +18,10 @@ def prepare(videos: Path, out: Path = Path("data/weizmann")) -> None:
     """Write clips.csv (without a split), classes.txt and root.txt.
 
     Args:
-        videos: the folder of the videos, in class folders or not.
+        videos: the folder of the videos, with or without class folders.
         out: the folder to write.
     """
-    rows, strangers = [], []
+    rows, unknown = [], []
     for stem, paths in sorted(find_videos(videos).items()):
         label = stem.rpartition("_")[2]
         if label not in CLASSES:
@@ -29,8 +29,8 @@ def prepare(videos: Path, out: Path = Path("data/weizmann")) -> None:
         if label in CLASSES:
             rows.append(ClipRow(paths[0], label))
         else:
-            strangers.append(stem)
-    write_dataset(out, videos, rows, strangers, CLASSES)
+            unknown.append(stem)
+    write_dataset(out, videos, rows, unknown, CLASSES)
 
 
 if __name__ == "__main__":
