@@ -34,7 +34,7 @@ from vidact.video.flow import METHODS
 from vidact.video.flow_store import FlowStore, StoredFlow
 from vidact.video.folders import source_id
 from vidact.video.frames import Frames
-from vidact.video.sample import ClipSampler, expand
+from vidact.video.sample import ClipSampler, LegacySampler, SegmentSampler, expand
 from vidact.video.transform import (
     Augment,
     ClipTransform,
@@ -555,8 +555,8 @@ class ClipData(pl.LightningDataModule):
                 f"give both the same number"
             )
         # A segment is at least as long as the consecutive frames that the network reads from one index.
-        if hasattr(self.sampler, "segment_length") and self.sampler.segment_length < images_per_index(input):
-            self.sampler.segment_length = images_per_index(input)
+        if isinstance(self.sampler, LegacySampler | SegmentSampler):
+            self.sampler.segment_length = max(self.sampler.segment_length, images_per_index(input))
         if self.flow is not None and not input.flow_fields:
             raise ValueError(
                 f"data.flow is {self.flow.root}, but the network takes no flow; build it with modality='flow', take a "
