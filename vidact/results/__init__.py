@@ -1,4 +1,4 @@
-"""What a run leaves behind: its figures (results.json), the scores of clips and the timelines of untrimmed videos."""
+"""The results of a run: its figures (results.json), the scores of clips and the timelines of untrimmed videos."""
 
 from typing import TYPE_CHECKING
 

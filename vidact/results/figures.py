@@ -1,8 +1,8 @@
-"""results.json: the figures of a run by name, with the commands that made them.
+"""The reader and writer of results.json: the figures of a run by name, with the commands that made them.
 
 {"test": {"test_top1": 0.95, "views": "1x1"}, "command": "vidact test …", "commands": {"vidact test …": ["test"]}}
 
-A name stands for one figure, or for a section: the figures that one tool writes together.
+A name holds one figure, or a section: the figures that one tool writes together.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from vidact.files import write_json
 from vidact.records import RESULTS, check, parse
 from vidact.text.addresses import without_secrets
 
-# What figures are called where people read them; one that is missing here loses its underscores.
-WORDS = {
+# The names of figures where people read them. A figure that is not listed gets its own name, with its underscores
+# replaced by blanks.
+DISPLAY_NAMES = {
     "map": "mAP",
     "mcap": "calibrated mAP",
     "chance": "accuracy of a guess",
@@ -62,25 +63,26 @@ WORDS = {
 
 
 def in_words(name: str) -> str:
-    """A figure's name in results.json as people say it: "test_top1" is "top-1", and "test_map" is "mAP"."""
+    """Return the readable name of a figure of results.json: "test_top1" is "top-1", and "test_map" is "mAP"."""
     plain = re.sub(r"^(test|val|train)_", "", name)
-    if plain in WORDS:
-        return WORDS[plain]
-    if found := re.fullmatch(r"(mean|std|min|max)[_ ](.+)", plain):
+    if plain in DISPLAY_NAMES:
+        return DISPLAY_NAMES[plain]
+    if match := re.fullmatch(r"(mean|std|min|max)[_ ](.+)", plain):
         short = {"mean": "mean", "std": "spread of", "min": "least", "max": "greatest"}
-        return f"{short[found[1]]} {in_words(found[2])}" if found[2] != "class_accuracy" else "mean class accuracy"
+        return f"{short[match[1]]} {in_words(match[2])}" if match[2] != "class_accuracy" else "mean class accuracy"
     return re.sub(r"\btop(\d+)\b", r"top-\1", plain).replace("_", " ")
 
 
 def save_results(run: Path | str, figures: dict[str, Any], command: str, **extra: Any) -> Path:
-    """Add ``figures`` (values or sections by name) and ``extra`` facts to the run's results.json; creates the folder.
+    """Add ``figures`` (values or sections by name) and ``extra`` facts to the run's results.json; create the folder.
 
-    A name given again is replaced, a section whole, so that all of it comes from one command; other names stay, each
-    listed in ``commands`` under the command that made it. Numbers that JSON cannot hold (NaN, infinity) become null.
+    A name that exists is replaced, a section as a whole, so that all of it comes from one command; other names stay.
+    Each name is listed in ``commands`` under the command that made it. NaN and infinity, which JSON does not have,
+    become null. Returns the path of the file; raises ValueError for a figure called "command" or "commands".
     """
     new = _plain(figures | extra)
-    if taken := {"command", "commands"} & set(new):
-        raise ValueError(f"no figure can be called {min(taken)!r}: results.json keeps the command under that name")
+    if reserved := {"command", "commands"} & set(new):
+        raise ValueError(f"no figure can be called {min(reserved)!r}: results.json keeps the command under that name")
     path = Path(run) / "results.json"
     old = load_results(run) if path.exists() else {}
     commands = old.pop("commands", {})
@@ -92,7 +94,7 @@ def save_results(run: Path | str, figures: dict[str, Any], command: str, **extra
 
 
 def load_results(run: Path | str) -> dict[str, Any]:
-    """The run's results.json: figures and sections by name, the newest ``command``, and ``commands``."""
+    """Return the content of the run's results.json: figures and sections, the newest ``command``, and ``commands``."""
     path = Path(run) / "results.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `vidact test` writes it")
@@ -104,21 +106,20 @@ def load_results(run: Path | str) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command of this process, as a shell would take it from the folder that it runs in, without the
-    secrets of addresses."""
+    """Return the command of this process as it would be typed in its working folder, without secrets in addresses."""
     script, arguments = Path(sys.argv[0]), sys.argv[1:]
     if script.name == "__main__.py":
-        words = ["python", "-m", script.parent.name]
+        command = ["python", "-m", script.parent.name]
     elif script.suffix == ".py":
         inside = script.is_absolute() and script.is_relative_to(Path.cwd())
-        words = ["python", str(script.relative_to(Path.cwd()) if inside else script)]
+        command = ["python", str(script.relative_to(Path.cwd()) if inside else script)]
     else:
-        words = [script.name or "python"]
-    return shlex.join(words + [without_secrets(word) for word in arguments])
+        command = [script.name or "python"]
+    return shlex.join(command + [without_secrets(word) for word in arguments])
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it; numpy and torch numbers and arrays become Python's."""
+    """Convert ``value`` to what JSON can hold; numpy and torch numbers and arrays become Python's."""
     if isinstance(value, dict):
         return {str(name): _plain(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):

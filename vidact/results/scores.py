@@ -1,7 +1,7 @@
-"""The scores of a test, one row a video: kept in a file, joined by video id, fused over several networks.
+"""The scores of a test, one row a video: saved in a file, joined by video id, fused over several networks.
 
-Late fusion (Simonyan, Zisserman 2014, https://arxiv.org/abs/1406.2199) adds the scores of a network that saw RGB to
-those of one that saw optical flow. TSN adds logits with the weights 1 and 1.5 on UCF101 and HMDB51, 1 and 1 on
+Late fusion (Simonyan, Zisserman 2014, https://arxiv.org/abs/1406.2199) adds the scores of a network on RGB to those of
+a network on optical flow. TSN adds logits with the weights 1 and 1.5 on UCF101 and HMDB51, 1 and 1 on
 Kinetics; older two-stream work adds softmax scores with 1 and 1.5 or 2. The weights belong to one kind of score:
 choose them again, on a validation file, when the kind changes.
 
@@ -34,7 +34,7 @@ from vidact.results.figures import command_line, save_results
 from vidact.text.names import counted, plain_name, plain_path
 
 FORMAT = "vidact scores 1"
-# The arrays of a file: the kinds of their values, as NumPy writes them, and how many axes they have (None: any).
+# The arrays of a file: NumPy's letters for the kinds of their values, and the number of their axes (None: any).
 ARRAYS: dict[str, tuple[str, int | None]] = {
     "ids": ("U", 1),
     "labels": ("biuf", None),
@@ -45,21 +45,21 @@ ARRAYS: dict[str, tuple[str, int | None]] = {
     "paths": ("U", 1),
 }
 Kind = Literal["logits", "softmax", "log_softmax"]
-Missing = Literal["refuse", "intersect"]  # what becomes of parts that hold different videos
+Missing = Literal["refuse", "intersect"]  # the treatment of parts that hold different videos
 
 
 @dataclass
 class Scores:
-    """What one test said of every video.
+    """The scores of one test for every video.
 
     Args:
-        ids: names the rows; each id once.
+        ids: the names of the rows; each id once.
         labels: the truth, class indices (N,), or 0/1 (N, K) for multi-label data.
         values: the scores (N, K), averaged over views.
         classes: the K class names in the order of the columns.
         kind: "logits" were averaged, or "softmax" probabilities (each class's own sigmoid for multi-label data).
         views: clips x crops that were averaged, such as "10x3".
-        paths: the video of each row, for whoever wants to look at it; may be empty.
+        paths: the video file of each row, so that people can view it; may be empty.
     """
 
     ids: list[str]
@@ -111,12 +111,12 @@ class Scores:
         return self.labels.ndim == 2
 
     def beside_yardsticks(self) -> dict[str, Any]:
-        """What a guess and the most frequent label reach on these videos, and whether these scores are no better."""
+        """Return the figures of a guess and of the most frequent label, and a verdict on scores that are no better."""
         truth = self.labels if self.multi_label else np.eye(len(self.classes))[self.labels]
         sticks = yardsticks(truth)
         if self.multi_label:
-            words = verdict(sticks, self.classes, mean_precision=mean_average_precision(self.values, self.labels))
-            return {"chance_map": sticks.chance_map, "verdict": words}
+            sentence = verdict(sticks, self.classes, mean_precision=mean_average_precision(self.values, self.labels))
+            return {"chance_map": sticks.chance_map, "verdict": sentence}
         right = self.values.argmax(1) == self.labels
         is_luck = lead_is_luck(right, self.labels == sticks.majority_class)
         return {
@@ -127,7 +127,7 @@ class Scores:
         }
 
     def save(self, path: Path) -> Path:
-        """Write an .npz (no pickle inside), whole or not at all; creates the folder."""
+        """Write an .npz without pickles, completely or not at all; create the folder; return the path."""
         with replacing(path) as half, half.open("wb") as file:
             np.savez_compressed(
                 file,
@@ -144,7 +144,7 @@ class Scores:
 
 
 def load_scores(path: Path) -> Scores:
-    """Read what ``Scores.save`` wrote; FileNotFoundError, or ValueError for a file that is damaged or not ours."""
+    """Read a file of ``Scores.save``. Raises FileNotFoundError, or ValueError for a damaged or other file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not a file; `vidact test` writes scores.npz into the run folder")
@@ -165,8 +165,8 @@ def load_scores(path: Path) -> Scores:
     for name, (kinds, ndim) in ARRAYS.items():
         array = arrays.get(name)
         if array is None or array.dtype.kind not in kinds or ndim not in (None, array.ndim):
-            told = "is missing" if array is None else f"is {array.dtype} {array.shape}"
-            raise ValueError(f"{path} is damaged or not a scores file ({name} {told}); run `vidact test` again")
+            problem = "is missing" if array is None else f"is {array.dtype} {array.shape}"
+            raise ValueError(f"{path} is damaged or not a scores file ({name} {problem}); run `vidact test` again")
     return Scores(
         ids=arrays["ids"].tolist(),
         labels=arrays["labels"],
@@ -179,11 +179,11 @@ def load_scores(path: Path) -> Scores:
 
 
 def stack(parts: Sequence[Scores]) -> Scores:
-    """The videos of all parts below each other: the folds of a cross-validation as one test."""
+    """Concatenate the videos of all parts: the folds of a cross-validation become one test."""
     if not parts:
         raise ValueError("there are no scores to stack; give one or more")
     for number, part in enumerate(parts[1:], start=2):
-        _same_classes(parts[0], part, "part 1", f"part {number}")
+        _require_same_classes(parts[0], part, "part 1", f"part {number}")
         if (part.kind, part.multi_label) != (parts[0].kind, parts[0].multi_label):
             raise ValueError(f"part {number} holds {part.kind} and part 1 {parts[0].kind}; average all tests alike")
     return Scores(
@@ -204,15 +204,16 @@ def fuse(
     missing: Missing = "refuse",
     names: Sequence[str] | None = None,
 ) -> Scores:
-    """The weighted mean of several tests' scores, joined by video id; the rows follow the first part.
+    """Return the weighted mean of several tests' scores, joined by video id; rows are in the order of the first part.
 
     Args:
+        parts: the scores of the tests.
         weights: one a part, 0 or more; None weighs all alike. Only their ratios matter: they are divided by their sum,
             so that fused probabilities are probabilities.
-        kind: what is added. "logits" adds them as they are, "softmax" turns logits into probabilities first,
-            "log_softmax" adds their logarithms (the result counts as logits).
+        kind: the scores that are added: "logits" as they are, "softmax" for probabilities, "log_softmax" for their
+            logarithms (the result counts as logits).
         missing: what to do when the parts hold different videos: refuse, or keep those that all parts hold.
-        names: what messages call the parts.
+        names: the names of the parts in messages.
 
     Raises ValueError when class lists, ids or labels disagree.
     """
@@ -236,10 +237,10 @@ def search_weights(
     missing: Missing = "refuse",
     names: Sequence[str] | None = None,
 ) -> tuple[list[float], float]:
-    """The weights (multiples of ``1 / steps`` that add up to 1) whose fusion is best on these videos, and its figure.
+    """Return the weights (multiples of ``1 / steps``, sum 1) whose fusion is best on these videos, and its figure.
 
     The figure is top-1, or mean average precision for multi-label data; of equal ones the most even weights win.
-    These must be scores of a validation set: an accuracy whose weights were searched on the test set is not a result.
+    Search on the scores of a validation set: an accuracy whose weights were searched on the test set is not a result.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; a grid needs at least 1")
@@ -274,10 +275,10 @@ def fuse_files(
     Args:
         scores: the scores.npz of each part, or the run folders that hold them.
         weights: one a part; by default all alike. TSN: 1 for RGB and 1.5 for flow, on logits.
-        kind: what is added: logits, softmax or log_softmax.
-        out: folder for the fused scores.npz and results.json; None only prints.
+        kind: the scores that are added: logits, softmax or log_softmax.
+        out: the folder of the fused scores.npz and results.json; None only prints.
         search_on: validation scores of the same networks, in the same order, on which the weights are searched.
-        steps: how fine that search is.
+        steps: the fineness of that search: weights are multiples of 1 / steps.
         missing: "intersect" keeps the videos that all parts hold; "refuse" stops when they hold different ones.
     """
     if len(scores) < 2:
@@ -292,13 +293,13 @@ def fuse_files(
             )
         validation, validation_names = _load_parts(search_on)
         weights, reached = search_weights(validation, steps, kind, missing, validation_names)
-        print(f"weights {_words(weights)} reach {reached:.4f} on the validation scores")
+        print(f"weights {_weights_text(weights)} reach {reached:.4f} on the validation scores")
     fused = fuse(parts, weights, kind, missing, names)
     if missing == "intersect":
-        kept = set(fused.ids)
+        common = set(fused.ids)
         for part, name in zip(parts, names, strict=True):
-            if len(part) > len(kept):
-                print(f"{name}: {len(part) - len(kept)} of {len(part)} videos are not in every part and are left out")
+            if len(part) > len(common):
+                print(f"{name}: {len(part) - len(common)} of {len(part)} videos are not in every part and are left out")
         parts = [_rows(part, fused.ids) for part in parts]  # the figures compare the same videos
     columns = {**dict(zip(_short(names), parts, strict=True)), "fused": fused}
     figures = {name: _figures(part) for name, part in columns.items()}
@@ -331,7 +332,7 @@ def fuse_files(
 
 
 def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[str] | None) -> tuple[np.ndarray, Scores]:
-    """Every part's scores as ``kind``, rows in one order (P, N, K) float64, and the first part with those rows."""
+    """Return every part's scores as ``kind``, (P, N, K) float64 in one order, and the first part with those rows."""
     if not parts:
         raise ValueError("there are no scores to fuse; give one or more")
     if kind not in ("logits", "softmax", "log_softmax"):
@@ -340,11 +341,11 @@ def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[st
         raise ValueError(f"missing is {missing!r}; it is 'refuse' or 'intersect'")
     called = list(names) if names is not None else [f"part {number}" for number in range(1, len(parts) + 1)]
     for part, name in zip(parts[1:], called[1:], strict=True):
-        _same_classes(parts[0], part, called[0], name)
+        _require_same_classes(parts[0], part, called[0], name)
     common = set.intersection(*(set(part.ids) for part in parts))
     if missing == "refuse":
         for part, name in zip(parts[1:], called[1:], strict=True):
-            _same_ids(parts[0], part, called[0], name)
+            _require_same_ids(parts[0], part, called[0], name)
     if not common:
         raise ValueError(
             f"no video is in every part: {called[0]} begins with {parts[0].ids[:1]}, "
@@ -367,15 +368,15 @@ def _joined(parts: Sequence[Scores], kind: str, missing: str, names: Sequence[st
     return np.stack(stacked), first
 
 
-def _same_classes(first: Scores, other: Scores, first_name: str, name: str) -> None:
-    if first.classes == other.classes:
+def _require_same_classes(first: Scores, second: Scores, first_name: str, name: str) -> None:
+    if first.classes == second.classes:
         return
-    pairs = itertools.zip_longest(first.classes, other.classes)
+    pairs = itertools.zip_longest(first.classes, second.classes)
     at, (mine, theirs) = next((at, pair) for at, pair in enumerate(pairs) if pair[0] != pair[1])
     hint = (
         "The names are the same in another order"
-        if sorted(first.classes) == sorted(other.classes)
-        else f"{first_name} has {len(first.classes)} classes, {name} has {len(other.classes)}"
+        if sorted(first.classes) == sorted(second.classes)
+        else f"{first_name} has {len(first.classes)} classes, {name} has {len(second.classes)}"
     )
     raise ValueError(
         f"class {at} is {mine!r} in {first_name} and {theirs!r} in {name}, so their columns cannot be added. "
@@ -383,13 +384,13 @@ def _same_classes(first: Scores, other: Scores, first_name: str, name: str) -> N
     )
 
 
-def _same_ids(first: Scores, other: Scores, first_name: str, name: str) -> None:
-    mine, theirs = set(first.ids), set(other.ids)
+def _require_same_ids(first: Scores, second: Scores, first_name: str, name: str) -> None:
+    first_ids, second_ids = set(first.ids), set(second.ids)
     lacks = [
         f"{len(only)} of {len(whole)} videos of {holder} are not in {lacking}, such as {', '.join(map(repr, only[:3]))}"
         for holder, lacking, whole, only in (
-            (first_name, name, first.ids, [id for id in first.ids if id not in theirs]),
-            (name, first_name, other.ids, [id for id in other.ids if id not in mine]),
+            (first_name, name, first.ids, [id for id in first.ids if id not in second_ids]),
+            (name, first_name, second.ids, [id for id in second.ids if id not in first_ids]),
         )
         if only
     ]
@@ -398,7 +399,7 @@ def _same_ids(first: Scores, other: Scores, first_name: str, name: str) -> None:
 
 
 def _rows(scores: Scores, ids: Sequence[str]) -> Scores:
-    """The rows of ``ids``, in their order."""
+    """Return the scores of the videos ``ids``, in their order."""
     row = {id: number for number, id in enumerate(scores.ids)}
     take = [row[id] for id in ids]
     return Scores(
@@ -419,7 +420,7 @@ def _label(scores: Scores, row: int) -> str:
 
 
 def probabilities(scores: Scores) -> np.ndarray:
-    """``scores`` as probabilities (N, K) float64: softmax of logits, or each class's sigmoid for multi-label data."""
+    """Return probabilities (N, K) float64: the softmax of logits, or each class's sigmoid for multi-label data."""
     values = scores.values.astype(np.float64)
     if scores.kind == "softmax":
         return values
@@ -460,7 +461,7 @@ def _load_parts(paths: Sequence[Path]) -> tuple[list[Scores], list[str]]:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """A column title for each file: its run folder's name, numbered where two are alike."""
+    """Return a column title for each file: its run folder's name, numbered where two are alike."""
     titles = [Path(name).parent.name if Path(name).stem == "scores" else Path(name).stem for name in names]
     titles = [title or "scores" for title in titles]
     return [
@@ -479,7 +480,7 @@ def _figures(scores: Scores) -> dict[str, float]:
     }
 
 
-def _words(weights: Sequence[float]) -> str:
+def _weights_text(weights: Sequence[float]) -> str:
     return ", ".join(f"{weight:g}" for weight in weights)
 
 
@@ -487,13 +488,13 @@ def _print_figures(figures: dict[str, dict[str, float]], weights: Sequence[float
     width = max(map(len, figures))
     measures = [measure for measure in figures["fused"] if not is_trivial(measure, num_classes)]
     print(f"{'':{width}}  weight  " + "  ".join(f"{measure:>8}" for measure in measures))
-    shown = [f"{weight:g}" for weight in weights] + [""]
-    for (name, row), weight in zip(figures.items(), shown, strict=True):
+    weight_cells = [f"{weight:g}" for weight in weights] + [""]
+    for (name, row), weight in zip(figures.items(), weight_cells, strict=True):
         print(f"{name:{width}}  {weight:>6}  " + "  ".join(f"{row[m]:>{max(8, len(m))}.4f}" for m in measures))
 
 
 def _print_classes(columns: dict[str, Scores]) -> None:
-    """Each class's accuracy in every part and fused, and what fusing changed against the best part."""
+    """Print each class's accuracy in every part and fused, and the change of the fusion against the best part."""
     fused = columns["fused"]
     measure = average_precision if fused.multi_label else per_class_accuracy
     table = np.stack([measure(part.values, part.labels) for part in columns.values()])  # (P + 1, K)

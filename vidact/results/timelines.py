@@ -1,4 +1,4 @@
-"""What a detector said of whole videos: scores over time beside the truth, as one file that loads without running code.
+"""The scores of a detector over whole videos, with the truth, in one file that loads without running code.
 
 Shapes: T tokens of a video, K actions, L tokens ahead. Column 0 is the background.
 """
@@ -16,10 +16,11 @@ from vidact.files import read_npz, replacing
 
 @dataclass
 class Timelines:
-    """Scores of N videos.
+    """The scores and the truth of N videos; each list has one array a video.
 
-    ``scores`` one (T, 1+K) float32 a video, probabilities; ``targets`` (T, 1+K) multi-hot; ``ignore`` (T,) bool, tokens
-    that do not count. ``future`` (T, L, 1+K) a video, entry j speaking of ``future_offsets[j]`` tokens later, or None.
+    ``scores`` are (T, 1+K) float32 probabilities; ``targets`` are (T, 1+K) multi-hot; ``ignore`` are (T,) bool, True
+    for tokens that do not count. ``future`` are (T, L, 1+K), whose entry j predicts ``future_offsets[j]`` tokens later,
+    or None.
     """
 
     ids: list[str]
@@ -40,16 +41,16 @@ class Timelines:
         return np.repeat(np.array(self.ids), [len(scores) for scores in self.scores])
 
     def joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores (N, 1+K), targets (N, 1+K) and ignore (N,) of all tokens of all videos, one video after another."""
+        """Return the scores, targets (both N, 1+K) and ignore (N,) of the N tokens of all videos, in order."""
         if not self.ids:
             raise ValueError("there is no video in these timelines, so there are no scores")
         return np.concatenate(self.scores), np.concatenate(self.targets), np.concatenate(self.ignore)
 
     def save(self, path: Path) -> Path:
-        """Write an .npz file; an existing one is replaced once the new one is whole."""
+        """Write an .npz file; an existing file is replaced when the new one is complete."""
         scores, targets, ignore = self.joined()
         arrays = {
-            "ids": np.array(self.ids), "lengths": np.array([len(one) for one in self.scores]),
+            "ids": np.array(self.ids), "lengths": np.array([len(rows) for rows in self.scores]),
             "scores": scores.astype(np.float32), "targets": targets.astype(np.uint8), "ignore": ignore,
             "classes": np.array(self.classes), "tokens_per_second": np.array(self.tokens_per_second),
             "future_offsets": np.array(self.future_offsets, dtype=np.int64),
@@ -62,7 +63,7 @@ class Timelines:
 
 
 def load_timelines(path: Path) -> Timelines:
-    """Read what ``Timelines.save`` wrote."""
+    """Read a file of ``Timelines.save``. Raises FileNotFoundError, or ValueError where the file has another content."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}; `vidact test` of an online detector writes it")
     try:
@@ -85,7 +86,7 @@ def load_timelines(path: Path) -> Timelines:
 
 
 def stack_timelines(parts: Sequence[Timelines]) -> Timelines:
-    """The videos of several processes as one, sorted by id, each once."""
+    """Join the timelines of several processes, sorted by video id, each video once."""
     rows = {id: (part, i) for part in parts for i, id in enumerate(part.ids)}
     order = sorted(rows)
     first = parts[0]
