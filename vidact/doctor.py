@@ -1,6 +1,6 @@
-"""`vidact doctor`: what is installed, which decoders and devices really work, and what to do about the rest.
+"""`vidact doctor`: lists what is installed, which decoders and devices work, and how to repair the rest.
 
-Nothing is believed for being importable: every decoder reads a small video whose pictures carry their numbers, and
+Each of them is tried, not only imported: every decoder reads a small video whose pictures carry their numbers, and
 every device multiplies two matrices.
 """
 
@@ -35,16 +35,17 @@ PACKAGES = (
 )  # fmt: skip
 GIB = 2**30
 
-# Libraries round and upsample colour differently: up to 5 levels of 255 on test patterns. Another picture is far more.
+# Mean difference, in levels of 255, up to which two pictures count as the same. Libraries round and upsample colour
+# differently, by up to 5 levels on test patterns; different pictures differ by far more.
 SAME_PICTURE = 10.0
 
 
 def doctor(videos: Path | None = None, json: Path | None = None) -> int:
-    """Say what is installed and what works; with ``--videos``, which decoder reads which file.
+    """Print what is installed and what works; with ``--videos``, which decoder reads which file.
 
     Args:
         videos: a video, or a folder whose videos are all opened with every decoder.
-        json: also write everything found to this file.
+        json: also write all results to this file.
 
     Returns 0 when the default decoder works and reads every video, else 1.
     """
@@ -77,11 +78,11 @@ def doctor(videos: Path | None = None, json: Path | None = None) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What is there
+# Packages, decoders and devices
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions by name; of the four OpenCV packages only those that are installed."""
+    """Return versions by name; of the four OpenCV packages only those that are installed."""
     versions = {"python": platform.python_version(), "vidact": vidact.__version__}
     for name in PACKAGES:
         try:
@@ -94,8 +95,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def check_decoders() -> dict[str, str]:
-    """For each decoder "works", or why not: it must bring the right pictures of a small H.264 video with B-frames."""
-    asked = [0, 29, 7, 8, 20]
+    """Return for each decoder "works", or why not: it must return the right frames of an H.264 video with B-frames."""
+    indices = [0, 29, 7, 8, 20]
     states = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "numbered.mp4"
@@ -103,16 +104,16 @@ def check_decoders() -> dict[str, str]:
         for name in DECODERS:
             try:
                 with open_video(path, decoder=name) as video:
-                    seen = [read_number(image.numpy()) for image in video.frames_at(asked).images]
+                    numbers = [read_number(image.numpy()) for image in video.frames_at(indices).images]
             except (ImportError, ValueError) as error:
                 states[name] = str(error)
             else:
-                states[name] = "works" if seen == asked else f"brings frames {seen} when asked for {asked}"
+                states[name] = "works" if numbers == indices else f"brings frames {numbers} when asked for {indices}"
     return states
 
 
 def check_devices() -> dict[str, str]:
-    """For each device "works" with its name, or why not."""
+    """Return for each device "works" with its name, or why it does not."""
     devices = {"cpu": f"{_try_device('cpu')} ({os.cpu_count()} cores, {torch.get_num_threads()} torch threads)"}
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
@@ -127,14 +128,14 @@ def check_devices() -> dict[str, str]:
 def _try_device(device: str) -> str:
     a = torch.arange(64.0).reshape(8, 8)
     try:
-        found = (a.to(device) @ a.to(device)).cpu()
+        product = (a.to(device) @ a.to(device)).cpu()
     except RuntimeError as error:
         return f"fails: {str(error).splitlines()[0]}"
-    return "works" if torch.allclose(found, a @ a, rtol=1e-3) else "gives wrong products"
+    return "works" if torch.allclose(product, a @ a, rtol=1e-3) else "gives wrong products"
 
 
 def suggestions(versions: dict[str, str], decoders: dict[str, str], devices: dict[str, str]) -> list[str]:
-    """What to do, in words; empty when nothing needs doing."""
+    """Return sentences on what to repair; none where everything works."""
     advice = []
     opencvs = [name for name in OPENCVS if name in versions]
     if len(opencvs) > 1:
@@ -164,12 +165,12 @@ def suggestions(versions: dict[str, str], decoders: dict[str, str], devices: dic
 
 
 def videos_below(folder: Path) -> list[Path]:
-    """The video files below a folder, sorted; links that lead nowhere are none."""
+    """Return the video files below a folder, sorted, without broken links."""
     return sorted(path for name in walk_videos(folder) if (path := folder / name).is_file())
 
 
 def check_videos(videos: Path, decoders: list[str]) -> list[dict[str, Any]]:
-    """One row per video and decoder: what the decoder says of it, or the ``reason`` why it fails.
+    """Return one row per video and decoder: the facts that the decoder reads, or the ``reason`` why it fails.
 
     ``difference`` is the largest mean difference, in levels of 255, of the first, middle and last picture from PyAV's.
     """
@@ -209,31 +210,31 @@ def _check_video(path: Path, decoder: str) -> tuple[dict[str, Any], np.ndarray |
             images = video.frames_at([0, count // 2, count - 1]).images.numpy()
             row |= {"frames": count, "width": video.width, "height": video.height, "fps": round(video.fps, 3)}
             row |= {"first_s": round(float(video.times_s[0]), 4), "last_s": round(float(video.times_s[-1]), 4)}
-    except ValueError as error:  # VideoError is one
+    except ValueError as error:  # VideoError is a ValueError
         row["reason"] = str(error).replace(str(path), path.name)
         return row, None
     return row, images
 
 
 def _print_videos(rows: list[dict[str, Any]], decoders: list[str]) -> None:
-    wide = max(len(row["file"]) for row in rows)
-    print(f"\n{'video':{wide}}  frames  size       first_s   last_s  " + "  ".join(f"{name:10}" for name in decoders))
+    width = max(len(row["file"]) for row in rows)
+    print(f"\n{'video':{width}}  frames  size       first_s   last_s  " + "  ".join(f"{name:10}" for name in decoders))
     for file in dict.fromkeys(row["file"] for row in rows):
         by = {row["decoder"]: row for row in rows if row["file"] == file}
-        known = next((row for row in by.values() if row["frames"] is not None), None)
+        readable = next((row for row in by.values() if row["frames"] is not None), None)
         facts = f"{'-':>6}  {'-':9}  {'-':>7}  {'-':>7}"
-        if known:
-            size = f"{known['width']}x{known['height']}"
-            facts = f"{known['frames']:6}  {size:9}  {known['first_s']:7.3f}  {known['last_s']:7.3f}"
+        if readable:
+            size = f"{readable['width']}x{readable['height']}"
+            facts = f"{readable['frames']:6}  {size:9}  {readable['first_s']:7.3f}  {readable['last_s']:7.3f}"
         print(
-            f"{file:{wide}}  {facts}  "
+            f"{file:{width}}  {facts}  "
             + "  ".join(f"{'fails' if by[name]['reason'] else 'reads':10}" for name in decoders)
         )
     print()
     for name in decoders:
-        own = [row for row in rows if row["decoder"] == name]
-        failed = [row for row in own if row["reason"]]
-        print(f"{name} reads {len(own) - len(failed)} of {len(own)}")
+        decoder_rows = [row for row in rows if row["decoder"] == name]
+        failed = [row for row in decoder_rows if row["reason"]]
+        print(f"{name} reads {len(decoder_rows) - len(failed)} of {len(decoder_rows)}")
         for row in failed:
             print(f"  {row['file']}: {row['reason']}")
 
