@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place and moved there when finished."""
+"""Files that are whole or absent: written under another name in their folder and renamed when finished."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """A path to write to; it becomes ``path`` when the block ends well, and vanishes when it raises.
+    """Yield a path to write to; it becomes ``path`` when the block succeeds, and is removed when the block raises.
 
     >>> with replacing("results.json") as half:
     ...     half.write_text("{}")
@@ -26,7 +26,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with no_empty_folder(path.parent):
         make_folder(path.parent)
-        half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # keeps the suffix, which writers look at
+        half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # writers choose a format by the suffix
         try:
             yield half
             os.replace(half, path)
@@ -36,7 +36,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def no_empty_folder(folder: Path | str) -> Iterator[None]:
-    """Where the block raises, ``folder`` and those above it that were not there before go again if they are empty."""
+    """Remove ``folder`` and its parents where the block raises, if they are empty and did not exist before it."""
     new = _missing(Path(folder))
     try:
         yield
@@ -46,7 +46,7 @@ def no_empty_folder(folder: Path | str) -> Iterator[None]:
 
 
 def try_to_write(folder: Path) -> None:
-    """Raise OSError where ``folder`` is not there and cannot be made, or no file can be made in it; leaves no trace."""
+    """Raise OSError where ``folder`` cannot be made or no file can be made in it; leave nothing behind."""
     new = _missing(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,19 +58,19 @@ def try_to_write(folder: Path) -> None:
 
 
 def _missing(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the innermost first."""
+    """Return the folder and those of its parents that do not exist, the innermost first."""
     return [part for part in (folder, *folder.parents) if not part.exists()]
 
 
 def _remove_empty(folders: list[Path]) -> None:
-    with suppress(OSError):  # one that holds something ends it
+    with suppress(OSError):  # the first folder that is not empty ends the loop
         for folder in folders:
             with suppress(FileNotFoundError):
                 folder.rmdir()
 
 
 def make_folder(folder: Path) -> None:
-    """The folder and those above it, where they are not there yet; raises OSError with what stands in the way."""
+    """Make a folder and its parents where they do not exist. Raises OSError, which names a file in the way."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -80,33 +80,36 @@ def make_folder(folder: Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """The name of a file where something may be added to it: file systems take 255 bytes, and titles come near that."""
+    """Shorten a file name over 240 bytes to a hash, since file systems allow 255 bytes and prefixes are added to it."""
     if len(os.fsencode(name)) <= 240:
         return name
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32] + Path(name).suffix[-16:]
 
 
-# Beyond this and a hundred times the file's own size, arrays are not unpacked.
+# Arrays of a file are unpacked up to this number of bytes plus a hundred times the size of the file.
 MOST_BYTES = 1 << 30
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz by name: never a pickle, and none that is larger than its bytes, or that the file can be.
+    """Return the arrays of an .npz by name, without opening pickles.
 
-    Raises ValueError with what is wrong with which array.
+    Raises ValueError, which names the array, where its header does not fit its size or the arrays together are
+    larger than a file of this size can hold.
     """
     try:
         with zipfile.ZipFile(path) as packed:
             left = MOST_BYTES + 100 * path.stat().st_size
             for member in packed.infolist():
                 with packed.open(member) as file:
-                    told = _npy_bytes(file)
-                if told != member.file_size:
-                    raise ValueError(f"{member.filename} says that it has {told:,} bytes and has {member.file_size:,}")
-                left -= told
+                    num_bytes = _npy_bytes(file)
+                if num_bytes != member.file_size:
+                    raise ValueError(
+                        f"{member.filename} says that it has {num_bytes:,} bytes and has {member.file_size:,}"
+                    )
+                left -= num_bytes
                 if left < 0:
                     raise ValueError(
-                        f"{member.filename} would take {told:,} bytes, which such a small file cannot hold"
+                        f"{member.filename} would take {num_bytes:,} bytes, which such a small file cannot hold"
                     )
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
@@ -115,7 +118,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def _npy_bytes(file: Any) -> int:
-    """How many bytes a .npy of this header has."""
+    """Return the number of bytes that a .npy file with this header has."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -124,10 +127,11 @@ def _npy_bytes(file: Any) -> int:
     return file.tell() + math.prod(shape) * dtype.itemsize
 
 
-def take(file: int) -> bool:
-    """Whether an open file, by its descriptor, is now this opening's alone, until it is closed or the process ends.
+def try_lock(file: int) -> bool:
+    """Lock an open file, by its descriptor, until it is closed or the process ends; return whether that succeeded.
 
-    True as well where the system, such as Windows, or the file system has no such locks.
+    Returns False where the file is locked already, and True where the system, such as Windows, or the file system has
+    no such locks.
     """
     try:
         import fcntl
@@ -141,6 +145,6 @@ def take(file: int) -> bool:
 
 
 def write_json(path: Path | str, content: Any) -> None:
-    """``content`` as readable JSON."""
+    """Write ``content`` as indented JSON, completely or not at all."""
     with replacing(path) as half:
         half.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

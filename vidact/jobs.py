@@ -1,8 +1,8 @@
 """Work on many files: by several processes, a file at a time, whole or not at all, and never twice.
 
-``run`` does the jobs, ``Folder`` keeps what is finished. A folder of results has a folder of notes: one JSON file for
-each job that is done, written after the files of the job have been moved to their place. A run that was killed leaves
-at most files with a process number in their names, which the next run removes.
+``run`` does the jobs, ``Folder`` records what is finished. A folder of results has a folder of notes: one JSON file for
+each finished job, written after the files of the job have been moved to their place. A run that was killed leaves at
+most files with a process number in their names, which the next run removes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from vidact.files import short_name, take, write_json
+from vidact.files import short_name, try_lock, write_json
 
-UNREADABLE = "unreadable.json"  # names and reasons of what could not be read
-DISK_RESERVE = 32 * 2**20  # bytes that a run leaves free
-LONGEST_NAME = 255  # bytes of a file's name
+UNREADABLE = "unreadable.json"  # the names of the files that could not be read, with the reasons
+DISK_RESERVE = 32 * 2**20  # the number of bytes that a run leaves free
+LONGEST_NAME = 255  # the number of bytes that a file's name may have
 
 Job = TypeVar("Job", bound="Piece")
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ class DiskFullError(OSError):
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -54,19 +54,19 @@ def num_cores() -> int:
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while a process starts, and raise KeyboardInterrupt afterwards if there was one.
+    """Hold Ctrl-C back while a process starts, and raise KeyboardInterrupt afterwards if it was pressed.
 
-    A terminal sends SIGINT to every process of the group. The new process inherits that the signal is blocked, so that
-    one which is still importing its libraries prints no traceback of its own; and the parent, interrupted between the
-    start and the first message, would leave it a message cut short.
+    A terminal sends SIGINT to every process of the group. The new process inherits the blocked signal, so that it
+    prints no traceback while it imports its libraries; and a parent that was interrupted between the start and the
+    first message would send an incomplete message.
     """
-    held: list[int] = []
+    interrupts: list[int] = []
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     if os.name == "posix":
-        resource_tracker.ensure_running()  # the first process starts it, and it would leave the signal unblocked
+        resource_tracker.ensure_running()  # started by the first process, it would unblock the signal
     if is_main and callable(handler):
-        signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+        signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
@@ -75,7 +75,7 @@ def interrupts_held() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that waited is handled here
         if is_main and callable(handler):
             signal.signal(signal.SIGINT, handler)
-    if held and callable(handler):
+    if interrupts and callable(handler):
         handler(signal.SIGINT, None)
 
 
@@ -114,16 +114,16 @@ if sys.platform != "win32":
 
 
 def process_context(method: str | None = "spawn") -> BaseContext:
-    """A context of multiprocessing whose processes leave Ctrl-C to this one, from their first instant.
+    """Return a multiprocessing context whose processes have Ctrl-C blocked from the start; only this one handles it.
 
-    ``method`` is spawn, forkserver or fork; None is Python's own choice. A fork inherits threads and accelerators in an
+    ``method`` is spawn, forkserver or fork; None is Python's default. A fork inherits threads and accelerators in an
     unknown state.
     """
     return _CONTEXTS[method or multiprocessing.get_start_method()]()
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it ends, killed or not."""
+    """End this process when its parent ends, also when the parent is killed."""
 
     def wait_for_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -141,14 +141,14 @@ def refuse_workers(workers: int) -> None:
 
 
 class Piece(Hashable, Protocol):
-    """A job: one file to be made or read. ``label`` names it in messages."""
+    """A job: one file to be made or read; ``label`` is its name in messages."""
 
     @property
     def label(self) -> str: ...
 
 
-Tell = Callable[[float], None]  # takes the share of a job that is done, 0 to 1
-Work = Callable[[Job, Tell], Result]
+Progress = Callable[[float], None]  # a function to call with the finished share of a job, 0 to 1
+Work = Callable[[Job, Progress], Result]
 
 
 def run(
@@ -159,16 +159,16 @@ def run(
 ) -> Generator[tuple[Job, Result]]:
     """Do each job once and yield it with its result, in the order in which they are finished.
 
-    With one worker the work is done in this process; else ``workers`` processes of one thread each take a job at a
-    time, and end with this one. What the work raises ends the run and is raised here, as is ChildProcessError where a
-    worker is ended from outside.
+    With one worker the work is done in this process; else ``workers`` processes of one thread each do one job at a
+    time, and end with this process. An error in the work ends the run and is raised here; a worker that ends before
+    its job is done raises ChildProcessError.
 
     Args:
-        start: makes the work, once in each process, so that what all jobs share is sent once. It is pickled, as jobs
-            and results are, and a script that calls this needs ``if __name__ == "__main__":``.
-        jobs: what is to be done, in this order.
-        workers: processes, at least 1.
-        meter: is told when the work began, and now and then which share of a job is done.
+        start: returns the work; called once in each process, so that what all jobs share is sent once. It is pickled,
+            as are jobs and results, and a script that calls this needs ``if __name__ == "__main__":``.
+        jobs: the jobs, in the order in which they are started.
+        workers: the number of processes, at least 1.
+        meter: displays the progress: it gets the start of the work and from time to time the share of each job.
     """
     refuse_workers(workers)
     if not jobs:
@@ -184,32 +184,32 @@ def run(
         return
     context = process_context()
     waiting = list(reversed(jobs))
-    in_hand: dict[Connection, Job] = {}
+    running: dict[Connection, Job] = {}
     processes: dict[Connection, Any] = {}
 
     def send_next(link: Connection) -> None:
-        in_hand[link] = waiting.pop()
-        with contextlib.suppress(OSError):  # of a process that has ended: its end of the link says so
-            link.send(in_hand[link])
+        running[link] = waiting.pop()
+        with contextlib.suppress(OSError):  # the process has ended, which receiving from the link reports below
+            link.send(running[link])
 
     try:
-        # Each process has a pipe of its own, so that one which is killed leaves no lock behind that others wait for.
+        # Each process has a separate pipe, so that a process that is killed leaves no lock that others wait for.
         for _ in range(workers):
             parent_end, child_end = context.Pipe()
             process = context.Process(target=_serve, args=(child_end,), daemon=True)  # type: ignore[attr-defined]
             processes[parent_end] = process
             process.start()
             child_end.close()
-        # Not among the arguments of the process: those of one that ends before it reads them are waited for forever
-        # where they are larger than a pipe holds.
+        # ``start`` is sent through the pipe and is no argument of the process: arguments larger than a pipe holds would
+        # block the parent forever where the process ends before it reads them.
         for parent_end in processes:
             with contextlib.suppress(OSError):
                 parent_end.send(start)
             send_next(parent_end)
-        while in_hand:
-            for link in multiprocessing.connection.wait(list(in_hand)):
+        while running:
+            for link in multiprocessing.connection.wait(list(running)):
                 assert isinstance(link, Connection)
-                job = in_hand[link]
+                job = running[link]
                 try:
                     message = link.recv()
                 except (EOFError, OSError):
@@ -219,10 +219,10 @@ def run(
                     meter.begin(message.at)
                     meter.move(job, message.part)
                     continue
-                del in_hand[link]
+                del running[link]
                 if message.error is not None:
                     raise message.error
-                if waiting:  # before the result is dealt with, so that the process need not wait for that
+                if waiting:  # the next job is sent before the result is used, so that the process does not wait
                     send_next(link)
                 yield job, message.result
     finally:
@@ -246,7 +246,7 @@ def _ended(job: Piece, status: int) -> ChildProcessError:
 
 
 class _Share(NamedTuple):
-    """The share of a job that is done, and when that was by the clock that all processes of a machine have."""
+    """The finished share of a job, and the time of it on the clock that all processes of a machine share."""
 
     part: float
     at: float
@@ -259,20 +259,21 @@ class _End(NamedTuple):
     error: Exception | None = None
 
 
-TELL_EVERY_S = 0.5
+PROGRESS_EVERY_S = 0.5
 
 
 def _serve(link: Connection) -> None:
-    """Work in a process of its own: what makes the work and then jobs come in, and shares and results go out, until the
-    other end of the link is gone.
+    """Work in a separate process until the other end of the link is closed.
+
+    Receives ``start`` and then jobs; sends shares and results.
     """
     end_with_parent()
     last_s = 0.0
 
-    def tell(part: float) -> None:
+    def send_progress(part: float) -> None:
         nonlocal last_s
         now = time.monotonic()
-        if part == 0 or now - last_s > TELL_EVERY_S:
+        if part == 0 or now - last_s > PROGRESS_EVERY_S:
             link.send(_Share(float(part), now))
             last_s = now
 
@@ -282,7 +283,7 @@ def _serve(link: Connection) -> None:
 
         torch.set_num_threads(1)
         cv2.setNumThreads(0)
-        start: Callable[[], Callable[[Any, Tell], Any]] = link.recv()
+        start: Callable[[], Callable[[Any, Progress], Any]] = link.recv()
         work = start()
     except EOFError:
         return
@@ -295,26 +296,26 @@ def _serve(link: Connection) -> None:
         except (EOFError, OSError):
             return
         try:
-            tell(0.0)  # the work begins here: what came before was the start of the process
-            message = _End(work(job, tell))
+            send_progress(0.0)  # the work begins now; starting the process does not count as work
+            message = _End(work(job, send_progress))
         except Exception as error:
             message = _End(error=_for_the_parent(error))
         try:
             link.send(message)
-        except OSError:  # the process that started this one is gone
+        except OSError:  # the parent process has ended
             return
 
 
 def _for_the_parent(error: Exception) -> Exception:
     """Return the error as it can be sent to another process, with the place where it was raised."""
-    place = traceback.format_exc()
+    trace = traceback.format_exc()
     try:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:
         plain = next((kind for kind in (ValueError, ImportError, OSError) if isinstance(error, kind)), None)
-        return plain(str(error)) if plain else RuntimeError(place)
-    copy.add_note(place)
-    return copy if isinstance(copy, Exception) else RuntimeError(place)
+        return plain(str(error)) if plain else RuntimeError(trace)
+    copy.add_note(trace)
+    return copy if isinstance(copy, Exception) else RuntimeError(trace)
 
 
 # ---------------------------------------------------------------------------------------------- the folder of results
@@ -334,8 +335,9 @@ def part_of(name: str, parts: int) -> int:
 
 
 def source_state(path: Path) -> dict[str, int]:
-    """Identify a source, so that a changed one is read again: size and modification time, of a folder of images those
-    of all its files.
+    """Identify a source by its size and modification time, so that a changed source is read again.
+
+    For a folder of images it is the sum of the sizes and the newest time of its files.
     """
     stats = [path.stat(), *(file.stat() for file in path.iterdir())] if path.is_dir() else [path.stat()]
     return {"size": sum(stat.st_size for stat in stats), "mtime_ns": max(stat.st_mtime_ns for stat in stats)}
@@ -343,48 +345,48 @@ def source_state(path: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of results: locked while a run writes to it, made with one set of settings, with a note of each job that
-    is done.
+    """A folder of results: locked while a run writes to it, made with one set of settings, with notes of finished jobs.
 
     Args:
         out: the folder.
         notes: the folder in it that holds the lock and the settings.
-        done: the folder in ``notes`` with a note of each finished job.
+        finished: the folder in ``notes`` with a note of each finished job.
         shard: "i/n" is the i-th of n parts, which n machines write to one folder; None where the jobs are not divided.
     """
 
     out: Path
     notes: str
-    done: str = "done"
+    finished: str = "done"
     shard: str | None = None
 
     def includes(self, name: str) -> bool:
-        """Whether a job of this name belongs to the shard."""
+        """Return whether a job of this name belongs to the shard."""
         part, parts = parse_shard(self.shard or "1/1")
         return part_of(name, parts) == part
 
     def _for_shard(self, name: str) -> str:
-        """The name of a file of which each shard has one."""
+        """Return this shard's name of a file that each shard has."""
         part, parts = parse_shard(self.shard or "1/1")
         return name if parts == 1 else f"{Path(name).stem}-{part}-of-{parts}{Path(name).suffix}"
 
     @contextlib.contextmanager
     def locked(self, files: Collection[Path] = ()) -> Iterator[None]:
-        """Refuse a second run on the same folder, or the same shard of it, and remove what a killed run left.
+        """Lock the folder, or the shard of it, for the block, and remove half-written files of a killed run.
 
-        The lock ends with the process, however that ends. A full disk becomes a DiskFullError.
+        Raises ValueError where another run holds the lock. The lock ends with the process, however that ends. A full
+        disk becomes a DiskFullError.
 
         Args:
-            files: what the jobs write. Where several shards write to the folder, half-written forms of these alone are
-                removed, because another shard may be writing the others.
+            files: the files that the jobs write. Where several shards write to the folder, only half-written forms of
+                these are removed, because another shard may be writing the others.
         """
         _, parts = parse_shard(self.shard or "1/1")
         folder = self.out / self.notes
         folder.mkdir(parents=True, exist_ok=True)
-        # versions before this one name the lock of the only part so where there are shards
+        # The lock of shard 1/1 keeps its name from earlier versions, so that their runs are refused as well.
         name = "lock-1-of-1" if parts == 1 and self.shard is not None else self._for_shard("lock")
         with (folder / name).open("w") as lock, full_disk_named(self.out):
-            if not take(lock.fileno()):
+            if not try_lock(lock.fileno()):
                 if parts == 1:
                     raise ValueError(f"another run is writing to {self.out}; wait for it, or choose another --out")
                 raise ValueError(
@@ -399,33 +401,33 @@ class Folder:
             yield
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Write down what the folder is made with; raise ValueError where it was made otherwise."""
+        """Write the settings into the folder; raise ValueError where it was made with others or holds other files."""
         path = self.out / self.notes / "settings.json"
         if path.exists():
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier_settings = json.loads(path.read_text(encoding="utf-8"))
             differ = [
-                f"{name} {earlier.get(name)!r} there, {settings.get(name)!r} asked"
-                for name in {**earlier, **settings}
-                if earlier.get(name) != settings.get(name)
+                f"{name} {earlier_settings.get(name)!r} there, {settings.get(name)!r} asked"
+                for name in {**earlier_settings, **settings}
+                if earlier_settings.get(name) != settings.get(name)
             ]
             if differ:
                 raise ValueError(f"{self.out} was made with other settings: {'; '.join(differ)}. Choose another --out")
             return
-        strangers = sorted(path.name for path in self.out.iterdir() if path.name != self.notes)
-        if strangers:
+        others = sorted(path.name for path in self.out.iterdir() if path.name != self.notes)
+        if others:
             raise ValueError(
-                f"{self.out} holds files that this command did not make ({strangers[0]}); choose a new or empty --out"
+                f"{self.out} holds files that this command did not make ({others[0]}); choose a new or empty --out"
             )
         write_json(path, settings)
 
     def note_paths(self, name: str) -> list[Path]:
-        """Where the note of a job is written, and after it where it may be as well: under its shortened name."""
-        path = self.out / self.notes / self.done / name
+        """Return the path to which the note of a job is written, and then the other paths where a note may exist."""
+        path = self.out / self.notes / self.finished / name
         names = dict.fromkeys([f"{path.name}.json", f"{short_name(path.name)}.json"])
         return [path.with_name(name) for name in names if len(os.fsencode(name)) <= LONGEST_NAME]
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """The note of a finished job; None where it is not finished or the note cannot be read."""
+        """Return the note of a finished job; None where the job is not finished or the note cannot be read."""
         for path in self.note_paths(name):
             try:
                 note = json.loads(path.read_text(encoding="utf-8"))
@@ -437,12 +439,12 @@ class Folder:
         return None
 
     def read_if_of(self, name: str, state: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The note of a job that was finished with this state of its source; None where there is none."""
+        """Return the note of a job that was finished with this state of its source; None where there is none."""
         note = self.read(name)
         return note if note is not None and all(note.get(key) == value for key, value in state.items()) else None
 
     def finish(self, name: str, state: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-        """Note that a job is done, with the state of its source; its files are in their place already."""
+        """Write and return the note of a finished job, whose files are in place, with the state of its source."""
         note = {**state, **facts}
         write_json(self.note_paths(name)[0], note)
         return note
@@ -453,9 +455,9 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def report_unreadable(self, reasons: Mapping[str, str]) -> Path:
-        """Write what could not be read, with the reasons, and return the file; without any, the file is removed.
+        """Write the list of what could not be read, with the reasons, and return its path; an empty list is removed.
 
-        Each shard has a file of its own: unreadable.json, or unreadable-i-of-n.json for the i-th of n parts. One that
+        Each shard has its own list: unreadable.json, or unreadable-i-of-n.json for the i-th of n parts. A list that
         would not change is not written again.
         """
         path = self.out / self._for_shard(UNREADABLE)
@@ -463,16 +465,16 @@ class Folder:
             path.unlink(missing_ok=True)
             return path
         try:
-            is_the_same = json.loads(path.read_text(encoding="utf-8")) == dict(reasons)
+            is_unchanged = json.loads(path.read_text(encoding="utf-8")) == dict(reasons)
         except (OSError, ValueError):
-            is_the_same = False
-        if not is_the_same:
+            is_unchanged = False
+        if not is_unchanged:
             write_json(path, dict(reasons))
         return path
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -481,14 +483,14 @@ def file_digest(path: Path) -> str:
 
 
 def disk_free(folder: Path) -> int:
-    """Bytes that may be written below ``folder``, which need not exist yet."""
+    """Return the number of bytes that may be written below ``folder``, which need not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def require_room(out: Path, num_bytes: float) -> None:
-    """Raise DiskFullError where ``num_bytes`` would not fit."""
+    """Raise DiskFullError where ``num_bytes`` would not fit on the disk of ``out``."""
     free = disk_free(out)
     if num_bytes + DISK_RESERVE > free:
         raise DiskFullError(
@@ -500,13 +502,13 @@ def require_room(out: Path, num_bytes: float) -> None:
 
 @contextlib.contextmanager
 def full_disk_named(out: Path) -> Iterator[None]:
-    """Turn whatever a full disk makes a library raise into one DiskFullError that says what to do."""
+    """Turn any error that a full disk causes into a DiskFullError, whose text says what to do."""
     try:
         yield
     except DiskFullError:
         raise
     except Exception as error:
-        # muxers swallow the error of a write and stumble later: the free space says what it was
+        # Muxers ignore the error of a write and fail later, so a disk without free space counts as the cause.
         number = getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT) or (
             not isinstance(error, FileNotFoundError) and out.exists() and disk_free(out) < 2**16
@@ -536,18 +538,18 @@ def time_text(seconds: float) -> str:
 
 
 class Meter:
-    """How far a run is, by bytes of its sources: one moving line on a terminal, now and then a line in a log.
+    """The progress of a run, by bytes of its sources: one changing line on a terminal, a line every 30 s in a log.
 
-    The time that is left follows from the work that was done since ``begin``; the start of processes is none.
+    The remaining time is estimated from the work since ``begin``; the start of processes does not count.
 
     Args:
-        sizes: bytes of the source of each job.
-        count: of what is counted in ``unit``; None: one for each job.
-        is_on: whether anything is printed at all.
-        unit: what is counted.
+        sizes: the bytes of the source of each job.
+        count: the total in ``unit``; None counts one for each job.
+        is_on: whether anything is printed.
+        unit: the name of the things that are counted.
     """
 
-    TIMED_S = 3.0  # of work, before an estimate of the rest is printed
+    TIMED_S = 3.0  # seconds of work before an estimate of the remaining time is printed
 
     def __init__(
         self, sizes: Mapping[Any, int], count: int | None = None, is_on: bool = True, unit: str = "videos"
@@ -562,18 +564,18 @@ class Meter:
         self.printed = time.monotonic()
 
     def begin(self, at: float | None = None) -> None:
-        """Work begins now, or began at a moment of ``time.monotonic``; the first call counts."""
+        """Set the start of the work: now, or ``at`` on the clock ``time.monotonic``. Only the first call counts."""
         if self.began is None:
             self.began = time.monotonic() if at is None else at
 
     def move(self, job: Hashable, share: float) -> None:
-        """Take in which share of a job, 0 to 1, is done."""
+        """Record the finished share of a job, 0 to 1."""
         self.in_hand[job] = share * self.sizes.get(job, 0)
         if time.monotonic() - self.printed > (0.5 if self.is_terminal else 30):
             self._print("")
 
     def finish(self, job: Hashable, news: str = "", count: int = 1) -> None:
-        """Take in that a job is done; ``news`` is printed at once."""
+        """Record that a job is finished; ``news`` is printed at once."""
         self.in_hand.pop(job, None)
         self.finished_bytes += self.sizes.get(job, 0)
         self.finished += count

@@ -187,7 +187,7 @@ class _Outcome:
         return self.error or f"{self.tokens} tokens{pauses if self.takes else ''}"
 
 
-def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Tell) -> _Outcome:
+def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Progress) -> _Outcome:
     task.folder.forget(task.video)
     for stale in (task.target, takes_file(task.target)):  # files of another state of the video
         stale.unlink(missing_ok=True)

@@ -178,7 +178,7 @@ def _start() -> jobs.Work[_Task, tuple[int, str]]:
     return _extract
 
 
-def _extract(task: _Task, tell: jobs.Tell) -> tuple[int, str]:
+def _extract(task: _Task, progress: jobs.Progress) -> tuple[int, str]:
     """Return the number of fields that were written, and the reason where there are none."""
     task.folder.forget(task.video)
     try:
@@ -189,7 +189,7 @@ def _extract(task: _Task, tell: jobs.Tell) -> tuple[int, str]:
             with FlowWriter(task.folder.out, task.video, task.record) as writer:
                 for number, levels in enumerate(video_flow(video, task.record, task.weights, task.device), 1):
                     writer.write(levels)
-                    tell(number / (len(video) - 1))
+                    progress(number / (len(video) - 1))
     except (VideoError, FileNotFoundError, PermissionError) as error:
         return 0, str(error)
     task.folder.finish(task.video, state, fields=writer.num_fields)

@@ -43,7 +43,7 @@ from av.video.frame import PictureType
 from PIL import Image
 
 from vidact.events import Detection
-from vidact.files import make_folder, replacing, take
+from vidact.files import make_folder, replacing, try_lock
 from vidact.text.names import counted
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class _LineWriter(_Writer):
         opened = io.FileIO(os.fspath(name), "ab")
         try:
             if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-                if not take(opened.fileno()):
+                if not try_lock(opened.fileno()):
                     raise taken(name)
                 if self._appends:
                     self._mend(name, opened)
@@ -254,7 +254,7 @@ def refuse_taken(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if path.is_file():
             with path.open("rb") as file:
-                if not take(file.fileno()):
+                if not try_lock(file.fileno()):
                     raise taken(path)
 
 
@@ -534,7 +534,7 @@ class Recorder(_Writer):
         options = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
         with contextlib.ExitStack() as stack:
             held = stack.enter_context(path.open("ab"))
-            if not take(held.fileno()):
+            if not try_lock(held.fileno()):
                 raise taken(path)
             container = stack.enter_context(av.open(str(path), "w", format="mp4", options=options))
             stream = container.add_stream("libx264", rate=30)  # a guess for the rate control; frames carry their times
