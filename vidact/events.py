@@ -1,7 +1,7 @@
 """Scores over time become events, one token at a time: scoring and streaming run the same step.
 
 A class turns on where its smoothed probability reaches ``on`` and off where it falls below ``off``: with ``off`` lower
-than ``on`` a wavering score makes one event, not ten. Events too short are never told; gaps too short are bridged.
+than ``on`` a wavering score makes one event, not ten. Events too short are dropped; gaps too short are bridged.
 
 Token t covers the seconds from t / r to (t + 1) / r at r tokens a second.
 
@@ -39,12 +39,12 @@ class Detection:
 
 @dataclass(frozen=True, eq=False)
 class EventState:
-    """What a stream has to remember, all arrays (K,); ``EventDetector.step`` returns a new one and keeps the old.
+    """The state of a stream, all arrays (K,); ``EventDetector.step`` returns a new state and does not change the old.
 
-    ``token`` counts the tokens seen; ``smoothed`` are the probabilities that the thresholds see. ``start`` and ``last``
-    are the first and the newest token at which an event of the class was on, ``start`` being -1 without an event;
-    ``is_on`` is False in a gap that may yet be bridged; ``is_told`` once the event was long enough to be told.
-    ``total`` and ``count`` make the score.
+    ``token`` counts the tokens so far; ``smoothed`` are the probabilities that are compared with the thresholds.
+    ``start`` and ``last`` are the first and the newest token at which an event of the class was on, ``start`` being -1
+    without an event; ``is_on`` is False in a gap that may yet be bridged; ``is_reported`` is True once the event was
+    long enough to be reported. The score is ``total`` divided by ``count``.
     """
 
     video: str
@@ -53,17 +53,17 @@ class EventState:
     start: np.ndarray
     last: np.ndarray
     is_on: np.ndarray
-    is_told: np.ndarray
+    is_reported: np.ndarray
     total: np.ndarray
     count: np.ndarray
 
 
 @dataclass(frozen=True)
 class EventUpdate:
-    """What one token changed.
+    """The events that one token opened and closed.
 
-    ``opened`` holds events as they stand when they have lasted ``min_seconds``, ``closed`` whole ones. Each event is
-    opened once and closed once, and what was opened is never taken back.
+    ``opened`` holds events at the moment when they have lasted ``min_seconds``, ``closed`` holds complete events. Each
+    event is opened once and closed once, and an opened event is never withdrawn.
     """
 
     opened: list[Detection]
@@ -71,24 +71,24 @@ class EventUpdate:
 
 
 class EventDetector:
-    """Turns probabilities (1 + K) of one token after the other into events.
+    """A detector that turns the probabilities (1 + K) of one token after the other into events.
 
     Each stream has its own state: ``state = detector.initial_state(video)``, then for each token
     ``update, state = detector.step(probabilities, state)``, and ``detector.finish(state)`` at the end of a video.
 
     Args:
         classes: names of the K actions, without the background.
-        tokens_per_second: of the scores.
+        tokens_per_second: the rate of the scores.
         on: the probability at which a class turns on, above 0; one for all or one for each class.
         off: the probability below which it turns off, at most ``on``; None is 0.6 times ``on``.
         smoothing: s in smoothed_t = s · smoothed_(t-1) + (1 - s) · probability_t, from 0 (none) to below 1; the first
-            token is taken as it is. 0.5 is what IDU does to its scores. It costs about s / (1 - s) tokens of delay.
-        min_seconds: shorter events are dropped; a live event is told when it has lasted so long.
+            token is used as it is. IDU smooths its scores with 0.5. The delay grows by about s / (1 - s) tokens.
+        min_seconds: shorter events are dropped; a live event is reported when it has lasted so long.
         merge_seconds: two events of a class with a gap of at most this are one; a live event is closed so much later.
-        exclusive: of the classes that reach their thresholds only one is on, the one whose probability is the largest
-            multiple of its threshold, so that no two events overlap. For scores that share one probability (softmax):
-            their thresholds are low, and several classes would be on at once. A gap is not bridged over an event of
-            another class.
+        exclusive: of the classes that reach their thresholds only one is on, the class whose probability is the largest
+            multiple of its threshold, so that no two events overlap. Use it for scores that share one probability
+            (softmax): their thresholds are low, and several classes would be on at once. A gap is not bridged over an
+            event of another class.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class EventDetector:
         return np.array(np.broadcast_to(values, len(self.classes)))
 
     def initial_state(self, video: str) -> EventState:
-        """The state of a stream that has seen nothing; ``video`` is written into its detections."""
+        """Return the state of a stream before its first token; ``video`` is written into its detections."""
         shape = self.on.shape
         return EventState(
             video=video,
@@ -145,23 +145,26 @@ class EventDetector:
             start=np.full(shape, -1),
             last=np.full(shape, -1),
             is_on=np.zeros(shape, dtype=bool),
-            is_told=np.zeros(shape, dtype=bool),
+            is_reported=np.zeros(shape, dtype=bool),
             total=np.zeros(shape),
             count=np.zeros(shape, dtype=np.int64),
         )
 
     def step(self, probabilities: ArrayLike, state: EventState) -> tuple[EventUpdate, EventState]:
-        """Take the next token's ``probabilities`` (1 + K); ``state`` itself is left as it was."""
+        """Return the changes by the next token's ``probabilities`` (1 + K), and the new state; ``state`` is unchanged.
+
+        Raises ValueError for another shape and for values that are no probabilities.
+        """
         row = np.asarray(probabilities, dtype=np.float64)
         self._check(row, state)
         before, opens, ends = self._advance(row, state)
         opened = self._detections(before, opens)
         if not ends.any():
             return EventUpdate(opened, []), before
-        return EventUpdate(opened, self._detections(before, ends & before.is_told)), self._without(before, ends)
+        return EventUpdate(opened, self._detections(before, ends & before.is_reported)), self._without(before, ends)
 
     def _advance(self, row: np.ndarray, state: EventState) -> tuple[EventState, np.ndarray, np.ndarray]:
-        """The state after one more token, which of its events are long enough from now on, and which are over.
+        """Return the state after one more token, which of its events have just become long enough, and which are over.
 
         Arrays have the shape of ``on``, so that one pass over the scores serves several sets of thresholds.
         """
@@ -177,39 +180,42 @@ class EventDetector:
         last = np.where(is_on, t, state.last)
         total = np.where(is_on, state.total + smoothed, state.total)
         count = state.count + is_on
-        opens = is_on & ~state.is_told & (t + 1 - start >= self._min_tokens)
-        is_told = state.is_told | opens
+        opens = is_on & ~state.is_reported & (t + 1 - start >= self._min_tokens)
+        is_reported = state.is_reported | opens
         ends = t - last > self._merge_tokens
         if self.exclusive:
-            # What was never told gives way to any other class, and what was told to another event that is told.
-            ends |= ~is_on & is_on.any(-1, keepdims=True) & (~is_told | (is_on & is_told).any(-1, keepdims=True))
+            # An event in a gap ends when another class is on: at once where it was not reported, and otherwise when the
+            # event of the other class is reported.
+            ends |= (
+                ~is_on & is_on.any(-1, keepdims=True) & (~is_reported | (is_on & is_reported).any(-1, keepdims=True))
+            )
         ends &= start >= 0
-        return EventState(state.video, t + 1, smoothed, start, last, is_on, is_told, total, count), opens, ends
+        return EventState(state.video, t + 1, smoothed, start, last, is_on, is_reported, total, count), opens, ends
 
     @staticmethod
     def _without(state: EventState, ends: np.ndarray) -> EventState:
-        """``state`` with the events that are over taken out."""
+        """Return ``state`` without the events that are over."""
         return replace(
             state,
             start=np.where(ends, -1, state.start),
-            is_told=state.is_told & ~ends,
+            is_reported=state.is_reported & ~ends,
             total=np.where(ends, 0.0, state.total),
             count=np.where(ends, 0, state.count),
         )
 
     def finish(self, state: EventState) -> list[Detection]:
-        """The events that are still open, closed by the end of the video."""
+        """Return the events that are still open, closed by the end of the video."""
         return self.ongoing(state)
 
     def ongoing(self, state: EventState) -> list[Detection]:
-        """The opened events that are not closed yet, as they stand; ``end_s`` is the end of their newest token."""
-        return self._detections(state, state.is_told)
+        """Return the opened events that are not closed yet; ``end_s`` is the end of their newest token."""
+        return self._detections(state, state.is_reported)
 
     def _detections(self, state: EventState, which: np.ndarray) -> list[Detection]:
         return [self._detection(state, (int(c),)) for c in np.flatnonzero(which)]
 
     def _detection(self, state: EventState, index: tuple[int, ...]) -> Detection:
-        """The event at ``index`` of the state's arrays; their last axis are the classes."""
+        """Return the event at ``index`` of the state's arrays, whose last axis is the classes."""
         rate = self.tokens_per_second
         return Detection(
             state.video,
@@ -225,7 +231,7 @@ class EventDetector:
                 f"the scores of token {state.token} of {state.video} have the shape {row.shape}; "
                 f"1 background and {len(self.classes)} classes make ({1 + len(self.classes)},)"
             )
-        # Written so that NaN fails it.
+        # The condition is written so that NaN fails it.
         if not (row.min() >= 0 and row.max() <= 1 + 1e-6):
             raise ValueError(
                 f"the scores of token {state.token} of {state.video} lie from {row.min():g} to {row.max():g}; "
@@ -234,12 +240,12 @@ class EventDetector:
 
 
 def smooth(probabilities: np.ndarray, before: np.ndarray | None, smoothing: float) -> np.ndarray:
-    """One step of the running mean; ``before`` is None at the first token."""
+    """Return one step of the running mean; ``before`` is None at the first token."""
     return probabilities if before is None else smoothing * before + (1 - smoothing) * probabilities
 
 
 def scores_to_events(scores: ArrayLike, video: str, detector: EventDetector) -> list[Detection]:
-    """The events in the probabilities (T, 1+K) of one whole video, by their start."""
+    """Return the events in the probabilities (T, 1+K) of one whole video, sorted by their start."""
     values = np.asarray(scores)
     if values.ndim != 2:
         raise ValueError(f"the scores of {video} have the shape {values.shape}; they must be (tokens, 1 + classes)")
@@ -252,22 +258,22 @@ def scores_to_events(scores: ArrayLike, video: str, detector: EventDetector) -> 
 
 
 def always_on(classes: Sequence[str], seconds: Mapping[str, float]) -> list[Detection]:
-    """Every class all the time, in each of the videos whose length is given: what events have to beat."""
+    """Return every class all the time, in each of the videos whose length is given: a baseline for detected events."""
     return [Detection(video, 0.0, end_s, name, 1.0) for video, end_s in seconds.items() for name in classes]
 
 
-CANDIDATES = tuple(round(0.05 * n, 2) for n in range(1, 20))  # thresholds that are tried
-ENOUGH = 10  # events of a class, from which on it has a threshold of its own
-TIOU = 0.3  # temporal overlap of a detection that counts as right
+CANDIDATES = tuple(round(0.05 * n, 2) for n in range(1, 20))  # the thresholds that are tried
+ENOUGH = 10  # the least number of events of a class with a separate threshold
+TIOU = 0.3  # the least temporal overlap of a detection that counts as right
 
 
 @dataclass(frozen=True, eq=False)
 class ThresholdChoice:
-    """Thresholds ``on`` (K,), and what they were chosen on: ``events`` (K,) true ones in ``videos`` videos.
+    """The thresholds ``on`` (K,), chosen on ``events`` (K,) true events in ``videos`` videos.
 
-    ``common`` is the threshold of the classes with too few events for their own. ``f1`` and ``f1_at_default`` are those
-    of the events on the same videos, at ``on`` and where ``default`` holds for every class: what was chosen on videos
-    flatters there. NaN where no event occurs.
+    ``common`` is the threshold of the classes with too few events for a separate one. ``f1`` and ``f1_at_default`` are
+    the F1 of the events on the same videos, at ``on`` and at ``default`` for every class; thresholds look better on the
+    videos that they were chosen on. Both are NaN where no event occurs.
     """
 
     on: np.ndarray
@@ -280,7 +286,7 @@ class ThresholdChoice:
 
     @property
     def words(self) -> str:
-        """What was chosen, on how much, as a sentence."""
+        """A sentence on the thresholds and the events that they were chosen on."""
         basis = f"{int(self.events.sum())} events of {self.videos} validation video{'s' * (self.videos != 1)}"
         if not self.events.any():
             return f"every class turns on at {self.default:g}: the validation videos have no event to choose by"
@@ -308,11 +314,11 @@ def choose_thresholds(
 ) -> ThresholdChoice:
     """Choose the ``on`` threshold of each class by the events that a detector with these settings makes.
 
-    Of the thresholds whose F1 at a temporal overlap of 0.3 lies within one standard error of the best, the one nearest
-    to ``default``: a few events leave it where it is, more of them move it. First one for all classes; then, for each
-    class with ``ENOUGH`` events, its own, the others held and the common one taking the default's place. Lower ones at
-    which a class is on for more than half of the tokens that are not its own are left out, so that "always on" is no
-    choice.
+    Of the thresholds whose F1 at a temporal overlap of 0.3 lies within one standard error of the best, it is the one
+    nearest to ``default``: few events leave the default, more of them move it. First one threshold is chosen for all
+    classes; then a separate one for each class with ``ENOUGH`` events, near the common one, while the other classes
+    keep the common one. Lower thresholds at which a class is on for more than half of the tokens without it are left
+    out, so that "always on" is never chosen.
 
     Use videos that were not trained on, and never the test set.
 
@@ -320,9 +326,9 @@ def choose_thresholds(
         scores: probabilities (T, 1+K) of each video.
         targets: 0/1 (T, 1+K) of each video; a stretch of a class is an event.
         ignore: (T,) of each video, True where the label is ambiguous.
-        tokens_per_second: of the scores; it, ``smoothing``, ``min_seconds``, ``merge_seconds`` and ``exclusive`` are
-            those of the detector that will use the thresholds.
-        default: what holds where there is nothing to choose by.
+        tokens_per_second: the rate of the scores; it, ``smoothing``, ``min_seconds``, ``merge_seconds`` and
+            ``exclusive`` are those of the detector that will use the thresholds.
+        default: the threshold where the videos have no event.
     """
     videos = _checked_videos(scores, targets, ignore)
     num_classes = videos[0].scores.shape[1] - 1
@@ -361,14 +367,14 @@ def tune_thresholds(
     default: float = 0.5,
     **settings: Any,
 ) -> np.ndarray:
-    """The thresholds (K,) of ``choose_thresholds``, whose arguments these are."""
+    """Return the thresholds (K,) of ``choose_thresholds``, which takes the same arguments."""
     return choose_thresholds(scores, targets, ignore, smoothing=smoothing, default=default, **settings).on
 
 
 def _nearest(
     candidates: np.ndarray, hits: np.ndarray, judged: np.ndarray, true: int, is_quiet: np.ndarray, centre: float
 ) -> float:
-    """The candidate nearest to ``centre`` whose F1 cannot be told from the best; below it, of those that are quiet."""
+    """Return the candidate nearest to ``centre`` whose F1 is about the best; below ``centre`` only quiet ones count."""
     f1 = np.where(is_quiet | (candidates >= centre), 2 * hits / (judged + true), -1.0)
     best = int(f1.argmax())
     # F1 is largest where hits - F1 / 2 · judged is. Two thresholds differ in some detections, each right or wrong by
@@ -390,7 +396,7 @@ class _Video:
     counts: np.ndarray
 
     def events(self, name: str, detector: EventDetector) -> list[Detection]:
-        """What happened, as far as any of its tokens counts, and the stretches that are ambiguous."""
+        """Return the true events that have a token that counts, and the ambiguous stretches."""
         rate, whole = detector.tokens_per_second, np.array([0, len(self.truth)])
         rows = [(AMBIGUOUS, ~self.counts), *zip(detector.classes, self.truth[:, 1:].T, strict=True)]
         return [
@@ -403,9 +409,9 @@ class _Video:
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Of G sets of thresholds, (G, K): right detections, those that count, and how often a class goes ``astray``.
+    """The right detections, the detections that count, and the error rate ``astray`` of G sets of thresholds, (G, K).
 
-    That is the share of the tokens that are not its own at which it is on.
+    ``astray`` is the share of the tokens without the class at which it is on.
     """
 
     hits: np.ndarray
@@ -420,7 +426,7 @@ def _count(
     truth: Sequence[Detection],
     only: int | None = None,
 ) -> _Counts:
-    """What the events of ``detector`` are worth at each of the thresholds ``on`` (G, K), in one pass over the scores.
+    """Count the detections of ``detector`` at each of the thresholds ``on`` (G, K), in one pass over the scores.
 
     Args:
         only: the class whose detections are compared; the others' counts stay 0.
@@ -442,9 +448,9 @@ def _count(
             astray += counts * (state.is_on & ~active)
             others += counts * ~active
             if ends.any():
-                close(state, ends & state.is_told)
+                close(state, ends & state.is_reported)
                 state = several._without(state, ends)
-        close(state, state.is_told)
+        close(state, state.is_reported)
     scored = [event_f1(detections, truth, TIOU).per_class for detections in closed]
     hits, judged = (
         np.array([[of.get(name, (0, 0, 0))[at] for name in detector.classes] for of in scored]) for at in (0, 1)
