@@ -1,4 +1,4 @@
-"""What everyone agrees on: the batches that travel from data to networks, and what a network says of its input.
+"""The types that data, networks and tasks share: batches, the input of a clip network, and scores from logits.
 
 Shapes: B videos, V views, T frames or tokens, C channels, H x W pixels, D features of a token, K classes.
 """
@@ -16,21 +16,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ClipInput:
-    """What a clip network wants to be fed; the transform reads it, so that nobody ever types a mean.
+    """The input of a clip network; the transform reads it, so that no mean is ever typed by hand.
 
     Args:
-        frames: the clip length T the weights are made for; None when any length works.
-        size: side of the square crop in pixels.
+        frames: the clip length T of the weights; None when any length works.
+        size: the side of the square crop in pixels.
         mean: subtracted after scaling; its entries repeat until they fill ``channels``.
-        std: divides last; repeats like ``mean``.
+        std: the divisor after that; repeats like ``mean``.
         channels: channels of one time step: RGB images first, then flow fields (x, y, x, y, …).
         images_per_frame: consecutive RGB images stacked on the channel axis of one time step (TDN: 5).
         flow_fields: consecutive flow fields stacked on the channel axis of one time step (TSN: 5); 0 is RGB only.
-        flow_bound: the pixels a frame that the ends of a field's levels 0 … 255 stand for: 20 in what is published;
-            less for small pictures and slow motion, of which 20 leaves a few levels.
-        order: "rgb" or "bgr".
-        scale: what the pixel value 255 becomes before the mean is subtracted: 1.0 for 0…1 networks, 255.0 for Caffe's.
-        resize: short side in pixels that a test view is resized to before it is cropped; None is ``size * 256 // 224``.
+        flow_bound: the motion, in pixels a frame, at the ends of a field's levels 0 … 255: 20 in published work; less
+            for small pictures and slow motion, which use only a few levels with 20.
+        order: the order of the colours, "rgb" or "bgr".
+        scale: the value of pixel level 255 before the mean is subtracted: 1.0 for 0…1 networks, 255.0 for Caffe's.
+        resize: the short side in pixels to which a test view is resized before it is cropped; None is
+            ``size * 256 // 224``.
     """
 
     frames: int | None = None
@@ -63,11 +64,11 @@ class ClipInput:
 
     @property
     def rgb_channels(self) -> int:
-        """Channels of one time step that are RGB: 3, 15 for TDN, 0 for a flow network."""
+        """The number of RGB channels of one time step: 3, 15 for TDN, 0 for a flow network."""
         return self.channels - 2 * self.flow_fields
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; ``ClipInput(**d)`` brings it back."""
+        """Return plain data for a checkpoint; ``ClipInput(**d)`` restores the object."""
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 
 
@@ -84,11 +85,11 @@ def probabilities(logits: Tensor, activation: str) -> Tensor:
 
 @dataclass
 class ClipBatch:
-    """Clips of several videos.
+    """The clips of several videos.
 
-    ``clips`` (B, V, T, C, H, W) float32, normalised; ``targets`` (B,) class indices, or (B, K) 0/1 for multi-label
-    data; ``ids`` names each video. In training V is 1. ``skipped`` maps the ids of videos that could not be read to
-    the reason; they are not among the B.
+    ``clips`` are (B, V, T, C, H, W) float32, normalised; ``targets`` are (B,) class indices, or (B, K) 0/1 for
+    multi-label data; ``ids`` name the videos. In training V is 1. ``skipped`` maps the ids of videos that could not be
+    read to the reason; they are not among the B.
     """
 
     clips: Tensor
@@ -111,14 +112,14 @@ class SequenceBatch:
     after the last feature.
 
     Args:
-        features: (B, history + window, D) float32. Tokens before a video's begin repeat its first one, tokens after its
+        features: (B, history + window, D) float32. Tokens before a video's start repeat its first one, tokens after its
             end its last one.
         targets: (B, window + lookahead, 1 + K) float32 multi-hot, the background first.
         ignore: (B, window + lookahead) bool: ambiguous tokens, and rows beyond the video's end.
-        start: (B,) int64, the first row of ``features`` that is the video's own.
+        start: (B,) int64, the first row of ``features`` that lies in the video.
         ids: the name of each video.
-        end: (B,) int64, the row of ``features`` after the last one that is the video's own; None is the length of all.
-        lookahead: how many rows of ``targets`` lie after the last feature.
+        end: (B,) int64, the row of ``features`` after the last one that lies in the video; None is the length of all.
+        lookahead: the number of rows of ``targets`` after the last feature.
     """
 
     features: Tensor
@@ -126,7 +127,7 @@ class SequenceBatch:
     ignore: Tensor
     start: Tensor
     ids: list[str]
-    end: Tensor = None  # type: ignore[assignment]  # filled below, so that readers need not ask
+    end: Tensor = None  # type: ignore[assignment]  # __post_init__ replaces None
     lookahead: int = 0
 
     def __post_init__(self) -> None:
@@ -135,12 +136,12 @@ class SequenceBatch:
 
     @property
     def window(self) -> int:
-        """How many of the last features have labels."""
+        """The number of features, counted from the end, that have labels."""
         return self.targets.shape[1] - self.lookahead
 
     @property
     def history(self) -> int:
-        """How many features come before the first label."""
+        """The number of features before the first label."""
         return self.features.shape[1] - self.window
 
     def pin_memory(self) -> SequenceBatch:
@@ -158,7 +159,7 @@ class SequenceBatch:
 
 
 def parse_views(views: str) -> tuple[int, int]:
-    """``"10x3"`` is ten clips over time with three crops each."""
+    """Return the numbers of clips and crops: ``"10x3"`` is ten clips over time with three crops each."""
     match = re.fullmatch(r"(\d+)x(\d+)", views)
     if not match or int(match[1]) < 1:
         raise ValueError(f"views is {views!r}; write clips x crops, such as 1x1, 2x3 or 10x3")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-if __name__ == "__main__":  # python -m vidact.cli, before anything is imported that takes time
+if __name__ == "__main__":  # `python -m vidact.cli` is passed on before the slow imports
     import runpy
 
     runpy.run_module("vidact", run_name="__main__")
@@ -33,7 +33,7 @@ class Command(NamedTuple):
 
 
 CHECKPOINT = "--checkpoint runs/x/checkpoints/best.ckpt"
-# The name of a command is the name of its module in vidact/commands, whose ``main(args)`` runs it.
+# The name of a command is the name of its module in vidact/commands. Its function ``main(args)`` runs the command.
 COMMANDS = {
     "train": Command("train a network on videos", "--config clip/folder/tsm_mobilenetv2 --data.root my_clips"),
     "test": Command("score a trained network", "--config runs/x/config.yaml --ckpt best --data.views 10x3"),
@@ -68,7 +68,7 @@ def help_text() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command. An error that the user can mend is one line and exit status 2, not a traceback."""
+    """Run one command. An error that the user can repair prints one line, without a traceback; the status is 2."""
     args = sys.argv[1:] if args is None else list(args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
@@ -82,9 +82,9 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"vidact: no command {without_secrets(args[0])!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     quiet()
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # of the processes that train together
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of the processes of a training prints
     try:
-        with noting_ctrl_c() as pressed, stop_in_words(pressed), loading_line(args[0] if is_first else None):
+        with record_ctrl_c() as pressed, interrupt_for_errors(pressed), loading_line(args[0] if is_first else None):
             status = importlib.import_module(f"vidact.commands.{args[0]}").main(args[1:])
     except KeyboardInterrupt as stop:
         if is_first:
@@ -102,11 +102,12 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     except Exception as error:
         if type(error).__name__ == "MisconfigurationException" and not os.environ.get("VIDACT_TRACEBACK"):
-            # Lightning's, of options that it refuses
-            words = without_secrets(str(error))
-            print(f"vidact {args[0]}: {words}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
+            # Lightning raises this error for options that it refuses.
+            message = without_secrets(str(error))
+            print(f"vidact {args[0]}: {message}\n(VIDACT_TRACEBACK=1 shows where)", file=sys.stderr)
             raise SystemExit(2) from None
-        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):  # torch's, of a GPU
+        # OutOfMemoryError is PyTorch's error for the memory of a GPU.
+        if type(error).__name__ != "OutOfMemoryError" or os.environ.get("VIDACT_TRACEBACK"):
             raise
         print(
             f"vidact {args[0]}: {error}\nthe GPU's memory is full: a smaller --data.batch_size takes less, and "
@@ -119,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 class Notice(importlib.abc.MetaPathFinder):
-    """Prints a line when PyTorch is about to be imported, which takes seconds; finds no module itself."""
+    """An import finder that prints a line before PyTorch is imported, which takes seconds; it finds no module."""
 
     def __init__(self, line: str) -> None:
         self.line: str | None = line
@@ -132,7 +133,7 @@ class Notice(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def loading_line(command: str | None) -> Iterator[None]:
-    """Print a line should the block import PyTorch; None prints none."""
+    """Print a line when the block imports PyTorch; None prints no line."""
     notice = Notice(f"vidact {command}: loading …")
     if command is not None and "torch" not in sys.modules:
         sys.meta_path.insert(0, notice)
@@ -144,8 +145,8 @@ def loading_line(command: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def noting_ctrl_c() -> Iterator[list[int]]:
-    """A list that Ctrl-C adds to before it interrupts, where nothing else has been made of it."""
+def record_ctrl_c() -> Iterator[list[int]]:
+    """Yield a list to which each Ctrl-C adds an entry before it interrupts; empty where another handler is set."""
     pressed: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -162,9 +163,10 @@ def noting_ctrl_c() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def stop_in_words(pressed: list[int]) -> Iterator[None]:
-    """Raise KeyboardInterrupt for an error after Ctrl-C: some libraries catch it while they are imported, and what they
-    leave half done fails a moment later.
+def interrupt_for_errors(pressed: list[int]) -> Iterator[None]:
+    """Raise KeyboardInterrupt in place of an error that follows Ctrl-C.
+
+    Some libraries catch the interrupt while they are imported, and then fail because they are half imported.
     """
     try:
         yield
@@ -175,13 +177,13 @@ def stop_in_words(pressed: list[int]) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Leave out what other packages say and a user can do nothing about."""
+    """Suppress warnings of other packages that a user can do nothing about."""
     import logging
 
-    for words in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
+    for pattern in ("LightningCLI's args parameter", ".*does not have many workers.*", ".*torch.jit.script.*",
                   ".*number of training batches.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*",
                   ".*Checkpoint directory.*exists and is not empty.*", ".*sync_dist=True.* on epoch level.*",
                   ".*Total length of `list` across ranks is zero.*", ".*in eval mode at the start of.*"):  # fmt: skip
-        warnings.filterwarnings("ignore", message=words)
+        warnings.filterwarnings("ignore", message=pattern)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
