@@ -132,6 +132,18 @@ def doubling():
     return work
 
 
+@pytest.fixture
+def quick_workers(tmp_path, monkeypatch):
+    """Workers that start in a tenth of the time: what they set in PyTorch and OpenCV, they set in modules of one line.
+
+    Extraction and preparation, which compute, are tested with whole workers.
+    """
+    for module, function in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
+        (tmp_path / f"{module}.py").write_text(f"def {function}(number): assert number in (0, 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize("workers", [1, 3])
 def test_each_job_is_done_once(workers, monkeypatch):
     every = [Numbered(number) for number in range(20)]
@@ -145,6 +157,7 @@ def test_each_job_is_done_once(workers, monkeypatch):
     assert list(jobs.run(doubling, [], workers)) == []
 
 
+@pytest.mark.usefixtures("quick_workers")
 @pytest.mark.parametrize(
     ("fate", "kind", "words"),
     [
@@ -162,6 +175,7 @@ def test_what_ends_the_work_ends_the_run(fate, kind, words):
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_run_that_is_left_ends_its_workers():
     with contextlib.closing(jobs.run(doubling, [Numbered(number) for number in range(9)], workers=2)) as results:
         next(results)
