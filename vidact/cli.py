@@ -55,6 +55,7 @@ COMMANDS = {
 
 
 def help_text() -> str:
+    """Return the text of ``vidact --help``: one line a command."""
     lines = [
         f"  {name:9} {about.sentence:33} vidact {name} {about.example}".rstrip() for name, about in COMMANDS.items()
     ]

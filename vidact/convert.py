@@ -119,7 +119,7 @@ SIZES: dict[str, dict[str, tuple[str, int | None]]] = {
         "num_classes": (r"^classifier\.weight$", 0),
         "feature_dims": (r"^linear_encoding\.weight$", 1),
         "embedding_dim": (r"^linear_encoding\.weight$", 0),
-        "window": (r"^position_encoding\.pe\.weight$", 0),  # the axis is one longer than the window: the task token
+        "window": (r"^position_encoding\.pe\.weight$", 0),  # one row more, for the task token, is subtracted below
         "num_layers": (r"^encoder\.net\.(\d+)\.fn\.fn\.qkv\.weight$", None),
         "hidden_dim": (r"^encoder\.net\.1\.fn\.fn\.net\.0\.weight$", 0),
         "num_queries": (r"^decoder_cls_token$", 1),

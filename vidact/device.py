@@ -18,7 +18,7 @@ def refuse_device(name: str | None) -> None:
         return
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch was built without it
+    except (RuntimeError, AssertionError) as error:  # AssertionError is for devices that PyTorch was built without
         best = best_device()
         available = "cpu" if best.type == "cpu" else f"cpu and {best}"
         why = textwrap.shorten(str(error), 100, placeholder=" …")

@@ -90,7 +90,7 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             if name not in OPENCVS:
                 versions[name] = "not installed"
-    versions["torch"] = torch.__version__  # with its CUDA version
+    versions["torch"] = torch.__version__  # this text contains the CUDA version
     return versions
 
 

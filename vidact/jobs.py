@@ -64,7 +64,7 @@ def interrupts_held() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     if os.name == "posix":
-        resource_tracker.ensure_running()  # started by the first process, it would unblock the signal
+        resource_tracker.ensure_running()  # the tracker would unblock the signal if the first process started it
     if is_main and callable(handler):
         signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
@@ -72,7 +72,7 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that waited is handled here
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # a signal that arrived meanwhile is handled here
         if is_main and callable(handler):
             signal.signal(signal.SIGINT, handler)
     if interrupts and callable(handler):
@@ -80,6 +80,8 @@ def interrupts_held() -> Iterator[None]:
 
 
 class _Held:
+    """A process that starts while Ctrl-C is held back."""
+
     def start(self) -> None:
         with interrupts_held():
             super().start()  # type: ignore[misc]
@@ -523,6 +525,7 @@ def full_disk_named(out: Path) -> Iterator[None]:
 
 
 def size_text(num_bytes: float) -> str:
+    """Return a number of bytes as text in the fitting unit, such as ``1.5 MiB``."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} {unit}" if unit == "bytes" else f"{num_bytes:.1f} {unit}"
@@ -531,6 +534,7 @@ def size_text(num_bytes: float) -> str:
 
 
 def time_text(seconds: float) -> str:
+    """Return a duration as text in the fitting unit, such as ``1.5 min``."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"

@@ -334,7 +334,7 @@ def _ndarray(*arguments: Any) -> None:
 
 
 def _reconstruct(kind: Any, shape: tuple[int, ...], code: bytes) -> np.ndarray:
-    return _Array(0)  # __setstate__ fills it
+    return _Array(0)  # its __setstate__ sets shape, type and content
 
 
 # The functions above get NumPy's own through __reduce__, because their module has moved between its versions.

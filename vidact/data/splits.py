@@ -43,6 +43,7 @@ class Candidate(NamedTuple):
 
 
 def group_of(row: Mapping[str, str], where: str) -> str | None:
+    """Return the group that a row names; None in a table without that column, ValueError where the cell is empty."""
     if "group" not in row:
         return None
     if not (group := plain_name(row["group"])):
@@ -51,6 +52,7 @@ def group_of(row: Mapping[str, str], where: str) -> str | None:
 
 
 def split_of(cell: str, where: str) -> str:
+    """Return the split that a cell names: "train", "val" or "test"; ValueError where it names none."""
     split = SPLIT_FOLDERS.get(plain_name(cell).lower())
     if split is None:
         raise ValueError(f"{where}: the split is {cell!r}; it can be {', '.join(SPLITS)}")

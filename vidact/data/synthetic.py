@@ -90,7 +90,7 @@ def _triangle(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray, size: float) -> np.ndarray:
-    wave = np.abs((np.arctan2(x, -y) * 5 / (2 * np.pi)) % 1 - 0.5) * 2  # 1 at the five points, 0 between
+    wave = np.abs((np.arctan2(x, -y) * 5 / (2 * np.pi)) % 1 - 0.5) * 2  # 1 at the five points, 0 between them
     return np.sqrt(x * x + y * y) - size * (0.4 + 0.6 * wave**2)
 
 
@@ -119,7 +119,7 @@ def _opening(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
 
 
 def _turning_clockwise(t: np.ndarray, random: Random, colours: np.ndarray) -> list[Layer]:
-    angle = random.uniform(0, 2 * np.pi) + random.uniform(1.1, 1.7) * np.pi * t  # y is downwards: growing is clockwise
+    angle = random.uniform(0, 2 * np.pi) + random.uniform(1.1, 1.7) * np.pi * t  # clockwise, since y points downwards
     x, y = X - random.uniform(-0.25, 0.25), Y - random.uniform(-0.2, 0.2)
     length = random.uniform(0.5, 0.7)
     tip_x, tip_y = length * np.cos(angle), length * np.sin(angle)

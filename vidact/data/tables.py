@@ -123,10 +123,12 @@ def read_table(path: Path, required: Sequence[tuple[str, ...]], optional: Sequen
         raise ValueError(f"{path} is empty; its first line is {form}")
     headers = {delimiter: _header(lines[at], delimiter) for delimiter in fixed}
     known_names = {name for names in required for name in names} | set(optional)
-    delimiter = max(headers, key=lambda candidate: len(known_names & set(headers[candidate])))  # the comma wins a tie
+    delimiter = max(
+        headers, key=lambda candidate: len(known_names & set(headers[candidate]))
+    )  # in a tie the comma, the first one, wins
     header = headers[delimiter]
     if not header:
-        _cells(path, [lines[at]], first + at, delimiter)  # raises the error of its quotes
+        _cells(path, [lines[at]], first + at, delimiter)  # raises an error about the quotes of the header
     notes = _check_header(path, lines[at], header, required, optional, form)
     rows = []
     for line, cells in _cells(path, lines[at + 1 :], first + at + 1, delimiter):
@@ -250,6 +252,7 @@ def join_labels(names: Iterable[str]) -> str:
 
 
 def seconds_of(cell: str, where: str, column: str) -> float | None:
+    """Return the seconds in a cell, None for an empty one; ValueError where it is no finite number from 0 on."""
     if not cell:
         return None
     try:
@@ -262,11 +265,13 @@ def seconds_of(cell: str, where: str, column: str) -> float | None:
 
 
 def closest(name: str, names: list[str]) -> str:
+    """Return a clause for messages that names the class closest to a wrong name."""
     near = [label for label in names if look(label) == look(name)] or difflib.get_close_matches(name, names, 1, 0.0)
     return f"the closest class is {near[0]!r}" if near else "there are no classes"
 
 
 def write_classes(path: str | Path, classes: Sequence[str]) -> None:
+    """Write a classes.txt, one name a line."""
     write_text(Path(path), "".join(f"{name}\n" for name in classes))
 
 
@@ -277,6 +282,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    """Write rows as CSV, completely or not at all. Raises ValueError for a cell with a line break."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
@@ -288,6 +294,7 @@ def write_table(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def cell_text(value: object) -> str:
+    """Return a value as the text of a cell: None is empty, numbers are rounded to six decimals."""
     if value is None:
         return ""
     return repr(round(float(value), 6)) if isinstance(value, int | float) else str(value)

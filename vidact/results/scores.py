@@ -108,6 +108,7 @@ class Scores:
 
     @property
     def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
         return self.labels.ndim == 2
 
     def beside_yardsticks(self) -> dict[str, Any]:
