@@ -1,5 +1,7 @@
-"""What a run keeps and says while it trains: its best and its newest checkpoint, logs whose epochs count from 1, and
-how long an epoch takes."""
+"""The callbacks and loggers of a run: its best and its newest checkpoint, logs whose epochs count from 1, and times.
+
+Callbacks of Lightning that would fail late, or do nothing, are refused before training.
+"""
 
 from __future__ import annotations
 
@@ -18,25 +20,25 @@ from torch import Tensor
 
 from vidact.files import replacing
 
-FEW_CLIPS = 100  # below which a clip is more than a point of accuracy, and epochs differ by what one clip does
+FEW_CLIPS = 100  # with fewer validation clips, one clip is more than a point of accuracy: too coarse to choose by
 FIGURES = ("val_top1", "val_map")
 LAST = "the last epoch"
 AVERAGED = "stochastic weight averaging"
 
 
 def score_of(figures: Mapping[str, float], by: str) -> float:
-    """``val_score``, whose highest value is the best epoch's: a figure, or a loss that is to be small.
+    """Return ``val_score``, which is highest for the best epoch: a figure, or the negative of a loss.
 
-    Of two epochs that name equally many clips right, the one with the smaller loss is better.
+    Of two epochs with the same figure, the one with the smaller loss has the higher score.
     """
     loss = figures.get("loss", 0.0)
     if by == "val_loss":
-        return -loss if math.isfinite(loss) else -1e30  # which any number is better than
+        return -loss if math.isfinite(loss) else -1e30  # any finite loss is better than one that is nan or infinite
     return figures[by.removeprefix("val_")] - 1e-6 * (min(loss, 100.0) if math.isfinite(loss) else 100.0)
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """One file of a run, whatever checkpoints a user's own callbacks keep beside it."""
+    """The callback that writes one checkpoint of a run; a user's own checkpoint callbacks work beside it."""
 
     def __init__(self, folder: Path, name: str, **options: Any) -> None:
         super().__init__(folder, name, enable_version_counter=False, **options)
@@ -45,23 +47,23 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        return f"{self.name}.ckpt"  # Lightning's would be that of any other callback with the same options
+        return f"{self.name}.ckpt"  # Lightning's key would equal that of another ModelCheckpoint with the same options
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         states = checkpoint["callbacks"]
-        if self.state_key not in states and self.older_key in states:  # of a run of an older version
+        if self.state_key not in states and self.older_key in states:  # an older version wrote it
             states[self.state_key] = states[self.older_key]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lightning forgets the best score where the folder is another one; that of a run may have been moved."""
-        there, here = str(state_dict.get("dirpath")), str(self.dirpath)
+        """Load the state with its paths moved to today's folder: Lightning drops the best score of another folder."""
+        saved_folder, folder = str(state_dict.get("dirpath")), str(self.dirpath)
 
         def moved(path: str) -> str:
-            return here + path.removeprefix(there) if path.startswith(there) else path
+            return folder + path.removeprefix(saved_folder) if path.startswith(saved_folder) else path
 
-        state = dict(state_dict, dirpath=here)
+        state = dict(state_dict, dirpath=folder)
         for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
             state[name] = moved(state.get(name) or "")
         state["best_k_models"] = {moved(path): score for path, score in state.get("best_k_models", {}).items()}
@@ -69,14 +71,14 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 class Best(RunCheckpoint):
-    """The epoch with the highest ``val_score``, the later of two alike; the newest one where nothing is validated.
+    """The checkpoint of the epoch with the highest ``val_score``, the later of two equal ones.
 
-    The task says in ``chosen_by`` which figure the score stands for.
+    ``chosen_by`` of the task names the figure that the score stands for. Without validation the newest epoch is kept.
     """
 
-    epoch: int | None = None  # from 1
-    value: float | None = None  # of the figure that it was chosen by
-    is_average = False  # of the weights of several epochs
+    epoch: int | None = None  # the best epoch, counted from 1
+    value: float | None = None  # the value of the figure that the epoch was chosen by
+    is_average = False  # whether best.ckpt holds the average of the weights of several epochs
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "best", monitor="val_score", mode="max")
@@ -115,23 +117,23 @@ class Best(RunCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self.is_comparable(state_dict):
-            nothing: dict[str, Any] = {"best_model_score": None, "best_k_models": {}}
-            nothing |= {"best_model_path": "", "kth_best_model_path": ""}
-            super().load_state_dict(state_dict | nothing)
+            no_best: dict[str, Any] = {"best_model_score": None, "best_k_models": {}}
+            no_best |= {"best_model_path": "", "kth_best_model_path": ""}
+            super().load_state_dict(state_dict | no_best)
             return
         super().load_state_dict(state_dict)
         self.epoch, self.value = state_dict.get("epoch"), state_dict.get("value")
 
     def is_comparable(self, state: dict[str, Any]) -> bool:
-        """Whether the best score of a checkpoint is of the figure that epochs are chosen by now.
+        """Return whether the best score of a checkpoint belongs to the figure that epochs are chosen by now.
 
-        Older versions chose by accuracy or mAP whatever was validated, and did not say so.
+        Older versions always chose by accuracy or mAP and did not record it.
         """
         now = self.task.chosen_by
         return state.get("by", now if now in FIGURES else None) == now
 
     def chosen(self, trainer: pl.Trainer) -> dict[str, Any]:
-        """Which epoch is in best.ckpt, and what it was chosen by, for results.json; says it too."""
+        """Return which epoch best.ckpt holds and how it was chosen, for results.json, and print it."""
         by, epochs = self.task.chosen_by, trainer.current_epoch
         validated = num_validated(trainer)
         if self.is_average:
@@ -161,19 +163,22 @@ class Best(RunCheckpoint):
 
 
 class Last(RunCheckpoint):
-    """The newest epoch, which ``save_last`` of the other would write beside a new best one alone."""
+    """The checkpoint of the newest epoch. (``save_last`` of ``Best`` would write it only beside a new best one.)"""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", save_on_train_epoch_end=True)
 
 
 def has_averaged(trainer: pl.Trainer) -> bool:
-    """Whether Lightning's StochasticWeightAveraging has put its average into the network, which it does once training
-    is over; where that ends before the last epoch it does not, which is printed here.
+    """Return whether Lightning's StochasticWeightAveraging has put its average into the network.
+
+    It does so after the last epoch. Where training ends earlier it does not, and this function prints so.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, pl.callbacks.StochasticWeightAveraging) and callback.n_averaged:
-            last = callback.swa_end + bool(callback._model_contains_batch_norm)  # one more epoch for statistics
+            last = callback.swa_end + bool(
+                callback._model_contains_batch_norm
+            )  # batch norms need one more epoch for their statistics
             if trainer.current_epoch - 1 == last or callback._max_epochs == -1:
                 return True
             if trainer.is_global_zero:
@@ -182,19 +187,19 @@ def has_averaged(trainer: pl.Trainer) -> bool:
 
 
 def num_batches(limit: float, batches: int) -> int:
-    """How many of so many batches are left by an option such as ``trainer.limit_val_batches``."""
+    """Return how many of ``batches`` an option such as ``trainer.limit_val_batches`` leaves."""
     return min(limit, batches) if isinstance(limit, int) else int(limit * batches)
 
 
 def num_validated(trainer: pl.Trainer) -> int:
-    """How many clips or videos each validation sees."""
+    """Return how many clips or videos each validation scores."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     total = len(data.found.split("val"))
     if trainer.limit_val_batches is None or not total:
         return total
     loader = data.loader("val")
-    seen = num_batches(trainer.limit_val_batches, len(loader)) * loader.batch_size * trainer.world_size
-    return min(total, seen)
+    scored = num_batches(trainer.limit_val_batches, len(loader)) * loader.batch_size * trainer.world_size
+    return min(total, scored)
 
 
 def refuse_no_test(data: Any, limit: float) -> None:
@@ -208,9 +213,9 @@ def refuse_no_test(data: Any, limit: float) -> None:
 
 
 def why_no_validation(trainer: pl.Trainer) -> str | None:
-    """What keeps a training from ever being validated; None where it may be."""
-    found = getattr(trainer.datamodule, "found", None)  # type: ignore[attr-defined]
-    if found is not None and not found.split("val"):
+    """Return why a training is never validated; None where it is."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not data.found.split("val"):
         return "the data has no split val"
     if trainer.limit_val_batches == 0:
         return "trainer.limit_val_batches is 0"
@@ -225,23 +230,23 @@ def refuse_callbacks(trainer: pl.Trainer) -> None:
     why, callbacks = why_no_validation(trainer), trainer.callbacks  # type: ignore[attr-defined]
     refuse_unknown_figures(trainer)
     refuse_files_of_the_run(callbacks)
-    averages = [one for one in callbacks if isinstance(one, pl.callbacks.WeightAveraging)]
+    averages = [callback for callback in callbacks if isinstance(callback, pl.callbacks.WeightAveraging)]
     for callback in callbacks:
-        name, monitor = type(callback).__name__, getattr(callback, "monitor", None) or ""
+        name, monitor = type(callback).__name__, monitored(callback) or ""
         if why and isinstance(callback, pl.callbacks.EarlyStopping) and monitor.startswith("val_"):
             raise ValueError(
                 f"training is to stop early by {monitor}, and nothing is validated, since {why}. Leave early "
                 "stopping out (--model.early_stopping null), or validate"
             )
-        is_own = isinstance(callback, RunCheckpoint)
-        if why and isinstance(callback, ModelCheckpoint) and not is_own and monitor.startswith("val_"):
+        is_of_run = isinstance(callback, RunCheckpoint)
+        if why and isinstance(callback, ModelCheckpoint) and not is_of_run and monitor.startswith("val_"):
             raise ValueError(
                 f"{name} is to monitor {monitor}, and nothing is validated, since {why}. Leave its monitor out, or "
                 "validate"
             )
         is_strict = isinstance(callback, pl.callbacks.EarlyStopping) and callback.strict
-        looks_early = is_strict and callback._check_on_train_epoch_end and trainer.check_val_every_n_epoch != 1
-        if looks_early and monitor.startswith("val_"):
+        checks_early = is_strict and callback._check_on_train_epoch_end and trainer.check_val_every_n_epoch != 1
+        if checks_early and monitor.startswith("val_"):
             raise ValueError(
                 f"{name} is to look at {monitor} after every epoch, and not every epoch is validated "
                 f"(trainer.check_val_every_n_epoch is {trainer.check_val_every_n_epoch}). Leave "
@@ -266,41 +271,49 @@ def refuse_callbacks(trainer: pl.Trainer) -> None:
 
 def refuse_files_of_the_run(callbacks: Iterable[pl.Callback]) -> None:
     """Raise ValueError where a ModelCheckpoint of the user's own would write over the checkpoints of a run."""
-    kept = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    own = {(Path(str(one.dirpath)).resolve(), one.name) for one in kept if isinstance(one, RunCheckpoint)}
-    for one in kept:
-        names = [one.filename, one.CHECKPOINT_NAME_LAST if one.save_last else None]
-        for name in names if not isinstance(one, RunCheckpoint) else []:
-            if (Path(str(one.dirpath)).resolve(), name) in own:
+    savers = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    run_files = {
+        (Path(str(saver.dirpath)).resolve(), saver.name) for saver in savers if isinstance(saver, RunCheckpoint)
+    }
+    for saver in savers:
+        names = [saver.filename, saver.CHECKPOINT_NAME_LAST if saver.save_last else None]
+        for name in names if not isinstance(saver, RunCheckpoint) else []:
+            if (Path(str(saver.dirpath)).resolve(), name) in run_files:
                 raise ValueError(
-                    f"a {type(one).__name__} would write {name}.ckpt, which is the run's own, into {one.dirpath}. Give "
-                    "its dirpath another folder, or leave it out: a run keeps its best and its newest epoch"
+                    f"a {type(saver).__name__} would write {name}.ckpt, which is the run's own, into {saver.dirpath}. "
+                    "Give its dirpath another folder, or leave it out: a run keeps its best and its newest epoch"
                 )
 
 
 def refuse_unknown_figures(trainer: pl.Trainer) -> None:
-    """Raise ValueError where a callback of Lightning waits for a figure that this training does not have, which
-    Lightning says after an epoch.
+    """Raise ValueError where a callback of Lightning monitors a figure that this training does not log.
+
+    Lightning itself raises it only after an epoch.
     """
     task: Any = trainer.lightning_module
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(part).__module__.startswith(("lightning.", "vidact.")) for part in (task, *callbacks)):
-        return  # parts of the user's own may log what they like
-    known = [*(f"val_{name}" for name in (*task.validated, "score")), *(f"train_{name}" for name in task.trained)]
-    known.append("grad_norm")
+        return  # a user's own task or callback may log other figures
+    figures = [*(f"val_{name}" for name in (*task.validated, "score")), *(f"train_{name}" for name in task.trained)]
+    figures.append("grad_norm")
     for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if not isinstance(callback, pl.callbacks.EarlyStopping | ModelCheckpoint) or monitor is None:
+        monitor = monitored(callback)
+        if monitor is None or monitor.startswith("train_loss_"):  # a network may name parts of its loss itself
             continue
-        if monitor not in (*known, "epoch", "step") and not monitor.startswith("train_loss_"):  # a network's own
+        if monitor not in (*figures, "epoch", "step"):
             raise ValueError(
                 f"{type(callback).__name__} is to monitor {monitor}, and this training has no such figure. It has "
-                f"{', '.join(known)}"
+                f"{', '.join(figures)}"
             )
 
 
+def monitored(callback: pl.Callback) -> str | None:
+    """Return the figure by which a callback of Lightning stops training or keeps checkpoints; None without one."""
+    return callback.monitor if isinstance(callback, pl.callbacks.EarlyStopping | ModelCheckpoint) else None
+
+
 class EpochBar(TQDMProgressBar):
-    """Lightning's progress bar; epochs count from 1."""
+    """Lightning's progress bar, with epochs counted from 1."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *args: Any) -> None:
         if self._leave:
@@ -313,11 +326,11 @@ class EpochBar(TQDMProgressBar):
 
 
 class EpochTimes(pl.Callback):
-    """Seconds of each epoch of this process, validation included, and the first one's start of processes left out."""
+    """A timer of the epochs of this process: with validation, without the start-up before the first batch."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.seconds: list[float] = []
-        self.started: float | None = None  # a run may go on in the middle of an epoch, which then is not timed
+        self.started: float | None = None  # None in an epoch that a resumed run enters in its middle: it is not timed
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.started = time.perf_counter()
@@ -325,7 +338,7 @@ class EpochTimes(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if not self.seconds and batch_idx == 0:  # the first batch has come: what was before it was start-up
+        if not self.seconds and batch_idx == 0:  # the time before the first batch is start-up
             self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -334,30 +347,30 @@ class EpochTimes(pl.Callback):
 
 
 class EpochLines(EpochTimes):
-    """One line an epoch, with the time that is left until the epochs or the steps are done."""
+    """A timer that prints a line for each epoch, with the time left until the last epoch or step."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        done, end = trainer.current_epoch + 1, trainer.max_epochs or 0
-        shown = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        words = [
-            f"{key} {shown[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in shown
+        epoch, end = trainer.current_epoch + 1, trainer.max_epochs or 0
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [
+            f"{key} {figures[key]:.3f}" for key in ("train_loss", "train_top1", "val_top1", "val_map") if key in figures
         ]
         if self.seconds:
             mean_s = sum(self.seconds) / len(self.seconds)
-            words.append(f"{mean_s:.1f} s an epoch")
-            left = end - done if end > 0 else math.inf
+            parts.append(f"{mean_s:.1f} s an epoch")
+            left = end - epoch if end > 0 else math.inf
             if trainer.max_steps > 0:
-                left = min(left, (trainer.max_steps - trainer.global_step) * done / max(trainer.global_step, 1))
+                left = min(left, (trainer.max_steps - trainer.global_step) * epoch / max(trainer.global_step, 1))
             if 0 < left < math.inf:
-                words[-1] += f", {left * mean_s / 60:.1f} min left"
+                parts[-1] += f", {left * mean_s / 60:.1f} min left"
         if trainer.is_global_zero:
-            of = f"/{end}" if end > 0 else ""  # time, steps or nothing ends the training
-            print(f"epoch {done:>3}{of}  {'  '.join(words)}", flush=True)
+            of = f"/{end}" if end > 0 else ""  # empty where time, steps or nothing ends the training
+            print(f"epoch {epoch:>3}{of}  {'  '.join(parts)}", flush=True)
 
 
 class EpochCSV(CSVLogger):
-    """metrics.csv of one session; its hparams.yaml says from where its epochs count, which older ones do not say."""
+    """The metrics.csv of one session; its hparams.yaml records that epochs count from 1, unlike in old files."""
 
     begun = False
 
@@ -369,41 +382,45 @@ class EpochCSV(CSVLogger):
 
 
 class EpochTensorBoard(TensorBoardLogger):
-    """TensorBoard's files; epochs count from 1."""
+    """The TensorBoard files of one session, with epochs counted from 1."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         super().log_metrics(_from_one(metrics), step)
 
 
 def _from_one(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    is_test = any(name.startswith("test_") for name in metrics)  # it comes when Lightning counts the next epoch already
+    """Return ``metrics`` with the epoch counted from 1."""
+    is_test = any(
+        name.startswith("test_") for name in metrics
+    )  # Lightning logs a test when it already counts the next epoch
     return dict(metrics) if is_test or "epoch" not in metrics else {**metrics, "epoch": metrics["epoch"] + 1}
 
 
-def make_loggers(run: Path, asked: Any) -> list[Logger] | bool:
-    """``trainer.logger``: None and True are a run's own, False is none, and a user's own have metrics.csv beside them.
+def make_loggers(run: Path, option: Any) -> list[Logger] | bool:
+    """Return the loggers that the ``option`` trainer.logger stands for; False for none.
 
-    A resumed run logs beside its past.
+    None and True are metrics.csv and TensorBoard. A user's own loggers get a metrics.csv beside them. A resumed run logs
+    into a new folder beside the earlier ones.
     """
-    if asked is False:
+    if option is False:
         return False
     version = len(list((run / "logs").glob("version_*")))
-    own: list[Logger] = [EpochCSV(run, "logs", version, flush_logs_every_n_steps=1)]
-    if asked is None or asked is True:
-        return [*own, EpochTensorBoard(run, "logs", version)]
-    return [*several(asked), *own]
+    table: Logger = EpochCSV(run, "logs", version, flush_logs_every_n_steps=1)
+    if option is None or option is True:
+        return [table, EpochTensorBoard(run, "logs", version)]
+    return [*as_list(option), table]
 
 
 def first_epoch(log: Path) -> int:
-    """Whether the epochs of a session's metrics.csv count from 1, or from 0 as those of older versions."""
+    """Return the first epoch's number in a session's metrics.csv: 1, or 0 in a file of an older version."""
     with contextlib.suppress(OSError):
         if "first_epoch: 1" in (log.parent / "hparams.yaml").read_text(encoding="utf-8"):
             return 1
     return 0
 
 
-def several(asked: Any) -> list[Any]:
-    """What an option takes one or more of, as a list."""
-    if asked is None:
+def as_list(value: Any) -> list[Any]:
+    """Return the value of an option that takes none, one or several, as a list."""
+    if value is None:
         return []
-    return list(asked) if isinstance(asked, Iterable) else [asked]
+    return list(value) if isinstance(value, Iterable) else [value]

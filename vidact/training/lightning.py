@@ -20,7 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from vidact.files import replacing
 from vidact.records import unreadable_weights
-from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, make_loggers, several
+from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, as_list, make_loggers
 from vidact.training.config import (
     OWN_OPTIONS,
     checkpoint_path,
@@ -137,7 +137,7 @@ class VidactCLI(LightningCLI):
 
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         trainer, run = self.config_init.trainer, Path(self.config.run)
-        callbacks = several(trainer.callbacks)
+        callbacks = as_list(trainer.callbacks)
         # A bar writes to standard output, and a file there wants lines.
         is_file = trainer.enable_progress_bar is None and not sys.stdout.isatty()
         if not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks):
@@ -155,7 +155,7 @@ class VidactCLI(LightningCLI):
                 callbacks += [Best(run / "checkpoints"), Last(run / "checkpoints")]
             if options["logger"]:
                 callbacks.append(pl.callbacks.LearningRateMonitor("epoch"))
-            plugins = several(trainer.plugins)
+            plugins = as_list(trainer.plugins)
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 plugins.append(WholeCheckpoints())
             options["plugins"] = plugins
