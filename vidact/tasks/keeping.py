@@ -399,8 +399,8 @@ def _from_one(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def make_loggers(run: Path, option: Any) -> list[Logger] | bool:
     """Return the loggers that the ``option`` trainer.logger stands for; False for none.
 
-    None and True are metrics.csv and TensorBoard. A user's own loggers get a metrics.csv beside them. A resumed run logs
-    into a new folder beside the earlier ones.
+    None and True are metrics.csv and TensorBoard. A user's own loggers get a metrics.csv beside them. A resumed run
+    logs into a new folder beside the earlier ones.
     """
     if option is False:
         return False
