@@ -331,7 +331,7 @@ def test_19_repeats_of_a_distributed_test_count_once(length):
     assert len(together) >= length
     task = ClipClassification(tsn_resnet_tiny(3, size=32, width=8))
     task.classes = ["a", "b", "c"]
-    task.seen = [(f"video {index}", np.full(3, index, np.float32), np.int64(index % 3)) for _, index in together]
+    task.collected = [(f"video {index}", np.full(3, index, np.float32), np.int64(index % 3)) for _, index in together]
     joined = task.joined("1x1")
     assert joined.ids == sorted(f"video {index}" for index in range(length))
     assert sorted(joined.values[:, 0].tolist()) == list(range(length))

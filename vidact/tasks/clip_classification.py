@@ -34,7 +34,7 @@ from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_n
 from vidact.tasks.training import (
     MakesOptimizer,
     compiled,
-    compiler_errors_in_words,
+    explain_compiler_errors,
     gather,
     gradient_norm,
     make_callbacks,
@@ -44,6 +44,7 @@ from vidact.text.names import counted
 
 
 def default_optimizer(params: Iterable[Any]) -> Optimizer:
+    """Return SGD with the default settings of a recogniser."""
     return torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4)
 
 
@@ -52,12 +53,13 @@ class ClipClassification(pl.LightningModule):
 
     Args:
         network: a clip network of ``vidact.models``.
-        optimizer: for example torch.optim.SGD with its arguments; its lr is what ``base_batch`` videos a step learn at.
+        optimizer: for example torch.optim.SGD with its arguments; its lr is meant for ``base_batch`` videos a step.
         schedule: the learning rate over time.
         groups: which parameters learn faster or do not decay.
         base_batch: videos a step (all devices and accumulation together) for which the lr was chosen; the lr is scaled
             by the real number over this one. None takes the lr as it is.
-        init_from: a vidact checkpoint to start from; what does not fit (the head, as a rule) is named and starts anew.
+        init_from: a vidact checkpoint to start from; tensors that do not fit (usually the head) are listed and start
+            fresh.
         freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
         label_smoothing: 0…1, share of the target that is spread over all classes.
         mixup: alpha of MixUp, 0 is off.
@@ -106,7 +108,7 @@ class ClipClassification(pl.LightningModule):
         if compile not in ("never", "gpu", "always"):
             raise ValueError(f"compile is {compile!r}; it can be 'never', 'gpu' or 'always'")
         self.compile_where, self.tf32 = compile, tf32
-        self.compiled: Callable[[Tensor], Tensor] | None = None  # what training calls in the network's place
+        self.compiled: Callable[[Tensor], Tensor] | None = None  # training calls it instead of the network
         num_classes = network.num_classes
         mixes = [
             mix(alpha=alpha, num_classes=num_classes)
@@ -116,15 +118,15 @@ class ClipClassification(pl.LightningModule):
         self.mix = v2.RandomChoice(mixes) if mixes else None
         set_gradient_checkpointing(network, "block" if checkpoint_blocks else "none")
         self.classes: list[str] = []
-        self.chosen_by = "val_top1"  # what the best epoch is chosen by
+        self.chosen_by = "val_top1"  # the figure by which the best epoch is chosen
         self.multi_label = False
         self.sampling: dict[str, Any] | None = None
         self.flow: dict[str, Any] | None = None
-        self.skipped: dict[str, str] = {}  # unreadable in training: id → why
-        self.excluded: dict[str, str] = {}  # the same in validation and test
-        self.seen: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target
+        self.skipped: dict[str, str] = {}  # videos that could not be read in training: id → reason
+        self.excluded: dict[str, str] = {}  # videos that could not be read in validation and test
+        self.collected: list[tuple[str, np.ndarray, np.ndarray]] = []  # id, score (K,), target
         self.test_scores: Scores | None = None
-        self.remarks: list[str] = []  # what is said of a test beside its figures
+        self.remarks: list[str] = []  # notes that are printed with the figures of a test
         self.register_buffer("class_weights", None, persistent=False)
 
     # ---- setting up
@@ -160,44 +162,44 @@ class ClipClassification(pl.LightningModule):
         if stage == "fit":
             if self.norms == "none" and not self.trainer.ckpt_path:
                 refuse_folded_norms(self.network)
-            freeze_norms(self.network, self.norms)  # before the optimiser asks who learns
-        device = self.trainer.strategy.root_device  # the network gets there later
-        channels_last(self.network, device)  # a fifth to a third quicker a step on a CPU
+            freeze_norms(self.network, self.norms)  # before the optimiser collects the trainable parameters
+        device = self.trainer.strategy.root_device  # Lightning moves the network there later
+        channels_last(self.network, device)  # a step on a CPU is a fifth to a third quicker
         self.compiled = self.make_compiled(device) if stage == "fit" else None
 
     def make_compiled(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
-        """The compiled forward pass; None, which is said aloud unless it was asked for, where there is none."""
+        """Return the compiled forward pass, or None without one; print why unless model.compile is never."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         videos = -(-len(data.sets["train"]) // self.trainer.world_size)
-        words = None
+        reason = None
         if self.compile_where == "never":
             return None
         if self.compile_where == "gpu" and device.type != "cuda":
-            words = f"model.compile is gpu and training runs on {device.type}"
+            reason = f"model.compile is gpu and training runs on {device.type}"
         elif videos < data.batch_size:
-            words = f"model.compile is {self.compile_where} and {videos} videos make no batch of {data.batch_size}"
-        if words is None:
+            reason = f"model.compile is {self.compile_where} and {videos} videos make no batch of {data.batch_size}"
+        if reason is None:
             # Compilations of networks that trained before in this process would count towards PyTorch's limit.
             torch.compiler.reset()
             return compiled(self.network, data.batch_size)
         if self.trainer.is_global_zero:
-            print(f"{words}: the network is not compiled")
+            print(f"{reason}: the network is not compiled")
         return None
 
     @property
     def backbone(self) -> torch.nn.ModuleList:
-        """What Lightning's BackboneFinetuning freezes at first."""
+        """The modules that Lightning's BackboneFinetuning freezes first."""
         return backbone(self.network)
 
     @property
     def validated(self) -> tuple[str, ...]:
-        """What ``figures`` has, in this data."""
-        found = self.trainer.datamodule.found  # type: ignore[attr-defined]
-        return ("map", "loss") if found.multi_label else ("top1", "top5", "mean_class_accuracy", "loss")
+        """The names of the figures of validation, for these data."""
+        clips = self.trainer.datamodule.found  # type: ignore[attr-defined]
+        return ("map", "loss") if clips.multi_label else ("top1", "top5", "mean_class_accuracy", "loss")
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The figures of training: mixed clips have no label of their own."""
+        """The names of the figures of training; mixed clips have no single label and so no accuracy."""
         return ("loss",) if self.trainer.datamodule.found.multi_label or self.mix else ("loss", "top1")  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -209,7 +211,7 @@ class ClipClassification(pl.LightningModule):
         )
 
     def train_mode(self) -> None:
-        """Lightning's fit keeps whatever mode it finds, so the mode is set here and not by overriding ``train()``."""
+        """Set the mode for training: Lightning's fit does not, and ``train()`` itself is not overridden."""
         self.train()
         freeze_norms(self.network, self.norms)
 
@@ -224,7 +226,7 @@ class ClipClassification(pl.LightningModule):
 
     def training_step(self, batch: ClipBatch, batch_idx: int) -> Tensor:
         self.skipped |= batch.skipped
-        if len(batch) == 0:  # all unreadable; every process must still take part in the backward pass
+        if len(batch) == 0:  # no video was readable; every process must still take part in the backward pass
             learning = [parameter.sum() * 0 for parameter in self.network.parameters() if parameter.requires_grad]
             return torch.stack(learning).sum()
         clips, targets = batch.clips.flatten(0, 1), batch.targets  # V is 1
@@ -240,7 +242,7 @@ class ClipClassification(pl.LightningModule):
         return loss
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy for class indices (B,) or mixed ones (B, K); binary cross-entropy for multi-label (B, K)."""
+        """Return the cross-entropy for class indices (B,) or mixed ones (B, K), binary for multi-label (B, K)."""
         if self.multi_label:
             smooth = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
             return F.binary_cross_entropy_with_logits(logits, smooth, weight=self.class_weights)
@@ -249,7 +251,7 @@ class ClipClassification(pl.LightningModule):
     def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
         if self.compiled is None:
             return super().backward(loss, *args, **options)
-        with compiler_errors_in_words(self.network, loss.device):
+        with explain_compiler_errors(self.network, loss.device):
             super().backward(loss, *args, **options)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -265,19 +267,19 @@ class ClipClassification(pl.LightningModule):
         report = Path(self.trainer.default_root_dir) / "unreadable.json"
         if self.trainer.is_global_zero:
             write_json(report, {"split": "train", "videos": total, "skipped": skipped})
-        words = f"{len(skipped)} of {counted(total, 'training video')} could not be read; {report} names them"
+        message = f"{len(skipped)} of {counted(total, 'training video')} could not be read; {report} names them"
         if len(skipped) > data.max_unreadable * total:
             first, reason = next(iter(skipped.items()))
             raise ValueError(
-                f"{words}. data.max_unreadable allows {data.max_unreadable:.0%}. The first is {first}: {reason}"
+                f"{message}. data.max_unreadable allows {data.max_unreadable:.0%}. The first is {first}: {reason}"
             )
         if self.trainer.is_global_zero:
-            print(words)
+            print(message)
 
     # ---- scoring
 
     def scores(self, clips: Tensor) -> Tensor:
-        """Views (B, V, T, C, H, W) → one score a class (B, K), averaged over the views."""
+        """Return one score a class (B, K) of clips (B, V, T, C, H, W), averaged over the views."""
         views = torch.cat([self.network(part).float() for part in clips.flatten(0, 1).split(self.views_at_once)])
         if self.average == "softmax":
             views = probabilities(views, "sigmoid" if self.multi_label else "softmax")
@@ -287,21 +289,21 @@ class ClipClassification(pl.LightningModule):
         self.excluded |= batch.skipped
         if len(batch):
             scores = self.scores(batch.clips).cpu().numpy()
-            self.seen += zip(batch.ids, scores, batch.targets.cpu().numpy(), strict=True)
+            self.collected += zip(batch.ids, scores, batch.targets.cpu().numpy(), strict=True)
 
     def test_step(self, batch: ClipBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        self.seen.clear()
+        self.collected.clear()
         self.excluded.clear()
 
     def on_test_epoch_start(self) -> None:
         self.on_validation_epoch_start()
 
     def joined(self, views: str) -> Scores:
-        """Every process's scores, one row a video, in the order of the ids: the same for any number of processes."""
-        rows = gather(self.seen, lambda parts: [row for part in parts for row in part])
+        """Return the scores of all processes, one row a video, sorted by id: the same for any number of processes."""
+        rows = gather(self.collected, lambda parts: [row for part in parts for row in part])
         by_id = {id: (score, target) for id, score, target in rows}
         ids = sorted(by_id)
         if not ids:
@@ -319,7 +321,7 @@ class ClipClassification(pl.LightningModule):
         )
 
     def figures(self, scores: Scores) -> dict[str, Any]:
-        """What is reported of ``scores``; rates lie in 0…1."""
+        """Return the figures of ``scores``; rates lie in 0…1."""
         labels, values = torch.from_numpy(scores.labels), torch.from_numpy(scores.values)
         if self.multi_label:
             figures = {"map": mean_average_precision(scores.values, scores.labels)}
@@ -332,7 +334,7 @@ class ClipClassification(pl.LightningModule):
         if self.average == "logits":
             loss = F.binary_cross_entropy_with_logits if self.multi_label else F.cross_entropy
             figures["loss"] = float(loss(values, labels))
-        elif self.multi_label:  # probabilities
+        elif self.multi_label:  # the values are probabilities
             figures["loss"] = float(F.binary_cross_entropy(values.double(), labels.double()))
         else:
             figures["loss"] = float(F.nll_loss(values.double().clamp(min=1e-12).log(), labels))
@@ -350,7 +352,7 @@ class ClipClassification(pl.LightningModule):
         self.excluded = gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
         self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
         self.test_figures = self.figures(self.test_scores) | self.test_scores.beside_yardsticks()
-        self.remarks = [words for words in (self.test_figures["verdict"],) if words]
+        self.remarks = [note for note in (self.test_figures["verdict"],) if note]
         for name, value in self.test_figures.items():
             if isinstance(value, float):
                 self.log(f"test_{name}", value)
@@ -359,11 +361,11 @@ class ClipClassification(pl.LightningModule):
 
     @staticmethod
     def section(data: Any) -> str:
-        """Where results.json keeps the figures of a test with the data's views."""
+        """Return the key, in results.json, of the figures of a test with the data's views."""
         return "test" if data.views == "1x1" else f"test {data.views}"
 
     def save_scores(self, run: Path, data: Any) -> dict[str, Any]:
-        """Write scores.npz; gives what results.json says beside the figures."""
+        """Write scores.npz and return the facts that results.json holds beside the figures."""
         assert self.test_scores is not None
         paths = {clip.id: str(clip.path) for clip in data.found}
         scores = replace(self.test_scores, paths=[paths[id] for id in self.test_scores.ids])

@@ -1,4 +1,4 @@
-"""What keeps a network from learning, found out at its first batch or before it; training it would take hours to show.
+"""Checks, at the first batch or before it, for what keeps a network from learning: hours of training would show it.
 
 Shapes: N rows of features before a classifier (clips, frames or tokens), D features.
 """
@@ -15,16 +15,17 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from vidact.batch import ClipBatch, SequenceBatch
 from vidact.tasks.schedules import head_names
 
 SAME = 1e-3  # share of the features' size by which rows differ at most where a classifier cannot tell them apart
 
 
 def refuse_folded_norms(network: nn.Module) -> None:
-    """Raise ValueError where batch norms, which training would compute anew, have been folded into the convolutions.
+    """Raise ValueError where batch norms, which training computes per batch, are folded into the convolutions.
 
-    A folded norm keeps mean 0, variance 1 and a shift that fits the scale of its convolution. Normalised by each batch,
-    the shift is so many times the activations that nothing after it moves: neither answers nor gradients.
+    A folded norm keeps mean 0, variance 1 and a shift that fits the scale of its convolution. Once each batch is
+    normalised, the shift exceeds the activations so far that outputs and gradients no longer depend on them.
     """
     norms = [norm for norm in network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     shifted = [norm for norm in norms if norm.running_mean is not None and norm.bias is not None and norm.bias.any()]
@@ -43,38 +44,38 @@ def _is_folded(norm: Any) -> bool:
     return all(bool(((values - value).abs() < 1e-3).all()) for values, value in alike)
 
 
-def refuse_idle_optimizer(optimizer: Optimizer, asked: float) -> None:
-    """Raise ValueError where steps change nothing. ``asked`` is the recipe's learning rate."""
-    if not all(math.isfinite(group["lr"]) for group in optimizer.param_groups) or asked == 0:
+def refuse_idle_optimizer(optimizer: Optimizer, lr: float) -> None:
+    """Raise ValueError where steps change nothing. ``lr`` is the recipe's learning rate."""
+    if not all(math.isfinite(group["lr"]) for group in optimizer.param_groups) or lr == 0:
         raise ValueError(
-            f"the optimizer's lr is {asked:g}, so that nothing would be learnt; set model.optimizer.init_args.lr "
+            f"the optimizer's lr is {lr:g}, so that nothing would be learnt; set model.optimizer.init_args.lr "
             "(vidact test scores a network as it is)"
         )
 
 
 class FirstBatch(pl.Callback):
-    """Stops a training whose first batch shows that nothing will be learnt, and says what looks like it.
+    """The callback that stops a training whose first batch shows that nothing will be learnt, and notes likely reasons.
 
-    A batch without a readable video, or whose tokens are all ambiguous, shows nothing: the next one is looked at.
+    A batch without a readable video, or whose tokens are all ambiguous, shows nothing: then the next one is checked.
     """
 
     def __init__(self) -> None:
         self.is_waiting, self.batch = False, None
         self.loss = 0.0
-        self.seen: dict[str, Tensor] = {}  # name of a classifier → its features (N, D)
+        self.features: dict[str, Tensor] = {}  # name of a classifier → its features (N, D)
         self.hooks: list[Any] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.is_waiting = True
         network: Any = pl_module.network
-        if getattr(pl_module, "compiled", None) is not None or not hasattr(network, "num_classes"):
-            return  # a compiled network would be compiled again for the hooks
+        if pl_module.compiled is not None:  # with hooks the network would be compiled again
+            return
         for name in head_names(network):
             self.hooks.append(network.get_submodule(name).register_forward_hook(self._keep(name)))
 
     def _keep(self, name: str) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.seen[name] = inputs[0].detach().flatten(0, -2)
+            self.features[name] = inputs[0].detach().flatten(0, -2)
 
         return keep
 
@@ -94,17 +95,17 @@ class FirstBatch(pl.Callback):
             return
         gradients = [parameter.grad for parameter in pl_module.network.parameters() if parameter.grad is not None]
         if any(gradient.any() for gradient in gradients):
-            self._tell(trainer, len(self.batch))
-        elif self.loss:  # a loss of exactly 0 has nothing to teach
+            self._note_equal_rows(trainer, len(self.batch))
+        elif self.loss:  # a loss of exactly 0 has no gradients
             raise ValueError(
                 f"all gradients of the first batch are zero, at a loss of {self.loss:.4g}: nothing that learns has a "
                 f"part in the answers of {type(pl_module.network).__name__}, or its activations are zero (a dropout of "
                 "1, batch norms that do not fit the weights: --model.freeze_norms all). Nothing was learnt"
             )
 
-    def _tell(self, trainer: pl.Trainer, num: int) -> None:
-        """Say where no classifier can tell the rows apart, and end the watch."""
-        rows = [features.float() for features in self.seen.values() if len(features) > 1]
+    def _note_equal_rows(self, trainer: pl.Trainer, num: int) -> None:
+        """Print a note where no classifier can tell the rows apart, and stop checking."""
+        rows = [features.float() for features in self.features.values() if len(features) > 1]
         self.on_train_end(trainer, trainer.lightning_module)
         if not rows or num < 2:
             return
@@ -125,7 +126,7 @@ class FirstBatch(pl.Callback):
         self.refuse_no_numbers(trainer, pl_module)
 
     def refuse_no_numbers(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise ValueError once a weight is no number: no later step mends it."""
+        """Raise ValueError once a weight is nan or infinite: no later step mends it."""
         network: Any = pl_module.network
         learning = [parameter.detach() for parameter in network.parameters() if parameter.requires_grad]
         if not all(bool(torch.isfinite(parameter).all()) for parameter in learning):
@@ -138,17 +139,16 @@ class FirstBatch(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for hook in self.hooks:
             hook.remove()
-        self.hooks, self.seen, self.batch, self.is_waiting = [], {}, None, False
+        self.hooks, self.features, self.batch, self.is_waiting = [], {}, None, False
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.on_train_end(trainer, pl_module)
 
 
-def why_no_number(task: pl.LightningModule, batch: Any) -> str:
-    """What of a batch or the weights is no number, where the loss is none."""
-    pixels = getattr(batch, "clips", None)
-    read = batch.features if pixels is None else pixels
-    bad = [id for id, one in zip(batch.ids, read, strict=True) if not torch.isfinite(one).all()]
+def why_no_number(task: pl.LightningModule, batch: ClipBatch | SequenceBatch) -> str:
+    """Return which part of a batch or of the weights makes the loss nan or infinite."""
+    inputs = batch.features if isinstance(batch, SequenceBatch) else batch.clips
+    bad = [id for id, values in zip(batch.ids, inputs, strict=True) if not torch.isfinite(values).all()]
     if bad:
         return (
             f"what it read of {', '.join(bad[:3])}{' …' if len(bad) > 3 else ''} holds nan or infinity; mend the file"

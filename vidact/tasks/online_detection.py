@@ -1,4 +1,4 @@
-"""Train and score an online detector: the papers' losses, and figures over whole videos answered token by token.
+"""Train and score an online detector: the papers' losses, and figures over whole videos that are scored token by token.
 
 Shapes: B videos, T tokens, D features, K actions (1 + K outputs with the background), L tokens ahead.
 """
@@ -46,14 +46,15 @@ from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_ca
 from vidact.text.names import counted
 
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
-FEATURES = "features"  # where a root keeps its features by default, as in vidact.data.sequences
-OFFSETS_S = tuple(range(1, 11))  # start detection, seconds
+FEATURES = "features"  # the default folder of features below a root, as in vidact.data.sequence_list
+OFFSETS_S = tuple(range(1, 11))  # tolerances of start detection, in seconds
 F1_TIOU = 0.3
-FEW_EVENTS = 20  # of the validation videos; the epoch with the best mAP on fewer is as good as drawn by lot
-OVERLAP = 0.05  # share of the labelled time that events of one action at a time share, by the labels' haste
+FEW_EVENTS = 20  # with fewer in the validation videos, chance decides which epoch has the best mAP
+OVERLAP = 0.05  # share of the labelled time that may overlap, by imprecise labels, in data of one action at a time
 
 
 def default_optimizer(params: Iterable[Any]) -> Optimizer:
+    """Return AdamW with the default settings of a detector."""
     return torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01)
 
 
@@ -62,17 +63,17 @@ class OnlineDetection(pl.LightningModule):
 
     Args:
         network: an online detector of ``vidact.models``.
-        optimizer: for example torch.optim.AdamW with its arguments; its lr is what ``base_batch`` windows a step learn
-            at.
+        optimizer: for example torch.optim.AdamW with its arguments; its lr is meant for ``base_batch`` windows
+            a step.
         schedule: the learning rate over time.
         groups: which parameters learn faster or do not decay.
         base_batch: windows a step for which the lr was chosen; None takes the lr as it is.
-        init_from: a vidact checkpoint to start from; what does not fit is named and starts anew.
+        init_from: a vidact checkpoint to start from; tensors that do not fit are listed and start fresh.
         loss: softmax: one action or the background at a time, in proportion where several are labelled; sigmoid: each
-            for itself.
-        loss_tokens: the answers of a window that teach: "all", "last" (MiniROAD, OadTR), or an int: so many at its
-            end, after the state has warmed up.
-        future_weight: of the loss on future outputs (TRN 1.0, OadTR 0.5).
+            action independently.
+        loss_tokens: the outputs of a window that enter the loss: "all", "last" (MiniROAD, OadTR), or an int: this many
+            at its end, after the state has warmed up.
+        future_weight: weight of the loss on future outputs (TRN 1.0, OadTR 0.5).
         label_smoothing: 0…1, share of the target that is spread over all outputs.
         ema: decay of an exponential moving average of the weights, used for validation, test and the saved weights.
         early_stopping: end after this many epochs without a better validation score.
@@ -82,6 +83,8 @@ class OnlineDetection(pl.LightningModule):
         event_min_seconds: shorter events are dropped.
         event_merge_seconds: gaps up to this are bridged.
     """
+
+    compiled = None  # a detector is trained without torch.compile
 
     def __init__(
         self,
@@ -115,18 +118,18 @@ class OnlineDetection(pl.LightningModule):
         self.classes: list[str] = []
         self.tokens_per_second = 0.0
         self.features_record: dict[str, Any] = {}
-        self.extractor_state: dict[str, Tensor] = {}  # what made the features, for checkpoints that stream
-        # how scores become events; ``on`` is tuned on the validation videos
-        self.asked_events = {
+        self.extractor_state: dict[str, Tensor] = {}  # the network that made the features, for checkpoints that stream
+        # The settings that turn scores into events; ``on`` is tuned on the validation videos.
+        self.event_settings = {
             "smoothing": event_smoothing,
             "min_seconds": event_min_seconds,
             "merge_seconds": event_merge_seconds,
         }
-        self.events: dict[str, Any] = {"on": 0.5, **self.asked_events}
-        self.thresholds: dict[str, Any] = {}  # what ``on`` was chosen on; empty where nothing was chosen
-        self.last_counts = False  # whether the last epoch is the best, whatever its figures
-        self.remarks: list[str] = []  # what is said of a test beside its figures
-        self.seen: Timelines | None = None
+        self.events: dict[str, Any] = {"on": 0.5, **self.event_settings}
+        self.thresholds: dict[str, Any] = {}  # how ``on`` was chosen; empty where it was not
+        self.last_counts = False  # whether the last epoch counts as the best, whatever its figures
+        self.remarks: list[str] = []  # notes that are printed with the figures of a test
+        self.collected: Timelines | None = None
         self.test_scores: Timelines | None = None
 
     # ---- setting up
@@ -136,12 +139,12 @@ class OnlineDetection(pl.LightningModule):
         if stage == "fit":
             refuse_callbacks(self.trainer)
             refuse_no_test(data, self.trainer.limit_test_batches)
-        found = data.found
-        self.classes, self.tokens_per_second = found.classes, found.tokens_per_second
-        self.features_record = found.record
-        self.events |= self.asked_events  # a test may ask otherwise than the training that tuned the thresholds
+        sequences = data.found
+        self.classes, self.tokens_per_second = sequences.classes, sequences.tokens_per_second
+        self.features_record = sequences.record
+        self.events |= self.event_settings  # a test may set others than the training that tuned the thresholds
         if stage == "fit":
-            self.extractor_state = read_extractor(Path(data.features or data.root / FEATURES), found.record)
+            self.extractor_state = read_extractor(Path(data.features or data.root / FEATURES), sequences.record)
         outputs = 1 + len(self.classes)
         if self.network.num_classes < outputs:
             raise ValueError(
@@ -150,10 +153,10 @@ class OnlineDetection(pl.LightningModule):
                 f"{', …' if len(self.classes) > 5 else ''}). Set num_classes to {outputs}, or to 0 to take it from "
                 "the data"
             )
-        if self.network.feature_dim != found.dim:
+        if self.network.feature_dim != sequences.dim:
             raise ValueError(
                 f"model.network.feature_dim is {self.network.feature_dim}, but the features of {data.root} have "
-                f"{found.dim} values a token. Set feature_dim to {found.dim}, or to 0 to take it from the data"
+                f"{sequences.dim} values a token. Set feature_dim to {sequences.dim}, or to 0 to take it from the data"
             )
         ahead = max(self.network.future_offsets, default=0)
         if stage == "fit" and data.lookahead < ahead:
@@ -162,53 +165,53 @@ class OnlineDetection(pl.LightningModule):
                 f"labels to learn from. Set data.lookahead to {ahead}"
             )
         if stage == "fit":
-            self.refuse_silent_windows()
-            # Overlapping actions share a softmax's probability and are to be told all the same.
-            self.last_counts = self.has_few_events(found)
-            is_single = overlap([sequence.events for sequence in found.split("train")]) <= OVERLAP
+            self.refuse_unused_videos()
+            # Overlapping actions share a softmax's probability, so that one of them must not exclude the others.
+            self.last_counts = self.has_few_events(sequences)
+            is_single = overlap([sequence.events for sequence in sequences.split("train")]) <= OVERLAP
             self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from)
 
     @property
     def chosen_by(self) -> str:
-        """What the best epoch is chosen by."""
+        """The figure by which the best epoch is chosen."""
         return LAST if self.last_counts else "val_map"
 
-    def refuse_silent_windows(self) -> None:
-        """Say how many videos are too short for the answers that teach; raise ValueError if that is all of them.
+    def refuse_unused_videos(self) -> None:
+        """Print how many training videos are shorter than the window; raise ValueError if none enters the loss.
 
-        Windows lie inside their videos, so the first tokens of each are always before the answers that teach. A video
-        shorter than the window has one window, and the others not much of it.
+        Windows lie inside their videos, so the first tokens of each video precede all outputs that enter the loss. A
+        video that is shorter than the window has a single window.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         taught = self.taught(data.window)
         before = data.window - taught
         lengths = {sequence.id: len(sequence) for sequence in data.found.split("train")}
         short = [name for name, length in lengths.items() if length < data.window]
-        silent = [name for name in short if lengths[name] <= before]
+        unused = [name for name in short if lengths[name] <= before]
         if not before or not short:
             return
-        words = (
+        message = (
             f"{len(short)} of {counted(len(lengths), 'training video')} are shorter than the window of {data.window} "
             f"tokens, and of the tokens that come first {before} teach nothing (loss_tokens is {self.loss_tokens})"
         )
-        if silent:
-            words += (
-                f": {counted(len(silent), 'video teaches', 'videos teach')} nothing at all (the first is {silent[0]})"
+        if unused:
+            message += (
+                f": {counted(len(unused), 'video teaches', 'videos teach')} nothing at all (the first is {unused[0]})"
             )
         advice = (
             f"set data.window to {taught}, data.history to {data.history + before} and loss_tokens to all: every token "
             "teaches, with the same past before it"
         )
-        if len(silent) == len(lengths):
-            raise ValueError(f"{words}. To learn from them, {advice}")
+        if len(unused) == len(lengths):
+            raise ValueError(f"{message}. To learn from them, {advice}")
         if self.trainer.is_global_zero:
-            print(f"note: {words}; to learn from all of them, {advice}")
+            print(f"note: {message}; to learn from all of them, {advice}")
 
-    def has_few_events(self, found: Any) -> bool:
-        """Whether the validation videos hold too few events to tell a better epoch from a lucky one, which is said."""
-        videos = found.split("val")[: num_validated(self.trainer)]
+    def has_few_events(self, sequences: Any) -> bool:
+        """Return whether the validation videos have too few events to choose an epoch by, and print it."""
+        videos = sequences.split("val")[: num_validated(self.trainer)]
         events = sum(event.label in self.classes for video in videos for event in video.events)
         if not videos or events >= FEW_EVENTS or self.early_stopping is not None:
             return False
@@ -221,22 +224,22 @@ class OnlineDetection(pl.LightningModule):
         return True
 
     def taught(self, window: int) -> int:
-        """How many answers at the end of a window teach."""
+        """Return how many outputs at the end of a window enter the loss."""
         return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
     @property
     def backbone(self) -> torch.nn.ModuleList:
-        """What Lightning's BackboneFinetuning freezes at first."""
+        """The modules that Lightning's BackboneFinetuning freezes first."""
         return backbone(self.network)
 
     @property
     def validated(self) -> tuple[str, ...]:
-        """The figures of the validation videos."""
+        """The names of the figures of the validation videos."""
         return "map", "loss"
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The figures of training, beside the parts of the loss where there are several."""
+        """The names of the figures of training, without the parts of a loss that has several."""
         return ("loss",)
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -248,7 +251,7 @@ class OnlineDetection(pl.LightningModule):
         )
 
     def on_fit_start(self) -> None:
-        self.train()  # Lightning's fit keeps whatever mode it finds
+        self.train()  # Lightning's fit does not change the mode
 
     def on_train_epoch_start(self) -> None:
         self.train()
@@ -269,7 +272,7 @@ class OnlineDetection(pl.LightningModule):
         return loss
 
     def answers(self, batch: SequenceBatch) -> OnlineOutput:
-        """The network's answers that teach: at most the window's, and of them the last ``loss_tokens``."""
+        """Return the outputs that enter the loss: of those for the window's tokens the last ``loss_tokens``."""
         if self.network.has_own_losses:
             total, labelled = batch.features.shape[1], slice(batch.history, batch.history + batch.window)
             targets = batch.targets.new_zeros(len(batch), total, batch.targets.shape[2])
@@ -284,12 +287,12 @@ class OnlineDetection(pl.LightningModule):
         return OnlineOutput(output.logits[:, -n:], future, output.losses)
 
     def loss_now(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
-        """Of the answers for the tokens themselves."""
+        """Return the loss of the outputs for the tokens themselves."""
         rows = slice(batch.window - output.logits.shape[1], batch.window)
         return self.loss(output.logits, batch.targets[:, rows], batch.ignore[:, rows])
 
     def loss_future(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
-        """Of the answers for later tokens, each against the label of that token."""
+        """Return the loss of the outputs for later tokens, each against the label of its token."""
         assert output.future is not None
         first, n = batch.window - output.future.shape[1], output.future.shape[1]
         rows = [slice(first + offset, first + offset + n) for offset in self.network.future_offsets]
@@ -298,15 +301,15 @@ class OnlineDetection(pl.LightningModule):
         return self.loss(output.future, targets, ignore)
 
     def loss(self, logits: Tensor, targets: Tensor, ignore: Tensor) -> Tensor:
-        """Logits (…, ≥ 1+K) against multi-hot targets (…, 1+K); ignored rows do not count."""
+        """Return the loss of logits (…, ≥ 1+K) against multi-hot targets (…, 1+K); ignored rows do not count."""
         if self.label_smoothing:
             total = targets.sum(-1, keepdim=True)
             targets = targets * (1 - self.label_smoothing) + total * self.label_smoothing / targets.shape[-1]
         if self.kind == "softmax":
             return multi_hot_cross_entropy(logits, targets, ignore)
         each = F.binary_cross_entropy_with_logits(logits[..., : targets.shape[-1]].float(), targets, reduction="none")
-        kept = (~ignore).to(each.dtype)
-        return (each.sum(-1) * kept).sum() / kept.sum().clamp(min=1)
+        weights = (~ignore).to(each.dtype)
+        return (each.sum(-1) * weights).sum() / weights.sum().clamp(min=1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if (norm := gradient_norm(self.network)) is not None:
@@ -315,13 +318,13 @@ class OnlineDetection(pl.LightningModule):
     # ---- scoring
 
     def probabilities(self, logits: Tensor) -> np.ndarray:
-        """Scores (…, 1+K) in 0…1; a further (ambiguous) output takes its share of the softmax and is left out."""
+        """Return scores (…, 1+K) in 0…1; a further (ambiguous) output takes part in the softmax and is dropped."""
         scores = probabilities(logits, self.kind)
         return scores[..., : 1 + len(self.classes)].cpu().numpy()
 
     def on_validation_epoch_start(self) -> None:
         offsets = self.network.future_offsets
-        self.seen = Timelines(
+        self.collected = Timelines(
             [], [], [], [], self.classes, self.tokens_per_second, [] if offsets else None, tuple(offsets)
         )
 
@@ -329,90 +332,91 @@ class OnlineDetection(pl.LightningModule):
         self.on_validation_epoch_start()
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
-        assert self.seen is not None
+        assert self.collected is not None
         output = self.network.scan(batch.features)
         scores = self.probabilities(output.logits)
         future = None if output.future is None else self.probabilities(output.future)
         for i, id in enumerate(batch.ids):
             end = int(batch.end[i])
-            self.seen.ids.append(id)
-            self.seen.scores.append(scores[i, :end])
-            self.seen.targets.append(batch.targets[i, :end].float().cpu().numpy())
-            self.seen.ignore.append(batch.ignore[i, :end].cpu().numpy())
-            if self.seen.future is not None and future is not None:
-                self.seen.future.append(future[i, :end])
+            self.collected.ids.append(id)
+            self.collected.scores.append(scores[i, :end])
+            self.collected.targets.append(batch.targets[i, :end].float().cpu().numpy())
+            self.collected.ignore.append(batch.ignore[i, :end].cpu().numpy())
+            if self.collected.future is not None and future is not None:
+                self.collected.future.append(future[i, :end])
 
     def test_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def joined(self) -> Timelines:
-        """Every process's videos, sorted by id: the same for any number of processes."""
-        return gather(self.seen, stack_timelines)
+        """Return the videos of all processes, sorted by id: the same for any number of processes."""
+        return gather(self.collected, stack_timelines)
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
         timelines = self.joined()
         scores, targets, ignore = timelines.joined()
-        found = frame_map(scores, targets, ignore, self.protocol, video_ids=timelines.video_ids)
-        kept = ~ignore
-        loss = -(targets * np.log(np.clip(scores, 1e-9, 1))).sum(1)[kept].mean() if kept.any() else 0.0
+        precision = frame_map(scores, targets, ignore, self.protocol, video_ids=timelines.video_ids)
+        counts = ~ignore
+        loss = -(targets * np.log(np.clip(scores, 1e-9, 1))).sum(1)[counts].mean() if counts.any() else 0.0
         self.choose_events(timelines)
-        figures = {"map": found.mean, "loss": float(loss), "score": found.mean}
+        figures = {"map": precision.mean, "loss": float(loss), "score": precision.mean}
         if self.last_counts:
             figures["score"] = float(self.trainer.current_epoch)
         for name, value in figures.items():  # every process computed the same number from the same joined scores
             self.log(f"val_{name}", value, prog_bar=name == "map", rank_zero_only=False)
 
     def choose_events(self, timelines: Timelines) -> None:
-        """Set the thresholds of events by the validation videos."""
-        how = {name: value for name, value in self.events.items() if name not in ("on", "off")}
-        # Between what the loss asks for where a class is there, and where it is not: 0.5 without label smoothing.
+        """Choose the thresholds of events on the validation videos."""
+        settings = {name: value for name, value in self.events.items() if name not in ("on", "off")}
+        # The middle of the targets of a present and of an absent class: 0.5 without label smoothing.
         default = 0.5 * (1 - self.label_smoothing) + self.label_smoothing / (1 + len(self.classes))
-        found = choose_thresholds(
+        choice = choose_thresholds(
             timelines.scores,
             timelines.targets,
             timelines.ignore,
             tokens_per_second=self.tokens_per_second,
             default=default,
-            **how,
+            **settings,
         )
-        self.events["on"] = [round(float(value), 6) for value in found.on]
+        self.events["on"] = [round(float(value), 6) for value in choice.on]
         self.thresholds = {
-            "words": found.words,
-            "videos": found.videos,
-            "events": dict(zip(self.classes, found.events.tolist(), strict=True)),
-            "f1": found.f1,
-            "default": found.default,
-            "f1_at_default": found.f1_at_default,
+            "words": choice.words,
+            "videos": choice.videos,
+            "events": dict(zip(self.classes, choice.events.tolist(), strict=True)),
+            "f1": choice.f1,
+            "default": choice.default,
+            "f1_at_default": choice.f1_at_default,
         }
 
     def on_test_epoch_end(self) -> None:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.test_scores = self.joined()
-        wanted = set(self.test_scores.ids)
-        truth = [event for sequence in data.found for event in sequence.events if sequence.id in wanted]
+        ids = set(self.test_scores.ids)
+        truth = [event for sequence in data.found for event in sequence.events if sequence.id in ids]
         self.test_figures = self.figures(self.test_scores, truth)
-        self.remarks = [words for words in (self.test_figures["verdict"], self.thresholds.get("words", "")) if words]
+        notes = self.test_figures["verdict"], self.thresholds.get("words", "")
+        self.remarks = [note for note in notes if note]
         for name, value in self.test_figures.items():
             if isinstance(value, float):
                 self.log(f"test_{name}", value)
 
     def figures(self, timelines: Timelines, truth: list[Any]) -> dict[str, Any]:
-        """What is reported of ``timelines`` and the true events of their videos; rates lie in 0…1."""
+        """Return the figures of ``timelines`` and the true events of their videos; rates lie in 0…1."""
         scores, targets, ignore = timelines.joined()
         videos, rate = timelines.video_ids, timelines.tokens_per_second
-        found = frame_map(scores, targets, ignore, self.protocol, video_ids=videos)
+        precision = frame_map(scores, targets, ignore, self.protocol, video_ids=videos)
         calibrated = calibrated_map(scores, targets, ignore, self.protocol, video_ids=videos)
         figures: dict[str, Any] = {
-            "map": found.mean,
+            "map": precision.mean,
             "mcap": calibrated.mean,
-            "tokens_scored": found.rows,
-            **self.beside_yardsticks(scores, targets, ignore, found.mean),
+            "tokens_scored": precision.rows,
+            **self.beside_yardsticks(scores, targets, ignore, precision.mean),
             "classes": [
                 {"class": name, "ap": float(ap), "cap": float(cap), "tokens": int(tokens)}
                 for name, ap, cap, tokens in zip(
-                    self.classes, found.per_class, calibrated.per_class, targets[~ignore, 1:].sum(0), strict=True
+                    self.classes, precision.per_class, calibrated.per_class, targets[~ignore, 1:].sum(0), strict=True
                 )
             ],
         }
@@ -427,7 +431,7 @@ class OnlineDetection(pl.LightningModule):
                 for seconds, value in zip(anticipated.seconds, anticipated.per_offset, strict=True)
             }
         if not any(event.label in self.classes for event in truth):
-            return figures  # what follows speaks of events
+            return figures  # the figures below need events
         portions = portion_map(scores, targets, videos, ignore)
         figures["portion_mcap"] = {f"{10 * i}-{10 * i + 10} %": float(v) for i, v in enumerate(portions.per_portion)}
         starts = start_map(scores, targets, videos, rate, OFFSETS_S, ignore=ignore)
@@ -460,7 +464,7 @@ class OnlineDetection(pl.LightningModule):
     def beside_yardsticks(
         self, scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray, mean_precision: float
     ) -> dict[str, Any]:
-        """Accuracy and confusion of tokens beside what a guess and the most frequent label reach."""
+        """Return accuracy and confusion of tokens beside the scores of a guess and of the most frequent label."""
         if ignore.all():
             return {"verdict": ""}
         names = ["background", *self.classes]
@@ -476,7 +480,7 @@ class OnlineDetection(pl.LightningModule):
         }
 
     def detections(self, timelines: Timelines, events: dict[str, Any]) -> list[Detection]:
-        """The events that ``EventDetector`` makes of all videos with the settings ``events``."""
+        """Return the events that ``EventDetector`` makes of all videos with the settings ``events``."""
         detector = EventDetector(self.classes, timelines.tokens_per_second, **events)
         return [
             event
@@ -488,11 +492,11 @@ class OnlineDetection(pl.LightningModule):
 
     @staticmethod
     def section(data: Any) -> str:
-        """Where results.json keeps the figures of a test."""
+        """Return the key of a test's figures in results.json."""
         return "test" if data.test_split == "test" else f"test on {data.test_split}"
 
     def save_scores(self, run: Path, data: Any) -> dict[str, Any]:
-        """Write timelines.npz; gives what results.json says beside the figures."""
+        """Write timelines.npz and return the facts that results.json holds beside the figures."""
         assert self.test_scores is not None
         self.test_scores.save(run / "timelines.npz")
         return {
@@ -523,12 +527,12 @@ class OnlineDetection(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)
         record = Record.from_dict(checkpoint.get("vidact") or {}, "the checkpoint")
-        if record.thresholds and record.events and record.scores == self.kind:  # the validation is not made again
+        if record.thresholds and record.events and record.scores == self.kind:  # the validation is not repeated
             self.events["on"], self.thresholds = record.events["on"], dict(record.thresholds)
 
 
 def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:
-    """Share of the labelled time of all ``videos`` that lies in more than one event, from 0; 0 without events."""
+    """Return the share of the labelled time of all ``videos`` that lies in more than one event; 0 without events."""
     total = covered = 0.0
     for events in videos:
         end = -np.inf
@@ -541,18 +545,18 @@ def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:
 
 
 def read_extractor(folder: Path, record: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of the extractor that lies in a folder of features; none where it holds none (published features).
+    """Return the tensors of the extractor in a folder of features; none where it has none (published features).
 
-    Raises ValueError where it is not the one that ``record`` (features.json) speaks of: it would stream other features
-    than those that were learned.
+    Raises ValueError where it is not the extractor that ``record`` (features.json) describes: the detector would stream
+    other features than it was trained on.
     """
     path = folder / EXTRACTOR
     if not path.is_file():
         return {}
-    tensors, record_there = read(path)
-    own: Mapping[str, Any] = {} if record_there is None else record_there.extractor or {}
-    shared = own.keys() & record.keys()
-    if differ := differences({key: own[key] for key in shared}, {key: record[key] for key in shared}):
+    tensors, extractor_record = read(path)
+    settings: Mapping[str, Any] = {} if extractor_record is None else extractor_record.extractor or {}
+    shared = settings.keys() & record.keys()
+    if differ := differences({key: settings[key] for key in shared}, {key: record[key] for key in shared}):
         raise ValueError(
             f"{path} is not what made the features beside it: {'; '.join(differ)} (features.json's last). "
             "Extract the features again, or remove the file: the detector can then be trained and cannot stream"

@@ -1,4 +1,4 @@
-"""How the learning rate changes, and which parameters learn faster or do not decay: the papers' recipes."""
+"""The papers' recipes of learning: how the rate changes, and which parameters learn faster or do not decay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 class Schedule:
     """A factor on the learning rate for every optimiser step: a linear warm-up, then constant, steps or a cosine.
 
-    One closed formula of the step, so that resuming needs no state.
+    It is one closed formula of the step, so that resuming needs no state.
 
     Args:
         kind: constant; step: times ``gamma`` at each of ``milestones``; cosine: down to ``final``.
@@ -41,7 +41,7 @@ class Schedule:
         return self.kind == "step" or self.warmup_epochs > 0
 
     def unreached(self, steps_per_epoch: float, total_steps: int | None) -> list[str]:
-        """What of the schedule a training of ``total_steps`` ends before, in words."""
+        """Return notes on the parts of the schedule that a training of ``total_steps`` never reaches."""
         if not total_steps or not steps_per_epoch:
             return []
         warmup, notes = self.warmup_epochs * steps_per_epoch, []
@@ -57,7 +57,7 @@ class Schedule:
         return notes
 
     def factor(self, step: float, steps_per_epoch: float, total_steps: int | None) -> float:
-        """Multiplier of the learning rate at optimiser step ``step`` (from 0) of ``total_steps``.
+        """Return the factor on the learning rate at optimiser step ``step`` (from 0) of ``total_steps``.
 
         A cosine needs ``total_steps``; the others do without (None).
         """
@@ -76,16 +76,16 @@ class Schedule:
 class Rates(LambdaLR):
     """A schedule, applied to an optimiser at every step.
 
-    A run that goes on has the rates that it asks for, whatever the checkpoint's run had asked for. Where an epoch has
-    another number of steps than before, the schedule goes on from the same point, in epochs. Groups of parameters that
-    are added later have the rate that they are given.
+    A resumed run has the rates of its own options, not those of the checkpoint's run. Where an epoch has another number
+    of steps than before, the schedule continues at the same point, in epochs. Groups of parameters that are added later
+    keep the rate they were added with.
     """
 
     def __init__(
         self, optimizer: Optimizer, schedule: Schedule, steps_per_epoch: float, total_steps: int | None
     ) -> None:
         self.steps_per_epoch = steps_per_epoch
-        self.shift = 0.0  # steps that the schedule is ahead of those that were made
+        self.shift = 0.0  # how many steps the schedule is ahead of the steps made
         super().__init__(optimizer, lambda step: schedule.factor(step + self.shift, self.steps_per_epoch, total_steps))
 
     def get_lr(self) -> list[Any]:
@@ -93,12 +93,12 @@ class Rates(LambdaLR):
         return [*super().get_lr(), *(group["lr"] for group in later)]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        asked, per_epoch = self.base_lrs, self.steps_per_epoch
+        base_lrs, per_epoch = self.base_lrs, self.steps_per_epoch
         super().load_state_dict(state_dict)
-        before = state_dict.get("steps_per_epoch", per_epoch)  # older versions wrote none
+        before = state_dict.get("steps_per_epoch", per_epoch)  # older versions did not write it
         if before != per_epoch:
             self.shift = (self.last_epoch + self.shift) / before * per_epoch - self.last_epoch
-        self.base_lrs, self.steps_per_epoch = asked, per_epoch
+        self.base_lrs, self.steps_per_epoch = base_lrs, per_epoch
         for group, base, factor in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=False):
             group["initial_lr"], group["lr"] = base, base * factor(self.last_epoch)
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
@@ -112,8 +112,8 @@ class ParameterGroups:
     ``head: 5``, ``bias: 2``. TSN on flow: ``first_conv: 5``.
 
     Args:
-        head: factor on the learning rate of the classifier's weights; its biases learn ``bias`` times faster again.
-        first_conv: factor of the first convolution, which a change of modality initialises anew.
+        head: factor on the learning rate of the classifier's weights; its biases learn ``bias`` times faster than these.
+        first_conv: factor of the first convolution, which a change of modality initialises again.
         bias: factor of all biases that do not belong to a norm.
         decay_norm_and_bias: apply weight decay to norms and biases too.
     """
@@ -124,19 +124,19 @@ class ParameterGroups:
     decay_norm_and_bias: bool = False
 
     def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimiser groups for every trainable parameter of ``network``, each parameter in exactly one.
+        """Return optimiser groups with every trainable parameter of ``network`` in exactly one of them.
 
-        The head is what ``head_names`` says.
+        ``head_names`` defines the head.
         """
         heads = head_names(network)
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
         groups: dict[tuple[float, float], dict[str, Any]] = {}
-        seen: set[int] = set()
+        grouped: set[int] = set()
         for name, module in network.named_modules():
             for key, parameter in module.named_parameters(recurse=False):
-                if not parameter.requires_grad or id(parameter) in seen:
+                if not parameter.requires_grad or id(parameter) in grouped:
                     continue
-                seen.add(id(parameter))
+                grouped.add(id(parameter))
                 is_norm, is_bias = isinstance(module, NORMS), key == "bias" or key.endswith("_bias")
                 is_head = name in heads
                 rate = self.head if is_head else 1.0
@@ -145,10 +145,10 @@ class ParameterGroups:
                 decays = self.decay_norm_and_bias or not (is_norm or is_bias)
                 role = "+".join(
                     word
-                    for word, here in [
+                    for word, applies in [
                         ("head", is_head), ("first_conv", name == first), ("norm", is_norm), ("bias", is_bias)
                     ]
-                    if here
+                    if applies
                 ) or "weight"  # fmt: skip
                 decay = weight_decay if decays else 0.0
                 group = groups.setdefault(
@@ -165,9 +165,9 @@ def is_conv(module: nn.Module) -> bool:
 
 
 def head_names(network: nn.Module) -> list[str]:
-    """Names of the classifiers, Linears with ``network.num_classes`` outputs; several scales or streams have several.
+    """Return the names of the classifiers: Linears with ``network.num_classes`` outputs.
 
-    A Linear inside a backbone or trunk makes features, however many classes there are: TANet's kernels of three frames
+    There are several where a network has several scales or streams. A Linear inside a backbone or trunk makes features, however many classes there are: TANet's kernels of three frames
     and TIN's two offsets come from Linears of 3 and 2 outputs.
     """
     return [
@@ -180,7 +180,7 @@ def head_names(network: nn.Module) -> list[str]:
 
 
 def backbone(network: nn.Module) -> nn.ModuleList:
-    """All of a network but its classifiers, as the largest modules that hold none of them."""
+    """Return all of a network except its classifiers, as the largest modules that contain none of them."""
     heads = head_names(network)
 
     def without_heads(module: nn.Module, prefix: str) -> list[nn.Module]:
@@ -196,9 +196,9 @@ def backbone(network: nn.Module) -> nn.ModuleList:
 
 
 def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:
-    """Stop batch norms from learning and from updating their statistics; "partial" leaves the first one free.
+    """Stop batch norms from learning and from updating their statistics; "partial" excepts the first one.
 
-    Call it again whenever something may have called ``train()``: modes do not persist, ``requires_grad`` does.
+    Call it again whenever ``train()`` may have been called: it resets the modes, but not ``requires_grad``.
     """
     if which == "none":
         return

@@ -1,4 +1,4 @@
-"""What learning takes whatever is learned: optimiser and schedule, speed, callbacks, values joined over processes."""
+"""The parts of training that both tasks share: optimiser and schedule, speed, callbacks, values of all processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vidact.tasks.learning import FirstBatch, refuse_idle_optimizer
 from vidact.tasks.resuming import Resumption
 from vidact.tasks.schedules import ParameterGroups, Rates, Schedule
 
-FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # what PyTorch has one kernel a group for, on CUDA
+FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW)  # on CUDA, PyTorch has one kernel a group for these
 
 
 def make_optimization(
@@ -31,14 +31,14 @@ def make_optimization(
     schedule: Schedule,
     base_batch: int | None,
 ) -> dict[str, Any]:
-    """What ``configure_optimizers`` returns: the groups' rates, scaled by the batch, under a schedule per step."""
-    asked = make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
-    lr = asked["lr"] * lr_scale(trainer, base_batch)
-    split = groups.split(network, lr, asked.get("weight_decay", 0.0))
+    """Return what ``configure_optimizers`` must: groups with rates scaled by the batch, and a schedule of the steps."""
+    defaults = make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
+    lr = defaults["lr"] * lr_scale(trainer, base_batch)
+    split = groups.split(network, lr, defaults.get("weight_decay", 0.0))
     if not split:
         raise ValueError(f"no parameter of {type(network).__name__} learns: all are frozen")
     optimizer = make_optimizer(split)
-    refuse_idle_optimizer(optimizer, asked["lr"])
+    refuse_idle_optimizer(optimizer, defaults["lr"])
     fuse(optimizer, trainer.strategy.root_device)
     per_epoch, total = count_steps(trainer, schedule)
     if trainer.is_global_zero:
@@ -49,14 +49,14 @@ def make_optimization(
 
 
 def count_steps(trainer: pl.Trainer, schedule: Schedule) -> tuple[int, int | None]:
-    """Optimiser steps an epoch, and of the whole training: None where only time or an early stop ends it.
+    """Return the optimiser steps of an epoch and of the whole training, None where only time or an early stop ends it.
 
-    Lightning's ``estimated_stepping_batches`` is the second number, and no epoch's length follows from it where
-    ``max_steps`` ends training in the middle of an epoch or ``max_time`` ends it somewhere.
+    Lightning's ``estimated_stepping_batches`` is the second number. The length of an epoch does not follow from it
+    where ``max_steps`` or ``max_time`` may end training in the middle of an epoch.
 
     Raises ValueError for a schedule that needs a number which does not exist.
     """
-    trainer.fit_loop.setup_data()  # what the batches are counted of; nothing happens where it is there
+    trainer.fit_loop.setup_data()  # counts the batches; does nothing where the data are set up already
     schedulers = [c for c in trainer.callbacks if isinstance(c, pl.callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     changing = any(len(set(scheduler.scheduling.values())) > 1 for scheduler in schedulers)
     if changing and schedule.counts_epochs:
@@ -80,10 +80,10 @@ def count_steps(trainer: pl.Trainer, schedule: Schedule) -> tuple[int, int | Non
 
 
 class MakesOptimizer:
-    """What makes the optimiser, shared by all copies of the task that holds it.
+    """A function that makes the optimiser, shared by all copies of the task that holds it.
 
-    A recipe's class is made by jsonargparse, whose function knows the command line and so the Trainer with its data: a
-    callback that copies the module, as averages do, would copy those too, and fails once DDP has wrapped the module.
+    For a recipe's class it is a function of jsonargparse, which refers to the command line and so to the Trainer with
+    its data. A callback that copies the module, as averages do, would copy those too, and fail once DDP has wrapped it.
     """
 
     def __init__(self, make: Callable[[Iterable[Any]], Optimizer]) -> None:
@@ -101,23 +101,25 @@ def fuse(optimizer: Optimizer, device: torch.device) -> None:
     ``differentiable`` of the recipe stand.
 
     Gradients are unscaled before the step, as for any optimiser that is not fused. So they can be clipped, which
-    Lightning refuses otherwise, and a step of 16-mixed that overflows leaves SGD's momentum alone, which PyTorch's own
-    way does not.
+    Lightning refuses otherwise, and a step of 16-mixed that overflows does not change SGD's momentum, which it does
+    with PyTorch's unscaling inside the kernel.
     """
     if type(optimizer) in FUSED and device.type == "cuda":
         for group in optimizer.param_groups:
             if group["fused"] is None and group["foreach"] is None and not group["differentiable"]:
                 group["fused"] = True
-    if hasattr(optimizer, "_step_supports_amp_scaling"):  # of an optimiser that the recipe calls fused
+    if hasattr(optimizer, "_step_supports_amp_scaling"):  # set where the recipe itself says fused
         optimizer._step_supports_amp_scaling = False
-    optimizer.register_load_state_dict_pre_hook(_keep_asked)
+    optimizer.register_load_state_dict_pre_hook(_keep_options)
     if type(optimizer) in FUSED:
         optimizer.register_load_state_dict_post_hook(_lay_out_state)
 
 
-def _keep_asked(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    """A run that goes on updates as it is asked to, and as its device does, with the checkpoint's momenta: PyTorch
-    would take all options from the checkpoint. (Rates belong to the schedule.)
+def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint's ``state`` with this run's options: PyTorch would take all options from the checkpoint.
+
+    A resumed run therefore updates with its own settings, on its own device, from the checkpoint's momenta. (Rates
+    belong to the schedule.)
 
     Raises ValueError where the checkpoint's momenta are those of other groups of parameters.
     """
@@ -131,13 +133,15 @@ def _keep_asked(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         )
     # Optimisers of other packages keep some of their state among the options.
     is_plain = type(optimizer).__module__.startswith("torch.optim")
-    kept = [name for name in optimizer.defaults if name != "lr" and (is_plain or name == "weight_decay")]
-    groups = [a | {name: b[name] for name in kept if name in a and name in b} for a, b in zip(saved, mine, strict=True)]
+    names = [name for name in optimizer.defaults if name != "lr" and (is_plain or name == "weight_decay")]
+    groups = [
+        a | {name: b[name] for name in names if name in a and name in b} for a, b in zip(saved, mine, strict=True)
+    ]
     return state | {"param_groups": groups}
 
 
 def _lay_out_state(optimizer: Optimizer) -> None:
-    """Momenta lie in memory as their parameters do, which a fused kernel insists on; another device's may not."""
+    """Lay momenta out in memory as their parameters, which a fused kernel needs; those of another device may differ."""
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -145,29 +149,29 @@ def _lay_out_state(optimizer: Optimizer) -> None:
 
 
 def compiled(network: nn.Module, batch_size: int, backend: str = "inductor") -> Callable[[Tensor], Tensor]:
-    """The network's forward pass for training, compiled for batches of ``batch_size`` clips (B, T, C, H, W).
+    """Return the network's forward pass for training, compiled for batches of ``batch_size`` clips (B, T, C, H, W).
 
     A batch of another size, as the last one of an epoch or one with an unreadable video, goes through the network as it
-    is: the same numbers but for rounding, and no second compilation. Nothing is compiled before the first batch, and
-    the network itself stays what it was: its tensors, their names, and whoever else calls it.
+    is: the same numbers except for rounding, and no second compilation. Nothing is compiled before the first batch, and
+    the network itself does not change: neither its tensors and their names nor other calls of it.
 
     Raises OSError at the first batch where the compiler does not work, or cannot take the network in one piece.
     """
-    # In pieces, with Python between them, it would train on without a word and be little quicker.
+    # Without fullgraph it would silently compile in pieces, with Python between them, and be little quicker.
     fast = torch.compile(lambda clips: network(clips), fullgraph=True, dynamic=False, backend=backend)
     lay_out = clip_channels_last if has_channels_last(network) else Tensor.contiguous
 
     def forward(clips: Tensor) -> Tensor:
         if len(clips) != batch_size:
             return network(clips)
-        with compiler_errors_in_words(network, clips.device):
-            return fast(lay_out(clips))  # one layout, or another one would be compiled again
+        with explain_compiler_errors(network, clips.device):
+            return fast(lay_out(clips))  # always the same layout: another one would be compiled again
 
     return forward
 
 
 @contextlib.contextmanager
-def compiler_errors_in_words(network: nn.Module, device: torch.device) -> Iterator[None]:
+def explain_compiler_errors(network: nn.Module, device: torch.device) -> Iterator[None]:
     """Raise OSError with advice where torch.compile fails, which it does in the first forward or backward pass."""
     from torch._dynamo.exc import TorchDynamoException, Unsupported  # a second of import
 
@@ -187,10 +191,10 @@ def compiler_errors_in_words(network: nn.Module, device: torch.device) -> Iterat
 
 
 class WholeSteps(pl.Callback):
-    """A step is the mean of the batches that were gathered for it.
+    """The callback that makes a step the mean of the batches that were gathered for it.
 
-    Lightning divides by ``accumulate_grad_batches`` whatever comes: the rest of an epoch that it does not divide, an
-    epoch of fewer batches, or a batch without a readable video would make a smaller step than the others.
+    Lightning always divides by ``accumulate_grad_batches``. The rest of an epoch that it does not divide, an epoch of
+    fewer batches, or a batch without a readable video would therefore make a smaller step than the others.
     """
 
     gathered: float = 0
@@ -202,7 +206,7 @@ class WholeSteps(pl.Callback):
         self.gathered = state_dict["gathered"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if all(parameter.grad is None for parameter in pl_module.parameters()):  # the group is done anew
+        if all(parameter.grad is None for parameter in pl_module.parameters()):  # the group of batches is repeated
             self.gathered = 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, i: int) -> None:
@@ -211,20 +215,20 @@ class WholeSteps(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        asked, gathered, self.gathered = trainer.accumulate_grad_batches, self.gathered, 0
-        if asked == 1:
+        divisor, gathered, self.gathered = trainer.accumulate_grad_batches, self.gathered, 0
+        if divisor == 1:
             return
-        factor: float | Tensor = asked / max(1, gathered)
-        if trainer.world_size > 1:  # a tensor, since to ask a GPU for its value would be to wait for it
+        factor: float | Tensor = divisor / max(1, gathered)
+        if trainer.world_size > 1:  # a tensor, since reading its value would wait for the GPU
             together = torch.tensor(float(gathered), device=trainer.strategy.root_device)
-            factor = asked * trainer.world_size / trainer.strategy.reduce(together, reduce_op="sum").clamp(min=1)
+            factor = divisor * trainer.world_size / trainer.strategy.reduce(together, reduce_op="sum").clamp(min=1)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not (isinstance(factor, float) and factor == 1):
             torch._foreach_mul_(gradients, factor)
 
 
 class TensorFloat32(pl.Callback):
-    """While a fit lasts, CUDA may round the factors of single-precision matrix products to 10 bits."""
+    """The callback that lets CUDA round factors of single-precision matrix products to 10 bits during a fit."""
 
     before: str | None = None
 
@@ -243,21 +247,21 @@ class TensorFloat32(pl.Callback):
 
 
 class MovingAverage(WeightAveraging):
-    """The exponential moving average of weights and statistics, which validation, test and checkpoints see.
+    """The exponential moving average of weights and statistics, which validation, test and checkpoints use.
 
-    Lightning's own EMAWeightAveraging makes its copy before the network is laid out and moved, so that every step takes
-    all weights off the GPU. This one lies where the network computes, and a step waits for nothing.
+    Lightning's EMAWeightAveraging makes its copy before the network is laid out and moved, so that every step copies
+    all weights from the GPU. This one lies on the network's device, and a step does not wait for the device.
     """
 
     def __init__(self, decay: float) -> None:
         super().__init__()
-        if not 0 <= decay < 1:  # with 1 the average would stay what the network began with
+        if not 0 <= decay < 1:  # with 1 the average would never leave the initial weights
             raise ValueError(f"ema is {decay:g}; give the share of the average that each step keeps, from 0 to below 1")
         self.decay = decay
 
     @property
     def state_key(self) -> str:
-        return "EMAWeightAveraging"  # the name in checkpoints that it saved, which go on with this one
+        return "EMAWeightAveraging"  # checkpoints that were saved with Lightning's callback continue with this one
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -281,14 +285,16 @@ class MovingAverage(WeightAveraging):
 
 
 class Average(AveragedModel):
-    """PyTorch's, but for reading its count of updates from the device at every one of them."""
+    """PyTorch's average, without reading the number of updates from the device at each of them."""
 
     def update_parameters(self, model: nn.Module) -> None:
         assert self.multi_avg_fn is not None
         begun = bool(self.n_averaged)  # on the CPU, since only the module was moved
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         averaged = [pair for pair in pairs if begun and pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]  # later, batch norm's counts
+        copied = [
+            pair for pair in pairs if not (begun and pair[0].is_floating_point())
+        ]  # after the first update, only the counts of batch norms
         if averaged:
             self.multi_avg_fn([old for old, _ in averaged], [new for _, new in averaged], self.n_averaged)
         if copied:
@@ -301,7 +307,7 @@ def _tensors(module: nn.Module) -> list[Tensor]:
 
 
 def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
-    """Linear scaling: items a step over the number that the lr was chosen for; None is no scaling."""
+    """Return the linear scale of the lr: items a step over the number it was chosen for; 1 for None."""
     if base_batch is None:
         return 1.0
     data = trainer.datamodule  # type: ignore[attr-defined]
@@ -312,8 +318,10 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
 
 
 def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
-    """Exact resuming, whole steps, a look at the first batch, rounder products, averaged weights, an end after so many
-    epochs without a better ``val_score``.
+    """Return the callbacks of a task: exact resuming, whole steps, checks of the first batch, and those of the options.
+
+    The options add products in TF32, averaged weights, and an end after ``early_stopping`` epochs without a better
+    ``val_score``.
     """
     callbacks: list[pl.Callback] = [Resumption(), WholeSteps(), FirstBatch()]
     if tf32:
@@ -333,13 +341,13 @@ def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = F
 
 
 def gradient_norm(network: nn.Module) -> torch.Tensor | None:
-    """Of all gradients together; None where there is none."""
+    """Return the norm of all gradients together; None where there is none."""
     gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else None
 
 
 def gather(mine: Any, join: Callable[[list[Any]], Any]) -> Any:
-    """Python objects of every process, joined: every process gets the same."""
+    """Return the Python objects of all processes, joined: every process gets the same."""
     parts = [mine]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         parts = [None] * torch.distributed.get_world_size()
