@@ -1,4 +1,4 @@
-"""What happens in files, or in every video of folders, by a trained clip network."""
+"""``predict``: label files, or all videos of folders, with a trained clip network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, wa
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 
-# what an annotated video may end in, and FFmpeg's name of its container
+# The suffixes of an annotated video, and FFmpeg's names of their containers.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 
@@ -33,8 +33,8 @@ class Prediction:
     """The best labels of one video.
 
     ``labels`` pairs each name with a score in 0…1, best first: softmax, or one sigmoid a class for multi-label data.
-    ``start_s`` and ``end_s`` are the times of the first and last frame that was looked at, ``took_s`` how long reading
-    and computing took. ``error`` says why a video of a folder could not be read; ``labels`` is then empty.
+    ``start_s`` and ``end_s`` are the times of the first and last frame that the network read, ``took_s`` the seconds of
+    reading and computing. ``error`` is the reason why a video of a folder could not be read; ``labels`` is then empty.
     """
 
     path: str
@@ -54,19 +54,19 @@ def predict(
     device: str | None = None,
     decoder: str = "pyav",
 ) -> list[Prediction]:
-    """The ``top`` labels of a video, or of every video below a folder in the order of their names.
+    """Return the ``top`` labels of a video, or of every video below a folder in the order of their names.
 
     Args:
         path: a file, or a folder that is searched with its subfolders; or several of both, answered in their order,
             each video once.
         checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network.
-        top: labels to give; fewer where the network knows fewer.
+        top: labels to return; fewer where the network has fewer classes.
         views: clips x crops to average, such as 10x3.
         device: cpu, cuda or mps; None takes the best there is.
         decoder: pyav, decord, opencv or torchcodec.
 
     Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder, or
-    beside other paths, an unreadable video gets a Prediction with ``error`` and the others go on.
+    beside other paths, an unreadable video gets a Prediction with ``error`` and the others are still predicted.
     """
     return list(predictions(path, checkpoint, top=top, views=views, device=device, decoder=decoder))
 
@@ -81,10 +81,10 @@ def predictions(
     decoder: str,
     notes: list[str] | None = None,
 ) -> Iterator[Prediction]:
-    """The same, one at a time as they are ready; ``notes`` gets sentences on folders that were passed over."""
+    """Yield what ``predict`` returns, each when it is ready; ``notes`` gets sentences on folders that were skipped."""
     if top < 1:
         raise ValueError(f"top is {top}; at least one label is given")
-    paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(one) for one in path]
+    paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(item) for item in path]
     videos = find_videos(paths, notes)
     num_clips, crops = parse_views(views)
     network: Any = load(checkpoint)
@@ -122,9 +122,9 @@ def predictions(
 
 
 def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) -> list[Path]:
-    """Each path that is a video itself, a file or a folder of images, and the videos below each other folder.
+    """Return each path that is a video itself (a file, a folder of images), and the videos below all other folders.
 
-    A video that several paths lead to comes once. ``notes`` gets sentences on folders that were passed over.
+    A video that several paths lead to is listed once. ``notes`` gets sentences on folders that were skipped.
     """
     paths = [paths] if isinstance(paths, Path) else paths
     if not paths:
@@ -133,20 +133,21 @@ def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) ->
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; give a video file or a folder of videos")
-        found = [path] if is_one_video(path) else [path / name for name in walk_videos(path, 1, notes)]
-        if not found:
+        matches = [path] if is_one_video(path) else [path / name for name in walk_videos(path, 1, notes)]
+        if not matches:
             raise FileNotFoundError(f"{path} holds no video; looked for {KNOWN_SUFFIXES}")
-        for video in found:
+        for video in matches:
             videos.setdefault(video.resolve(), video)
     return list(videos.values())
 
 
 def is_one_video(path: Path) -> bool:
+    """Return whether ``path`` is a video itself: a file, or a folder of images."""
     return path.is_file() or holds_only_images(path)
 
 
 def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the annotated copy of each video goes: ``out``, or below it where there are several paths or a folder.
+    """Return the file of each video's annotated copy: ``out``, or below it for several paths or a folder.
 
     Raises ValueError where a copy would replace a video, or another copy, or would not be a video.
     """
@@ -158,9 +159,9 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
             raise ValueError(f"--annotate {out}: a video that can be written ends in {', '.join(CONTAINERS)}")
         targets = {paths[0]: out}
     else:
-        what = "a folder of videos" if len(paths) == 1 else "several paths"
+        source = "a folder of videos" if len(paths) == 1 else "several paths"
         if (out.exists() or out.suffix.lower() in CONTAINERS) and not out.is_dir():
-            raise ValueError(f"--annotate {out} is a file; for {what} give a folder")
+            raise ValueError(f"--annotate {out} is a file; for {source} give a folder")
         for folder in folders:
             if out.resolve() == folder.resolve() or folder.resolve() in out.resolve().parents:
                 raise ValueError(f"--annotate {out} lies in the folder of the videos, {folder}; give one outside it")
@@ -168,13 +169,13 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         for video in find_videos(paths):
             above = next((folder for folder in folders if video.is_relative_to(folder)), video.parent)
             targets[video] = out / f"{video_id(video.relative_to(above).as_posix())}.mp4"
-    taken: dict[Path, Path] = {}
+    sources: dict[Path, Path] = {}
     for video, target in targets.items():
-        if target in taken:
-            raise ValueError(f"{taken[target]} and {video} would both become {target}; rename one of them")
+        if target in sources:
+            raise ValueError(f"{sources[target]} and {video} would both become {target}; rename one of them")
         if target.exists() and target.samefile(video):
             raise ValueError(f"--annotate {target} is the video itself; give another name")
-        taken[target] = video
+        sources[target] = video
     return targets
 
 
@@ -188,7 +189,7 @@ def score_video(
     device: str,
     decoder: str,
 ) -> tuple[np.ndarray, float, float]:
-    """Scores (K,) averaged over the views, and the times of the first and last frame used, in seconds."""
+    """Return scores (K,) averaged over the views, and the times of the first and last frame used, in seconds."""
     with open_video(path, decoder=decoder) as video:
         indices = expand(sampler(len(video), num_clips=num_clips), images_per_index(network.input), len(video))
         frames = video.frames_at(indices.ravel())
@@ -199,7 +200,7 @@ def score_video(
         for clip in clips:
             total += network(clip[None].to(device)).float()[0]
             count += 1
-    logits = total.cpu() / count  # once, since the CPU prepares the next view while the device looks at this one
+    logits = total.cpu() / count  # moved once at the end: the CPU prepares a view while the device computes
     scores = probabilities(logits, record_of(network).activation)
     return scores.numpy(), float(frames.times_s.min()), float(frames.times_s.max())
 
@@ -219,11 +220,11 @@ def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> 
                 images = video.frames_at(range(start, min(start + 32, len(video)))).images
                 for image in images[:, :, :height, :width].permute(0, 2, 3, 1).contiguous().numpy():
                     for line, (label, score) in enumerate(prediction.labels[:3]):
-                        place = (int(8 * scale), int((line + 1) * 26 * scale))
+                        corner = (int(8 * scale), int((line + 1) * 26 * scale))
                         text = f"{label} {score:.0%}"
                         for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
                             cv2.putText(
-                                image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, colour,
+                                image, text, corner, cv2.FONT_HERSHEY_SIMPLEX, 0.8 * scale, colour,
                                 max(1, round(thickness * scale)), cv2.LINE_AA,
                             )  # fmt: skip
                     for packet in stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")):
