@@ -112,7 +112,7 @@ class ParameterGroups:
     ``head: 5``, ``bias: 2``. TSN on flow: ``first_conv: 5``.
 
     Args:
-        head: factor on the learning rate of the classifier's weights; its biases learn ``bias`` times faster than these.
+        head: factor on the learning rate of the classifier's weights; its biases learn ``bias`` times faster.
         first_conv: factor of the first convolution, which a change of modality initialises again.
         bias: factor of all biases that do not belong to a norm.
         decay_norm_and_bias: apply weight decay to norms and biases too.
@@ -167,8 +167,8 @@ def is_conv(module: nn.Module) -> bool:
 def head_names(network: nn.Module) -> list[str]:
     """Return the names of the classifiers: Linears with ``network.num_classes`` outputs.
 
-    There are several where a network has several scales or streams. A Linear inside a backbone or trunk makes features, however many classes there are: TANet's kernels of three frames
-    and TIN's two offsets come from Linears of 3 and 2 outputs.
+    A network with several scales or streams has several. A Linear inside a backbone or trunk makes features, however
+    many classes there are: TANet's kernels of three frames and TIN's two offsets come from Linears of 3 and 2 outputs.
     """
     return [
         name

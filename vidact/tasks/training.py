@@ -292,9 +292,8 @@ class Average(AveragedModel):
         begun = bool(self.n_averaged)  # on the CPU, since only the module was moved
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         averaged = [pair for pair in pairs if begun and pair[0].is_floating_point()]
-        copied = [
-            pair for pair in pairs if not (begun and pair[0].is_floating_point())
-        ]  # after the first update, only the counts of batch norms
+        # The first update copies everything; later ones copy only the counts of batch norms.
+        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]
         if averaged:
             self.multi_avg_fn([old for old, _ in averaged], [new for _, new in averaged], self.n_averaged)
         if copied:
