@@ -1,4 +1,4 @@
-"""Configurations: found by name or chosen for the data, filled in, moved with their runs, or refused."""
+"""Configurations are found by name or chosen for the data, filled in, moved with their runs, or refused here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def refuse_no_training(trainer: Any) -> None:
                 f"trainer.{name} is 0, so that nothing would be learnt; vidact test scores a checkpoint as it is"
             )
     for name in ("accumulate_grad_batches", "val_check_interval", "check_val_every_n_epoch"):
-        if isinstance(trainer[name], int | float) and trainer[name] <= 0:  # a time is text
+        if isinstance(trainer[name], int | float) and trainer[name] <= 0:  # times are text
             raise ValueError(
                 f"trainer.{name} is {trainer[name]}, and what comes every so many batches or epochs needs a number "
                 "above 0; trainer.limit_val_batches 0 leaves validation out"
@@ -44,15 +44,15 @@ def refuse_no_training(trainer: Any) -> None:
 
 
 def expand_config(args: Sequence[str]) -> list[str]:
-    """``--config clip/folder/x`` is a file of yours if there is one, else the configuration that vidact brings.
+    """Return ``args`` with the paths of configurations: ``--config NAME`` is a user's file or one that vidact brings.
 
-    Configurations come first, wherever they were named: an option is always the last word.
+    Configurations come first, wherever they are in ``args``, so that every option overrides them.
     """
     configs, rest = [], []
-    words = iter(args)
-    for word in words:
+    remaining = iter(args)
+    for word in remaining:
         flag, equals, value = word.partition("=")
-        name = value if equals else next(words, None) if flag in ("--config", "-c") else None
+        name = value if equals else next(remaining, None) if flag in ("--config", "-c") else None
         if flag in ("--config", "-c") and name is not None:
             configs.append(f"--config={find_config(name)}")
         else:
@@ -61,10 +61,10 @@ def expand_config(args: Sequence[str]) -> list[str]:
 
 
 def complete_options(args: Sequence[str], command: str) -> list[str]:
-    """The options of training or testing in one spelling, with the recipe that fits the data where they name none.
+    """Return the options of training or testing in one spelling, with a recipe that fits the data where they name none.
 
-    Prints the options of a part of the configuration and raises SystemExit where those are asked for. Raises ValueError
-    where no option names what to train or to test.
+    Prints the options of a part of the configuration and raises SystemExit for ``--data.help`` and ``--model.help``.
+    Raises ValueError where no option names what to train or to test.
     """
     args = in_one_spelling(args)
     bare = [word for word, value in zip(args, [*args[1:], "--"], strict=False) if value.startswith("-")]
@@ -79,7 +79,7 @@ def complete_options(args: Sequence[str], command: str) -> list[str]:
 
 
 def choose_config(args: Sequence[str]) -> list[str]:
-    """``args`` with the recipe that fits the data, where they name data and no configuration and no network."""
+    """Return ``args`` with the recipe that fits the data, where they name no configuration and no network."""
     if any(re.match(r"(--config|-c|--model|--help|-h|--print_config|--.+\.help)(=|$)", word) for word in args):
         return list(args)
     root = _path_among(args, "--data.root", "--data.init_args.root")
@@ -96,7 +96,7 @@ def choose_config(args: Sequence[str]) -> list[str]:
 
 
 def _path_among(args: Sequence[str], *names: str) -> Path | None:
-    """The path that an option of one of these names has in ``args``, the last one where there are several."""
+    """Return the path that the last option of one of these names has in ``args``; None without one."""
     path = None
     for option, following in zip(args, [*args[1:], None], strict=False):
         name, equals, value = option.partition("=")
@@ -105,7 +105,8 @@ def _path_among(args: Sequence[str], *names: str) -> Path | None:
     return path
 
 
-RECIPES = {  # for data of the user's own, each with some that fit the same data
+# The recipes for a user's own data, each with others that fit the same data.
+RECIPES = {
     "clip/folder/tsm_mobilenetv2": (
         "clip/folder/tsm_causal_mobilenetv2 (for live streams)",
         "clip/ucf101/tsn_resnet50",
@@ -115,7 +116,7 @@ RECIPES = {  # for data of the user's own, each with some that fit the same data
 
 
 def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
-    """The recipe for the data that lie in ``root``, and what it was told by.
+    """Return the recipe for the data in ``root``, and the files by which it was chosen.
 
     Raises FileNotFoundError where there is nothing to train on, ValueError where there are two kinds of data.
     """
@@ -142,38 +143,38 @@ def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
     if tables:
         return clips, "clips.csv"
     try:
-        found = load_clips(root, missing="skip", empty_classes="allow")
+        data = load_clips(root, missing="skip", empty_classes="allow")
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(
             f"{root} holds neither clips.csv nor events.csv nor class folders with videos ({error})"
         ) from error
-    return clips, f"one folder of videos a class ({len(found.classes)})"
+    return clips, f"one folder of videos a class ({len(data.classes)})"
 
 
 def find_config(name: str) -> Path:
-    """A YAML by path, or by its name below the configurations that come with vidact."""
+    """Return the path of a YAML, given by its path or by its name among the configurations that vidact brings."""
     if Path(name).is_file():
         return Path(name)
-    if Path(name).name == "config.yaml":  # as runs call theirs
+    if Path(name).name == "config.yaml":  # the configuration of a run
         raise FileNotFoundError(f"there is no file {name}; name the config.yaml in the folder of a run")
-    here = Path(vidact.__file__).parent
-    shipped = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
+    package = Path(vidact.__file__).parent
+    shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
     inside = shipped / name.removeprefix("configs/").removesuffix(".yaml")
     if (path := inside.with_name(inside.name + ".yaml")).is_file():
         return path
-    known = sorted(str(path.relative_to(shipped).with_suffix("")) for path in shipped.rglob("*.yaml"))
-    close = difflib.get_close_matches(str(inside.relative_to(shipped)), known, n=3, cutoff=0.4)
-    raise FileNotFoundError(f"no configuration {name}; vidact brings {', '.join(close or known)}")
+    names = sorted(str(path.relative_to(shipped).with_suffix("")) for path in shipped.rglob("*.yaml"))
+    close = difflib.get_close_matches(str(inside.relative_to(shipped)), names, n=3, cutoff=0.4)
+    raise FileNotFoundError(f"no configuration {name}; vidact brings {', '.join(close or names)}")
 
 
-# What --data and --model may be, to train on clips and on untrimmed videos.
+# The classes for --data and --model, to train on clips and on untrimmed videos.
 PARTS = {
     "data": ("vidact.data.ClipData", "vidact.data.SequenceData"),
     "model": ("vidact.tasks.ClipClassification", "vidact.tasks.OnlineDetection"),
 }
 
 
-# Options of training and testing that belong to no part, and what they do.
+# The options of training and testing that belong to no part, with their help.
 OWN_OPTIONS = {
     "--config": "a YAML file, or the name of one that vidact brings, such as clip/folder/tsm_mobilenetv2",
     "--ckpt": "train: resume from 'last' or a path; test: score 'best', 'last' or a path",
@@ -186,7 +187,7 @@ OWN_OPTIONS = {
 
 
 def options_of_parts(command: str, parts: Iterable[str] = tuple(PARTS)) -> str:
-    """The options ``--data.*`` and ``--model.*`` with their defaults, which no parser knows without a configuration."""
+    """Return the options ``--data.*`` and ``--model.*`` with their defaults, for a page without a configuration."""
     lines = []
     for part in parts:
         for dotted in PARTS[part]:
@@ -214,13 +215,13 @@ def all_options() -> list[str]:
     return list(dict.fromkeys(options))
 
 
-def is_asked(name: str, args: Sequence[str]) -> bool:
-    """Whether ``args`` have an option whose last part is ``name``."""
+def has_option(name: str, args: Sequence[str]) -> bool:
+    """Return whether ``args`` have an option whose last part is ``name``."""
     return any(re.match(rf"--(.+\.)?{name}(=|$)", word) for word in args)
 
 
 def run_of_config(args: Sequence[str]) -> Path | None:
-    """The config.yaml among ``args`` that a run wrote for itself; the run folder is wherever that file is."""
+    """Return the config.yaml in ``args`` that a run wrote, whose folder is the run's; None for any other."""
     import yaml
 
     configs = [word.removeprefix("--config=") for word in expand_config(args) if word.startswith("--config=")]
@@ -231,36 +232,37 @@ def run_of_config(args: Sequence[str]) -> Path | None:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         run = content["run"] if content["run"] == content["trainer"]["default_root_dir"] else None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-        return None  # the parser says what is wrong with it, or it is somebody's own
+        return None  # it is a user's own file, or the parser reports its error
     return path if isinstance(run, str) else None
 
 
-def come_home(config: Any, path: Path, args: Sequence[str], command: str) -> None:
-    """Read the configuration ``path`` of a run where it lies now: it may have been moved, or be read from elsewhere.
+def relocate(config: Any, path: Path, args: Sequence[str], command: str) -> None:
+    """Correct the paths of ``config``, read from a run's config.yaml, to where the run lies now.
 
-    Testing and continuing go into the folder of the file; training with it is the same run again in a new folder.
+    The folder of the run may have been moved, or the command may run in another folder than the training did.
+    Testing and resuming write into the folder of ``path``; training again with it starts a new run in a new folder.
     """
     import yaml
 
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
     was = saved["run"]
-    if not is_asked("ckpt", args):
+    if not has_option("ckpt", args):
         config.ckpt = None
-    if not is_asked("run", args):
+    if not has_option("run", args):
         goes_on = command == "test" or config.ckpt is not None
         config.run = str(path.parent) if goes_on else None
-    if not is_asked("default_root_dir", args):
+    if not has_option("default_root_dir", args):
         config.trainer.default_root_dir = None
     for section, name, value in named_paths(config):
-        if not is_asked(name, args):
+        if not has_option(name, args):
             section[name] = path_from_run(value, was, path.parent)
 
 
 def path_from_run(value: str, was: str, run: Path) -> str:
-    """A path that the config.yaml of a run names, where it leads to now.
+    """Return where a path in the config.yaml of a run leads now.
 
-    The run was written to ``was`` and lies in ``run``: what is not where it was is as far from the run as it was.
-    Relative paths were written by older versions, and counted from where their command ran.
+    The run was written to ``was`` and lies in ``run``: a file that is no longer at its old path is searched at the same
+    position relative to the run. Older versions wrote relative paths, which start at the folder of their command.
     """
     if os.path.isabs(value) != os.path.isabs(was) or (os.path.isabs(value) and os.path.exists(value)):
         return value
@@ -269,22 +271,22 @@ def path_from_run(value: str, was: str, run: Path) -> str:
 
 
 def named_paths(config: Any) -> list[tuple[Any, str, str]]:
-    """The files and folders that a configuration reads: the part of it, the name of the option and the path.
+    """Return the files and folders that a configuration reads: each as its section, the option's name and the path.
 
-    The configuration is the parser's, or as a YAML has it.
+    ``config`` is a namespace of the parser, or the content of a YAML.
     """
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     network = model["network"].get("init_args") or {}
-    places = [(data, name) for name in ("root", "features", "flow")] + [(model, "init_from")]
+    options = [(data, name) for name in ("root", "features", "flow")] + [(model, "init_from")]
     names = network if isinstance(network, dict) else vars(network)
-    places += [(network, name) for name in names if name == "weights" or name.endswith("_weights")]
-    found = [(section, name, section.get(name)) for section, name in places]
-    words = ("auto", "imagenet", "kinetics400")  # which name a source of weights and no file
-    return [place for place in found if isinstance(place[2], str) and place[2] not in words]
+    options += [(network, name) for name in names if name == "weights" or name.endswith("_weights")]
+    values = [(section, name, section.get(name)) for section, name in options]
+    sources = ("auto", "imagenet", "kinetics400")  # names of published weights, which are no files
+    return [option for option in values if isinstance(option[2], str) and option[2] not in sources]
 
 
 def take_processes(trainer: Any) -> None:
-    """torchrun and srun say how many processes and nodes there are, so that nobody needs to say it twice."""
+    """Set the Trainer's devices and nodes from torchrun or srun, so that they need not be given twice."""
     if trainer.devices != "auto" or trainer.num_nodes != 1:
         return
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -299,26 +301,33 @@ def take_processes(trainer: Any) -> None:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks and writes for all, before there is a Trainer that knows."""
-    from lightning.fabric.plugins import environments as known
+    """Return whether this process prints and writes for all, before there is a Trainer to decide it."""
+    from lightning.fabric.plugins import environments
 
-    for launcher in (known.TorchElasticEnvironment, known.SLURMEnvironment, known.LSFEnvironment, known.MPIEnvironment):
+    launchers = (
+        environments.TorchElasticEnvironment,
+        environments.SLURMEnvironment,
+        environments.LSFEnvironment,
+        environments.MPIEnvironment,
+    )
+    for launcher in launchers:
         if launcher.detect():
             return launcher().global_rank() == 0
-    alone = known.LightningEnvironment()
-    return alone.node_rank() == alone.local_rank() == 0
+    default = environments.LightningEnvironment()
+    return default.node_rank() == default.local_rank() == 0
 
 
 def run_folder(config: Any, command: str) -> Path:
-    """Where this run writes; nothing is made there yet.
+    """Return the folder to which this run will write; nothing is created yet.
 
-    Raises before anything is computed when the first process cannot write there. What the others name by their own
-    clocks is replaced by what the first one does once they are connected.
+    Raises OSError before anything is computed where the first process cannot write there or the folder holds a run.
+    The other processes take over the first one's folder (``OneRun``), since a default name depends on the clock.
     """
-    asked = config.run or config.trainer.default_root_dir
+    folder = config.run or config.trainer.default_root_dir
     network = config.model.init_args.network.class_path.rpartition(".")[2]
     data = Path(config.data.init_args.root).resolve().name
-    run = Path(asked) if asked else Path("runs") / f"{data}-{network}" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    default = Path("runs") / f"{data}-{network}" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    run = Path(folder) if folder else default
     if not is_first_process():
         return run
     for folder in (run, *(part for name in ("checkpoints", "logs", "plots") if (part := run / name).exists())):
@@ -336,15 +345,15 @@ def run_folder(config: Any, command: str) -> Path:
 
 
 def fill_from_data(config: Any) -> None:
-    """``num_classes: 0`` stands for as many as the data has, and a detector's ``feature_dim: 0`` for its width."""
+    """Replace ``num_classes: 0`` and ``feature_dim: 0`` by the classes' number and the features' width of the data."""
     network, data = config.model.init_args.network.init_args, config.data.init_args
-    wanted = [name for name in ("num_classes", "feature_dim") if network.get(name) == 0]
-    if not wanted:
+    missing = [name for name in ("num_classes", "feature_dim") if network.get(name) == 0]
+    if not missing:
         return
     if "features" in data:
         from vidact.data import load_sequences
 
-        found = load_sequences(
+        sequences = load_sequences(
             data.root,
             data.features,
             data.tokens_per_second,
@@ -352,13 +361,13 @@ def fill_from_data(config: Any) -> None:
             bad_events=data.bad_events,
             val_fraction=0,
         )
-        values = {"num_classes": 1 + len(found.classes), "feature_dim": found.dim}
+        values = {"num_classes": 1 + len(sequences.classes), "feature_dim": sequences.dim}
     else:
         from vidact.data import load_clips
 
         clips = load_clips(data.root, group=data.group, missing=data.missing, empty_classes=data.empty_classes)
         values = {"num_classes": len(clips.classes)}
-    for name in wanted:
+    for name in missing:
         if name in values:
             network[name] = values[name]
             if is_first_process():
@@ -366,62 +375,64 @@ def fill_from_data(config: Any) -> None:
 
 
 def take_network(config: Any, args: Sequence[str]) -> None:
-    """A checkpoint names its own network, and a test builds that one, whatever network the configuration trains.
+    """Set the network of a test to that of the checkpoint, whatever network the configuration trains.
 
-    What ``args`` say of the network holds all the same; with a network's name among them the configuration stands.
-    Where training starts from is not asked for.
+    Options of the network in ``args`` still apply; where they name a network, that of the configuration is kept. The
+    weights that training started from are not loaded.
     """
     from vidact.models.weights import read
 
     network = config.model.init_args.network
-    asked = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
-    if not {"network", "class_path"} & set(asked):
+    names = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
+    if not {"network", "class_path"} & set(names):
         path = checkpoint_path(Path(config.run), config.ckpt or "best")
         record = read(path)[1]
         recipe = None if record is None else record.recipe
         if recipe is None:
             raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")
-        name, arguments = recipe["builder"], recipe["arguments"]
+        builder, arguments = recipe["builder"], recipe["arguments"]
         package = network.class_path.partition(".")[0]
-        if name.partition(".")[0] not in ("vidact", package):
+        if builder.partition(".")[0] not in ("vidact", package):
             raise ValueError(
-                f"{path} names the builder {name!r}, which is outside vidact, and building it would run its code. If "
-                f"you trust it, name it yourself: --model.network {name}"
+                f"{path} names the builder {builder!r}, which is outside vidact, and building it would run its code. "
+                f"If you trust it, name it yourself: --model.network {builder}"
             )
-        if unknown := sorted(set(asked) - set(arguments)):
+        if unknown := sorted(set(names) - set(arguments)):
             raise ValueError(
-                f"{path} holds a {name}, which takes no {', '.join(unknown)}; it takes {', '.join(arguments)}"
+                f"{path} holds a {builder}, which takes no {', '.join(unknown)}; it takes {', '.join(arguments)}"
             )
-        shown = {key: value for key, value in arguments.items() if not re.search("weights|dropout", key)}
-        configured = json.loads(json.dumps({key: network.init_args[key] for key in shown if key in network.init_args}))
-        for key in ("num_classes", "feature_dim", *asked):
-            if key in asked or configured.get(key) == 0:  # 0 is as many as the data has
+        settings = {key: value for key, value in arguments.items() if not re.search("weights|dropout", key)}
+        configured = json.loads(
+            json.dumps({key: network.init_args[key] for key in settings if key in network.init_args})
+        )
+        for key in ("num_classes", "feature_dim", *names):
+            if key in names or configured.get(key) == 0:  # 0 stands for the number in the data
                 configured.pop(key, None)
-        differ = {key: value for key, value in configured.items() if value != shown[key]}
-        if differ or network.class_path != name:
-            words = [f"{key} {value}" for key, value in differ.items()]
+        differ = {key: value for key, value in configured.items() if value != settings[key]}
+        if differ or network.class_path != builder:
+            changes = [f"{key} {value}" for key, value in differ.items()]
             print(
-                f"the network is the checkpoint's, {name} ({', '.join(f'{k} {v}' for k, v in shown.items())}); "
-                f"the configuration has {', '.join([network.class_path, *words])}"
+                f"the network is the checkpoint's, {builder} ({', '.join(f'{k} {v}' for k, v in settings.items())}); "
+                f"the configuration has {', '.join([network.class_path, *changes])}"
             )
-        given = {key: network.init_args.get(key) for key in asked}
-        network.class_path, network.init_args = name, type(config)(**arguments | given)
+        overrides = {key: network.init_args.get(key) for key in names}
+        network.class_path, network.init_args = builder, type(config)(**arguments | overrides)
     for key in vars(network.init_args):
         if key == "weights" or key.endswith("_weights"):
             network.init_args[key] = None
 
 
 def checkpoint_path(run: Path, name: str) -> Path:
-    """``best``, ``last`` or a path."""
+    """Return the path of the checkpoint ``name``: "best" or "last" of the run, or a path."""
     path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.ckpt"))) or "none"
-        raise FileNotFoundError(f"no checkpoint {path}; {run / 'checkpoints'} holds {there}")
+        names = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.ckpt"))) or "none"
+        raise FileNotFoundError(f"no checkpoint {path}; {run / 'checkpoints'} holds {names}")
     return path
 
 
 def with_whole_paths(config: Any) -> Any:
-    """The same configuration; the paths of what is there begin at the root."""
+    """Return a copy of the configuration in which the paths of existing files are absolute."""
     config = config.clone()
     for section, name, value in named_paths(config):
         if os.path.exists(value):
@@ -439,40 +450,40 @@ def refuse_trial(trainer: Any) -> None:
 
 
 def in_plain_words(error: str) -> str:
-    """What jsonargparse says of a wrong option, as ``option: what is wrong``; any other text as it is."""
+    """Return jsonargparse's error of a wrong option as ``option: what is wrong``; any other text as it is."""
     if error.startswith("unrecognized arguments:"):
         return error + misspelt(error.split(), all_options())
     if "Does not validate against any of the Union subtypes" not in error and 'Parser key "' not in error:
         return error
-    keys, said, owner = [], [], None
+    keys, problems, owner = [], [], None
     for line in (line.strip().removeprefix("- ") for line in error.split("Given value type:")[0].splitlines()):
-        if found := re.fullmatch(r'Parser key "(.+)":(.*)', line):
-            keys.append(found[1])
-            line = found[2].strip()
-        if found := re.fullmatch(r"Problem with given class_path '(.+)':", line):
-            owner = found[1]
-        elif found := re.fullmatch(r"Option '(.+)' is not accepted", line):
-            keys.append(found[1].partition(".")[0])
-            said.append(f"{owner} has no such option; {closest_options(owner, keys[-1])}")
-        elif found := re.fullmatch(r"Expected a dot import path string: (.+)", line):
-            said.append(f"there is no {found[1]}; give a class's full name, such as vidact.models.tsm_resnet50")
+        if match := re.fullmatch(r'Parser key "(.+)":(.*)', line):
+            keys.append(match[1])
+            line = match[2].strip()
+        if match := re.fullmatch(r"Problem with given class_path '(.+)':", line):
+            owner = match[1]
+        elif match := re.fullmatch(r"Option '(.+)' is not accepted", line):
+            keys.append(match[1].partition(".")[0])
+            problems.append(f"{owner} has no such option; {closest_options(owner, keys[-1])}")
+        elif match := re.fullmatch(r"Expected a dot import path string: (.+)", line):
+            problems.append(f"there is no {match[1]}; give a class's full name, such as vidact.models.tsm_resnet50")
         elif line and not line.startswith(("Does not validate", "Subtypes:", "Errors:", "Expected a path but")):
             line = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", line)
             line = re.sub(
                 r"^Expected an? (?:typing\.Literal\[(.+)\]|(\w+))", lambda at: f"expected {at[1] or at[2]}", line
             )
-            said += [line] if line != "expected NoneType" else []
+            problems += [line] if line != "expected NoneType" else []
     got = re.search(r"Given value: (?!NestedArg|Namespace)(.+)", error)
-    words = " or ".join(said) + (f"; it is {got[1]!r}" if got and said else "")
-    return f"--{'.'.join(keys)}: {words}" if keys and said else words or error
+    message = " or ".join(problems) + (f"; it is {got[1]!r}" if got and problems else "")
+    return f"--{'.'.join(keys)}: {message}" if keys and problems else message or error
 
 
 def closest_options(owner: str | None, name: str) -> str:
-    """Options of a class, by its dotted name, that resemble a name, or else all of them."""
+    """Return a hint: the options of a class, by its dotted name, that resemble ``name``, or else all of them."""
     module, _, attribute = (owner or "").rpartition(".")
     try:
-        known = [*inspect.signature(getattr(importlib.import_module(module), attribute)).parameters]
+        options = [*inspect.signature(getattr(importlib.import_module(module), attribute)).parameters]
     except (ImportError, AttributeError, ValueError):
         return "see --help"
-    close = difflib.get_close_matches(name, known, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(known)}"
+    close = difflib.get_close_matches(name, options, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(options)}"

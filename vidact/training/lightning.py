@@ -1,4 +1,4 @@
-"""The LightningCLI of training and testing: its parts are built, and nothing has run yet.
+"""The LightningCLI of training and testing, which builds everything and runs nothing.
 
 Importing this module imports Lightning, which takes seconds, so others import it inside the function that needs it.
 """
@@ -24,13 +24,13 @@ from vidact.tasks.keeping import Best, EpochBar, EpochLines, EpochTimes, Last, a
 from vidact.training.config import (
     OWN_OPTIONS,
     checkpoint_path,
-    come_home,
     complete_options,
     expand_config,
     fill_from_data,
     refuse_barebones,
     refuse_no_training,
     refuse_trial,
+    relocate,
     run_folder,
     run_of_config,
     take_network,
@@ -39,7 +39,7 @@ from vidact.training.config import (
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, also when the process is killed while writing; reading one runs no code."""
+    """Checkpoint files that are complete or absent, also when the process is killed; reading one runs no code."""
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, _: storage, weights_only: bool | None = True
@@ -57,7 +57,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class OneRun(pl.Callback):
-    """All processes write into, and read from, the run folder that the first one named."""
+    """The callback that gives all processes the run folder that the first one named."""
 
     def __init__(self, cli: VidactCLI) -> None:
         self.cli = cli
@@ -79,7 +79,7 @@ class VidactCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str], command: str, rehearses: bool) -> None:
         self.options, self.command, self.rehearses = args, command, rehearses
-        self.home = run_of_config(args)
+        self.run_config = run_of_config(args)
         self.weights: dict[str, Any] = {}
         super().__init__(
             args=expand_config(args),
@@ -106,10 +106,10 @@ class VidactCLI(LightningCLI):
         config = self.config
         network = config.model.init_args.network.init_args
         for name, value in network.items():
-            if value == "None":  # what jsonargparse 4.53 makes of `null` two levels deep on the command line
+            if value == "None":  # jsonargparse 4.53 reads so a `null` two levels deep on the command line
                 network[name] = None
-        if self.home is not None:
-            come_home(config, self.home, self.options, self.command)
+        if self.run_config is not None:
+            relocate(config, self.run_config, self.options, self.command)
         take_processes(config.trainer)
         config.run = config.trainer.default_root_dir = str(run_folder(config, self.command))
         if config.device is not None:
@@ -122,7 +122,7 @@ class VidactCLI(LightningCLI):
             config.trainer.fast_dev_run = True
         if self.command == "train":
             refuse_no_training(config.trainer)
-            if config.ckpt is not None:  # it fills the network, whose weights need not be fetched
+            if config.ckpt is not None:  # the checkpoint fills the network, so its weights need not be loaded
                 checkpoint_path(Path(config.run), config.ckpt)
                 names = [name for name in vars(network) if name == "weights" or name.endswith("_weights")]
                 self.weights = {name: network[name] for name in names}
@@ -138,7 +138,7 @@ class VidactCLI(LightningCLI):
     def instantiate_trainer(self, **options: Any) -> pl.Trainer:
         trainer, run = self.config_init.trainer, Path(self.config.run)
         callbacks = as_list(trainer.callbacks)
-        # A bar writes to standard output, and a file there wants lines.
+        # A bar writes to standard output; into a file, lines are written instead.
         is_file = trainer.enable_progress_bar is None and not sys.stdout.isatty()
         if not any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks):
             if is_file:
@@ -146,7 +146,7 @@ class VidactCLI(LightningCLI):
             elif trainer.enable_progress_bar is not False:
                 callbacks.append(EpochBar())
         if self.command == "test":
-            return self.trainer_in_words(**options, callbacks=callbacks, logger=False)
+            return self.make_trainer(**options, callbacks=callbacks, logger=False)
         options["logger"] = make_loggers(run, trainer.logger)
         if not trainer.fast_dev_run:
             self.times = EpochLines() if is_file else EpochTimes()
@@ -159,10 +159,10 @@ class VidactCLI(LightningCLI):
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 plugins.append(WholeCheckpoints())
             options["plugins"] = plugins
-        return self.trainer_in_words(**options, callbacks=callbacks)
+        return self.make_trainer(**options, callbacks=callbacks)
 
-    def trainer_in_words(self, **options: Any) -> pl.Trainer:
-        """Make the Trainer; raises ValueError where Lightning raises TypeError, for an impossible number of devices."""
+    def make_trainer(self, **options: Any) -> pl.Trainer:
+        """Make the Trainer. Raises ValueError for an impossible number of devices, where Lightning raises TypeError."""
         try:
             return super().instantiate_trainer(**options)
         except TypeError as error:
@@ -170,7 +170,7 @@ class VidactCLI(LightningCLI):
 
 
 def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> VidactCLI:
-    """Build everything that training or testing takes; nothing has run yet.
+    """Build everything that training or testing needs; run nothing.
 
     Args:
         args: the options.
@@ -180,17 +180,19 @@ def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> Vida
     args = complete_options(args, command)
     # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
-    torch.set_flush_denormal(True)  # fresh networks make numbers so small that a CPU takes ten times longer over them
+    torch.set_flush_denormal(True)  # a CPU takes ten times longer for the denormal numbers of fresh networks
     keep_freed_memory()
     cli = VidactCLI(args, command, rehearses)
     callbacks: list[pl.Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.insert(0, OneRun(cli))  # before any other callback asks where to write
+    callbacks.insert(0, OneRun(cli))  # before any other callback reads the folder
     return cli
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory: activations are of the same sizes at every step, and each block that goes back
-    to the system must be cleared, page by page, when it is asked for again (benchmarks/allocation.py).
+    """Make glibc keep freed memory (measured in benchmarks/allocation.py).
+
+    Activations have the same sizes at every step, and the system clears each returned block, page by page, when it is
+    allocated again.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h

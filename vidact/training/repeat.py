@@ -1,4 +1,4 @@
-"""Several runs side by side: cross-validation over groups, and networks with several seeds each."""
+"""Several runs are put side by side: cross-validation over groups, and networks with several seeds each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
     from vidact.results.scores import Scores
 from vidact.training.config import is_first_process
-from vidact.training.run import refuse_what_ends_badly, train, why_not_scored
+from vidact.training.run import refuse_late_failures, train, why_not_scored
 
 
 def cross_validation(
@@ -68,22 +68,24 @@ def cross_validation(
     if flow and not any(plan.reads_flow for plan in plans):
         raise ValueError(f"--flow is {flow}, but no network sees flow; leave it out, or add one with modality=flow")
     caches = {plan.decoder: FrameCache(plan.decoder) for plan in plans}  # no video is decoded twice
-    found = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
+    figures = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
     if not several or not is_first_process():
         return out
-    found |= {f"{rgb} + {other}": fuse_folds(out / rgb, out / other, found[rgb], found[other]) for rgb, other in pairs}
+    figures |= {
+        f"{rgb} + {motion}": fuse_folds(out / rgb, out / motion, figures[rgb], figures[motion]) for rgb, motion in pairs
+    }
     rows = [
         {
-            "network": name, "mean top-1": figures["mean_top1"], "spread": figures["std_top1"],
-            "least": figures["min_top1"], "greatest": figures["max_top1"], "errors": figures["errors"],
-            "videos": figures["videos"], "parameters": figures["parameters"],
-            "seconds an epoch": figures["seconds_per_epoch"],
+            "network": name, "mean top-1": values["mean_top1"], "spread": values["std_top1"],
+            "least": values["min_top1"], "greatest": values["max_top1"], "errors": values["errors"],
+            "videos": values["videos"], "parameters": values["parameters"],
+            "seconds an epoch": values["seconds_per_epoch"],
         }
-        for name, figures in found.items()
+        for name, values in figures.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: row["mean top-1"], reverse=True)
     save_results(out, {row["network"]: row for row in rows}, command)
-    title = f"{plans[0].data}: {len(rows)} networks, {found[names[0]]['folds']} folds"
+    title = f"{plans[0].data}: {len(rows)} networks, {figures[names[0]]['folds']} folds"
     page = write_summary(out, title, rows)
     print()
     for row in rows:
@@ -95,19 +97,19 @@ def cross_validation(
     return out
 
 
-# options that a run may be continued, or kept, without
+# Options that change no figure: a run is continued, or kept, although they differ.
 OF_NO_FIGURE = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
 
 
 def refuse_same_names(names: list[str]) -> None:
-    """Configurations side by side are told apart by the names of their files."""
+    """Raise ValueError where two configurations have the same file name, which names their rows."""
     if len(set(names)) < len(names):
         raise ValueError(f"two configurations are both called {max(names, key=names.count)}; a row needs its own name")
 
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """One configuration to cross-validate: what `vidact train` is told for each fold, and the groups of each."""
+    """One configuration to cross-validate: the options of `vidact train`, and the groups that each fold holds out."""
 
     config: Path
     out: Path
@@ -122,13 +124,13 @@ class FoldPlan:
 def plan_folds(
     config: Path, out: Path, others: Sequence[str], folds: str | None, num_folds: int | None, flow: Path | None
 ) -> FoldPlan:
-    """Build everything once, so that what is wrong with any configuration is said before the first one trains."""
+    """Build everything once, so that an error in any configuration is raised before the first one trains."""
     from vidact.data import load_clips
     from vidact.training.lightning import make_cli
 
     arguments = ["--config", str(config), *others]
     probe = make_cli([*arguments, f"--run={out}"], "train", rehearses=True)
-    if not hasattr(probe.datamodule, "held_out"):
+    if "held_out" not in probe.config.data.init_args:
         raise ValueError(
             f"{config.stem} trains a detector on features of untrimmed videos, and folds hold out groups of clips. "
             "Name the held-out videos as the split test in videos.csv, once for each fold, and train on each"
@@ -162,12 +164,12 @@ def plan_folds(
 
 
 def fold_folder(out: Path, name: str) -> Path:
-    """Where the fold that holds out ``name`` is trained: a folder in ``out``, whatever a group of paths is called."""
+    """Return the folder of the fold that holds out ``name``: directly in ``out``, also where ``name`` is a path."""
     return out / re.sub(r"^\.+$|[/\\]", "_", name)
 
 
 def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
-    """Runs below ``plan.out``, its results.json and page; gives the figures."""
+    """Train the folds below ``plan.out``, write its results.json and page, and return the figures."""
     from vidact.report.page import write_summary
     from vidact.results.scores import load_scores, stack
 
@@ -205,9 +207,9 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
 
 
 def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | None = None) -> None:
-    """``train``, if that run is not finished yet; one that was stopped goes on.
+    """Train a run unless it is finished; one that was stopped is resumed.
 
-    Raises ValueError where the run was made with other settings: its figures would stand for those that are asked.
+    Raises ValueError where the run was made with other settings: its figures would be reported for these.
     """
     import yaml
 
@@ -221,9 +223,9 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
         else:
             options[[*options][-1]].append(word)
     config = yaml.safe_load(Path(options.pop("config")[0]).read_text(encoding="utf-8"))
-    said = {name: " ".join(words) for name, words in options.items() if name not in OF_NO_FIGURE}
-    asked, path = {"config": config, "option": said}, run / "asked.json"
-    if path.exists() and (differ := differences(json.loads(path.read_text(encoding="utf-8")), asked)):
+    texts = {name: " ".join(values) for name, values in options.items() if name not in OF_NO_FIGURE}
+    settings, path = {"config": config, "option": texts}, run / "asked.json"
+    if path.exists() and (differ := differences(json.loads(path.read_text(encoding="utf-8")), settings)):
         raise ValueError(
             f"{run} was made with other settings than asked: {'; '.join(differ)} (there and asked). Choose another "
             "--run, or delete that folder"
@@ -237,7 +239,7 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
         train([*arguments, f"--run={run}", *resume], cache)
         return
     with no_empty_folder(run):
-        write_json(path, asked)  # before the run: one that is stopped goes on for the same settings only
+        write_json(path, settings)  # before the run, so that a stopped one is resumed with the same settings only
         try:
             train([*arguments, f"--run={run}", *resume], cache)
         except BaseException:
@@ -247,7 +249,7 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
 
 
 def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
-    """What is said of several folds together."""
+    """Return the figures of several folds together."""
     return {
         "mean_top1": float(np.mean(top1)), "std_top1": round(float(np.std(top1)), 6), "min_top1": min(top1),
         "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
@@ -256,7 +258,7 @@ def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
 
 
 def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str, Any]) -> dict[str, Any]:
-    """Late fusion of two cross-validations fold by fold, with TSN's weights; it costs what both cost."""
+    """Return the figures of two cross-validations, fused fold by fold with TSN's weights; costs are added."""
     from vidact.metrics import topk_accuracy
     from vidact.results.scores import fuse as fuse_scores
     from vidact.results.scores import load_scores, stack
@@ -270,15 +272,15 @@ def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str,
     return figures | {name: of_rgb[name] + of_flow[name] for name in ("parameters", "seconds_per_epoch")}
 
 
-def fold_parts(groups: list[str], asked: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
-    """Which groups each fold holds out: those asked for, so many parts of all, or each group alone."""
+def fold_parts(groups: list[str], folds: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
+    """Return the groups that each fold holds out: as ``folds`` says, in ``num_folds`` parts, or each by itself."""
     if num_folds is not None:
         if not 2 <= num_folds <= len(groups):
             raise ValueError(f"--num_folds is {num_folds}; the {len(groups)} groups of {root} make 2 to {len(groups)}")
         return [part.tolist() for part in np.array_split(np.array(groups), num_folds)]
     parts = [[name] for name in groups]
-    if asked:
-        parts = [[name] if name in groups else name.split("+") for name in asked.split(",")]
+    if folds:
+        parts = [[name] if name in groups else name.split("+") for name in folds.split(",")]
     flat = [name for part in parts for name in part]
     if whole := [part for part in parts if set(part) >= set(groups)]:
         raise ValueError(
@@ -300,10 +302,10 @@ def comparison(
     Finished runs are kept when the command runs again. Returns the folder of all runs.
 
     Args:
-        configs: configurations, a row of the table each.
+        configs: configurations; each is a row of the table.
         others: further options of ``vidact train``.
         command: the command, for results.json.
-        seeds: of the networks' initial weights and of training.
+        seeds: seeds of the networks' initial weights and of training.
         run: folder for all runs; default runs/<configs' folder>-compared.
     """
     from vidact.report.page import write_summary
@@ -352,12 +354,12 @@ def comparison(
 
 
 def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float | None]) -> dict[str, Any]:
-    """Columns of a table of networks: token accuracy where there is one, and what looking at nothing reaches."""
+    """Return columns of a table of networks: token accuracy where there is one, and the scores of a blind guess."""
     columns = {}
     if f"{split}_chance_map" in tested:
         columns["mAP of a guess"] = tested[f"{split}_chance_map"]
-    if known := [value for value in accuracies if value is not None]:
-        columns["mean token accuracy"] = float(np.mean(known))
+    if values := [value for value in accuracies if value is not None]:
+        columns["mean token accuracy"] = float(np.mean(values))
     if f"{split}_majority" in tested:
         columns[f"accuracy of always {tested[f'{split}_majority_class']!r}"] = tested[f"{split}_majority"]
         columns["accuracy of a guess"] = tested[f"{split}_chance"]
@@ -365,13 +367,14 @@ def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float
 
 
 def data_name(root: Path) -> str:
-    """What a page calls the data: the name of its folder."""
+    """Return the name of the data on a page: that of its folder."""
     return root.resolve().name
 
 
 def scored_section(config: Path, out: Path, others: Sequence[str]) -> tuple[str, str, str]:
-    """Where a run's results.json will have the figures of its test, of which split, and what the data is called; builds
-    everything once, so that what is wrong with any configuration is said before the first one trains.
+    """Return the key of a test's figures in results.json, the split that is scored, and the name of the data.
+
+    Builds everything once, so that an error in any configuration is raised before the first one trains.
     """
     from vidact.training.lightning import make_cli
 
@@ -386,17 +389,17 @@ def scored_section(config: Path, out: Path, others: Sequence[str]) -> tuple[str,
 
 
 def rehearse(cli: Any) -> None:
-    """Set up what training sets up, to its first batch: what it would refuse is refused now, and nothing is learned.
+    """Set training up to its first batch, so that what it would refuse is refused now; nothing is learned.
 
     ``cli`` was made with ``rehearses``, so nothing is written either.
     """
     from vidact.tasks.keeping import refuse_no_test
 
-    refuse_what_ends_badly(cli)
+    refuse_late_failures(cli)
     if why := why_not_scored(cli.config.trainer):
         raise ValueError(f"{why}, and runs are put side by side by their tests; leave that option out")
-    cli.datamodule.frames = None  # videos in memory are for the run itself
+    cli.datamodule.frames = None  # only the run itself holds videos in memory
     cli.trainer.fit_loop.epoch_loop.max_steps = 0
-    with contextlib.redirect_stdout(io.StringIO()):  # the run will say it
+    with contextlib.redirect_stdout(io.StringIO()):  # the run itself will print it
         cli.trainer.fit(cli.model, cli.datamodule)
     refuse_no_test(cli.datamodule, cli.config.trainer.limit_test_batches or 0)

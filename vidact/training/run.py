@@ -1,4 +1,4 @@
-"""A run: trained, scored and reported, from the options of its command to its results.json."""
+"""A run from the options of its command to its results.json: training, scores and report."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ from vidact.training.config import checkpoint_path, named_paths, path_from_run, 
 
 
 def command_line(command: str, args: Sequence[str]) -> str:
-    """A command with its options, for results.json; the secrets of addresses are left out."""
+    """Return a command with its options, for results.json, without the secrets of addresses."""
     return shlex.join(["vidact", command, *map(without_secrets, args)])
 
 
 def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
-    """Train, score the best weights, write the report; gives the run folder. ``cache`` holds frames decoded before."""
+    """Train, score the best weights, write the report, and return the run folder. ``cache`` holds decoded frames."""
     from vidact.training.lightning import make_cli
 
     cli = make_cli(args, "train")
     if cache is not None and cli.datamodule.frames is not None:
         cli.datamodule.frames = cache
-    with no_run_in_vain(cli):
+    with removing_empty_run(cli):
         return learn(cli, command_line("train", args))
 
 
 def learn(cli: Any, command: str) -> Path:
-    """Train and score what ``make_cli`` built; ``command`` is named in results.json."""
+    """Train and score what ``make_cli`` built, and return the run folder; results.json names ``command``."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     from vidact.tasks.keeping import Best
 
     run, trainer = Path(cli.config.run), cli.trainer
-    refuse_what_ends_badly(cli)
+    refuse_late_failures(cli)
     resume = checkpoint_path(run, cli.config.ckpt) if cli.config.ckpt else None
     changes = options_changed(cli, resume) if resume else {}
     if trainer.is_global_zero and not trainer.fast_dev_run:
         if resume is None:
             save_config(cli, run, changes)
-        else:  # a run that cannot go on keeps what says how its checkpoints were trained
+        else:  # where resuming fails, config.yaml must still describe the old checkpoints
             saves = LambdaCallback(on_train_start=lambda *_: save_config(cli, run, changes))
             trainer.callbacks.append(saves)
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
         print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
-    wanted, found = cli.datamodule.test_split, cli.datamodule.found
-    scored = next((split for split in (wanted, "val") if found.split(split)), None)
+    split, data = cli.datamodule.test_split, cli.datamodule.found
+    scored = next((name for name in (split, "val") if data.split(name)), None)
     if scored is None and trainer.is_global_zero:
-        print(f"no split {wanted} and no split val: nothing will be scored, and the last epoch counts as the best")
+        print(f"no split {split} and no split val: nothing will be scored, and the last epoch counts as the best")
     unscored = None if trainer.fast_dev_run else why_not_scored(cli.config.trainer)
     if unscored and trainer.is_global_zero:
         print(f"{unscored}: nothing will be scored")
-    with ctrl_c_in_words(trainer, run):
+    with explained_interrupt(trainer, run):
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
-    run = Path(cli.config.run)  # as the first process named it
+    run = Path(cli.config.run)  # the folder that the first process named
     if trainer.fast_dev_run:
         return run
     if trainer.checkpoint_callbacks and not (run / "checkpoints" / "best.ckpt").exists():
@@ -81,35 +81,35 @@ def learn(cli: Any, command: str) -> Path:
     if trainer.is_global_zero:
         merge_logs(run)
     seconds = cli.times.seconds
-    learnt_in: dict[str, Any] = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
+    training_figures: dict[str, Any] = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
     if best := next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)), None):
-        learnt_in["chosen"] = best.chosen(trainer)
+        training_figures["chosen"] = best.chosen(trainer)
     if scored is not None and not unscored:
-        if scored != wanted and trainer.is_global_zero:
-            print(f"the data has no {wanted} split: the validation split is scored")
+        if scored != split and trainer.is_global_zero:
+            print(f"the data has no {split} split: the validation split is scored")
         cli.datamodule.test_split = scored
-        with ctrl_c_in_words(trainer, run):
-            score(cli, run, "best", command, learnt_in)
+        with explained_interrupt(trainer, run):
+            score(cli, run, "best", command, training_figures)
     elif trainer.is_global_zero:
         from vidact.report.page import write_report
 
-        save_results(run, learnt_in, command)
+        save_results(run, training_figures, command)
         print(f"report: {write_report(run)}")
     trainer.strategy.barrier()  # other processes may read what the first one wrote
     return run
 
 
 def why_not_scored(trainer: Any) -> str | None:
-    """What of the options ``trainer`` leaves a trained network without a test; None where it has one."""
+    """Return why the options ``trainer`` leave a trained network without a test; None where it has one."""
     if trainer.enable_checkpointing is False:
         return "trainer.enable_checkpointing is false, so no weights are kept"
     return "trainer.limit_test_batches is 0" if trainer.limit_test_batches == 0 else None
 
 
 def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
-    """What is asked otherwise than the run of the checkpoint was: name → value there and now; it is said in words.
+    """Return and print the options that differ from those of the checkpoint's run: name → value before and now.
 
-    Raises ValueError where a run that goes on cannot change it.
+    Raises ValueError for an option that a resumed run cannot change.
     """
     import yaml
 
@@ -120,22 +120,22 @@ def options_changed(cli: Any, resume: Path) -> dict[str, tuple[Any, Any]]:
         return {}
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     for section, name, value in named_paths(before):
-        there = path_from_run(value, str(before.get("run")), path.parent)
-        section[name] = os.path.abspath(there) if os.path.exists(there) else there
+        current = path_from_run(value, str(before.get("run")), path.parent)
+        section[name] = os.path.abspath(current) if os.path.exists(current) else current
     changes = changed_options(before, yaml.safe_load(cli.parser.dump(with_whole_paths(cli.config), skip_unset=False)))
     refuse_fixed_options(changes, resume)
     if changes and cli.trainer.is_global_zero:
-        words = [f"{name} {now} (before {was})" for name, (was, now) in changes.items()]
-        print(f"goes on with other options than {path}: {', '.join(words)}")
+        texts = [f"{name} {now} (before {was})" for name, (was, now) in changes.items()]
+        print(f"goes on with other options than {path}: {', '.join(texts)}")
     return changes
 
 
 def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """Write config.yaml: what the run is trained with from now on, and in comments what it was trained with before.
+    """Write config.yaml: the options from now on, and in comments those with which the run was trained before.
 
-    Paths are whole, so that they mean the same wherever the next command runs; where the data lie as seen from the run
-    follows from them, should both be moved (``come_home``). Which checkpoint a run goes on from is asked once, and is
-    no part of it.
+    Paths are absolute, so that they hold wherever the next command runs. The position of the data relative to the run
+    follows from them, in case both are moved (``relocate``). The checkpoint to resume from applies to one command only
+    and is left out.
     """
     path, goes_on, config = run / "config.yaml", cli.config.ckpt, with_whole_paths(cli.config)
     config.run = config.trainer.default_root_dir = os.path.abspath(run)
@@ -154,10 +154,10 @@ def save_config(cli: Any, run: Path, changes: dict[str, tuple[Any, Any]]) -> Non
 
 
 @contextlib.contextmanager
-def no_run_in_vain(cli: Any) -> Iterator[None]:
-    """Where the block raises before anything is learned, the run folder goes again if it is this command's.
+def removing_empty_run(cli: Any) -> Iterator[None]:
+    """Remove the run folder where the block raises before anything is learned and this command created the folder.
 
-    Only what every training writes before its first step is removed, from a folder that was not there or was empty.
+    Only the files that every training writes before its first step are removed, from a folder that was new or empty.
     """
     run = Path(cli.config.run)
     if not cli.trainer.is_global_zero or {path.name for path in run.glob("*")} - {"asked.json"}:
@@ -168,7 +168,7 @@ def no_run_in_vain(cli: Any) -> Iterator[None]:
             yield
         except BaseException:
             checkpoints, logs = run / "checkpoints", run / "logs"
-            names = {path.name for path in run.glob("*")} - {"asked.json"}  # which ``train_once`` takes care of
+            names = {path.name for path in run.glob("*")} - {"asked.json"}  # ``train_once`` removes this file
             if names <= {"config.yaml", "logs", "checkpoints"} and not any(checkpoints.glob("*")):
                 (run / "config.yaml").unlink(missing_ok=True)
                 shutil.rmtree(logs, ignore_errors=True)
@@ -177,45 +177,45 @@ def no_run_in_vain(cli: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ctrl_c_in_words(trainer: Any, trains: Path | None) -> Iterator[None]:
-    """Raise KeyboardInterrupt where Lightning would end the process with status 1, and say how the run goes on."""
+def explained_interrupt(trainer: Any, run: Path | None) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning would end the process with status 1, with how to resume ``run``."""
     try:
         yield
     except SystemExit:
         if not trainer.interrupted:
             raise
-        words = ""
-        if trains is not None and (trains / "checkpoints" / "last.ckpt").exists():
-            words = f"continue with: vidact train --config {shlex.quote(f'{trains}/config.yaml')} --ckpt last"
-        elif trains is not None:
-            words = "nothing was saved yet"
-        raise KeyboardInterrupt(words) from None
+        message = ""
+        if run is not None and (run / "checkpoints" / "last.ckpt").exists():
+            message = f"continue with: vidact train --config {shlex.quote(f'{run}/config.yaml')} --ckpt last"
+        elif run is not None:
+            message = "nothing was saved yet"
+        raise KeyboardInterrupt(message) from None
 
 
 def test(args: Sequence[str]) -> Path:
-    """Score a trained network on the test split and write the report; gives the run folder."""
+    """Score a trained network on the test split, write the report, and return the run folder."""
     from vidact.training.lightning import make_cli
 
     cli = make_cli(args, "test")
-    run, asked = Path(cli.config.run), cli.config.trainer
-    if asked.limit_test_batches == 0:
+    run = Path(cli.config.run)
+    if cli.config.trainer.limit_test_batches == 0:
         raise ValueError("trainer.limit_test_batches is 0, so that nothing would be scored")
-    with ctrl_c_in_words(cli.trainer, None):
+    with explained_interrupt(cli.trainer, None):
         score(cli, run, cli.config.ckpt or "best", command_line("test", args))
     return run
 
 
-def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any] | None = None) -> None:
+def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[str, Any] | None = None) -> None:
     """Test the checkpoint ``name`` and add scores.npz, results.json and the report to the run folder.
 
-    ``learnt_in`` are figures of the training, which results.json gets too.
+    ``training_figures`` are figures of the training, which results.json gets too.
     """
     from vidact.metrics import is_trivial
     from vidact.models.weights import load, load_strictly, record_of
     from vidact.report.page import write_report
 
     path = checkpoint_path(run, name)
-    # the configuration's own package has built a network in this process already
+    # The configuration's package may run code: it has already built a network in this process.
     trained = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
     record = record_of(trained)
     classes = cli.datamodule.found.classes
@@ -231,7 +231,7 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
     if record.features is not None:
         refuse_other_features(path, record.features, cli.datamodule)
     load_strictly(cli.model.network, trained.state_dict(), source=str(path))
-    if record.events is not None:  # thresholds, and what the logits mean, belong to the weights
+    if record.events is not None:  # thresholds and the meaning of the logits belong to the weights
         cli.model.events = dict(record.events)
         cli.model.thresholds = dict(record.thresholds or {})
         cli.model.kind = record.scores or cli.model.kind
@@ -244,13 +244,13 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
         print("trainer.fast_dev_run: a batch was scored, and nothing is written")
         return
     asks_for_part = cli.config.trainer.limit_test_batches is not None
-    if (videos := len(task.test_scores.ids)) < (there := len(data.found.split(data.test_split))) and asks_for_part:
-        task.remarks.append(f"only {videos} of the {there} videos of the split {data.test_split} were scored")
-    learnt, seen = record.flow, getattr(data, "flow_record", None)
-    if learnt and seen and learnt.get("method") != seen.get("method"):
+    if (videos := len(task.test_scores.ids)) < (total := len(data.found.split(data.test_split))) and asks_for_part:
+        task.remarks.append(f"only {videos} of the {total} videos of the split {data.test_split} were scored")
+    trained_flow = record.flow  # None for a detector, whose data have no ``flow_record``
+    if trained_flow and (flow := data.flow_record) and trained_flow.get("method") != flow.get("method"):
         print(
-            f"note: {path} was trained on {learnt.get('method')} flow and is scored on {seen.get('method')} flow, "
-            "which lowers its scores; data.flow and data.flow_method choose it"
+            f"note: {path} was trained on {trained_flow.get('method')} flow and is scored on {flow.get('method')} "
+            "flow, which lowers its scores; data.flow and data.flow_method choose it"
         )
     figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
     figures |= {
@@ -259,18 +259,18 @@ def score(cli: Any, run: Path, name: str, command: str, learnt_in: dict[str, Any
         "seconds": round(time.perf_counter() - started, 2),
     }
     facts = {"checkpoint": str(path), "classes": len(classes)} | task.save_scores(run, data)
-    save_results(run, {task.section(data): figures | facts, **(learnt_in or {})}, command)
+    save_results(run, {task.section(data): figures | facts, **(training_figures or {})}, command)
     page = write_report(run)
     for key, value in figures.items():
         if isinstance(value, int | float) and not is_trivial(key, len(classes)):
             print(f"{key:>28}  {value:.4f}" if isinstance(value, float) else f"{key:>28}  {value}")
-    for words in task.remarks:
-        print(f"note: {words}")
+    for remark in task.remarks:
+        print(f"note: {remark}")
     print(f"report: {page}")
 
 
 def refuse_other_features(checkpoint: Path, trained: Mapping[str, Any], data: Any) -> None:
-    """A detector understands the features it was trained on and no others."""
+    """Raise ValueError where the features of the data differ from those that a detector was trained on."""
     from vidact.features.record import other_features
 
     if differ := other_features(trained, data.found.record):
@@ -281,8 +281,9 @@ def refuse_other_features(checkpoint: Path, trained: Mapping[str, Any], data: An
 
 
 def merge_logs(run: Path) -> None:
-    """One metrics.csv from the logs of every session of the run, epochs counted from 1; what ran again counts once, the
-    last time.
+    """Write one metrics.csv from the logs of all sessions of the run, with epochs counted from 1.
+
+    Of a part that ran again, the last rows are kept.
     """
     from vidact.tasks.keeping import first_epoch
 
@@ -307,13 +308,13 @@ def merge_logs(run: Path) -> None:
             writer.writerows(row for _, row in sorted(rows.items()))
 
 
-def refuse_what_ends_badly(cli: Any) -> None:
-    """Raise ValueError or OSError for what would stop the run at its end, with all it learned.
+def refuse_late_failures(cli: Any) -> None:
+    """Raise ValueError or OSError for what would make the run fail at its end, after training.
 
-    The end builds the network again from what the checkpoint says of it, scores the test split (``ClipData`` tries
-    its videos) and adds to results.json.
+    The end builds the network again from the record in the checkpoint, scores the test split (``ClipData`` tries its
+    videos) and adds to results.json.
     """
-    import vidact.report.page  # noqa: F401  (with what it draws with)
+    import vidact.report.page  # noqa: F401  (and the libraries with which it draws)
     from vidact.models.weights import refuse_another_network
 
     package = cli.config.model.init_args.network.class_path.partition(".")[0]
