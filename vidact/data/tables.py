@@ -123,9 +123,8 @@ def read_table(path: Path, required: Sequence[tuple[str, ...]], optional: Sequen
         raise ValueError(f"{path} is empty; its first line is {form}")
     headers = {delimiter: _header(lines[at], delimiter) for delimiter in fixed}
     known_names = {name for names in required for name in names} | set(optional)
-    delimiter = max(
-        headers, key=lambda candidate: len(known_names & set(headers[candidate]))
-    )  # in a tie the comma, the first one, wins
+    # In a tie the first delimiter, the comma, wins.
+    delimiter = max(headers, key=lambda candidate: len(known_names & set(headers[candidate])))
     header = headers[delimiter]
     if not header:
         _cells(path, [lines[at]], first + at, delimiter)  # raises an error about the quotes of the header
