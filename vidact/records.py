@@ -1,4 +1,4 @@
-"""Records: what a file holds about itself, checked when the file is read.
+"""Records: the facts about itself that a file contains, checked when the file is read.
 
 Weights, exported graphs, features and runs carry records as JSON. A file from elsewhere can hold anything there: values
 of the wrong type, sizes beyond any memory. So a record is checked first, and an error names the file and the key;
@@ -347,17 +347,17 @@ class Record(Mapping[str, Any]):
         input: the fields of the network's ``ClipInput``.
         classes: the names of the actions; empty where the file names none.
         multi_label: whether a clip can have several classes.
-        scores: "softmax" or "sigmoid": what turns a detector's logits into probabilities.
+        scores: "softmax" or "sigmoid": the function that turns a detector's logits into probabilities.
         sampling: the sampler of the frames of a clip, ``"name"`` and ``"arguments"``.
-        flow: how the optical flow of the training was made.
+        flow: the method of the optical flow in training.
         tokens_per_second: the answers of a detector a second.
         events: the settings of the ``EventDetector``.
-        thresholds: what the thresholds of the events were chosen on.
+        thresholds: how the thresholds of the events were chosen, and the figures they had.
         features: the record of a detector's features.
         extractor: the record of the feature extractor that a file holds; such a file holds no other network.
-        export: what an exported graph computes, and its state.
-        converted: where published weights were converted from.
-        source: where the weights come from.
+        export: the kind, the inputs and the state of an exported graph.
+        converted: the file that published weights were converted from.
+        source: the origin of the weights.
         licence: the licence of the weights.
         format: the version of the record.
         others: keys that this version does not use, such as those of newer ones. They are kept.

@@ -20,8 +20,8 @@ def parser() -> Parser:
     """Return the parser of the command: written by hand, since the options of a layout come on top of its own."""
     parser = Parser(
         prog="vidact convert", allow_abbrev=False,
-        description="Turn a published checkpoint into a file that vidact opens. Further options are what the layout's "
-        "names do not contain: vidact convert --origin tsm --help_origin lists them.",
+        description="Turn a published checkpoint into a file that vidact opens. Further options are the "
+        "hyperparameters of the layout: vidact convert --origin tsm --help_origin lists them.",
     )  # fmt: skip
     parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
     parser.add_argument("--file", type=Path, help="the published checkpoint")
@@ -34,7 +34,7 @@ def parser() -> Parser:
         metavar="N",
         help="N frames spread over the whole video, where a window is the layout's rule",
     )
-    parser.add_argument("--help_origin", action="store_true", help="what the layout takes")
+    parser.add_argument("--help_origin", action="store_true", help="list the options of the layout")
     return parser
 
 

@@ -43,9 +43,9 @@ def demo(out: Path = DEMO, epochs: int | None = None, clips: int = 40, seed: int
 
     Args:
         out: folder for the videos and the runs; a finished demo in it is made again.
-        epochs: passes over the data; default: what the configurations say.
-        clips: training clips a class, and untrimmed training videos.
-        seed: of the videos and of training.
+        epochs: passes over the data; default: those of the configurations.
+        clips: the number of training clips a class, and of untrimmed training videos.
+        seed: the seed of the videos and of training.
     """
     from vidact.data.synthetic import ORDER_PAIRS
     from vidact.report.page import write_summary

@@ -1,4 +1,4 @@
-"""``vidact doctor``: what is installed and what works."""
+"""``vidact doctor``: list what is installed and test what works."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -34,11 +34,11 @@ def export(
     Args:
         checkpoint: best.ckpt of a run, or a .safetensors that vidact saved.
         out: the file to write, .onnx or .pt2.
-        format: onnx, or torch for torch.export; by default the one that the name of the file has.
+        format: onnx, or torch for torch.export; by default the one of the file's suffix.
         what: a whole clip, one step of a stream, or the network that makes a detector's features; by default a step of
             an online detector, and a clip of a clip network.
         frames: the frames of a clip; by default as many as the network was trained with.
-        extractor: what makes a detector's features, for its .onnx to carry: a folder of features or the
+        extractor: the extractor of a detector's features, to include in its .onnx: a folder of features or the
             extractor.safetensors in it; by default the checkpoint's own.
         runs: random inputs to compare; by default 200 steps, 10 clips.
     """

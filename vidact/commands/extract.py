@@ -29,9 +29,7 @@ def parser() -> Parser:
     """Return the parser of the command and its two sub-commands."""
     parser = Parser(prog="vidact extract", description="Compute once what training reads many times.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="features|flow")
-    features = kinds.add_parser(
-        "features", help="vectors of untrimmed videos, for detectors: one a quarter of a second"
-    )
+    features = kinds.add_parser("features", help="vectors of untrimmed videos for detectors, one a quarter of a second")
     extract_flow.add_options(kinds.add_parser("flow", help="optical flow of clips, for flow and two-stream networks"))
     features.add_argument(
         "--videos", type=Path, required=True, help="a folder, searched with its subfolders, or a file"
@@ -51,21 +49,21 @@ def parser() -> Parser:
         help=f"frames of a token (default %(default)s: {FPS / CHUNK:g} tokens a second)",
     )  # fmt: skip
     features.add_argument(
-        "--rgb_index", type=int, help="the frame of a chunk that an image network sees; default: middle"
+        "--rgb_index", type=int, help="the frame of a chunk that an image network reads; default: middle"
     )
     features.add_argument("--flow_network", help="append features of optical flow by this network (a name or a file)")
-    features.add_argument("--flow_weights", help="as --weights, for the flow network")
+    features.add_argument("--flow_weights", help="the weights of the flow network, like --weights")
     features.add_argument("--flow_method", help=f"{one_of(METHODS)} (default {METHODS[0]})")
     features.add_argument(
         "--longest_gap", type=float, default=LONGEST_GAP_S, metavar="SECONDS",
-        help="fill no longer pause with frozen pictures: the tokens behind it are a stretch of their own (default "
+        help="the longest pause that is filled with frozen pictures; after a longer one a new take begins (default "
         "%(default)g)",
     )  # fmt: skip
     add_decoder(features)
     add_device(features)
     features.add_argument("--batch", type=int, help="chunks computed at once; default: 1 on a CPU, 32 elsewhere")
-    features.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
-    features.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
+    features.add_argument("--workers", type=int, help="videos computed at the same time; default: one a core")
+    features.add_argument("--shard", default="1/1", help="compute only the i-th of n parts, i/n, on this machine")
     return parser
 
 
@@ -122,7 +120,7 @@ def _features(options: argparse.Namespace) -> int:
         print(
             f"{counted(len(result.paused), 'video pauses', 'videos pause')} for {pauses} between two frames: "
             f"{first_few(sorted(result.paused))}. "
-            "Their tokens begin anew behind it, and each take is learnt and scored by itself (--longest_gap)"
+            "Their tokens begin again after it, and each take is learnt and scored separately (--longest_gap)"
         )
     if not result.written and not result.unreadable:
         return 0  # results.json keeps the figures of the run that made the features

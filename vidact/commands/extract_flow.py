@@ -22,18 +22,25 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="short side to resize to (default %(default)s), WIDTHxHEIGHT such as 340x256, or none",
     )  # fmt: skip
     parser.add_argument(
-        "--bound", type=float, default=FlowRecord.bound, help="pixels a frame that level 255 is (default %(default)g)"
+        "--bound",
+        type=float,
+        default=FlowRecord.bound,
+        help="the motion, in pixels a frame, of level 255 (default %(default)g)",
     )
     parser.add_argument("--layout", default=FlowRecord.layout, help=f"{one_of([*LAYOUTS])} (default %(default)s)")
     parser.add_argument("--image", default=FlowRecord.image, help="jpg, or png without loss (default %(default)s)")
-    parser.add_argument("--quality", type=int, default=FlowRecord.quality, help="of jpg (default %(default)s)")
+    parser.add_argument(
+        "--quality", type=int, default=FlowRecord.quality, help="the quality of jpg, 1 to 100 (default %(default)s)"
+    )
     parser.add_argument("--weights", help="a file with RAFT's weights; default: torchvision's own")
     parser.add_argument("--device", default="cpu", help="where RAFT computes: cpu, cuda or mps (default %(default)s)")
     add_decoder(parser)
-    parser.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
-    parser.add_argument("--shard", default="1/1", help="do the i-th of n parts, i/n, on this machine")
+    parser.add_argument("--workers", type=int, help="videos computed at the same time; default: one a core")
+    parser.add_argument("--shard", default="1/1", help="compute only the i-th of n parts, i/n, on this machine")
     parser.add_argument(
-        "--adopt", action="store_true", help="compute nothing: record what flow another program has put into --out"
+        "--adopt",
+        action="store_true",
+        help="compute nothing, and record the flow that another program has written into --out",
     )
 
 

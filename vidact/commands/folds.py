@@ -18,12 +18,12 @@ def parser() -> Parser:
     # fmt: off
     parser.add_argument("--config", nargs="+", required=True, help="configurations whose data.group names the groups")
     parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
-    parser.add_argument("--folds", help="comma-separated groups, + joins those that are held out together; "
+    parser.add_argument("--folds", help="comma-separated groups; + joins groups that are held out together; "
                                         "default: every group alone")
-    parser.add_argument("--num_folds", type=int, help="so many folds, each of several groups in order of their names")
+    parser.add_argument("--num_folds", type=int, help="the number of folds, each of several groups in name order")
     parser.add_argument("--fuse", nargs="+", default=[], metavar="RGB+FLOW",
                         help="two of the configurations as the streams of one more row, their logits added 1 : 1.5")
-    parser.add_argument("--flow", type=Path, help="what `vidact extract flow` stored, for the networks that see flow")
+    parser.add_argument("--flow", type=Path, help="a folder of `vidact extract flow`, for networks that read flow")
     # fmt: on
     return parser
 

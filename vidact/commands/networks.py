@@ -14,7 +14,7 @@ from vidact.commands.options import Parser
 def parser() -> Parser:
     """Return the parser of the command: written by hand, since several values follow one option."""
     parser = Parser(prog="vidact networks", description="The table of all clip networks.")
-    parser.add_argument("--networks", nargs="+", help="some of them; default: all")
+    parser.add_argument("--networks", nargs="+", help="the networks of the table; default: all")
     parser.add_argument("--parity", type=Path, help="the folder of parity records")
     parser.add_argument("--out", type=Path, help="write a page; default: print the table")
     return parser

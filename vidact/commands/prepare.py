@@ -21,11 +21,11 @@ def parser() -> Parser:
     """Return the parser of the command: written by hand, since some options have no value."""
     parser = Parser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
-    checking = kinds.add_parser("check", help="what is wrong with files, lists and splits: JSON and a page")
+    checking = kinds.add_parser("check", help="report errors of files, lists and splits, as JSON and a page")
     checking.add_argument(
         "--group",
-        help="pattern with one group, searched in each path: the person, or source video; "
-        "without it a column group of the lists tells them",
+        help="a regular expression with one group that is searched in each path, for the person or the source video; "
+        "by default the column group of the lists",
     )
     checking.add_argument(
         "--least_frames", type=int, default=8, help="shorter videos are reported (default %(default)s)"
@@ -33,27 +33,47 @@ def parser() -> Parser:
     checking.add_argument("--show", action="store_true", help="open the page in a browser")
     coding = kinds.add_parser("transcode", help="the same set with a key frame every few frames and a smaller side")
     coding.add_argument(
-        "--gop", type=int, default=TranscodeSettings.gop, help="a key frame every so many frames (default %(default)s)"
+        "--gop",
+        type=int,
+        default=TranscodeSettings.gop,
+        help="frames from one key frame to the next (default %(default)s)",
     )
     coding.add_argument("--codec", default=TranscodeSettings.codec, choices=list(CODECS), help="default %(default)s")
     coding.add_argument(
-        "--psnr", type=float, default=TranscodeSettings.psnr, help="dB that each copy has (default %(default)s)"
+        "--psnr",
+        type=float,
+        default=TranscodeSettings.psnr,
+        help="the least quality of a copy in dB (default %(default)s)",
     )
     coding.add_argument("--crf", type=float, help="the encoder's rate factor instead of --psnr; lower is better")
-    coding.add_argument("--preset", default=TranscodeSettings.preset, help="the encoder's (default %(default)s)")
     coding.add_argument(
-        "--b_frames", type=int, default=TranscodeSettings.b_frames, help="in a row at most (default %(default)s)"
+        "--preset", default=TranscodeSettings.preset, help="the preset of the encoder (default %(default)s)"
+    )
+    coding.add_argument(
+        "--b_frames",
+        type=int,
+        default=TranscodeSettings.b_frames,
+        help="the most B-frames in a row (default %(default)s)",
     )
     packing = kinds.add_parser("pack", help="the same set as JPEGs in a few large shards")
     packing.add_argument(
-        "--fps", type=float, default=PackSettings.fps, help="frames a second kept at most (default %(default)g)"
+        "--fps",
+        type=float,
+        default=PackSettings.fps,
+        help="the most frames a second that are kept (default %(default)g)",
     )
     packing.add_argument("--all_frames", action="store_true", help="keep every frame, whatever the rate")
     packing.add_argument(
-        "--quality", type=int, default=PackSettings.quality, help="of the JPEGs, 1 to 100 (default %(default)s)"
+        "--quality",
+        type=int,
+        default=PackSettings.quality,
+        help="the quality of the JPEGs, 1 to 100 (default %(default)s)",
     )
     packing.add_argument(
-        "--shard_mib", type=float, default=PackSettings.shard_mib, help="of sources in a shard (default %(default)g)"
+        "--shard_mib",
+        type=float,
+        default=PackSettings.shard_mib,
+        help="MiB of source videos in a shard (default %(default)g)",
     )
     for kind in (coding, packing):
         kind.add_argument("--out", type=Path, required=True, help="a new folder, or that of an earlier run")
@@ -61,19 +81,19 @@ def parser() -> Parser:
             "--short_side",
             type=int,
             default=TranscodeSettings.short_side,
-            help="pixels at most, 0 for any (default %(default)s)",
+            help="the longest short side in pixels; 0 for any (default %(default)s)",
         )
         kind.add_argument(
             "--missing",
             choices=["raise", "skip"],
             default="raise",
-            help="videos that are listed, or linked to, without a file",
+            help="the rule for listed or linked videos without a file",
         )
         kind.add_argument("--verify", action="store_true", help="read everything again and compare hashes")
     checking.add_argument("--out", type=Path, help="folder of the report (default runs/check-<folder>)")
     for kind in (checking, coding, packing):
         kind.add_argument("--data", type=Path, required=True, help="a folder of videos, with or without lists")
-        kind.add_argument("--workers", type=int, help="videos at the same time; default: one for each core")
+        kind.add_argument("--workers", type=int, help="videos processed at the same time; default: one a core")
     return parser
 
 

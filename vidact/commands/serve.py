@@ -51,7 +51,7 @@ def parser() -> Parser:
     """Return the parser of the command: written by hand, since some options are repeated."""
     parser = Parser(
         prog="vidact serve",
-        description="A page on which a browser's camera, a file or a camera of this machine is named while it runs.",
+        description="Serve a page that names the actions before a browser's camera, in a file or before a camera here.",
         epilog="Prometheus reads /metrics; /healthz says whether it runs. VIDACT_TOKEN sets the token, too.",
     )
     parser.add_argument(
@@ -61,7 +61,7 @@ def parser() -> Parser:
     )
     parser.add_argument(
         "--source", action="append", default=[], metavar="[NAME=]SOURCE",
-        help="what the page may show beside the browser's own camera: a camera's number, a file, a folder, or rtsp://, "
+        help="a source of the page, beside the browser's camera: a camera's number, a file, a folder, or rtsp://, "
         "http:// …; may be given several times",
     )  # fmt: skip
     parser.add_argument(
@@ -80,14 +80,14 @@ def parser() -> Parser:
     parser.add_argument("--keyfile", type=Path, help="HTTPS: its key, PEM")
     parser.add_argument(
         "--allow_origin", action="append", default=[], metavar="ORIGIN",
-        help="such as https://example.org, where a proxy serves the page under another name",
+        help="another origin of the page, such as https://example.org behind a proxy",
     )  # fmt: skip
     parser.add_argument(
         "--proxy", action="store_true",
         help="all requests come through a proxy, which sets X-Forwarded-For and X-Forwarded-Proto",
     )  # fmt: skip
     parser.add_argument(
-        "--sessions", type=int, default=Limits.sessions, help="open at the same time (default %(default)s)"
+        "--sessions", type=int, default=Limits.sessions, help="the most sessions at the same time (default %(default)s)"
     )
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""``vidact stream``: what happens before a camera, in a file or on the network, named while it happens."""
+"""``vidact stream``: name the actions before a camera, in a file or on the network, while they happen."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def parser() -> Parser:
         "--insecure_source", action="append", default=[], metavar="SOURCE",
         help="one of the https or rtsps sources, whose certificate is not checked",
     )  # fmt: skip
-    parser.add_argument("--no_window", action="store_true", help="show nothing, for machines without a display")
+    parser.add_argument("--no_window", action="store_true", help="open no window, for machines without a display")
     parser.add_argument("--fast", action="store_true", help="play files as fast as they are computed")
     parser.add_argument(
         "--time_origin", choices=get_args(TimeOrigin), default="first_frame",
@@ -158,11 +158,11 @@ def parser() -> Parser:
         help="a recording continues in another file after this time: 90s, 30m, 1h, 1d (default %(default)s)",
     )  # fmt: skip
     parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
-    parser.add_argument("--seconds", type=float, help="end after so many seconds of each source")
+    parser.add_argument("--seconds", type=float, help="the seconds of each source after which to end")
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
     parser.add_argument(
         "--longest_gap", type=float, metavar="SECONDS",
-        help="a source that shows nothing for longer is a new stream behind it; default: as the features were made for "
+        help="after a longer pause of a source a new stream begins; default: as the features were made for "
         f"a file, else {LONGEST_GAP_S:g}, and {GAP_S:g} for what is live",
     )  # fmt: skip
     parser.add_argument(
@@ -173,7 +173,9 @@ def parser() -> Parser:
     )
     add_device(parser)
     parser.add_argument(
-        "--runtime", choices=sorted(RUNTIMES), help="what computes; default: onnx for an .onnx file, else torch"
+        "--runtime",
+        choices=sorted(RUNTIMES),
+        help="the runtime of the networks; default: onnx for an .onnx file, else torch",
     )
     return parser
 

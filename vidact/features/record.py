@@ -1,4 +1,4 @@
-"""The record of a folder of features: what made them, and how two records differ."""
+"""The record of a folder of features, and the differences between two records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of packages that are imported when they are first used: what a package exports costs nothing until then."""
+"""Names of packages that are imported at their first use, so that importing a package costs nothing."""
 
 from __future__ import annotations
 
