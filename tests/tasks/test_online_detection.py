@@ -208,7 +208,7 @@ def test_every_token_of_a_short_video_teaches_with_history() -> None:
     window = SequenceDataset([video], window=20, history=15)[0]
     task.eval()
     torch.testing.assert_close(
-        task.loss_now(task.answers(window), window), task.loss_now(task.answers(whole), whole)
+        task.loss_now(task.outputs(window), window), task.loss_now(task.outputs(whole), whole)
     )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def batch(window: int = 6, history: int = 0, lookahead: int = 0, dim: int = 4) -
 def test_the_asked_answers_teach(taught, rows: int) -> None:
     task = OnlineDetection(frame_classifier(3, 4), loss_tokens=taught).eval()
     given = batch(window=6, history=2)
-    answers = task.answers(given)
+    answers = task.outputs(given)
     expected = task.network(given.features).logits[:, -rows:]
     assert torch.equal(answers.logits, expected)
     loss = multi_hot_cross_entropy(expected, given.targets[:, 6 - rows : 6], given.ignore[:, 6 - rows : 6])
@@ -262,7 +262,7 @@ def test_the_asked_answers_teach(taught, rows: int) -> None:
 def test_future_outputs_learn_the_labels_of_their_time() -> None:
     task = OnlineDetection(miniroad_small(3, 4, embedding_dim=8, hidden_dim=8, anticipation_steps=3)).eval()
     given = batch(window=5, lookahead=3)
-    answers = task.answers(given)
+    answers = task.outputs(given)
     by_hand = [
         -(given.targets[b, t + k] * answers.future[b, t, j].log_softmax(-1)).sum()
         for b in range(2)
@@ -278,7 +278,7 @@ def test_a_network_that_foresees_from_its_newest_token_alone_learns_the_labels_a
     task = OnlineDetection(testra(3, 4, **sizes, anticipation_steps=2)).eval()
     given = batch(window=3, history=2, lookahead=2)
     given.ignore[:] = False
-    answers = task.answers(given)
+    answers = task.outputs(given)
     assert answers.logits.shape[:2] == (2, 3)
     assert answers.future.shape[:3] == (2, 1, 2)
     by_hand = [
@@ -290,7 +290,7 @@ def test_a_network_that_foresees_from_its_newest_token_alone_learns_the_labels_a
 def test_only_the_newest_answer_of_a_window_network_teaches() -> None:
     task = OnlineDetection(oadtr(3, 4, window=6, width=8, num_heads=2, num_layers=1, decoder_layers=1, decoder_heads=2))
     given = batch(window=1, history=5, lookahead=8)
-    answers = task.answers(given)
+    answers = task.outputs(given)
     assert answers.logits.shape[:2] == (2, 1)
     assert answers.future.shape[:3] == (2, 1, 8)
     (task.loss_now(answers, given) + task.loss_future(answers, given)).backward()
@@ -299,7 +299,7 @@ def test_only_the_newest_answer_of_a_window_network_teaches() -> None:
 def test_idn_adds_its_own_losses_and_history_has_no_labels() -> None:
     task = OnlineDetection(idn(3, 4, hidden_dim=8, window=3))
     given = batch(window=5, history=2)
-    assert set(task.answers(given).losses) == {"early", "contrastive"}
+    assert set(task.outputs(given).losses) == {"early", "contrastive"}
 
 
 def test_an_ambiguous_output_is_no_score() -> None:

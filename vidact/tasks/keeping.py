@@ -176,9 +176,8 @@ def has_averaged(trainer: pl.Trainer) -> bool:
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, pl.callbacks.StochasticWeightAveraging) and callback.n_averaged:
-            last = callback.swa_end + bool(
-                callback._model_contains_batch_norm
-            )  # batch norms need one more epoch for their statistics
+            # Batch norms need one more epoch for their statistics.
+            last = callback.swa_end + bool(callback._model_contains_batch_norm)
             if trainer.current_epoch - 1 == last or callback._max_epochs == -1:
                 return True
             if trainer.is_global_zero:

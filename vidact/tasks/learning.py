@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from vidact.batch import ClipBatch, SequenceBatch
 from vidact.tasks.schedules import head_names
 
-SAME = 1e-3  # share of the features' size by which rows differ at most where a classifier cannot tell them apart
+SAME = 1e-3  # rows of features that differ by less than this share of their size count as equal
 
 
 def refuse_folded_norms(network: nn.Module) -> None:
@@ -104,7 +104,7 @@ class FirstBatch(pl.Callback):
             )
 
     def _note_equal_rows(self, trainer: pl.Trainer, num: int) -> None:
-        """Print a note where no classifier can tell the rows apart, and stop checking."""
+        """Print a note where every classifier gets the same features for all clips, and stop checking."""
         rows = [features.float() for features in self.features.values() if len(features) > 1]
         self.on_train_end(trainer, trainer.lightning_module)
         if not rows or num < 2:

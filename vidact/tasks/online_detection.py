@@ -108,7 +108,7 @@ class OnlineDetection(pl.LightningModule):
     ) -> None:
         super().__init__()
         if isinstance(loss_tokens, int) and loss_tokens < 1:
-            raise ValueError(f"loss_tokens is {loss_tokens}; at least the last answer teaches")
+            raise ValueError(f"loss_tokens is {loss_tokens}; give all, last or a number from 1")
         self.network: Any = network
         self.make_optimizer = MakesOptimizer(optimizer)
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
@@ -185,7 +185,7 @@ class OnlineDetection(pl.LightningModule):
         video that is shorter than the window has a single window.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        taught = self.taught(data.window)
+        taught = self.num_in_loss(data.window)
         before = data.window - taught
         lengths = {sequence.id: len(sequence) for sequence in data.found.split("train")}
         short = [name for name, length in lengths.items() if length < data.window]
@@ -223,7 +223,7 @@ class OnlineDetection(pl.LightningModule):
             )
         return True
 
-    def taught(self, window: int) -> int:
+    def num_in_loss(self, window: int) -> int:
         """Return how many outputs at the end of a window enter the loss."""
         return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
@@ -259,7 +259,7 @@ class OnlineDetection(pl.LightningModule):
     # ---- training
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        output = self.answers(batch)
+        output = self.outputs(batch)
         losses = {"now": self.loss_now(output, batch)}
         if output.future is not None and self.future_weight:
             losses["future"] = self.future_weight * self.loss_future(output, batch)
@@ -271,7 +271,7 @@ class OnlineDetection(pl.LightningModule):
         self.log_dict(figures, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
-    def answers(self, batch: SequenceBatch) -> OnlineOutput:
+    def outputs(self, batch: SequenceBatch) -> OnlineOutput:
         """Return the outputs that enter the loss: of those for the window's tokens the last ``loss_tokens``."""
         if self.network.has_own_losses:
             total, labelled = batch.features.shape[1], slice(batch.history, batch.history + batch.window)
@@ -282,7 +282,7 @@ class OnlineDetection(pl.LightningModule):
             output = self.network(batch.features, batch.start, targets, ignore)
         else:
             output = self.network(batch.features, batch.start)
-        n = min(self.taught(batch.window), output.logits.shape[1])
+        n = min(self.num_in_loss(batch.window), output.logits.shape[1])
         future = None if output.future is None else output.future[:, -n:]
         return OnlineOutput(output.logits[:, -n:], future, output.losses)
 

@@ -371,7 +371,7 @@ FIXED = {
     r"data\.(held_out|fractions|val_fraction|group|seed)": "videos that were trained on would be tested",
 }
 # Options that do not change a training, and those that name the folder of its run.
-OF_THE_RUN = r"run|ckpt|config|device|trainer\.default_root_dir|.*progress_bar|.*model_summary"
+RUN_OPTIONS = r"run|ckpt|config|device|trainer\.default_root_dir|.*progress_bar|.*model_summary"
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -387,7 +387,9 @@ def changed_options(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tu
                 values = (options[name], inside) if options is was else (inside, options[name])
                 changes[name] = values
     return {
-        name: pair for name, pair in changes.items() if not re.fullmatch(OF_THE_RUN, name) and not _is_same(name, *pair)
+        name: pair
+        for name, pair in changes.items()
+        if not re.fullmatch(RUN_OPTIONS, name) and not _is_same(name, *pair)
     }
 
 

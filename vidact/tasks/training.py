@@ -31,7 +31,7 @@ def make_optimization(
     schedule: Schedule,
     base_batch: int | None,
 ) -> dict[str, Any]:
-    """Return what ``configure_optimizers`` must: groups with rates scaled by the batch, and a schedule of the steps."""
+    """Return the optimiser and its schedule for ``configure_optimizers``, with rates scaled by the batch."""
     defaults = make_optimizer([torch.zeros(1, requires_grad=True)]).defaults
     lr = defaults["lr"] * lr_scale(trainer, base_batch)
     split = groups.split(network, lr, defaults.get("weight_decay", 0.0))
@@ -97,8 +97,9 @@ class MakesOptimizer:
 
 
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
-    """Let one kernel update all tensors of a group where training runs on CUDA; ``fused``, ``foreach`` and
-    ``differentiable`` of the recipe stand.
+    """Let one kernel update all tensors of a group where training runs on CUDA.
+
+    ``fused``, ``foreach`` and ``differentiable`` of the recipe take precedence.
 
     Gradients are unscaled before the step, as for any optimiser that is not fused. So they can be clipped, which
     Lightning refuses otherwise, and a step of 16-mixed that overflows does not change SGD's momentum, which it does

@@ -55,9 +55,9 @@ PAGES = {
 
 
 def help_page(command: str, args: Sequence[str]) -> str | None:
-    """Return the page that ``--help``, ``--help data``, ``--help model`` or ``--help trainer`` in ``args`` ask for.
+    """Return the page for ``--help``, ``--help data``, ``--help model`` or ``--help trainer`` in ``args``.
 
-    None where ``args`` do not ask for help. Raises ValueError for a page that does not exist.
+    Returns None where ``args`` contain none of them. Raises ValueError for a page that does not exist.
     """
     args = in_one_spelling(args)
     args = args[: args.index("--")] if "--" in args else args
@@ -187,7 +187,7 @@ def _table(rows: dict[str, str]) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    """Return a value of a configuration in a few words: of a class its name."""
+    """Return a value of a configuration as text: for a class its name."""
     if isinstance(value, dict) and "class_path" in value:
         return str(value["class_path"]).rpartition(".")[2]
     return str(value)

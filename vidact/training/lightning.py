@@ -74,7 +74,7 @@ class VidactCLI(LightningCLI):
     Args:
         args: the options, a configuration among them.
         command: "train" or "test".
-        rehearses: for ``rehearse``: with ``trainer.fast_dev_run``, under which nothing is written.
+        rehearses: whether ``rehearse`` uses it, with ``trainer.fast_dev_run``, under which nothing is written.
     """
 
     def __init__(self, args: Sequence[str], command: str, rehearses: bool) -> None:
@@ -106,7 +106,7 @@ class VidactCLI(LightningCLI):
         config = self.config
         network = config.model.init_args.network.init_args
         for name, value in network.items():
-            if value == "None":  # jsonargparse 4.53 reads so a `null` two levels deep on the command line
+            if value == "None":  # jsonargparse 4.53 makes this text of a `null` two levels deep in an option
                 network[name] = None
         if self.run_config is not None:
             relocate(config, self.run_config, self.options, self.command)
@@ -175,7 +175,7 @@ def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> Vida
     Args:
         args: the options.
         command: "train" or "test".
-        rehearses: for ``rehearse``: with ``trainer.fast_dev_run``, under which nothing is written.
+        rehearses: whether ``rehearse`` uses it, with ``trainer.fast_dev_run``, under which nothing is written.
     """
     args = complete_options(args, command)
     # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.

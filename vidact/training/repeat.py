@@ -98,7 +98,7 @@ def cross_validation(
 
 
 # Options that change no figure: a run is continued, or kept, although they differ.
-OF_NO_FIGURE = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
+WITHOUT_EFFECT = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
 
 
 def refuse_same_names(names: list[str]) -> None:
@@ -223,7 +223,7 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
         else:
             options[[*options][-1]].append(word)
     config = yaml.safe_load(Path(options.pop("config")[0]).read_text(encoding="utf-8"))
-    texts = {name: " ".join(values) for name, values in options.items() if name not in OF_NO_FIGURE}
+    texts = {name: " ".join(values) for name, values in options.items() if name not in WITHOUT_EFFECT}
     settings, path = {"config": config, "option": texts}, run / "asked.json"
     if path.exists() and (differ := differences(json.loads(path.read_text(encoding="utf-8")), settings)):
         raise ValueError(
@@ -273,7 +273,7 @@ def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str,
 
 
 def fold_parts(groups: list[str], folds: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
-    """Return the groups that each fold holds out: as ``folds`` says, in ``num_folds`` parts, or each by itself."""
+    """Return the groups that each fold holds out: as in ``folds``, in ``num_folds`` parts, or each by itself."""
     if num_folds is not None:
         if not 2 <= num_folds <= len(groups):
             raise ValueError(f"--num_folds is {num_folds}; the {len(groups)} groups of {root} make 2 to {len(groups)}")
