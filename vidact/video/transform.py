@@ -354,7 +354,7 @@ class TrainTransform(ClipTransform):
         """Raise ValueError where ``cut`` and ``finish`` cannot replace a call."""
         if self._color or self._erase is not None or self.input.flow_fields:
             raise ValueError(
-                "pixels can be changed on the device by cropping and mirroring alone: color_jitter, rand_augment, "
+                "pixels can be changed on the device only by cropping and mirroring: color_jitter, rand_augment, "
                 "erasing and flow are the workers' work; set them to 0, or let the workers do all of it"
             )
 
