@@ -1,11 +1,11 @@
-"""Answers drawn on a frame: what happens now and how sure that is, above a timeline of the last seconds that scrolls.
+"""The overlay of a frame: the present actions with their probabilities, and a scrolling timeline of the last seconds.
 
 Three panels, white on a dark veil so that they read on a bright and on a dark picture: the best labels at the top left,
 time, latency and drops at the top right, and at the bottom a lane for each class that was active lately. A lane shows
-the class's probability as an area, its events as a bar below, and, right of "now", what the network expects. Together
-they cover less than half of the frame. Labels of events that are on are bold, with a filled mark.
+the class's probability as an area, its events as a bar below, and, right of "now", the network's predictions. Together
+they cover less than half of the frame. Labels of events that are going on are bold, with a filled mark.
 
-A frame with a side below 240 pixels is enlarged by a whole number first, or no text could be read on it.
+A frame with a side below 240 pixels is enlarged by a whole number first, since no text could be read on it.
 
 Shapes: K classes, column 0 of 1 + K probabilities is the background; L tokens ahead.
 """
@@ -31,26 +31,26 @@ from vidact.events import Detection
 if TYPE_CHECKING:
     from vidact.stream.engine import StreamUpdate
 
-# matplotlib brings these with it: Latin, Greek, Cyrillic, Arabic and more.
+# Fonts that come with matplotlib, for Latin, Greek, Cyrillic, Arabic and more.
 DEJAVU, BOLD = (f"{matplotlib.get_data_path()}/fonts/ttf/{name}.ttf" for name in ("DejaVuSans", "DejaVuSans-Bold"))
 LEAST_SIDE = 240  # pixels; smaller frames are enlarged
 VEIL = (12, 14, 18, 200)
 WHITE, DIM, FAINT = (255, 255, 255, 255), (206, 211, 218, 255), (88, 94, 104, 220)
-# Bright enough to be told apart on the veil, in the order in which the classes take them.
+# Colours that differ clearly on the veil; the classes take them in this order.
 COLOURS = (
     (98, 170, 255), (255, 158, 77), (103, 214, 146), (214, 143, 255),
     (255, 118, 130), (244, 214, 100), (84, 214, 214), (255, 148, 208),
 )  # fmt: skip
-IS_ACTIVE = 0.2  # a class has a lane while its probability reached this within the timeline's seconds
-LABELS = 3  # at the top left
+IS_ACTIVE = 0.2  # a class has a lane if its probability reached this within the timeline's seconds
+LABELS = 3  # the number of classes at the top left
 TICKS_S = (1, 2, 5, 10, 15, 30, 60)
 
 
 class History:
-    """The last seconds of one source's answers and events: what the timeline shows.
+    """The last seconds of one source's answers and events, which the timeline shows.
 
     Args:
-        tokens_per_second: of the answers.
+        tokens_per_second: the rate of the answers.
         seconds: how far the timeline goes back.
         future_offsets: how many tokens ahead each row of an update's ``future`` is; None is 1, 2, …
     """
@@ -63,11 +63,11 @@ class History:
         self.period_s = 1 / tokens_per_second
         self.seconds = seconds
         self.future_offsets = future_offsets
-        self.ends_s: deque[float] = deque()  # of the answers' tokens
-        self.scores: deque[np.ndarray] = deque()  # (1 + K,) each
+        self.ends_s: deque[float] = deque()  # when each answer's token ends
+        self.scores: deque[np.ndarray] = deque()  # each answer's, (1 + K,)
         self.open: dict[str, Detection] = {}
         self.closed: deque[Detection] = deque()
-        self.dropped = 0  # frames since the begin
+        self.dropped = 0  # frames since the start
 
     @property
     def now_s(self) -> float:
@@ -75,7 +75,7 @@ class History:
         return self.ends_s[-1]
 
     def add(self, update: StreamUpdate) -> None:
-        """The next answer; what is older than the timeline is forgotten."""
+        """Add the next answer, and forget what is older than the timeline."""
         end_s = update.seconds + self.period_s
         self.dropped += update.dropped
         if not self.ends_s or end_s > self.now_s:  # the end of a live source repeats its last answer
@@ -85,20 +85,20 @@ class History:
         for event in update.events:
             self.open.pop(event.label, None)
             self.closed.append(event)
-        begin_s = self.now_s - self.seconds
-        while self.ends_s[0] < begin_s:
+        oldest_s = self.now_s - self.seconds
+        while self.ends_s[0] < oldest_s:
             self.ends_s.popleft()
             self.scores.popleft()
-        while self.closed and self.closed[0].end_s < begin_s:
+        while self.closed and self.closed[0].end_s < oldest_s:
             self.closed.popleft()
 
     def bars(self, label: str) -> list[tuple[float, float]]:
-        """Begin and end in seconds of the class's events; one that is on reaches to now."""
-        told = [(event.start_s, event.end_s) for event in self.closed if event.label == label]
-        return [*told, (self.open[label].start_s, self.now_s)] if label in self.open else told
+        """Return the start and end in seconds of the class's events; one that is going on reaches to now."""
+        closed = [(event.start_s, event.end_s) for event in self.closed if event.label == label]
+        return [*closed, (self.open[label].start_s, self.now_s)] if label in self.open else closed
 
     def ahead(self, update: StreamUpdate) -> np.ndarray:
-        """The probabilities (L', 1 + K) of the next tokens; empty where the network predicts none."""
+        """Return the probabilities (L', 1 + K) of the next tokens; empty where the network predicts none."""
         if update.future is None:
             return np.zeros((0, len(update.scores)))
         rows = np.asarray(update.future)
@@ -107,7 +107,7 @@ class History:
 
 
 class Panel(NamedTuple):
-    """A drawn part of the overlay and the place of its upper left corner, in pixels."""
+    """A drawn part of the overlay and the position of its upper left corner, in pixels."""
 
     x: int
     y: int
@@ -115,20 +115,20 @@ class Panel(NamedTuple):
 
 
 def draw(update: StreamUpdate, classes: Sequence[str], history: History, image: np.ndarray | None = None) -> np.ndarray:
-    """The update's frame, or ``image``, with the overlay on it: a new uint8 (H', W', 3) RGB picture.
+    """Return the update's frame, or ``image``, with the overlay on it: a new uint8 (H', W', 3) RGB picture.
 
     Args:
         update: the newest answer.
         classes: names of the K actions.
-        history: to which the update was added.
-        image: uint8 (H, W, 3) RGB.
+        history: the history of the source, with the update added.
+        image: a picture uint8 (H, W, 3) RGB.
     """
     frame = enlarge(update.image if image is None else image)
     return blend(frame, render(update, classes, history, frame.shape[1], frame.shape[0]))
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-    """A copy whose sides are at least LEAST_SIDE pixels: (H, W, 3) times a whole number."""
+    """Return a copy of the picture (H, W, 3), enlarged by a whole number to sides of at least LEAST_SIDE pixels."""
     factor = math.ceil(LEAST_SIDE / min(image.shape[:2]))
     if factor <= 1:
         return image.copy()
@@ -137,7 +137,7 @@ def enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def blend(frame: np.ndarray, panels: Sequence[Panel]) -> np.ndarray:
-    """Lay the panels over ``frame`` (H, W, 3), which is changed and returned; what lies beyond its edges is cut."""
+    """Draw the panels on ``frame`` (H, W, 3), which is changed and returned; parts beyond its edges are cut off."""
     height, width = frame.shape[:2]
     for x, y, image in panels:
         region = frame[y : min(y + image.height, height), x : min(x + image.width, width)]
@@ -148,7 +148,7 @@ def blend(frame: np.ndarray, panels: Sequence[Panel]) -> np.ndarray:
 
 
 def render(update: StreamUpdate, classes: Sequence[str], history: History, width: int, height: int) -> list[Panel]:
-    """The panels for a frame of this size; they stay the same until the next answer, so frames between share them."""
+    """Return the panels for a frame of this size; all frames until the next answer share them."""
     size = _text_size(width, height)
     margin = size // 2
     state = _state_panel(update, history, width, size)
@@ -162,12 +162,12 @@ def render(update: StreamUpdate, classes: Sequence[str], history: History, width
 
 
 def render_waiting(width: int, height: int) -> list[Panel]:
-    """The panel for the time before the first answer."""
+    """Return the panel for the time before the first answer."""
     size = _text_size(width, height)
-    words = "no answer yet"
+    text = "no answer yet"
     font = _font(DEJAVU, size)
-    panel = Image.new("RGBA", (round(font.getlength(words)) + size, round(1.7 * size)), VEIL)
-    ImageDraw.Draw(panel).text((size // 2, panel.height / 2), words, DIM, font, anchor="lm")
+    panel = Image.new("RGBA", (round(font.getlength(text)) + size, round(1.7 * size)), VEIL)
+    ImageDraw.Draw(panel).text((size // 2, panel.height / 2), text, DIM, font, anchor="lm")
     return [Panel(size // 2, size // 2, panel)]
 
 
@@ -176,7 +176,7 @@ def _text_size(width: int, height: int) -> int:
 
 
 def _small(size: int) -> int:
-    """Text beside the labels: smaller, where that can still be read."""
+    """Return the size of the text beside the labels: smaller, as far as it can be read."""
     return max(10, round(0.75 * size))
 
 
@@ -184,11 +184,11 @@ def _small(size: int) -> int:
 
 
 def _state_panel(update: StreamUpdate, history: History, width: int, size: int) -> Image.Image:
-    """Seconds, latency and, if there are any, drops; one line, or one each where the frame is narrow."""
-    words = [clock(history.now_s), f"{update.latency_ms:.0f} ms"]
+    """Draw the seconds, the latency and any drops, on one line, or on a line each where the frame is narrow."""
+    figures = [clock(history.now_s), f"{update.latency_ms:.0f} ms"]
     if history.dropped:
-        words.append(f"{history.dropped} dropped")
-    lines = ["   ".join(words)] if width >= 30 * size else words
+        figures.append(f"{history.dropped} dropped")
+    lines = ["   ".join(figures)] if width >= 30 * size else figures
     font = _font(DEJAVU, _small(size))
     line = round(1.2 * size)
     wide = round(max(font.getlength(text) for text in lines)) + size
@@ -200,36 +200,36 @@ def _state_panel(update: StreamUpdate, history: History, width: int, size: int) 
 
 
 def _label_panel(update: StreamUpdate, classes: Sequence[str], history: History, room: int, size: int) -> Image.Image:
-    """The classes whose events are on, then the most probable ones: a mark, the name, the probability and its bar."""
+    """Draw the classes of current events, then the most probable ones: mark, name, probability and its bar."""
     scores = np.asarray(update.scores)[1:]
-    shown = sorted(range(len(classes)), key=lambda c: (classes[c] not in history.open, -scores[c]))[:LABELS]
+    best = sorted(range(len(classes)), key=lambda c: (classes[c] not in history.open, -scores[c]))[:LABELS]
     line, gap = round(1.8 * size), size // 2
     width = min(room, 22 * size)
-    panel = Image.new("RGBA", (width, line * len(shown) + gap), VEIL)
+    panel = Image.new("RGBA", (width, line * len(best) + gap), VEIL)
     pen = ImageDraw.Draw(panel)
     percent = _font(DEJAVU, size)
     right = width - gap
     name_end = right - round(percent.getlength("100%")) - gap
-    for row, c in enumerate(shown):
+    for row, c in enumerate(best):
         is_on, colour = classes[c] in history.open, COLOURS[c % len(COLOURS)]
         top = gap / 2 + row * line
         middle, low = top + 0.43 * line, top + 0.95 * line
         mark = (gap, middle - 0.3 * size, gap + 0.6 * size, middle + 0.3 * size)
         pen.rectangle(mark, fill=colour if is_on else None, outline=colour, width=max(1, size // 12))
-        begin = gap + round(1.0 * size)
-        _write(pen, (begin, middle), classes, c, size, name_end - begin, is_on)
+        left = gap + round(1.0 * size)
+        _write(pen, (left, middle), classes, c, size, name_end - left, is_on)
         pen.text((right, middle), f"{scores[c]:.0%}", WHITE if is_on else DIM, percent, anchor="rm")
         thick = max(2, size // 8)
-        pen.rectangle((begin, low - thick, right, low), fill=FAINT)
-        if scores[c] * (right - begin) >= 1:
-            pen.rectangle((begin, low - thick, begin + scores[c] * (right - begin), low), fill=(*colour, 255))
+        pen.rectangle((left, low - thick, right, low), fill=FAINT)
+        if scores[c] * (right - left) >= 1:
+            pen.rectangle((left, low - thick, left + scores[c] * (right - left), low), fill=(*colour, 255))
     return panel
 
 
 def _timeline_panel(
     update: StreamUpdate, classes: Sequence[str], history: History, width: int, height: int, size: int
 ) -> Image.Image:
-    """A lane a class; time runs from left to right, and "now" is at the right end, or where the expected begins."""
+    """Draw a lane a class; time runs from left to right, and "now" is at the right end, or where predictions begin."""
     lanes = active_classes(history, classes, most=2 if height < 360 else 3 if height < 700 else 4)
     gap, lane, foot = size // 3, round(1.6 * size), round(1.2 * size)
     bottom = gap + max(1, len(lanes)) * lane
@@ -241,7 +241,7 @@ def _timeline_panel(
     begin_s = history.now_s - history.seconds
     scale = (width - left - gap) / (history.seconds + ahead_s)  # pixels a second
     _draw_ticks(pen, begin_s, history.now_s, left, scale, (gap, bottom, bottom + foot / 2), size)
-    times_s = begin_s + (np.arange(width - left - gap) + 0.5) / scale  # of each column of pixels
+    times_s = begin_s + (np.arange(width - left - gap) + 0.5) / scale  # the time of each column of pixels
     bar = max(2, size // 6)
     for row, c in enumerate(lanes):
         top, colour = gap + row * lane, COLOURS[c % len(COLOURS)]
@@ -258,19 +258,19 @@ def _timeline_panel(
         now = left + history.seconds * scale
         pen.line((now, gap, now, bottom), fill=WHITE, width=max(1, size // 12))
         font = _font(DEJAVU, _small(size))
-        words = f"+{ahead_s:g} s"
-        if font.getlength(words) < ahead_s * scale - gap:
-            pen.text((width - gap, bottom + foot / 2), words, DIM, font, anchor="rm")
+        text = f"+{ahead_s:g} s"
+        if font.getlength(text) < ahead_s * scale - gap:
+            pen.text((width - gap, bottom + foot / 2), text, DIM, font, anchor="rm")
     return panel
 
 
 def active_classes(history: History, classes: Sequence[str], most: int) -> list[int]:
-    """Up to ``most`` classes with an event or a probability of IS_ACTIVE within the seconds, in the classes' order."""
+    """Return up to ``most`` classes, in their order, that had an event or the probability IS_ACTIVE in the timeline."""
     if not history.scores:
         return []
     peaks = np.stack(history.scores)[:, 1:].max(0)
-    told = {event.label for event in history.closed} | set(history.open)
-    peaks += [2.0 * (name in history.open) + (name in told) for name in classes]
+    with_events = {event.label for event in history.closed} | set(history.open)
+    peaks += [2.0 * (name in history.open) + (name in with_events) for name in classes]
     best = np.argsort(-peaks, kind="stable")[:most]
     return sorted(int(c) for c in best if peaks[c] >= IS_ACTIVE)
 
@@ -284,7 +284,7 @@ def _draw_ticks(
     rows: tuple[float, float, float],
     size: int,
 ) -> None:
-    """Lines at round seconds, which scroll with the scores, and their time below; ``rows`` are top, bottom, text."""
+    """Draw lines at round seconds, which scroll with the scores, and their times; ``rows``: top, bottom, text."""
     top, bottom, text = rows
     font = _font(DEJAVU, _small(size))
     wide, right = font.getlength("00:00"), left + (now_s - begin_s) * scale
@@ -299,7 +299,7 @@ def _draw_ticks(
 def _area(
     history: History, ahead: np.ndarray, c: int, times_s: np.ndarray, height: int, colour: tuple[int, int, int]
 ) -> Image.Image:
-    """The probability of class ``c`` at ``times_s`` as a filled area; what is only expected is paler."""
+    """Draw the probability of class ``c`` at ``times_s`` as a filled area, paler where it is a prediction."""
     ends_s = np.asarray(history.ends_s)
     scores = np.stack(history.scores)[:, 1 + c]
     at = np.searchsorted(ends_s, times_s).clip(max=len(ends_s) - 1)  # the token that covers the time, if one does
@@ -309,7 +309,7 @@ def _area(
     if len(ahead):
         token = ((times_s - history.now_s) / history.period_s).astype(int).clip(0, len(ahead) - 1)
         values = np.where(is_ahead, ahead[token, 1 + c], values)
-    rows = height - 1 - np.arange(height)[:, None]  # from the bottom
+    rows = height - 1 - np.arange(height)[:, None]  # counted from the bottom
     is_filled = rows < np.round(values * height)[None]
     pixels = np.zeros((height, len(times_s), 4), dtype=np.uint8)
     pixels[..., :3] = colour
@@ -321,58 +321,58 @@ def _area(
 
 
 def clock(seconds: float) -> str:
-    """Whole seconds as 1:05, or 1:02:05 from an hour on."""
+    """Return whole seconds as 1:05, or 1:02:05 from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _write(
     pen: ImageDraw.ImageDraw,
-    place: tuple[float, float],
+    position: tuple[float, float],
     classes: Sequence[str],
     c: int,
     size: int,
     room: float,
     is_on: bool,
 ) -> None:
-    """The name of class ``c`` from ``place``, the middle of its left edge, cut with … where it does not fit."""
+    """Write the name of class ``c`` at ``position``, the middle of its left edge, cut with … where it does not fit."""
     text, file = drawn_name(classes[c], c)
     font = _font(BOLD if is_on and file == DEJAVU else file, size)
     if font.getlength(text) > room:
         while text and font.getlength(text + "…") > room:
             text = text[:-1]
         text = text.rstrip() + "…"
-    pen.text(place, text, WHITE if is_on else DIM, font, anchor="lm")
+    pen.text(position, text, WHITE if is_on else DIM, font, anchor="lm")
 
 
 @lru_cache(maxsize=16)
 def longest(classes: tuple[str, ...], size: int) -> int:
-    """Pixels of the widest name, in bold."""
+    """Return the width in pixels of the widest name in bold."""
     drawn = (drawn_name(name, c) for c, name in enumerate(classes))
     return math.ceil(max(_font(BOLD if file == DEJAVU else file, size).getlength(text) for text, file in drawn))
 
 
 @cache
 def drawn_name(name: str, c: int) -> tuple[str, str]:
-    """What is written for class ``c``, and the font file that has all its characters.
+    """Return the text for class ``c``, and the font file that has all its characters.
 
-    It is the name; "class 3" where no font of this machine can draw it, because boxes would all look alike.
+    The text is the name, or "class 3" where no font of this machine can draw it, because boxes would all look alike.
     """
-    wanted = {ord(character) for character in name}
-    for file in (DEJAVU, *_system_fonts()) if wanted - _characters(DEJAVU) else (DEJAVU,):
-        if wanted <= _characters(file) and _is_scalable(file):
+    characters = {ord(character) for character in name}
+    for file in (DEJAVU, *_system_fonts()) if characters - _characters(DEJAVU) else (DEJAVU,):
+        if characters <= _characters(file) and _is_scalable(file):
             return name, file
     return f"class {c}", DEJAVU
 
 
 @cache
 def _system_fonts() -> tuple[str, ...]:
-    """The machine's fonts, those first whose names promise many scripts."""
+    """Return the machine's fonts, those first whose names promise many scripts."""
     many = ("noto", "cjk", "unicode", "unifont", "pingfang", "hiragino", "yahei", "meiryo", "malgun", "wqy", "nanum")
     files = (Path(file) for file in findSystemFonts())
-    # Apple's LastResort has a box for every character there is.
-    known = [file for file in files if "lastresort" not in file.name.lower()]
-    return tuple(map(str, sorted(known, key=lambda f: (not any(word in f.name.lower() for word in many), f.name))))
+    # Apple's LastResort font has a box for every character.
+    usable = [file for file in files if "lastresort" not in file.name.lower()]
+    return tuple(map(str, sorted(usable, key=lambda f: (not any(word in f.name.lower() for word in many), f.name))))
 
 
 @cache
@@ -385,7 +385,7 @@ def _characters(file: str) -> frozenset[int]:
 
 @cache
 def _is_scalable(file: str) -> bool:
-    """False for fonts of bitmaps, such as coloured emoji."""
+    """Whether a font can be drawn at any size; fonts of bitmaps, such as coloured emoji, cannot."""
     try:
         ImageFont.truetype(file, 17)
     except OSError:

@@ -2,8 +2,8 @@
 
 OpenCV shows pictures through Qt, and Qt ends its process when there is no display; and where PyAV was imported before,
 both bring an X11 library and the first window never opens (https://github.com/PyAV-Org/PyAV/issues/978). So this file
-is also a program that imports neither vidact nor PyAV: it reads pictures from its standard input and says on its
-standard output ``ready``, ``shown`` after each of them, and ``closed`` when the user closes a window or presses q.
+is also a program that imports neither vidact nor PyAV: it reads pictures from its standard input and prints ``ready``,
+``shown`` after each of them, and ``closed`` when the user closes a window or presses q.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-HEADER = struct.Struct("<HII")  # bytes of the title, width, height; then the title in UTF-8 and the RGB picture
-MOST_SIDE = 1600  # pixels that are shown; a larger picture would only be shrunk by the window
+HEADER = struct.Struct("<HII")  # the title's bytes, width, height; the title in UTF-8 and the RGB picture follow
+MOST_SIDE = 1600  # pixels; a larger picture is shrunk before it is sent, since the window would shrink it
 OPENS_WITHIN_S = 30.0
 INSTEAD = (
     "Run with --no_window; --record out.mp4, --events events.csv, --jsonl answers.jsonl and --snapshots FOLDER keep "
@@ -33,12 +33,12 @@ INSTEAD = (
 
 
 class Window:
-    """Windows that show the newest picture of each source. Showing never waits: a slow screen misses pictures.
+    """The windows with the newest picture of each source. Showing never waits: a slow screen skips pictures.
 
     Args:
         on_close: called, from another thread, when the user closes a window or presses q.
 
-    Raises OSError when no window can be opened here.
+    Raises OSError where no window can be opened.
     """
 
     def __init__(self, on_close: Callable[[], None] | None = None) -> None:
@@ -46,32 +46,32 @@ class Window:
             raise OSError(f"there is no display here (DISPLAY is not set), so no window can be opened. {INSTEAD}")
         self.is_closed = False
         self._on_close = on_close
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the window)
-        # Ctrl-C in the terminal is for us alone: in a session of its own the window does not see it.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the window)
+        # In a session of its own, the window's process does not get the terminal's Ctrl-C, which the stream handles.
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._errors,
             start_new_session=True,
         )
         self._is_ready = threading.Event()
-        self._is_free = threading.Event()  # the last picture is on the screen
-        self._listener = threading.Thread(target=self._listen, name="vidact window", daemon=True)
+        self._is_free = threading.Event()  # set while the last picture is on the screen
+        self._listener = threading.Thread(target=self._read_states, name="vidact window", daemon=True)
         self._listener.start()
         if not self._is_ready.wait(OPENS_WITHIN_S) or self.is_closed:
-            self._complaints.seek(0)
-            said = self._complaints.read().decode(errors="replace").strip().splitlines()
+            self._errors.seek(0)
+            lines = self._errors.read().decode(errors="replace").strip().splitlines()
             self.close()
-            why = next((line for line in said if "rror" in line or "could not connect" in line), "") or (
-                said[-1] if said else f"nothing happened for {OPENS_WITHIN_S:g} s"
+            why = next((line for line in lines if "rror" in line or "could not connect" in line), "") or (
+                lines[-1] if lines else f"nothing happened for {OPENS_WITHIN_S:g} s"
             )
             if "not implemented" in why:
                 why = "this OpenCV has no windows (opencv-python-headless); install opencv-python instead"
             raise OSError(f"no window can be opened: {why}. {INSTEAD}")
 
     def show(self, title: str, image: np.ndarray) -> None:
-        """Put the picture, uint8 RGB (H, W, 3), into the window of this title, unless the last is still on its way."""
+        """Put the picture, uint8 RGB (H, W, 3), into the window of this title, unless the last is not shown yet."""
         if self.is_closed or not self._is_free.is_set():
             return
         self._is_free.clear()
@@ -87,7 +87,7 @@ class Window:
         except OSError:  # the process has ended
             self.is_closed = True
 
-    def _listen(self) -> None:
+    def _read_states(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.strip() == b"closed":
@@ -111,7 +111,7 @@ class Window:
             self._process.wait()
         self._listener.join()
         self._process.stdout.close()
-        self._complaints.close()
+        self._errors.close()
 
     def __enter__(self) -> Window:
         return self
@@ -137,8 +137,8 @@ def _read(pipe: BinaryIO, pictures: queue.SimpleQueue[tuple[str, np.ndarray] | N
 
 
 def _show() -> None:
-    """Show what comes until nothing comes any more, or the user has seen enough."""
-    cv2.namedWindow("vidact", cv2.WINDOW_NORMAL)  # ends the process here and now where there is no display
+    """Show the pictures until their input ends, or the user closes a window or presses q or Escape."""
+    cv2.namedWindow("vidact", cv2.WINDOW_NORMAL)  # ends the process where there is no display
     cv2.destroyAllWindows()
     pictures: queue.SimpleQueue[tuple[str, np.ndarray] | None] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, pictures), daemon=True).start()
@@ -169,6 +169,6 @@ def _show() -> None:
 
 if __name__ == "__main__":
     _show()
-    # Without waiting for the reader, which may sit in a read that never ends.
+    # The process ends without waiting for the reading thread, whose read may never end.
     sys.stdout.flush()
     os._exit(0)
