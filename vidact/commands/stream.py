@@ -58,7 +58,8 @@ def main(args: Sequence[str]) -> int:
     An error that ends all sources is raised.
     """
     options = parse(args)
-    from vidact.stream.window.player import WORDS, Player, States, Stop  # after --help, which needs no PyTorch
+    # imported after --help, which needs no PyTorch
+    from vidact.stream.window.player import STANDARD_OUTPUT, Player, States, Stop
     from vidact.stream.window.process import Window
 
     stop, states = Stop(), States()
@@ -80,7 +81,8 @@ def main(args: Sequence[str]) -> int:
             with stop.on_signals(list(sources.values())), contextlib.closing(player):
                 player.play()
         finally:
-            if player.is_unheard or WORDS in player.troubles:  # or the interpreter complains of it at its end
+            # without this the interpreter would print an error when it flushes the standard output at its end
+            if player.has_lost_reader or STANDARD_OUTPUT in player.failing:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if player.has_failed or states.failed else 0
 
@@ -261,7 +263,7 @@ def _refuse_overwriting(options: argparse.Namespace) -> None:
 
     Raises OSError for one that another process writes.
     """
-    from vidact.stream.window.writers import dated, refuse_taken
+    from vidact.stream.window.writers import dated, refuse_in_use
 
     outputs_by_path: dict[Path, str] = {}
     outputs = [("--record", path) for path in options.record]
@@ -277,7 +279,7 @@ def _refuse_overwriting(options: argparse.Namespace) -> None:
         if option != "--snapshots" and path.is_dir():
             raise ValueError(f"{option} is {path}, which is a folder; name a file, in it or elsewhere")
         if option in ("--events", "--jsonl"):  # a recording may get another name
-            refuse_taken(path)
+            refuse_in_use(path)
         target = path.resolve()
         if target in outputs_by_path:
             raise ValueError(f"{outputs_by_path[target]} and {option} are both {path}; give each its own name")

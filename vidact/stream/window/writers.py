@@ -1,11 +1,11 @@
-"""What a stream leaves behind: JSON lines of answers, a table of events, an annotated recording, a picture an event.
+"""The files that a stream writes: JSON lines of answers, a table of events, an annotated recording, a picture an event.
 
 Everything is written as it happens, so that a run that is killed loses seconds and not hours:
 
     JSON lines, CSV   whole lines, each written out at once; half a line, which a killed process or a full disk leaves,
                       is cut off before the next one
     mp4               H.264 in fragments of two seconds: a killed run leaves a file that plays to its last fragment, and
-                      a segment that ends makes an ordinary mp4, which every player can seek in
+                      a finished segment is an ordinary mp4, in which every player can seek
     pictures          whole or absent
 
 Names may hold the date, ``%Y%m%d``, and change with it. A writer that cannot write raises OSError, which names the file
@@ -52,14 +52,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIME_BASE = Fraction(1, 90_000)  # seconds; the clock of MPEG
-KEY_EVERY_S = 2.0  # between pictures that need no other, where a fragment begins
+KEY_EVERY_S = 2.0  # seconds from one key picture, which begins a fragment, to the next
 MOST_WAITING = 16 * 2**20  # bytes of lines that wait for room on the disk
 LONGEST_LINE = 2**20  # bytes of a line of an earlier run
-WAITING_FRAMES = 8  # between the stream and the encoder; then the stream waits
+WAITING_FRAMES = 8  # frames between the stream and the encoder; when there are more, the stream waits
 
 
 class _Writer:
-    """Closed at the end of a ``with`` block."""
+    """The base of the writers, which are closed at the end of a ``with`` block."""
 
     def close(self) -> None:
         raise NotImplementedError
@@ -74,26 +74,26 @@ class _Writer:
 
 
 def dated(path: Path | str, when: datetime | None = None) -> Path:
-    """The path with ``%Y %m %d %H %M %S %j`` of its name and folders filled in, by default of now, in local time."""
+    """Return the path with ``%Y %m %d %H %M %S %j`` in it replaced by a time, by default now, in local time."""
     when = when or datetime.now()
-    return Path(re.sub("%[YmdHMSj]", lambda found: when.strftime(found[0]), str(path)))
+    return Path(re.sub("%[YmdHMSj]", lambda match: when.strftime(match[0]), str(path)))
 
 
 def has_date(path: Path | str) -> bool:
-    """Whether ``dated`` changes it."""
+    """Whether ``dated`` changes the path."""
     return re.search("%[YmdHMSj]", str(path)) is not None
 
 
 class _LineWriter(_Writer):
-    """A text file of whole lines, with its folder; ``-`` is standard output.
+    """A writer of a text file of whole lines, whose folder is made; ``-`` is standard output.
 
     Args:
-        path: a name with a date is another file on another day.
+        path: the file; a name with a date is another file on another day.
         head: the first line of a file.
-        appends: to what an earlier run left; otherwise a name without a date is made anew.
+        appends: whether to append to a file of an earlier run; otherwise it is replaced, unless its name has a date.
 
-    Raises OSError for what cannot be opened, FileExistsError for a file with other contents that would be appended to.
-    A disk that is full now may have room later, so that is no error yet: see ``write_line``.
+    Raises OSError for a file that cannot be opened, FileExistsError for one with other contents that would be appended
+    to. A disk that is full now may have room later, so that is no error yet: see ``write_line``.
     """
 
     def __init__(self, path: Path | str, head: str = "", appends: bool = False) -> None:
@@ -112,10 +112,10 @@ class _LineWriter(_Writer):
                 raise
 
     def write_line(self, line: str) -> None:
-        """Write a line, and before it those that had to wait.
+        """Write a line, and before it the lines that wait.
 
-        Raises OSError when the disk is full; the line is kept, of all that wait 16 MB, and written with a later one or
-        at the end. Raises BrokenPipeError when whoever read the lines has gone.
+        Raises OSError when the disk is full; the line then waits, as one of at most 16 MB of lines, and is written with
+        a later one or at the end. Raises BrokenPipeError when the reader of the lines has gone.
         """
         if self.is_stdout:
             sys.stdout.write(line)
@@ -129,15 +129,15 @@ class _LineWriter(_Writer):
         self._flush()
 
     def close(self) -> None:
-        """Write what waits; raises OSError, with how much was lost, when that cannot be."""
+        """Write the lines that wait; raises OSError, with the number of lost lines, where that fails."""
         if self.is_stdout:
             return
         try:
             self._flush()
         except OSError as error:
             lost = self._lost + len(self._waiting)
-            words = f"{error.strerror or error}; {counted(lost, 'line')} could not be written"
-            raise type(error)(error.errno, words) from error
+            reason = f"{error.strerror or error}; {counted(lost, 'line')} could not be written"
+            raise type(error)(error.errno, reason) from error
         finally:
             if self._file is not None:
                 self._file.close()
@@ -146,7 +146,7 @@ class _LineWriter(_Writer):
             raise OSError(f"{self.path}: {self._lost} lines could not be written, more than can wait")
 
     def check(self, first_line: str) -> str:
-        """What is wrong with the first line of a file that is to be appended to; "" if nothing is."""
+        """Return what is wrong with the first line of a file that is to be appended to; "" if nothing is."""
         raise NotImplementedError
 
     def is_whole(self, line: str) -> bool:
@@ -163,7 +163,7 @@ class _LineWriter(_Writer):
                 self._write(self._waiting[0])
                 self._waiting_bytes -= len(self._waiting.popleft())
         except OSError as error:
-            if error.errno is None or isinstance(error, BrokenPipeError):  # it has words already
+            if error.errno is None or isinstance(error, BrokenPipeError):  # its message is complete
                 raise
             if self._file is None and not _may_pass(error):
                 raise type(error)(f"{name} cannot be written ({error.strerror}); choose another name") from error
@@ -178,93 +178,92 @@ class _LineWriter(_Writer):
         try:
             if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 if not try_lock(opened.fileno()):
-                    raise taken(name)
+                    raise in_use_error(name)
                 if self._appends:
                     self._mend(name, opened)
                 else:
                     os.truncate(opened.fileno(), 0)
-            self._appends = True  # where it is opened again
+            self._appends = True  # for when the file is opened again
         except BaseException:
             opened.close()
             raise
         self._file = opened
 
     def _write_head(self) -> None:
-        """Of an empty file, which another program may have emptied."""
+        """Write the head of an empty file, which another program may have emptied."""
         assert self._file is not None
         if self.head and not os.fstat(self._file.fileno()).st_size:
             self._write(self.head.encode())
 
     def _mend(self, name: Path, opened: io.FileIO) -> None:
-        """Make a file that an earlier run left end in a whole line, and refuse one of other contents."""
+        """Make an earlier run's file end in a whole line; raises FileExistsError for a file of other contents."""
         with name.open("rb") as file:
             first = file.readline(LONGEST_LINE)
             end = file.seek(0, os.SEEK_END)
-            begin = max(0, end - LONGEST_LINE)
-            file.seek(begin)
-            tail = file.read()
-        kept = tail.rstrip(b"\0")  # a power cut may leave a block of zeros
-        if not kept:
-            os.truncate(opened.fileno(), begin)
+            start = max(0, end - LONGEST_LINE)
+            file.seek(start)
+            tail = file.read().rstrip(b"\0")  # a power cut may leave a block of zeros
+        if not tail:
+            os.truncate(opened.fileno(), start)
             return
-        whole = kept[: kept.rfind(b"\n") + 1]
-        half = kept[len(whole) :]
+        whole = tail[: tail.rfind(b"\n") + 1]
+        half = tail[len(whole) :]
         if not first.endswith(b"\n") and half:
             first = half
-        words = first.decode("utf-8", "replace").removeprefix("\ufeff").strip("\r\n\0")
-        is_half_head = not whole and bool(words) and self.head.startswith(words) and words != self.head.strip()
-        if not is_half_head and words and (wrong := self.check(words)):
+        line = first.decode("utf-8", "replace").removeprefix("\ufeff").strip("\r\n\0")
+        is_half_head = not whole and bool(line) and self.head.startswith(line) and line != self.head.strip()
+        if not is_half_head and line and (wrong := self.check(line)):
             raise FileExistsError(
                 f"{name} is there already, and {wrong}. What a live source shows cannot be seen again, so nothing is "
                 "overwritten: choose another name, or move it away"
             )
         if half and not is_half_head and self.is_whole(half.decode("utf-8", "replace")):
-            os.truncate(opened.fileno(), begin + len(kept))
+            os.truncate(opened.fileno(), start + len(tail))
             self._write_to(opened, b"\n")
             return
-        os.truncate(opened.fileno(), begin + len(whole))
+        os.truncate(opened.fileno(), start + len(whole))
         if half:
-            shown = half.decode("utf-8", "replace")[:60]
-            log.warning("%s ended in half a line, which is cut off: %r", name, shown)
+            excerpt = half.decode("utf-8", "replace")[:60]
+            log.warning("%s ended in half a line, which is cut off: %r", name, excerpt)
 
     def _write(self, line: bytes) -> None:
         assert self._file is not None
         self._write_to(self._file, line)
 
     def _write_to(self, file: io.FileIO, line: bytes) -> None:
-        """The whole line or, where there is no room, nothing of it."""
+        """Write the whole line or, where there is no room, nothing of it."""
         end = os.fstat(file.fileno()).st_size
         rest = memoryview(line)
         try:
             while rest:
                 rest = rest[os.write(file.fileno(), rest) :]
         except OSError:
-            with contextlib.suppress(OSError):  # a pipe has no end
+            with contextlib.suppress(OSError):  # a pipe cannot be cut
                 os.truncate(file.fileno(), end)
             raise
 
 
-def taken(path: Path | str) -> OSError:
-    """What to raise for a file that another process writes to."""
+def in_use_error(path: Path | str) -> OSError:
+    """Return the error for a file that another process writes to."""
     return OSError(f"{path} is being written by another process; end that one, or choose another name")
 
 
-def refuse_taken(path: Path) -> None:
-    """Raise OSError where another process writes to the file; it need not exist."""
+def refuse_in_use(path: Path) -> None:
+    """Raise OSError where another process writes to the file, which need not exist."""
     with contextlib.suppress(FileNotFoundError, PermissionError):
         if path.is_file():
             with path.open("rb") as file:
                 if not try_lock(file.fileno()):
-                    raise taken(path)
+                    raise in_use_error(path)
 
 
 def _may_pass(error: OSError) -> bool:
-    """Whether it may be over later: no room now."""
+    """Whether the cause of an error may pass, as that of a full disk."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG, errno.EIO)
 
 
 def _has_moved(file: io.FileIO) -> bool:
-    """Whether another program moved the file away or deleted it, as those that rotate logs do."""
+    """Whether another program moved the file away or deleted it, as programs that rotate logs do."""
     try:
         return not os.path.samestat(os.stat(file.name), os.fstat(file.fileno()))
     except OSError:
@@ -272,20 +271,20 @@ def _has_moved(file: io.FileIO) -> bool:
 
 
 class JsonLines(_LineWriter):
-    """One JSON object an answer.
+    """A writer of one JSON object for each answer.
 
     ``{"source", "time", "seconds", "scores": {name: probability}, "opened": […], "events": […], "future": […] or null,
     "latency_ms", "dropped", "last"}``: ``time`` is the wall clock in UTC, ``scores`` begin with the background,
     ``opened`` and ``events`` hold ``{"label", "start_s", "end_s", "score"}``, ``future`` a mapping like ``scores`` for
     each token ahead.
 
-    A line ``{"source", "time", "state", "why"}`` says what became of a camera or stream: "open" when its first picture
+    A line ``{"source", "time", "state", "why"}`` records the state of a camera or stream: "open" when its first picture
     comes and whenever it is back, "lost" when it is lost or cannot be opened, "failed" when it has ended for good.
 
     Args:
         path: a file, or ``-`` for standard output.
         classes: names of the K actions.
-        appends: to what an earlier run left; otherwise the file is made anew.
+        appends: whether to append to a file of an earlier run; otherwise it is replaced.
     """
 
     def __init__(self, path: Path | str, classes: Sequence[str], appends: bool = False) -> None:
@@ -296,6 +295,7 @@ class JsonLines(_LineWriter):
         self.is_ascii = codecs.lookup(encoding).name != "utf-8"
 
     def write(self, update: StreamUpdate) -> None:
+        """Write the line of an answer."""
         self._write_object(
             {
                 "source": update.source,
@@ -312,7 +312,7 @@ class JsonLines(_LineWriter):
         )
 
     def write_state(self, source: str, state: str, why: str) -> None:
-        """A line for what became of a source."""
+        """Write a line for the new state of a source."""
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._write_object({"source": source, "time": time, "state": state, "why": why})
 
@@ -321,10 +321,10 @@ class JsonLines(_LineWriter):
 
     def is_whole(self, line: str) -> bool:
         try:
-            found = json.loads(line)
+            content = json.loads(line)
         except ValueError:
             return False
-        return isinstance(found, dict) and "source" in found
+        return isinstance(content, dict) and "source" in content
 
     def _write_object(self, content: dict[str, Any]) -> None:
         self.write_line(json.dumps(content, ensure_ascii=self.is_ascii, allow_nan=False) + "\n")
@@ -343,11 +343,11 @@ def _plain(event: Detection) -> dict[str, Any]:
 
 
 class EventTable(_LineWriter):
-    """The events that ended, ``video,start_s,end_s,label,score``: an events.csv with scores.
+    """A writer of the events that ended, ``video,start_s,end_s,label,score``: an events.csv with scores.
 
     Args:
         path: a file.
-        appends: to what an earlier run left; otherwise the file is made anew.
+        appends: whether to append to a file of an earlier run; otherwise it is replaced.
     """
 
     COLUMNS = ("video", "start_s", "end_s", "label", "score")
@@ -356,6 +356,7 @@ class EventTable(_LineWriter):
         super().__init__(path, head=",".join(self.COLUMNS) + "\n", appends=appends)
 
     def write(self, event: Detection) -> None:
+        """Write the row of an event."""
         row = io.StringIO()
         csv.writer(row, lineterminator="\n").writerow(
             [event.video, f"{event.start_s:.4f}", f"{event.end_s:.4f}", event.label, f"{event.score:.4f}"]
@@ -374,11 +375,11 @@ class EventTable(_LineWriter):
 
 
 class Snapshots(_Writer):
-    """One JPEG an event: ``door_0012.25s_opening.jpg``.
+    """A writer of one JPEG for each event: ``door_0012.25s_opening.jpg``.
 
     Args:
-        folder: its name may hold the date.
-        keeps: an earlier run's picture stays, and the new one gets a number: ``door_0012.25s_opening_2.jpg``.
+        folder: the folder of the pictures; its name may hold the date.
+        keeps: whether an earlier run's picture stays; the new one then gets a number: ``door_0012.25s_opening_2.jpg``.
     """
 
     def __init__(self, folder: Path | str, keeps: bool = False) -> None:
@@ -386,12 +387,12 @@ class Snapshots(_Writer):
         make_folder(dated(folder))
 
     def write(self, source: str, event: Detection, image: np.ndarray) -> Path:
-        """Keep ``image``, uint8 RGB (H, W, 3), under the name of the source, the event's second and its label."""
+        """Write ``image``, uint8 RGB (H, W, 3), to a file named after the source, the event's second and its label."""
         name = f"{file_name(source)}_{event.start_s:07.2f}s_{file_name(event.label)}.jpg"
         path = dated(self.folder) / name
         if self.keeps:
             path = free_name(path)
-        picture = io.BytesIO()  # Pillow takes no notice of a disk that becomes full while it writes
+        picture = io.BytesIO()  # Pillow ignores a disk that becomes full while it writes
         Image.fromarray(image).save(picture, "JPEG", quality=92)
         try:
             with replacing(path) as half:
@@ -401,11 +402,11 @@ class Snapshots(_Writer):
         return path
 
     def close(self) -> None:
-        """Nothing is open between two pictures."""
+        """Do nothing: no file is open between two pictures."""
 
 
 def free_name(path: Path) -> Path:
-    """The path, numbered where there is such a file: ``a.mp4``, ``a_2.mp4``, …"""
+    """Return the path, with a number where there is such a file: ``a.mp4``, ``a_2.mp4``, …"""
     number, free = 1, path
     while free.exists() or free.is_symlink():
         number += 1
@@ -414,26 +415,26 @@ def free_name(path: Path) -> Path:
 
 
 def file_name(text: str) -> str:
-    """A name without what a file system may refuse, at most 60 characters; letters of all scripts stay."""
-    kept = "".join(character if character.isalnum() or character in "-_.()" else "_" for character in text)
-    return kept.strip("._")[:60] or "_"
+    """Return a name without characters that a file system may refuse, at most 60 long; letters of all scripts stay."""
+    name = "".join(character if character.isalnum() or character in "-_.()" else "_" for character in text)
+    return name.strip("._")[:60] or "_"
 
 
 class Recorder(_Writer):
-    """An mp4 of pictures with their seconds, or one after another; a frame lasts until the next, however long that is.
+    """A writer of pictures with their seconds into one mp4 or several; a frame lasts until the next one.
 
     The file is made with the first picture, whose size it has (less an odd row or column); pictures of another size,
     such as those of a phone that was turned, are fitted into it. A second in the first file is a second of the source:
-    its first picture is shown from 0 on. Later ones, each of so many seconds, begin at 0 and are called after the time
-    at which they begin: ``door.mp4``, ``door_20260131-180000.mp4``. So neither a file nor what the encoder has to
-    remember of it grows for days. The encoder works in a thread of its own; where it falls behind, ``write`` waits.
+    its first picture is shown from 0 on. Later files, each of ``segment_s`` seconds, begin at 0 and are named after the
+    time at which they begin: ``door.mp4``, ``door_20260131-180000.mp4``. So neither a file nor the encoder's record of
+    it grows for days. The encoder works in a thread of its own; where it falls behind, ``write`` waits.
 
     A file that cannot be written, such as on a full disk, ends there; the next one is tried when it is due.
 
     Args:
         path: an .mp4; its name may hold the date: ``door-%Y%m%d-%H%M.mp4``.
-        segment_s: seconds of a file; None is one file.
-        keeps: a file that is there stays, and the recording gets another name; otherwise the first file replaces it.
+        segment_s: the seconds of a file; None records one file.
+        keeps: whether an existing file stays and the recording gets another name; otherwise the first file replaces it.
     """
 
     def __init__(self, path: Path | str, segment_s: float | None = None, keeps: bool = False) -> None:
@@ -445,21 +446,21 @@ class Recorder(_Writer):
         first = dated(self.path)
         make_folder(first.parent)
         if not keeps:
-            refuse_taken(first)
+            refuse_in_use(first)
         self.segment_s, self.keeps = segment_s, keeps
         self.frames = 0
-        self.files = 0  # that were begun
-        self.first = self.newest = self.path  # of them
-        self.has_failed = False  # a file ends before its last frame
+        self.files = 0  # the number of files that were begun
+        self.first = self.newest = self.path  # the paths of the first and of the newest file
+        self.has_failed = False  # whether a file ends before its last frame
         self._waiting: queue.Queue[tuple[float, np.ndarray] | None] = queue.Queue(WAITING_FRAMES)
         self._thread: threading.Thread | None = None
-        self._taken: tuple[float, np.ndarray] | None = None  # by the encoder, the newest
+        self._item: tuple[float, np.ndarray] | None = None  # the newest that the encoder has taken
         self._error: Exception | None = None
 
     def write(self, seconds: float, image: np.ndarray) -> None:
-        """The next picture, uint8 RGB (H, W, 3), which may not be written to again.
+        """Queue the next picture, uint8 RGB (H, W, 3), which may not be changed afterwards.
 
-        Raises OSError, once for each file, when it could not be written, such as when the disk is full.
+        Raises OSError, once for each file, where the file could not be written, as on a full disk.
         """
         if self._thread is None:
             self._thread = threading.Thread(target=self._encode, name=f"vidact {self.path.name}", daemon=True)
@@ -484,32 +485,32 @@ class Recorder(_Writer):
             raise OSError(f"{self.newest} cannot be recorded any further: {why}") from error
 
     def _encode(self) -> None:
-        """In the thread: one file after another, until there are no more pictures."""
+        """Write one file after another until there are no more pictures; this runs in the thread."""
         item = self._take()
         while item is not None:
             first_s = item[0]
             try:
                 self._encode_file(*item)
-            except Exception as error:  # told by the next write, or by close
+            except Exception as error:  # raised by the next write, or by close
                 self._error, self.has_failed = error, True
                 with contextlib.suppress(OSError):
                     if self.newest.is_file() and not self.newest.stat().st_size:
-                        refuse_taken(self.newest)
+                        refuse_in_use(self.newest)
                         self.newest.unlink()  # an empty file is no recording
-                while self._taken is not None and not self._is_over(first_s, self._taken[0]):
-                    self._take()  # so that nobody waits for a full queue
-            item = self._taken
+                while self._item is not None and not self._is_over(first_s, self._item[0]):
+                    self._take()  # so that ``write`` does not wait for a full queue
+            item = self._item
 
     def _take(self) -> tuple[float, np.ndarray] | None:
-        self._taken = self._waiting.get()
-        return self._taken
+        self._item = self._waiting.get()
+        return self._item
 
     def _is_over(self, first_s: float, seconds: float) -> bool:
-        """Whether a picture belongs into the file after the one that began at ``first_s``."""
+        """Whether a picture belongs in the file after the one that began at ``first_s``."""
         return self.segment_s is not None and seconds - first_s >= self.segment_s
 
     def _next_path(self) -> Path:
-        """The next file's name. Where nothing may be replaced, the file is made, so that no other process takes it."""
+        """Return the next file's path. Where nothing may be replaced, the file is made, to reserve it."""
         path = dated(self.path)
         if path == self.path and (self.files or (self.keeps and path.exists())):
             path = dated(path.with_name(f"{path.stem}_%Y%m%d-%H%M%S{path.suffix}"))
@@ -517,7 +518,7 @@ class Recorder(_Writer):
         make_folder(path.parent)
         while self.files or self.keeps:
             self.newest = free_name(path)
-            with contextlib.suppress(FileExistsError):  # since a moment, by another process
+            with contextlib.suppress(FileExistsError):  # another process made it just now
                 self.newest.open("xb").close()
                 break
         self.files += 1
@@ -526,7 +527,7 @@ class Recorder(_Writer):
         return self.newest
 
     def _encode_file(self, seconds: float, image: np.ndarray) -> None:
-        """A file, from this picture on to the one, which is taken, that belongs into the next file."""
+        """Write a file from this picture on, until the queue ends or gives a picture that belongs in the next file."""
         first_s = seconds
         begin_s = seconds if self.files else 0.0
         path = self._next_path()
@@ -535,11 +536,11 @@ class Recorder(_Writer):
         with contextlib.ExitStack() as stack:
             held = stack.enter_context(path.open("ab"))
             if not try_lock(held.fileno()):
-                raise taken(path)
+                raise in_use_error(path)
             container = stack.enter_context(av.open(str(path), "w", format="mp4", options=options))
             stream = container.add_stream("libx264", rate=30)  # a guess for the rate control; frames carry their times
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            # Without frames that look ahead the first one is shown at its own second.
+            # Without B-frames the first frame is shown at its own second.
             stream.options = {"preset": "veryfast", "crf": "23", "bf": "0", "forced-idr": "1"}
             stream.codec_context.time_base = TIME_BASE
             last, key = -1, -1
@@ -557,7 +558,7 @@ class Recorder(_Writer):
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """``image`` (H, W, 3) as it is, less an odd row or column; one of another size is scaled, with black around it."""
+    """Return ``image`` (H, W, 3) less an odd row or column; one of another size is scaled, with black around it."""
     if (image.shape[0] // 2 * 2, image.shape[1] // 2 * 2) == (height, width):
         return np.ascontiguousarray(image[:height, :width])
     scale = min(width / image.shape[1], height / image.shape[0])
