@@ -1,4 +1,4 @@
-"""Live: frames of cameras, files and browsers in, answers out, by one checkpoint."""
+"""Live streams: a checkpoint turns frames of cameras, files and browsers into scores and events."""
 
 from typing import TYPE_CHECKING
 

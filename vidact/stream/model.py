@@ -1,4 +1,4 @@
-"""What a checkpoint is as a stream: its clock, its network a step at a time, and its answers."""
+"""The model of a stream, made of a checkpoint: its clock, its network step by step, and its outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vidact.video.transform import ClipTransform, from_record, images_per_index
 # Steps a second of a recogniser whose sampler spreads its frames over a clip of any length: the rate of detectors, at
 # which 8 frames cover two seconds, about what a trimmed clip of one action lasts.
 STEPS_PER_SECOND = 4.0
-# What a sampler's stride counts: frames of videos, whose rate no record says. It is the clock's default.
+# A sampler's stride counts frames of videos, whose rate is not recorded. This rate is the clock's default.
 VIDEO_FPS = 24.0
 
 
@@ -40,21 +40,21 @@ VIDEO_FPS = 24.0
 
 @dataclass
 class StreamModel:
-    """What answers: a network that steps, what it reads, and how its scores become events. ``load_model`` makes one.
+    """A network that steps, the preparation of its inputs and the detector of its events. ``load_model`` makes one.
 
     Args:
         network: has ``initial_state(batch_size)`` and ``step(input (B, …), state) -> (OnlineOutput, state)``, the state
             a tree of tensors whose first axis is the stream.
         classes: names of the K actions.
-        tokens_per_second: answers a second.
+        tokens_per_second: outputs a second.
         detector: makes events of the probabilities.
-        extractor: makes the network's inputs from chunks of frames; None where the network looks at frames itself.
-        transform: makes its inputs from frames where there is no extractor.
-        scores: "softmax" or "sigmoid", what makes probabilities of logits.
+        extractor: makes the network's inputs from chunks of frames; None where the network reads frames itself.
+        transform: makes the network's inputs from frames where there is no extractor.
+        scores: "softmax" or "sigmoid", the function that makes probabilities of logits.
         has_background: whether output 0 is the background.
-        device: of the network.
-        longest_gap_s: a source that shows nothing for longer begins anew. None is what the extractor's record says for
-            a file (a minute, where there is no extractor), and 5 s for a live source.
+        device: the device of the network.
+        longest_gap_s: the stream of a source that shows nothing for longer is reset. None is the value in the
+            extractor's record for a file (a minute, where there is no extractor), and 5 s for a live source.
     """
 
     network: Any
@@ -75,21 +75,21 @@ class StreamModel:
 
     @property
     def fps(self) -> float:
-        """Of the clock."""
+        """The rate of the clock, in frames a second."""
         return self.extractor.fps if self.extractor else self.tokens_per_second
 
     @property
     def chunk(self) -> int:
-        """Slots of the clock that make a token."""
+        """The number of the clock's slots that make a token."""
         return self.extractor.chunk_size if self.extractor else 1
 
     @property
     def places(self) -> list[int]:
-        """The slots of a chunk that are looked at."""
+        """The slots of a chunk whose frames are used."""
         return self.extractor.frames if self.extractor else [0]
 
     def filled_s(self, is_live: bool) -> float:
-        """How long a pause of a source may be to be filled, in seconds."""
+        """Return the longest pause of a source that is filled, in seconds."""
         if self.longest_gap_s is not None:
             return self.longest_gap_s
         if is_live:
@@ -102,14 +102,14 @@ class StreamModel:
         return tuple(getattr(self.network, "future_offsets", ()))
 
     def prepare(self, images: Sequence[Tensor]) -> Any:
-        """What ``inputs`` takes of one token: its uint8 RGB images (3, H, W) at ``places``."""
+        """Prepare one token for ``inputs``: its uint8 RGB images (3, H, W) at ``places``."""
         if self.extractor:
             return self.extractor.prepare(images)
         assert self.transform is not None
         return self.transform(torch.stack(list(images)))[0][0, 0]
 
     def inputs(self, prepared: Sequence[Any]) -> Tensor:
-        """The network's inputs (N, …) for N tokens, which may come from several streams."""
+        """Return the network's inputs (N, …) for N tokens, which may come from several streams."""
         if not self.extractor:
             return torch.stack(list(prepared))
         size = self.extractor.batch
@@ -117,7 +117,7 @@ class StreamModel:
 
     @torch.inference_mode()
     def answer(self, inputs: Tensor, state: State) -> tuple[np.ndarray, np.ndarray | None, State]:
-        """Probabilities (B, 1 + K) now, (B, L, 1 + K) of later tokens or None, and the state after the token."""
+        """Return probabilities (B, 1 + K) now, (B, L, 1 + K) of later tokens or None, and the state after the token."""
         output, state = self.network.step(inputs.to(self.device), state)
         future = None if output.future is None else self._probabilities(output.future[:, 0])
         return self._probabilities(output.logits[:, 0]), future, state
@@ -126,7 +126,7 @@ class StreamModel:
         scores = probabilities(logits, self.scores)
         if not self.has_background:
             scores = F.pad(scores, (1, 0))
-        return scores[..., : 1 + len(self.classes)].cpu().numpy()  # without the ambiguous class of published weights
+        return scores[..., : 1 + len(self.classes)].cpu().numpy()  # without an ambiguous class of published weights
 
 
 def load_model(
@@ -138,19 +138,19 @@ def load_model(
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
 ) -> StreamModel:
-    """The model that a checkpoint holds, ready to stream.
+    """Return the model that a checkpoint holds, ready to stream.
 
-    An online detector answers every token of its features, a causal TSM and a TSN every frame of a clock of
-    ``steps_per_second`` by the mean of the logits of the last T frames, T being the frames of a training clip: an
-    endless mean would soon change no more. Other recognisers need whole clips, and are refused.
+    An online detector has an output for every token of its features. A causal TSM or a TSN has one for every frame of a
+    clock of ``steps_per_second``: the mean of the logits of the last T frames, T being the frames of a training clip,
+    since the mean over a whole stream would soon stop changing. Other recognisers need whole clips and are refused.
 
     Args:
-        checkpoint: a .ckpt or .safetensors, or a network that ``vidact.load`` gave.
-        extractor: of a detector's features: a folder of features or the extractor.safetensors in it. None takes the
-            one that the checkpoint carries.
-        steps_per_second: of a recogniser. None asks the sampler it was trained with: frames at a stride s go 24 / s
-            times a second; frames that were spread over clips of any length 4 times.
-        events: what to set otherwise than the checkpoint says: on, off, smoothing, min_seconds, merge_seconds; see
+        checkpoint: a .ckpt or .safetensors, or a network that ``vidact.load`` returned.
+        extractor: makes a detector's features: a folder of features or the extractor.safetensors in it. None takes
+            the one that the checkpoint carries.
+        steps_per_second: the rate of a recogniser. None takes it from the sampler of the training: frames at a stride s
+            go 24 / s times a second; frames that were spread over clips of any length 4 times.
+        events: settings that replace those of the checkpoint: on, off, smoothing, min_seconds, merge_seconds; see
             ``vidact.events.EventDetector``.
         device: where the networks run; None takes an accelerator if there is one.
         trust: packages outside vidact whose builders may run.
@@ -176,7 +176,7 @@ def load_model(
     return stream_recogniser(network, record, name, steps_per_second, events or {}, device)
 
 
-# What can stream, for the errors about what cannot.
+# The networks that can stream, for the errors about those that cannot.
 STREAMING = (
     "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
     "with shift='causal', and TSN on RGB frames. Any network with one vector a clip can make the features of a detector"
@@ -184,7 +184,7 @@ STREAMING = (
 
 
 def refuse_clips(network: Any, name: str) -> None:
-    """Raise ValueError for a recogniser that cannot step frame by frame, with what can."""
+    """Raise ValueError for a recogniser that cannot step frame by frame; the message names those that can."""
     recipe = recipe_of(network)
     kind = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
     if not isinstance(network, TSN | TSM):
@@ -220,9 +220,9 @@ def _detector(
         detector = EventDetector(classes, rate, **{**(record.events or {}), **events})
     carried = extractor_state_of(network)
     if extractor is None and not carried:
-        made = features.builder or "another program"
+        maker = features.builder or "another program"
         raise ValueError(
-            f"{name} carries no extractor, and its features were made by {made}. Give what made them: the "
+            f"{name} carries no extractor, and its features were made by {maker}. Give what made them: the "
             "extractor.safetensors of the folder of features. Trained on a folder that has one, a checkpoint carries it"
         )
     if extractor is None:
@@ -231,9 +231,9 @@ def _detector(
     elif not isinstance(extractor, FeatureExtractor):
         extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
     made_by = {"dim": network.feature_dim, "tokens_per_second": rate, **features}
-    found = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
-    made_by.pop("decoder", None)  # a stream has none
-    if differ := other_features(made_by, {key: found.get(key) for key in made_by}):
+    extractor_record = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
+    made_by.pop("decoder", None)  # a stream has no decoder
+    if differ := other_features(made_by, {key: extractor_record.get(key) for key in made_by}):
         raise ValueError(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
             "first). Give the extractor.safetensors of the folder it was trained on"
@@ -257,7 +257,7 @@ def stream_recogniser(
     events: Mapping[str, Any],
     device: torch.device,
 ) -> StreamModel:
-    """The model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
+    """Return the model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
     with blamed(f"{name}: the sampling of its record"):
         frames, rate = sampled_at(record.sampling)
     rate = rate if steps_per_second is None else Clock(steps_per_second).fps
@@ -278,7 +278,7 @@ def stream_recogniser(
 
 
 def sampled_at(sampling: Mapping[str, Any] | None) -> tuple[int, float]:
-    """Frames of a training clip and how many of them make a second, by the record of the sampler."""
+    """Return the frames of a training clip and how many of them make a second, by the record of the sampler."""
     if sampling is None:
         return 8, STEPS_PER_SECOND
     sampler = ClipSampler.from_record(dict(sampling))
@@ -289,9 +289,9 @@ def sampled_at(sampling: Mapping[str, Any] | None) -> tuple[int, float]:
 
 
 class FrameMean:
-    """A recogniser that steps frame by frame (TSN, causal TSM), in the manner of an online detector.
+    """A recogniser that steps frame by frame (TSN, causal TSM), with the interface of an online detector.
 
-    The answer is the mean of the logits of the last ``frames`` frames, of as many as there are at the beginning.
+    Its output is the mean of the logits of the last ``frames`` frames, and of fewer at the beginning.
     """
 
     def __init__(self, network: Any, frames: int) -> None:
@@ -307,10 +307,10 @@ class FrameMean:
         }
 
     def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """Logits (B, 1, K) after one more frame (B, C, H, W)."""
-        # The network's own mean, begun anew at each frame, is that frame's logits.
-        one = {key: torch.zeros_like(state["network"][key]) for key in ("total", "frames")}
-        logits, after = self.network.step(frame, {**state["network"], **one})
+        """Return logits (B, 1, K) after one more frame (B, C, H, W)."""
+        # With its sums cleared before each frame, the network's mean is that frame's logits.
+        cleared = {key: torch.zeros_like(state["network"][key]) for key in ("total", "frames")}
+        logits, after = self.network.step(frame, {**state["network"], **cleared})
         recent = torch.cat([state["recent"][:, 1:], logits[:, None]], 1)
         count = state["count"] + 1
         mean = recent.sum(1) / count.clamp(max=self.frames)[:, None]
@@ -322,6 +322,6 @@ def model_of(model: StreamModel | str | Path | nn.Module) -> StreamModel:
 
 
 def traits_of(source: Iterable[Grab]) -> tuple[str, bool, bool]:
-    """Name, whether it is live, and whether its updates may be held back: a file that plays as fast as it can."""
+    """Return the name, whether it is live, and whether its updates may be held back, as those of an unpaced file."""
     is_live = bool(getattr(source, "is_live", False))
     return str(getattr(source, "name", "source")), is_live, not is_live and not getattr(source, "realtime", False)

@@ -1,11 +1,11 @@
-"""Sources: a camera, a file, a stream on the network or a browser becomes pictures with their seconds.
+"""The sources of a stream: cameras, files, streams on the network and browsers become pictures with their times.
 
-A live source (camera, URL, browser) keeps the newest picture only and counts what it dropped, so whoever is slow sees
-less and never sees the past. A file drops nothing, whether it is paced in real time or not.
+A live source (camera, URL, browser) keeps only the newest picture and counts those it dropped, so a slow reader gets
+fewer pictures and no old ones. A file drops nothing, whether it is paced in real time or not.
 
 A camera or stream that is lost, or delivers no picture for ``timeout_s``, is opened again, with pauses that double
-until a new picture comes. Its time goes on meanwhile: seconds never go backwards. A playlist or a served file that
-gives a new connection what it gave before shows nothing of that again. Corrupt pictures are passed over and counted.
+until a new picture comes. Its time goes on meanwhile: seconds never go backwards. Pictures that a playlist or a served
+file repeats on a new connection are not shown again. Corrupt pictures are skipped and counted.
 
 Shapes: H x W pixels.
 """
@@ -57,27 +57,26 @@ def open_source(
     Args:
         uri: a camera's number ("0"), a video file, a folder of images (one video) or of videos, or an rtsp, rtsps, http
             or https URL. The videos of a folder are one source: each begins where the one before ended, so state, time
-            and events go on from file to file, under the folder's name. For what each gives by itself, open them one by
-            one.
+            and events go on from file to file, under the folder's name. For separate results, open them one by one.
         realtime: True plays a file at its own speed, None or False as fast as it is read. Cameras and URLs always run
             in real time.
         fps: pictures a second of a folder of images (default 25).
         timeout_s: a camera or stream that gives no answer or no picture for so long is lost.
         retry_s: the pause before a lost one is opened again; it doubles with each attempt, up to 30 s.
-        waits: a camera or stream that cannot be opened now is no error but tried again as a lost one is. What can never
-            be a source, such as ``ftp://`` or a path that does not exist, is an error all the same.
+        waits: a camera or stream that cannot be opened now is tried again, as a lost one is, instead of raising an
+            error. What can never be a source, such as ``ftp://`` or a path that does not exist, still raises one.
         verify: an https or rtsps address has to have a certificate of an authority that this machine trusts, or that
-            is in the file that the environment's SSL_CERT_FILE names. False takes whoever answers for the camera.
-        on_event: called with one line when a source is lost, is back, or a file is damaged; from the thread that
-            notices it. None logs it as a warning.
+            is in the file that the environment's SSL_CERT_FILE names. False accepts any server as the camera.
+        on_event: called with one line when a source is lost, is back, or a file is damaged; from the thread in which
+            that happens. None logs it as a warning.
         on_state: called with "open" at the first picture of a camera or stream and whenever it is back, with "lost"
-            when it is lost or cannot be opened, and with why; from the source's thread.
+            when it is lost or cannot be opened, and with the reason; from the source's thread.
         capture: opens a camera by number; None is OpenCV.
-        time_origin: from where a file's seconds count: its first picture, or with "file" where the file begins, as
-            players count. They differ where sound comes first. What is live counts from its opening.
+        time_origin: the zero of a file's seconds: its first picture, or with "file" the beginning of the file, as in
+            players. They differ where sound comes first. A live source counts from its opening.
 
-    Raises FileNotFoundError, VideoError or SourceError for what cannot be opened now; without ``waits`` only what has
-    been open once is opened again.
+    Raises FileNotFoundError, VideoError or SourceError for a source that cannot be opened now; without ``waits`` only a
+    source that has been open once is opened again.
     """
     if not timeout_s > 0 or not retry_s > 0:
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
@@ -101,30 +100,30 @@ def open_source(
 
 
 def is_live_address(address: str) -> bool:
-    """Whether ``open_source`` takes it for a camera or a stream on the network, which are opened once for everybody."""
+    """Return whether an address is a camera or a stream on the network; these are opened once for all clients."""
     return re.fullmatch(r"(/dev/video)?\d+", address) is not None or "://" in address
 
 
-def without_certificates(given: Sequence[str], named: Mapping[str, str]) -> set[str]:
-    """The addresses whose certificates are not to be looked at, of the ``named`` sources, by name or by address.
+def without_certificates(names: Sequence[str], named: Mapping[str, str]) -> set[str]:
+    """Return the addresses of ``named`` sources that are not to be verified; ``names`` are names or addresses.
 
     Raises ValueError for a name that is none of theirs, and for a source that has no certificate.
     """
-    found = set()
-    for text in given:
+    addresses = set()
+    for text in names:
         address = named.get(text) or next((uri for uri in named.values() if text in (uri, public(uri))), None)
         if address is None:
             raise ValueError(
                 f"--insecure_source is {public(text)}, and the sources are {', '.join(named)}; name one of them"
             )
-        if address.partition("://")[0].lower() not in (*TLS_PORTS, "http"):  # which may send on to https
+        if address.partition("://")[0].lower() not in (*TLS_PORTS, "http"):  # http may redirect to https
             raise ValueError(f"--insecure_source is {public(text)}, which has no certificate; leave it out")
-        found.add(address)
-    return found
+        addresses.add(address)
+    return addresses
 
 
 def refuse_address(url: str) -> None:
-    """Raise SourceError for a URL that can be known not to open: its scheme, what its user and password hold."""
+    """Raise SourceError for a URL that certainly cannot be opened, by its scheme or its user and password."""
     refuse_scheme(url)
     try:
         refuse_signs(url)
@@ -134,12 +133,12 @@ def refuse_address(url: str) -> None:
 
 
 def refuse_scheme(url: str) -> None:
-    """Raise SourceError for a URL that is none of those that are opened."""
+    """Raise SourceError for a URL whose scheme is not supported."""
     scheme = url.partition("://")[0]
     if scheme.lower() not in PROTOCOLS:
         raise SourceError(
             f"{public(f'{scheme}://')} is not a kind of source; use "
-            f"{', '.join(f'{known}://' for known in PROTOCOLS)}, a camera's number, or the path of a file or folder"
+            f"{', '.join(f'{protocol}://' for protocol in PROTOCOLS)}, a camera's number, or the path of a file or folder"
         )
 
 
@@ -167,18 +166,18 @@ def _open_path(path: Path, realtime: bool, fps: float | None, time_origin: TimeO
 
 
 def files_of(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The videos and the images right in a folder, each in natural order: 2 before 10."""
+    """Return the videos and the images directly in a folder, each in natural order: 2 before 10."""
     files = sorted((file for file in folder.iterdir() if file.is_file() and not is_hidden(file.name)), key=_natural)
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
     return videos, [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
 
 
 class FileSource(Source):
-    """Every picture of a file, of a folder of images, or of several files, one after another.
+    """A source of every picture of a file, of a folder of images, or of several files, one after another.
 
     The pictures and times are those of ``open_video``. A damaged file is played as far as it can be decoded, and that
-    is reported. Files of which not every container's index can be trusted (AVI, MPEG-TS, …) are decoded once before
-    their first picture, which takes a while for a long one.
+    is reported. Files whose container's index cannot always be trusted (AVI, MPEG-TS, …) are decoded once before their
+    first picture, which takes a while for a long one.
     """
 
     is_live = False
@@ -203,7 +202,7 @@ class FileSource(Source):
             raise VideoError(f"none of the {len(paths)} videos in {name} can be read")
         self._video: VideoReader = video
         self.fps = video.fps
-        self._origin_s = 0.0  # of the file that is played, in its own seconds
+        self._origin_s = 0.0  # the zero of the file that is played, in that file's seconds
         self._pictures = self._play()
         self._began: float | None = None
 
@@ -225,7 +224,7 @@ class FileSource(Source):
             self._video.close()
 
     def _next_video(self) -> VideoReader | None:
-        """The next file that opens. The only one must; of several, those that do not are reported."""
+        """Return the next file that opens. A single file must open; of several, those that do not are reported."""
         for path in self._coming:
             try:
                 return open_video(path, fps=self._folder_fps)
@@ -236,15 +235,15 @@ class FileSource(Source):
         return None
 
     def _play(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Seconds since the first picture of the first file, or since that file's begin, and the picture."""
-        begin = end = 0.0
+        """Yield each picture after its seconds since the first file's first picture, or since that file's beginning."""
+        start_s = end = 0.0
         video: VideoReader | None = self._video
         while video is not None:
             try:
                 for seconds, image in self._play_video():
-                    end = begin + seconds
+                    end = start_s + seconds
                     yield end, image
-                end = max(end, begin + self._video.end_s - self._origin_s)
+                end = max(end, start_s + self._video.end_s - self._origin_s)
             except VideoError as error:
                 if self._count == 1:
                     raise
@@ -254,14 +253,14 @@ class FileSource(Source):
                 self._video.close()
             if self._closed.is_set():
                 return
-            begin = end
+            start_s = end
             if (video := self._next_video()) is None:
                 self.end_s = end
                 return
             self._video = video
 
     def _play_video(self) -> Iterator[tuple[float, np.ndarray]]:
-        """Seconds since its first picture, and the picture. At the first damage, what can be decoded of the rest."""
+        """Yield each picture of a file after its seconds; after damage, as far as the rest can be decoded."""
         if isinstance(self._video, ImageFolderReader):
             yield from self._play_images(self._video)
             return
@@ -298,7 +297,7 @@ class FileSource(Source):
             try:
                 image = next(folder.pictures([number]))
             except VideoError as error:
-                if number == 0:  # it says how large the others are
+                if number == 0:  # the first image gives the size of the others
                     raise
                 self.skipped += 1
                 self._report(f"left out: {error}")
