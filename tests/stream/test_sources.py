@@ -309,7 +309,7 @@ def test_seconds_of_a_stream_survive_a_jump_and_a_restart() -> None:
     assert seconds(5000.0, 1.2) == pytest.approx(1.2)
     assert seconds(3.0, 1.3) == pytest.approx(1.3)
     assert seconds(None, 1.4) == pytest.approx(1.4)
-    seconds.begin_anew()
+    seconds.restart()
     assert seconds(2.5, 7.0) == pytest.approx(7.0)
     assert seconds(1.5, 7.5) == pytest.approx(7.5)  # back by less than it may lag: it begins anew all the same
     assert seconds(1.6, 7.7) == pytest.approx(7.6)
@@ -325,6 +325,6 @@ def test_a_jump_of_a_streams_own_clock_is_known() -> None:
         seconds(stamp_s, now_s)
         jumps.append(seconds.jump_s)
     assert jumps == pytest.approx([0, 0, 0, 0, 0, 299.9, 0, -381.2])
-    seconds.begin_anew()
+    seconds.restart()
     seconds(5000.0, 50.0)
     assert seconds.jump_s == 0.0

@@ -27,7 +27,7 @@ from vidact.stream.certificates import (
     TLS_PORTS,
 )
 from vidact.stream.grabs import Grab, Report, Source, SourceError, StateReport
-from vidact.stream.live import PROTOCOLS, CameraSource, Capture, Keeping, UrlSource, opencv_capture
+from vidact.stream.live import PROTOCOLS, CameraSource, Capture, LiveOptions, UrlSource, opencv_capture
 from vidact.text.addresses import from_environment, public, refuse_signs
 from vidact.text.names import counted
 from vidact.video.decode import ImageFolderReader, VideoError, VideoReader, _natural, open_video
@@ -81,22 +81,24 @@ def open_source(
     if not timeout_s > 0 or not retry_s > 0:
         raise ValueError(f"timeout_s is {timeout_s} and retry_s {retry_s}; both are seconds above 0")
     check_origin(time_origin)
-    keeps = Keeping(timeout_s, retry_s, waits, verify, on_event or log.warning, on_state or (lambda state, why: None))
+    live_options = LiveOptions(
+        timeout_s, retry_s, waits, verify, on_event or log.warning, on_state or (lambda state, why: None)
+    )
     text = str(uri)
     if not text.strip():
         raise SourceError(EMPTY)
     camera = re.fullmatch(r"(?:/dev/video)?(\d+)", text)
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
     if isinstance(uri, Path) or not (camera or scheme):
-        return _open_path(Path(text), bool(realtime), fps, time_origin, keeps.report)
+        return _open_path(Path(text), bool(realtime), fps, time_origin, live_options.report)
     if realtime is False or fps is not None:
         name = public(text) if scheme else f"camera {text}"
         option = "realtime=False" if realtime is False else f"fps={fps:g}"
         raise ValueError(f"{name} runs in real time at its own rate; {option} is for files")
     if camera:
-        return CameraSource(int(camera[1]), capture or opencv_capture, keeps)
+        return CameraSource(int(camera[1]), capture or opencv_capture, live_options)
     refuse_address(text)
-    return UrlSource(text, keeps)
+    return UrlSource(text, live_options)
 
 
 def is_live_address(address: str) -> bool:
@@ -138,7 +140,7 @@ def refuse_scheme(url: str) -> None:
     if scheme.lower() not in PROTOCOLS:
         raise SourceError(
             f"{public(f'{scheme}://')} is not a kind of source; use "
-            f"{', '.join(f'{protocol}://' for protocol in PROTOCOLS)}, a camera's number, or the path of a file or folder"
+            f"{', '.join(f'{name}://' for name in PROTOCOLS)}, a camera's number, or the path of a file or folder"
         )
 
 
