@@ -333,7 +333,7 @@ def test_events_are_told_in_words(run):
     for words in (
         "8 events were detected where there are 12; 25% of the true ones were never seen.",
         "come 377 times an hour, one every 9.5 s.",
-        "as the detector tells them 0.500 0.333 0.400",
+        "as the detector reports them 0.500 0.333 0.400",
         "with every threshold at 0.5 0.300",
         "every class all the time 0.100",
         "Thresholds: classes turn on at 0.4: chosen on 5 events.",

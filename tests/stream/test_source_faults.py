@@ -288,7 +288,7 @@ def test_a_camera_that_is_away_for_days_is_no_line_every_30_s(monkeypatch: pytes
         assert [text.rpartition("in ")[2] for text in events] == ["0.001 s", "0.002 s", "0.004 s"]
         monkeypatch.setattr(live, "REPEAT_S", 0.02)
         until(lambda: len(events) > 5)
-    assert "trying again in 0.004 s (told once an hour)" in events[-1]
+    assert "trying again in 0.004 s (reported once an hour)" in events[-1]
 
 
 @pytest.mark.parametrize("moment", ["waiting", "hanging", "pausing"])

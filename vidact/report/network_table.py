@@ -30,7 +30,7 @@ from vidact.models.tsn import TSN
 from vidact.models.weights import REFERENCES, from_reference, is_builder, recipe_of
 
 NUM_CLASSES = 400  # as many as Kinetics has
-LONGEST = 320  # frames that are tried to find how far a network sees; the deepest TDN sees more than 79
+LONGEST = 320  # frames that are tried to find a network's reach; that of the deepest TDN is more than 79
 PROBE_SIZE = {"inception": 64}  # pixels a side, by a part of the name; all other networks are probed with 32
 
 TITLE = """# Networks

@@ -426,9 +426,7 @@ def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]
     future = _try(lambda: anticipation(timelines), missing)
     if future is not None and not np.isnan(future.mean):
         picture = _picture(draw_anticipation(future, now, plots / "anticipation.png"))
-        note = (
-            "What was said of a later token, against the truth of that token; at 0, what was said of the token itself."
-        )
+        note = "The scores for a later token against the truth of that token; at 0, the scores for the token itself."
         seconds = [f"{ahead:g}" for ahead in future.seconds]
         rows = zip(seconds, future.per_offset.tolist(), future.rows.tolist(), strict=True)
         table = _fold("as a table", _table(["seconds ahead", "mAP", "tokens"], rows))
@@ -499,7 +497,7 @@ def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
     )
     best, half, always = (values[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
     rows = [
-        ["as the detector tells them", values["event_precision"], values["event_recall"], best],
+        ["as the detector reports them", values["event_precision"], values["event_recall"], best],
         ["with every threshold at 0.5", "", "", half],
         ["every class all the time", "", "", always],
     ]

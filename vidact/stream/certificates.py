@@ -153,7 +153,7 @@ class VerifiedParts:
         if parts.scheme not in ("http", "https"):
             if parts.scheme.startswith("crypto"):
                 raise EncryptedError(
-                    "its playlist is encrypted, so that no certificate of what it names can be looked at; "
+                    "its playlist is encrypted, so that no certificate of what it names can be verified; "
                     "--insecure_source with its name reads it all the same"
                 )
             raise OSError(f"its playlist names {parts.scheme or 'a local file'}, which is not fetched")

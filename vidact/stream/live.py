@@ -365,7 +365,7 @@ class _ReconnectingSource(_NewestSource):
         line = f"{message}; trying again in {self._retry_s:g} s"
         is_known = line == self._reported
         if not is_known or time.monotonic() - self._reported_at >= REPEAT_S:
-            again = " (told once an hour)" if is_known else ""
+            again = " (reported once an hour)" if is_known else ""
             self._report(line + again)
             self._reported, self._reported_at = line, time.monotonic()
         if self._closed.wait(self._retry_s):
