@@ -1,9 +1,9 @@
-"""What keeping freed memory saves a training step on a CPU: both sides in turn, each in processes of its own.
+"""Compare training steps on a CPU that keep freed memory with steps that return it to the system.
 
     uv run python benchmarks/allocation.py
 
-Prints the median seconds a step with and without ``vidact.training.lightning.keep_freed_memory``, the share spent
-inside the operating system, and the ratio.
+Prints the median seconds of a step with and without ``vidact.training.lightning.keep_freed_memory``, the seconds spent
+inside the operating system, and the ratio. The two sides run in turn, each in a separate process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 STEP = """
 import json, resource, sys, time, torch
-from vidact.cli import keep_freed_memory
+from vidact.training.lightning import keep_freed_memory
 from vidact.models import tsm_mobilenet_v2
 torch.set_flush_denormal(True)
 if sys.argv[1] == "kept":
@@ -37,18 +37,18 @@ print(json.dumps({"seconds": seconds, "system": system}))
 
 
 def main(rounds: int = 3) -> None:
-    """Interleave ``rounds`` processes of each side."""
+    """Run ``rounds`` processes of each side in turn, and print the medians."""
     seconds: dict[str, list[float]] = {"given back": [], "kept": []}
     system: dict[str, list[float]] = {"given back": [], "kept": []}
     for _ in range(rounds):
         for side in seconds:
-            done = subprocess.run([sys.executable, "-c", STEP, side], check=True, capture_output=True, text=True)
-            measured = json.loads(done.stdout.splitlines()[-1])
+            process = subprocess.run([sys.executable, "-c", STEP, side], check=True, capture_output=True, text=True)
+            measured = json.loads(process.stdout.splitlines()[-1])
             seconds[side] += measured["seconds"]
             system[side] += measured["system"]
     for side in seconds:
         print(
-            f"{side:>10}: {statistics.median(seconds[side]):.3f} s a step, "
+            f"{side:>10}: {statistics.median(seconds[side]):.3f} s per step, "
             f"{statistics.median(system[side]):.3f} s of it CPU time inside the operating system"
         )
     print(f"     ratio: {statistics.median(seconds['given back']) / statistics.median(seconds['kept']):.2f}")

@@ -1,19 +1,19 @@
-"""How long eight frames of a video take, with this package's reader and with what else people use, in one run.
+"""Measure the time to read eight frames of a video with this package's reader and with other libraries, in one run.
 
     uv run python benchmarks/decode.py --out runs/decode
     uv run python benchmarks/decode.py --videos my_videos --transcoded my_videos_short_gop --packed my_store
 
-Each reader opens the file, fetches one random frame of each of eight segments, and closes it, on one thread. The
-readers take turns on the same draws, so that whatever else the machine does meets all of them. Two medians are printed:
-milliseconds that pass, and milliseconds of CPU time over all threads, which other programs disturb less; the ratios are
-decord's median over the reader's. ``ours`` has the file's index from an earlier visit, ``ours, first visit`` makes it.
-Ours is compared with a plain decoding picture by picture; how far the others are from it is printed too.
+Each reader opens the file, reads one random frame of each of eight segments, and closes it, on one thread. The readers
+take turns with the same frames, so that other work of the machine affects all of them. Two medians are printed:
+milliseconds of real time, and milliseconds of CPU time over all threads, which depends less on other programs. The
+ratios are decord's median over the reader's. ``ours`` has the file's index from an earlier visit, ``ours, first visit``
+makes it. Our frames must be equal to those of a full decoding; the differences of the other readers are printed.
 
     pipeline            the same frames as a normalised clip (1, 8, 3, 224, 224): resized, cropped in the middle
     mmaction2 pipeline  decord, then each frame resized, cropped and normalised by OpenCV, as MMAction2's test pipeline
 
-``transcoded`` and ``packed`` folders hold copies made by `vidact prepare`, found by the name of the video without its
-suffix; the same moments are asked of them, their size is set against the source's and their PSNR printed.
+The folders ``transcoded`` and ``packed`` contain copies made by `vidact prepare`, with the video's name except the
+suffix. Their frames at the same times are read; their size relative to the source and their PSNR are printed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIZE, RESIZE = 224, 256
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 OURS, FIRST, REFERENCE = "ours", "ours, first visit", "decord"
 
-Images = Sequence[np.ndarray]  # of (H, W, 3)
+Images = Sequence[np.ndarray]  # each is (H, W, 3)
 Read = Callable[[Path, list[int]], Images | torch.Tensor]
 
 torch.set_num_threads(1)
@@ -69,11 +69,11 @@ def opencv(path: Path, numbers: list[int]) -> Images:
 
     reader = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     images = []
-    wanted = set(numbers)
+    requested = set(numbers)
     for number in range(numbers[-1] + 1):
         if not reader.grab():
             raise RuntimeError(f"it stops at frame {number}")
-        if number in wanted:
+        if number in requested:
             images.append(cv2.cvtColor(reader.retrieve()[1], cv2.COLOR_BGR2RGB))
     reader.release()
     return images
@@ -82,12 +82,12 @@ def opencv(path: Path, numbers: list[int]) -> Images:
 def pyav(path: Path, numbers: list[int]) -> Images:
     import av
 
-    wanted, images = set(numbers), []
+    requested, images = set(numbers), []
     with av.open(str(path)) as container:
         stream = container.streams.best("video")
         stream.codec_context.thread_count = 1
         for number, frame in enumerate(container.decode(stream)):
-            if number in wanted:
+            if number in requested:
                 images.append(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
             if number == numbers[-1]:
                 break
@@ -102,7 +102,7 @@ def torchcodec(path: Path, numbers: list[int]) -> Images:
 
 
 def mmaction2(path: Path, numbers: list[int]) -> torch.Tensor:
-    """Its default test pipeline: DecordDecode, Resize (-1, 256), CenterCrop 224, normalisation, FormatShape NCHW."""
+    """Run MMAction2's pipeline: DecordDecode, Resize (-1, 256), CenterCrop 224, normalisation, FormatShape NCHW."""
     import cv2
 
     clip = []
@@ -151,12 +151,12 @@ def main(
     """Print a table for each file.
 
     Args:
-        data: folder of the real videos: fixtures/mmaction2, fir/videos and weizmann; None is VIDACT_SHARED's data.
-        videos: a folder of your own, or one video.
+        data: folder with fixtures/mmaction2, fir/videos and weizmann; None is the folder data of VIDACT_SHARED.
+        videos: your own folder, or one video.
         transcoded: a folder of copies with key frames close together.
-        packed: a store of frames.
-        rounds: how often each reader reads each file, each time other frames.
-        files: videos of FIR, of Weizmann and of your folder.
+        packed: a folder of packed videos.
+        rounds: how often each reader reads each file, each time with other frames.
+        files: number of videos from FIR, from Weizmann and from your folder.
         out: folder for results.json.
     """
     if rounds < 1 or files < 1:
@@ -176,30 +176,30 @@ def main(
             row = measure(path, readers, copies, rounds)
             _print(row)
             rows.append(row)
-    figures = {row["file"]: {name: one.get("ratio") for name, one in row["readers"].items()} for row in rows}
+    figures = {row["file"]: {name: reader.get("ratio") for name, reader in row["readers"].items()} for row in rows}
     if out is not None:
         print(save_results(out, {"decode": figures}, command_line(), rows=rows))
     return {"rows": rows}
 
 
 def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Path]], rounds: int) -> dict[str, Any]:
-    """One file's row: for each reader seconds, or why it cannot."""
+    """Return the row of one file: the times of each reader, or the reason why it cannot read the file."""
     with open_video(path) as video:
         count, size, times_s = len(video), f"{video.width}x{video.height}", video.times_s
     edges = np.linspace(0, count, SEGMENTS + 1).astype(int)
     generator = np.random.default_rng(0)
     jobs = {name: (lambda numbers, read=read: read(path, numbers)) for name, read in readers.items()}
     extra: dict[str, dict[str, float]] = {}
-    for name, found in copies.items():
-        if path.stem in found:
-            copy = found[path.stem]
+    for name, copy_of in copies.items():
+        if path.stem in copy_of:
+            copy = copy_of[path.stem]
             jobs[name] = _copy_job(copy, times_s)
             extra[name] = _quality(copy, path)
     wall: dict[str, list[float]] = {name: [] for name in jobs}
     cpu: dict[str, list[float]] = {name: [] for name in jobs}
     difference: dict[str, float] = {}
     failed: dict[str, str] = {}
-    for turn in range(-1, rounds):  # the first turn warms up, and looks at the pictures
+    for turn in range(-1, rounds):  # the first turn warms up, and compares the pictures
         numbers = [int(generator.integers(a, max(b, a + 1))) for a, b in itertools.pairwise(edges)]
         numbers = sorted({min(number, count - 1) for number in numbers})
         names = [name for name in jobs if name not in failed]
@@ -209,7 +209,7 @@ def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Pa
             began, used = time.perf_counter(), time.process_time()
             try:
                 images = jobs[name](numbers)
-            except Exception as error:  # another library's trouble with a file is part of the table
+            except Exception as error:  # a failure of another library is part of the table
                 if name in (OURS, FIRST):
                     raise
                 failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0]}"[:100]
@@ -220,7 +220,7 @@ def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Pa
             elif not isinstance(images, torch.Tensor) and name not in copies:
                 difference[name] = _difference(images, truth)
     if difference[OURS] or difference[FIRST]:
-        raise AssertionError(f"{path}: ours brings other pictures than a plain decoding")
+        raise AssertionError(f"{path}: our frames differ from those of a full decoding")
     medians = {name: statistics.median(some) for name, some in wall.items() if some}
     used_s = {name: statistics.median(some) for name, some in cpu.items() if some}
     table = {}
@@ -237,20 +237,20 @@ def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Pa
 
 
 def _difference(images: Images, truth: Images) -> float:
-    """Mean of |difference| in levels of 255, over the picture where it is greatest; infinite for another size."""
+    """Return the mean |difference| in levels of 255 of the picture with the largest one; infinite for other sizes."""
     if any(image.shape != true.shape for image, true in zip(images, truth, strict=True)):
         return float("inf")
     return max(float(np.abs(a.astype(int) - b).mean()) for a, b in zip(images, truth, strict=True))
 
 
 def _copy_job(copy: Path, times_s: np.ndarray) -> Callable[[list[int]], Images]:
-    """Frames of a copy, which may have fewer: those at the same moments."""
+    """Return a job that reads the copy's frames at the same times; the copy may have fewer frames."""
 
     def read(numbers: list[int]) -> Images:
         with _open_copy(copy) as video:
-            own = video.times_s - video.times_s[0]
-            asked = times_s[numbers] - times_s[0]
-            nearest = np.abs(own[:, None] - asked[None]).argmin(0)
+            copy_times_s = video.times_s - video.times_s[0]
+            source_times_s = times_s[numbers] - times_s[0]
+            nearest = np.abs(copy_times_s[:, None] - source_times_s[None]).argmin(0)
             return list(video.frames_at(nearest).images.permute(0, 2, 3, 1).numpy())
 
     return read
@@ -265,18 +265,18 @@ def _open_copy(copy: Path) -> VideoReader:
 
 
 def _quality(copy: Path, source: Path) -> dict[str, float]:
-    """Bytes over the source's, and the PSNR of its frames to the source's at the same moments, in its own size."""
+    """Return the copy's bytes relative to the source, and the PSNR of its frames to the source's at the same times."""
     from vidact.prepare.transcode import psnr_of, scaled, squared_difference
 
     with _open_copy(copy) as video, open_video(source) as original:
         chosen = np.unique(np.linspace(0, len(video) - 1, 16).astype(int))
-        moments = video.times_s[chosen] - video.times_s[0]
-        own = original.times_s - original.times_s[0]
-        numbers = np.abs(own[:, None] - moments[None]).argmin(0)
+        copy_times_s = video.times_s[chosen] - video.times_s[0]
+        source_times_s = original.times_s - original.times_s[0]
+        numbers = np.abs(source_times_s[:, None] - copy_times_s[None]).argmin(0)
         images = video.frames_at(chosen).images.permute(0, 2, 3, 1).numpy()
         truth = original.frames_at(numbers).images.permute(0, 2, 3, 1).numpy()
         num_frames, share = len(video), len(video) / len(original)
-        sizes = video._sizes if copy.suffix == ".packed" else []  # type: ignore[attr-defined]  # of its JPEGs
+        sizes = video._sizes if copy.suffix == ".packed" else []  # type: ignore[attr-defined]  # sizes of its JPEGs
         num_bytes = copy.stat().st_size + sum(sizes)
     error = sum(
         squared_difference(image, scaled(true, *image.shape[:2])) for image, true in zip(images, truth, strict=True)
@@ -291,7 +291,7 @@ def _quality(copy: Path, source: Path) -> dict[str, float]:
 
 
 def _choose(data: str | None, videos: str | None, files: int) -> list[Path]:
-    """The two clips of Kinetics' size, some of FIR and Weizmann, and the caller's."""
+    """Return the two clips of Kinetics' size, some videos of FIR and Weizmann, and those in ``videos``."""
     shared = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
     root = shared if data is None else Path(data)
     chosen = [root / "fixtures" / "mmaction2" / name for name in ("demo.mp4", "test.mp4")]
@@ -308,13 +308,13 @@ def _choose(data: str | None, videos: str | None, files: int) -> list[Path]:
 
 
 def _some(folder: Path, files: int) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return found[:: max(1, len(found) // files)][:files]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return paths[:: max(1, len(paths) // files)][:files]
 
 
 def _by_stem(folder: Path, suffixes: frozenset[str] | set[str]) -> dict[str, Path]:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; `vidact prepare` makes it")
+        raise FileNotFoundError(f"{folder} is not a folder; `vidact prepare` makes it")
     return {path.stem: path for path in folder.rglob("*") if path.suffix.lower() in suffixes}
 
 
@@ -325,7 +325,7 @@ def _is_installed(name: str) -> bool:
     if name in (OURS, FIRST, "pipeline"):
         return True
     try:
-        __import__("cv2")  # before decord, whose own zlib breaks it
+        __import__("cv2")  # import OpenCV before decord, whose zlib breaks it
         __import__(module)
     except (ImportError, RuntimeError, OSError) as error:
         print(f"{name} is left out: {str(error).splitlines()[0]}")
@@ -336,18 +336,18 @@ def _is_installed(name: str) -> bool:
 def _print(row: dict[str, Any]) -> None:
     print(f"\n{row['file']}: {row['frames']} frames of {row['size']}")
     print(f"  {'reader':20}{'ms':>9}{'CPU ms':>9}{'ratio':>8}{'CPU':>7}   off by")
-    for name, one in row["readers"].items():
-        if "failed" in one:
-            print(f"  {name:20}{one['failed']}")
+    for name, reader in row["readers"].items():
+        if "failed" in reader:
+            print(f"  {name:20}{reader['failed']}")
             continue
-        ratios = f"{one['ratio']:8.2f}{one['cpu_ratio']:7.2f}" if "ratio" in one else " " * 15
-        words = f"{one['difference']:.2f} levels" if "difference" in one else ""
-        if "psnr" in one:
-            words = (
-                f"{one['psnr']:.1f} dB, {one['bytes_ratio']:.2f}x the bytes, {one['frames_share']:.0%} of the frames, "
-                f"short side {one['short_side']:.0f}"
+        ratios = f"{reader['ratio']:8.2f}{reader['cpu_ratio']:7.2f}" if "ratio" in reader else " " * 15
+        quality = f"{reader['difference']:.2f} levels" if "difference" in reader else ""
+        if "psnr" in reader:
+            quality = (
+                f"{reader['psnr']:.1f} dB, {reader['bytes_ratio']:.2f}x the bytes, "
+                f"{reader['frames_share']:.0%} of the frames, short side {reader['short_side']:.0f}"
             )
-        print(f"  {name:20}{one['ms']:9.1f}{one['cpu_ms']:9.1f}{ratios}   {words}")
+        print(f"  {name:20}{reader['ms']:9.1f}{reader['cpu_ms']:9.1f}{ratios}   {quality}")
 
 
 if __name__ == "__main__":

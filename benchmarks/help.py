@@ -1,10 +1,10 @@
-"""The CPU time of the help of every command and sub-command, each in a fresh process, beside ``import torch``.
+"""Measure the CPU time of the help of every command and sub-command, each in a new process, beside ``import torch``.
 
     uv run python benchmarks/help.py
-    uv run python benchmarks/help.py --beside ../old        # and of another checkout
+    uv run python benchmarks/help.py --beside ../old        # also for another checkout
 
-Times are user and system seconds, the least of several runs. The pages ``--help data`` and ``--help model`` of training
-explain classes that have to be imported; the time of those imports is a row of its own.
+Times are user and system seconds, the smallest of several runs. The pages ``--help data`` and ``--help model`` of
+training explain classes that have to be imported; the time of those imports is a row of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ IMPORTS = {
 
 
 def pages() -> list[list[str]]:
-    """The arguments of every page of help."""
+    """Return the arguments of every page of help."""
     pages = [["--help"]]
     for command in cli.COMMANDS:
         pages.append([command, "--help"])
@@ -42,7 +42,7 @@ def pages() -> list[list[str]]:
 
 
 def seconds(checkout: Path, code: str, args: list[str], repeats: int) -> float:
-    """The least CPU seconds of a process that runs ``code``; NaN where it fails."""
+    """Return the smallest CPU seconds of a process that runs ``code``, or NaN if it fails."""
     times = []
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def help_times(beside: Path | None = None, repeats: int = 3) -> None:
 
     Args:
         beside: another checkout, for a second column.
-        repeats: runs of each page; the least counts.
+        repeats: runs of each page; the smallest time counts.
     """
     checkouts = [ROOT, *([beside.resolve()] if beside else [])]
     rows = [(f"vidact {' '.join(args)}", PROGRAM, args) for args in pages()]

@@ -1,19 +1,20 @@
-"""What an answer costs live, how late it comes, and how many streams one process holds.
+"""Measure the cost and the delay of live answers, and how many streams one process can answer.
 
     python benchmarks/live.py                                  # MobileNetV2 and MiniROAD on the best device; 2 minutes
     python benchmarks/live.py --backbone resnet50 --device cpu
     python benchmarks/live.py --parts [camera] --seconds 300 --out runs/live    # figures also in runs/live/results.json
 
-Four parts, with random weights, which cost what trained ones do:
+Four parts, with random weights, which cost as much as trained ones:
 
-answer   One answer by a step, against running the same networks anew over the last window of frames, as webcam demos
-         do; both from frames of the camera's size to probabilities, in turn, medians.
-camera   A simulated camera through the camera source's own reader thread: from the capture of the newest frame that
-         an answer looked at, to the answer. A token of six frames is answered when the last of them is certain, and an
-         image network looks at the fourth, so about 0.12 s of it are waiting and not computing.
-files    Frames a second of several files in one process, in shared batches, and of as many runs one after another.
-gpu      With CUDA: the streams one GPU holds at 4 tokens a second. Networks, the streams' states and transfer only:
-         decoding and resizing are the CPU's, and ``prepare`` is what a token costs one of its cores.
+answer   One answer by a step, compared with running the same networks over the whole last window of frames, as many
+         webcam demos do; both from frames of the camera's size to probabilities, in turn; medians.
+camera   A simulated camera, read by the reader thread of the camera source: the time from the capture of the newest
+         frame of an answer to the answer. A token of six frames is answered when its last frame is certain, and an
+         image network uses the fourth, so about 0.12 s of this time are waiting and not computing.
+files    Frames per second of several files in one process, in shared batches, and of the same files one after another.
+gpu      With CUDA: the number of streams that one GPU can answer at 4 tokens per second. Only networks, states of
+         streams and transfer are measured; the CPU decodes and resizes, and ``prepare`` is the time of a token on one
+         of its cores.
 """
 
 from __future__ import annotations
@@ -61,17 +62,17 @@ def main(
     """Print the tables.
 
     Args:
-        backbone: of the features and of the TSM: a name that vidact.models has as tsm_<backbone>.
+        backbone: backbone of the features and of the TSM: any <backbone> for which vidact.models has tsm_<backbone>.
         parts: some of answer, camera, files, gpu. All by default.
-        window: frames of the window that is computed anew.
+        window: frames of the window that is computed whole.
         repeats: rounds of the part answer.
-        fps: of the simulated camera.
-        width: of its frames, in pixels.
-        height: of its frames, in pixels.
-        seconds: how long it runs, and how long each file is.
+        fps: frames per second of the simulated camera.
+        width: width of its frames in pixels.
+        height: height of its frames in pixels.
+        seconds: how long the camera runs, and three times the length of each file.
         streams: number of files.
-        device: cpu, cuda or mps; default: the best there is.
-        toy: tiny networks, to see that this runs.
+        device: cpu, cuda or mps; default: the best available one.
+        toy: use tiny networks, to check that this runs.
         out: folder for results.json.
     """
     parts = list(PARTS) if parts is None else parts
@@ -133,7 +134,7 @@ def main(
 
 
 def detector(backbone: str, device: str | None, toy: bool = False) -> StreamModel:
-    """MiniROAD on features of a backbone, random weights."""
+    """Return MiniROAD on features of a backbone, with random weights."""
     extractor = build_extractor(backbone, None, 32 if toy else None, device=device)
     small = {"embedding_dim": 16, "hidden_dim": 16} if toy else {}
     torch.manual_seed(0)
@@ -145,7 +146,7 @@ def detector(backbone: str, device: str | None, toy: bool = False) -> StreamMode
 
 
 def recogniser(backbone: str, device: torch.device, size: dict[str, int]) -> StreamModel:
-    """A causal TSM that steps frame by frame."""
+    """Return a causal TSM that steps frame by frame."""
     torch.manual_seed(0)
     network = getattr(vidact.models, f"tsm_{backbone}")(len(CLASSES), weights=None, shift="causal", **size)
     network.record = {"classes": CLASSES, "input": network.input.as_dict(), "sampling": None}
@@ -156,7 +157,7 @@ def recogniser(backbone: str, device: torch.device, size: dict[str, int]) -> Str
 
 
 def measure_answer(model: StreamModel, window: int, repeats: int, size: tuple[int, int]) -> dict[str, float]:
-    """Milliseconds of a step, and of the same network over the last ``window`` frames; each frame is one token's."""
+    """Return the milliseconds of a step and of the last ``window`` frames computed whole; each token has one frame."""
     frames = [noise(size, seed) for seed in range(window)]
     state = model.network.initial_state(1)
     step_s: list[float] = []
@@ -175,7 +176,7 @@ def measure_answer(model: StreamModel, window: int, repeats: int, size: tuple[in
 
 @torch.inference_mode()
 def compute_anew(model: StreamModel, images: list[Tensor]) -> Tensor:
-    """Probabilities by whole clips: every frame transformed and seen again."""
+    """Return probabilities of the whole clip: every frame is transformed and computed again."""
     if model.extractor:
         prepared = [model.extractor.prepare([image] * len(model.places)) for image in images]
         features = model.extractor.compute(prepared)
@@ -194,7 +195,7 @@ def noise(size: tuple[int, int], seed: int) -> Tensor:
 
 
 class SimulatedCamera:
-    """What OpenCV gives of a camera: a frame every 1 / fps s, whether anybody takes it or not."""
+    """A camera as OpenCV shows it: it has a new frame every 1 / fps s, whether or not the frame is read."""
 
     def __init__(self, fps: float, size: tuple[int, int]) -> None:
         self.fps, self.count = fps, 0
@@ -222,7 +223,7 @@ class SimulatedCamera:
 
 
 def measure_camera(model: StreamModel, fps: float, size: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Latencies of all answers but those of the first second, in which libraries wake up."""
+    """Return the latencies of all answers except those of the first second, in which libraries are loaded."""
     camera = SimulatedCamera(fps, size)
     updates, frames = [], []
     with open_source("0", capture=lambda _: camera) as source:
@@ -255,12 +256,12 @@ def measure_camera(model: StreamModel, fps: float, size: tuple[int, int], second
 
 
 def measure_files(model: StreamModel, streams: int, size: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Frames a second of files side by side in one process, and one after another."""
+    """Return frames per second of files side by side in one process, and one after another."""
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.mp4" for number in range(streams)]
         for number, path in enumerate(paths):
             write_video(path, size, seconds, number)
-        list(run(open_source(paths[0]), model))  # wakes libraries up
+        list(run(open_source(paths[0]), model))  # loads libraries
         frames: list[str] = []
         started = time.perf_counter()
         together = list(run_many([open_source(p) for p in paths], model, on_frame=lambda name, _: frames.append(name)))
@@ -286,7 +287,7 @@ def measure_files(model: StreamModel, streams: int, size: tuple[int, int], secon
 
 
 def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) -> None:
-    """25 fps, a coarse pattern that moves."""
+    """Write a video of a coarse pattern that moves, at 25 fps."""
     height, width = (side // 2 * 2 for side in size)
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
     image = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
@@ -294,8 +295,8 @@ def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) ->
         stream: Any = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
         stream.pix_fmt, stream.height, stream.width = "yuv420p", height, width
         for number in range(max(round(25 * seconds), 1)):
-            shown = np.ascontiguousarray(np.roll(image, 3 * number, axis=1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(shown, format="rgb24")))
+            frame = np.ascontiguousarray(np.roll(image, 3 * number, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -303,7 +304,7 @@ def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) ->
 
 
 def measure_gpu(model: StreamModel, size: tuple[int, int], batch: int = 256, repeats: int = 10) -> dict[str, float]:
-    """Streams at 4 tokens a second, when ``batch`` of them have a token at the same time, each with its own state."""
+    """Return the number of streams at 4 tokens per second; ``batch`` streams with separate states share each batch."""
     assert model.extractor is not None
     model.extractor.batch = batch
     image = noise(size, 0)
@@ -315,7 +316,7 @@ def measure_gpu(model: StreamModel, size: tuple[int, int], batch: int = 256, rep
     for _ in range(repeats + 2):
         started = time.perf_counter()
         _, _, state = model.answer(model.inputs(tokens), stack_states(states))
-        states = [one_stream(state, i) for i in range(batch)]  # as vidact.stream keeps them
+        states = [one_stream(state, i) for i in range(batch)]  # one state per stream, as in vidact.stream
         times.append(time.perf_counter() - started)
     batch_s = statistics.median(times[2:])
     return {

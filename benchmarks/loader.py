@@ -1,12 +1,13 @@
-"""Clips a second of the whole training loader: decode, augment to 8 x 224 x 224, batch; ours beside a plain one.
+"""Measure clips per second of the whole training loader (decode, augment to 8 x 224 x 224, batch) and of a plain one.
 
     uv run python benchmarks/loader.py --videos my_clips        # a folder of videos; without it, generated ones
     uv run python benchmarks/loader.py --videos my_clips --workers 4 --rounds 5 --out runs/loader
 
-The plain loader is what many projects have: decord's ``get_batch``, then OpenCV for every frame. Ours reads the same
-videos as they are, transcoded and packed by ``vidact prepare``. All take one random frame from each of eight segments,
-crop at several scales, mirror, and normalise. Epochs are interleaved, so that a busy machine is busy for all; printed
-are medians, ratios, what the copies cost in bytes and PSNR, and where the time of one clip goes.
+The plain loader is one that many projects use: decord's ``get_batch``, then OpenCV for every frame. Our loader reads
+the same videos as they are, transcoded, and packed by ``vidact prepare``. All use one random frame from each of eight
+segments, crop at several scales, mirror, and normalise. The loaders take turns epoch by epoch, so that other work of
+the machine affects all of them. The script prints medians, ratios, the bytes and PSNR of the copies, and where the time
+of one clip goes.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ SEGMENTS = 8
 
 
 class PlainDataset(Dataset[tuple[torch.Tensor, int]]):
-    """decord, and OpenCV frame by frame."""
+    """A data set that reads with decord, and transforms with OpenCV frame by frame."""
 
     def __init__(self, paths: Sequence[Path], segments: int, size: int) -> None:
         self.paths, self.segments, self.size = list(paths), segments, size
@@ -82,11 +83,11 @@ def our_data(
     input: ClipInput = INPUT,
     **more: Any,
 ) -> ClipData:
-    """A data module over so many clips: each video stands in the list as often as it takes."""
+    """Return a data module of ``clips`` clips: the videos are listed repeatedly until there are enough."""
     lists.mkdir(parents=True, exist_ok=True)
     rows = []
     for i in range(clips):
-        # an end far beyond the video's, another for each repetition, since every clip has its own name
+        # Every clip needs a name of its own, so each repetition has another end, far after the end of the video.
         rows.append(ClipRow(names[i % len(names)], f"class{i % 2}", "train", end_s=100_000.0 + i))
     write_clips_csv(lists, rows)
     (lists / "root.txt").write_text(f"{folder.absolute()}\n")
@@ -98,7 +99,7 @@ def our_data(
 
 
 def generate(folder: Path, count: int, frames: int) -> None:
-    """Videos of Kinetics' size with one key frame at the start: moving patches before a textured wall."""
+    """Write videos of Kinetics' size with one key frame at the start: moving patches in front of a textured wall."""
     for number in range(count):
         random = np.random.default_rng(number)
         wall = cv2.resize(
@@ -123,9 +124,9 @@ def epoch_seconds(loader: DataLoader[Any]) -> float:
 
 
 def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
-    """Milliseconds a clip of each part of our loader, in this process, alone."""
+    """Return the milliseconds per clip of each part of our loader, measured in this process only."""
     dataset: Any = data.sets["train"]
-    # a device that finishes the pixels leaves the workers but the crop
+    # with pixels_on device, the workers only crop
     pixels, change = ("crop", "cut") if dataset.cut_only else ("crop, resize, normalise", "__call__")
     spent = dict.fromkeys(("open and index", "read the frames", pixels, "make the batch"), 0.0)
     samples = []
@@ -139,10 +140,10 @@ def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
             images = video.frames_at(dataset.sampler(count, generator)[0]).images
         read = time.perf_counter()
         getattr(dataset.transform, change)(images, 0)
-        done = time.perf_counter()
+        changed = time.perf_counter()
         spent["open and index"] += opened - began
         spent["read the frames"] += read - opened
-        spent[pixels] += done - read
+        spent[pixels] += changed - read
         samples.append(dataset[index])
         if len(samples) == data.batch_size or index == clips - 1:
             began = time.perf_counter()
@@ -154,7 +155,7 @@ def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
 
 def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="a folder of videos; generated ones if it is not given")
+    parser.add_argument("--videos", type=Path, help="a folder of videos; default: generated videos")
     parser.add_argument("--workers", type=int, default=2, help="loader processes of each loader")
     parser.add_argument("--clips", type=int, default=64, help="clips of an epoch; videos are repeated")
     parser.add_argument("--batch", type=int, default=8)
@@ -164,20 +165,20 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--generated", type=int, default=4, help="how many videos are generated without --videos")
     parser.add_argument("--frames", type=int, default=300, help="frames of a generated video")
     parser.add_argument("--out", type=Path, help="folder for results.json")
-    asked = parser.parse_args(args)
+    options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
-        return _measure(asked, Path(scratch))
+        return _measure(options, Path(scratch))
 
 
-def _measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    folder = asked.videos
+def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    folder = options.videos
     if folder is None:
         folder = scratch / "generated"
-        generate(folder, asked.generated, asked.frames)
-    names = sorted(name for found in find_videos(folder).values() for name in found)
+        generate(folder, options.generated, options.frames)
+    names = sorted(name for names in find_videos(folder).values() for name in names)
     if not names:
-        raise FileNotFoundError(f"{folder} holds no video")
-    raw = scratch / "raw"  # the videos alone, whatever lists lie beside them
+        raise FileNotFoundError(f"{folder} contains no video")
+    raw = scratch / "raw"  # only the videos, without any lists beside them
     for name in names:
         (raw / name).parent.mkdir(parents=True, exist_ok=True)
         (raw / name).symlink_to((folder / name).absolute())
@@ -186,13 +187,13 @@ def _measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     suffixes = {"raw": None, "transcoded": ".mp4", "packed": ".packed"}
     loaders: dict[str, DataLoader[Any]] = {}
     data: dict[str, ClipData] = {}
-    plain = PlainDataset([raw / names[i % len(names)] for i in range(asked.clips)], SEGMENTS, INPUT.size)
+    plain = PlainDataset([raw / names[i % len(names)] for i in range(options.clips)], SEGMENTS, INPUT.size)
     loaders["decord + OpenCV"] = DataLoader(
         plain,
-        asked.batch,
+        options.batch,
         shuffle=True,
-        num_workers=asked.workers,
-        persistent_workers=asked.workers > 0,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=one_thread,
     )
@@ -201,29 +202,29 @@ def _measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         data[kind] = our_data(
             scratch / kind,
             copies,
-            asked.clips,
-            asked.workers,
-            asked.batch,
+            options.clips,
+            options.workers,
+            options.batch,
             scratch / "lists" / kind,
-            pixels_on=asked.pixels_on,
-            start_method=asked.start_method,
+            pixels_on=options.pixels_on,
+            start_method=options.start_method,
         )
         loaders[f"ours, {kind}"] = data[kind].loader("train")
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
     for loader in loaders.values():
-        epoch_seconds(loader)  # workers start, indices are cached, pages are read
-    for _ in range(asked.rounds):
+        epoch_seconds(loader)  # starts workers, caches indices and reads pages
+    for _ in range(options.rounds):
         for name, loader in loaders.items():
             seconds[name].append(epoch_seconds(loader))
-    rates = {name: asked.clips / statistics.median(taken) for name, taken in seconds.items()}
+    rates = {name: options.clips / statistics.median(times) for name, times in seconds.items()}
     base = rates["decord + OpenCV"]
-    print(f"{len(names)} videos, {asked.workers} workers, batches of {asked.batch}, {SEGMENTS} frames of 224 x 224")
+    print(f"{len(names)} videos, {options.workers} workers, batches of {options.batch}, {SEGMENTS} frames of 224 x 224")
     for name, rate in rates.items():
         print(f"{name:>18}  {rate:8.1f} clips/s  {rate / base:6.2f}x")
-    for kind, done in (("transcoded", transcoded), ("packed", packed)):
-        figures = done.figures
+    for kind, copies_made in (("transcoded", transcoded), ("packed", packed)):
+        figures = copies_made.figures
         print(f"{kind:>18}  {figures['bytes_ratio']:.2f}x the bytes, median PSNR {figures['psnr_median']:.2f} dB")
-    parts = {kind: where_time_goes(one, min(asked.clips, 16)) for kind, one in data.items()}
+    parts = {kind: where_time_goes(module, min(options.clips, 16)) for kind, module in data.items()}
     print(f"\n{'ms a clip, alone':>26}" + "".join(f"{kind:>12}" for kind in parts))
     for part in next(iter(parts.values())):
         print(f"{part:>26}" + "".join(f"{spent[part]:12.2f}" for spent in parts.values()))
@@ -234,8 +235,8 @@ def _measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "transcoded": transcoded.figures,
         "packed": packed.figures,
     }
-    if asked.out:
-        save_results(asked.out, {"loader": results}, command_line())
+    if options.out:
+        save_results(options.out, {"loader": results}, command_line())
     return results
 
 

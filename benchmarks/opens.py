@@ -1,11 +1,11 @@
-"""Whether opening videos for days leaves anything behind: memory and file descriptors over many opens.
+"""Check that opening videos many times leaks neither memory nor file descriptors.
 
     uv run python benchmarks/opens.py --out runs/opens            # 20,000 opens of small files, good and broken
 
-The files are made here: H.264 with B-frames in MP4, Matroska and AVI, MPEG-4 in AVI, an image folder, and broken ones
+The files are generated: H.264 with B-frames in MP4, Matroska and AVI, MPEG-4 in AVI, an image folder, and broken files
 (cut, damaged, empty, text, sound without pictures). Each is opened, read at a few random frames and closed, or refused.
-Every second open finds a kept index. After the first fifth, the slope of a straight line through the resident memory
-must stay below 1 KiB an open, and the number of open file descriptors as it was.
+Every second open uses a cached index. After the first fifth, the slope of a straight line through the resident memory
+must be below 1 KiB per open, and the number of open file descriptors must not change.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from vidact.results.figures import command_line, save_results
 from vidact.video import VideoError, open_video
 from vidact.video.numbered import numbered_picture, write_numbered_video
 
-MOST_BYTES = 1024.0  # an open may leave behind
+MOST_BYTES = 1024.0  # allowed growth per open
 
 
 def make_files(folder: Path, num_frames: int = 24) -> tuple[list[Path], list[Path]]:
-    """Good files and broken ones."""
+    """Write good and broken files; return their paths."""
     good = [folder / name for name in ("a.mp4", "b.mkv", "c.avi", "d.avi")]
     for path in good:
         write_numbered_video(path, num_frames, codec="mpeg4" if path.name == "d.avi" else "libx264")
@@ -59,7 +59,7 @@ def make_files(folder: Path, num_frames: int = 24) -> tuple[list[Path], list[Pat
     content[hit[0] : hit[0] + hit[1]] = b"\xff" * hit[1]
     damaged.write_bytes(content)
     for path in (*good, *broken, damaged):
-        os.utime(path, (1e9, 1e9))  # long ago, so that indices are kept
+        os.utime(path, (1e9, 1e9))  # an old time of modification, so that indices are cached
     return [*good, images], [*broken, damaged]
 
 
@@ -72,18 +72,18 @@ def num_descriptors() -> int:
 
 
 def watch(opens: int, warm_up: float = 0.2, rows: int = 50) -> dict[str, float]:
-    """Open ``opens`` times; figures after the first ``warm_up`` of them."""
+    """Open files ``opens`` times; return figures of the opens after the first share ``warm_up``."""
     if not Path("/proc/self/statm").exists():
         raise RuntimeError("memory and file descriptors are read from /proc, which only Linux has")
     if opens < 50 or not 0 < warm_up < 0.9:
         raise ValueError(f"opens is {opens} and warm_up {warm_up:g}; give at least 50, and a share below 0.9")
     generator = np.random.default_rng(0)
     at, memory, descriptors = [], [], []
-    every = max(20, opens // rows)  # opens from a look at the process to the next
+    every = max(20, opens // rows)  # opens from one measurement to the next
     refused = 0
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
-        kept = os.environ.get("VIDACT_CACHE")
+        old_cache = os.environ.get("VIDACT_CACHE")
         os.environ["VIDACT_CACHE"] = str(Path(name) / "cache")
         try:
             good, broken = make_files(Path(name))
@@ -101,10 +101,10 @@ def watch(opens: int, warm_up: float = 0.2, rows: int = 50) -> dict[str, float]:
                     memory.append(resident_bytes())
                     descriptors.append(num_descriptors())
         finally:
-            if kept is None:
+            if old_cache is None:
                 del os.environ["VIDACT_CACHE"]
             else:
-                os.environ["VIDACT_CACHE"] = kept
+                os.environ["VIDACT_CACHE"] = old_cache
     slope = float(np.polyfit(at, memory, 1)[0])
     return {
         "opens": opens,
@@ -123,8 +123,8 @@ def main(opens: int = 20_000, warm_up: float = 0.2, out: str | None = None) -> d
     """Print the figures.
 
     Args:
-        opens: how many.
-        warm_up: share of them before memory has to stay.
+        opens: number of opens.
+        warm_up: share of the opens after which memory must not grow.
         out: folder for results.json.
     """
     figures = watch(opens, warm_up)

@@ -1,12 +1,12 @@
-"""Which networks see the order of frames: all of them learn, from nothing, classes that differ in nothing else.
+"""Compare how well networks learn the order of frames, from random weights, on classes that differ only in it.
 
     python benchmarks/order.py                                        # all networks, an hour or two on a CPU
     python benchmarks/order.py --networks [TSN,TSM,TIN] --out runs/order
 
-Ten of the sixteen classes of ``vidact.data.synthetic`` are pairs that hold the same frames in opposite order. Each
-network is trained as configs/clip/synthetic/<file>.yaml says, its best epoch on the validation clips is scored on the
-test clips once, and the folder ``out`` gets a table (report.html, results.json) and a picture (plots/order.png).
-Finished runs are kept when the command runs again, and one that was interrupted goes on.
+Ten of the sixteen classes of ``vidact.data.synthetic`` are pairs that contain the same frames in opposite order. Each
+network is trained with configs/clip/synthetic/<file>.yaml, and its best epoch on the validation clips is scored once on
+the test clips. The folder ``out`` gets a table (report.html, results.json) and a picture (plots/order.png). If the
+command runs again, finished runs are kept and an interrupted run is continued.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vidact.results.figures import command_line, load_results, save_results
 from vidact.results.scores import load_scores
 from vidact.training import run as training
 
-NETWORKS = {  # in the table → in configs/clip/synthetic
+NETWORKS = {  # the name in the table → the file in configs/clip/synthetic
     "TSN": "tsn_resnet_tiny",
     "TSN flow": "tsn_resnet_tiny_flow",
     "TRN": "trn_resnet_tiny",
@@ -58,16 +58,16 @@ def main(
     epochs: int | None = None,
     seed: int = 1,
 ) -> None:
-    """Make the clips, train and score the networks, write the table and the picture.
+    """Generate the clips, train and score the networks, and write the table and the picture.
 
     Args:
         networks: some of those in ``NETWORKS``; default: all.
         out: folder for the clips, the runs and the report.
-        clips: training clips a class.
-        val: validation clips a class; they choose the epoch.
-        test: test clips a class.
-        epochs: passes over the training clips; default: what each configuration says.
-        seed: of the clips, of the networks' start and of training. Recipes were chosen on clips of seed 100.
+        clips: training clips per class.
+        val: validation clips per class; they choose the epoch.
+        test: test clips per class.
+        epochs: passes over the training clips; default: the number in each configuration.
+        seed: seed of the clips, of the initial weights and of training. Recipes were chosen on clips of seed 100.
     """
     names = list(NETWORKS) if networks is None else networks
     if unknown := sorted(set(names) - set(NETWORKS)):
@@ -76,7 +76,7 @@ def main(
     data, splits = out / "videos", {"train": clips, "val": val, "test": test}
     refuse_other_clips(data, seed, splits)
     made(data, "clips.csv", lambda: write_clips(data, splits=splits, seed=seed))
-    cache = FrameCache()  # one for all networks: no video is decoded twice
+    cache = FrameCache()  # shared by all networks, so that no video is decoded twice
     rows = []
     for name in names:
         run = out / NETWORKS[name]
@@ -95,8 +95,8 @@ def main(
         out / "plots" / "order.png",
     )
     notes = [
-        "Each two rows of the picture are the same frames in opposite order: a network that only sees the set of "
-        "frames can do no better than guess which of the two it was shown.",
+        "Each two rows of the picture are the same frames in opposite order: a network that uses only the set of "
+        "frames can only guess which of the two a clip shows.",
         f"{16 * clips} training, {16 * val} validation and {16 * test} test clips of seed {seed}.",
     ]
     runs = [out / NETWORKS[row["network"]] for row in rows]
@@ -111,19 +111,19 @@ def main(
 
 
 def refuse_other_clips(data: Path, seed: int, splits: dict[str, int]) -> None:
-    """Kept runs were trained and scored on the clips that lie there."""
+    """Raise ValueError if ``data`` has clips of another seed or number: finished runs were made with those clips."""
     if not (data / "clips.csv").exists():
         return
-    there = json.loads((data / "synthetic.json").read_text(encoding="utf-8"))
-    if (there["seed"], there["splits"]) != (seed, splits):
+    record = json.loads((data / "synthetic.json").read_text(encoding="utf-8"))
+    if (record["seed"], record["splits"]) != (seed, splits):
         raise ValueError(
-            f"{data} holds clips of seed {there['seed']}, {there['splits']} a class, and this asks for seed {seed}, "
+            f"{data} holds clips of seed {record['seed']}, {record['splits']} a class, and this asks for seed {seed}, "
             f"{splits}; ask for the same, or name another folder with --out"
         )
 
 
 def train(config: str, data: Path, run: Path, epochs: int | None, seed: int, cache: FrameCache) -> None:
-    """Train and score one network, from where an interrupted run stopped."""
+    """Train and score one network; an interrupted run is continued."""
     began = time.perf_counter()
     arguments = ["--config", f"clip/synthetic/{config}", f"--seed_everything={seed}", f"--data.root={data}"]
     arguments += [f"--run={run}", *([f"--trainer.max_epochs={epochs}"] if epochs else [])]
@@ -133,7 +133,7 @@ def train(config: str, data: Path, run: Path, epochs: int | None, seed: int, cac
 
 
 def describe(name: str, run: Path) -> dict[str, Any]:
-    """The row of a finished run."""
+    """Return the row of a finished run."""
     scores, results = load_scores(run / "scores.npz"), load_results(run)
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return {

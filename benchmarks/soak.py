@@ -1,10 +1,10 @@
-"""Whether a stream that never ends stays as it is: memory, threads, file descriptors and the time of a step.
+"""Check that an endless stream does not grow: memory, threads, file descriptors and the time of a step.
 
     python benchmarks/soak.py --out runs/soak                    # 15 minutes or 200,000 steps, whichever comes first
-    python benchmarks/soak.py --minutes 1440 --steps 0 --out runs/soak     # a day; 0 is without end
+    python benchmarks/soak.py --minutes 1440 --steps 0 --out runs/soak     # a day; 0: no limit
 
-Noise goes through one endless live source, and every 500 steps another source comes, is answered and goes, as visitors
-of a page do. A step is an answer. Leaves soak.png and results.json in ``out``.
+One endless live source sends noise. Every 500 steps another source is added, answered and removed, like a visitor of
+the page. A step is one answer. Writes soak.png and results.json into ``out``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from vidact.stream import Engine, Grab, StreamModel
 
 FPS = 24.0
 VISIT_EVERY = 500  # steps
-ROWS = 60  # of the table that is kept; it is thinned when it is full, so that it does not grow
+ROWS = 60  # rows of the table; a full table loses every second row, so that it does not grow
 
 
 class Endless:
-    """A live source as fast as it is asked, until it is closed or ``seconds`` of it have been seen."""
+    """A live source that is as fast as its reader, until it is closed or after ``seconds``."""
 
     is_live = True
 
@@ -60,9 +60,9 @@ def main(
     """Print the table.
 
     Args:
-        minutes: how long it runs at most.
-        steps: answers at most; 0 is any number.
-        warm_up: share of the run after which memory has to stay.
+        minutes: longest duration.
+        steps: largest number of answers; 0: no limit.
+        warm_up: share of the run after which memory must not grow.
         out: folder for soak.png and results.json.
     """
     if not Path("/proc/self/statm").exists():
@@ -97,7 +97,7 @@ def main(
 
 
 def measure(minutes: float, steps: int) -> list[dict[str, float]]:
-    """Rows of what the process holds, evenly over the run."""
+    """Return rows of the process's memory, threads and files, evenly spaced over the run."""
     extractor = build_extractor("resnet_tiny", None, 32, device="cpu")
     torch.manual_seed(0)
     network = vidact.models.miniroad_small(4, extractor.dim, embedding_dim=32, hidden_dim=32).eval()
@@ -105,31 +105,31 @@ def measure(minutes: float, steps: int) -> list[dict[str, float]]:
     detector = EventDetector(classes, extractor.tokens_per_second, on=0.34, off=0.3, smoothing=0.2)
     model = StreamModel(network, classes, extractor.tokens_per_second, detector, extractor)
     rows: list[dict[str, float]] = []
-    started = told = time.monotonic()
-    done = told_at = 0
+    started = row_time = time.monotonic()
+    count = row_count = 0
     every = 50  # steps from a row to the next
     with Engine(model) as engine:
         engine.add(Endless("endless"))
         for update in engine.updates():
             if update.source != "endless":
                 continue
-            done += 1
-            if done % VISIT_EVERY == 0:
+            count += 1
+            if count % VISIT_EVERY == 0:
                 engine.add(Endless("visitor", seconds=3.0))
             now = time.monotonic()
-            is_over = done == steps or now - started > 60 * minutes
-            if done % every == 0 or is_over:
+            is_over = count == steps or now - started > 60 * minutes
+            if count % every == 0 or is_over:
                 rows.append(
                     {
                         "minutes": (now - started) / 60,
-                        "steps": done,
+                        "steps": count,
                         "mib": int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20,
                         "threads": threading.active_count(),
                         "files": len(list(Path("/proc/self/fd").iterdir())),
-                        "step_ms": 1000 * (now - told) / (done - told_at),
+                        "step_ms": 1000 * (now - row_time) / (count - row_count),
                     }
                 )
-                told, told_at = time.monotonic(), done
+                row_time, row_count = time.monotonic(), count
                 if len(rows) > 2 * ROWS:
                     rows, every = rows[1::2], 2 * every
             if is_over:
@@ -138,7 +138,7 @@ def measure(minutes: float, steps: int) -> list[dict[str, float]]:
 
 
 def draw(rows: list[dict[str, float]], warm_minutes: float, path: Path) -> None:
-    """Memory, threads and files over time."""
+    """Draw memory, threads and files over time."""
     from matplotlib import pyplot as plt
 
     times = [row["minutes"] for row in rows]

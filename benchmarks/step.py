@@ -1,12 +1,12 @@
-"""What a step of an online detector costs, against computing its whole window anew at every token.
+"""Compare the cost of a step of an online detector with computing its whole window at every token.
 
     python benchmarks/step.py                                      # the published sizes, and ours; minutes
     python benchmarks/step.py --detectors [oadtr,lstr,testra] --ours []
     python benchmarks/step.py --history [64,512,4096] --out runs/step    # figures also in runs/step/results.json
 
 Both ways run in turn on the same tokens, with random weights, one stream, in single precision; times are medians.
-GMAC: billions of multiply-adds, half of what torch.utils.flop_counter counts. The difference is the largest one of all
-logits over the rounds, relative to max(1, max|logit|).
+GMAC are billions of multiply-adds, half of the operations that torch.utils.flop_counter counts. The difference is the
+largest one of all logits over the rounds, relative to max(1, max|logit|).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from vidact.results.figures import command_line, save_results
 NUM_CLASSES = 22  # THUMOS'14: background, 20 actions, and the ambiguous class of the published networks
 FEATURE_DIM = 3072
 
-# Networks that carry their state through the whole video have no window; what is computed anew is this many tokens
-# of a video that has just begun.
+# Networks that carry their state through the whole video have no window; for them, this many tokens from the beginning
+# of a video are computed.
 STRETCH = 16
 
-# Builder, and the arguments of the toy size, which only shows that this file runs.
+# The function that builds each detector, and the arguments of its toy size, which only checks that this file runs.
 DETECTORS: dict[str, tuple[Callable[..., OnlineNetwork], dict[str, Any]]] = {
     "trn_recurrent": (trn_recurrent, {"hidden_dim": 16, "decoder_steps": 2}),
     "miniroad": (miniroad, {"embedding_dim": 16, "hidden_dim": 16}),
@@ -61,20 +61,20 @@ def main(
     """Print the tables.
 
     Args:
-        detectors: published ones to measure: trn_recurrent, miniroad, oadtr, lstr, testra. All by default.
+        detectors: published detectors to measure: trn_recurrent, miniroad, oadtr, lstr, testra. All by default.
         ours: kinds of our causal transformer to measure: softmax, linear, state_space. All by default.
-        history: after how many tokens to measure ours, ascending. 64, 512, 4096 and 65536 by default.
-        repeats: rounds for each published detector; ours, which are quicker, are timed ten times as often.
-        seconds: begin no further round of a detector, after the third, once its rounds took this long.
-        toy: tiny networks, to see that this runs.
+        history: numbers of tokens after which ours is measured, ascending. 64, 512, 4096 and 65536 by default.
+        repeats: rounds for each published detector; ours, which are faster, are timed ten times as often.
+        seconds: after the third round of a detector, start no more once its rounds have taken this long.
+        toy: use tiny networks, to check that this runs.
         out: folder for results.json.
     """
     detectors = list(DETECTORS) if detectors is None else detectors
     ours = list(KINDS) if ours is None else ours
     history = [64, 512, 4096, 65536] if history is None else history
-    for name, given, known in (("detectors", detectors, DETECTORS), ("ours", ours, KINDS)):
-        if unknown := set(given) - set(known):
-            raise ValueError(f"{name} has {', '.join(sorted(unknown))}; it may have {', '.join(known)}")
+    for name, chosen, choices in (("detectors", detectors, DETECTORS), ("ours", ours, KINDS)):
+        if unknown := set(chosen) - set(choices):
+            raise ValueError(f"{name} has {', '.join(sorted(unknown))}; it may have {', '.join(choices)}")
     if history != sorted(set(history)) or min(history, default=0) < 1:
         raise ValueError(f"history is {history}; it is one or more numbers of tokens, ascending, from 1")
     if repeats < 1:
@@ -113,7 +113,7 @@ def main(
 
 
 def build(name: str, toy: bool = False) -> OnlineNetwork:
-    """The published size of a detector, or a tiny one."""
+    """Return a detector of its published size, or a tiny one."""
     function, small = DETECTORS[name]
     arguments = {"feature_dim": 24, **small} if toy else {"feature_dim": FEATURE_DIM}
     return ready(lambda: function(NUM_CLASSES, **arguments))
@@ -121,11 +121,11 @@ def build(name: str, toy: bool = False) -> OnlineNetwork:
 
 @torch.no_grad()
 def ready(make: Callable[[], OnlineNetwork]) -> OnlineNetwork:
-    """The network with random weights: no map so small, no bias of zero and no gain of one that an error could hide."""
+    """Return the network with random weights and biases large enough that an error shows in the output."""
     torch.manual_seed(0)
     # TRN starts from orthogonal matrices, which takes minutes at its size; they are replaced here anyway.
     with mock.patch("torch.nn.init.orthogonal_"):
-        network = make().eval().requires_grad_(False)  # the flop counter fails on parameters that ask for gradients
+        network = make().eval().requires_grad_(False)  # the flop counter fails on parameters that require gradients
     for parameter in network.parameters():
         if parameter.ndim > 1:
             parameter.normal_(std=parameter[0].numel() ** -0.5)
@@ -136,15 +136,15 @@ def ready(make: Callable[[], OnlineNetwork]) -> OnlineNetwork:
 
 @torch.no_grad()
 def measure(network: OnlineNetwork, repeats: int, seconds: float) -> dict[str, float]:
-    """Both ways, in turn, for the tokens that follow a full window; without a window, for one token again and again."""
+    """Measure both ways in turn for the tokens after a full window; without a window, repeatedly for one token."""
     length = network.window or STRETCH
     features = torch.randn(1, length + repeats, network.feature_dim)
     before = network.initial_state()
     for feature in features[:, : length - 1].unbind(1):
-        # Thousands of tokens fill a long memory, and only the last ones are answered.
+        # Thousands of tokens fill a long memory, but only the last ones need answers.
         before = network.remember(feature, before) if isinstance(network, LSTR) else network.step(feature, before)[1]
 
-    # The first round counts the multiplications, and warms the machine up.
+    # The first round counts the multiplications, and warms up the machine.
     with FlopCounterMode(display=False) as window_flops:
         expected = network(features[:, :length])
     with FlopCounterMode(display=False) as step_flops:
@@ -153,13 +153,13 @@ def measure(network: OnlineNetwork, repeats: int, seconds: float) -> dict[str, f
     window_s: list[float] = []
     step_s: list[float] = []
     while len(step_s) < repeats and (len(step_s) < 3 or sum(window_s) + sum(step_s) < seconds):
-        begin = 0
+        first = 0
         if network.window:
-            begin, before = len(step_s) + 1, after
+            first, before = len(step_s) + 1, after
         started = time.perf_counter()
-        expected = network(features[:, begin : begin + length])
+        expected = network(features[:, first : first + length])
         between = time.perf_counter()
-        actual, after = network.step(features[:, begin + length - 1], before)
+        actual, after = network.step(features[:, first + length - 1], before)
         step_s.append(time.perf_counter() - between)
         window_s.append(between - started)
         difference = max(difference, compare(actual, expected))
@@ -181,7 +181,7 @@ def measure(network: OnlineNetwork, repeats: int, seconds: float) -> dict[str, f
 
 @torch.no_grad()
 def measure_history(network: OnlineNetwork, history: list[int], repeats: int) -> list[dict[str, float]]:
-    """A step after each length of history, in turn."""
+    """Measure a step after each length of history, in turn."""
     state, states = network.initial_state(), {}
     for count in range(1, max(history) + 1):
         _, state = network.step(torch.randn(1, network.feature_dim), state)
@@ -195,9 +195,9 @@ def measure_history(network: OnlineNetwork, history: list[int], repeats: int) ->
     seconds: dict[int, list[float]] = {count: [] for count in history}
     for _ in range(repeats):
         for count, before in states.items():
-            begin = time.perf_counter()
+            started = time.perf_counter()
             network.step(feature, before)
-            seconds[count].append(time.perf_counter() - begin)
+            seconds[count].append(time.perf_counter() - started)
     return [
         {
             "history": count,
@@ -210,7 +210,7 @@ def measure_history(network: OnlineNetwork, history: list[int], repeats: int) ->
 
 
 def compare(actual: OnlineOutput, expected: OnlineOutput) -> float:
-    """The largest difference of the newest token's answers, relative to max(1, max|logit|)."""
+    """Return the largest difference of the newest token's answers, relative to max(1, max|logit|)."""
     pairs = [(actual.logits[:, -1], expected.logits[:, -1])]
     if actual.future is not None and expected.future is not None:
         pairs.append((actual.future[:, -1], expected.future[:, -1]))
@@ -218,7 +218,7 @@ def compare(actual: OnlineOutput, expected: OnlineOutput) -> float:
 
 
 def state_bytes(state: Any) -> int:
-    """What the state of one stream takes."""
+    """Return the bytes of one stream's state."""
     sizes: list[int] = []
 
     def weigh(tensor: Tensor) -> Tensor:

@@ -1,27 +1,27 @@
-"""Training steps of TSM-ResNet-50 on 8 x 224 x 224 clips: plain, mixed precision, and ours; then fed by the loader.
+"""Measure training steps of TSM-ResNet-50 on 8 x 224 x 224 clips in several ways, and fed by the loader.
 
     uv run python benchmarks/train_step.py                            # on a GPU, a few minutes; a CPU takes hours
     uv run python benchmarks/train_step.py --batch 64 --workers 16 --out runs/train_step
     uv run python benchmarks/train_step.py --ways [autocast,channels_last,compiled,fused,ours] --fed false
-    uv run python benchmarks/train_step.py --videos my_clips          # the loader's; without it, generated ones
-    uv run python benchmarks/train_step.py --toy true                 # tiny, on any machine, to see that it runs
+    uv run python benchmarks/train_step.py --videos my_clips          # videos for the loader; default: generated ones
+    uv run python benchmarks/train_step.py --toy true                 # tiny, on any machine, to check that it runs
 
-fp32           single precision as PyTorch comes: on CUDA, convolutions round their factors to TF32
+fp32           single precision with PyTorch's defaults: on CUDA, convolutions round their factors to TF32
 autocast       bf16 autocast, channels first
 channels_last  autocast with weights and clips in channels-last memory
 compiled       autocast with torch.compile
-fused          autocast with the optimiser in one kernel a group
-ours           all of it, as in the recipes: compile gpu, bf16-mixed, and what ClipClassification does by itself
+fused          autocast with the optimiser in one kernel per group
+ours           all of these, as in the recipes: compile gpu, bf16-mixed, and the automatic options of ClipClassification
 
 A step is forward, loss, backward, clipped gradients, SGD with momentum. The ways start from the same weights and take
-turns in one run; figures are medians over the rounds. cuDNN searches for its algorithms for all of them. FLOPs are
-those of the forward pass, as PyTorch counts them, times three; the share is of the peak that the device's maker gives
-for dense bf16, for every way. Differences are to the first way's: of the losses of the first three steps on one batch,
-and of the first gradient, relative to its norm.
+turns in one run; figures are medians over the rounds. cuDNN searches for the best algorithms in all of them. FLOPs are
+those of the forward pass, as PyTorch counts them, times three; the share is relative to the maker's figure for dense
+bf16, for every way. Losses of the first three steps on one batch, and the first gradient relative to its norm, are
+compared with those of the first way.
 
-Fed: the same step as ours on clips that ClipData reads from videos packed by ``vidact prepare``, at most ``seconds``
-long. Where that is more than a tenth slower than unfed, the table below tells why: what the loader alone gives, what
-moving and finishing a batch takes, how long the main process waits for the workers, and where a worker's time goes.
+Fed: the same step as ours on clips that ClipData reads from videos packed by ``vidact prepare``, for about ``seconds``.
+If this is more than a tenth slower than unfed, the table below shows why: the speed of the loader without training, the
+time to move and finish a batch, how long the main process waits for the workers, and where a worker's time goes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ from vidact.tasks.training import compiled, fuse
 from vidact.video.folders import video_id
 
 NUM_CLASSES = 400
-PEAK_TFLOPS = {  # dense bf16, by the makers' data sheets; the first name that is part of the device's counts
+# Peaks for dense bf16, from the makers' data sheets. The first entry whose name is part of the device's name is used.
+PEAK_TFLOPS = {
     "H200 NVL": 835.0,
     "H200": 989.0,
     "H100 NVL": 835.0,
@@ -68,7 +69,7 @@ PEAK_TFLOPS = {  # dense bf16, by the makers' data sheets; the first name that i
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """What a way of training switches on."""
+    """The options that a way of training switches on."""
 
     autocast: bool = True
     channels_last: bool = False
@@ -107,18 +108,18 @@ def main(
 
     Args:
         ways: some of fp32, autocast, channels_last, compiled, fused, ours; by default fp32, autocast and ours.
-        batch: clips a step.
-        frames: of a clip.
-        size: its height and width in pixels.
+        batch: clips per step.
+        frames: frames of a clip.
+        size: height and width of a clip in pixels.
         steps: steps of each way in a round.
         rounds: how often the ways take turns.
         fed: whether the loader is measured too.
-        videos: a folder of videos for the loader; generated ones if it is not given.
-        workers: loader processes; by default what ClipData takes where a GPU computes.
+        videos: a folder of videos for the loader; default: generated videos.
+        workers: loader processes; by default as many as ClipData uses with a GPU.
         pixels_on: see ClipData.
-        seconds: about how long an epoch of the loader lasts; a short one would measure what was loaded in advance.
-        device: cuda or cpu; by default cuda where there is one.
-        peak_tflops: the device's peak in 10^12 bf16 operations a second, where this file does not know it.
+        seconds: approximate duration of an epoch of the loader; a short one would measure batches loaded in advance.
+        device: cuda or cpu; default: cuda if available.
+        peak_tflops: the device's peak in 10^12 bf16 operations per second, if it is not listed in this file.
         toy: a tiny network, compiled without a compiler.
         out: folder for results.json.
     """
@@ -143,11 +144,13 @@ def main(
 
     torch.manual_seed(0)
     build = tsm_resnet_tiny if toy else tsm_resnet50
-    start = build(NUM_CLASSES, weights=None, size=size, dropout=0.0)  # compiled networks draw other numbers
-    nn.init.normal_(start.fc.weight, std=0.05)  # its own start answers every clip alike, which would hide differences
+    # There is no dropout, because compiled networks draw other random numbers. The classifier gets larger weights, because
+    # with the initial ones every clip has the same answer, which would hide differences.
+    start = build(NUM_CLASSES, weights=None, size=size, dropout=0.0)
+    nn.init.normal_(start.fc.weight, std=0.05)
     clips = torch.randn(batch, frames, 3, size, size, device=where)
     labels = torch.randint(NUM_CLASSES, (batch,), device=where)
-    tflop = 3 * forward_flops(start, clips) / batch / 1e12  # a clip and step
+    tflop = 3 * forward_flops(start, clips) / batch / 1e12  # per clip and step
     trainers = {}
     for way in ways:
         began = time.perf_counter()
@@ -176,23 +179,23 @@ def main(
             "losses": trainer.losses,
             "loss_difference": max(abs(a - b) for a, b in zip(trainer.losses, base.losses, strict=True)),
             "gradient_difference": float((trainer.gradient - base.gradient).norm() / base.gradient.norm()),
-            "times_as_quick_as": {other: statistics.median(times[other]) / seconds_a_step for other in ways},
+            "times_as_quick_as": {base_way: statistics.median(times[base_way]) / seconds_a_step for base_way in ways},
         }
         memory = "-" if trainer.peak_bytes is None else f"{trainer.peak_bytes / 2**30:.2f}"
         share = "unknown" if peak is None else f"{100 * row['share_of_peak']:.1f} %"
         print(
             f"{way:14}{rate:10.1f}{row['ms']:10.1f}{memory:>13}{share:>9}{row['loss_difference']:14.1e}"
             f"{row['gradient_difference']:10.1e}"
-            + "".join(f"{row['times_as_quick_as'][other]:16.2f}" for other in ways)
+            + "".join(f"{row['times_as_quick_as'][base_way]:16.2f}" for base_way in ways)
         )
-    known = "unknown; --peak_tflops tells it" if peak is None else f"{peak:g} TFLOP/s"
-    print(f"\n{1000 * tflop:.3g} GFLOP a clip and step; the device's peak: {known}")
+    peak_text = "unknown; set it with --peak_tflops" if peak is None else f"{peak:g} TFLOP/s"
+    print(f"\n{1000 * tflop:.3g} GFLOP a clip and step; the device's peak: {peak_text}")
 
     results: dict[str, Any] = {"ways": rows, "gflop_a_clip": 1000 * tflop, "peak_tflops": peak}
     if fed:
         last = "ours" if "ours" in trainers else ways[-1]
-        for other in set(trainers) - {last}:
-            del trainers[other]
+        for way in set(trainers) - {last}:
+            del trainers[way]
         with tempfile.TemporaryDirectory() as scratch:
             data = packed_data(Path(scratch), videos, batch, frames, size, workers, pixels_on, toy)
             enough = max(2, round(seconds / statistics.median(times[last])))
@@ -210,7 +213,7 @@ def main(
 
 
 class Trainer:
-    """A copy of the network and its optimiser, trained in one of the ways."""
+    """A copy of the network with its optimiser, trained in one of the ways."""
 
     def __init__(self, start: nn.Module, way: Way, where: torch.device, batch: int, backend: str) -> None:
         self.way, self.where = way, where
@@ -222,13 +225,13 @@ class Trainer:
             self.forward = compiled(self.network, batch, backend)
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         if way.fused:
-            fuse(self.optimizer, torch.device("cuda"))  # a CPU has the kernel too
+            fuse(self.optimizer, torch.device("cuda"))  # CPUs have this kernel too
         self.losses: list[float] = []
         self.gradient = torch.zeros(0)
         self.peak_bytes: int | None = None
 
     def step(self, clips: Tensor, labels: Tensor) -> Tensor:
-        """One training step on clips (B, T, C, H, W); gives the loss."""
+        """Run one training step on clips (B, T, C, H, W); return the loss."""
         self.optimizer.zero_grad()
         if self.way.channels_last:
             clips = clip_channels_last(clips)
@@ -241,7 +244,7 @@ class Trainer:
         return loss.detach()
 
     def first_steps(self, clips: Tensor, labels: Tensor) -> None:
-        """Three steps, in which all is compiled and searched for; their losses, the first gradient, and the memory."""
+        """Run three steps, which compile and search for algorithms; keep losses, the first gradient and the memory."""
         for number in range(3):
             if number == 2 and self.where.type == "cuda":
                 self.optimizer.zero_grad()
@@ -255,14 +258,14 @@ class Trainer:
             self.peak_bytes = torch.cuda.max_memory_allocated(self.where) - others
 
     def own_bytes(self) -> int:
-        """Of weights, statistics and momenta."""
+        """Return the bytes of weights, statistics and momenta."""
         tensors = [*self.network.state_dict().values()]
         tensors += [value for state in self.optimizer.state.values() for value in state.values() if value is not None]
         return sum(tensor.nbytes for tensor in tensors)
 
 
 def forward_flops(network: nn.Module, clips: Tensor) -> int:
-    """Operations of a forward pass of ``clips``, counted without computing it."""
+    """Return the operations of a forward pass of ``clips``, counted without computing it."""
     shadow = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         shadow(torch.empty(clips.shape, device="meta"))
@@ -270,7 +273,7 @@ def forward_flops(network: nn.Module, clips: Tensor) -> int:
 
 
 def timed(step: Callable[[], Any], steps: int, where: torch.device) -> float:
-    """Seconds a step, the device's work included."""
+    """Return the seconds of a step, including the device's work."""
     wait_for(where)
     began = time.perf_counter()
     for _ in range(steps):
@@ -290,16 +293,16 @@ def wait_for(where: torch.device) -> None:
 def packed_data(
     scratch: Path, videos: str | None, batch: int, frames: int, size: int, workers: int, pixels_on: str, toy: bool
 ) -> Callable[[int], ClipData]:
-    """Packs the videos; gives what makes a data module of so many clips of them."""
+    """Pack the videos; return a function that makes a data module of a number of clips of them."""
     began = time.perf_counter()
     folder = scratch / "videos"
     if videos is None:
         generate(folder, 2 if toy else 8, 24 if toy else 100)
     else:
         folder = Path(videos)
-    names = sorted(name for found in find_videos(folder).values() for name in found)
+    names = sorted(name for names in find_videos(folder).values() for name in names)
     if not names:
-        raise FileNotFoundError(f"{folder} holds no video")
+        raise FileNotFoundError(f"{folder} contains no video")
     packed = pack_set(folder, scratch / "packed", progress=False)
     print(
         f"\nfed by ClipData: {len(names)} packed videos, {packed.figures['bytes_ratio']:.2f} x their bytes, {workers} "
@@ -331,31 +334,31 @@ def measure_fed(
     unfed: tuple[Tensor, Tensor],
     where: torch.device,
 ) -> dict[str, Any]:
-    """Epochs of ``steps`` batches from the loader in turn with as many unfed steps; and the parts of it alone."""
+    """Measure epochs of ``steps`` batches from the loader in turn with unfed steps, then each part separately."""
     data = make(steps)
     loader, batch = data.loader("train"), data.batch_size
 
     def onto_device(loaded: Any) -> tuple[Tensor, Tensor]:
-        """As Lightning does it between the loader and the training step."""
+        """Move a batch to the device as Lightning does before the training step; return clips and targets."""
         moved = data.on_after_batch_transfer(move_data_to_device(loaded, where), 0)
         return moved.clips.flatten(0, 1), moved.targets
 
     def epoch() -> tuple[float, float]:
-        """Seconds of an epoch, and of these, how many the main process waited for the workers."""
+        """Return the seconds of an epoch, and the part of them in which the main process waited for the workers."""
         wait_for(where)
         waited, began = 0.0, time.perf_counter()
         batches = iter(loader)
         while True:
-            asked = time.perf_counter()
+            requested = time.perf_counter()
             loaded = next(batches, None)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - requested
             if loaded is None:
                 break
             trainer.step(*onto_device(loaded))
         wait_for(where)
         return time.perf_counter() - began, waited
 
-    for loaded in make(2).loader("train"):  # pages are read, and the kernels of this way of clips searched for
+    for loaded in make(2).loader("train"):  # reads pages, and searches kernels for these clips
         trainer.step(*onto_device(loaded))
     fed_s, waited_s, unfed_s = [], [], []
     for _ in range(rounds):
@@ -395,7 +398,7 @@ def measure_fed(
 
 
 def reason(figures: dict[str, Any]) -> str:
-    """What limits training fed by the loader, from the figures of its parts."""
+    """Return what limits training fed by the loader, from the figures of its parts."""
     step, moving = figures["unfed_ms"], figures["moving_ms"]
     if figures["loader_alone_clips_per_second"] < figures["unfed_clips_per_second"]:
         slowest = max(figures["worker_ms_a_clip"], key=figures["worker_ms_a_clip"].get)
@@ -406,8 +409,8 @@ def reason(figures: dict[str, Any]) -> str:
         )
     if figures["waiting_ms"] > step / 10:
         return (
-            f"the main process waits {figures['waiting_ms']:.1f} ms a step for clips that come quickly enough while "
-            "nothing else runs: without workers it reads them itself, and with them they share its cores"
+            f"the main process waits {figures['waiting_ms']:.1f} ms a step for clips, although the loader is fast "
+            "enough without training: without workers the main process reads the clips, and workers share its cores"
         )
     if moving > step / 10:
         return f"moving and finishing a batch takes {moving:.1f} ms beside a step of {step:.1f} ms"
