@@ -144,8 +144,8 @@ def main(
 
     torch.manual_seed(0)
     build = tsm_resnet_tiny if toy else tsm_resnet50
-    # There is no dropout, because compiled networks draw other random numbers. The classifier gets larger weights, because
-    # with the initial ones every clip has the same answer, which would hide differences.
+    # There is no dropout, because compiled networks draw other random numbers. The classifier has larger weights than
+    # usual: with the usual ones every clip has the same answer, which would hide differences.
     start = build(NUM_CLASSES, weights=None, size=size, dropout=0.0)
     nn.init.normal_(start.fc.weight, std=0.05)
     clips = torch.randn(batch, frames, 3, size, size, device=where)
