@@ -209,6 +209,7 @@ def test_the_commands_follow_a_mark(capsys: pytest.CaptureFixture) -> None:
     assert "no command 'tran'; did you mean train? Commands: train, test" in fails(["tran"], capsys)
 
 
+@pytest.mark.usefixtures("without_pages")
 @pytest.mark.parametrize("duration", [[], ["--trainer.callbacks.duration=00:00:10:00"]], ids=["bare", "duration"])
 def test_a_callback_whose_defaults_are_names_of_their_own(duration: list[str], root: Path, tmp_path: Path) -> None:
     """Lightning's Timer counts in ``Interval.step``; the run's config.yaml says it as text, and trains again."""
