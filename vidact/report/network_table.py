@@ -211,7 +211,7 @@ def find_reach(name: str, **arguments: Any) -> Reach | None:
 
 
 def converters_of(name: str) -> tuple[str, ...]:
-    """Return the layouts whose function builds the network."""
+    """Return the layouts of published files that are read into the network."""
     origins = []
     for origin, location in REFERENCES.items():
         module = importlib.import_module(location.partition(":")[0])

@@ -457,8 +457,10 @@ class Engine:
             reader.join(timeout=2)
 
     def _arrived(self) -> dict[_Reader, Any]:
-        """Return the next frame of every file, and of the live sources with one or fallen silent; {} when there
-        is nothing more."""
+        """Wait for the next frame of every file; return these and those of live sources, {} when nothing more comes.
+
+        A live source that has fallen silent has ``_SILENCE`` as its frame.
+        """
         frames: dict[_Reader, Any] = {}
         longest_s = min(self.model.filled_s(is_live=True), threading.TIMEOUT_MAX / 2)
         while True:
@@ -520,7 +522,7 @@ class _Reader(threading.Thread):
             self._requests.release()
 
     def can_fall_silent(self) -> bool:
-        """Return whether a frame of a live source is awaited whose silence would end a take."""
+        """Return whether the frame of a live source is awaited whose stream has begun, so that silence ends it."""
         return self.is_requested and self.stream.is_live and self.stream.begin_s is not None
 
     def stop(self) -> None:

@@ -84,7 +84,7 @@ class _Seconds:
         self._before, self._held_s = None, 0.0
 
     def __call__(self, stamp_s: float | None, now_s: float) -> float:
-        """Return the seconds of a picture with a stamp (None: without) that came ``now_s`` after the opening."""
+        """Return the seconds of a picture stamped ``stamp_s`` (may be None) that came ``now_s`` after the opening."""
         newest_s = max(now_s, self._last_s)
         seconds = newest_s
         self.jump_s = 0.0
