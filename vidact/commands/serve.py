@@ -18,8 +18,8 @@ from vidact.text.addresses import name_of, public
 def name_sources(sources: Sequence[str]) -> dict[str, str]:
     """Return the addresses by the names that clients see; each of ``sources`` is an address, or ``name=address``.
 
-    An address by itself is called after its file, its host and path, or its camera's number: passwords in it and
-    folders on this machine are nobody's business. Raises for a path that does not exist and for other kinds of URL.
+    The name of an address without one is its file's, its host and path, or its camera's number, so that clients see no
+    passwords and no folders of this machine. Raises for a path that does not exist and for other kinds of URL.
     """
     from vidact.stream.sources import EMPTY, is_live_address, refuse_address
 

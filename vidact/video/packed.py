@@ -152,7 +152,7 @@ class PackedReader(VideoReader):
         if not isinstance(above, str) or not re.fullmatch(r"\.|\.\.(/\.\.)*", above):
             raise VideoError(f"{self.path} names the store {above!r}; its store lies above it: . or .., ../.., …")
         if self._height * self._width > MOST_PIXELS:
-            raise VideoError(f"{self.path} promises pictures of {self._width}x{self._height}, which nobody packs")
+            raise VideoError(f"{self.path} promises pictures of {self._width}x{self._height}, which are too large")
         if not isinstance(self._shard_name, str) or not re.fullmatch(r"\w[\w-]{,200}\.tar", self._shard_name, re.ASCII):
             raise VideoError(
                 f"{self.path} names the shard {self._shard_name!r:.60}; a shard is a plain name: 000000.tar"

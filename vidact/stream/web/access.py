@@ -68,7 +68,7 @@ class Access:
 
     async def wrong(self, connection: HTTPConnection) -> Verdict:
         """Log a wrong token. After too many of its address, or of all, wait until earlier ones are answered."""
-        address = connection.client.host if connection.client else "somebody"
+        address = connection.client.host if connection.client else "an unknown client"
         self._faults.log("token", address, "gave a wrong token; refused")
         bucket = self._tries.setdefault(address, Bucket(0.2, 10))
         self._tries.move_to_end(address)

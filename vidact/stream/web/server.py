@@ -133,7 +133,7 @@ def make_app(
 
     async def login(request: Request) -> Response:
         """Set the cookie for the token, which is in the body and never in an address."""
-        client = request.client.host if request.client else "somebody"
+        client = request.client.host if request.client else "an unknown client"
         if not _same_origin(request, allow_origins):
             hub.faults.log("origin", client, "a page of another origin tried to log in; refused")
             return PlainTextResponse("wrong origin", 403)
@@ -174,7 +174,7 @@ def make_app(
         return JSONResponse({"status": "ok" if well else "the network's thread has ended"}, 200 if well else 503)
 
     async def live(websocket: WebSocket) -> None:
-        client = websocket.client.host if websocket.client else "somebody"
+        client = websocket.client.host if websocket.client else "an unknown client"
         if not _same_origin(websocket, allow_origins):
             origin = one_line(repr(websocket.headers.get("origin")))[:80]
             await log_and_close(
@@ -241,7 +241,7 @@ class _Guard:
             scope = as_the_proxy_says(scope)
         host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if not self.any_host and not is_loopback(_name(host)):
-            client = scope["client"][0] if scope.get("client") else "somebody"
+            client = scope["client"][0] if scope.get("client") else "an unknown client"
             self.hub.faults.log("host", client, f"asked for {one_line(repr(host))[:80]}, which is not us; refused")
             if scope["type"] == "websocket":
                 await receive()
@@ -300,7 +300,7 @@ def _protocols(hub: Hub, access: Access) -> tuple[type, type]:
     limits = hub.limits
 
     def log_fault(kind: str, protocol: Any, text: str) -> None:
-        hub.faults.log(kind, protocol.client[0] if protocol.client else "somebody", text)
+        hub.faults.log(kind, protocol.client[0] if protocol.client else "an unknown client", text)
 
     class Http(H11Protocol):
         """The HTTP protocol with a timeout for requests and one line in the log for an invalid one."""
@@ -526,5 +526,5 @@ def greeting(
         lines.append(f"token:    {token}  (behind # above, where no browser sends it and no proxy logs it)")
     if not secure and not is_loopback(host):
         lines.append(f"note:     {CAMERA_NEEDS.format(port=port)}")
-        lines.append("note:     without HTTPS whoever is on the way can read the token and the pictures")
+        lines.append("note:     without HTTPS the networks between can read the token and the pictures")
     return lines

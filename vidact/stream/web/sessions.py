@@ -393,7 +393,7 @@ class Session:
 
     def __init__(self, websocket: WebSocket, hub: Hub) -> None:
         self.websocket, self.hub, self.limits = websocket, hub, hub.limits
-        self.client_address = websocket.client.host if websocket.client else "somebody"
+        self.client_address = websocket.client.host if websocket.client else "an unknown client"
         self.channel: Channel | None = None
         self.pushed: PushSource | None = None  # receives the browser's frames
         self.stream = 0  # counts starts, so that the page can drop answers of an earlier one

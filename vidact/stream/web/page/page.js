@@ -182,9 +182,9 @@ function greet(hello) {
 
 // ---- starting and stopping
 
-// `anew`: what was seen before is forgotten; otherwise the timeline goes on, with a gap.
-function begin(anew) {
-  if (anew || state.history?.width !== state.hello.classes.length + 1) {
+// With `isNew` the timeline starts empty; otherwise it goes on, with a gap.
+function begin(isNew) {
+  if (isNew || state.history?.width !== state.hello.classes.length + 1) {
     state.history = new History(state.hello.classes.length + 1);
     Object.assign(state, { events: [], end: null, cursor: null, hover: null, rows: [], sent: 0, skipped: 0, began: performance.now(), shift: 0 });
     $("events").replaceChildren();
