@@ -100,7 +100,7 @@ def main(
         f"{16 * clips} training, {16 * val} validation and {16 * test} test clips of seed {seed}.",
     ]
     runs = [out / NETWORKS[row["network"]] for row in rows]
-    page = write_summary(out, "Who sees order", rows, runs, notes=notes, pictures=[picture])
+    page = write_summary(out, "Which networks use the order of frames", rows, runs, notes=notes, pictures=[picture])
     print(f"\n{'network':<14}{'top-1':>8}{'inside the pairs':>20}{'parameters':>14}{'epochs':>8}{'minutes':>9}")
     for row in rows:
         print(
