@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import vidact.models
-from vidact.models import tsn_resnet_tiny
+from vidact.models import frame_classifier, tsn_resnet_tiny
 from vidact.models.weights import (
     REFERENCES,
     builder,
@@ -263,6 +263,52 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(tmp_path, capsys):
     torch.save({"elsewhere.weight": torch.ones(2, 2)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"no tensor of .* fits TSN"):
         initialise_from(network, tmp_path / "other.pt")
+
+
+def test_rows_of_classes_that_both_name_are_kept(tmp_path, capsys):
+    """Names are equal by ``plain_name``: an accent apart from its letter, a blank at the end."""
+    trained = tiny(num_classes=4)
+    path = save(trained, tmp_path / "trained.safetensors", {"classes": ["run", "cafe\u0301", "sit", "eat "]})
+    network = tiny(num_classes=3)
+    fresh = network.fc.weight.clone()
+    fit = initialise_from(network, path, ["eat", "jump", "caf\u00e9"], ["fc"])
+    assert (fit.partly, fit.classes, fit.reinitialised) == (["fc.weight", "fc.bias"], ["eat", "caf\u00e9"], [])
+    assert "fc.weight" not in fit.loaded
+    assert "(fc.weight, fc.bias) the rows of 2 of 3 classes kept (eat, caf\u00e9); " in capsys.readouterr().out
+    for mine, theirs in ((0, 3), (2, 1)):
+        assert torch.equal(network.fc.weight[mine], trained.fc.weight[theirs])
+        assert torch.equal(network.fc.bias[mine], trained.fc.bias[theirs])
+    assert torch.equal(network.fc.weight[1], fresh[1])
+
+
+def test_rows_follow_names_where_the_shapes_are_the_same(tmp_path, capsys):
+    """As many classes, in another order or others: a head that was copied whole would answer with wrong names."""
+    trained = tiny(num_classes=3)
+    path = save(trained, tmp_path / "trained.safetensors", {"classes": ["a", "b", "c"]})
+    network = tiny(num_classes=3)
+    assert initialise_from(network, path, ["c", "a", "b"], ["fc"]).classes == ["c", "a", "b"]
+    assert torch.equal(network.fc.weight, trained.fc.weight[[2, 0, 1]])
+    network = tiny(num_classes=3)
+    fresh = network.fc.weight.clone()
+    capsys.readouterr()
+    assert initialise_from(network, path, ["x", "y", "z"], ["fc"]).reinitialised == ["fc.weight", "fc.bias"]
+    assert "fc.weight (3, 32), the file has (3, 32) of other classes" in capsys.readouterr().out
+    assert torch.equal(network.fc.weight, fresh)
+    same = initialise_from(network, path, ["a", "b ", "c"], ["fc"])
+    assert (same.partly, same.classes) == ([], [])
+    assert torch.equal(network.fc.weight, trained.fc.weight)
+
+
+def test_rows_of_detectors_follow_the_background(tmp_path, capsys):
+    """Row 0 is the background; an output beyond the classes (ambiguous) has no name and stays random."""
+    trained = frame_classifier(num_classes=1 + 2 + 1, feature_dim=5)
+    path = save(trained, tmp_path / "trained.safetensors", {"classes": ["dive", "swim"]})
+    network = frame_classifier(num_classes=1 + 2, feature_dim=5)
+    fresh, others = network.classifier.weight.clone(), trained.classifier.weight
+    fit = initialise_from(network, path, ["swim", "climb"], ["classifier"])
+    assert fit.classes == ["swim"]
+    assert "the rows of 1 of 2 classes kept (swim) and of the background" in capsys.readouterr().out
+    assert torch.equal(network.classifier.weight, torch.stack([others[0], others[2], fresh[2]]))
 
 
 def test_size_functions_start_from_a_vidact_file(tmp_path):

@@ -198,3 +198,23 @@ def test_fine_tuning_names_what_starts_anew(root: Path, tmp_path: Path, capsys: 
     task = ClipClassification(network(root), init_from=str(tmp_path / "other.safetensors"))
     trainer(tmp_path, limit_train_batches=1).fit(task, clip_data(root))
     assert "fc.weight" in capsys.readouterr().out
+
+
+def test_fine_tuning_keeps_the_rows_of_classes_of_the_same_name(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from vidact.models import weights
+
+    classes = clip_data(root).found.classes
+    other = tsm_resnet_tiny(num_classes=2, weights=None, size=32)
+    weights.save(other, tmp_path / "other.safetensors", {"classes": ["nothing of this", classes[1]]})
+    task = ClipClassification(network(root), init_from=str(tmp_path / "other.safetensors"), optimizer=still)
+    trainer(tmp_path, limit_train_batches=1).fit(task, clip_data(root))
+    assert f"the rows of 1 of {len(classes)} classes kept ({classes[1]})" in capsys.readouterr().out
+    torch.testing.assert_close(task.network.fc.weight[1], other.fc.weight[1])
+    assert not torch.equal(task.network.fc.weight[0], other.fc.weight[0])
+
+
+def still(params) -> torch.optim.Optimizer:
+    """An optimiser whose steps are too small to see."""
+    return torch.optim.SGD(params, lr=1e-30)

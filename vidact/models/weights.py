@@ -34,6 +34,7 @@ from vidact.batch import ClipInput
 from vidact.files import replacing
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
+from vidact.text.names import counted, first_few, plain_name, same_names
 
 EXTRACTOR = "extractor."  # the prefix of the names of the extractor's tensors in a .safetensors file
 
@@ -521,23 +522,37 @@ def load_weights(module: nn.Module, path: str | Path, ignore: str = "", rules: R
 
 @dataclass
 class Fit:
-    """The result of ``initialise_from``: names of tensors.
+    """The result of ``initialise_from``: names of tensors, and of classes.
 
-    ``loaded`` were copied from the file, ``reinitialised`` stayed random, ``unused`` are in the file only.
+    ``loaded`` were copied from the file, ``reinitialised`` stayed random, ``unused`` are in the file only. Of the
+    tensors in ``partly``, only the rows of ``classes`` were copied.
     """
 
     loaded: list[str]
     reinitialised: list[str]
     unused: list[str]
+    partly: list[str]
+    classes: list[str]
 
 
-def initialise_from(network: nn.Module, path: str | Path) -> Fit:
-    """Copy every tensor whose name and shape fit, for fine-tuning, and print the names of the others.
+def initialise_from(
+    network: nn.Module, path: str | Path, classes: Sequence[str] = (), heads: Sequence[str] = ()
+) -> Fit:
+    """Copy every tensor whose name and shape fit, for fine-tuning, and print what was not copied.
+
+    Where both sides name their classes, the rows of a classifier are copied class by class: those of equal names, by
+    ``plain_name``, and that of the background of two detectors. The rows of all other classes stay random.
+
+    Args:
+        network: the network whose tensors are replaced.
+        path: a weight file.
+        classes: names of the network's classes in the order of its outputs, without a background; none if unknown.
+        heads: names of the classifiers, whose tensors have one row an output.
 
     >>> fit = initialise_from(tsn_resnet18(num_classes=10, weights=None), "kinetics.safetensors")  # doctest: +SKIP
     kinetics.safetensors: 120 tensors taken; re-initialised: fc.weight (10, 512), the file has (400, 512), …
     """
-    state_dict, _ = read(path)
+    state_dict, record = read(path)
     targets = network.state_dict()
     fitting = {key: value for key, value in state_dict.items() if key in targets and value.shape == targets[key].shape}
     if not any(value.is_floating_point() and value.ndim for value in fitting.values()):
@@ -545,21 +560,64 @@ def initialise_from(network: nn.Module, path: str | Path) -> Fit:
             f"no tensor of {path} fits {type(network).__name__} by name and shape: "
             f"the file has {_list(list(state_dict), 3)}; the network has {_list(list(targets), 3)}"
         )
+    sources = (record.classes if record is not None else None) or []
+    head = [f"{name}.{kind}" for name in heads for kind in ("weight", "bias")]
+    by_name = [
+        key
+        for key in head
+        if classes and sources and key in state_dict and key in targets
+        if state_dict[key].shape[1:] == targets[key].shape[1:]
+        if not (key in fitting and same_names(sources, classes))
+    ]
+    pairs: dict[int, int] = {}
+    for key in by_name:
+        pairs = _rows_of_equal_names(classes, len(targets[key]), sources, len(state_dict[key]))
+        fitting.pop(key, None)
+        if pairs:
+            fitting[key] = targets[key].clone()
+            fitting[key][list(pairs)] = state_dict[key][list(pairs.values())].to(targets[key])
     network.load_state_dict(fitting, strict=False)
+    names = {plain_name(name) for name in sources}
     fit = Fit(
-        loaded=list(fitting),
+        loaded=[key for key in fitting if key not in by_name],
         reinitialised=[key for key in targets if key not in fitting and not _may_be_absent(key)],
         unused=[key for key in state_dict if key not in targets],
+        partly=[key for key in by_name if key in fitting],
+        classes=[name for name in classes if plain_name(name) in names] if by_name else [],
     )
     fresh = [
-        f"{key} {_shape(targets[key])}" + (f", the file has {_shape(state_dict[key])}" if key in state_dict else "")
+        f"{key} {_shape(targets[key])}"
+        + (f", the file has {_shape(state_dict[key])}" if key in state_dict else "")
+        + (" of other classes" if key in by_name else "")
         for key in fit.reinitialised
     ]
+    rows = ""
+    if fit.partly:
+        more = " and of the background" if len(pairs) > len(fit.classes) else ""
+        some = f" ({first_few(fit.classes)})" if fit.classes else ""
+        rows = (
+            f"of the head ({_list(fit.partly, 2)}) the rows of {len(fit.classes)} of "
+            f"{counted(len(classes), 'class', 'classes')} kept{some}{more}; "
+        )
     print(
-        f"{path}: {len(fit.loaded)} tensors taken; re-initialised: {_list(fresh) or 'none'}; "
+        f"{path}: {len(fit.loaded)} tensors taken; {rows}re-initialised: {_list(fresh) or 'none'}; "
         f"unused: {_list(fit.unused) or 'none'}"
     )
     return fit
+
+
+def _rows_of_equal_names(
+    classes: Sequence[str], outputs: int, others: Sequence[str], other_outputs: int
+) -> dict[int, int]:
+    """Return row of a classifier → row of the other one, for classes of equal names.
+
+    With more outputs than classes, row 0 is the background and the rows of the classes follow.
+    """
+    first, other_first = int(outputs > len(classes)), int(other_outputs > len(others))
+    rows = {plain_name(name): other_first + row for row, name in enumerate(others)}
+    pairs = {0: 0} if first and other_first else {}
+    pairs |= {first + row: rows[plain_name(name)] for row, name in enumerate(classes) if plain_name(name) in rows}
+    return pairs
 
 
 def _may_be_absent(key: str, optional: str = "") -> bool:

@@ -30,7 +30,7 @@ from vidact.tasks import keeping
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
 from vidact.tasks.resuming import refuse_what_does_not_fit
-from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms
+from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms, head_names
 from vidact.tasks.training import (
     MakesOptimizer,
     compiled,
@@ -58,8 +58,8 @@ class ClipClassification(pl.LightningModule):
         groups: which parameters learn faster or do not decay.
         base_batch: videos a step (all devices and accumulation together) for which the lr was chosen; the lr is scaled
             by the real number over this one. None takes the lr as it is.
-        init_from: a vidact checkpoint to start from; tensors that do not fit (usually the head) are listed and start
-            fresh.
+        init_from: a vidact checkpoint to start from; of the head, the rows of classes that both name are kept, and
+            tensors that do not fit are listed and start fresh.
         freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
         label_smoothing: 0…1, share of the target that is spread over all classes.
         mixup: alpha of MixUp, 0 is off.
@@ -158,7 +158,7 @@ class ClipClassification(pl.LightningModule):
         if self.weigh_classes:
             self.class_weights = torch.as_tensor(data.class_weights, dtype=torch.float32, device=self.device)
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
-            initialise_from(self.network, self.init_from)
+            initialise_from(self.network, self.init_from, self.classes, head_names(self.network))
         if stage == "fit":
             if self.norms == "none" and not self.trainer.ckpt_path:
                 refuse_folded_norms(self.network)

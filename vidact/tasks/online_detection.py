@@ -41,7 +41,7 @@ from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
-from vidact.tasks.schedules import ParameterGroups, Schedule, backbone
+from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, head_names
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.text.names import counted
 
@@ -68,7 +68,8 @@ class OnlineDetection(pl.LightningModule):
         schedule: the learning rate over time.
         groups: which parameters learn faster or do not decay.
         base_batch: windows a step for which the lr was chosen; None takes the lr as it is.
-        init_from: a vidact checkpoint to start from; tensors that do not fit are listed and start fresh.
+        init_from: a vidact checkpoint to start from; of the head, the rows of the background and of actions that both
+            name are kept, and tensors that do not fit are listed and start fresh.
         loss: softmax: one action or the background at a time, in proportion where several are labelled; sigmoid: each
             action independently.
         loss_tokens: the outputs of a window that enter the loss: "all", "last" (MiniROAD, OadTR), or an int: this many
@@ -171,7 +172,7 @@ class OnlineDetection(pl.LightningModule):
             is_single = overlap([sequence.events for sequence in sequences.split("train")]) <= OVERLAP
             self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
-            initialise_from(self.network, self.init_from)
+            initialise_from(self.network, self.init_from, self.classes, head_names(self.network))
 
     @property
     def chosen_by(self) -> str:
