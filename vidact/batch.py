@@ -32,6 +32,7 @@ class ClipInput:
         scale: the value of pixel level 255 before the mean is subtracted: 1.0 for 0…1 networks, 255.0 for Caffe's.
         resize: the short side in pixels to which a test view is resized before it is cropped; None is
             ``size * 256 // 224``.
+        fps: frames a second of the videos that the published weights saw; None where the sampler alone decides it.
     """
 
     frames: int | None = None
@@ -45,6 +46,7 @@ class ClipInput:
     order: str = "rgb"
     scale: float = 1.0
     resize: int | None = None
+    fps: float | None = None
 
     def __post_init__(self) -> None:
         if self.order not in ("rgb", "bgr"):
@@ -54,6 +56,8 @@ class ClipInput:
                 f"{self.channels} channels cannot hold {self.images_per_frame} RGB images (or none) "
                 f"and {self.flow_fields} flow fields of two channels"
             )
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise ValueError(f"fps is {self.fps}; frames a second are more than 0, or None")
         if not self.flow_bound > 0:
             raise ValueError(f"flow_bound is {self.flow_bound}; it is the greatest motion seen, in pixels a frame")
         for name in ("mean", "std"):
@@ -67,9 +71,17 @@ class ClipInput:
         """The number of RGB channels of one time step: 3, 15 for TDN, 0 for a flow network."""
         return self.channels - 2 * self.flow_fields
 
+    @property
+    def published_frames(self) -> int | None:
+        """The number of frames of a clip of Kinetics, which lasts 10 seconds, at ``fps``; None without a rate."""
+        return None if self.fps is None else round(10 * self.fps)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for a checkpoint; ``ClipInput(**d)`` restores the object."""
-        return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        values = dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+        if self.fps is None:  # the records in older stores of features have no such entry
+            del values["fps"]
+        return values
 
 
 def probabilities(logits: Tensor, activation: str) -> Tensor:

@@ -22,6 +22,7 @@ import torchvision
 from torch import Tensor, nn
 
 from vidact.data.tables import read_lines
+from vidact.models import movinet
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import (
     REFERENCES,
@@ -34,7 +35,7 @@ from vidact.models.weights import (
     save,
 )
 from vidact.text.names import plain_name
-from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler
+from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler, UniformSampler
 from vidact.video.transform import images_per_index
 
 # The names that the last layer's weight has in the known layouts; the first pattern that matches counts.
@@ -44,6 +45,7 @@ LAST_LAYERS = (
     r"^(cls_head\.)?new_fc\.weight$",
     r"^cls_head\.fc_cls\.weight$",
     r"^(base_model\.)?fc_final\.weight$",
+    r"^classifier\.3\.conv_1\.conv[23]d\.weight$",
     r"^head\.projection\.weight$",
     r"^blocks\.\d+\.proj\.weight$",
     r"^logits\.conv3d\.weight$",
@@ -234,6 +236,11 @@ def infer(state_dict: Mapping[str, Tensor], parameters: Mapping[str, object], or
             inferred["modality"] = channels[images.shape[1]]
     if segments := _segments(tensors):
         inferred["num_segments"] = segments
+    for key, value in tensors.items():
+        if re.match(r"^conv7\.conv_1\.conv[23]d\.weight$", key):
+            inferred["stream"] = value.ndim == 4
+            if sizes := [size for size, numbers in movinet.SIZES.items() if numbers.last == len(value)]:
+                inferred["size"] = sizes[0]
     if any(".nl." in key for key in tensors):
         inferred["non_local"] = True
     if any(key.startswith("features.") for key in tensors):
@@ -335,6 +342,8 @@ def published_sampling(network: Any, options: Mapping[str, Any]) -> ClipSampler:
         if options.get("num_segments"):  # MVFNet's 4, 8 and 16 frames span the same time
             frames, stride = int(options["num_segments"]), frames * stride // int(options["num_segments"])
         return DenseSampler(frames, stride)
+    if frames := network.input.published_frames:
+        return UniformSampler(frames)
     frames = network.input.frames or options.get("num_segments") or SEGMENTS
     return SegmentSampler(int(frames), images_per_index(network.input))
 
@@ -353,6 +362,10 @@ def remarks(network: Any, options: Mapping[str, Any]) -> list[str]:
             )
         if clip_input.frames:
             sentences.append(f"its weights are made for {clip_input.frames} frames")
+        elif clip_input.fps:
+            sentences.append(
+                f"it was trained on {clip_input.published_frames} frames of a clip, {clip_input.fps:g} a second"
+            )
         elif "num_segments" not in options and "network" not in options:
             sentences.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
     elif isinstance(network, OnlineNetwork):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from networks import CLIP_NETWORKS
+from support.networks import CLIP_NETWORKS
 from torch import nn
 
 import vidact.models
@@ -10,6 +10,7 @@ from vidact.batch import ClipInput
 from vidact.export import export
 from vidact.features.extractor import FeatureExtractor
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
+from vidact.models.movinet import CausalMoViNet
 from vidact.models.tsm import TSM
 from vidact.models.tsn import TSN
 from vidact.models.weights import builder
@@ -20,7 +21,7 @@ def test_every_clip_network_has_the_protocol(name, arguments):
     network = getattr(vidact.models, name)(num_classes=5, **{"weights": None, **arguments})
     assert isinstance(network, ClipNetwork)
     assert isinstance(network, VectorNetwork) == (hasattr(network, "dim") and hasattr(network, "features"))
-    assert isinstance(network, SteppingClipNetwork) == isinstance(network, TSN | TSM)
+    assert isinstance(network, SteppingClipNetwork) == isinstance(network, TSN | TSM | CausalMoViNet)
 
 
 class Mean(nn.Module):

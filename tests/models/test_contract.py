@@ -41,6 +41,9 @@ def awake(network):
         norm.momentum = None  # the plain average of the batches it sees
         if not norm.weight.any():
             nn.init.ones_(norm.weight)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".alpha"):  # MoViNet's blocks begin without their convolutions
+            nn.init.ones_(parameter)
     with torch.no_grad():
         network.train()(clip_for(network, frames=network.input.frames))
     for norm in norms:

@@ -8,6 +8,7 @@ from torch import nn
 
 import vidact.models
 from vidact.models import tsm_mobilenet_v2, tsm_resnet_tiny, tsn_resnet_tiny
+from vidact.models.online import map_state, select_streams, stack_states
 from vidact.models.tsm import causal_shift
 
 SIZE = 32
@@ -15,12 +16,14 @@ STEPPING = [
     ("tsn_resnet_tiny", {}),
     ("tsm_resnet_tiny", {"shift": "causal"}),
     ("tsm_mobilenet_v2", {"shift": "causal"}),
+    ("movinet_tiny_stream", {}),
 ]
 LARGE_STEPPING = [
     ("tsm_resnet18", {"shift": "causal"}),
     ("tsm_resnet50", {"shift": "causal"}),
     ("tsm_mobilenet_v3_small", {"shift": "causal"}),
     ("tsm_efficientnet_b0", {"shift": "causal"}),
+    ("movinet_a0_stream", {}),
 ]
 EVERY = pytest.mark.parametrize(
     "case",
@@ -36,6 +39,9 @@ def awake(network):
     for norm in norms:
         norm.momentum = None
     nn.init.normal_(network.fc.weight)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".alpha"):
+            nn.init.ones_(parameter)
     with torch.no_grad():
         network.train()(clips(8, 8))
     return network.eval()
@@ -72,13 +78,16 @@ def run_steps(network, clip, state=None):
     return torch.stack(steps, 1), state
 
 
+def tensors_of(state):
+    """The tensors of a state, in the order of its tree."""
+    parts = []
+    map_state(lambda tensor: parts.append(tensor), state)
+    return parts
+
+
 def rows(state, keep):
     """The same streams, or some of them, in another order."""
-    return {
-        "past": [maps[keep] for maps in state.get("past", [])],
-        "total": state["total"][keep],
-        "frames": state["frames"][keep],
-    }
+    return select_streams(state, torch.tensor(keep))
 
 
 @EVERY
@@ -92,8 +101,10 @@ def test_step_equals_forward(case):
     assert (steps[:, 0] - steps[:, -1]).abs().max() > 0.01  # or the comparison would prove nothing
     for t in range(clip.shape[1]):
         assert_same(steps[:, t], network(clip[:, : t + 1]))
-    counts = torch.arange(1, clip.shape[1] + 1)[:, None]
-    assert_same(steps, network.frame_logits(clip).cumsum(1) / counts)
+    frames = network.frame_logits(clip)
+    if "total" in network.initial_state(1):  # the answer is the mean of what the frames alone give
+        frames = frames.cumsum(1) / torch.arange(1, clip.shape[1] + 1)[:, None]
+    assert_same(steps, frames)
 
 
 @torch.no_grad()
@@ -108,12 +119,37 @@ def test_one_stream_of_a_trained_network(shared_data):
     assert_same(steps, network.frame_logits(clip).cumsum(1) / torch.arange(1, 9)[:, None])
 
 
+@pytest.mark.parametrize(
+    "case",
+    [("tsm_resnet_tiny", {"shift": "causal", "width": 8}), ("movinet_tiny_stream", {})],
+    ids=lambda case: case[0],
+)
 @torch.no_grad()
-def test_a_long_stream_keeps_the_law():
-    network = build(("tsm_resnet_tiny", {"shift": "causal", "width": 8}))
+def test_a_long_stream_keeps_the_law(case):
+    network = build(case)
     clip = clips(1, 300)
     steps, _ = run_steps(network, clip)
-    assert_same(steps[:, -1], network(clip))
+    for t in (1, 10, 100, 299):
+        assert_same(steps[:, t], network(clip[:, : t + 1]))
+
+
+@torch.no_grad()
+def test_five_streams_that_begin_at_different_times():
+    """The rows of one batch are at different frames; each gives what its stream alone gives."""
+    network = build(("movinet_tiny_stream", {}))
+    begins, frames = [0, 3, 4, 11, 17], 30
+    clip = clips(5, frames)
+    state, answers = network.initial_state(0), [[] for _ in begins]
+    for t in range(frames):
+        joining = begins.count(t)  # the streams begin in the order of the rows
+        state = stack_states([state, network.initial_state(joining)])
+        running = sum(begin <= t for begin in begins)
+        logits, state = network.step(clip[:running, t], state)
+        for row in range(running):
+            answers[row].append(logits[row])
+    assert state["frames"].flatten().tolist() == [frames - begin for begin in begins]
+    for row, begin in enumerate(begins):
+        assert_same(torch.stack(answers[row]), network.frame_logits(clip[row : row + 1, begin:])[0])
 
 
 @EVERY
@@ -172,11 +208,7 @@ def test_streams_of_one_batch_start_again_on_their_own(case):
     clip = clips(2, 6, network)
     _, state = run_steps(network, clip[:, :3])
     fresh = network.initial_state(2)
-    for tensor, zeros in zip(
-        [state["total"], state["frames"], *state.get("past", [])],
-        [fresh["total"], fresh["frames"], *fresh.get("past", [])],
-        strict=True,
-    ):
+    for tensor, zeros in zip(tensors_of(state), tensors_of(fresh), strict=True):
         assert tensor.shape == zeros.shape
         assert not zeros.any()
         tensor[1] = zeros[1]  # stream 1 starts again at frame 3, stream 0 goes on
@@ -189,16 +221,17 @@ def test_streams_of_one_batch_start_again_on_their_own(case):
     assert_same(swapped.flip(0), straight)
 
 
+@EVERY
 @torch.no_grad()
-def test_a_step_leaves_the_state_it_was_given():
-    network = build(("tsm_resnet_tiny", {"shift": "causal"}))
-    _, state = run_steps(network, clips(1, 2))
-    copies = [maps.clone() for maps in state["past"]] + [state["total"].clone()]
-    frame = clips(1, 1)[:, 0]
+def test_a_step_leaves_the_state_it_was_given(case):
+    network = build(case)
+    _, state = run_steps(network, clips(1, 2, network))
+    copies = [tensor.clone() for tensor in tensors_of(state)]
+    frame = clips(1, 1, network)[:, 0]
     first, _ = network.step(frame, state)
     again, _ = network.step(frame, state)
     assert torch.equal(first, again)
-    assert all(torch.equal(a, b) for a, b in zip([*state["past"], state["total"]], copies, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(state), copies, strict=True))
 
 
 def test_state_of_the_published_online_network():
@@ -213,12 +246,15 @@ def test_state_of_the_published_online_network():
     assert wide["past"][0].shape == (1, 3, 16, 32)
 
 
-def test_the_state_holds_little_memory():
+@pytest.mark.parametrize(
+    "case", [("tsm_resnet_tiny", {"shift": "causal"}), ("movinet_tiny_stream", {})], ids=lambda case: case[0]
+)
+def test_the_state_holds_little_memory(case):
     """A slice of a feature map would keep all of the map."""
-    network = build(("tsm_resnet_tiny", {"shift": "causal"}))
+    network = build(case)
     _, state = network.step(clips(1, 1)[:, 0], network.initial_state(1))
-    for maps in state["past"]:
-        assert maps.untyped_storage().nbytes() == maps.numel() * 4
+    for tensor in tensors_of(state):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * 4
 
 
 def test_steps_are_refused_in_words():

@@ -52,6 +52,15 @@ def named_outputs(output):
     return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
 
 
+def steps_of(network, clip):
+    """The logits (B, T, K) of a clip network after each frame of a clip (B, T, C, H, W)."""
+    state, answers = network.initial_state(len(clip), clip.shape[-2:]), []
+    for frame in clip.unbind(1):
+        logits, state = network.step(frame, state)
+        answers.append(logits)
+    return torch.stack(answers, 1)
+
+
 pytestmark = pytest.mark.usefixtures("no_fresh_weights")  # every number comes from a file
 
 
@@ -64,6 +73,8 @@ def test_outputs_equal_the_record(record):
     inputs = [torch.from_numpy(RULE.signal(name, shape)) for name, shape in record["inputs"].items()]
     with torch.no_grad():
         outputs = named_outputs(network(torch.cat(inputs, dim=-1)))
+        if "step_logits" in record["outputs"]:
+            outputs["step_logits"] = steps_of(network, inputs[0])
     for name, wanted in record["outputs"].items():
         expected = torch.tensor(wanted["values"]).reshape(wanted["shape"])
         assert outputs[name].numel() == expected.numel()

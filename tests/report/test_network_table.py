@@ -39,6 +39,8 @@ PARITY = Path(os.environ.get("VIDACT_SHARED", ROOT.parent / "shared")) / "parity
         ("tsn_resnet_tiny", {}, Reach(0, 0)),
         ("tsm_resnet_tiny", {}, Reach(4, 4)),  # four blocks, each of which looks one frame further
         ("tsm_resnet_tiny", {"shift": "causal"}, Reach(4, 0)),
+        ("movinet_tiny_stream", {}, Reach(None, 0)),  # its means are over all frames so far
+        ("movinet_tiny_base", {}, None),
         ("trn_resnet_tiny", {}, None),  # its weights fix the clip
         ("two_stream_resnet_tiny", {}, None),
     ],
@@ -89,6 +91,7 @@ def test_papers_and_converters():
     assert converters_of("slow_r50") == ("pytorchvideo", "slowfast")
     assert converters_of("mc3_18") == ("torchvision",)
     assert converters_of("i3d_inception") == ("i3d",)
+    assert converters_of("movinet_a2_stream") == ("movinet",)
     assert converters_of("mvfnet_resnet50") == ("mvfnet",)
     assert converters_of("videomae_base") == ("videomae",)
     assert converters_of("vjepa2_giant") == ("vjepa2",)

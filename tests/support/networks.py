@@ -36,6 +36,8 @@ CLIP_NETWORKS = [
     ("r3d_tiny", {"size": 32, "width": 8}),
     ("x3d_s", {"size": 64}),
     ("mc3_18", {"size": 32}),
+    ("movinet_tiny_base", {"size": 32}),
+    ("movinet_tiny_stream", {"size": 32}),
     ("videomae_tiny", {"size": 32}),
     ("vjepa2_tiny", {"size": 32}),
 ]
@@ -101,6 +103,8 @@ LARGE_CLIP_NETWORKS = [
     ("videomae_base", {"size": 32}),
     ("i3d_inception", {"size": 64}),
     ("i3d_inception", {"size": 64, "modality": "flow"}),
+    *((f"movinet_a{number}_base", {"size": 32}) for number in range(6)),
+    *((f"movinet_a{number}_stream", {"size": 32}) for number in range(3)),
     ("tsm_mobilenet_v2", {"size": 32, "modality": "rgb_difference", "flow_fields": 2}),
     ("two_stream_mobilenet_v2", {"size": 32, "shift": "causal"}),
     ("tsm_efficientnet_b0", {"size": 32}),

@@ -15,6 +15,19 @@ from vidact.models.i3d import i3d_inception
 from vidact.models.idn import idn
 from vidact.models.lstr import lstr, testra
 from vidact.models.miniroad import miniroad, miniroad_small
+from vidact.models.movinet import (
+    movinet_a0_base,
+    movinet_a0_stream,
+    movinet_a1_base,
+    movinet_a1_stream,
+    movinet_a2_base,
+    movinet_a2_stream,
+    movinet_a3_base,
+    movinet_a4_base,
+    movinet_a5_base,
+    movinet_tiny_base,
+    movinet_tiny_stream,
+)
 from vidact.models.mvfnet import mvfnet_resnet50, mvfnet_resnet101, mvfnet_resnet_tiny
 from vidact.models.oadtr import oadtr
 from vidact.models.stm import stm_resnet18, stm_resnet50, stm_resnet_tiny
@@ -121,6 +134,17 @@ __all__ = [
     "mc3_18",
     "miniroad",
     "miniroad_small",
+    "movinet_a0_base",
+    "movinet_a0_stream",
+    "movinet_a1_base",
+    "movinet_a1_stream",
+    "movinet_a2_base",
+    "movinet_a2_stream",
+    "movinet_a3_base",
+    "movinet_a4_base",
+    "movinet_a5_base",
+    "movinet_tiny_base",
+    "movinet_tiny_stream",
     "mvfnet_resnet50",
     "mvfnet_resnet101",
     "mvfnet_resnet_tiny",

@@ -40,8 +40,8 @@ weights, the size and the clip length that each network is published with.
 
 * **GMACs** are billions of multiply-adds of one view.
 * **Reach** is how many frames the answer of one frame depends on, and **delay** how many of them come after it: found
-  by changing one frame and looking which answers change. "clip" means that there is one answer for the whole clip, or
-  that each depends on all of it.
+  by changing one frame and looking which answers change. "all" means that an answer depends on every frame before it;
+  "clip" that there is one answer for the whole clip, or that each depends on all of it.
 * **Converter** names the layouts of published files that `vidact convert --origin` reads into this network.
 * **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output);
   where published outputs are at hand for a part of the network only, the part is named. The second table has them all.
@@ -54,14 +54,15 @@ Structure = tuple[tuple[str, type], ...]  # every module's name and class, which
 
 @dataclass(frozen=True)
 class Reach:
-    """The frames that one frame's output depends on: their number before it and after it."""
+    """The frames that one frame's output depends on: their number before it (None: all) and after it."""
 
-    before: int
+    before: int | None
     after: int
 
     @property
-    def frames(self) -> int:
-        return self.before + 1 + self.after
+    def frames(self) -> int | None:
+        """The number of frames; None where it grows with the video."""
+        return None if self.before is None else self.before + 1 + self.after
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def describe(name: str, records: Sequence[Record] = (), **arguments: Any) -> Row
     """Return the row of ``vidact.models.<name>(**arguments)``."""
     with torch.device("meta"):
         network = build(name, **arguments)
-    frames = CLIPS[name][0] if name in CLIPS else network.input.frames or SEGMENTS
+    frames = CLIPS[name][0] if name in CLIPS else network.input.frames or network.input.published_frames or SEGMENTS
     year, paper = paper_of(getattr(vidact.models, name))
     label = name + "".join(f", {value}" for value in arguments.values())
     return Row(
@@ -173,7 +174,8 @@ def paper_of(function: Callable[..., nn.Module]) -> tuple[int | None, str]:
 def find_reach(name: str, **arguments: Any) -> Reach | None:
     """Measure a network's reach by changing one frame in the middle of longer and longer clips.
 
-    None where it has one output a clip, its weights fix the clip's length, or its reach exceeds ``LONGEST`` frames.
+    None where it has one output a clip, its weights fix the clip's length, or its reach exceeds ``LONGEST`` frames and
+    includes later ones.
     Computed in double precision with fresh weights, so that an influence of many small steps is still a difference.
     """
     size = next((side for part, side in PROBE_SIZE.items() if part in name), 32)
@@ -188,7 +190,7 @@ def find_reach(name: str, **arguments: Any) -> Reach | None:
         for parameter in network.parameters():
             if not parameter.any():  # a weight that starts at zero would hide frames
                 nn.init.normal_(parameter, std=0.5)
-        frames = 9
+        frames, never_earlier = 9, False
         while frames <= LONGEST:
             clip = torch.randn(1, frames, network.input.channels, size, size, dtype=torch.float64)
             altered, middle = clip.clone(), frames // 2
@@ -201,8 +203,10 @@ def find_reach(name: str, **arguments: Any) -> Reach | None:
             if first > 0 and last < frames - 1:
                 # the output at `last` depends on a frame before it, that at `first` on a frame after it
                 return Reach(before=last - middle, after=middle - first)
+            never_earlier = first == middle and last == frames - 1
             frames = 2 * frames + 1
-        return None  # attention over the whole clip
+        # Causal with a memory that never ends, or attention over the whole clip.
+        return Reach(before=None, after=0) if never_earlier else None
     finally:
         torch.random.set_rng_state(generator_state)
 
@@ -320,7 +324,7 @@ def markdown(rows: Iterable[Row]) -> str:
     ]
     for row in rows:
         year = f"[{row.year}]({row.paper})" if row.year else ""
-        reach, delay = (str(row.reach.frames), str(row.reach.after)) if row.reach else ("clip", "clip")
+        reach, delay = (str(row.reach.frames or "all"), str(row.reach.after)) if row.reach else ("clip", "clip")
         converters = " ".join(f"`{origin}`" for origin in row.converters)
         parity = ", ".join(f"{part}: {error:.0e}" if part else f"{error:.0e}" for part, error in row.parity.items())
         lines.append(

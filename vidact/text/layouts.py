@@ -26,6 +26,7 @@ REFERENCES = {
     "slowfast": "vidact.models.video_networks:from_slowfast",
     "videomae": "vidact.models.video_transformers:from_videomae",
     "vjepa2": "vidact.models.video_transformers:from_vjepa2",
+    "movinet": "vidact.models.movinet:from_movinet",
     "i3d": "vidact.models.i3d:from_i3d",
     "trn_recurrent": "vidact.models.trn_recurrent:from_trn_recurrent",
     "oadtr": "vidact.models.oadtr:from_oadtr",
