@@ -169,6 +169,8 @@ def test_the_state_of_a_stream_is_zeros_of_the_frames_size():
     assert state["frames"].shape == (2, 1)
     with pytest.raises(ValueError, match="call initial_state with the batch size and the image size"):
         network.step(torch.zeros(2, 3, 32, 32), state)
+    with pytest.raises(ValueError, match="is of 2 streams and there are frames of 1; call initial_state"):
+        network.step(torch.zeros(1, 3, 64, 64), state)
     with pytest.raises(ValueError, match="C = 3"):
         network.step(torch.zeros(2, 4, 64, 64), state)
 

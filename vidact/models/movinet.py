@@ -125,13 +125,12 @@ class CausalLayer(nn.Module):
         images = self.act(self.norm(self.conv(images)))
         if not self.remembers:
             return images, None
-        clip = images.unflatten(0, (-1, frames)).transpose(1, 2)  # (B, C', T, H', W')
         assert past is not None
-        expected = (*clip.shape[:2], self.remembers, *clip.shape[3:])
-        if tuple(past.shape) != expected:
+        clip = images.unflatten(0, (past.shape[0], frames)).transpose(1, 2)  # (B, C', T, H', W')
+        if past.shape[3:] != clip.shape[3:]:
             raise ValueError(
-                f"the state holds maps of shape {tuple(past.shape)} where these frames have {expected}; call "
-                "initial_state with the batch size and the image size of the frames"
+                f"the state holds maps of {tuple(past.shape[3:])} places where these frames have "
+                f"{tuple(clip.shape[3:])}; call initial_state with the batch size and the image size of the frames"
             )
         joined = torch.cat([past.to(clip.dtype), clip], dim=2)  # (B, C', t - 1 + T, H', W')
         maps = self.act(self.time_norm(self.time(joined.flatten(3))))  # (B, C', T, H' * W')
@@ -266,7 +265,7 @@ class CausalBlock(Block):
         inner = images if self.expand is None else self.expand(images, frames)[0]
         inner, past = self.deep(inner, frames, past)
         vectors = inner.mean(dim=(2, 3))  # (N, C)
-        means = running_mean(vectors.unflatten(0, (-1, frames)), mean, count)  # (B, T, C)
+        means = running_mean(vectors.unflatten(0, (mean.shape[0], frames)), mean, count)  # (B, T, C)
         gate = self.gate(torch.cat([means.flatten(0, 1).to(vectors.dtype), vectors], dim=1))
         inner = inner * gate[:, :, None, None]
         skip = pool(images) if self.stride > 1 else images
@@ -381,13 +380,13 @@ class CausalMoViNet(_Head):
 
     def features(self, clip: Tensor) -> Tensor:
         check_clip(clip, self.input)
-        means, _ = self._run(clip, self.initial_state(len(clip), (clip.shape[3], clip.shape[4])))
+        means, _ = self._run(clip, self.initial_state(clip.shape[0], (clip.shape[3], clip.shape[4])))
         return self._hidden(means[:, -1])
 
     def frame_features(self, clip: Tensor) -> Tensor:
         """Return the vectors of the clip up to each frame (B, T, D)."""
         check_clip(clip, self.input)
-        means, _ = self._run(clip, self.initial_state(len(clip), (clip.shape[3], clip.shape[4])))
+        means, _ = self._run(clip, self.initial_state(clip.shape[0], (clip.shape[3], clip.shape[4])))
         return self._hidden(means)
 
     def frame_logits(self, clip: Tensor) -> Tensor:
@@ -432,6 +431,11 @@ class CausalMoViNet(_Head):
     def _run(self, clip: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the running means of the last maps (B, T, C) of a clip (B, T, C, H, W), and the state after it."""
         frames, count = clip.shape[1], state["frames"]
+        if count.shape[0] != clip.shape[0]:
+            raise ValueError(
+                f"the state is of {count.shape[0]} streams and there are frames of {clip.shape[0]}; call initial_state "
+                "with the batch size and the image size of the frames"
+            )
         past, means = iter(state["past"]), iter(state["means"])
         images, _ = self.conv1(clip.flatten(0, 1), frames)
         after: State = {"past": [], "means": [], "frames": count + frames}
@@ -442,7 +446,7 @@ class CausalMoViNet(_Head):
                 if newest is not None:
                     after["past"].append(newest)
                 after["means"].append(mean)
-        vectors = self.conv7(images, frames)[0].mean(dim=(2, 3)).unflatten(0, (-1, frames))
+        vectors = self.conv7(images, frames)[0].mean(dim=(2, 3)).unflatten(0, clip.shape[:2])
         running = running_mean(vectors, next(means), count)
         after["means"].append(running[:, -1])
         return running, after

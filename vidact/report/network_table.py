@@ -270,6 +270,8 @@ def read_records(folder: Path) -> list[Record]:
         inputs = [torch.from_numpy(rule.signal(name, shape)) for name, shape in record["inputs"].items()]
         with torch.no_grad():
             outputs = _named(network(torch.cat(inputs, dim=-1)))
+            if "step_logits" in record["outputs"]:
+                outputs["step_logits"] = _steps(network, inputs[0])
         error = 0.0
         for name, reference in record["outputs"].items():
             expected = torch.tensor(reference["values"])
@@ -295,6 +297,15 @@ def _named(output: Tensor | OnlineOutput) -> dict[str, Any]:
     if not isinstance(output, OnlineOutput):
         return {"logits": output}
     return {"logits": output.logits, "scores": output.logits.softmax(-1), "future_logits": output.future}
+
+
+def _steps(network: Any, clip: Tensor) -> Tensor:
+    """Return the logits (B, T, K) of a clip network after each frame of a clip (B, T, C, H, W)."""
+    state, logits = network.initial_state(clip.shape[0], tuple(clip.shape[3:])), []
+    for frame in clip.unbind(1):
+        after, state = network.step(frame, state)
+        logits.append(after)
+    return torch.stack(logits, 1)
 
 
 def structure_of(network: nn.Module) -> Structure:
