@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vidact"
 
 LEVELS = {
-    0: ["batch", "device", "events", "files", "jobs", "metrics", "records", "results", "text"],
+    0: ["batch", "device", "events", "files", "hub", "jobs", "metrics", "records", "results", "text"],
     1: ["video", "models"],
     2: ["data", "features"],
     3: ["tasks", "stream", "report", "prediction", "convert"],

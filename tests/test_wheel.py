@@ -1,4 +1,4 @@
-"""The wheel contains what the repository does, configurations, the live page and the style of reports included."""
+"""The wheel contains what the repository does, with configurations, class lists and pages."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ def test_the_wheel_works_outside_the_clone(tmp_path: Path) -> None:
     assert "tsm_mobilenet_v2" in done.stdout
     shipped = {path.relative_to(site / "vidact" / "configs") for path in (site / "vidact").rglob("*.yaml")}
     assert shipped == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
-    resources = {".css", ".html", ".js", ".svg"}
+    resources = {".css", ".html", ".js", ".svg", ".txt"}
     files = {path.relative_to(ROOT) for path in (ROOT / "vidact").rglob("*") if path.suffix in resources}
-    assert Path("vidact/report/style.css") in files
+    assert {Path("vidact/report/style.css"), Path("vidact/text/classes/kinetics400.txt")} < files
     assert {path.relative_to(site) for path in (site / "vidact").rglob("*") if path.suffix in resources} == files

@@ -63,7 +63,9 @@ def help_text() -> str:
         [
             "usage: vidact COMMAND [options]\n",
             *lines,
-            "\nvidact COMMAND --help explains each; vidact --version prints the version.\n",
+            "\nvidact COMMAND --help explains each; vidact --version prints the version.",
+            "A checkpoint may be the name of a published network (vidact networks --published), which is downloaded",
+            "once; with --offline no command downloads one.\n",
         ]
     )
 
@@ -82,6 +84,7 @@ def main(args: Sequence[str] | None = None) -> None:
         hint = f"; did you mean {close[0]}?" if close else "."
         print(f"vidact: no command {without_secrets(args[0])!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
+    args = without_offline(args)
     quiet()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of the processes of a training prints
     try:
@@ -118,6 +121,14 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     if status:
         raise SystemExit(status)
+
+
+def without_offline(args: Sequence[str]) -> list[str]:
+    """Return the words of a command without ``--offline``, which sets ``VIDACT_OFFLINE``; see ``vidact.hub``."""
+    end = args.index("--") if "--" in args else len(args)
+    if "--offline" in args[:end]:
+        os.environ["VIDACT_OFFLINE"] = "1"
+    return [*(word for word in args[:end] if word != "--offline"), *args[end:]]
 
 
 class Notice(importlib.abc.MetaPathFinder):

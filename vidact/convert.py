@@ -21,6 +21,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from vidact import hub
 from vidact.data.tables import read_lines
 from vidact.models import movinet
 from vidact.models.online import OnlineNetwork
@@ -34,6 +35,7 @@ from vidact.models.weights import (
     record_of,
     save,
 )
+from vidact.text.layouts import CLIPS
 from vidact.text.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler, UniformSampler
 from vidact.video.transform import images_per_index
@@ -55,43 +57,6 @@ LAST_LAYERS = (
     r"^head\.weight$",
     r"^(base_model\.)?(fc|last_linear)\.weight$",
 )
-
-# Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
-# 2-D networks whose clip is a window of consecutive frames.
-CLIPS = {
-    "slowfast_r50": (32, 2),
-    "slowfast_r101": (32, 2),
-    "slow_r50": (8, 8),
-    "c2d_r50": (8, 8),
-    "i3d_r50": (8, 8),
-    "csn_r101": (32, 2),
-    "r2plus1d_r50": (16, 4),
-    "x3d_xs": (4, 12),
-    "x3d_s": (13, 6),
-    "x3d_m": (16, 5),
-    "x3d_l": (16, 5),
-    "r3d_18": (16, 2),
-    "mc3_18": (16, 2),
-    "r2plus1d_18": (16, 2),
-    "s3d": (128, 2),
-    "mvit_v1_b": (16, 4),
-    "mvit_v2_s": (16, 4),
-    "swin3d_t": (32, 2),
-    "swin3d_s": (32, 2),
-    "swin3d_b": (32, 2),
-    "i3d_inception": (64, 1),
-    "videomae_small": (16, 4),
-    "videomae_base": (16, 4),
-    "videomae_large": (16, 4),
-    "videomae_huge": (16, 4),
-    "videomae_tiny": (16, 4),
-    "vjepa2_large": (16, 4),
-    "vjepa2_huge": (64, 2),  # no published classifier exists; these are the values of vjepa2_giant
-    "vjepa2_giant": (64, 2),
-    "vjepa2_tiny": (16, 4),
-    "mvfnet_resnet50": (8, 8),
-    "mvfnet_resnet101": (8, 8),
-}
 
 # How a detector's arguments follow from the shapes of its tensors: argument → (a pattern of tensor names, an axis of
 # those tensors). Where the pattern has a group, which matches a number, the argument has one value for each number.
@@ -149,8 +114,9 @@ def convert(
         origin: the layout of its tensor names, one of ``vidact.models.weights.REFERENCES``.
         file: the checkpoint; no code in it is executed.
         out: the .safetensors file to write.
-        classes: names in the order of the outputs, or a file with one a line; None for the publisher's list
-            (torchvision) where there is one, else for the numbers of the outputs.
+        classes: names in the order of the outputs, a file with one a line, or the name of a list that vidact contains
+            ("kinetics400", …; ``vidact.hub.CLASS_LISTS``); None for the publisher's list (torchvision) where there is
+            one, else for the numbers of the outputs.
         sampling: the rule that chooses the network's frames; None for the rule of the published network.
         hyperparameters: arguments of the layout's function, as ``from_reference`` takes them; those that follow from
             the tensors may be left out.
@@ -320,6 +286,8 @@ def class_names(
                 return list(meta)
         print(f"no classes were named: they are called 0 to {count - 1} (--classes FILE names them)")
         return [str(number) for number in range(count)]
+    if str(classes) in hub.CLASS_LISTS and not Path(str(classes)).is_file():
+        classes = hub.class_names(str(classes))
     if isinstance(classes, (str, Path)):
         classes = [line for line in read_lines(Path(classes)) if line]
     names = [plain_name(name) for name in classes]

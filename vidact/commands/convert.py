@@ -26,7 +26,11 @@ def parser() -> Parser:
     parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
     parser.add_argument("--file", type=Path, help="the published checkpoint")
     parser.add_argument("--out", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--classes", type=Path, help="a file with one class name a line")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        help="a file with one class name a line, or kinetics400, kinetics600, kinetics700, something_v2, diving48",
+    )
     parser.add_argument("--dense", action="store_true", help="a dense window of 64 frames (TSM), instead of segments")
     parser.add_argument(
         "--spread",

@@ -17,7 +17,12 @@ def parser() -> Parser:
     parser.add_argument(
         "path", type=Path, nargs="+", help="video files, folders of a video's images, or folders that are searched"
     )
-    parser.add_argument("--checkpoint", required=True, help="best.ckpt of a run, or a .safetensors that vidact saved")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        help="best.ckpt of a run, a .safetensors that vidact saved, or a published network: vidact networks "
+        "--published",
+    )
     parser.add_argument("--top", type=int, default=5, help="labels a video (default %(default)s)")
     parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

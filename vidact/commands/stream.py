@@ -134,7 +134,11 @@ def parser() -> Parser:
         "left in an earlier run stays: lines are appended, recordings and pictures get other names. A name may hold "
         "the date: --events events-%%Y%%m%%d.csv.",
     )
-    parser.add_argument("--checkpoint", type=Path, help="best.ckpt of a run, or a .safetensors that vidact saved")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="best.ckpt of a run, a .safetensors that vidact saved, or a published network that streams",
+    )
     parser.add_argument(
         "--source", action="append", metavar="SOURCE",
         help="a camera's number (default 0), a video file, a folder, or rtsp://, http:// …; may be given several times",

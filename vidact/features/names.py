@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import vidact.models
+from vidact import hub
 from vidact.features.choices import CHUNK, FPS
 from vidact.features.extractor import IMAGE_BACKBONES, FeatureExtractor
 from vidact.models import backbones
@@ -45,10 +46,11 @@ def build_network(
     """Build a network that computes features.
 
     Args:
-        name: an image network (``IMAGE_BACKBONES``, "timm/…"), a clip network of ``vidact.models``, or the file of a
-            trained one: a run's .ckpt or a .safetensors.
-        weights: "default" for the default of the network's function (ImageNet, Kinetics), another name or local file
-            that the function accepts, or None. Weights that are not loaded are random and the same in every run.
+        name: an image network (``IMAGE_BACKBONES``, "timm/…"), a clip network of ``vidact.models``, a published one
+            (``vidact.hub.PUBLISHED``), or the file of a trained one: a run's .ckpt or a .safetensors.
+        weights: "default" for the published file where the name has one, else for the default of the network's
+            function (ImageNet, Kinetics); another name or local file that the function accepts, or None. Weights that
+            are not loaded are random and the same in every run.
         size: crop side in pixels; None is the network's own.
         modality: "rgb" or "flow".
         flow_fields: consecutive fields that a flow network reads.
@@ -62,6 +64,12 @@ def build_network(
         raise ValueError(
             f"{weights} is a trained network, not a backbone's weights; give it as the network: {weights!r}"
         )
+    if (published := hub.named(name)) is not None:
+        if weights == "default":
+            weights = str(hub.fetch(published))
+        elif name != published.network:
+            raise ValueError(f"{name} is a published network and brings its own; leave weights={weights!r} out")
+        name = published.network
     arguments: dict[str, Any] = {"weights": weights, "size": size, "modality": modality, "flow_fields": flow_fields}
     build: Callable[..., nn.Module]
     function: Any

@@ -30,6 +30,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from vidact import hub
 from vidact.batch import ClipInput
 from vidact.files import replacing
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
@@ -288,6 +289,9 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
 def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     """Open a trained network: a ``.safetensors`` file that vidact wrote, or a Lightning ``.ckpt`` of a vidact run.
 
+    ``path`` may also be the name of a published network, one of ``vidact.hub.PUBLISHED``, such as "x3d_s": its file is
+    downloaded unless the cache holds it.
+
     Args:
         trust: packages outside vidact whose builders may run.
 
@@ -296,6 +300,8 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
         ``network.extractor_state`` has the tensors of a detector's feature extractor, where the file contains them, for
         ``vidact.features.extractor.FeatureExtractor.load(network.record["features"], …)``.
     """
+    if (published := hub.named(path)) is not None:
+        return open_published(published)
     state_dict, record, extractor = _read(path)
     if record is None:
         raise ValueError(
@@ -346,20 +352,25 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
     The file is a ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads: a bare state dict, or one under
     ``state_dict``, ``model_state``, ``model`` or ``module`` (DeepSpeed's). Nothing in the file is executed: besides
     tensors and plain data it may contain the numpy values and the training logs that are listed by name below. The
-    tensors of a detector's feature extractor are not returned.
+    tensors of a detector's feature extractor are not returned. For the name of a published network, as in ``load``, the
+    tensors have the names of the network that ``load`` returns.
     """
     return _read(path)[:2]
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str, Tensor]]:
     """Read a file as ``read`` does; return the tensors of a detector's feature extractor (possibly none), too."""
+    if (published := hub.named(path)) is not None:
+        network = open_published(published)
+        return dict(network.state_dict()), record_of(network), {}
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder; name the file in it, for instance {path / 'checkpoints/best.ckpt'}"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+        networks = importlib.import_module("vidact.models").__all__
+        raise FileNotFoundError(f"there is no file {path}{hub.advice(path, networks)}")
     if path.suffix in EXPORTED:
         raise ValueError(
             f"{path} is {EXPORTED[path.suffix]}, which is not read here; give the .ckpt or .safetensors that it was "
@@ -654,3 +665,44 @@ def from_reference(origin: str, state_dict: Mapping[str, Any], **hyperparameters
         expected = ", ".join(list(inspect.signature(function).parameters)[1:])
         raise ValueError(f"from_reference({origin!r}): {error}; its hyperparameters are {expected}") from error
     return function(*bound.args, **bound.kwargs).eval()
+
+
+# ---------------------------------------------------------------------------------------------- published networks
+
+
+def open_published(published: hub.Published) -> nn.Module:
+    """Return a published network, in evaluation mode, on the CPU; its file is downloaded unless the cache holds it."""
+    path = hub.fetch(published)
+    return build_published(published, read(path)[0], path)
+
+
+def build_published(published: hub.Published, state_dict: Mapping[str, Any], path: Path) -> nn.Module:
+    """Build a published network from the tensors of its file, and attach its record.
+
+    Args:
+        path: the file, for the record and for messages.
+
+    Raises:
+        ValueError: where a tensor is unused, absent or of another shape, or the file contains another network.
+    """
+    names = list(hub.class_names(published.classes))
+    options = {"num_classes": len(names), **published.options}
+    again = f"it is not the published file of {published.name}; delete it, and it is fetched again"
+    try:
+        network = from_reference(published.origin, state_dict, **options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: {again}") from error
+    described = describe(network)
+    assert described.recipe is not None
+    if (name := described.recipe["builder"].rpartition(".")[2]) != published.network:
+        raise ValueError(f"{path} contains {name} in place of {published.network}: {again}")
+    facts = {
+        "classes": names,
+        "multi_label": False,
+        "sampling": published.sampler,
+        "converted": {"origin": published.origin, "file": path.name, "hyperparameters": options},
+        "source": published.address,
+        "licence": published.licence,
+    }
+    attach(network, record=Record.from_dict({**facts, **described}, path), extractor_state={})
+    return network

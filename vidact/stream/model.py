@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidact import hub
 from vidact.batch import probabilities
 from vidact.device import best_device
 from vidact.events import EventDetector
@@ -156,6 +157,9 @@ def load_model(
         trust: packages outside vidact whose builders may run.
     """
     name = "the network" if isinstance(checkpoint, nn.Module) else str(checkpoint)
+    published = None if isinstance(checkpoint, nn.Module) else hub.named(checkpoint)
+    if published is not None and not published.streams:  # before it is downloaded
+        raise ValueError(f"{name} cannot stream: {published.network} looks at whole clips. {STREAMING}")
     network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
     record = record_of(network)
     device = best_device() if device is None else torch.device(device)

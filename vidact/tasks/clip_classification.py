@@ -58,8 +58,8 @@ class ClipClassification(pl.LightningModule):
         groups: which parameters learn faster or do not decay.
         base_batch: videos a step (all devices and accumulation together) for which the lr was chosen; the lr is scaled
             by the real number over this one. None takes the lr as it is.
-        init_from: a vidact checkpoint to start from; of the head, the rows of classes that both name are kept, and
-            tensors that do not fit are listed and start fresh.
+        init_from: a vidact checkpoint, or the name of a published network, to start from; of the head, the rows of
+            classes that both name are kept, and tensors that do not fit are listed and start fresh.
         freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
         label_smoothing: 0…1, share of the target that is spread over all classes.
         mixup: alpha of MixUp, 0 is off.

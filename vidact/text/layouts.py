@@ -1,4 +1,4 @@
-"""The published layouts of checkpoints: the name of each, and the function that builds its network."""
+"""The published layouts of checkpoints, the functions that build their networks, and the clips of their training."""
 
 # The name that ``from_reference`` and ``vidact convert --origin`` take → its function, imported when it is called.
 REFERENCES = {
@@ -33,4 +33,41 @@ REFERENCES = {
     "lstr": "vidact.models.lstr:from_lstr",
     "testra": "vidact.models.lstr:from_testra",
     "miniroad": "vidact.models.miniroad:from_miniroad",
+}
+
+# Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
+# 2-D networks whose clip is a window of consecutive frames.
+CLIPS = {
+    "slowfast_r50": (32, 2),
+    "slowfast_r101": (32, 2),
+    "slow_r50": (8, 8),
+    "c2d_r50": (8, 8),
+    "i3d_r50": (8, 8),
+    "csn_r101": (32, 2),
+    "r2plus1d_r50": (16, 4),
+    "x3d_xs": (4, 12),
+    "x3d_s": (13, 6),
+    "x3d_m": (16, 5),
+    "x3d_l": (16, 5),
+    "r3d_18": (16, 2),
+    "mc3_18": (16, 2),
+    "r2plus1d_18": (16, 2),
+    "s3d": (128, 2),
+    "mvit_v1_b": (16, 4),
+    "mvit_v2_s": (16, 4),
+    "swin3d_t": (32, 2),
+    "swin3d_s": (32, 2),
+    "swin3d_b": (32, 2),
+    "i3d_inception": (64, 1),
+    "videomae_small": (16, 4),
+    "videomae_base": (16, 4),
+    "videomae_large": (16, 4),
+    "videomae_huge": (16, 4),
+    "videomae_tiny": (16, 4),
+    "vjepa2_large": (16, 4),
+    "vjepa2_huge": (64, 2),  # no published classifier exists; these are the values of vjepa2_giant
+    "vjepa2_giant": (64, 2),
+    "vjepa2_tiny": (16, 4),
+    "mvfnet_resnet50": (8, 8),
+    "mvfnet_resnet101": (8, 8),
 }

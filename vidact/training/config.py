@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import vidact
+from vidact import hub
 from vidact.files import try_to_write
 from vidact.text.spelling import in_one_spelling, misspelt
 
@@ -385,7 +386,7 @@ def take_network(config: Any, args: Sequence[str]) -> None:
     network = config.model.init_args.network
     names = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
     if not {"network", "class_path"} & set(names):
-        path = checkpoint_path(Path(config.run), config.ckpt or "best")
+        path = checkpoint_path(Path(config.run), config.ckpt or "best", may_be_published=True)
         record = read(path)[1]
         recipe = None if record is None else record.recipe
         if recipe is None:
@@ -422,8 +423,14 @@ def take_network(config: Any, args: Sequence[str]) -> None:
             network.init_args[key] = None
 
 
-def checkpoint_path(run: Path, name: str) -> Path:
-    """Return the path of the checkpoint ``name``: "best" or "last" of the run, or a path."""
+def checkpoint_path(run: Path, name: str, may_be_published: bool = False) -> Path:
+    """Return the path of the checkpoint ``name``: "best" or "last" of the run, or a path.
+
+    Args:
+        may_be_published: accept the name of a published network, too, and return it.
+    """
+    if may_be_published and hub.named(name) is not None:
+        return Path(name)
     path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if not path.is_file():
         names = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.ckpt"))) or "none"

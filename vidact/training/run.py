@@ -214,7 +214,7 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
     from vidact.models.weights import load, load_strictly, record_of
     from vidact.report.page import write_report
 
-    path = checkpoint_path(run, name)
+    path = checkpoint_path(run, name, may_be_published=True)
     # The configuration's package may run code: it has already built a network in this process.
     trained = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
     record = record_of(trained)
