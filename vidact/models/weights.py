@@ -556,7 +556,7 @@ def initialise_from(
 
     Args:
         network: the network whose tensors are replaced.
-        path: a weight file.
+        path: a weight file, or the name of a published network.
         classes: names of the network's classes in the order of its outputs, without a background; none if unknown.
         heads: names of the classifiers, whose tensors have one row an output.
 
