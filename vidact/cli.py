@@ -39,6 +39,7 @@ COMMANDS = {
     "test": Command("score a trained network", "--config runs/x/config.yaml --ckpt best --data.views 10x3"),
     "folds": Command("cross-validate over groups", "--config clip/weizmann/tsm_mobilenetv2"),
     "compare": Command("several networks, several seeds", "--config online/fir/miniroad online/fir/lstr"),
+    "probe": Command("heads on a frozen network", "--data my_clips"),
     "extract": Command("features or optical flow", "features --videos my_videos --out my_features"),
     "prepare": Command("check, re-encode or pack videos", "check --data my_clips"),
     "predict": Command("name the actions of files", f"{CHECKPOINT} clip.mp4"),

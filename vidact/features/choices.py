@@ -1,4 +1,4 @@
-"""The choices of a feature extractor, and its defaults, which commands read before their options are parsed."""
+"""The choices of a feature extractor and of a probe, with their defaults; commands read them to parse options."""
 
 # The image networks by name, each with the module of its function.
 IMAGE_NETWORKS = dict.fromkeys(
@@ -18,3 +18,6 @@ IMAGE_NETWORKS = dict.fromkeys(
 
 FPS = 24.0  # frames a second of the clock
 CHUNK = 6  # frames of a token
+
+HEADS = ("linear", "knn", "prototype")  # the heads of a probe; of equally good ones the earlier is chosen
+SEGMENTS = 8  # frames that a probe reads of a clip

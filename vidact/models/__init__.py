@@ -30,6 +30,7 @@ from vidact.models.movinet import (
 )
 from vidact.models.mvfnet import mvfnet_resnet50, mvfnet_resnet101, mvfnet_resnet_tiny
 from vidact.models.oadtr import oadtr
+from vidact.models.probe import clip_probe
 from vidact.models.stm import stm_resnet18, stm_resnet50, stm_resnet_tiny
 from vidact.models.tanet import tanet_mobilenet_v2, tanet_resnet18, tanet_resnet50, tanet_resnet_tiny
 from vidact.models.tdn import tdn_mobilenet_v2, tdn_resnet18, tdn_resnet50, tdn_resnet101, tdn_resnet_tiny
@@ -119,6 +120,7 @@ __all__ = [
     "bn_inception_classifier",
     "c2d_r50",
     "causal_transformer",
+    "clip_probe",
     "csn_r101",
     "eco_full",
     "eco_lite",

@@ -303,7 +303,7 @@ def fuse_files(
                 print(f"{name}: {len(part) - len(common)} of {len(part)} videos are not in every part and are left out")
         parts = [_rows(part, fused.ids) for part in parts]  # the figures compare the same videos
     columns = {**dict(zip(_short(names), parts, strict=True)), "fused": fused}
-    figures = {name: _figures(part) for name, part in columns.items()}
+    figures = {name: figures_of(part) for name, part in columns.items()}
     _print_figures(figures, weights or [1.0] * len(parts), len(fused.classes))
     _print_classes(columns)
     beside = fused.beside_yardsticks()
@@ -471,7 +471,8 @@ def _short(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _figures(scores: Scores) -> dict[str, float]:
+def figures_of(scores: Scores) -> dict[str, float]:
+    """Return top-1, top-5 and mean class accuracy, or mean average precision for multi-label data; all are in 0…1."""
     if scores.multi_label:
         return {"map": mean_average_precision(scores.values, scores.labels)}
     return {

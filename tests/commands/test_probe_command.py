@@ -1,0 +1,200 @@
+"""``vidact probe``: from a folder of clips to a checkpoint, once and again, and what it refuses."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vidact
+from vidact import cli
+from vidact.data.clip_list import load_clips
+from vidact.data.synthetic import write_clips
+from vidact.export import export, open_onnx
+from vidact.models import frame_classifier
+from vidact.models.probe import Probe
+from vidact.models.weights import load, save
+from vidact.results.figures import load_results
+from vidact.results.scores import load_scores
+from vidact.tasks import probe as task
+from vidact.video.decode import open_video
+from vidact.video.sample import SegmentSampler
+from vidact.video.transform import test_transform as view_of_tests
+
+CLASSES = ["opening", "closing", "blinking star"]
+SMALL = ["--network=resnet_tiny", "--weights=none", "--size=32", "--frames=4", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, splits={"train": 4, "val": 2, "test": 2}, classes=CLASSES, seed=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    cli.main(["probe", f"--data={root}", f"--run={folder}", *SMALL])
+    return folder
+
+
+def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["probe", *args])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_a_run_has_a_checkpoint_scores_and_figures_beside_chance(run, root):
+    results, scores = load_results(run), load_scores(run / "scores.npz")
+    assert set(results["heads"]) == {"linear", "knn", "prototype"}
+    best = results["probe"]["head"]
+    assert results["heads"][best]["validation_top1"] == max(
+        head["validation_top1"] for head in results["heads"].values()
+    )
+    assert results["probe"]["validated_on"] == "6 validation clips"
+    assert scores.ids == sorted(clip.id for clip in load_clips(root).split("test"))
+    right = float((scores.values.argmax(1) == scores.labels).mean())
+    assert results["test"]["test_top1"] == results["heads"][best]["test_top1"] == right
+    assert results["test"]["test_chance"] == pytest.approx(1 / 3)
+    assert results["test"]["test_majority"] == pytest.approx(1 / 3)
+    assert (run / "report.html").is_file()
+
+
+def test_the_checkpoint_predicts_features_by_hand_and_head(run, root):
+    probe, scores = load(run / "probe.safetensors"), load_scores(run / "scores.npz")
+    assert isinstance(probe, Probe)
+    transform = view_of_tests(probe.input, 1)
+    for id, path, row in zip(scores.ids, scores.paths, scores.values, strict=True):
+        with open_video(Path(path)) as video:
+            images = video.frames_at(SegmentSampler(4)(len(video))[0]).images
+        clip = transform(images)[0][0]  # (T, C, H, W)
+        with torch.no_grad():
+            vectors = probe.trunk(clip)  # (T, D)
+            features = torch.cat([vectors.mean(0), vectors.std(0, correction=0), vectors.diff(dim=0).abs().mean(0)])
+            logits = probe.head(features[None])[0]
+        np.testing.assert_allclose(row, logits, atol=1e-5 * max(1.0, float(logits.abs().max())), err_msg=id)
+        (prediction,) = vidact.predict(path, run / "probe.safetensors", top=3, device="cpu")
+        assert [name for name, _ in prediction.labels] == [load_clips(root).classes[i] for i in (-row).argsort()]
+        shares = logits.softmax(0).sort(descending=True).values
+        np.testing.assert_allclose([score for _, score in prediction.labels], shares, atol=1e-5)
+
+
+def test_a_second_call_encodes_nothing_and_a_changed_clip_is_encoded_again(run, root, tmp_path, capsys, monkeypatch):
+    clips, again = tmp_path / "clips", tmp_path / "run"
+    shutil.copytree(root, clips)
+    shutil.copytree(run, again)  # the copies have the sizes and times of the clips
+    before, encoded = load_scores(run / "scores.npz"), []
+    features_of = task.features_of
+    monkeypatch.setattr(task, "features_of", lambda *args: encoded.append(args[1]) or features_of(*args))
+    arguments = ["probe", f"--data={clips}", f"--run={again}", *SMALL]
+    cli.main(arguments)
+    assert not encoded
+    assert "0 clips to encode, 24 encoded before" in capsys.readouterr().out
+    assert np.array_equal(load_scores(again / "scores.npz").values, before.values)
+
+    shutil.copy(next((clips / "closing").glob("0000.mp4")), clips / "opening" / "0000.mp4")
+    (clips / "opening" / "0000.mp4").touch()
+    cli.main([*arguments, "--heads", "prototype"])
+    assert sum(map(len, encoded)) == 1
+    assert "1 clip to encode, 23 encoded before" in capsys.readouterr().out
+    assert set(load_results(again)["heads"]) == {"prototype"}
+
+
+def test_a_run_that_was_killed_goes_on(root, tmp_path, capsys, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    features_of, batches = task.features_of, []
+
+    def dies_at_the_third(*args):
+        batches.append(len(args[1]))
+        if len(batches) == 3:
+            raise Killed
+        return features_of(*args)
+
+    arguments = ["probe", f"--data={root}", f"--run={tmp_path / 'run'}", *SMALL]
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "features_of", dies_at_the_third)
+        with pytest.raises(Killed):
+            cli.main(arguments)
+    capsys.readouterr()
+    cli.main(arguments)
+    stored = sum(batches[:2])
+    assert f"{24 - stored} clips to encode, {stored} encoded before" in capsys.readouterr().out
+
+
+def test_without_validation_clips_the_groups_of_the_training_clips_are_divided(run, root, tmp_path, capsys):
+    clips = tmp_path / "clips"
+    for name in CLASSES:
+        shutil.copytree(root / name, clips / name)
+    arguments = ["--group", r"(\d+)\.mp4", "--held_out", "0000", "0001", "--fractions", "1", "0", "0"]
+    cli.main(["probe", f"--data={clips}", f"--run={tmp_path / 'run'}", *SMALL, *arguments, "--heads", "knn"])
+    out = capsys.readouterr().out
+    assert "heads, compared by 5-fold cross-validation by group inside 18 training clips:" in out
+    assert load_results(tmp_path / "run")["test"]["videos"] == 6
+
+
+def test_the_checkpoint_is_exported(root, run, tmp_path):
+    shutil.copytree(run / "encodings", tmp_path / "run" / "encodings")
+    cli.main(["probe", f"--data={root}", f"--run={tmp_path / 'run'}", *SMALL, "--heads", "knn"])
+    checkpoint = tmp_path / "run" / "probe.safetensors"
+    export(checkpoint, tmp_path / "a.onnx", runs=2)
+    clip = torch.randn(1, 4, 3, 32, 32)
+    with torch.no_grad():
+        expected = load(checkpoint)(clip)
+    logits = open_onnx(tmp_path / "a.onnx")(clip)
+    np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def test_data_that_no_head_can_be_fitted_to_are_refused(root, tmp_path, capsys):
+    single = tmp_path / "single"
+    shutil.copytree(root / "opening", single / "opening")
+    assert "has only one class, 'opening'" in fails([f"--data={single}", *SMALL], capsys)
+
+    table = (root / "clips.csv").read_text()
+    several = tmp_path / "several"
+    shutil.copytree(root, several)
+    (several / "clips.csv").write_text(table.replace("label", "labels", 1))
+    assert "is multi-label data" in fails([f"--data={several}", *SMALL], capsys)
+
+    lines = [line.replace(",train", ",test") if line.startswith("closing/") else line for line in table.splitlines()]
+    (several / "clips.csv").write_text("\n".join(lines))
+    message = fails([f"--data={several}", f"--run={tmp_path / 'run'}", *SMALL], capsys)
+    assert "no training clip shows closing, so a head could never answer that" in message
+
+
+def test_networks_that_give_no_features_are_refused(root, tmp_path, capsys):
+    network = frame_classifier(8, 3)
+    path = save(network, tmp_path / "detector.safetensors", {"classes": ["a", "b", "c"], "features": {"dim": 8}})
+    message = fails([f"--data={root}", f"--network={path}"], capsys)
+    assert "FrameClassifier gives no features of images or clips" in message
+    arguments = [f"--data={root}", "--network=trn_resnet_tiny", "--weights=none", "--size=32"]
+    assert "gives no features of images or clips" in fails(arguments, capsys)
+
+
+def test_unreadable_clips_are_named(root, run, tmp_path, capsys):
+    clips = tmp_path / "clips"
+    shutil.copytree(root, clips)
+    (clips / "opening" / "0007.mp4").write_text("no video")  # of the split test
+    message = fails([f"--data={clips}", f"--run={tmp_path / 'run'}", *SMALL], capsys)
+    assert "1 clip of the split test cannot be read" in message
+    assert "opening/0007" in message
+    shutil.copy(root / "opening" / "0007.mp4", clips / "opening")
+    (clips / "opening" / "0000.mp4").write_text("no video")  # one of twelve training clips
+    message = fails([f"--data={clips}", f"--run={tmp_path / 'run'}", *SMALL], capsys)
+    assert "1 of 12 training clips could not be read" in message
+    assert "at most 5% may be skipped. The first is opening/0000" in message
+
+
+def test_the_folder_of_a_training_is_not_written_to(root, tmp_path, capsys):
+    (tmp_path / "checkpoints").mkdir()
+    message = fails([f"--data={root}", f"--run={tmp_path}", *SMALL], capsys)
+    assert f"{tmp_path} is the folder of a training; choose another --run" in message

@@ -1,0 +1,73 @@
+"""The network of a probe: pooling over time, its recipe, and networks that cannot be its trunk."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from vidact.features.choices import HEADS
+from vidact.features.names import build_network
+from vidact.models import clip_probe, frame_classifier, trn_resnet_tiny, tsn_resnet_tiny
+from vidact.models.clip_network import ClipNetwork, VectorNetwork
+from vidact.models.probe import empty_head, pooled, refuse_without_features
+from vidact.models.weights import load, recipe_of, save
+
+TRUNKS = {"image": lambda: build_network("resnet_tiny", None, 32), "clip": lambda: tsn_resnet_tiny(1, size=32)}
+
+
+def test_pooled_features_are_mean_deviation_and_motion():
+    frames = torch.randn(2, 5, 3)
+    mean, deviation, motion = pooled(frames).chunk(3, dim=1)
+    torch.testing.assert_close(mean, frames.mean(1))
+    torch.testing.assert_close(deviation, frames.std(1, correction=0))
+    torch.testing.assert_close(motion, frames.diff(dim=1).abs().mean(1))
+    assert torch.equal(pooled(frames[:, :1]), torch.cat([frames[:, 0], torch.zeros(2, 6)], 1))
+    backwards = pooled(frames.flip(1))
+    torch.testing.assert_close(backwards, pooled(frames))
+    assert not torch.allclose(pooled(frames[:, [0, 2, 4, 1, 3]])[:, 6:], motion)  # the order of the frames matters
+
+
+@pytest.mark.parametrize("kind", TRUNKS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_probe_is_a_clip_network_that_its_file_builds_again(kind, head, tmp_path):
+    trunk = TRUNKS[kind]()
+    probe = clip_probe(dict(recipe_of(trunk)), head, 3, examples=6, neighbours=2).eval()
+    with torch.no_grad():
+        for tensor in probe.head.state_dict().values():
+            tensor.uniform_(0.1, 1)
+    assert isinstance(probe, ClipNetwork)
+    assert isinstance(probe, VectorNetwork)
+    clip = torch.randn(2, 4, 3, 32, 32)
+    again = load(save(probe, tmp_path / "a.safetensors", {"classes": ["a", "b", "c"]}))
+    with torch.no_grad():
+        assert probe(clip).shape == (2, 3)
+        assert probe.features(clip).shape == (2, probe.dim)
+        assert torch.equal(again(clip), probe(clip))
+        torch.testing.assert_close(probe(clip)[:1], probe(clip[:1]))  # clips of a batch are independent
+    with pytest.raises(ValueError, match="C = 3"):
+        probe(torch.randn(1, 4, 4, 32, 32))
+
+
+def test_the_votes_of_neighbours_are_probabilities():
+    head = empty_head("knn", 4, 3, examples=5, neighbours=2)
+    head.scores.memory.copy_(F.normalize(torch.randn(5, 4), dim=1))
+    head.scores.classes.copy_(F.one_hot(torch.tensor([0, 1, 2, 0, 1]), 3))
+    votes = head(head.scores.memory).softmax(1)
+    assert votes.argmax(1).tolist() == [0, 1, 2, 0, 1]  # each clip is its own nearest neighbour
+    with pytest.raises(ValueError, match="neighbours is 6; 5 training clips allow 1 to 5"):
+        empty_head("knn", 4, 3, examples=5, neighbours=6)
+    with pytest.raises(ValueError, match="there is no head 'forest'; the heads are linear, knn and prototype"):
+        empty_head("forest", 4, 3, 0, 0)
+
+
+def test_networks_without_features_are_refused_in_words():
+    for network in (frame_classifier(8, 3), trn_resnet_tiny(3, size=32)):
+        with pytest.raises(ValueError, match=f"{type(network).__name__} gives no features of images or clips"):
+            refuse_without_features(network)
+    recipe = dict(recipe_of(TRUNKS["image"]()))
+    probe = clip_probe(recipe, "prototype", 3)
+    with pytest.raises(ValueError, match="Probe is itself a head on a frozen network"):
+        refuse_without_features(probe)
+    with pytest.raises(ValueError, match="the trunk of a probe is itself a probe"):
+        clip_probe(dict(recipe_of(probe)), "linear", 3)
+    with pytest.raises(ValueError, match="is outside vidact"):
+        clip_probe({"builder": "os.system", "arguments": {}}, "linear", 3)

@@ -1,0 +1,198 @@
+"""Probes: a small head on the features of a frozen network, for folders with few clips.
+
+The trunk is any network with features. A clip network gives one vector a clip. The vectors of an image network are
+pooled over time: their mean, their standard deviation and the mean absolute difference of neighbouring frames, one
+after the other, so that motion is among the features. They are standardised with the training clips' mean and standard
+deviation, and one of three heads scores them: multinomial logistic regression, the nearest training clips, or the
+nearest class mean. The last two compare by cosine, with the temperature of Wu et al. 2018
+(https://arxiv.org/abs/1805.01978), so that their softmax is a vote. ``vidact.tasks.probe`` fits the heads.
+
+Shapes: B clips, T frames, C channels, H x W pixels, D features, N training clips, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidact.models.backbones import Backbone, check_clip
+from vidact.models.clip_network import VectorNetwork
+from vidact.models.weights import build_from_recipe, builder, input_of
+
+TEMPERATURE = 0.07  # the divisor of cosines before the softmax
+LEAST_VOTE = 1e-6  # the share of the votes of a class without a vote, whose logarithm would be infinite
+
+
+def pooled(frames: Tensor) -> Tensor:
+    """Return mean, standard deviation and mean absolute difference of neighbours of frames (B, T, D): (B, 3 D).
+
+    The standard deviation divides by T, so it is 0 for one frame; the differences of one frame are 0 as well.
+    """
+    mean = frames.mean(dim=1)
+    deviation = (frames - mean[:, None]).square().mean(dim=1).sqrt()
+    if frames.shape[1] == 1:
+        return torch.cat([mean, deviation, torch.zeros_like(mean)], dim=1)
+    motion = (frames[:, 1:] - frames[:, :-1]).abs().mean(dim=1)
+    return torch.cat([mean, deviation, motion], dim=1)
+
+
+def refuse_without_features(network: nn.Module) -> None:
+    """Raise ValueError for a network that gives no vectors of images or clips, and for a probe."""
+    name = type(network).__name__
+    if isinstance(network, Probe):
+        raise ValueError(f"{name} is itself a head on a frozen network; give the network that it was made of")
+    if input_of(network) is None or not isinstance(network, Backbone | VectorNetwork):
+        raise ValueError(
+            f"{name} gives no features of images or clips, so no head can be fitted to them; use an image network, "
+            "such as mobilenet_v2, or a clip network with one vector a clip, such as TSN, TSM or X3D"
+        )
+
+
+def features_of(trunk: Any, clip: Tensor) -> Tensor:
+    """Return the features (B, D) of clips (B, T, C, H, W), by an image network or a clip network."""
+    if not isinstance(trunk, Backbone):
+        return trunk.features(clip)
+    check_clip(clip, trunk.input)
+    return pooled(trunk(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]))
+
+
+def num_features(trunk: Any) -> int:
+    """Return the number of features D that ``features_of`` returns."""
+    return 3 * trunk.dim if isinstance(trunk, Backbone) else int(trunk.dim)
+
+
+class Neighbours(nn.Module):
+    """Logits by the ``neighbours`` training clips with the largest cosine; each votes with its softmax weight.
+
+    Args:
+        examples: number of training clips N.
+        dim: size D of their features.
+        num_classes: number of classes K.
+        neighbours: clips that vote, 1 to N.
+    """
+
+    def __init__(self, examples: int, dim: int, num_classes: int, neighbours: int) -> None:
+        super().__init__()
+        if not 1 <= neighbours <= examples:
+            raise ValueError(f"neighbours is {neighbours}; {examples} training clips allow 1 to {examples}")
+        self.neighbours = neighbours
+        self.memory: Tensor
+        self.classes: Tensor
+        self.register_buffer("memory", torch.zeros(examples, dim))  # of length 1 each
+        self.register_buffer("classes", torch.zeros(examples, num_classes))  # 1 at the clip's class
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K), the logarithms of shares of the votes, of features (B, D)."""
+        cosines = F.normalize(features, dim=1) @ self.memory.T  # (B, N)
+        nearest, rows = cosines.topk(self.neighbours, dim=1)  # (B, neighbours)
+        weights = (nearest / TEMPERATURE).softmax(dim=1)
+        votes = (weights[:, :, None] * self.classes[rows]).sum(dim=1)  # (B, K)
+        return (votes + LEAST_VOTE).log()
+
+
+class Prototypes(nn.Module):
+    """Logits by the cosine to the mean features of each class.
+
+    Args:
+        dim: size D of the features.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.means: Tensor
+        self.register_buffer("means", torch.zeros(num_classes, dim))  # of length 1 each
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D)."""
+        return F.normalize(features, dim=1) @ self.means.T / TEMPERATURE
+
+
+class Head(nn.Module):
+    """A standardisation of features, and the module that turns them into logits.
+
+    Args:
+        scores: features (B, D) → logits (B, K).
+        dim: size D of the features.
+    """
+
+    def __init__(self, scores: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.scores = scores
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return logits (B, K) of features (B, D)."""
+        return self.scores((features - self.mean) / self.scale)
+
+
+def empty_head(name: str, dim: int, num_classes: int, examples: int, neighbours: int) -> Head:
+    """Return a head without values.
+
+    Args:
+        name: "linear", "knn" or "prototype".
+        dim: size D of the features.
+        num_classes: number of classes K.
+        examples: training clips that a head "knn" holds.
+        neighbours: training clips that vote in a head "knn".
+    """
+    if name == "linear":
+        return Head(nn.Linear(dim, num_classes), dim)
+    if name == "knn":
+        return Head(Neighbours(examples, dim, num_classes, neighbours), dim)
+    if name == "prototype":
+        return Head(Prototypes(dim, num_classes), dim)
+    raise ValueError(f"there is no head {name!r}; the heads are linear, knn and prototype")
+
+
+class Probe(nn.Module):
+    """A clip network: a trunk, the pooling of its vectors over time, and a head.
+
+    Args:
+        trunk: an image network, or a clip network with ``features``.
+        head: a head for as many features as the trunk has.
+        num_classes: number of classes K.
+    """
+
+    def __init__(self, trunk: nn.Module, head: Head, num_classes: int) -> None:
+        super().__init__()
+        clip_input = input_of(trunk)
+        assert clip_input is not None  # the builder has refused networks without features
+        self.trunk = trunk
+        self.head = head
+        self.num_classes = num_classes
+        self.dim = num_features(trunk)
+        self.input = clip_input
+
+    def features(self, clip: Tensor) -> Tensor:
+        """Return the vectors (B, D) of clips (B, T, C, H, W) before they are standardised."""
+        return features_of(self.trunk, clip)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Return logits (B, K) of clips (B, T, C, H, W)."""
+        return self.head(self.features(clip).float())
+
+
+@builder
+def clip_probe(trunk: Mapping[str, Any], head: str, num_classes: int, examples: int = 0, neighbours: int = 0) -> Probe:
+    """Build a probe without weights: the network that ``vidact probe`` saves.
+
+    Args:
+        trunk: the recipe of a network of vidact that has features.
+        head: "linear", "knn" or "prototype".
+        num_classes: number of classes K.
+        examples: training clips that a head "knn" holds.
+        neighbours: training clips that vote in a head "knn".
+    """
+    if str(trunk.get("builder", "")).rpartition(".")[2] == clip_probe.__name__:
+        raise ValueError("the trunk of a probe is itself a probe; give the network that it was made of")
+    network = build_from_recipe(trunk)
+    refuse_without_features(network)
+    return Probe(network, empty_head(head, num_features(network), num_classes, examples, neighbours), num_classes)

@@ -1,0 +1,350 @@
+"""Heads on frozen features: every clip is encoded once, then heads are fitted, and validation chooses among them.
+
+Encodings are files below the run folder, one a clip, under a hash of the network and the sampler:
+
+    <run>/encodings/<hash>/<clip id>.npy   float32 (D,)
+    <run>/encodings/<hash>/.probe          the settings, and a note of each encoded clip with the state of its source
+
+So a second run encodes nothing, a run that was killed is continued, and a clip that has changed is encoded again.
+
+Settings of a head (the strength of its regularisation, the number of its neighbours) are chosen on the validation
+clips; without validation clips by cross-validation inside the training clips, whose groups stay together.
+
+Shapes: N training clips, M other clips, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidact import jobs
+from vidact.batch import ClipBatch
+from vidact.features.choices import HEADS
+from vidact.features.record import weights_hash
+from vidact.files import replacing, short_name
+from vidact.models.probe import Head, Neighbours, Prototypes, features_of, num_features
+from vidact.models.weights import describe
+from vidact.text.names import counted
+
+NOTES = ".probe"
+POOLING = 1  # the version of the pooled features, a part of their hash
+STRENGTHS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)  # factors of half the squared weights, beside summed cross-entropy
+NEIGHBOURS = (1, 3, 5, 10, 20)
+FOLDS = 5
+LEAST_SPREAD = 1e-5  # a feature whose deviation is a smaller share of its mean is constant but for rounding
+MOST_STEPS = 200  # steps of L-BFGS for one strength
+
+
+# ---------------------------------------------------------------------------------------------- encoding
+
+
+class Encodings:
+    """The stored features of clips by one network and one way of reading clips.
+
+    Args:
+        run: the run folder.
+        trunk: the network, on the CPU.
+        reading: how a clip is read, as plain data: the sampler's record, the decoder.
+    """
+
+    def __init__(self, run: Path, trunk: nn.Module, reading: Mapping[str, Any]) -> None:
+        network = describe(trunk)
+        assert network.recipe is not None
+        arguments = {
+            name: None if name == "weights" or name.endswith("_weights") else value
+            for name, value in network.recipe["arguments"].items()
+        }
+        self.settings = {
+            "network": {"builder": network.recipe["builder"], "arguments": arguments},
+            "weights_sha256": weights_hash(trunk.state_dict()),
+            "input": network.input,
+            "reading": dict(reading),
+            "pooling": POOLING,
+        }
+        text = json.dumps(self.settings, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES)
+        self.dim = num_features(trunk)
+
+    def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:
+        """Return the stored features (D,) of a clip in this state; None where they are absent or damaged."""
+        if self.folder.read_if_of(clip, state) is None:
+            return None
+        try:
+            features = np.load(self._path(clip), allow_pickle=False)
+        except (OSError, EOFError, ValueError):
+            return None
+        return features if features.dtype == np.float32 and features.shape == (self.dim,) else None
+
+    def write(self, clip: str, state: Mapping[str, Any], features: np.ndarray) -> None:
+        """Store the features (D,) of a clip: the file first, then its note."""
+        self.folder.forget(clip)
+        with replacing(self._path(clip)) as half, half.open("wb") as file:
+            np.save(file, features, allow_pickle=False)
+        self.folder.finish(clip, state)
+
+    def _path(self, clip: str) -> Path:
+        path = self.folder.out / f"{clip}.npy"
+        return path.with_name(short_name(path.name))
+
+
+def clip_state(path: Path, start_s: float | None, end_s: float | None) -> dict[str, Any]:
+    """Return what identifies the content of a clip: the state of its file, and its seconds."""
+    return {**jobs.source_state(path), "start_s": start_s, "end_s": end_s}
+
+
+@torch.inference_mode()
+def encode(
+    trunk: nn.Module,
+    batches: Iterable[ClipBatch],
+    store: Encodings,
+    states: Mapping[str, Mapping[str, Any]],
+    device: torch.device,
+    report: Callable[[str], None],
+) -> dict[str, str]:
+    """Encode and store clips, and return the reasons why others could not be read, by id.
+
+    Raises ValueError where the network gives NaN or infinity.
+
+    Args:
+        trunk: the network, on ``device`` and in evaluation mode.
+        batches: the clips, one view each.
+        store: where the features go; the caller holds its lock.
+        states: the state of each clip, by id, from before it was read.
+        device: where the network computes.
+        report: called with the id of each clip that is finished or unreadable.
+    """
+    unreadable: dict[str, str] = {}
+    for batch in batches:
+        unreadable |= batch.skipped
+        if len(batch):
+            vectors = features_of(trunk, batch.clips[:, 0].to(device)).float().cpu()  # (B, D)
+            finite = vectors.isfinite().all(dim=1)
+            if not finite.all():
+                clip = batch.ids[int((~finite).nonzero()[0])]
+                raise ValueError(
+                    f"{type(trunk).__name__} gives NaN or infinity for the clip {clip}, so no head can be fitted; its "
+                    "weights are damaged, or belong to another network: use others"
+                )
+            for clip, vector in zip(batch.ids, vectors.numpy(), strict=True):
+                store.write(clip, states[clip], vector)
+        for clip in (*batch.ids, *batch.skipped):
+            report(clip)
+    return unreadable
+
+
+# ---------------------------------------------------------------------------------------------- fitting
+
+
+@dataclass(frozen=True)
+class Part:
+    """Clips to fit on and clips to measure on: features float32 (N, D) and (M, D), classes int64 (N,) and (M,)."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    other_features: np.ndarray
+    other_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class FittedHead:
+    """A head, fitted on all training clips.
+
+    ``setting`` is the strength or the number of neighbours that validation chose, None for a head without any.
+    ``accuracy`` is that of the validation, 0…1.
+    """
+
+    name: str
+    head: Head
+    setting: float | None
+    accuracy: float
+
+
+def fit_heads(
+    names: Sequence[str], features: np.ndarray, labels: np.ndarray, parts: Sequence[Part]
+) -> list[FittedHead]:
+    """Fit heads, the best one first; of equal heads the earlier one of ``HEADS``.
+
+    Args:
+        names: some of ``HEADS``.
+        features: of the training clips, float32 (N, D).
+        labels: their classes (N,); every class 0 … K - 1 occurs.
+        parts: on which settings and heads are compared, see ``validation_parts``.
+    """
+    if unknown := [name for name in names if name not in HEADS] or not names:
+        raise ValueError(f"heads are {unknown or 'none'}; choose some of {', '.join(HEADS)}")
+    fitted = []
+    for name in sorted(set(names), key=HEADS.index):
+        settings = settings_of(name, min(len(part.labels) for part in parts))
+        setting, accuracy = choose_setting(name, settings, parts)
+        (head,) = fit(name, features, labels, [setting])
+        fitted.append(FittedHead(name, head.float().eval(), setting, accuracy))
+    return sorted(fitted, key=lambda each: -each.accuracy)
+
+
+def settings_of(name: str, examples: int) -> list[float | None]:
+    """Return the settings of a head to choose from, for the least number of clips that it is fitted on."""
+    if name == "linear":
+        return list(STRENGTHS)
+    return [number for number in NEIGHBOURS if number <= examples] if name == "knn" else [None]
+
+
+def choose_setting(name: str, settings: Sequence[float | None], parts: Sequence[Part]) -> tuple[float | None, float]:
+    """Return the setting with the highest accuracy over all parts, and that accuracy; the smaller loss decides ties.
+
+    The loss is the mean cross-entropy over the clips whose class the head was fitted on.
+    """
+    right, losses = np.zeros(len(settings)), np.zeros(len(settings))
+    for part in parts:
+        present, labels = np.unique(part.labels, return_inverse=True)
+        is_present = np.isin(part.other_labels, present)
+        targets = torch.from_numpy(np.searchsorted(present, part.other_labels[is_present]))
+        others = torch.from_numpy(part.other_features[is_present]).double()
+        if not len(targets):
+            continue
+        for row, head in enumerate(fit(name, part.features, labels, settings)):
+            with torch.inference_mode():
+                logits = head(others)
+            right[row] += float((logits.argmax(dim=1) == targets).sum())
+            losses[row] += float(F.cross_entropy(logits, targets, reduction="sum"))
+    best = min(range(len(settings)), key=lambda row: (-right[row], losses[row]))
+    return settings[best], float(right[best] / sum(len(part.other_labels) for part in parts))
+
+
+def fit(name: str, features: np.ndarray, labels: np.ndarray, settings: Sequence[float | None]) -> list[Head]:
+    """Return a head in double precision for each setting, fitted to features (N, D) and classes (N,) from 0."""
+    dim, num_classes = features.shape[1], int(labels.max()) + 1
+    raw = torch.from_numpy(features).double()
+    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64))
+    mean, scale = raw.mean(dim=0), raw.std(dim=0, correction=0)
+    scale = torch.where(scale > LEAST_SPREAD * mean.abs(), scale, torch.ones_like(scale))
+    standardised = (raw - mean) / scale
+    one_hot = F.one_hot(targets, num_classes).double()
+    modules: list[nn.Module] = []
+    if name == "linear":
+        modules += fit_linear(standardised, targets, [float(setting or 0) for setting in settings])
+    elif name == "knn":
+        for setting in settings:
+            neighbours = Neighbours(len(raw), dim, num_classes, int(setting or 0)).double()
+            neighbours.memory.copy_(F.normalize(standardised, dim=1))
+            neighbours.classes.copy_(one_hot)
+            modules.append(neighbours)
+    else:
+        prototypes = Prototypes(dim, num_classes).double()
+        prototypes.means.copy_(F.normalize(one_hot.T @ standardised / one_hot.sum(dim=0)[:, None], dim=1))
+        modules.append(prototypes)
+    heads = []
+    for module in modules:
+        head = Head(module, dim).double()
+        head.mean.copy_(mean)
+        head.scale.copy_(scale)
+        heads.append(head)
+    return heads
+
+
+def fit_linear(features: Tensor, targets: Tensor, strengths: Sequence[float]) -> list[nn.Linear]:
+    """Return multinomial logistic regressions of standardised features (N, D) float64, one for each strength.
+
+    Each minimises the summed cross-entropy + strength / 2 * the sum of squared weights, without the bias, by L-BFGS.
+    The strengths are in descending order, because each fit starts from the one before it.
+    """
+    num_classes = int(targets.max()) + 1
+    # The best weights are combinations of the clips. So with fewer clips than features the problem is solved in the
+    # coordinates of the space that the clips span, where it is the same and smaller.
+    basis = torch.eye(features.shape[1], dtype=torch.float64)  # (R, D)
+    if len(features) < features.shape[1]:
+        basis = torch.linalg.svd(features, full_matrices=False).Vh
+        features = features @ basis.T  # (N, R)
+    weight = torch.zeros(num_classes, len(basis), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    fitted = []
+    for strength in strengths:
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=MOST_STEPS,
+            history_size=20,
+            tolerance_grad=1e-8,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss(optimizer: torch.optim.LBFGS = optimizer, strength: float = strength) -> float:
+            optimizer.zero_grad()
+            entropy = F.cross_entropy(features @ weight.T + bias, targets, reduction="sum")
+            value = (entropy + strength / 2 * weight.square().sum()) / len(targets)
+            value.backward()
+            return float(value.detach())
+
+        optimizer.step(loss)
+        linear = nn.Linear(basis.shape[1], num_classes, dtype=torch.float64).requires_grad_(False)
+        linear.weight.copy_(weight.detach() @ basis)
+        linear.bias.copy_(bias.detach())
+        fitted.append(linear)
+    return fitted
+
+
+# ---------------------------------------------------------------------------------------------- validation
+
+
+def validation_parts(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: Sequence[str | None],
+    validation: tuple[np.ndarray, np.ndarray] | None,
+) -> tuple[list[Part], str]:
+    """Return the parts on which heads are compared, and a description of them.
+
+    Raises ValueError without validation clips where every class has one training clip, which leaves nothing to compare.
+
+    Args:
+        features: of the training clips, (N, D).
+        labels: their classes (N,).
+        groups: the group of each, None where it has none.
+        validation: features and classes of the validation clips; None divides the training clips.
+    """
+    if validation is not None:
+        part = Part(features, labels, *validation)
+        return [part], counted(len(part.other_labels), "validation clip")
+    if max(Counter(labels.tolist()).values()) < 2:
+        raise ValueError(
+            "every class has one training clip and there are no validation clips, so nothing can tell which head is "
+            "best; add clips, or give the split val"
+        )
+    folds, unit = folds_of(labels, groups)
+    parts = []
+    for fold in np.unique(folds):
+        outside, inside = folds != fold, folds == fold
+        parts.append(Part(features[outside], labels[outside], features[inside], labels[inside]))
+    return parts, f"{len(parts)}-fold cross-validation by {unit} inside {counted(len(labels), 'training clip')}"
+
+
+def folds_of(labels: np.ndarray, groups: Sequence[str | None], most: int = FOLDS) -> tuple[np.ndarray, str]:
+    """Return the fold of each clip (N,), and the unit that is never divided: "group" or "clip".
+
+    Whole groups go, the largest first, to the fold with the fewest clips; a clip without a group is a group. Without
+    two groups, the clips of each class are dealt to the folds in turn.
+    """
+    units = [f"clip {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
+    sizes = Counter(units)
+    if any(group is not None for group in groups) and len(sizes) > 1:
+        filled = [0] * min(most, len(sizes))
+        fold_of = {}
+        for unit in sorted(sizes, key=lambda unit: (-sizes[unit], unit)):
+            fold_of[unit] = filled.index(min(filled))
+            filled[fold_of[unit]] += sizes[unit]
+        return np.array([fold_of[unit] for unit in units]), "group"
+    order = np.argsort(labels, kind="stable")
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.arange(len(labels)) % most  # neighbours in the order are clips of one class
+    return folds, "clip"
