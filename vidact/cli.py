@@ -55,6 +55,20 @@ COMMANDS = {
 }
 
 
+# Commands to start with, each with what it does; the first word is the command.
+FIRST_STEPS = {
+    "predict --checkpoint x3d_s clip.mp4": "name a video among 400 actions (downloads 31 MB, once)",
+    "probe --data my_clips": "train a recogniser, from one folder of videos per class",
+    "demo": "make videos, train, score and stream: four minutes",
+}
+
+
+def first_steps_text() -> str:
+    """Return the text of ``vidact`` without a command: three lines to start from."""
+    lines = [f"  {f'vidact {command}':43} {sentence}" for command, sentence in FIRST_STEPS.items()]
+    return "\n".join([*lines, "\nvidact --help lists all commands.\n"])
+
+
 def help_text() -> str:
     """Return the text of ``vidact --help``: one line a command."""
     lines = [
@@ -74,7 +88,10 @@ def help_text() -> str:
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command. An error that the user can repair prints one line, without a traceback; the status is 2."""
     args = sys.argv[1:] if args is None else list(args)
-    if not args or args[0] in ("-h", "--help", "help"):
+    if not args:
+        print(first_steps_text(), end="")
+        return
+    if args[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return
     if args[0] in ("--version", "-V"):

@@ -1,5 +1,6 @@
 """What a user types, right and wrong: the words of the answers are the test."""
 
+import importlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidact import __version__, cli
+from vidact import __version__, cli, hub
 from vidact.commands import compare
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
@@ -196,8 +197,23 @@ def test_predict_goes_on_past_a_broken_file(
 def test_version_and_help(capsys: pytest.CaptureFixture) -> None:
     cli.main(["--version"])
     assert capsys.readouterr().out == f"vidact {__version__}\n"
-    cli.main([])
+    cli.main(["--help"])
     assert "doctor" in capsys.readouterr().out
+
+
+def test_without_a_command_three_lines_show_how_to_start(capsys: pytest.CaptureFixture) -> None:
+    cli.main([])
+    *lines, blank, end = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert (blank, end) == ("", "vidact --help lists all commands.")
+    for line in lines:  # each of them is a command that its parser accepts
+        name, *words = re.split(r"\s{2,}", line.strip())[0].split()[1:]
+        importlib.import_module(f"vidact.commands.{name}").parser().parse_args(words)
+
+
+def test_the_network_of_the_first_line_is_published() -> None:
+    assert "x3d_s" in hub.PUBLISHED
+    assert "x3d_s" in cli.first_steps_text()
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture) -> None:
