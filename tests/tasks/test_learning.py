@@ -69,6 +69,7 @@ def test_folded_norms_that_would_be_normalised_anew(root: Path, tmp_path: Path) 
         fit(root, tmp_path, ClipClassification(fold(network())))
     for which in ("all", "partial"):
         fit(root, tmp_path, ClipClassification(fold(network()), freeze_norms=which))
+    fit(root, tmp_path, ClipClassification(fold(network()), freeze="backbone"))
 
 
 def test_norms_that_are_not_folded_are_let_alone(root: Path) -> None:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import vidact.models
-from vidact.tasks.schedules import ParameterGroups, Schedule, freeze_norms, head_names
+from vidact.tasks.freezing import freeze_norms
+from vidact.tasks.schedules import ParameterGroups, Schedule, head_names
 
 
 def test_steps_fall_at_their_epochs() -> None:

@@ -141,10 +141,11 @@ def test_folds_under_torchrun(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_learns_from_the_same_batches(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", ["--model.freeze_norms=all", "--model.freeze=backbone"])
+def test_two_processes_learn_what_one_learns_from_the_same_batches(root: Path, tmp_path: Path, frozen: str) -> None:
     """Where every video counts alike: with batch norms that keep their statistics and without dropout."""
     known = [
-        *SMALL, f"--data.root={root}", "--device=cpu", "--model.freeze_norms=all", "--model.network.dropout=0",
+        *SMALL, f"--data.root={root}", "--device=cpu", frozen, "--model.network.dropout=0",
         "--trainer.limit_train_batches=null", "--trainer.max_epochs=2",
     ]  # fmt: skip
     weights = {}

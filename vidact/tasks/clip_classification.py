@@ -27,10 +27,11 @@ from vidact.models.weights import initialise_from, recipe_of
 from vidact.records import Record
 from vidact.results.scores import Scores
 from vidact.tasks import keeping
+from vidact.tasks.freezing import Freeze, freeze_norms
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
-from vidact.tasks.resuming import refuse_what_does_not_fit
-from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, freeze_norms, head_names
+from vidact.tasks.resuming import callbacks_of, refuse_what_does_not_fit
+from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, head_names
 from vidact.tasks.training import (
     MakesOptimizer,
     compiled,
@@ -60,6 +61,8 @@ class ClipClassification(pl.LightningModule):
             by the real number over this one. None takes the lr as it is.
         init_from: a vidact checkpoint, or the name of a published network, to start from; of the head, the rows of
             classes that both name are kept, and tensors that do not fit are listed and start fresh.
+        freeze: parts that do not learn and stay in evaluation mode (norms, dropout): none; backbone, everything except
+            the classifiers; stage N, such as "stage 2", the first N stages of the backbone and all before them.
         freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
         label_smoothing: 0…1, share of the target that is spread over all classes.
         mixup: alpha of MixUp, 0 is off.
@@ -97,12 +100,14 @@ class ClipClassification(pl.LightningModule):
         views_at_once: int = 32,
         compile: Literal["never", "gpu", "always"] = "never",
         tf32: bool = False,
+        freeze: str = "none",
     ) -> None:
         super().__init__()
         self.network: Any = network
         self.make_optimizer = MakesOptimizer(optimizer)
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
+        self.frozen = Freeze(network, freeze)
         self.ema, self.early_stopping = ema, early_stopping
         self.average, self.views_at_once = average, views_at_once
         if compile not in ("never", "gpu", "always"):
@@ -160,12 +165,24 @@ class ClipClassification(pl.LightningModule):
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from, self.classes, head_names(self.network))
         if stage == "fit":
-            if self.norms == "none" and not self.trainer.ckpt_path:
-                refuse_folded_norms(self.network)
-            freeze_norms(self.network, self.norms)  # before the optimiser collects the trainable parameters
+            self.set_frozen()  # before the optimiser collects the trainable parameters
         device = self.trainer.strategy.root_device  # Lightning moves the network there later
         channels_last(self.network, device)  # a step on a CPU is a fifth to a third quicker
         self.compiled = self.make_compiled(device) if stage == "fit" else None
+
+    def set_frozen(self) -> None:
+        """Freeze the parts of ``freeze`` and ``freeze_norms``, and print how many parameters learn."""
+        if self.frozen.choice != "none" and callbacks_of(self.trainer, pl.callbacks.BaseFinetuning):
+            raise ValueError(
+                f"model.freeze is {self.frozen.choice!r}, and Lightning's BackboneFinetuning decides, too, which parts "
+                "learn. Leave one of them out"
+            )
+        self.frozen.apply()
+        if self.norms == "none" and not self.trainer.ckpt_path:
+            refuse_folded_norms(self.network)
+        freeze_norms(self.network, self.norms)
+        if self.frozen.choice != "none" and self.trainer.is_global_zero:
+            print(self.frozen.describe(self.network))
 
     def make_compiled(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
         """Return the compiled forward pass, or None without one; print why unless model.compile is never."""
@@ -213,6 +230,7 @@ class ClipClassification(pl.LightningModule):
     def train_mode(self) -> None:
         """Set the mode for training: Lightning's fit does not, and ``train()`` itself is not overridden."""
         self.train()
+        self.frozen.apply()
         freeze_norms(self.network, self.norms)
 
     def on_fit_start(self) -> None:

@@ -25,9 +25,11 @@ def refuse_folded_norms(network: nn.Module) -> None:
     """Raise ValueError where batch norms, which training computes per batch, are folded into the convolutions.
 
     A folded norm keeps mean 0, variance 1 and a shift that fits the scale of its convolution. Once each batch is
-    normalised, the shift exceeds the activations so far that outputs and gradients no longer depend on them.
+    normalised, the shift exceeds the activations so far that outputs and gradients no longer depend on them. Frozen
+    norms are not normalised by the batch and do not count.
     """
     norms = [norm for norm in network.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    norms = [norm for norm in norms if any(parameter.requires_grad for parameter in norm.parameters())]
     shifted = [norm for norm in norms if norm.running_mean is not None and norm.bias is not None and norm.bias.any()]
     folded = [norm for norm in shifted if _is_folded(norm)]
     if 2 * len(folded) > len(shifted):

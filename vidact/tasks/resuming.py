@@ -367,6 +367,7 @@ FIXED = {
     r"model\.class_path|data\.class_path": "it is another kind of training",
     r"model\.network\.(class_path|(?!(.*_)?weights$|.*drop).+)": "the checkpoint's weights are those of that network",
     r"model\.optimizer\.(class_path|amsgrad|centered)": "the checkpoint's momenta are those of the optimiser as it was",
+    r"model\.freeze": "the checkpoint's momenta are those of the parts that learnt",
     r"model\.init_from": "a run that goes on starts from its checkpoint alone",
     r"data\.(held_out|fractions|val_fraction|group|seed)": "videos that were trained on would be tested",
 }

@@ -193,16 +193,3 @@ def backbone(network: nn.Module) -> nn.ModuleList:
         return parts
 
     return nn.ModuleList(without_heads(network, ""))
-
-
-def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:
-    """Stop batch norms from learning and from updating their statistics; "partial" excepts the first one.
-
-    Call it again whenever ``train()`` may have been called: it resets the modes, but not ``requires_grad``.
-    """
-    if which == "none":
-        return
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms[1 if which == "partial" else 0 :]:
-        norm.eval()
-        norm.requires_grad_(False)
