@@ -296,6 +296,54 @@ def test_only_the_newest_answer_of_a_window_network_teaches() -> None:
     (task.loss_now(answers, given) + task.loss_future(answers, given)).backward()
 
 
+def test_weighted_classes_are_those_of_cross_entropy() -> None:
+    """With one label a token; a token of two labels counts by their mean weight, an ignored one not at all."""
+    logits, weights = torch.randn(2, 6, 4), torch.tensor([0.2, 3.0, 0.0])
+    given = batch()
+    kept = ~given.ignore
+    expected = torch.nn.functional.cross_entropy(
+        logits[kept], given.targets[kept].argmax(-1), weight=torch.cat([weights, torch.ones(1)])
+    )
+    torch.testing.assert_close(multi_hot_cross_entropy(logits, given.targets, given.ignore, weights), expected)
+    two, log_p = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), logits[0, :2].log_softmax(-1)
+    total = -(0.2 * log_p[0, 0] + 3.0 * log_p[0, 1] + 0.2 * log_p[1, 0])
+    torch.testing.assert_close(multi_hot_cross_entropy(logits[0, :2], two, weights=weights), total / (3.2 / 2 + 0.2))
+    ones = multi_hot_cross_entropy(logits[0, :2], two, weights=torch.ones(3))
+    torch.testing.assert_close(ones, multi_hot_cross_entropy(logits[0, :2], two))
+    nothing = multi_hot_cross_entropy(logits[0, :1].requires_grad_(), torch.tensor([[0.0, 0.0, 1.0]]), weights=weights)
+    nothing.backward()
+    assert nothing == 0
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_a_detector_weighs_classes_by_their_training_tokens(toy: Path, tmp_path: Path, loss: str) -> None:
+    """The background, too. Weights change what is learned and not what a checkpoint holds."""
+    results = {}
+    for weigh in ("true", "false"):
+        run = tmp_path / weigh
+        few = ["--trainer.max_epochs=1", f"--model.loss={loss}", f"--model.weigh_classes={weigh}"]
+        train(["--config", "online/synthetic/miniroad", f"--data.root={toy}", f"--run={run}", *SMALL, *few])
+        results[weigh] = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert results["true"].keys() == results["false"].keys()
+    assert not torch.equal(results["true"]["network.classifier.bias"], results["false"]["network.classifier.bias"])
+    sequences = load_sequences(toy)
+    labels = np.concatenate([sequence.multi_hot[~sequence.ignore] for sequence in sequences.split("train")])
+    assert len(labels) < sum(len(sequence) for sequence in sequences)
+    weights = sequences.class_weights()
+    np.testing.assert_allclose(weights, labels.sum() / (3 * labels.sum(0)), rtol=1e-6)
+    assert weights.dtype == np.float32
+    task = OnlineDetection(frame_classifier(3, 4), loss=loss, weigh_classes=True)
+    task.class_weights = torch.from_numpy(weights)
+    given = batch()
+    logits = torch.randn(2, 6, 3)
+    if loss == "sigmoid":
+        each = torch.nn.functional.binary_cross_entropy_with_logits(logits, given.targets, reduction="none")
+        expected = (each * task.class_weights).sum(-1)[~given.ignore].mean()
+    else:
+        expected = multi_hot_cross_entropy(logits, given.targets, given.ignore, task.class_weights)
+    torch.testing.assert_close(task.loss(logits, given.targets, given.ignore), expected)
+
+
 def test_idn_adds_its_own_losses_and_history_has_no_labels() -> None:
     task = OnlineDetection(idn(3, 4, hidden_dim=8, window=3))
     given = batch(window=5, history=2)

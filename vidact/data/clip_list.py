@@ -64,6 +64,18 @@ from vidact.video.folders import (
 # ---------------------------------------------------------------------------------------------------------------- clips
 
 
+def inverse_frequencies(counts: np.ndarray) -> np.ndarray:
+    """Return the weights, float32 (K,), with which classes of ``counts`` (K,) labels count the same.
+
+    The weight of class c is N / (K' n_c) for N labels, K' of them distinct: the mean weight of a label is 1. A class
+    without a label gets 0.
+    """
+    weights = np.zeros(len(counts), dtype=np.float32)
+    present = counts > 0
+    weights[present] = counts.sum() / (present.sum() * counts[present])
+    return weights
+
+
 @dataclass(frozen=True)
 class Clip:
     """A trimmed clip.
@@ -128,19 +140,12 @@ class ClipList:
         return any(clip.group is not None for clip in self)
 
     def class_weights(self) -> np.ndarray:
-        """Return the inverse frequencies of the classes in the training split, float32 (K,).
-
-        The weight of class c is N / (K' n_c) for N labels, K' of them distinct: the mean weight of a training label is
-        1. A class that no training clip has gets 0.
-        """
+        """Return the ``inverse_frequencies`` (K,) of the classes in the training split."""
         counts = np.zeros(len(self.classes))
         for clip in self:
             if clip.split == "train":
                 counts[list(clip.labels)] += 1
-        weights = np.zeros(len(self.classes), dtype=np.float32)
-        present = counts > 0
-        weights[present] = counts.sum() / (present.sum() * counts[present])
-        return weights
+        return inverse_frequencies(counts)
 
     @property
     def digest(self) -> str:

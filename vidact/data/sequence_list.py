@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vidact import records
+from vidact.data.clip_list import inverse_frequencies
 from vidact.data.event_list import AMBIGUOUS, Event, load_events, load_groups, load_videos, rasterise
 from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.splits import SPLITS, groups_of
@@ -115,6 +116,16 @@ class SequenceList:
         if name not in SPLITS:
             raise ValueError(f"{name!r} is not a split; there are {', '.join(SPLITS)}")
         return [sequence for sequence in self if sequence.split == name]
+
+    def class_weights(self) -> np.ndarray:
+        """Return the ``inverse_frequencies`` (1 + K,) of the background and the classes among the training tokens.
+
+        Tokens without a label (ambiguous ones) do not count; a token with several labels counts for each.
+        """
+        counts = np.zeros(1 + len(self.classes))
+        for sequence in self.split("train"):
+            counts += sequence.multi_hot[~sequence.ignore].sum(0, dtype=float)
+        return inverse_frequencies(counts)
 
     def in_memory(self) -> SequenceList:
         """Return a copy whose features have all been read from disk."""

@@ -151,18 +151,25 @@ def shift_tokens(tokens: Tensor, by: Tensor) -> Tensor:
     return tokens[rows, positions.clamp(0, tokens.shape[1] - 1)]
 
 
-def multi_hot_cross_entropy(logits: Tensor, targets: Tensor, ignore: Tensor | None = None) -> Tensor:
-    """Return −Σ y_c log p_c, averaged over the rows that are not ignored; 0 where all are (LSTR's "MCE").
+def multi_hot_cross_entropy(
+    logits: Tensor, targets: Tensor, ignore: Tensor | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Return −Σ w_c y_c log p_c, averaged over the rows that are not ignored; 0 where all are (LSTR's "MCE").
 
     Args:
         logits: (…, K).
         targets: (…, C) multi-hot with C ≤ K. Logits beyond C (the ambiguous class of published weights) are part of
             the softmax and never a target.
         ignore: (…) bool, the rows that do not count.
+        weights: (C,) the weights w of the classes, at least 0; None is 1 for all. A row counts in the average by the
+            mean weight of its labels, as in ``torch.nn.functional.cross_entropy``.
     """
     log_p = F.log_softmax(logits.float(), dim=-1)[..., : targets.shape[-1]]
-    loss = -(targets * log_p).sum(-1)
-    if ignore is None:
-        return loss.mean()
-    counted = (~ignore).to(loss.dtype)
-    return (loss * counted).sum() / counted.sum().clamp(min=1)
+    weighted = targets if weights is None else targets * weights
+    loss = -(weighted * log_p).sum(-1)
+    counts = torch.ones_like(loss) if ignore is None else (~ignore).to(loss.dtype)
+    total = (loss * counts).sum()
+    if weights is None:
+        return total / counts.sum().clamp(min=1)
+    least = torch.finfo(loss.dtype).tiny  # for rows without a label, and batches in which no label has a weight
+    return total / (counts * weighted.sum(-1) / targets.sum(-1).clamp(min=least)).sum().clamp(min=least)

@@ -283,7 +283,7 @@ def _balance_findings(clips: ClipList) -> list[Finding]:
         most, least = max(present, key=lambda name: present[name]), min(present, key=lambda name: present[name])
         if present[most] > IMBALANCE * present[least]:
             counts_text = f"{present[most]} training clips of {most!r} and {present[least]} of {least!r}"
-            findings.append(Finding("imbalance", (), f"{counts_text}; data.class_weights can make up for it"))
+            findings.append(Finding("imbalance", (), f"{counts_text}; --model.weigh_classes true can make up for it"))
     return findings
 
 

@@ -83,6 +83,8 @@ class OnlineDetection(pl.LightningModule):
         event_smoothing: how scores are smoothed before they become events, see ``vidact.events.EventDetector``.
         event_min_seconds: shorter events are dropped.
         event_merge_seconds: gaps up to this are bridged.
+        weigh_classes: weigh the loss by the inverse frequency of each class, background included, among the training
+            tokens. Losses of a network's own (IDN's) stay as they are.
     """
 
     compiled = None  # a detector is trained without torch.compile
@@ -106,6 +108,7 @@ class OnlineDetection(pl.LightningModule):
         event_min_seconds: float = 0.5,
         event_merge_seconds: float = 0.5,
         tf32: bool = False,
+        weigh_classes: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(loss_tokens, int) and loss_tokens < 1:
@@ -115,7 +118,7 @@ class OnlineDetection(pl.LightningModule):
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.kind, self.loss_tokens, self.future_weight = loss, loss_tokens, future_weight
         self.label_smoothing, self.ema, self.early_stopping = label_smoothing, ema, early_stopping
-        self.protocol, self.tf32 = protocol, tf32
+        self.protocol, self.tf32, self.weigh_classes = protocol, tf32, weigh_classes
         self.classes: list[str] = []
         self.tokens_per_second = 0.0
         self.features_record: dict[str, Any] = {}
@@ -130,6 +133,7 @@ class OnlineDetection(pl.LightningModule):
         self.thresholds: dict[str, Any] = {}  # how ``on`` was chosen; empty where it was not
         self.last_counts = False  # whether the last epoch counts as the best, whatever its figures
         self.remarks: list[str] = []  # notes that are printed with the figures of a test
+        self.register_buffer("class_weights", None, persistent=False)  # (1 + K,)
         self.collected: Timelines | None = None
         self.test_scores: Timelines | None = None
 
@@ -171,6 +175,8 @@ class OnlineDetection(pl.LightningModule):
             self.last_counts = self.has_few_events(sequences)
             is_single = overlap([sequence.events for sequence in sequences.split("train")]) <= OVERLAP
             self.events["exclusive"] = self.kind == "softmax" and is_single
+        if stage == "fit" and self.weigh_classes:
+            self.class_weights = torch.as_tensor(sequences.class_weights(), device=self.device)
         if stage == "fit" and self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from, self.classes, head_names(self.network))
 
@@ -307,8 +313,10 @@ class OnlineDetection(pl.LightningModule):
             total = targets.sum(-1, keepdim=True)
             targets = targets * (1 - self.label_smoothing) + total * self.label_smoothing / targets.shape[-1]
         if self.kind == "softmax":
-            return multi_hot_cross_entropy(logits, targets, ignore)
-        each = F.binary_cross_entropy_with_logits(logits[..., : targets.shape[-1]].float(), targets, reduction="none")
+            return multi_hot_cross_entropy(logits, targets, ignore, self.class_weights)
+        each = F.binary_cross_entropy_with_logits(
+            logits[..., : targets.shape[-1]].float(), targets, weight=self.class_weights, reduction="none"
+        )
         weights = (~ignore).to(each.dtype)
         return (each.sum(-1) * weights).sum() / weights.sum().clamp(min=1)
 
