@@ -47,6 +47,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServ
     with serving(files={PATH: CONTENT}) as started:
         monkeypatch.setenv("VIDACT_MIRROR", started.address)
         monkeypatch.setenv("VIDACT_HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
         monkeypatch.delenv("VIDACT_OFFLINE", raising=False)
         for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.delenv(variable, raising=False)
@@ -435,6 +436,26 @@ def test_a_file_put_there_by_hand_is_used(server: FileServer, monkeypatch: pytes
     ):
         fetch(PINNED)
     assert wrong.read_bytes() == CONTENT  # somebody's file is not removed
+
+
+def test_a_file_in_the_cache_of_pytorch_is_not_downloaded_again(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions downloaded to it, and some machines have no network any more."""
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    checkpoints = tmp_path / "torch" / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "X3D_XS.pyth").write_bytes(content_of(hub.PUBLISHED[NAME], tmp_path))
+    (checkpoints / "pytorch_model.bin").write_bytes(CONTENT)  # of any repository of the hub
+    network = vidact.models.x3d_xs(400)
+    assert torch.equal(network.fc.weight, vidact.load(NAME).fc.weight)
+    assert in_cache() == ["x3d_xs.pyth", "x3d_xs.pyth.sha256"]
+    with pytest.raises(FileNotFoundError, match="videomae_base is not in the cache"):
+        fetch("videomae_base")
+    (checkpoints / "mc3_18-a90a0ba3.pth").write_bytes(CONTENT)
+    with pytest.raises(FileNotFoundError, match="mc3_18 is not in the cache"):  # its hash is not the published one
+        fetch(PINNED)
+    assert not server.requests
 
 
 PROGRAM = "from vidact import hub; print(hub.fetch(hub.PUBLISHED['x3d_xs']).stat().st_size)"

@@ -364,18 +364,50 @@ def fetch(entry: Published) -> Path:
     """
     path = entry.path
     if not path.is_file():
-        if is_offline():
+        copy = in_pytorch_cache(entry)
+        if copy is None and is_offline():
             raise FileNotFoundError(f"{entry.name} is not in the cache and downloads are forbidden: {by_hand(entry)}")
         with _writable(path):
             make_folder(path.parent)
             with alone(path.with_name(f".{path.name}.lock"), entry.name):
-                if not path.is_file():  # another process may have fetched it meanwhile
+                if path.is_file():
+                    pass  # another process has fetched it meanwhile
+                elif copy is not None:
+                    _take_over(copy, path)
+                    _say(f"{entry.name}: {path}, as in {copy}")
+                else:
                     _download(entry, path)
                     _say(f"{entry.name}: {path}")
     _check(entry, path)
     if entry.is_for_research:
         _say(f"{entry.name}: the licence of its weights, {entry.licence}, allows no commercial use")
     return path
+
+
+def in_pytorch_cache(entry: Published) -> Path | None:
+    """Return the network's file in PyTorch's own cache, to which earlier versions downloaded; None where it is absent.
+
+    A file whose SHA-256 is not the published one counts as absent. Only files of torchvision and pytorchvideo are taken
+    from there, since those of the hub have the same name in each repository.
+    """
+    if entry.origin not in ("torchvision", "pytorchvideo"):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        home = os.environ.get("TORCH_HOME") or (Path(base) if base else Path.home() / ".cache") / "torch"
+    except RuntimeError:
+        return None
+    path = Path(home).expanduser() / "hub" / "checkpoints" / Path(urlsplit(entry.address).path).name
+    return path if path.is_file() and (not entry.sha256 or hash_of(path).startswith(entry.sha256)) else None
+
+
+def _take_over(source: Path, path: Path) -> None:
+    """Make ``path`` the same file as ``source``, or a copy of it where the file systems differ."""
+    with replacing(path) as half:
+        try:
+            os.link(source.resolve(), half)
+        except OSError:
+            shutil.copyfile(source, half)
 
 
 def by_hand(entry: Published) -> str:

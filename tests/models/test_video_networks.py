@@ -115,12 +115,10 @@ def test_published_head_is_taken_only_with_its_classes(tmp_path):
         vidact.models.mc3_18(num_classes=5, weights="kinetics")
 
 
-def test_no_network_is_explained(monkeypatch):
-    def offline(*_args, **_kwargs):
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
-    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+def test_no_network_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setenv("VIDACT_MIRROR", "http://127.0.0.1:9")  # the discard service, which nobody runs
+    for variable in ("VIDACT_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
     for name in ("mc3_18", "x3d_xs"):
         with pytest.raises(OSError, match=r"could not be downloaded.*weights=None"):
             getattr(vidact.models, name)(num_classes=5)

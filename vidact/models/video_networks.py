@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.video import resnet
 
+from vidact import hub
 from vidact.batch import ClipInput
-from vidact.models.backbones import check_clip, check_weight_path, download_advice
+from vidact.models.backbones import check_clip, check_weight_path
 from vidact.models.weights import Rules, builder, load_strictly, load_weights, read, rename
 
 FACEBOOK = ClipInput(mean=(0.45,), std=(0.225,), resize=256)
@@ -107,18 +108,21 @@ def _resized(input: ClipInput, size: int) -> ClipInput:
     return dataclasses.replace(input, size=size, resize=resize)
 
 
-def _start(network: VideoNetwork, weights: str | None, published: Callable[[], Any], url: str, rules: Rules) -> None:
+def _start(network: VideoNetwork, weights: str | None, name: str, rules: Rules) -> None:
     """Load published Kinetics-400 weights, a local file with the same names, or (None) nothing.
 
     The published classifier is loaded too where it has as many classes as the network.
+
+    Args:
+        name: the name of the published network in ``vidact.hub``.
     """
     if weights is None:
         return
     if weights == "kinetics400":
         try:
-            state_dict: Mapping[str, Tensor] = published()
-        except (OSError, RuntimeError) as error:
-            raise OSError(download_advice(url, error)) from error
+            state_dict, _ = read(hub.fetch(hub.PUBLISHED[name]))
+        except OSError as error:
+            raise OSError(f"{error}, or train from scratch with weights=None (YAML: weights: null)") from error
     else:
         check_weight_path(weights, ["kinetics400"])
         state_dict, _ = read(weights)
@@ -145,8 +149,8 @@ def _pytorchvideo(
     dropout: float,
 ) -> VideoNetwork:
     # Import only pytorchvideo.models and .layers: its transforms import a torchvision module that no longer exists.
-    hub = importlib.import_module(f"pytorchvideo.models.hub.{module}")
-    trunk = getattr(hub, name)(pretrained=False)
+    library = importlib.import_module(f"pytorchvideo.models.hub.{module}")
+    trunk = getattr(library, name)(pretrained=False)
     head = trunk.blocks[-1]
     dim = head.proj.in_features
     # Some published heads average softmax scores over the windows; we average logits; both are equal for one window.
@@ -161,13 +165,7 @@ def _pytorchvideo(
             pools[i] = nn.Sequential(WindowPool(pool.kernel_size), nn.AdaptiveAvgPool3d(1))
     _let_compile(trunk)
     network = kind(trunk, dim, num_classes, input, dropout)
-    url = hub.checkpoint_paths[name]
-
-    def published() -> Any:
-        content = torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
-        return content["model_state"]
-
-    _start(network, weights, published, url, PYTORCHVIDEO)
+    _start(network, weights, name, PYTORCHVIDEO)
     return network
 
 
@@ -301,12 +299,7 @@ def _torchvision(
     min_frames: int = 1,
 ) -> VideoNetwork:
     network = VideoNetwork(trunk, dim, num_classes, input, dropout, min_frames)
-    member = torchvision.models.get_model_weights(name)["KINETICS400_V1"]
-
-    def published() -> Any:
-        return member.get_state_dict(progress=False, check_hash=True)
-
-    _start(network, weights, published, member.url, _torchvision_names(head))
+    _start(network, weights, name, _torchvision_names(head))
     return network
 
 
