@@ -27,7 +27,7 @@ from vidact.models.online import OnlineNetwork, OnlineOutput, State, select_stre
 from vidact.models.weights import save
 from vidact.stream import StreamModel, StreamUpdate, load_model, run_many
 from vidact.stream.grabs import Grab
-from vidact.stream.model import FrameMean
+from vidact.stream.horizon import Fading, FrameMean
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -70,7 +70,8 @@ def detector(name: str, **arguments: object) -> OnlineNetwork:
 
 
 def recogniser(name: str, **arguments: object) -> nn.Module:
-    network = awake(getattr(vidact.models, name)(**{**SIZE, **arguments}))
+    size = SIZE if "resnet" in name else {key: value for key, value in SIZE.items() if key != "width"}
+    network = awake(getattr(vidact.models, name)(**{**size, **arguments}))
     network.record = {
         "format": 1,
         "recipe": network.recipe,
@@ -196,6 +197,7 @@ def test_a_step_of_torch_export_answers_as_pytorch_does(case: tuple[str, dict], 
     [
         pytest.param("tsm_resnet_tiny", id="tsm", marks=pytest.mark.slow),
         pytest.param("tsn_resnet_tiny", id="tsn", marks=pytest.mark.slow),
+        pytest.param("movinet_tiny_stream", id="movinet"),
     ],
 )
 def test_a_network_that_steps_frame_by_frame(name: str, tmp_path: Path) -> None:
@@ -437,7 +439,7 @@ def assert_streams_agree(actual: StreamModel, expected: StreamModel) -> None:
 def assert_no_pytorch_network(model: StreamModel) -> None:
     networks = [model.network] if model.extractor is None else [model.network, *model.extractor.networks.values()]
     for network in networks:
-        inner = network.network if isinstance(network, FrameMean) else network
+        inner = network.network if isinstance(network, FrameMean | Fading) else network
         assert not list(inner.parameters())
         assert not list(inner.buffers())
 
@@ -525,7 +527,7 @@ def test_an_extractor_may_come_from_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tsm_resnet_tiny", "tsn_resnet_tiny"])
+@pytest.mark.parametrize("name", ["tsm_resnet_tiny", "tsn_resnet_tiny", "movinet_tiny_stream"])
 def test_the_onnx_of_a_recogniser_streams_by_itself(name: str, tmp_path: Path) -> None:
     network = recogniser(name, **({"shift": "causal"} if name.startswith("tsm") else {}))
     events = {"on": 0.4, "min_seconds": 0.0}

@@ -20,7 +20,8 @@ from vidact.data.tables import write_classes
 from vidact.events import EventDetector
 from vidact.models.weights import load, read, save
 from vidact.stream import Engine, StreamModel, load_model, run, run_many
-from vidact.stream.model import FrameMean, sampled_at
+from vidact.stream.horizon import FrameMean
+from vidact.stream.model import sampled_at
 from vidact.tasks.online_detection import read_extractor
 from vidact.training.run import train
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidact.commands.options import Parser, add_device
-from vidact.commands.stream import RUNTIMES, demo_model, events_at
+from vidact.commands.stream import RUNTIMES, add_horizon, demo_model, events_at
 from vidact.stream.grabs import SourceError
 from vidact.stream.web.limits import Limits
 from vidact.text.addresses import name_of, public
@@ -91,6 +91,7 @@ def parser() -> Parser:
         "--sessions", type=int, default=Limits.sessions, help="the most sessions at the same time (default %(default)s)"
     )
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
+    add_horizon(parser)
     parser.add_argument(
         "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
     )
@@ -119,7 +120,14 @@ def main(args: Sequence[str]) -> None:
     open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
     log_lines()
     serve(
-        open_model(checkpoint, extractor=options.extractor, events=events, device=options.device),
+        open_model(
+            checkpoint,
+            extractor=options.extractor,
+            events=events,
+            horizon_s=options.horizon,
+            restart_s=options.restart,
+            device=options.device,
+        ),
         sources,
         host=options.host,
         port=options.port,

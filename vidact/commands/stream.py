@@ -38,7 +38,7 @@ def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
     return load_onnx(checkpoint, **settings)
 
 
-# What opens a checkpoint: each takes it and the keywords extractor, events and device, and gives a StreamModel.
+# What opens a checkpoint: each takes it and keywords of ``load_model``, and returns a StreamModel.
 RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": _open_checkpoint, "onnx": _open_onnx}
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
 LONGEST_TIMELINE_S = 3600.0
@@ -67,8 +67,9 @@ def main(args: Sequence[str]) -> int:
         stack.enter_context(_messages())
         window = None if options.no_window else stack.enter_context(Window(on_close=stop))
         model = RUNTIMES[options.runtime](
-            options.checkpoint, extractor=options.extractor, events=events_at(options.threshold), device=options.device
-        )
+            options.checkpoint, extractor=options.extractor, events=events_at(options.threshold),
+            horizon_s=options.horizon, restart_s=options.restart, device=options.device,
+        )  # fmt: skip
         model.longest_gap_s = options.longest_gap
         sources = open_sources(options, stack, states)
         player = Player(
@@ -166,6 +167,7 @@ def parser() -> Parser:
     parser.add_argument("--snapshots", type=Path, metavar="FOLDER", help="a picture of each event when it begins")
     parser.add_argument("--seconds", type=float, help="the seconds of each source after which to end")
     parser.add_argument("--threshold", type=float, help="probability at which an event begins; default: as tuned")
+    add_horizon(parser)
     parser.add_argument(
         "--longest_gap", type=float, metavar="SECONDS",
         help="after a longer pause of a source a new stream begins; default: as the features were made for "
@@ -184,6 +186,21 @@ def parser() -> Parser:
         help="the runtime of the networks; default: onnx for an .onnx file, else torch",
     )
     return parser
+
+
+def add_horizon(parser: Parser) -> None:
+    """Add the options by which the user chooses how far back a recogniser's answers reach."""
+    parser.add_argument(
+        "--horizon", type=float, metavar="SECONDS",
+        help="the time that an answer of a recogniser is about; inf: all since the beginning, the rule of published "
+        "weights; default: as long as a training clip",
+    )  # fmt: skip
+    parser.add_argument(
+        "--restart",
+        type=float,
+        metavar="SECONDS",
+        help="a recogniser starts anew after this time, instead of --horizon",
+    )
 
 
 def parse(args: Sequence[str]) -> argparse.Namespace:

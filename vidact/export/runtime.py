@@ -147,7 +147,7 @@ class OnnxStep(OnlineNetwork):
 
 
 class OnnxFrameStep(nn.Module):
-    """An exported step of a causal TSM or a TSN, which reads frames (B, C, H, W), run by onnxruntime on the CPU."""
+    """An exported step of a TSM, a TSN or a MoViNet, run by onnxruntime on the CPU; it reads frames (B, C, H, W)."""
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__()
@@ -284,17 +284,21 @@ def load_onnx(
     extractor: str | Path | FeatureExtractor | None = None,
     steps_per_second: float | None = None,
     events: Mapping[str, Any] | None = None,
+    horizon_s: float | None = None,
+    restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
 ) -> StreamModel:
     """Open an exported step as a model that streams, like ``vidact.stream.load_model``, in onnxruntime on the CPU.
 
     Args:
-        path: an .onnx of a step: a detector's, a causal TSM's, a TSN's.
+        path: an .onnx of a step: a detector's, a causal TSM's, a TSN's, a stream MoViNet's.
         extractor: the extractor of a detector's features: an exported one, or one that ``load_model`` accepts, which
             then runs in PyTorch. None is the one in the file.
         steps_per_second: as in ``load_model``.
         events: as in ``load_model``.
+        horizon_s: as in ``load_model``.
+        restart_s: as in ``load_model``.
         device: None or the CPU.
         trust: packages outside vidact whose builders may run, for an extractor that is not an .onnx.
     """
@@ -315,7 +319,14 @@ def load_onnx(
                 f"{path} cannot stream: its network looks at {group} neighbouring frames at a time. {STREAMING}"
             )
         return stream_recogniser(
-            network, network.record, str(path), steps_per_second, events or {}, torch.device("cpu")
+            network,
+            network.record,
+            str(path),
+            steps_per_second,
+            events or {},
+            horizon_s,
+            restart_s,
+            torch.device("cpu"),
         )
     if extractor is None:
         extractor = network.extractor()
@@ -330,8 +341,9 @@ def load_onnx(
             "extractor.safetensors of the folder of features; or export the detector again with it"
         )
     return load_model(
-        network, extractor=extractor, steps_per_second=steps_per_second, events=events, device="cpu", trust=trust
-    )
+        network, extractor=extractor, steps_per_second=steps_per_second, events=events, horizon_s=horizon_s,
+        restart_s=restart_s, device="cpu", trust=trust,
+    )  # fmt: skip
 
 
 def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iterable[str]) -> str:

@@ -47,7 +47,6 @@ from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
-from vidact.models.tsm import TSM
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.text.packages import how_to_install
@@ -117,9 +116,9 @@ def export(
             extractor.safetensors or a ``FeatureExtractor``.
         out: the file; it ends in .onnx or .pt2. An existing file is replaced after the comparison.
         format: "onnx" or "torch"; None follows from the file's name.
-        what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM or a TSN;
-            "extractor" is the network that makes a detector's features from prepared images. None is "step" for
-            detectors and "clip" for clip networks.
+        what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM, a TSN or a
+            stream MoViNet; "extractor" is the network that makes a detector's features from prepared images. None is
+            "step" for detectors and "clip" for clip networks.
         frames: T of a clip network that accepts any; None is the number it was trained with.
         extractor: the extractor of a detector's features, to be included in its .onnx: a folder of features, its
             extractor.safetensors or a ``FeatureExtractor``. None is the one in the checkpoint, if there is one. A .pt2
@@ -448,12 +447,12 @@ def _clip_job(network: nn.Module, name: str, frames: int | None) -> _Job:
 
 
 def _step_job(network: nn.Module, name: str) -> _Job:
-    is_bidirectional = isinstance(network, TSM) and not network.is_causal
+    is_bidirectional = not getattr(network, "is_causal", True)
     if is_bidirectional or not isinstance(network, OnlineNetwork | SteppingClipNetwork):
         why = "is bidirectional: every frame waits for later ones" if is_bidirectional else "looks at whole clips"
         raise ValueError(
             f"{name} cannot step: this {type(network).__name__} {why}. What can: online detectors, TSM built and "
-            "trained with shift='causal', TSN; or export with what=clip"
+            "trained with shift='causal', TSN, the stream networks of MoViNet; or export with what=clip"
         )
     if isinstance(network, OnlineNetwork):
         shape = [network.feature_dim]

@@ -49,7 +49,13 @@ class VectorNetwork(Protocol):
 
 @runtime_checkable
 class SteppingClipNetwork(ClipNetwork, Protocol):
-    """A clip network that also runs frame by frame: a causal TSM, a TSN."""
+    """A clip network that also runs frame by frame: a causal TSM, a TSN, a stream MoViNet.
+
+    A network that only steps in some of its forms has ``is_causal``, which tells whether this one does.
+
+    The state is a dict. Where it has ``frames`` (B, 1), the number of frames that its means stand for, a stream can
+    forget: see ``vidact.stream.horizon``. ``total`` (B, K) beside it is the sum of the logits of single frames.
+    """
 
     def initial_state(self, batch_size: int) -> Any:
         """Return the state of streams before their first frame: a tree of tensors whose first axis is the stream."""

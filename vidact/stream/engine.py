@@ -1,7 +1,7 @@
 """The engine turns the frames of any number of sources into an output for each token.
 
     frames → clock → chunk → extractor → detector.step → events          an online detector, its extractor's tokens
-    frames → clock → frame → network.step → mean of the last T → events   a causal TSM, a TSN
+    frames → clock → frame → network.step → the last T frames → events    a causal TSM, a TSN, a stream MoViNet
 
 Each source has its own clock, state and events. The networks are shared: the sources that have a token at the moment go
 through them in one batch. A file has the outputs that extraction and scoring give for it (law 3). No queue grows: the

@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidact import hub
-from vidact.batch import probabilities
+from vidact.batch import ClipInput, probabilities
 from vidact.device import best_device
 from vidact.events import EventDetector
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
-from vidact.models.online import OnlineNetwork, OnlineOutput, State
-from vidact.models.tsm import TSM
-from vidact.models.tsn import TSN
+from vidact.models.clip_network import SteppingClipNetwork
+from vidact.models.online import OnlineNetwork, State
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
 from vidact.stream.grabs import GAP_S, Grab
+from vidact.stream.horizon import at_horizon
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
@@ -136,23 +136,30 @@ def load_model(
     extractor: str | Path | FeatureExtractor | None = None,
     steps_per_second: float | None = None,
     events: Mapping[str, Any] | None = None,
+    horizon_s: float | None = None,
+    restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
 ) -> StreamModel:
     """Return the model that a checkpoint holds, ready to stream.
 
-    An online detector has an output for every token of its features. A causal TSM or a TSN has one for every frame of a
-    clock of ``steps_per_second``: the mean of the logits of the last T frames, T being the frames of a training clip,
-    since the mean over a whole stream would soon stop changing. Other recognisers need whole clips and are refused.
+    An online detector has an output for every token of its features. A recogniser that steps frame by frame (TSN,
+    causal TSM, a stream MoViNet) has one for every frame of a clock of ``steps_per_second``. It is about the last T
+    frames, T being the frames of a training clip, since a mean over a whole stream would soon stop changing; see
+    ``vidact.stream.horizon``. Other recognisers need whole clips and are refused.
 
     Args:
         checkpoint: a .ckpt or .safetensors, or a network that ``vidact.load`` returned.
         extractor: makes a detector's features: a folder of features or the extractor.safetensors in it. None takes
             the one that the checkpoint carries.
         steps_per_second: the rate of a recogniser. None takes it from the sampler of the training: frames at a stride s
-            go 24 / s times a second; frames that were spread over clips of any length 4 times.
+            go 24 / s times a second; frames that were spread over clips of any length at the rate of the network's
+            published weights (MoViNet: 5), else 4 times.
         events: settings that replace those of the checkpoint: on, off, smoothing, min_seconds, merge_seconds; see
             ``vidact.events.EventDetector``.
+        horizon_s: the seconds that an answer of a recogniser is about; inf: all since the beginning, which is the rule
+            that its weights are published with. None: as many steps as a training clip has frames.
+        restart_s: the seconds after which a recogniser starts anew, instead of ``horizon_s``.
         device: where the networks run; None takes an accelerator if there is one.
         trust: packages outside vidact whose builders may run.
     """
@@ -174,16 +181,19 @@ def load_model(
                 f"steps_per_second is {steps_per_second:g}, but {name} answers {record.tokens_per_second or 0:g} "
                 "tokens a second, as its features were made; leave it out"
             )
+        if horizon_s is not None or restart_s is not None:
+            raise ValueError(f"{name} is a detector, whose memory was trained; leave horizon_s and restart_s out")
         return _detector(network, record, name, extractor, events or {}, device, trust)
     if extractor is not None:
         raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
-    return stream_recogniser(network, record, name, steps_per_second, events or {}, device)
+    return stream_recogniser(network, record, name, steps_per_second, events or {}, horizon_s, restart_s, device)
 
 
 # The networks that can stream, for the errors about those that cannot.
 STREAMING = (
     "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
-    "with shift='causal', and TSN on RGB frames. Any network with one vector a clip can make the features of a detector"
+    "with shift='causal', TSN on RGB frames, and the stream networks of MoViNet. Any network with one vector a clip "
+    "can make the features of a detector"
 )
 
 
@@ -191,9 +201,9 @@ def refuse_clips(network: Any, name: str) -> None:
     """Raise ValueError for a recogniser that cannot step frame by frame; the message names those that can."""
     recipe = recipe_of(network)
     kind = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
-    if not isinstance(network, TSN | TSM):
+    if not isinstance(network, SteppingClipNetwork):
         why = f"{kind} looks at whole clips"
-    elif isinstance(network, TSM) and not network.is_causal:
+    elif not getattr(network, "is_causal", True):
         why = f"this {kind} is bidirectional, so every frame waits for later ones"
     elif (group := images_per_index(network.input)) > 1:
         why = f"this {kind} looks at {group} neighbouring frames at a time"
@@ -259,18 +269,21 @@ def stream_recogniser(
     name: str,
     steps_per_second: float | None,
     events: Mapping[str, Any],
+    horizon_s: float | None,
+    restart_s: float | None,
     device: torch.device,
 ) -> StreamModel:
     """Return the model of a network that steps frame by frame, from its record; the arguments are ``load_model``'s."""
     with blamed(f"{name}: the sampling of its record"):
-        frames, rate = sampled_at(record.sampling)
+        frames, rate = sampled_at(record.sampling, network.input)
     rate = rate if steps_per_second is None else Clock(steps_per_second).fps
     classes = list(record.classes)
     refuse_other_classes(classes, network.num_classes, name)
+    stepping = at_horizon(network.eval().requires_grad_(False).to(device), name, rate, frames, horizon_s, restart_s)
     # Its scores are means over T frames already, so they are not smoothed again.
     settings = {"on": 0.5, "smoothing": 0.0, "min_seconds": 0.5, "merge_seconds": 0.5, **events}
     return StreamModel(
-        FrameMean(network.eval().requires_grad_(False).to(device), frames),
+        stepping,
         classes,
         rate,
         EventDetector(classes, rate, **settings),
@@ -281,44 +294,20 @@ def stream_recogniser(
     )
 
 
-def sampled_at(sampling: Mapping[str, Any] | None) -> tuple[int, float]:
-    """Return the frames of a training clip and how many of them make a second, by the record of the sampler."""
+def sampled_at(sampling: Mapping[str, Any] | None, clip_input: ClipInput | None = None) -> tuple[int, float]:
+    """Return the frames of a training clip and how many of them make a second, by the record of the sampler.
+
+    Where that does not determine them, they are those of the network's published weights (``clip_input``), if any.
+    """
+    published = None if clip_input is None else clip_input.published_frames
+    rate = (clip_input.fps if clip_input else None) or STEPS_PER_SECOND
     if sampling is None:
-        return 8, STEPS_PER_SECOND
+        return published or 8, rate
     sampler = ClipSampler.from_record(dict(sampling))
     short, long = (sampler(length)[0] for length in (5_000, 10_000))
     strides = [float(np.median(np.diff(indices))) if len(indices) > 1 else 0.0 for indices in (short, long)]
     is_stride = strides[0] == strides[1] > 0  # otherwise the frames lie farther apart in a longer video
-    return len(short), VIDEO_FPS / strides[0] if is_stride else STEPS_PER_SECOND
-
-
-class FrameMean:
-    """A recogniser that steps frame by frame (TSN, causal TSM), with the interface of an online detector.
-
-    Its output is the mean of the logits of the last ``frames`` frames, and of fewer at the beginning.
-    """
-
-    def __init__(self, network: Any, frames: int) -> None:
-        self.network, self.frames = network, frames
-
-    def initial_state(self, batch_size: int = 1) -> State:
-        state = self.network.initial_state(batch_size)
-        total = state["total"]
-        return {
-            "network": state,
-            "recent": total.new_zeros(batch_size, self.frames, total.shape[1]),
-            "count": torch.zeros(batch_size, dtype=torch.int64, device=total.device),
-        }
-
-    def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        """Return logits (B, 1, K) after one more frame (B, C, H, W)."""
-        # With its sums cleared before each frame, the network's mean is that frame's logits.
-        cleared = {key: torch.zeros_like(state["network"][key]) for key in ("total", "frames")}
-        logits, after = self.network.step(frame, {**state["network"], **cleared})
-        recent = torch.cat([state["recent"][:, 1:], logits[:, None]], 1)
-        count = state["count"] + 1
-        mean = recent.sum(1) / count.clamp(max=self.frames)[:, None]
-        return OnlineOutput(mean[:, None]), {"network": after, "recent": recent, "count": count}
+    return len(short), VIDEO_FPS / strides[0] if is_stride else rate
 
 
 def model_of(model: StreamModel | str | Path | nn.Module) -> StreamModel:

@@ -1,0 +1,147 @@
+"""How far back the answers of a recogniser in a stream reach.
+
+A recogniser that steps frame by frame answers for all frames since the stream began. After hours such an answer hardly
+changes, so a stream's answer is about the newest F frames, F being the frames of a training clip unless the user
+chooses otherwise. How a network forgets follows from its state (see ``SteppingClipNetwork``):
+
+* ``total`` and ``frames``, a sum of the logits of single frames (TSN, causal TSM): the mean of the last F frames.
+* ``frames`` only, the number of frames that the means in the network's layers stand for (MoViNet): the means fade. They
+  are the published ones for the first F frames; from then on the newest frame counts 1 / F. That is another rule than
+  the published one, with which the weights saw no more than F frames.
+
+Or the stream starts anew every R frames, with the published rule in between.
+
+Shapes: B streams, C channels, H x W pixels, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidact.models.online import OnlineOutput, State, map_state
+
+
+def at_horizon(
+    network: Any, name: str, rate: float, frames: int, horizon_s: float | None, restart_s: float | None
+) -> Any:
+    """Return a network that steps frame by frame with the interface of an online detector, and forgets.
+
+    Args:
+        network: a ``SteppingClipNetwork``.
+        name: of the network, for messages.
+        rate: steps a second.
+        frames: of a training clip.
+        horizon_s: seconds that an answer is about; inf: all since the beginning, as published. None: ``frames`` steps.
+        restart_s: seconds after which a stream starts anew; None: never.
+    """
+    for option, seconds in (("horizon_s", horizon_s), ("restart_s", restart_s)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{option} is {seconds:g}; give seconds above 0")
+    if restart_s is not None:
+        if horizon_s is not None:
+            raise ValueError(
+                f"horizon_s is {horizon_s:g} and restart_s {restart_s:g}; a stream either forgets steadily or starts "
+                "anew: give one of them"
+            )
+        if restart_s == math.inf:
+            raise ValueError("restart_s is inf; horizon_s inf keeps everything since the beginning")
+        return Restarting(Fading(network, math.inf), max(1, round(restart_s * rate)))
+    reach = frames if horizon_s is None else math.inf if horizon_s == math.inf else max(1, round(horizon_s * rate))
+    state = network.initial_state(1)
+    keys = state.keys() if isinstance(state, dict) else ()
+    if reach == math.inf or "frames" not in keys:
+        if horizon_s is not None and reach != math.inf:
+            raise ValueError(
+                f"horizon_s is {horizon_s:g}, and the state of {name} has no count 'frames' by which it could forget; "
+                "leave it out, or give restart_s"
+            )
+        return Fading(network, math.inf)
+    return FrameMean(network, int(reach)) if "total" in keys else Fading(network, reach)
+
+
+class FrameMean:
+    """A recogniser that steps frame by frame (TSN, causal TSM), with the interface of an online detector.
+
+    Its output is the mean of the logits of the last ``frames`` frames, and of fewer at the beginning.
+    """
+
+    def __init__(self, network: Any, frames: int) -> None:
+        self.network, self.frames = network, frames
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        state = self.network.initial_state(batch_size)
+        total = state["total"]
+        return {
+            "network": state,
+            "recent": total.new_zeros(batch_size, self.frames, total.shape[1]),
+            "count": torch.zeros(batch_size, dtype=torch.int64, device=total.device),
+        }
+
+    def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
+        """Return logits (B, 1, K) after one more frame (B, C, H, W)."""
+        # With its sums cleared before each frame, the network's mean is that frame's logits.
+        cleared = {key: torch.zeros_like(state["network"][key]) for key in ("total", "frames")}
+        logits, after = self.network.step(frame, {**state["network"], **cleared})
+        recent = torch.cat([state["recent"][:, 1:], logits[:, None]], 1)
+        count = state["count"] + 1
+        mean = recent.sum(1) / count.clamp(max=self.frames)[:, None]
+        return OnlineOutput(mean[:, None]), {"network": after, "recent": recent, "count": count}
+
+
+class Fading:
+    """A recogniser whose layers hold running means (MoViNet), with the interface of an online detector.
+
+    Args:
+        network: a ``SteppingClipNetwork``.
+        frames: the most frames that the means stand for; inf is the network's own rule, whatever its state is.
+    """
+
+    def __init__(self, network: Any, frames: float) -> None:
+        self.network, self.frames = network, frames
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        return self.network.initial_state(batch_size)
+
+    def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
+        """Return logits (B, 1, K) after one more frame (B, C, H, W), and the next state."""
+        if self.frames != math.inf:
+            # The step counts one frame more, and adds its share of that count: m += (x - m) / min(n, F).
+            state = {**state, "frames": state["frames"].clamp(max=self.frames - 1)}
+        logits, state = self.network.step(frame, state)
+        return OnlineOutput(logits[:, None]), state
+
+
+class Restarting:
+    """A network whose streams start anew after ``frames`` steps, each by its own count."""
+
+    def __init__(self, network: Fading, frames: int) -> None:
+        self.network, self.frames = network, frames
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        state = self.network.initial_state(batch_size)
+        device = next(_tensors(state)).device
+        return {"network": state, "count": torch.zeros(batch_size, dtype=torch.int64, device=device)}
+
+    def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
+        """Return logits (B, 1, K) after one more frame (B, C, H, W), and the next state."""
+        anew = state["count"] >= self.frames  # (B,)
+
+        def choose(old: Tensor, first: Tensor) -> Tensor:
+            return torch.where(anew.view(-1, *[1] * (old.ndim - 1)), first, old)
+
+        before = map_state(choose, state["network"], self.network.initial_state(len(anew)))
+        output, after = self.network.step(frame, before)
+        return output, {"network": after, "count": torch.where(anew, 0, state["count"]) + 1}
+
+
+def _tensors(state: State) -> Any:
+    """Yield the tensors of a state."""
+    if isinstance(state, Tensor):
+        yield state
+        return
+    for part in state.values() if isinstance(state, dict) else state:
+        yield from _tensors(part)
