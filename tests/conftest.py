@@ -30,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_flush_denormal(True)  # untrained networks on a CPU run ten times slower on subnormal numbers
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("gpu"):
+            # Their warnings are listed, and end nothing that ran for minutes on a machine like no other.
+            item.add_marker(pytest.mark.filterwarnings("default"))
+
+
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported and collected stays: looking for garbage in it takes half a second each time
     gc.enable()

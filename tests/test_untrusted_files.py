@@ -129,7 +129,8 @@ def test_a_folder_by_its_address_is_read(store: Path) -> None:
     (moved := store.parent / "else where").mkdir()
     shutil.move(store / "shards", moved / "shards")
     rewrite(store / "packed.json", shards=(moved / "shards").as_uri())
-    assert PackedReader(store / "a/one.packed").frames_at([0]).images.shape == (1, 3, 48, 64)
+    with PackedReader(store / "a/one.packed") as reader:
+        assert reader.frames_at([0]).images.shape == (1, 3, 48, 64)
 
 
 # ---------------------------------------------------------------------------------------------- videos

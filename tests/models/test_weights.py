@@ -63,7 +63,7 @@ def test_builder_keeps_the_signature_for_the_command_line():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=nn.Module)
     call = {"class_path": "vidact.models.tsn_resnet_tiny", "init_args": {"num_classes": 3, "width": 4}}
-    network = parser.instantiate_classes(parser.parse_object({"network": call})).network
+    network = parser.instantiate(parser.parse_object({"network": call})).network
     assert network.num_classes == 3
     assert network.recipe["arguments"]["width"] == 4
     with pytest.raises(Exception, match="num_clases"):

@@ -161,12 +161,13 @@ class Service:
         options += ["--snapshots", self.folder / "shots", "--jsonl", "-", "--no-window", "--checkpoint", "x"]
         sources = [word for url in self.urls for word in ("--source", url)]
         command = [sys.executable, "-m", "support.service", ROOM, *options, *sources]
-        self.process = subprocess.Popen(
-            [str(word) for word in command],
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.PIPE,
-            stderr=(self.folder / "stderr.txt").open("ab"),
-        )
+        with (self.folder / "stderr.txt").open("ab") as errors:
+            self.process = subprocess.Popen(
+                [str(word) for word in command],
+                cwd=Path(__file__).parents[1],
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
         self.reader = threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True)
         self.reader.start()
 

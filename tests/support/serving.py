@@ -169,7 +169,8 @@ class Client:
     def __init__(self, port, host="127.0.0.1", tls=None, **options):
         address = f"{'wss' if tls else 'ws'}://{host}:{port}/live"
         options.setdefault("subprotocols", ["vidact"])
-        self.socket = connect(address, ssl=tls, open_timeout=60, close_timeout=0.2, **options)
+        self.exits = contextlib.ExitStack()
+        self.socket = self.exits.enter_context(connect(address, ssl=tls, open_timeout=60, close_timeout=0.2, **options))
         self.hello = self.read("hello")
         self.other = []  # what came while something else was waited for
         self.pushed = []  # seconds of the frames
@@ -179,7 +180,7 @@ class Client:
 
     def __exit__(self, *error):
         with contextlib.suppress(Exception):
-            self.socket.close()
+            self.exits.close()
 
     def say(self, **message):
         self.socket.send(json.dumps(message))

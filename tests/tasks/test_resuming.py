@@ -524,7 +524,8 @@ def test_epochs_count_from_one(
     train([*options, f"--run={stopped}", "--ckpt=last"])
     said = capsys.readouterr().out
     assert [line.split()[1] for line in said.splitlines() if re.match(r"epoch +\d", line)] == ["2/3", "3/3"]
-    assert {row["epoch"] for row in csv.DictReader((stopped / "metrics.csv").open())} == {"1", "2", "3"}
+    rows = csv.DictReader((stopped / "metrics.csv").read_text().splitlines())
+    assert {row["epoch"] for row in rows} == {"1", "2", "3"}
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     train([*options, f"--run={stopped}", "--ckpt=last", "--trainer.max_epochs=4"])
     said = capsys.readouterr().out

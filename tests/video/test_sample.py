@@ -267,7 +267,7 @@ def test_command_line_takes_a_sampler():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--sampler", type=ClipSampler)
     named = {"class_path": "vidact.video.sample.LegacySampler", "init_args": {"variant": "tsm_dense", "num_frames": 16}}
-    sampler = parser.instantiate_classes(parser.parse_object({"sampler": named})).sampler
+    sampler = parser.instantiate(parser.parse_object({"sampler": named})).sampler
     assert sampler == LegacySampler("tsm_dense", 16)
     with pytest.raises(Exception, match="num_segmets"):
         parser.parse_object(

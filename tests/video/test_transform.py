@@ -409,7 +409,7 @@ def test_transforms_travel_to_workers():
 def test_command_line_takes_augment():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--augment", type=Augment, default=Augment())
-    found = parser.instantiate_classes(parser.parse_args(["--augment.crop=resized", "--augment.scales=[1.0, 0.5]"]))
+    found = parser.instantiate(parser.parse_args(["--augment.crop=resized", "--augment.scales=[1.0, 0.5]"]))
     assert found.augment == Augment(crop="resized", scales=(1.0, 0.5))
     with pytest.raises(Exception, match="colour"):
         parser.parse_args(["--augment.colour=1"])
