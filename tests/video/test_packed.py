@@ -50,35 +50,45 @@ def test_it_reads_like_any_video(films, store):
                 video.frames_at([len(video)])
 
 
+def read_fourth(path):
+    with PackedReader(path) as video:
+        video.frames_at([3])
+
+
 def test_a_reader_travels_to_a_worker(store):
-    video = PackedReader(store / "a/one.packed")
-    before = video.frames_at([3]).images
-    assert (pickle.loads(pickle.dumps(video)).frames_at([3]).images == before).all()
-    video.close()
-    assert (video.frames_at([3]).images == before).all()
+    with PackedReader(store / "a/one.packed") as video:
+        before = video.frames_at([3]).images
+        with pickle.loads(pickle.dumps(video)) as copy:
+            assert (copy.frames_at([3]).images == before).all()
+        video.close()
+        assert (video.frames_at([3]).images == before).all()
 
 
 def test_shards_may_lie_behind_a_url(store):
-    local = PackedReader(store / "a/one.packed").frames_at([0, 7, 29]).images
+    with PackedReader(store / "a/one.packed") as video:
+        local = video.frames_at([0, 7, 29]).images
     memory = fsspec.filesystem("memory")
     for shard in (store / "shards").iterdir():
         memory.pipe(f"/bucket/set/{shard.name}", shard.read_bytes())
     shutil.rmtree(store / "shards")
     record = json.loads((store / "packed.json").read_text())
     (store / "packed.json").write_text(json.dumps(record | {"shards": "memory://bucket/set"}))
-    assert (PackedReader(store / "a/one.packed").frames_at([0, 7, 29]).images == local).all()
+    with PackedReader(store / "a/one.packed") as video:
+        assert (video.frames_at([0, 7, 29]).images == local).all()
     memory.rm("/bucket/set", recursive=True)
     with pytest.raises(VideoError, match=r"cannot be fetched from memory://bucket/set/0"):
         PackedReader(store / "a/one.packed").frames_at([0])
 
 
 def test_a_file_url_is_read_as_the_folder(store):
-    local = PackedReader(store / "a/one.packed").frames_at([0, 7, 29]).images
+    with PackedReader(store / "a/one.packed") as video:
+        local = video.frames_at([0, 7, 29]).images
     moved = store.parent / "another disk"
     shutil.move(store / "shards", moved)
     record = json.loads((store / "packed.json").read_text())
     (store / "packed.json").write_text(json.dumps(record | {"shards": f"file://{moved}"}))
-    assert (open_video(store / "a/one.packed").frames_at([0, 7, 29]).images == local).all()
+    with open_video(store / "a/one.packed") as video:
+        assert (video.frames_at([0, 7, 29]).images == local).all()
 
 
 def test_what_a_packed_video_cannot_do_is_refused(store):
@@ -126,10 +136,10 @@ def test_what_is_wrong_is_said(store, tmp_path):
         PackedReader(path)
     path.write_text(json.dumps(entry | {"offsets": [offset + 7 for offset in entry["offsets"]]}))
     with pytest.raises(VideoError, match=r"frame 3 of .* is not in .* where it should be"):
-        PackedReader(path).frames_at([3])
+        read_fourth(path)
     path.write_text(json.dumps(entry | {"shard": "000077.tar"}))
     with pytest.raises(VideoError, match=r"shards/000077.tar, which does not exist"):
-        PackedReader(path).frames_at([3])
+        read_fourth(path)
     shutil.copy(path, tmp_path / "lost.packed")
     with pytest.raises(VideoError, match=r"belongs to a store whose .*packed.json is missing"):
         PackedReader(tmp_path / "lost.packed")
