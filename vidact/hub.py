@@ -1,6 +1,6 @@
-"""Published networks by name: where the file of each lies, what it holds, and its way into the cache.
+"""Published networks by name: the address of each file, the record of its network, and the cache of the files.
 
-A name of ``PUBLISHED`` may be written wherever a checkpoint is; ``vidact.models.weights`` builds its network from the
+A name of ``PUBLISHED`` can be used wherever a checkpoint can; ``vidact.models.weights`` builds its network from the
 file that ``fetch`` returns. Files are kept in one folder, ``folder()``. A download is continued where it was cut, and
 a file is either whole, with the published hash, or absent. Where no hash is published, that of the first download is
 written to a file beside it and compared from then on.
@@ -38,7 +38,7 @@ from vidact.text.layouts import CLIPS
 
 TIMEOUT_S = 30.0  # without a byte from the server
 BLOCK = 1 << 20  # bytes that are read and written at once
-WAIT_S = 0.2  # between two looks whether another process has finished its download
+WAIT_S = 0.2  # from one check to the next whether another process has finished its download
 
 # ---------------------------------------------------------------------------------------------- the table
 

@@ -45,7 +45,7 @@ from vidact.features.extractor import FeatureExtractor, vectors_of
 from vidact.files import replacing
 from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
-from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
+from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
@@ -447,9 +447,12 @@ def _clip_job(network: nn.Module, name: str, frames: int | None) -> _Job:
 
 
 def _step_job(network: nn.Module, name: str) -> _Job:
-    is_bidirectional = not getattr(network, "is_causal", True)
-    if is_bidirectional or not isinstance(network, OnlineNetwork | SteppingClipNetwork):
-        why = "is bidirectional: every frame waits for later ones" if is_bidirectional else "looks at whole clips"
+    if is_bidirectional(network) or not isinstance(network, OnlineNetwork | SteppingClipNetwork):
+        why = (
+            "is bidirectional: every frame waits for later ones"
+            if is_bidirectional(network)
+            else "looks at whole clips"
+        )
         raise ValueError(
             f"{name} cannot step: this {type(network).__name__} {why}. What can: online detectors, TSM built and "
             "trained with shift='causal', TSN, the stream networks of MoViNet; or export with what=clip"

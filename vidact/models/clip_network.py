@@ -51,10 +51,10 @@ class VectorNetwork(Protocol):
 class SteppingClipNetwork(ClipNetwork, Protocol):
     """A clip network that also runs frame by frame: a causal TSM, a TSN, a stream MoViNet.
 
-    A network that only steps in some of its forms has ``is_causal``, which tells whether this one does.
+    A network that can step in some of its forms only has the attribute ``is_causal``: see ``is_bidirectional``.
 
-    The state is a dict. Where it has ``frames`` (B, 1), the number of frames that its means stand for, a stream can
-    forget: see ``vidact.stream.horizon``. ``total`` (B, K) beside it is the sum of the logits of single frames.
+    The state is a dict. A stream can forget old frames where the state has ``frames`` (B, 1), the number of frames in
+    its means: see ``vidact.stream.horizon``. ``total`` (B, K) beside it is the sum of the logits of single frames.
     """
 
     def initial_state(self, batch_size: int) -> Any:
@@ -62,3 +62,8 @@ class SteppingClipNetwork(ClipNetwork, Protocol):
 
     def step(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Return the logits (B, K) of each stream up to the frame (B, C, H, W), and the next state."""
+
+
+def is_bidirectional(network: object) -> bool:
+    """Return whether the network is in a form, such as a bidirectional TSM, whose ``step`` would need later frames."""
+    return not getattr(network, "is_causal", True)

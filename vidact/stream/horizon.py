@@ -1,15 +1,15 @@
-"""How far back the answers of a recogniser in a stream reach.
+"""The horizon of a recogniser in a stream: the newest frames that its answers depend on.
 
-A recogniser that steps frame by frame answers for all frames since the stream began. After hours such an answer hardly
-changes, so a stream's answer is about the newest F frames, F being the frames of a training clip unless the user
-chooses otherwise. How a network forgets follows from its state (see ``SteppingClipNetwork``):
+The answer of a recogniser that steps frame by frame depends on all frames since the stream began. After hours such an
+answer hardly changes, so in a stream it depends on the newest F frames, by default as many as a training clip has. The
+network's state determines how older frames are forgotten (see ``SteppingClipNetwork``):
 
 * ``total`` and ``frames``, a sum of the logits of single frames (TSN, causal TSM): the mean of the last F frames.
-* ``frames`` only, the number of frames that the means in the network's layers stand for (MoViNet): the means fade. They
-  are the published ones for the first F frames; from then on the newest frame counts 1 / F. That is another rule than
-  the published one, with which the weights saw no more than F frames.
+* ``frames`` only, the number of frames in the running means of the network's layers (MoViNet): the means fade. They
+  are the published ones for the first F frames; after that the newest frame has the weight 1 / F. This differs from
+  the published rule, under which the weights were trained with at most F frames.
 
-Or the stream starts anew every R frames, with the published rule in between.
+Alternatively, the stream restarts every R frames and follows the published rule between restarts.
 
 Shapes: B streams, C channels, H x W pixels, K classes.
 """
@@ -28,15 +28,18 @@ from vidact.models.online import OnlineOutput, State, map_state
 def at_horizon(
     network: Any, name: str, rate: float, frames: int, horizon_s: float | None, restart_s: float | None
 ) -> Any:
-    """Return a network that steps frame by frame with the interface of an online detector, and forgets.
+    """Return a network with the interface of an online detector that steps frame by frame within a horizon.
 
     Args:
         network: a ``SteppingClipNetwork``.
-        name: of the network, for messages.
+        name: the name of the network, for messages.
         rate: steps a second.
-        frames: of a training clip.
-        horizon_s: seconds that an answer is about; inf: all since the beginning, as published. None: ``frames`` steps.
-        restart_s: seconds after which a stream starts anew; None: never.
+        frames: the frames of a training clip.
+        horizon_s: the seconds that an answer depends on; inf is all since the beginning, as published. None is
+            ``frames`` steps.
+        restart_s: the seconds after which a stream restarts; None is never.
+
+    Raises ValueError for values that are not above 0, for both at once, and for a state that cannot forget.
     """
     for option, seconds in (("horizon_s", horizon_s), ("restart_s", restart_s)):
         if seconds is not None and not seconds > 0:
@@ -93,11 +96,11 @@ class FrameMean:
 
 
 class Fading:
-    """A recogniser whose layers hold running means (MoViNet), with the interface of an online detector.
+    """A recogniser whose layers have running means (MoViNet), with the interface of an online detector.
 
     Args:
         network: a ``SteppingClipNetwork``.
-        frames: the most frames that the means stand for; inf is the network's own rule, whatever its state is.
+        frames: the most frames in a mean; inf is the network's own rule, for any state.
     """
 
     def __init__(self, network: Any, frames: float) -> None:
@@ -109,14 +112,14 @@ class Fading:
     def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
         """Return logits (B, 1, K) after one more frame (B, C, H, W), and the next state."""
         if self.frames != math.inf:
-            # The step counts one frame more, and adds its share of that count: m += (x - m) / min(n, F).
+            # The step adds one to the count n and updates each mean m by the frame x: m += (x - m) / min(n, F).
             state = {**state, "frames": state["frames"].clamp(max=self.frames - 1)}
         logits, state = self.network.step(frame, state)
         return OnlineOutput(logits[:, None]), state
 
 
 class Restarting:
-    """A network whose streams start anew after ``frames`` steps, each by its own count."""
+    """A network whose streams restart after ``frames`` steps, each by its own count."""
 
     def __init__(self, network: Fading, frames: int) -> None:
         self.network, self.frames = network, frames
@@ -128,14 +131,19 @@ class Restarting:
 
     def step(self, frame: Tensor, state: State) -> tuple[OnlineOutput, State]:
         """Return logits (B, 1, K) after one more frame (B, C, H, W), and the next state."""
-        anew = state["count"] >= self.frames  # (B,)
+        restarts = state["count"] >= self.frames  # (B,)
 
         def choose(old: Tensor, first: Tensor) -> Tensor:
-            return torch.where(anew.view(-1, *[1] * (old.ndim - 1)), first, old)
+            return torch.where(restarts.view(-1, *[1] * (old.ndim - 1)), first, old)
 
-        before = map_state(choose, state["network"], self.network.initial_state(len(anew)))
+        before = map_state(choose, state["network"], self.network.initial_state(len(restarts)))
         output, after = self.network.step(frame, before)
-        return output, {"network": after, "count": torch.where(anew, 0, state["count"]) + 1}
+        return output, {"network": after, "count": torch.where(restarts, 0, state["count"]) + 1}
+
+
+def recogniser_of(network: Any) -> Any:
+    """Return the network inside those of this file; any other network is returned as it is."""
+    return recogniser_of(network.network) if isinstance(network, FrameMean | Fading | Restarting) else network
 
 
 def _tensors(state: State) -> Any:

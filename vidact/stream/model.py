@@ -19,7 +19,7 @@ from vidact.device import best_device
 from vidact.events import EventDetector
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
-from vidact.models.clip_network import SteppingClipNetwork
+from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
 from vidact.models.online import OnlineNetwork, State
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
@@ -203,7 +203,7 @@ def refuse_clips(network: Any, name: str) -> None:
     kind = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
     if not isinstance(network, SteppingClipNetwork):
         why = f"{kind} looks at whole clips"
-    elif not getattr(network, "is_causal", True):
+    elif is_bidirectional(network):
         why = f"this {kind} is bidirectional, so every frame waits for later ones"
     elif (group := images_per_index(network.input)) > 1:
         why = f"this {kind} looks at {group} neighbouring frames at a time"

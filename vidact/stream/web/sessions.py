@@ -36,6 +36,7 @@ import cv2
 from vidact import __version__
 from vidact.stream.engine import Engine, StreamUpdate
 from vidact.stream.grabs import Grab, Source
+from vidact.stream.horizon import recogniser_of
 from vidact.stream.live import PushSource
 from vidact.stream.model import StreamModel
 from vidact.stream.sources import is_live_address, open_source
@@ -357,8 +358,8 @@ class Hub:
 
 def describe(model: StreamModel) -> str:
     """Return a short description of the model, for the page's head."""
-    network = getattr(model.network, "network", model.network)
-    return f"{type(network).__name__}, {len(model.classes)} classes, {model.tokens_per_second:g} answers/s"
+    name = type(recogniser_of(model.network)).__name__
+    return f"{name}, {len(model.classes)} classes, {model.tokens_per_second:g} answers/s"
 
 
 def sent_side(model: StreamModel) -> int:
