@@ -18,6 +18,7 @@ import pytest
 import torch
 import torchvision
 from support.file_server import FileServer, serving
+from support.published import movinet_tensors
 from torch import nn
 
 import vidact
@@ -151,6 +152,8 @@ def published_tensors(entry: hub.Published) -> dict[str, torch.Tensor]:
         hubs = [importlib.import_module(f"pytorchvideo.models.hub.{module}") for module in modules]
         build = next(getattr(each, entry.network) for each in hubs if entry.network in each.checkpoint_paths)
         return build(pretrained=False).state_dict()
+    if entry.origin == "movinet":
+        return movinet_tensors(getattr(vidact.models, entry.network)(count), stream=entry.streams)
     transformers = pytest.importorskip("transformers")
     ours = vars(vidact.models.video_transformers)[f"_OF_{entry.origin.upper()}"][entry.network]
     shape = {"hidden_size": ours.width, "num_hidden_layers": ours.layers, "num_attention_heads": ours.heads}
@@ -573,7 +576,10 @@ def test_the_command_lists_and_fetches(server: FileServer, capsys: pytest.Captur
     cli.main(["networks", "--published"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["name", *hub.PUBLISHED, "cache:"]
-    assert [line.split()[0] for line in lines[1:-1] if line.endswith(" yes")] == [NAME]
+    streams, cached = lines[0].index("streams"), lines[0].index("cached")
+    assert [line.split()[0] for line in lines[1:-1] if line[cached:].strip() == "yes"] == [NAME]
+    of_streams = [line.split()[0] for line in lines[1:-1] if line[streams:cached].strip() == "yes"]
+    assert of_streams == ["movinet_a0_stream", "movinet_a1_stream", "movinet_a2_stream"]
     assert re.search(r"^x3d_xs +31 +400 Kinetics-400 +69\.12 \(10x3\) +Apache-2\.0", lines[1])
     for words, message in (
         (["--fetch", "x3d_xx"], "x3d_xx is no file and no published network of this name; did you mean x3d_xs"),

@@ -186,6 +186,23 @@ def _of_vjepa2(
     )
 
 
+def _of_movinet(name: str, file: str, megabytes: float, frames: int, figure: str) -> Published:
+    return Published(
+        name,
+        name,
+        "movinet",
+        f"https://github.com/Atze00/MoViNet-pytorch/raw/c2d1edf48fc6c5259707f9d833f22171b4f63493/weights/{file}",
+        megabytes,
+        "kinetics600",
+        "MIT (MoViNet-pytorch)",
+        "https://github.com/Atze00/MoViNet-pytorch",
+        figure,
+        {"name": "UniformSampler", "arguments": {"num_frames": frames}},
+        options={"size": name.split("_")[1], "stream": name.endswith("_stream")},
+        streams=name.endswith("_stream"),
+    )
+
+
 # The addresses are those of torchvision's and pytorchvideo's own tables, and of files of the hub at a fixed revision.
 PUBLISHED: dict[str, Published] = {
     entry.name: entry
@@ -210,6 +227,15 @@ PUBLISHED: dict[str, Published] = {
         _of_torchvision("swin3d_t", "swin3d_t-7615ae03", 127, "77.72 (4x3)"),
         _of_torchvision("swin3d_s", "swin3d_s-da41c237", 229, "79.52 (4x3)"),
         _of_torchvision("swin3d_b", "swin3d_b_1k-24f7c7c6", 382, "79.43 (4x3)"),
+        _of_movinet("movinet_a0_stream", "modelA0_stream_statedict_v3", 15, 50, "72.05"),
+        _of_movinet("movinet_a1_stream", "modelA1_stream_statedict_v3", 26, 50, "76.45"),
+        _of_movinet("movinet_a2_stream", "modelA2_stream_statedict_v3", 30, 50, "78.40"),
+        _of_movinet("movinet_a0_base", "modelA0_statedict_v3", 13, 50, "72.28"),
+        _of_movinet("movinet_a1_base", "modelA1_statedict_v3", 19, 50, "76.69"),
+        _of_movinet("movinet_a2_base", "modelA2_statedict_v3", 21, 50, "78.62"),
+        _of_movinet("movinet_a3_base", "modelA3_statedict_v3", 30, 120, "81.79"),
+        _of_movinet("movinet_a4_base", "modelA4_statedict_v3", 46, 80, "83.48"),
+        _of_movinet("movinet_a5_base", "modelA5_statedict_v3", 75, 120, "84.27"),
         _of_videomae(
             "videomae_small",
             "videomae-small-finetuned-kinetics",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from support.published import movinet_tensors
 from torch import nn
 
 import vidact.models
@@ -212,41 +213,13 @@ def test_gradients_can_be_differentiated():
 # ---------------------------------------------------------------------------------------------- published files
 
 
-def published(network, stream):
-    """The tensors of a network under the port's names, as its files have them."""
-    conv = "conv2d" if stream else "conv3d"
-    tensors = {}
-    for key, value in network.state_dict().items():
-        first, *rest = key.split(".")
-        if first in ("hidden", "fc"):
-            name = f"classifier.{0 if first == 'hidden' else 3}.conv_1.{conv}.{rest[0]}"
-        elif first != "blocks":
-            name = f"{first}.conv_1." + ".".join(rest).replace("conv.", f"{conv}.")
-        else:
-            stage, item, part, *rest = rest
-            block = network.blocks[int(stage)][int(item)]
-            name = f"blocks.b{stage}_l{item}.{part}"
-            if part == "gate":
-                name = f"blocks.b{stage}_l{item}.se.{rest[0]}.conv_1.{conv}.{rest[1]}"
-            elif part != "alpha":
-                if part == "residual":
-                    name = f"blocks.b{stage}_l{item}.res.{1 if block.stride > 1 else 0}"
-                kind, leaf = rest
-                unit = "conv_2" if kind.startswith("time") else "conv_1"
-                name += f".{unit}.{'norm' if 'norm' in kind else conv if unit == 'conv_1' else 'conv2d'}.{leaf}"
-        if value.ndim == 2:
-            value = value[:, :, None, None] if stream else value[:, :, None, None, None]
-        tensors[name] = value.clone()
-    return tensors
-
-
 @pytest.mark.parametrize("name", [name.removeprefix("movinet_") for name in PARAMETERS])
 def test_every_published_layout_is_read(name):
     """The names of A3 and A5 have a residual whose width changes and whose picture does not: ``res.0``."""
     size, kind = name.split("_")
     torch.manual_seed(0)
     network = getattr(vidact.models, f"movinet_{name}")(num_classes=4)
-    tensors = published(network, stream=kind == "stream")
+    tensors = movinet_tensors(network, stream=kind == "stream")
     assert ("blocks.b3_l0.res.0.conv_1.conv3d.weight" in tensors) == (name in ("a3_base", "a5_base"))
     made = from_movinet(tensors, 4, size, kind == "stream")
     assert made.recipe["builder"] == f"vidact.models.movinet_{name}"
@@ -259,7 +232,7 @@ def test_a_published_file_says_which_network_it_is(size, stream, tmp_path):
     builder = getattr(vidact.models, f"movinet_{size}_{'stream' if stream else 'base'}")
     torch.manual_seed(0)
     network = builder(num_classes=4).eval()
-    torch.save(published(network, stream), tmp_path / "published.pth")
+    torch.save(movinet_tensors(network, stream), tmp_path / "published.pth")
     convert("movinet", tmp_path / "published.pth", tmp_path / "network.safetensors", list("abcd"))
     opened = load(tmp_path / "network.safetensors")
     assert opened.recipe["builder"] == network.recipe["builder"]
@@ -273,7 +246,7 @@ def test_a_published_file_says_which_network_it_is(size, stream, tmp_path):
 def test_weights_of_a_published_file_start_a_network(tmp_path):
     torch.manual_seed(0)
     source = movinet_a0_stream(4)
-    torch.save(published(source, stream=True), tmp_path / "published.pth")
+    torch.save(movinet_tensors(source, stream=True), tmp_path / "published.pth")
     same = movinet_a0_stream(4, weights=str(tmp_path / "published.pth"))
     assert torch.equal(same.fc.weight, source.fc.weight)
     other = movinet_a0_stream(7, weights=str(tmp_path / "published.pth"))

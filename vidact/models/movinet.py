@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vidact import hub
 from vidact.batch import ClipInput
 from vidact.models.backbones import check_clip, check_weight_path
 from vidact.models.weights import Rules, builder, load_strictly, read
@@ -562,7 +563,10 @@ SIZES = {
 def _build(kind: type[Kind], name: str, num_classes: int, weights: str | None, side: int, dropout: float) -> Kind:
     network = kind(SIZES[name], num_classes, side, dropout)
     if weights is not None:
-        check_weight_path(weights, [])
+        published = hub.PUBLISHED.get(f"movinet_{name}_{'stream' if kind is CausalMoViNet else 'base'}")
+        if weights == "kinetics600" and published is not None:
+            weights = str(hub.fetch(published))
+        check_weight_path(weights, [] if published is None else ["kinetics600"])
         tensors = _flat(read(weights)[0])
         last = next((value for key, value in tensors.items() if CLASSIFIER.search(key)), None)
         others: Rules = [] if last is not None and len(last) == num_classes else [(r"^fc\.", None)]
@@ -576,7 +580,8 @@ def movinet_a0_base(num_classes: int, weights: str | None = None, size: int = 17
 
     Args:
         num_classes: number of classes K.
-        weights: a local file with the published names, or None. Its classifier is taken where it has K classes.
+        weights: "kinetics600", a local file with the published names, or None. The classifier of a file is taken where
+            it has K classes.
         size: crop side in pixels.
         dropout: dropout rate before the classifier.
     """
