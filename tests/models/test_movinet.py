@@ -213,7 +213,16 @@ def test_gradients_can_be_differentiated():
 # ---------------------------------------------------------------------------------------------- published files
 
 
-@pytest.mark.parametrize("name", [name.removeprefix("movinet_") for name in PARAMETERS])
+LARGE = ("a3_base", "a4_base", "a5_base")  # seconds each; their layout is that of the small ones
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in LARGE else ())
+        for name in (name.removeprefix("movinet_") for name in PARAMETERS)
+    ],
+)
 def test_every_published_layout_is_read(name):
     """The names of A3 and A5 have a residual whose width changes and whose picture does not: ``res.0``."""
     size, kind = name.split("_")

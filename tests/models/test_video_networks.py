@@ -172,7 +172,7 @@ def test_gradient_checkpointing_reaches_the_libraries_blocks():
     ("name", "frames"),
     [
         pytest.param("slow_r50", 2, marks=pytest.mark.slow),  # is the one pathway of slowfast_r50
-        ("slowfast_r50", 8),
+        pytest.param("slowfast_r50", 8, marks=pytest.mark.slow),
         pytest.param("x3d_xs", 4, marks=pytest.mark.slow),
     ],
 )
