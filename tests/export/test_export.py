@@ -197,7 +197,7 @@ def test_a_step_of_torch_export_answers_as_pytorch_does(case: tuple[str, dict], 
     [
         pytest.param("tsm_resnet_tiny", id="tsm", marks=pytest.mark.slow),
         pytest.param("tsn_resnet_tiny", id="tsn", marks=pytest.mark.slow),
-        pytest.param("movinet_tiny_stream", id="movinet"),
+        pytest.param("movinet_tiny_stream", id="movinet", marks=pytest.mark.slow),
     ],
 )
 def test_a_network_that_steps_frame_by_frame(name: str, tmp_path: Path) -> None:

@@ -271,6 +271,7 @@ def test_a_server_that_was_restarted_is_found_again(open_page: Any) -> None:
         expect(page.locator("#clock")).to_have_text(re.compile(r"\d"))  # it goes on: a new answer is drawn
 
 
+@pytest.mark.slow
 def test_a_camera_sends_nothing_by_the_clock_of_a_lost_connection(
     open_page: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

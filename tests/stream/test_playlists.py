@@ -93,6 +93,7 @@ def test_a_part_that_comes_later_is_waited_for(hls: Playlist) -> None:
     assert re.match(said, events[0])
 
 
+@pytest.mark.slow
 def test_a_playlist_that_is_no_more(hls: Playlist) -> None:
     hls.show(transport_streams(range(20)))
     events: list[str] = []
@@ -117,6 +118,7 @@ def fragments(folder: Path, length: int, codec: str, options: dict[str, str]) ->
     return text, {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".m3u8"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "options"),
     [("libx264", {"g": "10", "bf": "2", "preset": "ultrafast"}),
@@ -135,7 +137,9 @@ def test_a_frozen_playlist_of_fragments_shows_nothing_twice(
     assert numbers == sorted(set(numbers))
 
 
-@pytest.mark.parametrize("begin_s", [0.0, 0.013, -3600.0])
+@pytest.mark.parametrize(
+    "begin_s", [0.0, pytest.param(0.013, marks=pytest.mark.slow), pytest.param(-3600.0, marks=pytest.mark.slow)]
+)
 def test_an_encoder_that_was_restarted_is_new(begin_s: float, hls: Playlist) -> None:
     """Its stamps are not newer, but its pictures are other ones: at known stamps, between them, or long before."""
     hls.show(transport_streams(range(30), begin_s=7200))
@@ -149,6 +153,7 @@ def test_an_encoder_that_was_restarted_is_new(begin_s: float, hls: Playlist) -> 
     assert [number(one) - one.dropped - 1 for one in rest] == [number(one) for one in [first, *rest][:-1]]
 
 
+@pytest.mark.slow
 def test_a_list_that_is_turned_back_shows_nothing_old(hls: Playlist) -> None:
     """Another server behind the same name lags: it lists what came before the first that was seen, and what was."""
     segments = transport_streams(range(80))
@@ -164,6 +169,7 @@ def test_a_list_that_is_turned_back_shows_nothing_old(hls: Playlist) -> None:
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.slow
 def test_stamps_that_jump_inside_a_frozen_list(hls: Playlist) -> None:
     """Segments of a clock that began anew follow those with higher stamps; none of them is new a second time."""
     hls.show(transport_streams(range(20), begin_s=5000) + transport_streams(range(20, 40)))
