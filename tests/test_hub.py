@@ -599,3 +599,13 @@ def test_no_command_downloads_where_that_is_forbidden(
     assert "x3d_xs is not in the cache and downloads are forbidden: fetch" in capsys.readouterr().err
     assert not server.requests
     assert cli.without_offline(["predict", "--", "--offline"]) == ["predict", "--", "--offline"]
+
+
+def test_a_web_page_by_hand_is_refused_and_its_hash_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDACT_HOME", str(tmp_path))
+    path = hub.PUBLISHED["x3d_s"].path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"<html>blocked</html>")
+    with pytest.raises(ValueError, match=r"x3d_s\.pyth is a web page, not the weights of x3d_s"):
+        hub.fetch(hub.PUBLISHED["x3d_s"])
+    assert not hub.pin_of(path).exists()

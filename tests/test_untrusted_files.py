@@ -432,6 +432,31 @@ def test_a_broken_weight_file_gives_no_advice_to_run_it(name: str, tmp_path: Pat
         assert "posix.system" in str(error.value)  # what it would have run, and did not
 
 
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"<html>blocked</html>", "a web page"),
+        (b"\n<!DOCTYPE html>\n<title>Sign in</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+    ],
+)
+def test_a_text_in_place_of_weights_is_named(content: bytes, text: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\{suffix} is {text}, not weights"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [b"not found", b"60 61", b"{}"])
+def test_bytes_of_no_pickle_are_not_taken_for_code(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.pth cannot be read as weights") as error:
+        read(path)
+    assert "asks for" not in str(error.value)
+
+
 def test_raft_weights_of_strangers_give_no_advice_either(tmp_path: Path) -> None:
     for path in broken_weights(tmp_path).values():
         with pytest.raises(ValueError, match=path.name) as error:

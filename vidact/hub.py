@@ -33,6 +33,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vidact.files import make_folder, replacing, try_lock
+from vidact.records import text_in_place_of_weights
 from vidact.text.addresses import public
 from vidact.text.layouts import CLIPS
 
@@ -491,6 +492,8 @@ def alone(lock: Path, name: str) -> Iterator[None]:
 
 def _check(entry: Published, path: Path) -> None:
     """Raise ValueError where the file's SHA-256 is another than published, or than that of its first use."""
+    if text := text_in_place_of_weights(path):
+        raise ValueError(f"{path} is {text}, not the weights of {entry.name}. Delete it, and they are fetched again")
     digest = hash_of(path)
     pin = pin_of(path)
     expected = pin.read_text(encoding="utf-8").split()[:1] if pin.is_file() else []

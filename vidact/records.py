@@ -490,8 +490,11 @@ def unreadable_weights(path: str | Path, error: Exception) -> ValueError:
 
     PyTorch's own message ends with ways to run the programs that the file may hold, which would be unsafe advice.
     """
+    if text := text_in_place_of_weights(path):
+        return ValueError(f"{path} is {text}, not weights; fetch the file itself")
     message = str(error)
-    if match := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([\w.]+)", message):
+    # An "operand" that is a number is a byte of a file that is no pickle; a name is code that the pickle refers to.
+    if match := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([A-Za-z_][\w.]*)", message):
         return ValueError(
             f"{path} cannot be read as weights: it asks for {match[1] or match[2]}, which is neither a tensor nor "
             "plain data, and what a file asks for is not run. Ask its author for the tensors alone, as .safetensors"
@@ -500,6 +503,17 @@ def unreadable_weights(path: str | Path, error: Exception) -> ValueError:
     if "eights only" in reason or "weights_only" in reason:
         reason = type(error).__name__
     return ValueError(f"{path} cannot be read as weights ({reason[:200]}). Is it complete, and a PyTorch file?")
+
+
+def text_in_place_of_weights(path: str | Path) -> str:
+    """Return what a text file is that was saved in place of weights, "a web page" for example; "" for other files."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+        if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+            return "a web page"
+        if start.startswith(b"version https://git-lfs"):
+            return "a pointer of Git LFS"
+    return ""
 
 
 def _short(value: Any) -> str:
