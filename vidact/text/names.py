@@ -22,7 +22,7 @@ _UNSEEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u00ad\u034f\u061c\u1
 # Joiners change the letters of Persian, of Indian scripts and emoji, but no Latin letter, blank or end of a name.
 _IDLE_JOINER = re.compile("(?<![^\x00-\u024f\\s])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\u024f\\s])")
 _SELECTORS = "\ufe00-\ufe0f\U000e0100-\U000e01ef"  # characters that select a variant of the one before
-_IDLE_SELECTOR = re.compile(f"(?<=[\x00-\u024f])[{_SELECTORS}](?!\u20e3)")
+_IDLE_SELECTOR = re.compile(f"(?<![^\x00-\u024f\\s])[{_SELECTORS}]++(?!\u20e3)")  # none, but in signs for keys
 _BLANKS = dict.fromkeys(map(ord, "\u115f\u1160\u2800\u3164\uffa0"), " ")  # blanks for which `str.split` does not split
 _DASHES = re.compile("[\\s_\u2010-\u2015\u2212\ufe58\ufe63\uff0d-]+")
 # Lower-case and capital letters of Cyrillic and Greek that look like Latin ones, signs that look alike, and the letters
@@ -43,9 +43,13 @@ def plain_name(name: str) -> str:
     """Return a name without invisible differences: in NFC, with single blanks inside, no idle characters."""
     if name.isascii() and name.isprintable() and "  " not in name:
         return name.strip(" ")
-    visible = _UNSEEN.sub("", unicodedata.normalize("NFC", name).translate(_BLANKS))
-    visible = _IDLE_SELECTOR.sub("", _IDLE_JOINER.sub("", visible))
-    return unicodedata.normalize("NFC", " ".join(visible.split()))
+    plain = _UNSEEN.sub("", name.translate(_BLANKS))
+    while True:  # what is removed may leave a character idle that stood behind it, or let an accent join its letter
+        visible = _IDLE_SELECTOR.sub("", _IDLE_JOINER.sub("", unicodedata.normalize("NFC", plain)))
+        visible = unicodedata.normalize("NFC", " ".join(visible.split()))
+        if visible == plain:
+            return plain
+        plain = visible
 
 
 def plain_path(path: str) -> str:
