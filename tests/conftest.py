@@ -22,7 +22,8 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
     from hypothesis import settings
 
-    # the same examples in every run; `pytest --hypothesis-profile default` looks for new ones
+    # the same examples in every run, but for those made of constants of the modules that were imported before;
+    # `pytest --hypothesis-profile default` draws new ones
     settings.register_profile("same", derandomize=True)
     settings.load_profile("same")
 
