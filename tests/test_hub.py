@@ -27,6 +27,7 @@ from vidact import cli, hub
 from vidact.convert import class_names, published_sampling
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.names import build_network
+from vidact.hub import download
 from vidact.models.weights import build_published, initialise_from, is_builder, read
 from vidact.prediction import predict
 from vidact.stream.model import load_model
@@ -542,7 +543,7 @@ def test_a_disk_that_fills_up_meanwhile(server: FileServer, monkeypatch: pytest.
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(hub, "_copy", full)
+    monkeypatch.setattr(download, "_copy", full)
     with pytest.raises(OSError, match=r"No space left on device in .*VIDACT_HOME chooses another folder"):
         fetch()
     assert in_cache() == []
@@ -608,4 +609,4 @@ def test_a_web_page_by_hand_is_refused_and_its_hash_is_not_kept(tmp_path, monkey
     path.write_bytes(b"<html>blocked</html>")
     with pytest.raises(ValueError, match=r"x3d_s\.pyth is a web page, not the weights of x3d_s"):
         hub.fetch(hub.PUBLISHED["x3d_s"])
-    assert not hub.pin_of(path).exists()
+    assert not download.pin_of(path).exists()

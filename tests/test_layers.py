@@ -38,7 +38,7 @@ NO_LIGHTNING = (
     "prepare",
 )
 MOST_LINES = 800
-MOST_ROOT_MODULES = 12  # hub.py of a later step included
+MOST_ROOT_MODULES = 12
 FORMS = ("cli", "commands", "training")  # who reads options
 
 
