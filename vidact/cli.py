@@ -79,8 +79,8 @@ def help_text() -> str:
             "usage: vidact COMMAND [options]\n",
             *lines,
             "\nvidact COMMAND --help explains each; vidact --version prints the version.",
-            "A checkpoint may be the name of a published network (vidact networks --published), which is downloaded",
-            "once; with --offline no command downloads one.\n",
+            "A checkpoint may be the name of a published network (vidact networks --published) or hf://owner/name, and",
+            "is then downloaded once; with --offline no command downloads one.\n",
         ]
     )
 

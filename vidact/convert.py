@@ -112,7 +112,7 @@ def convert(
 
     Args:
         origin: the layout of its tensor names, one of ``vidact.models.weights.REFERENCES``.
-        file: the checkpoint; no code in it is executed.
+        file: the checkpoint, which may be a file of the hub (hf://owner/name/file); no code in it is executed.
         out: the .safetensors file to write.
         classes: names in the order of the outputs, a file with one a line, or the name of a list that vidact contains
             ("kinetics400", …; ``vidact.hub.CLASS_LISTS``); None for the publisher's list (torchvision) where there is
@@ -127,6 +127,7 @@ def convert(
     Raises:
         ValueError: where tensors and network do not match, or an argument is missing or unknown.
     """
+    file = hub.local(file)
     state_dict, record = read(file)
     if record is not None:
         raise ValueError(f"{file} is a vidact file already; open it with vidact.load")

@@ -1,21 +1,23 @@
 """VideoMAE and V-JEPA 2 mean here what they mean in transformers, under the names of the hub's files."""
 
+import dataclasses
 import json
 import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.hub_server import Repository, hub_serving, use
 from support.published import empty, millions
 from torch import nn
 
 import vidact
-from vidact import cli
+from vidact import cli, hub
 from vidact.convert import convert
 from vidact.features.extractor import FeatureExtractor
-from vidact.models import videomae_tiny, vjepa2_tiny
+from vidact.models import video_transformers, videomae_tiny, vjepa2_tiny
 from vidact.models.backbones import set_gradient_checkpointing
-from vidact.models.video_transformers import FILES, _download
+from vidact.models.video_transformers import FILES
 from vidact.models.weights import from_reference
 from vidact.report.network_table import giga_macs
 from vidact.tasks.schedules import ParameterGroups, head_names
@@ -367,31 +369,59 @@ def test_without_the_package(monkeypatch):
             build(5)
 
 
-def test_no_network_is_explained(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub, and empty caches of it and of published networks."""
+    monkeypatch.setenv("VIDACT_HOME", str(tmp_path / "vidact"))
+    with hub_serving() as started:
+        use(started, tmp_path / "hf", monkeypatch)
+        monkeypatch.setenv("VIDACT_MIRROR", started.address)
+        yield started
 
-    def offline(repository, name):
-        raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    words = r"finetuned-kinetics/model\.safetensors could not be downloaded \(no connection\).*weights=None"
+def test_no_network_is_explained(server, monkeypatch):
+    """The words of ``vidact.hub``, and what can be done without weights."""
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    words = r"videomae_small is not in the cache and downloads are forbidden: fetch https://huggingface.*weights=None"
     with torch.device("meta"), pytest.raises(OSError, match=words):
         vidact.models.videomae_small(400)
+    monkeypatch.setitem(video_transformers._VJEPA2_HUB, "vjepa2_tiny", {"unlabelled": "somebody/network"})
+    with pytest.raises(OSError, match=r"hf://somebody/network is not in the hub's cache, and downloads are .*=None"):
+        vidact.models.vjepa2_tiny(5, weights="unlabelled")
 
 
-def test_an_older_file_is_taken_where_there_is_no_newer_one(monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+@pytest.mark.parametrize("name", FILES)
+def test_weights_without_a_classifier_are_read_from_the_hub(name, server, tmp_path, monkeypatch):
+    """The newer kind of file before the older one."""
+    published = theirs("videomae").state_dict()
+    encoder = {key: value.contiguous() for key, value in published.items() if key.startswith("videomae.")}
+    torch.save(encoder, tmp_path / FILES[1])
+    save_file(encoder, tmp_path / FILES[0])
+    files = {file: (tmp_path / file).read_bytes() for file in FILES if file >= name}
+    server.repositories["somebody/network"] = repository = Repository()
+    repository.commit(files)
+    monkeypatch.setitem(video_transformers._VIDEOMAE_HUB, "videomae_tiny", {"unlabelled": "somebody/network"})
+    network = vidact.models.videomae_tiny(5, weights="unlabelled")
+    key = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(network.state_dict()[f"trunk.videomae.{key}"], published[f"videomae.{key}"])
+    assert len(server.downloads()) == 1
 
-    asked = []
 
-    def download(repository, name):
-        asked.append((repository, name))
-        if name == FILES[0]:
-            raise EntryNotFoundError("404")
-        return f"cache/{name}"
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert _download("somebody/network") == "cache/pytorch_model.bin"
-    assert asked == [("somebody/network", name) for name in FILES]
+def test_weights_of_a_published_network_that_earlier_versions_downloaded(server, tmp_path, monkeypatch):
+    """They lie in the hub's cache, at the revision main; nothing is downloaded again."""
+    entry = hub.PUBLISHED["videomae_base"]
+    monkeypatch.setitem(hub.PUBLISHED, "videomae_base", dataclasses.replace(entry, name="tiny"))
+    repository = "MCG-NJU/videomae-base-finetuned-kinetics"
+    monkeypatch.setitem(video_transformers._VIDEOMAE_HUB, "videomae_tiny", {"kinetics400": repository})
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    folder = tmp_path / "hf" / "hub" / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("a" * 40)
+    published = theirs("videomae").state_dict()
+    path = folder / "snapshots" / ("a" * 40) / "pytorch_model.bin"
+    path.parent.mkdir(parents=True)
+    torch.save(published, path)
+    network = vidact.models.videomae_tiny(published["classifier.weight"].shape[0], weights="kinetics400")
+    assert torch.equal(network.fc.weight, published["classifier.weight"])
+    assert (hub.folder() / "tiny.bin").is_file()
+    assert not server.requests

@@ -24,7 +24,7 @@ def parser() -> Parser:
         "hyperparameters of the layout: vidact convert --origin tsm --help_origin lists them.",
     )  # fmt: skip
     parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
-    parser.add_argument("--file", type=Path, help="the published checkpoint")
+    parser.add_argument("--file", type=Path, help="the published checkpoint, or hf://owner/name/file")
     parser.add_argument("--out", type=Path, help="the .safetensors file to write")
     parser.add_argument(
         "--classes",

@@ -32,7 +32,8 @@ def export(
     """Write a trained network, or one step of a stream, as ONNX or torch.export; the file is compared with PyTorch.
 
     Args:
-        checkpoint: best.ckpt of a run, a .safetensors that vidact saved, or the name of a published network.
+        checkpoint: best.ckpt of a run, a .safetensors that vidact saved, the name of a published network, or
+            hf://owner/name.
         out: the file to write, .onnx or .pt2.
         format: onnx, or torch for torch.export; by default the one of the file's suffix.
         what: a whole clip, one step of a stream, or the network that makes a detector's features; by default a step of

@@ -18,7 +18,9 @@ def parser() -> Parser:
         "--published", action="store_true",
         help="list the published networks, whose names may be written wherever a checkpoint is",
     )  # fmt: skip
-    parser.add_argument("--fetch", nargs="+", metavar="NAME", help="download published networks to the cache")
+    parser.add_argument(
+        "--fetch", nargs="+", metavar="NAME", help="download published networks or repositories (hf://owner/name)"
+    )
     parser.add_argument("--networks", nargs="+", help="the networks of the table; default: all")
     parser.add_argument("--parity", type=Path, help="the folder of parity records")
     parser.add_argument("--out", type=Path, help="write a page; default: print the table")
@@ -73,10 +75,10 @@ def fetch(names: Sequence[str]) -> None:
     from vidact import hub  # after --help
 
     for name in names:
-        if name not in hub.PUBLISHED:
+        if name not in hub.PUBLISHED and not hub.is_address(name):
             raise ValueError(f"{name} is no file{hub.advice(name) or ' and no name of a published network'}")
     for name in names:
-        print(hub.fetch(hub.PUBLISHED[name]))
+        print(hub.local(name) if hub.is_address(name) else hub.fetch(hub.PUBLISHED[name]))
 
 
 def published_table() -> str:

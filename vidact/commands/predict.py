@@ -20,8 +20,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--checkpoint",
         required=True,
-        help="best.ckpt of a run, a .safetensors that vidact saved, or a published network: vidact networks "
-        "--published",
+        help="best.ckpt of a run, a .safetensors that vidact saved, a published network (vidact networks "
+        "--published), or hf://owner/name",
     )
     parser.add_argument("--top", type=int, default=5, help="labels a video (default %(default)s)")
     parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default %(default)s)")

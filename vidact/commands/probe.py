@@ -34,7 +34,7 @@ def parser() -> Parser:
     # fmt: off
     parser.add_argument("--data", type=Path, required=True, help="a folder of class folders, or one with clips.csv")
     parser.add_argument("--network", default="mobilenet_v2",
-                        help="an image network, a clip network with features, or a trained one's file "
+                        help="an image network, a clip network with features, a trained one's file, or hf://owner/name "
                              "(default %(default)s)")
     parser.add_argument("--weights", default="default", help="a name or file of the network's weights; none is random")
     parser.add_argument("--size", type=int, help="crop side in pixels; default: the network's own")

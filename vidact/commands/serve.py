@@ -57,8 +57,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="best.ckpt of a run, a .safetensors or .onnx that vidact saved, or a published network that streams; "
-        "default: the demo's",
+        help="best.ckpt of a run, a .safetensors or .onnx that vidact saved, a published network that streams, or "
+        "hf://owner/name; default: the demo's",
     )
     parser.add_argument(
         "--source", action="append", default=[], metavar="[NAME=]SOURCE",

@@ -138,7 +138,8 @@ def parser() -> Parser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="best.ckpt of a run, a .safetensors that vidact saved, or a published network that streams",
+        help="best.ckpt of a run, a .safetensors that vidact saved, a published network that streams, or "
+        "hf://owner/name",
     )
     parser.add_argument(
         "--source", action="append", metavar="SOURCE",

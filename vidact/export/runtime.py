@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidact import hub
 from vidact.batch import ClipInput
 from vidact.features.extractor import FeatureExtractor
 from vidact.models.backbones import Backbone
@@ -69,7 +70,7 @@ class OnnxGraph:
 
         Raises FileNotFoundError for an absent file and ValueError for another file.
         """
-        path = Path(path)
+        path = Path(hub.local(path))
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         if path.suffix != ".onnx":

@@ -47,7 +47,8 @@ def build_network(
 
     Args:
         name: an image network (``IMAGE_BACKBONES``, "timm/…"), a clip network of ``vidact.models``, a published one
-            (``vidact.hub.PUBLISHED``), or the file of a trained one: a run's .ckpt or a .safetensors.
+            (``vidact.hub.PUBLISHED``), or the file of a trained one: a run's .ckpt, a .safetensors, or an address of
+            the hub (``hf://owner/name``).
         weights: "default" for the published file where the name has one, else for the default of the network's
             function (ImageNet, Kinetics); another name or local file that the function accepts, or None. Weights that
             are not loaded are random and the same in every run.
@@ -55,12 +56,12 @@ def build_network(
         modality: "rgb" or "flow".
         flow_fields: consecutive fields that a flow network reads.
     """
-    if Path(name).suffix in (".ckpt", ".safetensors") or Path(name).is_file():
+    if hub.is_address(name) or Path(name).suffix in (".ckpt", ".safetensors") or Path(name).is_file():
         if weights != "default" or size is not None:
             option = f"weights={weights!r}" if weights != "default" else f"size={size}"
             raise ValueError(f"{name} is a trained network and brings its own; leave {option} out")
         return load(name)
-    if weights is not None and is_vidact_file(weights):
+    if weights is not None and is_vidact_file(weights := str(hub.local(weights))):
         raise ValueError(
             f"{weights} is a trained network, not a backbone's weights; give it as the network: {weights!r}"
         )
@@ -125,6 +126,7 @@ def build_extractor(
     extractor.safetensors of a folder of features, which determines everything but ``device`` and ``batch``.
     """
     settings = {name: value for name, value in locals().items() if name not in ("network", "device", "batch")}
+    network = str(hub.local(network))
     if _is_extractor(network):
         parameters = inspect.signature(build_extractor).parameters
         if changed := [f"{name} {value}" for name, value in settings.items() if value != parameters[name].default]:

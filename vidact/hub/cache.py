@@ -32,20 +32,19 @@ def is_offline() -> bool:
 
 
 @contextlib.contextmanager
-def writable(path: Path) -> Iterator[None]:
+def writable(folder: Path, variable: str = "VIDACT_HOME") -> Iterator[None]:
+    """Name the folder, and the variable that chooses another one, in errors of a full disk or missing rights."""
+    elsewhere = f"{variable} chooses another folder for downloaded weights"
     try:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(
-                f"{error.strerror} in {path.parent}; VIDACT_HOME chooses another folder for downloaded weights"
-            ) from error
+            raise OSError(f"{error.strerror} in {folder}; {elsewhere}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(
             error, PermissionError | NotADirectoryError | FileExistsError
         ):
             raise type(error)(
-                f"the cache {path.parent} cannot be written ({error.strerror or error}); VIDACT_HOME chooses another "
-                "folder for downloaded weights"
+                f"the cache {folder} cannot be written ({error.strerror or error}); {elsewhere}"
             ) from error
         raise
 

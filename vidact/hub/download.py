@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from vidact.files import make_folder, replacing
 from vidact.hub.cache import alone, is_offline, say, writable
+from vidact.hub.huggingface import stored_file
 from vidact.hub.published import Published
 from vidact.records import text_in_place_of_weights
 from vidact.text.addresses import public
@@ -48,10 +49,10 @@ def fetch(entry: Published) -> Path:
     """
     path = entry.path
     if not path.is_file():
-        copy = in_pytorch_cache(entry)
+        copy = in_other_cache(entry)
         if copy is None and is_offline():
             raise FileNotFoundError(f"{entry.name} is not in the cache and downloads are forbidden: {by_hand(entry)}")
-        with writable(path):
+        with writable(path.parent):
             make_folder(path.parent)
             with alone(path.with_name(f".{path.name}.lock"), entry.name):
                 if path.is_file():
@@ -68,12 +69,16 @@ def fetch(entry: Published) -> Path:
     return path
 
 
-def in_pytorch_cache(entry: Published) -> Path | None:
-    """Return the network's file in PyTorch's own cache, to which earlier versions downloaded; None where it is absent.
+def in_other_cache(entry: Published) -> Path | None:
+    """Return the network's file in the cache of PyTorch or of the hub, to which earlier versions downloaded, or None.
 
-    A file whose SHA-256 is not the published one counts as absent. Only files of torchvision and pytorchvideo are taken
-    from there, since those of the hub have the same name in each repository.
+    A file whose SHA-256 is not the published one counts as absent. In the hub's cache it is the file of the published
+    revision, or of the main branch, which earlier versions read. PyTorch's cache has no files of the hub, which have
+    the same name in each repository.
     """
+    if match := re.fullmatch(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/(\w+)/(.+)", entry.address):
+        repository, revision, file = match.groups()
+        return stored_file(repository, revision, file) or stored_file(repository, "main", file)
     if entry.origin not in ("torchvision", "pytorchvideo"):
         return None
     base = os.environ.get("XDG_CACHE_HOME")

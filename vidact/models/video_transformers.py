@@ -27,8 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidact import hub
 from vidact.batch import ClipInput
-from vidact.models.backbones import check_clip, check_weight_path, download_advice
+from vidact.hub.huggingface import published_in
+from vidact.models.backbones import check_clip, check_weight_path
 from vidact.models.video_networks import VideoNetwork
 from vidact.models.weights import Rules, builder, load_strictly, read, rename
 from vidact.text.packages import how_to_install
@@ -124,12 +126,17 @@ def _mark_blocks(layers: Any) -> None:
 
 
 def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tensor]:
-    """Return the tensors of a published name (downloaded once, cached by the hub's package), a file or a hub folder."""
+    """Return the tensors of a published name (downloaded once), a file or a hub folder.
+
+    What has a classifier is a published network of ``vidact.hub``, in its cache; the other files are in the hub's.
+    """
     if weights in published:
+        address = f"hf://{published[weights]}"
         try:
-            return read(_download(published[weights]))[0]
+            name = published_in(address)
+            return read(hub.fetch_file(address, FILES) if name is None else hub.fetch(hub.PUBLISHED[name]))[0]
         except OSError as error:
-            raise OSError(download_advice(f"Hugging Face's {published[weights]}/{FILES[0]}", error)) from error
+            raise OSError(f"{error}, or train from scratch with weights=None (YAML: weights: null)") from error
     path = Path(weights)
     if path.is_dir():
         paths = [path / name for name in FILES if (path / name).is_file()]
@@ -138,18 +145,6 @@ def _state_dict(weights: str, published: Mapping[str, str]) -> Mapping[str, Tens
         return read(paths[0])[0]
     check_weight_path(weights, list(published))
     return read(path)[0]
-
-
-def _download(repository: str) -> str:
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    try:
-        return huggingface_hub.hf_hub_download(repository, FILES[0])
-    except LocalEntryNotFoundError:  # there is no network, while the file may exist
-        raise
-    except EntryNotFoundError:
-        return huggingface_hub.hf_hub_download(repository, FILES[1])
 
 
 # Published files store the biases of query and value outside of these layers.

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from vidact import hub
 from vidact.batch import ClipInput
 from vidact.files import replacing
+from vidact.hub.huggingface import published_in
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
 from vidact.text.names import counted, first_few, plain_name, same_names
@@ -92,7 +93,8 @@ def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Netwo
     ``network.recipe`` contains the function's import path and all its arguments, defaults included, as plain data.
     When one builder calls another, the recipe of the outer one is kept. An argument called ``weights`` (or
     ``…_weights``) only determines where training starts, so ``load`` passes None. When ``weights`` is a vidact file,
-    the network is built without weights and ``initialise_from`` copies the tensors of the file that fit.
+    the network is built without weights and ``initialise_from`` copies the tensors of the file that fit. An address of
+    the hub (``hf://owner/name/file``) stands for its file.
     """
     if "<" in function.__qualname__ or "." in function.__qualname__:
         raise ValueError(f"{function.__qualname__} cannot be a builder: a recipe can name module-level functions only")
@@ -113,6 +115,8 @@ def builder(function: Callable[Arguments, Network]) -> Callable[Arguments, Netwo
             },
         }
         start = bound.arguments.get("weights")
+        if isinstance(start, str) and hub.is_address(start):
+            bound.arguments["weights"] = start = str(hub.local(start))
         if isinstance(start, str) and is_vidact_file(start):
             bound.arguments["weights"] = None
             network = function(*bound.args, **bound.kwargs)
@@ -289,8 +293,9 @@ def save(network: nn.Module, path: str | Path, record: Mapping[str, Any] | None 
 def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     """Open a trained network: a ``.safetensors`` file that vidact wrote, or a Lightning ``.ckpt`` of a vidact run.
 
-    ``path`` may also be the name of a published network, one of ``vidact.hub.PUBLISHED``, such as "x3d_s": its file is
-    downloaded unless the cache holds it.
+    ``path`` may also be the name of a published network, one of ``vidact.hub.PUBLISHED``, such as "x3d_s", or a
+    repository of the Hugging Face hub, ``hf://owner/name[@revision][/file]``: the file is downloaded unless the cache
+    holds it.
 
     Args:
         trust: packages outside vidact whose builders may run.
@@ -302,11 +307,15 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     """
     if (published := hub.named(path)) is not None:
         return open_published(published)
+    path, address = hub.local(path), path
     state_dict, record, extractor = _read(path)
     if record is None:
+        name = published_in(address)
+        advice = f"It is the published network {name}: give this name instead. " if name else ""
         raise ValueError(
-            f"{path} holds weights but no vidact record, so it does not say which network they belong to. "
-            "Convert published weights with tools/convert.py, or pass a backbone's file as weights= of a size function"
+            f"{hub.text_of(address)} holds weights but no vidact record, so it does not say which network they belong "
+            f"to. {advice}Convert published weights with vidact convert, or pass a backbone's file as weights= of a "
+            "size function"
         )
     if record.format > FORMAT:
         raise ValueError(f"{path} has format {record.format}; this vidact reads up to {FORMAT}: install a newer one")
@@ -353,7 +362,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
     ``state_dict``, ``model_state``, ``model`` or ``module`` (DeepSpeed's). Nothing in the file is executed: besides
     tensors and plain data it may contain the numpy values and the training logs that are listed by name below. The
     tensors of a detector's feature extractor are not returned. For the name of a published network, as in ``load``, the
-    tensors have the names of the network that ``load`` returns.
+    tensors have the names of the network that ``load`` returns. ``path`` may be an address of the hub, as in ``load``.
     """
     return _read(path)[:2]
 
@@ -363,7 +372,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
     if (published := hub.named(path)) is not None:
         network = open_published(published)
         return dict(network.state_dict()), record_of(network), {}
-    path = Path(path)
+    path = Path(hub.local(path))
     if path.is_dir():
         raise IsADirectoryError(
             f"{path} is a folder; name the file in it, for instance {path / 'checkpoints/best.ckpt'}"
@@ -556,7 +565,7 @@ def initialise_from(
 
     Args:
         network: the network whose tensors are replaced.
-        path: a weight file, or the name of a published network.
+        path: a weight file, the name of a published network, or an address of the hub.
         classes: names of the network's classes in the order of its outputs, without a background; none if unknown.
         heads: names of the classifiers, whose tensors have one row an output.
 

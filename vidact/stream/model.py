@@ -149,7 +149,7 @@ def load_model(
     ``vidact.stream.horizon``. Other recognisers need whole clips and are refused.
 
     Args:
-        checkpoint: a .ckpt or .safetensors, or a network that ``vidact.load`` returned.
+        checkpoint: what ``vidact.load`` opens, or a network that it returned.
         extractor: makes a detector's features: a folder of features or the extractor.safetensors in it. None takes
             the one that the checkpoint carries.
         steps_per_second: the rate of a recogniser. None takes it from the sampler of the training: frames at a stride s
@@ -163,7 +163,7 @@ def load_model(
         device: where the networks run; None takes an accelerator if there is one.
         trust: packages outside vidact whose builders may run.
     """
-    name = "the network" if isinstance(checkpoint, nn.Module) else str(checkpoint)
+    name = "the network" if isinstance(checkpoint, nn.Module) else hub.text_of(checkpoint)
     published = None if isinstance(checkpoint, nn.Module) else hub.named(checkpoint)
     if published is not None and not published.streams:  # before it is downloaded
         raise ValueError(f"{name} cannot stream: {published.network} looks at whole clips. {STREAMING}")

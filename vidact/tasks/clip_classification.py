@@ -59,7 +59,7 @@ class ClipClassification(pl.LightningModule):
         groups: which parameters learn faster or do not decay.
         base_batch: videos a step (all devices and accumulation together) for which the lr was chosen; the lr is scaled
             by the real number over this one. None takes the lr as it is.
-        init_from: a vidact checkpoint, or the name of a published network, to start from; of the head, the rows of
+        init_from: what `vidact predict` takes as a checkpoint, to start from; of the head, the rows of
             classes that both name are kept, and tensors that do not fit are listed and start fresh.
         freeze: parts that do not learn and stay in evaluation mode (norms, dropout): none; backbone, everything except
             the classifiers; stage N, such as "stage 2", the first N stages of the backbone and all before them.

@@ -30,6 +30,8 @@ def public(address: str) -> str:
     >>> public("rtsp://admin:pa/ss@10.0.0.7/stream?token=1")
     'rtsp://10.0.0.7/stream?…'
     """
+    if re.fullmatch(r"hf://[\w.-]+/[\w.-]+(@[\w./%-]+)?", address):  # the @ is before a revision, not behind a user
+        return address
     scheme = SCHEME.search(address)
     if scheme is None:  # a path, or an address without its scheme
         before, at, after = address.rpartition("@")

@@ -427,9 +427,9 @@ def checkpoint_path(run: Path, name: str, may_be_published: bool = False) -> Pat
     """Return the path of the checkpoint ``name``: "best" or "last" of the run, or a path.
 
     Args:
-        may_be_published: accept the name of a published network, too, and return it.
+        may_be_published: accept the name of a published network and an address of the hub, too, and return it.
     """
-    if may_be_published and hub.named(name) is not None:
+    if may_be_published and (hub.named(name) is not None or hub.is_address(name)):
         return Path(name)
     path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if not path.is_file():
