@@ -103,8 +103,11 @@ FEATURES: dict[str, Any] = {
     "fps": rate(FASTEST),
     "tokens_per_second": rate(FASTEST),
     "chunk": whole(1, LONGEST),
+    "window": whole(1, LONGEST),
     "dim": whole(1, WIDEST),
-    "frames": list_of("lists of whole numbers", lambda row: isinstance(row, list) and all(map(is_whole, row))),
+    "frames": list_of(
+        "lists of whole numbers", lambda row: isinstance(row, list) and all(is_whole(each, -LONGEST) for each in row)
+    ),
     "network": NETWORK,
     "flow_network": NETWORK,
     "longest_gap_s": NUMBER,
@@ -240,8 +243,13 @@ class FeaturesRecord(Part):
 
     @property
     def frames(self) -> list[list[int]]:
-        """The frames of a chunk that each network reads."""
+        """The frames that each network reads, counted from the first of the chunk: negative before it."""
         return self["frames"]
+
+    @property
+    def window(self) -> int:
+        """The number of frames of the window of clip networks, up to the end of the chunk; without a value, a chunk."""
+        return self.get("window") or self.chunk
 
     @property
     def flow_method(self) -> str:

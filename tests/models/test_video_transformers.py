@@ -348,7 +348,7 @@ def test_gradient_checkpointing_changes_nothing(origin):
 def test_an_extractor_takes_its_features(origin):
     network = TINY[origin](5).eval()
     chunk = 16 if origin == "videomae" else 6
-    extractor = FeatureExtractor(network, chunk=chunk, device="cpu")
+    extractor = FeatureExtractor(network, chunk=chunk, window=chunk, device="cpu")
     images = torch.randint(0, 256, (chunk, 3, 40, 50), dtype=torch.uint8)
     vector = extractor.chunk(images)
     assert vector.shape == (32,)
@@ -356,7 +356,7 @@ def test_an_extractor_takes_its_features(origin):
     loaded = FeatureExtractor.load(json.loads(json.dumps(extractor.record())), extractor.state(), device="cpu")
     assert torch.equal(loaded.chunk(images), vector)
     with pytest.raises(ValueError, match=r"16 frames at least|takes them in pairs"):
-        FeatureExtractor(network, chunk=5, device="cpu")
+        FeatureExtractor(network, chunk=5, window=5, device="cpu")
 
 
 # ---------------------------------------------------------------------------------------------- packages and downloads

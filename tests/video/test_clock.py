@@ -83,18 +83,26 @@ def _jittered(seed, num_frames, rate, jitter, gaps, begin, step):
 
 
 @settings(max_examples=300, deadline=None)
-@given(times_s=TIMES, fps=st.sampled_from([8.0, 24.0, 30000 / 1001, 30.0]), chunk=st.integers(1, 8))
-def test_pushing_equals_indices(times_s, fps, chunk):
+@given(
+    times_s=TIMES,
+    fps=st.sampled_from([8.0, 24.0, 30000 / 1001, 30.0]),
+    chunk=st.integers(1, 8),
+    history=st.integers(0, 20),
+)
+def test_pushing_equals_indices(times_s, fps, chunk, history):
     """The law: frame by frame or all at once, the slots and the chunks are the same."""
     slots = pushed(times_s, fps)
     indices = Clock(fps).indices(times_s)
     assert indices.dtype == np.int64
     assert indices.tolist() == [slot.image for slot in slots]
     assert (np.diff(indices) >= 0).all()
-    chunker = Chunker(chunk)
-    chunks = [[slot.image for slot in full] for slot in slots if (full := chunker.push(slot)) is not None]
-    assert chunker.indices(indices).tolist() == chunks
-    assert len(chunks) == len(slots) // chunk
+    chunker = Chunker(chunk, history)
+    spans = [[slot.image for slot in full] for slot in slots if (full := chunker.push(slot)) is not None]
+    assert chunker.indices(indices).tolist() == spans
+    assert len(spans) == len(slots) // chunk
+    first = [slots[0].image] * history
+    shown = first + [slot.image for slot in slots]
+    assert spans == [shown[end - chunk : history + end] for end in range(chunk, len(slots) + 1, chunk)]
 
 
 @settings(max_examples=100, deadline=None)
@@ -141,3 +149,5 @@ def test_what_is_not_a_time():
             Clock(fps)
     with pytest.raises(ValueError, match="chunk is 0"):
         Chunker(0)
+    with pytest.raises(ValueError, match="history is -1; it is a number of slots, 0 or more"):
+        Chunker(6, -1)

@@ -15,7 +15,7 @@ from vidact.video.flow_record import METHODS
 
 EXTRACTOR_OPTIONS = (
     *("network", "weights", "size", "fps", "chunk", "rgb_index", "flow_network", "flow_weights", "flow_method"),
-    *("decoder", "device", "batch"),
+    *("decoder", "device", "batch", "window"),
 )
 
 
@@ -46,9 +46,17 @@ def parser() -> Parser:
     features.add_argument("--size", type=int, help="crop side in pixels; default: the network's own")
     features.add_argument("--fps", type=float, default=FPS, help="frames a second of the clock (default %(default)g)")
     features.add_argument(
-        "--chunk", type=int, default=CHUNK,
-        help=f"frames of a token (default %(default)s: {FPS / CHUNK:g} tokens a second)",
+        "--chunk", type=int,
+        help=f"frames of a token (default {CHUNK}: {FPS / CHUNK:g} tokens a second)",
     )  # fmt: skip
+    features.add_argument(
+        "--window", type=int, metavar="FRAMES",
+        help="frames that a clip network reads for a token, the last of them the token's last; default: the length of "
+        "the clips it was trained on where that is known (VideoMAE, V-JEPA 2: 16), else one chunk",
+    )  # fmt: skip
+    features.add_argument(
+        "--hop", type=int, metavar="FRAMES", help="frames from one token to the next: another name of --chunk"
+    )
     features.add_argument(
         "--rgb_index", type=int, help="the frame of a chunk that an image network reads; default: middle"
     )
@@ -85,7 +93,13 @@ def _features(options: argparse.Namespace) -> int:
     find_videos(options.videos, passed_over)  # before a network is built
     for note in passed_over:
         print(note, file=sys.stderr)
+    if None not in (options.hop, options.chunk) and options.hop != options.chunk:
+        raise ValueError(
+            f"--hop is {options.hop} and --chunk is {options.chunk}; both are the frames from one token to the next, "
+            "so give one of them. --window is how many frames a token is made of"
+        )
     values = {name: getattr(options, name) for name in EXTRACTOR_OPTIONS}
+    values["chunk"] = options.chunk if options.hop is None else options.hop
     set_values = {name: value for name, value in values.items() if value is not None}
     for name in ("weights", "flow_weights"):
         if values[name] == "none":
@@ -99,9 +113,10 @@ def _features(options: argparse.Namespace) -> int:
     if (workers := options.workers) is None:
         cores = num_cores()
         workers = cores if extractor.device.type == "cpu" else min(cores, 4)  # each holds the network on the device
+    window = f", each of the last {extractor.window} frames ({extractor.window / extractor.fps:.2f} s)"
     print(
-        f"{options.network}: {extractor.dim} numbers a token, {extractor.tokens_per_second:g} tokens/s, "
-        f"{workers} workers on {extractor.device}",
+        f"{options.network}: {extractor.dim} numbers a token, {extractor.tokens_per_second:g} tokens/s"
+        f"{'' if extractor.window == extractor.chunk_size else window}, {workers} workers on {extractor.device}",
         flush=True,
     )
     if options.weights == "none":

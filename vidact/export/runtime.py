@@ -236,6 +236,7 @@ class OnnxExtractor(FeatureExtractor):
             record.decoder,
             "cpu",
             longest_gap_s=record.longest_gap_s,
+            window=record.window,
         )
         if (frames := [view.frames for view in self._views]) != record.frames:
             raise ValueError(

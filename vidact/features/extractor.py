@@ -1,8 +1,8 @@
 """Features: a chunk of frames becomes one vector; files, training and cameras use the same extractor.
 
-``FeatureExtractor`` has one or two frozen networks and the steps before them: the clock, the chunks, the frames of a
-chunk that a network reads, and the network's own transform. ``extract_features`` runs it over a folder of videos and
-writes
+``FeatureExtractor`` has one or two frozen networks and the steps before them: the clock, the chunks, the windows, the
+frames of a window that a network reads, and the network's own transform. ``extract_features`` runs it over a folder of
+videos and writes
 
     <out>/<video id>.npy          float32 (T, D), a row a token; the id is the path below the videos' folder, no suffix
     <out>/<video id>.takes.json   the first tokens after pauses that were not filled; absent without such pauses
@@ -38,9 +38,9 @@ from vidact.features.record import EXTRACTOR, differences, weights_hash
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
-from vidact.models.clip_network import VectorNetwork
+from vidact.models.clip_network import VectorNetwork, trained_length
 from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read
-from vidact.records import FORMAT, FeaturesRecord, Record, blamed
+from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.video import (
     LONGEST_GAP_S,
     Chunker,
@@ -75,7 +75,7 @@ def vectors_of(network: nn.Module, pixels: Tensor) -> Tensor:
 
 @dataclass
 class _View:
-    """The input of one network: ``frames`` are the indices, within the chunk, of the images that it reads, in order."""
+    """The input of one network: ``frames`` are the images that it reads, in order, counted from the chunk's first."""
 
     network: nn.Module
     transform: ClipTransform
@@ -93,9 +93,11 @@ class _View:
 class FeatureExtractor:
     """The networks and settings that turn a chunk of frames into one vector, a token.
 
-    An image network (a ``Backbone``) reads one frame of the chunk. A clip network reads the whole chunk, or, where its
+    An image network (a ``Backbone``) reads one frame of the chunk. A clip network reads a window: the last ``window``
+    frames of the source up to the end of the chunk, so that no token depends on a later frame. Before the first frame
+    of a source, or of a take, the window repeats that frame. The network reads all frames of the window, or, where its
     weights are made for ``input.frames`` frames, that many, evenly spaced (``SegmentSampler``'s rule). A network on
-    flow, or of several images a time step, reads as many groups of consecutive frames as fit into the chunk side by
+    flow, or of several images a time step, reads as many groups of consecutive frames as fit into the window side by
     side: of 6 frames, all 5 flow fields. The view is the test view: the short side is resized, the centre is cropped
     and the pixels are normalised as the network's input requires.
 
@@ -105,7 +107,7 @@ class FeatureExtractor:
     Args:
         network: an image network, or a clip network with ``features(clip)``. It is frozen, in evaluation mode.
         fps: the rate of the clock in frames a second.
-        chunk: frames of a token.
+        chunk: frames of a token: each token's window ends so many frames after that of the token before.
         rgb_index: the frame of the chunk that an image network reads; None is the middle one, 3 of 6.
         flow_network: a network on flow, whose vector is appended; None for RGB only.
         flow_method: "dis", "farneback" or "tvl1".
@@ -116,6 +118,8 @@ class FeatureExtractor:
         longest_gap_s: the longest pause between two frames, in seconds, that is filled with the frame before it. After
             a longer one the clock starts again, and so does a detector that reads the tokens. None fills every pause,
             as versions without this option did.
+        window: frames of the window of a clip network. None is one chunk, or the length of the clips that the network
+            was trained on where that is known and longer (``clip_network.trained_length``).
     """
 
     def __init__(
@@ -130,6 +134,7 @@ class FeatureExtractor:
         device: str | torch.device | None = None,
         batch: int | None = None,
         longest_gap_s: float | None = LONGEST_GAP_S,
+        window: int | None = None,
     ) -> None:
         refuse_gap(longest_gap_s)
         if decoder not in DECODERS:
@@ -155,13 +160,37 @@ class FeatureExtractor:
                     "build one with modality='flow'"
                 )
             self.networks["flow_network"] = flow_network
+        self.is_window_default = window is None
+        self.set_window(self._own_window() if window is None else window)
+
+    def _own_window(self) -> int:
+        """Return the frames of the window where none is chosen."""
+        lengths = [self.chunk_size]
+        for network in self.networks.values():
+            clip_input, length = input_of(network), trained_length(network)
+            if clip_input is not None and length is not None and not isinstance(network, Backbone):
+                lengths.append(length + images_per_index(clip_input) - 1)
+        return max(lengths)
+
+    def set_window(self, window: int) -> None:
+        """Set the frames of the window of clip networks. Raises ValueError where a network cannot read so many."""
+        if not 1 <= window <= LONGEST:
+            raise ValueError(f"window is {window}; a window has 1 to {LONGEST:,} frames")
+        if window != self.chunk_size and all(isinstance(each, Backbone) for each in self.networks.values()):
+            names = " and ".join(type(each).__name__ for each in self.networks.values())
+            raise ValueError(
+                f"window is {window}, but {names} reads images and not clips, so it has no window; leave it out, or "
+                "choose a clip network"
+            )
+        self.window = window
         self._views = [self._view(each) for each in self.networks.values()]
         self.dim = sum(view.dim for view in self._views)
-        # the frames of a chunk that a network reads; no other frame has to be decoded
+        # the frames that a network reads, counted from the first of the chunk: negative before it; no other frame has
+        # to be decoded
         self.frames: list[int] = sorted({frame for view in self._views for frame in view.frames})
         # The networks compute a black chunk, so that one that cannot read chunks raises its error now.
         side = max(view.transform.resize for view in self._views)
-        self.chunk(torch.zeros(chunk, 3, side, side, dtype=torch.uint8))
+        self.chunk(torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(self.span, -1, -1, -1))
 
     def _view(self, network: nn.Module) -> _View:
         name, clip_input = type(network).__name__, input_of(network)
@@ -176,17 +205,20 @@ class FeatureExtractor:
             )
         is_image, dim = isinstance(network, Backbone), int(network.dim)
         group = images_per_index(clip_input)
-        steps = 1 if is_image else clip_input.frames or max(1, self.chunk_size // group)
-        if self.chunk_size < (needed := steps + group - 1):
-            raise ValueError(
-                f"{name} looks at {needed} frames at least and a chunk has {self.chunk_size}; "
-                f"set chunk to {needed} or more (with fps {self.fps:g}, {self.fps / needed:g} tokens/s)"
-            )
+        window = self.chunk_size if is_image else self.window
+        steps = 1 if is_image else clip_input.frames or max(1, window // group)
+        if window < (needed := steps + group - 1):
+            if window == self.chunk_size:
+                raise ValueError(
+                    f"{name} looks at {needed} frames at least and a chunk has {window}; "
+                    f"set chunk to {needed} or more (with fps {self.fps:g}, {self.fps / needed:g} tokens/s)"
+                )
+            raise ValueError(f"{name} looks at {needed} frames at least and the window is {window}; set it to {needed}")
         if is_image and group == 1:
             starts = np.array([self.rgb_index])
         else:
-            starts = SegmentSampler(num_segments=steps, segment_length=group)(self.chunk_size)[0]
-        frames = expand(starts, group, self.chunk_size).tolist()
+            starts = SegmentSampler(num_segments=steps, segment_length=group)(window)[0]
+        frames = (expand(starts, group, window) + self.chunk_size - window).tolist()
         network = backbones.channels_last(network.eval().requires_grad_(False).to(self.device))
         return _View(network, test_transform(clip_input, 1, self.flow_method), frames, dim)
 
@@ -200,16 +232,32 @@ class FeatureExtractor:
         """The rate of the tokens."""
         return self.fps / self.chunk_size
 
+    @property
+    def history(self) -> int:
+        """The number of frames before a chunk that belong to its window."""
+        return max(self.window - self.chunk_size, 0)
+
+    @property
+    def span(self) -> int:
+        """The number of frames that a token may depend on: those of its chunk and of the history."""
+        return self.history + self.chunk_size
+
+    def chunker(self) -> Chunker:
+        """Return what collects the slots of one source."""
+        return Chunker(self.chunk_size, self.history)
+
     # -- one chunk, many chunks
 
     def chunk(self, images: Tensor) -> Tensor:
-        """Return the vector (D,) float32, on the CPU, of one chunk's uint8 RGB images (chunk, 3, H, W)."""
-        if images.shape[:2] != (self.chunk_size, 3) or images.ndim != 4 or images.dtype != torch.uint8:
+        """Return the vector (D,) float32, on the CPU, of one chunk's uint8 RGB images (``span``, 3, H, W).
+
+        The images of the history come first.
+        """
+        if images.shape[:2] != (self.span, 3) or images.ndim != 4 or images.dtype != torch.uint8:
             raise ValueError(
-                f"a chunk is uint8 RGB images ({self.chunk_size}, 3, H, W); these are {images.dtype} "
-                f"{tuple(images.shape)}"
+                f"a chunk is uint8 RGB images ({self.span}, 3, H, W); these are {images.dtype} {tuple(images.shape)}"
             )
-        return self.compute([self.prepare([images[frame] for frame in self.frames])])[0]
+        return self.compute([self.prepare([images[self.history + frame] for frame in self.frames])])[0]
 
     def prepare(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return the input of each network for one chunk, on the CPU; ``images`` (3, H, W) are the ``self.frames``."""
@@ -248,7 +296,7 @@ class FeatureExtractor:
         for part in whole:
             end_s = reader.end_s if part.stop == len(reader) else None
             slots = part.start + Clock(self.fps).indices(reader.times_s[part], end_s)
-            chunks = Chunker(self.chunk_size).indices(slots)[:, self.frames]
+            chunks = self.chunker().indices(slots)[:, [self.history + frame for frame in self.frames]]
             if len(chunks):
                 begun.append(Take(count, float(reader.times_s[part.start] - reader.times_s[0])))
                 parts.append(chunks)
@@ -272,7 +320,7 @@ class FeatureExtractor:
         """
         numbers, _ = self.plan(reader)
         vectors: list[Tensor] = []
-        images: dict[int, Tensor] = {}  # of the chunk before: a frame in two chunks is decoded once
+        images: dict[int, Tensor] = {}  # of the token before: a frame of two tokens is decoded once
         for start in range(0, len(numbers), self.batch):
             prepared = []
             for row in numbers[start : start + self.batch].tolist():
@@ -305,6 +353,8 @@ class FeatureExtractor:
             "decoder": self.decoder,
             # absent, as in older records, where every pause is filled
             **({} if self.longest_gap_s is None else {"longest_gap_s": self.longest_gap_s}),
+            # absent, as in older records, where the window is the chunk
+            **({} if self.window == self.chunk_size else {"window": self.window}),
         }
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
@@ -364,6 +414,7 @@ class FeatureExtractor:
                 device,
                 batch,
                 facts.longest_gap_s,
+                facts.window,
             )
         checked = ("weights_sha256", "frames", "dim")
         actual = extractor.record()
@@ -401,7 +452,7 @@ class FeatureStream:
 
     def __init__(self, extractor: FeatureExtractor) -> None:
         self.extractor = extractor
-        self._clock, self._chunker = Clock(extractor.fps), Chunker(extractor.chunk_size)
+        self._clock, self._chunker = Clock(extractor.fps), extractor.chunker()
         self._shape: torch.Size | None = None
         self._last_s: float | None = None
 
@@ -419,7 +470,7 @@ class FeatureStream:
         longest_s = self.extractor.longest_gap_s
         if self._last_s is not None and longest_s is not None and time_s - self._last_s > longest_s:
             before = self.finish()
-            self._clock, self._chunker = Clock(self.extractor.fps), Chunker(self.extractor.chunk_size)
+            self._clock, self._chunker = Clock(self.extractor.fps), self.extractor.chunker()
         self._last_s = time_s
         return before + self._tokens(self._clock.push(time_s, image))
 
@@ -432,11 +483,11 @@ class FeatureStream:
         return self._tokens(self._clock.finish(end_s))
 
     def _tokens(self, slots: list[Slot]) -> list[tuple[float, Tensor]]:
-        tokens = []
+        tokens, history = [], self.extractor.history
         for slot in slots:
-            if chunk := self._chunker.push(slot):
-                prepared = self.extractor.prepare([chunk[frame].image for frame in self.extractor.frames])
-                tokens.append((chunk[0].time_s, self.extractor.compute([prepared])[0]))
+            if span := self._chunker.push(slot):
+                prepared = self.extractor.prepare([span[history + frame].image for frame in self.extractor.frames])
+                tokens.append((span[history].time_s, self.extractor.compute([prepared])[0]))
         return tokens
 
 

@@ -76,7 +76,7 @@ def extract_features(
     out = Path(out)
     folder = jobs.Folder(out, NOTES, shard=shard)
     sources = {video: path for video, path in find_videos(videos).items() if folder.includes(video)}
-    record = _claim(out, extractor)
+    record = _claim(out, extractor, progress)
     tasks = [_Task(video, path, folder, _fingerprint(record)) for video, path in sources.items()]
     result = Extraction()
     with folder.locked([file for task in tasks for file in task.files()]):
@@ -214,11 +214,11 @@ def _fingerprint(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
+def _claim(out: Path, extractor: FeatureExtractor, notes: bool) -> dict[str, Any]:
     """Write the record into a new folder, or raise ValueError for a folder of other features; return its record.
 
     In a folder of a version that filled every pause, every pause is filled, unless another length than the default is
-    given.
+    given. In a folder of a version without windows, a window is one chunk, unless its length is given.
     """
     path, record = out / RECORD, extractor.record()
     if out.exists() and not out.is_dir():
@@ -228,6 +228,16 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
         if "longest_gap_s" not in earlier and extractor.longest_gap_s == LONGEST_GAP_S:
             extractor.longest_gap_s = None
             record = extractor.record()
+        if extractor.is_window_default and "window" in record and _is_without_window(earlier, record):
+            window = extractor.window
+            extractor.set_window(extractor.chunk_size)
+            record = extractor.record()
+            if notes:
+                print(
+                    f"{out} was begun without windows: its tokens are of one chunk, {extractor.chunk_size} frames, and "
+                    f"so are the new ones. For windows of {window} frames choose another --out",
+                    file=sys.stderr,
+                )
         if different := differences(earlier, record):
             raise ValueError(
                 f"the features in {out} were made with others than asked: {'; '.join(different)} (there and asked); "
@@ -244,6 +254,12 @@ def _claim(out: Path, extractor: FeatureExtractor) -> dict[str, Any]:
     if not _holds(out / EXTRACTOR, record):
         extractor.save(out / EXTRACTOR)
     return record
+
+
+def _is_without_window(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Return whether the earlier record is of the same network and chunk, by a version without windows."""
+    same = all(earlier.get(key) == record[key] for key in ("weights_sha256", "chunk"))
+    return same and "window" not in earlier
 
 
 def _holds(path: Path, record: Mapping[str, Any]) -> bool:

@@ -119,6 +119,7 @@ def build_extractor(
     device: str | None = None,
     batch: int | None = None,
     longest_gap_s: float = LONGEST_GAP_S,
+    window: int | None = None,
 ) -> FeatureExtractor:
     """Build an extractor from names and files: ``build_network`` for each network, the rest as in ``FeatureExtractor``.
 
@@ -146,6 +147,7 @@ def build_extractor(
         device,
         batch,
         longest_gap_s,
+        window,
     )
 
 

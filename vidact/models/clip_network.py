@@ -67,3 +67,15 @@ class SteppingClipNetwork(ClipNetwork, Protocol):
 def is_bidirectional(network: object) -> bool:
     """Return whether the network is in a form, such as a bidirectional TSM, whose ``step`` would need later frames."""
     return not getattr(network, "is_causal", True)
+
+
+def trained_length(network: Any) -> int | None:
+    """Return the number of frames of the clips that a network was trained on, where its weights or its size say so.
+
+    That is ``input.frames`` of a network that takes no other number, or the attribute ``trained_frames`` of one that
+    was trained on windows of so many frames.
+    """
+    clip_input = getattr(network, "input", None)
+    return getattr(network, "trained_frames", None) or (
+        clip_input.frames if isinstance(clip_input, ClipInput) else None
+    )

@@ -56,6 +56,7 @@ class VideoNetwork(nn.Module):
         self.dim = dim
         self.input = input
         self.min_frames = min_frames
+        self.trained_frames: int | None = None  # frames of a window in training; None where any length works
 
     def forward(self, clip: Tensor) -> Tensor:
         """Return logits (B, K) of a clip (B, T, C, H, W)."""
@@ -404,7 +405,9 @@ def _mvit(name: str, num_classes: int, weights: str | None, dropout: float) -> V
     trunk = getattr(torchvision.models.video, name)()
     dim, trunk.head = trunk.head[1].in_features, nn.Identity()
     input = dataclasses.replace(FACEBOOK, frames=16)
-    return _torchvision(name, trunk, dim, r"head\.1", num_classes, weights, input, dropout)
+    network = _torchvision(name, trunk, dim, r"head\.1", num_classes, weights, input, dropout)
+    network.trained_frames = 16
+    return network
 
 
 @builder

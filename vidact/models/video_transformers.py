@@ -37,7 +37,7 @@ from vidact.text.packages import how_to_install
 
 PATCH = 16  # side of a tube in pixels
 TUBE = 2  # frames in a tube
-FRAMES = 16  # VideoMAE's table of positions is for 16 frames
+FRAMES = 16  # VideoMAE's table of positions is for 16 frames; V-JEPA 2's published classifiers saw 16 to 64
 FILES = ("model.safetensors", "pytorch_model.bin")  # files of weights in the hub's folders, the preferred one first
 
 
@@ -273,6 +273,8 @@ def _videomae(name: str, num_classes: int, weights: str | None, size: int, dropo
     trunk = MeanOfTokens(library.VideoMAEForVideoClassification(config))
     clip_input = ClipInput(frames=FRAMES, size=size, resize=size)
     network = VideoTransformer(trunk, shape.width, num_classes, clip_input, dropout)
+    # Weights for Something-Something were trained on frames spread over the video.
+    network.trained_frames = None if weights == "something_v2" else FRAMES
     if weights is not None:
         state_dict = _library_names(_state_dict(weights, _VIDEOMAE_HUB[name]))
         rules = _VIDEOMAE if _names_classes(state_dict) else [*_PAINTING, *_VIDEOMAE]
@@ -382,6 +384,8 @@ def _vjepa2(
     )
     trunk = PooledTokens(library.VJEPA2ForVideoClassification(config), frozen_encoder)
     network = VideoTransformer(trunk, shape.width, num_classes, ClipInput(size=size, resize=size), dropout)
+    published = _VJEPA2_HUB[name].get(weights or "", "")
+    network.trained_frames = int(match[1]) if (match := re.search(r"-fpc(\d+)-", published)) else FRAMES
     if weights is not None:
         state_dict = _state_dict(weights, _VJEPA2_HUB[name])
         _start(network, state_dict, _VJEPA2, r"^(fc|trunk\.pooler)\.", weights)

@@ -98,10 +98,10 @@ class Stream:
 
     def reset(self) -> None:
         """Reset the clock, the state and the events, as before the first frame."""
-        self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
+        self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk, self.model.history)
         self._reset_state(None)
         self.last_s = 0.0
-        # Complete chunks that wait. The first chunk of a take has the take's start, the others None.
+        # Complete chunks that wait, each behind its history. The first one of a take has the take's start, others None.
         self.chunks: deque[tuple[list[Slot], float | None]] = deque()
         self.take_begin_s: float | None = None  # the start of a take that has no chunk yet
 
@@ -137,7 +137,7 @@ class Stream:
         """End the take and begin another. The state is reset with the first token of the new take, since tokens of the
         old one may still wait."""
         self.finish()
-        self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk)
+        self.clock, self.chunker = Clock(self.model.fps), Chunker(self.model.chunk, self.model.history)
         self.take_begin_s = begin_s
 
     def finish(self, end_s: float | None = None) -> None:
@@ -152,16 +152,17 @@ class Stream:
 
     def take(self) -> tuple[float, list[Tensor], float]:
         """Return the oldest waiting chunk: its time, the images used, and when the newest of them was captured."""
-        chunk, begin_s = self.chunks.popleft()
+        span, begin_s = self.chunks.popleft()
         if begin_s is not None:
             self.end_events()
             self._reset_state(begin_s)
-        frames = [chunk[index].image for index in self.model.places]
+        history = self.model.history
+        frames = [span[history + index].image for index in self.model.places]
         last = frames[-1]
         # Where a source changes its size (a phone that is turned), the first frame of the new size replaces older ones.
         same_size = next(frame for frame in frames if frame.image.shape == last.image.shape)
         images = [(frame if frame.image.shape == last.image.shape else same_size).image for frame in frames]
-        return chunk[0].time_s, images, max(frame.captured for frame in frames)
+        return span[history].time_s, images, max(frame.captured for frame in frames)
 
     def repeats(self, images: list[Tensor]) -> bool:
         """Store the images; return whether they are those of the token before: one frame may fill several slots."""

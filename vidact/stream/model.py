@@ -85,8 +85,13 @@ class StreamModel:
         return self.extractor.chunk_size if self.extractor else 1
 
     @property
+    def history(self) -> int:
+        """The number of slots before a chunk that are used with it."""
+        return self.extractor.history if self.extractor else 0
+
+    @property
     def places(self) -> list[int]:
-        """The slots of a chunk whose frames are used."""
+        """The slots whose frames are used, counted from the first of the chunk: negative before it."""
         return self.extractor.frames if self.extractor else [0]
 
     def filled_s(self, is_live: bool) -> float:

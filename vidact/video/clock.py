@@ -155,24 +155,37 @@ class Clock:
 class Chunker:
     """A collector of consecutive slots into chunks; the slots left over at the end make no chunk.
 
+    >>> Chunker(chunk=2, history=3).indices(np.array([10, 11, 12, 13, 14])).tolist()
+    [[10, 10, 10, 10, 11], [10, 10, 11, 12, 13]]
+
     Args:
         chunk: the number of slots in a chunk.
+        history: the number of slots before a chunk that are returned in front of it. Before the first slot of the
+            source they repeat that slot.
     """
 
-    def __init__(self, chunk: int = 6) -> None:
+    def __init__(self, chunk: int = 6, history: int = 0) -> None:
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}; a chunk has at least one slot")
-        self.chunk = chunk
-        self._slots: list[Slot] = []
+        if history < 0:
+            raise ValueError(f"history is {history}; it is a number of slots, 0 or more")
+        self.chunk, self.history = chunk, history
+        self._slots: list[Slot] = []  # the slots before the chunk, then those of the chunk
 
     def push(self, slot: Slot) -> list[Slot] | None:
-        """Return the chunk that this slot completes; None where it completes none."""
+        """Return the history and the chunk that this slot completes; None where it completes none."""
+        if not self._slots:
+            self._slots = [slot] * self.history
         self._slots.append(slot)
-        if len(self._slots) < self.chunk:
+        if len(self._slots) < self.history + self.chunk:
             return None
-        complete, self._slots = self._slots, []
+        complete, self._slots = self._slots, self._slots[self.chunk :]
         return complete
 
     def indices(self, slots: np.ndarray) -> np.ndarray:
-        """Return the frames (S,) of a whole video's slots as rows of chunks (S // chunk, chunk)."""
-        return slots[: len(slots) // self.chunk * self.chunk].reshape(-1, self.chunk)
+        """Return the frames (S,) of a whole video's slots as rows of a history and a chunk.
+
+        The result has the shape (S // chunk, history + chunk).
+        """
+        starts = np.arange(len(slots) // self.chunk) * self.chunk - self.history
+        return slots[np.maximum(starts[:, None] + np.arange(self.history + self.chunk), 0)]
