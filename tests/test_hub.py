@@ -610,3 +610,26 @@ def test_a_web_page_by_hand_is_refused_and_its_hash_is_not_kept(tmp_path, monkey
     with pytest.raises(ValueError, match=r"x3d_s\.pyth is a web page, not the weights of x3d_s"):
         hub.fetch(hub.PUBLISHED["x3d_s"])
     assert not download.pin_of(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "words"),
+    [
+        ("stream", "--horizon=0", "horizon_s is 0; give seconds above 0"),
+        ("stream", "--restart=inf", "restart_s is inf; horizon_s inf keeps everything"),
+        ("stream", "--threshold=2", "--threshold is 2"),
+        ("serve", "--horizon=0", "horizon_s is 0; give seconds above 0"),
+        ("serve", "--port=99999", "--port is 99999; ports are 1 to 65535"),
+        ("serve", "--token=short", "the token has 5 characters"),
+        ("serve", "--allow_origin=example.org/", "'example.org/' is no origin"),
+        ("serve", "--keyfile=key.pem", "a keyfile alone makes no HTTPS"),
+    ],
+)
+def test_wrong_values_are_refused_before_a_network_is_downloaded(
+    command: str, option: str, words: str, server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    windowless = ["--no_window", "--source=x.mp4"] if command == "stream" else []
+    with pytest.raises(SystemExit):
+        cli.main([command, "--checkpoint=movinet_a0_stream", option, *windowless])
+    assert words in capsys.readouterr().err
+    assert not server.requests

@@ -354,12 +354,14 @@ class Folder:
         notes: the folder in it that holds the lock and the settings.
         finished: the folder in ``notes`` with a note of each finished job.
         shard: "i/n" is the i-th of n parts, which n machines write to one folder; None where the jobs are not divided.
+        option: the option that names another folder, for messages.
     """
 
     out: Path
     notes: str
     finished: str = "done"
     shard: str | None = None
+    option: str = "--out"
 
     def includes(self, name: str) -> bool:
         """Return whether a job of this name belongs to the shard."""
@@ -390,7 +392,9 @@ class Folder:
         with (folder / name).open("w") as lock, full_disk_named(self.out):
             if not try_lock(lock.fileno()):
                 if parts == 1:
-                    raise ValueError(f"another run is writing to {self.out}; wait for it, or choose another --out")
+                    raise ValueError(
+                        f"another run is writing to {self.out}; wait for it, or choose another {self.option}"
+                    )
                 raise ValueError(
                     f"another run is writing shard {self.shard} of {self.out}; wait for it, or split the work with "
                     "--shard i/n"
@@ -413,12 +417,14 @@ class Folder:
                 if earlier_settings.get(name) != settings.get(name)
             ]
             if differ:
-                raise ValueError(f"{self.out} was made with other settings: {'; '.join(differ)}. Choose another --out")
+                raise ValueError(
+                    f"{self.out} was made with other settings: {'; '.join(differ)}. Choose another {self.option}"
+                )
             return
         others = sorted(path.name for path in self.out.iterdir() if path.name != self.notes)
         if others:
             raise ValueError(
-                f"{self.out} holds files that this command did not make ({others[0]}); choose a new or empty --out"
+                f"{self.out} holds files that this command did not make ({others[0]}); choose a new or empty {self.option}"
             )
         write_json(path, settings)
 

@@ -104,7 +104,7 @@ def main(args: Sequence[str]) -> None:
     options = parser().parse_args(args)
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
     from vidact.stream.sources import without_certificates
-    from vidact.stream.web.server import serve
+    from vidact.stream.web.server import refuse_access, refuse_certificate, refuse_taken_port, serve
 
     if options.sessions < 1:
         raise ValueError(f"--sessions is {options.sessions}; at least one is needed")
@@ -112,6 +112,10 @@ def main(args: Sequence[str]) -> None:
     events = events_at(options.threshold)
     sources = name_sources(options.source)
     insecure = without_certificates(options.insecure_source, sources)
+    token = options.token or os.environ.get("VIDACT_TOKEN")
+    refuse_access(token, options.allow_origin)  # before a network is opened, which may be downloaded first
+    refuse_certificate(options.certfile, options.keyfile)
+    refuse_taken_port(options.host, options.port)
     checkpoint = options.checkpoint
     if checkpoint is None:
         checkpoint, demo_sources = demo_model()
@@ -131,7 +135,7 @@ def main(args: Sequence[str]) -> None:
         sources,
         host=options.host,
         port=options.port,
-        token=options.token or os.environ.get("VIDACT_TOKEN"),
+        token=token,
         certfile=options.certfile,
         keyfile=options.keyfile,
         allow_origins=options.allow_origin,

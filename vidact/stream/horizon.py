@@ -41,17 +41,8 @@ def at_horizon(
 
     Raises ValueError for values that are not above 0, for both at once, and for a state that cannot forget.
     """
-    for option, seconds in (("horizon_s", horizon_s), ("restart_s", restart_s)):
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"{option} is {seconds:g}; give seconds above 0")
+    refuse_horizon(horizon_s, restart_s)
     if restart_s is not None:
-        if horizon_s is not None:
-            raise ValueError(
-                f"horizon_s is {horizon_s:g} and restart_s {restart_s:g}; a stream either forgets steadily or starts "
-                "anew: give one of them"
-            )
-        if restart_s == math.inf:
-            raise ValueError("restart_s is inf; horizon_s inf keeps everything since the beginning")
         return Restarting(Fading(network, math.inf), max(1, round(restart_s * rate)))
     reach = frames if horizon_s is None else math.inf if horizon_s == math.inf else max(1, round(horizon_s * rate))
     state = network.initial_state(1)
@@ -64,6 +55,20 @@ def at_horizon(
             )
         return Fading(network, math.inf)
     return FrameMean(network, int(reach)) if "total" in keys else Fading(network, reach)
+
+
+def refuse_horizon(horizon_s: float | None, restart_s: float | None) -> None:
+    """Raise ValueError for seconds that are not above 0, for both at once, and for ``restart_s`` inf."""
+    for option, seconds in (("horizon_s", horizon_s), ("restart_s", restart_s)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{option} is {seconds:g}; give seconds above 0")
+    if restart_s is not None and horizon_s is not None:
+        raise ValueError(
+            f"horizon_s is {horizon_s:g} and restart_s {restart_s:g}; a stream either forgets steadily or starts "
+            "anew: give one of them"
+        )
+    if restart_s == math.inf:
+        raise ValueError("restart_s is inf; horizon_s inf keeps everything since the beginning")
 
 
 class FrameMean:

@@ -24,7 +24,7 @@ from vidact.models.online import OnlineNetwork, State
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
 from vidact.stream.grabs import GAP_S, Grab
-from vidact.stream.horizon import at_horizon
+from vidact.stream.horizon import at_horizon, refuse_horizon
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
 from vidact.video.sample import ClipSampler
 from vidact.video.transform import ClipTransform, from_record, images_per_index
@@ -169,8 +169,9 @@ def load_model(
         trust: packages outside vidact whose builders may run.
     """
     name = "the network" if isinstance(checkpoint, nn.Module) else hub.text_of(checkpoint)
+    refuse_horizon(horizon_s, restart_s)  # before anything is downloaded
     published = None if isinstance(checkpoint, nn.Module) else hub.named(checkpoint)
-    if published is not None and not published.streams:  # before it is downloaded
+    if published is not None and not published.streams:
         raise ValueError(f"{name} cannot stream: {published.network} looks at whole clips. {STREAMING}")
     network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
     record = record_of(network)

@@ -74,7 +74,7 @@ class Encodings:
         }
         text = json.dumps(self.settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES)
+        self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES, option="--run")
         self.dim = num_features(trunk)
 
     def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:

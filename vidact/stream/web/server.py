@@ -98,18 +98,9 @@ def make_app(
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.routing import Route, WebSocketRoute
 
-    if token is not None and len(token) < SHORTEST_TOKEN:
-        raise ValueError(f"the token has {len(token)} characters; give {SHORTEST_TOKEN} or more, or let one be made")
-    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
-        raise ValueError("the token goes into cookies and headers: letters, digits and the signs - _ . ~ alone")
+    refuse_access(token, allow_origins)
     if proxy and token is None:
         raise ValueError("--proxy lets in whoever the proxy lets in, from wherever they come: give a token, --token …")
-    for origin in allow_origins:
-        if not re.fullmatch(r"https?://[^/?#@\sA-Z]+", origin):
-            raise ValueError(
-                f"{origin!r} is no origin, so no page could ever have it; write https:// or http://, the host in small "
-                "letters, the port if it has one, and nothing more: https://example.org"
-            )
     limits = limits or Limits()
     hub = Hub(model, sources or {}, limits, insecure)
     pages = {path: ((PAGE / file).read_bytes(), kind) for path, (file, kind) in FILES.items()}
@@ -411,14 +402,7 @@ def make_server(
     http, websocket = _protocols(hub, app.state.access)
     if not app.state.has_token and not is_loopback(host):
         raise ValueError(f"{host} can be reached from other machines, and that needs a token: make_app(…, token=…)")
-    if keyfile is not None and certfile is None:
-        raise ValueError("a keyfile alone makes no HTTPS; give its certificate with --certfile too")
-    if certfile is not None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
-        except (ssl.SSLError, OSError) as error:
-            named = f"{certfile}" + (f" and {keyfile}" if keyfile else "")
-            raise ValueError(f"{named} make no certificate with its key ({error}); both are PEM files") from error
+    refuse_certificate(certfile, keyfile)
     config = uvicorn.Config(
         app,
         host,
@@ -488,6 +472,32 @@ def serve(
     for line in greeting(model, sources or {}, host, port, new_token, certfile is not None):
         print(line, flush=True)
     server.run()
+
+
+def refuse_access(token: str | None, allow_origins: Sequence[str]) -> None:
+    """Raise ValueError for a token that is too short or has other signs, and for an origin that no page can have."""
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise ValueError(f"the token has {len(token)} characters; give {SHORTEST_TOKEN} or more, or let one be made")
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9._~-]+", token):
+        raise ValueError("the token goes into cookies and headers: letters, digits and the signs - _ . ~ alone")
+    for origin in allow_origins:
+        if not re.fullmatch(r"https?://[^/?#@\sA-Z]+", origin):
+            raise ValueError(
+                f"{origin!r} is no origin, so no page could ever have it; write https:// or http://, the host in small "
+                "letters, the port if it has one, and nothing more: https://example.org"
+            )
+
+
+def refuse_certificate(certfile: Path | None, keyfile: Path | None) -> None:
+    """Raise ValueError for a key without a certificate, and for files that are not a certificate with its key."""
+    if keyfile is not None and certfile is None:
+        raise ValueError("a keyfile alone makes no HTTPS; give its certificate with --certfile too")
+    if certfile is not None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile)
+        except (ssl.SSLError, OSError) as error:
+            named = f"{certfile}" + (f" and {keyfile}" if keyfile else "")
+            raise ValueError(f"{named} make no certificate with its key ({error}); both are PEM files") from error
 
 
 def refuse_taken_port(host: str, port: int) -> None:
