@@ -1,6 +1,7 @@
 """Work by several processes: Ctrl-C at any moment is for the parent alone, and an estimate times work, not start-up."""
 
 import contextlib
+import dataclasses
 import errno
 import importlib.util
 import json
@@ -193,8 +194,10 @@ def test_shards_have_locks_and_lists_of_their_own(tmp_path):
         assert [half.exists() for half in halves] == [False, True, True]
         with pytest.raises(ValueError, match=r"another run is writing shard 2/2 of .*wait for it"):
             two.locked().__enter__()
-    with whole.locked(), pytest.raises(ValueError, match=r"another run is writing to .*another --out"):
-        whole.locked().__enter__()
+    with whole.locked():
+        for option in ("--out", "--run"):
+            with pytest.raises(ValueError, match=rf"another run is writing to .*another {option}$"):
+                dataclasses.replace(whole, option=option).locked().__enter__()
     assert not any(half.exists() for half in halves)
     reports = [folder.report_unreadable({"a": "broken"}) for folder in (one, whole)]
     assert [report.name for report in reports] == ["unreadable-1-of-2.json", "unreadable.json"]

@@ -424,7 +424,8 @@ class Folder:
         others = sorted(path.name for path in self.out.iterdir() if path.name != self.notes)
         if others:
             raise ValueError(
-                f"{self.out} holds files that this command did not make ({others[0]}); choose a new or empty {self.option}"
+                f"{self.out} holds files that this command did not make ({others[0]}); choose a new or empty "
+                f"{self.option}"
             )
         write_json(path, settings)
 
