@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+from vidact.text.spelling import in_one_spelling
 from vidact.training.help_pages import help_page
+
+FIND_LR = "--find_lr"
 
 
 def main(args: Sequence[str]) -> None:
@@ -10,6 +13,10 @@ def main(args: Sequence[str]) -> None:
     if page := help_page("train", args):
         print(page)
         raise SystemExit(0)  # as the parsers of the other commands
-    from vidact.training import run
+    from vidact.training import find_lr, run
 
-    run.train(args)
+    words = in_one_spelling(args)
+    if FIND_LR in words:
+        find_lr.find_lr([word for word in words if word != FIND_LR])
+    else:
+        run.train(args)

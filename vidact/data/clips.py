@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -618,6 +618,19 @@ class ClipData(pl.LightningDataModule):
                 f"name the split in clips.csv, change data.fractions or name data.held_out"
                 + (", or score another split with data.test_split" if split == self.test_split else "")
             )
+        return self._loader(dataset, is_training=split == "train")
+
+    def one_view(self, split: str, ids: Collection[str]) -> DataLoader[Sample]:
+        """Return a loader of the clips ``ids`` of a split of the data, each in one view, as in validation.
+
+        ``split`` is train, val or test. Clips that cannot be read are skipped by name.
+        """
+        view = test_transform(self.input, 1, self.flow_method)
+        dataset = self._dataset(split, view, training=False, skip_unreadable=True)
+        dataset.clips = [clip for clip in dataset.clips if clip.id in ids]
+        return self._loader(dataset, is_training=False)
+
+    def _loader(self, dataset: ClipDataset, is_training: bool) -> DataLoader[Sample]:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         workers = self.num_workers
         if workers is None:
@@ -627,16 +640,14 @@ class ClipData(pl.LightningDataModule):
         return EpochLoader(
             dataset,
             self.batch_size,
-            sampler=EpochSampler(
-                len(dataset), shuffle=split == "train", seed=self.seed, rank=rank, world_size=world_size
-            ),
+            sampler=EpochSampler(len(dataset), shuffle=is_training, seed=self.seed, rank=rank, world_size=world_size),
             num_workers=workers,
             collate_fn=partial(collate, input=self.input),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
             multiprocessing_context=process_context(self.start_method) if workers else None,
-            count_done=partial(batches_done, self.trainer) if self.trainer and split == "train" else None,
+            count_done=partial(batches_done, self.trainer) if self.trainer and is_training else None,
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -49,6 +49,7 @@ from vidact.report.plots import (
     draw_confusion,
     draw_curves,
     draw_mistakes,
+    draw_rates,
     find_mistakes,
     read_log,
     shorten,
@@ -79,7 +80,8 @@ NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and fur
 
 
 STYLE = Path(__file__).with_name("style.css")
-OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json")
+OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json",
+            "learning_rate.csv")  # fmt: skip
 
 
 def write_report(run: Path, title: str | None = None) -> Path:
@@ -114,7 +116,7 @@ def write_report(run: Path, title: str | None = None) -> Path:
         )
     body = []
     if scores is not None:
-        body.append(_headline(scores))
+        body.append(_headline(scores, _read_probe(run, missing)))
     if detected is not None:
         body.append(_detector_headline(detected))
         body.append(_events(results or {}, detected.timelines))
@@ -129,6 +131,8 @@ def write_report(run: Path, title: str | None = None) -> Path:
             missing.append("metrics.csv has no finished epoch yet, so there are no learning curves.")
     elif not any(run.glob("*/metrics.csv")):
         missing.append("metrics.csv does not exist, so there are no learning curves; `vidact train` writes it.")
+    if (run / "learning_rate.csv").is_file():
+        body.append(_rates(run, results or {}))
     if scores is not None:
         body.append(_scores(scores, run / "plots"))
     if detected is not None:
@@ -201,8 +205,14 @@ def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
     return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
 
 
-def _headline(scores: Scores) -> str:
-    """Return the main figures of a test as tiles."""
+def _read_probe(run: Path, missing: list[str]) -> Scores | None:
+    """Return the scores of the linear probe that was fitted before training; None without one."""
+    path = run / "probe_scores.npz"
+    return _try(lambda: load_scores(path), missing) if path.is_file() else None
+
+
+def _headline(scores: Scores, probe: Scores | None = None) -> str:
+    """Return the main figures of a test as tiles, with that of a linear probe where there is one."""
     values, labels = scores.values, scores.labels
     if scores.multi_label:
         tiles = [("mAP", f"{mean_average_precision(values, labels):.3f}")]
@@ -222,9 +232,13 @@ def _headline(scores: Scores) -> str:
     else:
         always = f"top-1 if always “{escape(shorten(beside['majority_class'], 20))}”"
         tiles += [(always, f"{beside['majority']:.3f}"), ("top-1 of a guess", f"{beside['chance']:.3f}")]
+    if probe is not None:
+        beside |= scores.beside_probe(probe)
+    if "probe" in beside:
+        tiles.append(("top-1 of a linear probe before training", f"{beside['probe']:.3f}"))
     tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
     note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
-    return _tiles(tiles, note) + _warning(beside["verdict"])
+    return _tiles(tiles, note) + _warning(beside["verdict"]) + _warning(beside.get("probe_verdict", ""))
 
 
 def _informative(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
@@ -398,6 +412,14 @@ def _detector_headline(detected: _Detected) -> str:
         note += " No action occurs in them, so there is no mAP."
     mean = None if np.isnan(precision.mean) else precision.mean
     return _tiles(tiles, note) + _warning(verdict(sticks, names, detected.accuracy, mean))
+
+
+def _rates(run: Path, results: Mapping[str, Any]) -> str:
+    """Return the section of a learning-rate range test."""
+    suggestion = (results.get("learning rate test") or {}).get("suggestion")
+    picture = draw_rates(run / "learning_rate.csv", suggestion, run / "plots" / "learning_rate.png")
+    advice = "no rate is suggested" if suggestion is None else f"--model.optimizer.init_args.lr {suggestion:.2g}"
+    return _section("Learning rate", f'<p class="note">{advice}</p>{_picture(picture)}')
 
 
 def _warning(sentence: str) -> str:

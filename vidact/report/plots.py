@@ -21,7 +21,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from vidact.files import replacing
 from vidact.metrics import true_class_rank
@@ -120,6 +120,27 @@ def draw_curves(log: Mapping[str, Curve], folder: Path) -> list[Path]:
         if curves:
             drawn.append(_draw_curves(title, curves, folder / f"{file}.png"))
     return drawn
+
+
+def draw_rates(table: Path, suggestion: float | None, path: Path) -> Path:
+    """Draw the losses of a learning-rate range test, read from its learning_rate.csv, with the suggested rate."""
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [[float(row[name]) for name in ("rate", "loss", "smoothed")] for row in csv.DictReader(file)]
+    rates, losses, smoothed = zip(*rows, strict=True)
+    with drawing():
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.add_subplot(title="Learning-rate range test", xlabel="learning rate", ylabel="loss", xscale="log")
+        axes.plot(rates, losses, color=GREY, linewidth=0.8, label="each step")
+        axes.plot(rates, smoothed, color=BLUE, linewidth=2, label="smoothed")
+        if suggestion is not None:
+            axes.axvline(suggestion, color=ORANGE, linestyle="--", label=f"suggested: {suggestion:.2g}")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        top = max(smoothed[: max(1, len(smoothed) // 4)])
+        axes.set_ylim(min(0.0, *losses), 2 * top)  # a loss that diverges would flatten the rest
+        axes.grid(axis="y")
+        axes.legend(frameon=False)
+        return save(figure, path)
 
 
 def _draw_curves(title: str, curves: Mapping[str, Curve], path: Path) -> Path:

@@ -26,6 +26,8 @@ DISPLAY_NAMES = {
     "chance": "accuracy of a guess",
     "chance_map": "mAP of a guess",
     "majority": "accuracy of always answering the most frequent class",
+    "probe": "accuracy of a linear probe on the network before training",
+    "probe_verdict": "verdict beside that probe",
     "majority_class": "most frequent class",
     "event_map": "event mAP",
     "event_f1": "event F1",

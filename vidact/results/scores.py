@@ -127,6 +127,34 @@ class Scores:
             "verdict": verdict(sticks, self.classes, float(right.mean()), is_luck=is_luck),
         }
 
+    def beside_probe(self, probe: Scores) -> dict[str, Any]:
+        """Return the accuracy of a linear probe on the same clips, and a verdict on scores that are no better.
+
+        Clips that one of the two lacks do not count. Empty where none is left, for multi-label data, and where the
+        classes or the labels differ: ``probe`` then belongs to other data.
+        """
+        rows, others = ({id: row for row, id in enumerate(each.ids)} for each in (self, probe))
+        ids = [id for id in self.ids if id in others]
+        if not ids or self.multi_label or probe.multi_label or self.classes != probe.classes:
+            return {}
+        mine, theirs = [rows[id] for id in ids], [others[id] for id in ids]
+        truth = self.labels[mine]
+        if (truth != probe.labels[theirs]).any():
+            return {}
+        right, probe_right = self.values[mine].argmax(1) == truth, probe.values[theirs].argmax(1) == truth
+        lead, figure = int(right.sum()) - int(probe_right.sum()), float(probe_right.mean())
+        baseline = f"a linear probe on the network before training ({figure:.3f})"
+        sentence = ""
+        if lead <= 0:
+            number = f"{-lead} of {counted(len(ids), 'clip')} fewer right than" if lead else "as many clips right as"
+            sentence = f"training did not pay: the trained network has {number} {baseline}"
+        elif lead_is_luck(right, probe_right):
+            sentence = (
+                f"the trained network has {lead} of {counted(len(ids), 'clip')} more right than {baseline}, which may "
+                "be chance"
+            )
+        return {"probe": figure, "probe_verdict": sentence}
+
     def save(self, path: Path) -> Path:
         """Write an .npz without pickles, completely or not at all; create the folder; return the path."""
         with replacing(path) as half, half.open("wb") as file:

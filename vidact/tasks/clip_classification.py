@@ -25,8 +25,8 @@ from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_acc
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from, recipe_of
 from vidact.records import Record
-from vidact.results.scores import Scores
-from vidact.tasks import keeping
+from vidact.results.scores import Scores, load_scores
+from vidact.tasks import frozen_probe, keeping
 from vidact.tasks.freezing import Freeze, freeze_norms
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
@@ -42,6 +42,8 @@ from vidact.tasks.training import (
     make_optimization,
 )
 from vidact.text.names import counted
+
+VERDICTS = ("verdict", "probe_verdict")  # figures that are sentences, where a test is no better than a yardstick
 
 
 def default_optimizer(params: Iterable[Any]) -> Optimizer:
@@ -370,7 +372,10 @@ class ClipClassification(pl.LightningModule):
         self.excluded = gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
         self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
         self.test_figures = self.figures(self.test_scores) | self.test_scores.beside_yardsticks()
-        self.remarks = [note for note in (self.test_figures["verdict"],) if note]
+        probe = Path(self.trainer.default_root_dir) / frozen_probe.SCORES
+        if probe.is_file():
+            self.test_figures |= self.test_scores.beside_probe(load_scores(probe))
+        self.remarks = [self.test_figures[name] for name in VERDICTS if self.test_figures.get(name)]
         for name, value in self.test_figures.items():
             if isinstance(value, float):
                 self.log(f"test_{name}", value)

@@ -254,7 +254,7 @@ def refuse_callbacks(trainer: pl.Trainer) -> None:
         if isinstance(callback, pl.callbacks.LearningRateFinder):
             raise ValueError(
                 "Lightning's LearningRateFinder looks for a module's attribute lr; the rate here is the optimiser's, "
-                "--model.optimizer.init_args.lr. Try a few with vidact train, or vidact compare"
+                "--model.optimizer.init_args.lr. The option --find_lr of vidact train tests rates"
             )
         if averages and isinstance(callback, pl.callbacks.ModelPruning):
             raise ValueError(

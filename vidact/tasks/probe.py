@@ -35,6 +35,7 @@ from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
 from vidact.models.probe import Head, Neighbours, Prototypes, features_of, num_features
 from vidact.models.weights import describe
+from vidact.tasks.schedules import head_names
 from vidact.text.names import counted
 
 NOTES = ".probe"
@@ -54,7 +55,7 @@ class Encodings:
 
     Args:
         run: the run folder.
-        trunk: the network, on the CPU.
+        trunk: the network. Its classifiers, which features do not depend on, are left out of the settings.
         reading: how a clip is read, as plain data: the sampler's record, the decoder.
     """
 
@@ -65,9 +66,11 @@ class Encodings:
             name: None if name == "weights" or name.endswith("_weights") else value
             for name, value in network.recipe["arguments"].items()
         }
+        heads = tuple(f"{name}." for name in head_names(trunk)) if hasattr(trunk, "num_classes") else ()
+        weights = {name: value.cpu() for name, value in trunk.state_dict().items() if not name.startswith(heads)}
         self.settings = {
             "network": {"builder": network.recipe["builder"], "arguments": arguments},
-            "weights_sha256": weights_hash(trunk.state_dict()),
+            "weights_sha256": weights_hash(weights),
             "input": network.input,
             "reading": dict(reading),
             "pooling": POOLING,

@@ -372,7 +372,7 @@ FIXED = {
     r"data\.(held_out|fractions|val_fraction|group|seed)": "videos that were trained on would be tested",
 }
 # Options that do not change a training, and those that name the folder of its run.
-RUN_OPTIONS = r"run|ckpt|config|device|trainer\.default_root_dir|.*progress_bar|.*model_summary"
+RUN_OPTIONS = r"run|ckpt|config|device|probe|trainer\.default_root_dir|.*progress_bar|.*model_summary"
 
 
 def changed_options(before: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

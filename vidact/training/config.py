@@ -181,6 +181,9 @@ OWN_OPTIONS = {
     "--ckpt": "train: resume from 'last' or a path; test: score 'best', 'last' or a path",
     "--run": "run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
     "--device": "cpu, cuda or mps; default: the best there is",
+    "--probe": "true (the default): fit a linear probe to the network before training and print its figure beside that "
+    "of the test; false: leave it out",
+    "--find_lr": "train: nothing; test learning rates instead, draw their losses and suggest one",
     "--seed_everything": "the seed of all random numbers (default 0)",
     "--print_config": "print the whole configuration and stop",
     "--help": "this page, or one of those below",
@@ -318,8 +321,8 @@ def is_first_process() -> bool:
     return default.node_rank() == default.local_rank() == 0
 
 
-def run_folder(config: Any, command: str) -> Path:
-    """Return the folder to which this run will write; nothing is created yet.
+def run_folder(config: Any, command: str, tests_rates: bool = False) -> Path:
+    """Return the folder to which this run, or a range test of its rate, will write; nothing is created yet.
 
     Raises OSError before anything is computed where the first process cannot write there or the folder holds a run.
     The other processes take over the first one's folder (``OneRun``), since a default name depends on the clock.
@@ -328,6 +331,8 @@ def run_folder(config: Any, command: str) -> Path:
     network = config.model.init_args.network.class_path.rpartition(".")[2]
     data = Path(config.data.init_args.root).resolve().name
     default = Path("runs") / f"{data}-{network}" / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if tests_rates:
+        default = default.with_name(f"{default.name}-find_lr")
     run = Path(folder) if folder else default
     if not is_first_process():
         return run
@@ -445,6 +450,37 @@ def with_whole_paths(config: Any) -> Any:
         if os.path.exists(value):
             section[name] = os.path.abspath(value)
     return config
+
+
+def only_steps(config: Any) -> None:
+    """Change a configuration to that of a learning-rate range test: steps alone, whose number only the test decides.
+
+    Prints what is left out. Raises ValueError for options that ask for something else.
+    """
+    from vidact.tasks.rate_test import STEPS
+
+    trainer, model = config.trainer, config.model.init_args
+    if config.ckpt is not None:
+        raise ValueError(
+            "--find_lr tests the rates with which a training starts, and --ckpt goes on with one. Leave one of them "
+            "out; for a rate from trained weights: --find_lr --model.init_from FILE"
+        )
+    if trainer.fast_dev_run:
+        raise ValueError("trainer.fast_dev_run trains a single batch, and --find_lr needs about a hundred steps")
+    without = {"ema": None, "early_stopping": None, "unfreeze": None}
+    left_out = [f"model.{name}" for name in without if model.get(name) is not None]
+    left_out += [f"trainer.{name}" for name in ("callbacks", "max_time") if trainer.get(name)]
+    for name in without:
+        if name in model:
+            model[name] = None
+    if model.get("schedule") is not None:
+        model.schedule.kind, model.schedule.warmup_epochs = "constant", 0.0
+    for name in ("callbacks", "max_time", "min_epochs", "min_steps", "val_check_interval"):
+        trainer[name] = None
+    trainer.max_epochs, trainer.max_steps, trainer.limit_val_batches = -1, STEPS + 1, 0
+    trainer.logger = trainer.enable_checkpointing = trainer.enable_progress_bar = False
+    if left_out and is_first_process():
+        print(f"the range test leaves out {', '.join(left_out)} and the schedule")
 
 
 def refuse_trial(trainer: Any) -> None:

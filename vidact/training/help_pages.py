@@ -29,6 +29,8 @@ GENERAL = {
     "--ckpt NAME": OWN_OPTIONS["--ckpt"],
     "--run FOLDER": OWN_OPTIONS["--run"],
     "--device DEVICE": OWN_OPTIONS["--device"],
+    "--probe false": "leaves out the linear probe, whose figure is printed beside that of the test",
+    "--find_lr": "tests learning rates instead of training, draws their losses and suggests one",
     "--seed_everything N": OWN_OPTIONS["--seed_everything"],
     "--print_config": OWN_OPTIONS["--print_config"],
     "--help [PAGE]": OWN_OPTIONS["--help"],

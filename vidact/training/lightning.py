@@ -27,6 +27,7 @@ from vidact.training.config import (
     complete_options,
     expand_config,
     fill_from_data,
+    only_steps,
     refuse_barebones,
     refuse_no_training,
     refuse_trial,
@@ -75,10 +76,11 @@ class VidactCLI(LightningCLI):
         args: the options, a configuration among them.
         command: "train" or "test".
         rehearses: whether ``rehearse`` uses it, with ``trainer.fast_dev_run``, under which nothing is written.
+        tests_rates: whether ``find_lr`` uses it, which needs some hundred steps without anything beside them.
     """
 
-    def __init__(self, args: Sequence[str], command: str, rehearses: bool) -> None:
-        self.options, self.command, self.rehearses = args, command, rehearses
+    def __init__(self, args: Sequence[str], command: str, rehearses: bool, tests_rates: bool) -> None:
+        self.options, self.command, self.rehearses, self.tests_rates = args, command, rehearses, tests_rates
         self.run_config = run_of_config(args)
         self.weights: dict[str, Any] = {}
         super().__init__(
@@ -101,6 +103,7 @@ class VidactCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for option in ("--run", "--ckpt", "--device"):
             parser.add_argument(option, type=str | None, help=OWN_OPTIONS[option])
+        parser.add_argument("--probe", type=bool, default=True, help=OWN_OPTIONS["--probe"])
 
     def before_instantiate_classes(self) -> None:
         config = self.config
@@ -111,7 +114,7 @@ class VidactCLI(LightningCLI):
         if self.run_config is not None:
             relocate(config, self.run_config, self.options, self.command)
         take_processes(config.trainer)
-        config.run = config.trainer.default_root_dir = str(run_folder(config, self.command))
+        config.run = config.trainer.default_root_dir = str(run_folder(config, self.command, self.tests_rates))
         if config.device is not None:
             config.trainer.accelerator = "gpu" if config.device == "cuda" else config.device
         if self.command == "test":
@@ -120,6 +123,8 @@ class VidactCLI(LightningCLI):
         if self.rehearses:
             refuse_trial(config.trainer)
             config.trainer.fast_dev_run = True
+        if self.tests_rates:
+            only_steps(config)
         if self.command == "train":
             refuse_no_training(config.trainer)
             if config.ckpt is not None:  # the checkpoint fills the network, so its weights need not be loaded
@@ -148,7 +153,7 @@ class VidactCLI(LightningCLI):
         if self.command == "test":
             return self.make_trainer(**options, callbacks=callbacks, logger=False)
         options["logger"] = make_loggers(run, trainer.logger)
-        if not trainer.fast_dev_run:
+        if not trainer.fast_dev_run and not self.tests_rates:
             self.times = EpochLines() if is_file else EpochTimes()
             callbacks.append(self.times)
             if trainer.enable_checkpointing is not False:
@@ -169,20 +174,21 @@ class VidactCLI(LightningCLI):
             raise ValueError(f"trainer: {error}") from error
 
 
-def make_cli(args: Sequence[str], command: str, rehearses: bool = False) -> VidactCLI:
+def make_cli(args: Sequence[str], command: str, rehearses: bool = False, tests_rates: bool = False) -> VidactCLI:
     """Build everything that training or testing needs; run nothing.
 
     Args:
         args: the options.
         command: "train" or "test".
         rehearses: whether ``rehearse`` uses it, with ``trainer.fast_dev_run``, under which nothing is written.
+        tests_rates: whether ``find_lr`` uses it, which needs some hundred steps without anything beside them.
     """
     args = complete_options(args, command)
     # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
     torch.set_flush_denormal(True)  # a CPU takes ten times longer for the denormal numbers of fresh networks
     keep_freed_memory()
-    cli = VidactCLI(args, command, rehearses)
+    cli = VidactCLI(args, command, rehearses, tests_rates)
     callbacks: list[pl.Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
     callbacks.insert(0, OneRun(cli))  # before any other callback reads the folder
     return cli

@@ -360,6 +360,8 @@ def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float
         columns["mAP of a guess"] = tested[f"{split}_chance_map"]
     if values := [value for value in accuracies if value is not None]:
         columns["mean token accuracy"] = float(np.mean(values))
+    if f"{split}_probe" in tested:
+        columns["accuracy of a linear probe"] = tested[f"{split}_probe"]
     if f"{split}_majority" in tested:
         columns[f"accuracy of always {tested[f'{split}_majority_class']!r}"] = tested[f"{split}_majority"]
         columns["accuracy of a guess"] = tested[f"{split}_chance"]

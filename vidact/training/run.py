@@ -22,6 +22,7 @@ from vidact.text.names import plain_name, same_names
 
 if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
+    from vidact.tasks.frozen_probe import FrozenProbe
 from vidact.training.config import checkpoint_path, named_paths, path_from_run, with_whole_paths
 
 
@@ -67,6 +68,7 @@ def learn(cli: Any, command: str) -> Path:
     unscored = None if trainer.fast_dev_run else why_not_scored(cli.config.trainer)
     if unscored and trainer.is_global_zero:
         print(f"{unscored}: nothing will be scored")
+    probe = add_probe(cli) if scored is not None and not unscored else None
     with explained_interrupt(trainer, run):
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     run = Path(cli.config.run)  # the folder that the first process named
@@ -84,6 +86,8 @@ def learn(cli: Any, command: str) -> Path:
     training_figures: dict[str, Any] = {"seconds_per_epoch": float(np.median(seconds))} if seconds else {}
     if best := next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Best)), None):
         training_figures["chosen"] = best.chosen(trainer)
+    if probe is not None and probe.facts:
+        training_figures["linear probe"] = probe.facts
     if scored is not None and not unscored:
         if scored != split and trainer.is_global_zero:
             print(f"the data has no {split} split: the validation split is scored")
@@ -97,6 +101,31 @@ def learn(cli: Any, command: str) -> Path:
         print(f"report: {write_report(run)}")
     trainer.strategy.barrier()  # other processes may read what the first one wrote
     return run
+
+
+def add_probe(cli: Any) -> FrozenProbe | None:
+    """Add the linear probe beside which a test of the run is printed, and return it; None for a detector."""
+    from vidact.tasks.clip_classification import ClipClassification
+    from vidact.tasks.frozen_probe import FrozenProbe
+
+    if not isinstance(cli.model, ClipClassification):
+        return None
+    probe = FrozenProbe(enabled=cli.config.probe)
+    cli.trainer.callbacks.append(probe)
+    return probe
+
+
+def what_to_try(cli: Any) -> str:
+    """Return advice after a training that is no better than a probe, or than an answer that ignores the video."""
+    epochs, freeze = cli.trainer.max_epochs, cli.config.model.init_args.get("freeze")
+    ways = ["another learning rate (the same command with --find_lr suggests one)"]
+    if epochs is not None and epochs > 0:
+        ways.append(f"more epochs (--trainer.max_epochs {2 * epochs})")
+    if freeze == "none":
+        ways.append("a backbone that learns later or not at all (--model.freeze backbone, --model.unfreeze)")
+    if freeze is not None:  # a recogniser
+        ways.append(f"a head on frozen features (vidact probe --data {shlex.quote(str(cli.datamodule.root))})")
+    return f"what may help: {', '.join(ways)}"
 
 
 def why_not_scored(trainer: Any) -> str | None:
@@ -167,12 +196,15 @@ def removing_empty_run(cli: Any) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            checkpoints, logs = run / "checkpoints", run / "logs"
+            from vidact.tasks.frozen_probe import SCORES
+
             names = {path.name for path in run.glob("*")} - {"asked.json"}  # ``train_once`` removes this file
-            if names <= {"config.yaml", "logs", "checkpoints"} and not any(checkpoints.glob("*")):
-                (run / "config.yaml").unlink(missing_ok=True)
-                shutil.rmtree(logs, ignore_errors=True)
-                shutil.rmtree(checkpoints, ignore_errors=True)
+            files, folders = {"config.yaml", SCORES}, {"logs", "checkpoints", "encodings"}
+            if names <= {*files, *folders} and not any((run / "checkpoints").glob("*")):
+                for name in files:
+                    (run / name).unlink(missing_ok=True)
+                for name in folders:
+                    shutil.rmtree(run / name, ignore_errors=True)
             raise
 
 
@@ -252,6 +284,8 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
             f"note: {path} was trained on {trained_flow.get('method')} flow and is scored on {flow.get('method')} "
             "flow, which lowers its scores; data.flow and data.flow_method choose it"
         )
+    if training_figures is not None and any(task.test_figures.get(name) for name in ("verdict", "probe_verdict")):
+        task.remarks.append(what_to_try(cli))
     figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
     figures |= {
         "videos": len(task.test_scores.ids),

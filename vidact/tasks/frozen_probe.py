@@ -1,0 +1,229 @@
+"""A yardstick beside a training: a linear probe on the network as it was before the first step.
+
+Before training, the clips go through the network once, and a logistic regression is fitted to its features, as
+``vidact probe`` does. A training that ends no better has learnt nothing that the network did not know, whatever its
+figure is beside a guess.
+
+Shapes: N training clips, M scored clips, D features, K classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import nn
+
+from vidact.jobs import Folder, Meter
+from vidact.models.clip_network import VectorNetwork
+from vidact.models.weights import recipe_of
+from vidact.results.scores import Scores, figures_of
+from vidact.tasks.probe import NOTES, Encodings, clip_state, encode, fit_heads, validation_parts
+from vidact.text.names import counted, first_few
+
+MOST_CLIPS = 2000  # with more, the regression takes minutes of double precision on a CPU
+SCORES = "probe_scores.npz"  # its scores of the clips that a test of the run scores
+
+
+class FrozenProbe(pl.Callback):
+    """The callback that fits a linear probe before the first step and writes its scores into the run folder.
+
+    The clips, their splits and the weights are those of the training; a clip is read as in validation, in one view.
+    Validation clips choose the regularisation, cross-validation inside the training clips where there are none or where
+    they are what is scored. Nothing about the training changes: not its weights, its random draws or its batches. A run
+    that is resumed keeps what it had.
+
+    Encoded clips are stored in ``encodings`` of the run folder. A run beside it (another seed, another fold) reads
+    them there instead of encoding them again.
+
+    ``facts`` are the figures for results.json, with ``left_out``, a reason, where there is no probe.
+
+    Args:
+        enabled: whether there is a probe; False leaves it out.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.facts: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.facts
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.facts = state_dict
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.ckpt_path or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.is_global_zero:
+            (Path(trainer.default_root_dir) / SCORES).unlink(missing_ok=True)
+        if not self.enabled:
+            return
+        draws = torch.random.get_rng_state()  # a loader draws a seed
+        try:
+            self.facts = self.fit(trainer, pl_module)
+        except ValueError as error:
+            self.facts = {"left_out": str(error)}
+        finally:
+            torch.random.set_rng_state(draws)
+        if trainer.is_global_zero:
+            print(self.describe(), flush=True)
+
+    def fit(self, trainer: pl.Trainer, task: Any) -> dict[str, Any]:
+        """Encode, fit and score; return the figures; raise ValueError, with the reason, where there is no probe."""
+        network, data = task.network, trainer.datamodule  # type: ignore[attr-defined]
+        refuse_useless(trainer, task)
+        scored = scored_split(data)
+        clips = {name: data.found.split(name) for name in dict.fromkeys(("train", "val", scored))}
+        started = time.perf_counter()
+        run = Path(trainer.default_root_dir)
+        reading = {"root": str(Path(data.root).resolve()), "sampler": data.sampler.record(), "decoder": data.decoder}
+        if data.time_origin != "first_frame":
+            reading["time_origin"] = data.time_origin
+        is_training = network.training
+        try:
+            network.eval()
+            features, num_encoded = encode_splits(data, network, run, reading, clips, trainer.strategy.root_device)
+        finally:
+            network.train(is_training)
+        clips = {name: [clip for clip in part if clip.id in features] for name, part in clips.items()}
+        refuse_few(clips, scored, data.found.classes)
+        encoded_s = time.perf_counter() - started
+        arrays = {name: stacked(part, features) for name, part in clips.items() if part}
+        validation = None if scored == "val" else arrays.get("val")
+        groups = [clip.group for clip in clips["train"]]
+        parts, chosen_by = validation_parts(*arrays["train"], groups, validation)
+        (fitted,) = fit_heads(["linear"], *arrays["train"], parts)
+        rows = sorted(clips[scored], key=lambda clip: clip.id)
+        values, labels = stacked(rows, features)
+        with torch.inference_mode():
+            logits = fitted.head(torch.from_numpy(values)).numpy()
+        paths = [str(clip.path) for clip in rows]
+        scores = Scores([clip.id for clip in rows], labels, logits, list(data.found.classes), paths=paths)
+        scores.save(run / SCORES)
+        return {
+            f"{scored}_top1": figures_of(scores)["top1"],
+            "validation_top1": fitted.accuracy,
+            "validated_on": chosen_by,
+            "strength": fitted.setting,
+            "features": int(values.shape[1]),
+            "clips_encoded": num_encoded,
+            "seconds_encoding": round(encoded_s, 2),
+            "seconds_fitting": round(time.perf_counter() - started - encoded_s, 2),
+        }
+
+    def describe(self) -> str:
+        """Return what the probe cost and reached in validation, or why there is none."""
+        facts = self.facts
+        if "left_out" in facts:
+            return f"linear probe: left out, since {facts['left_out']}"
+        return (
+            f"linear probe on the network before training: {counted(facts['clips_encoded'], 'clip')} encoded in "
+            f"{facts['seconds_encoding']:.1f} s, fitted in {facts['seconds_fitting']:.1f} s, "
+            f"{facts['validation_top1']:.3f} right in validation ({facts['validated_on']}); --probe false leaves it out"
+        )
+
+
+def scored_split(data: Any) -> str:
+    """Return the split that a test after training scores. Raises ValueError where it has no clips."""
+    for name in (data.test_split, "val"):
+        if data.found.split(name):
+            return name
+    raise ValueError(f"the data has no split {data.test_split} and no split val to score it on")
+
+
+def refuse_useless(trainer: pl.Trainer, task: Any) -> None:
+    """Raise ValueError, with the reason, where a probe would say nothing or cost too much."""
+    network: nn.Module = task.network
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    if not hasattr(data, "one_view") or not isinstance(network, VectorNetwork):
+        raise ValueError(f"{type(network).__name__} gives no features of clips")
+    recipe = recipe_of(task.network)
+    if recipe is None:
+        raise ValueError(f"{type(network).__name__} has no recipe, by which its features could be stored")
+    weights = [value for name, value in recipe["arguments"].items() if name == "weights" or name.endswith("_weights")]
+    if not any(weights) and not task.init_from:
+        raise ValueError("the network starts from random weights, whose features mean little")
+    if data.found.multi_label:
+        raise ValueError("a clip may have several labels here, for which there is no such probe")
+    if network.input.flow_fields:
+        raise ValueError("the network reads optical flow, which would be computed once more for it")
+    if trainer.world_size > 1:
+        raise ValueError("several processes train together; vidact probe measures it in one")
+    if (number := len(data.found)) > MOST_CLIPS:
+        raise ValueError(f"{number} clips are more than {MOST_CLIPS}; vidact probe measures it all the same")
+    kinds = {parameter.dtype for parameter in task.parameters()}
+    if kinds != {torch.float32}:
+        raise ValueError(f"the weights are not in single precision (trainer.precision is {trainer.precision})")
+
+
+def refuse_few(clips: Mapping[str, Sequence[Any]], scored: str, classes: Sequence[str]) -> None:
+    """Raise ValueError where the readable clips do not let a probe answer every class, or be scored."""
+    present = {clip.label for clip in clips["train"]}
+    if absent := [name for number, name in enumerate(classes) if number not in present]:
+        raise ValueError(f"no training clip shows {first_few(absent)}")
+    if len(classes) < 2:
+        raise ValueError("there is only one class")
+    if not clips[scored]:
+        raise ValueError(f"no clip of the split {scored} can be read")
+
+
+def encode_splits(
+    data: Any,
+    network: nn.Module,
+    run: Path,
+    reading: Mapping[str, Any],
+    clips: Mapping[str, Sequence[Any]],
+    device: torch.device,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return the features (D,) of all readable clips, by id, and how many of them were encoded now.
+
+    Args:
+        data: the data of the training.
+        network: the network, on ``device`` and in evaluation mode.
+        run: the folder of the run; runs beside it are searched for features that they have stored.
+        reading: how a clip is read, as plain data.
+        clips: the clips of each split.
+        device: where the network computes.
+    """
+    store = Encodings(run, network, reading)
+    stores = [store]
+    for folder in sorted(run.resolve().parent.glob(f"*/{store.folder.out.parent.name}/{store.folder.out.name}")):
+        other = copy.copy(store)
+        other.folder = Folder(folder, NOTES)
+        stores.append(other)
+    states: dict[str, dict[str, Any]] = {}
+    for clip in (clip for part in clips.values() for clip in part):
+        try:
+            states[clip.id] = clip_state(clip.path, clip.start_s, clip.end_s)
+        except OSError:
+            continue  # training lists it as unreadable
+    features: dict[str, np.ndarray] = {}
+    for each in stores:
+        for name in states.keys() - features.keys():
+            if (vector := each.read(name, states[name])) is not None:
+                features[name] = vector
+    waiting = states.keys() - features.keys()
+    if not waiting:
+        return features, 0
+    print(f"linear probe: {counted(len(waiting), 'clip')} to encode", flush=True)
+    meter = Meter(dict.fromkeys(waiting, 1), unit="clips")
+    meter.begin()
+    with store.folder.locked():
+        store.folder.claim(store.settings)
+        for name, part in clips.items():
+            if ids := {clip.id for clip in part} & waiting:
+                encode(network, data.one_view(name, ids), store, states, device, meter.finish)
+    encoded = {name: vector for name in waiting if (vector := store.read(name, states[name])) is not None}
+    return features | encoded, len(encoded)
+
+
+def stacked(clips: Sequence[Any], features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features (N, D) and the classes (N,) of clips."""
+    return np.stack([features[clip.id] for clip in clips]), np.array([clip.label for clip in clips], dtype=np.int64)
