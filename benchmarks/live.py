@@ -3,8 +3,9 @@
     python benchmarks/live.py                                  # MobileNetV2 and MiniROAD on the best device; 2 minutes
     python benchmarks/live.py --backbone resnet50 --device cpu
     python benchmarks/live.py --parts [camera] --seconds 300 --out runs/live    # figures also in runs/live/results.json
+    python benchmarks/live.py --parts [recognisers] --repeats 100               # MoViNet, TSM and X3D on one CPU core
 
-Four parts, with random weights, which cost as much as trained ones:
+Five parts, with random weights, which cost as much as trained ones:
 
 answer   One answer by a step, compared with running the same networks over the whole last window of frames, as many
          webcam demos do; both from frames of the camera's size to probabilities, in turn; medians.
@@ -12,6 +13,10 @@ camera   A simulated camera, read by the reader thread of the camera source: the
          frame of an answer to the answer. A token of six frames is answered when its last frame is certain, and an
          image network uses the fourth, so about 0.12 s of this time are waiting and not computing.
 files    Frames per second of several files in one process, in shared batches, and of the same files one after another.
+recognisers
+         The CPU time of one answer of networks of whole frames on one core, and the number of streams that one core can
+         answer 5 times a second. MoViNet and the causal TSM step; X3D-S, which cannot, computes its whole clip again.
+         The rounds of all networks alternate. Each answer of a step is compared with the whole clip up to its frame.
 gpu      With CUDA: the number of streams that one GPU can answer at 4 tokens per second. Only networks, states of
          streams and transfer are measured; the CPU decodes and resizes, and ``prepare`` is the time of a token on one
          of its cores.
@@ -39,10 +44,26 @@ from vidact.features.names import build_extractor
 from vidact.models.online import one_stream, stack_states
 from vidact.results.figures import command_line, save_results
 from vidact.stream import StreamModel, load_model, open_source, run, run_many
+from vidact.video import test_transform
 
-PARTS = ("answer", "camera", "files", "gpu")
+PARTS = ("answer", "camera", "files", "recognisers", "gpu")
 CLASSES = [f"action {number}" for number in range(20)]
 GPU_BACKBONES = ("mobilenet_v3_large", "resnet50")
+ANSWERS_PER_SECOND = 5  # of the recognisers: the rate of MoViNet's published weights
+BATCH = 8  # streams that one process answers together
+# The recognisers: each with its arguments and, where it cannot step, the frames of its clip.
+RECOGNISERS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "movinet_a0_stream": ({}, None),
+    "movinet_a1_stream": ({}, None),
+    "movinet_a2_stream": ({}, None),
+    "tsm_mobilenet_v2": ({"shift": "causal"}, None),
+    "x3d_s": ({}, 13),
+}
+TOY_RECOGNISERS: dict[str, tuple[dict[str, Any], int | None]] = {
+    "movinet_tiny_stream": ({"size": 32}, None),
+    "tsm_resnet_tiny": ({"shift": "causal", "size": 32}, None),
+    "movinet_tiny_base": ({"size": 32}, 4),
+}
 
 
 def main(
@@ -63,9 +84,9 @@ def main(
 
     Args:
         backbone: backbone of the features and of the TSM: any <backbone> for which vidact.models has tsm_<backbone>.
-        parts: some of answer, camera, files, gpu. All by default.
+        parts: some of answer, camera, files, recognisers, gpu. All by default.
         window: frames of the window that is computed whole.
-        repeats: rounds of the part answer.
+        repeats: rounds of the parts answer and recognisers.
         fps: frames per second of the simulated camera.
         width: width of its frames in pixels.
         height: height of its frames in pixels.
@@ -86,9 +107,17 @@ def main(
         facts = f"{torch.cuda.get_device_name()}, {facts}"
     print(facts)
     size = {"size": 32} if toy else {}
+    figures: dict[str, Any] = {}
+    if "recognisers" in parts:
+        figures["recognisers"] = rows = measure_recognisers(
+            TOY_RECOGNISERS if toy else RECOGNISERS, repeats, (height, width)
+        )
+        print_recognisers(rows, (height, width))
+    if not set(parts) - {"recognisers"}:
+        save(out, figures, facts, backbone)
+        return
     model = detector(backbone, device, toy)
     print(f"MiniROAD on {backbone}, {model.tokens_per_second:g} tokens/s on {model.device}")
-    figures: dict[str, Any] = {}
     if "answer" in parts:
         tsm = recogniser(backbone, model.device, size)
         figures["answer"] = {
@@ -125,6 +154,11 @@ def main(
             )
     elif "gpu" in parts:
         print("\nno CUDA device, so the part gpu is left out")
+    save(out, figures, facts, backbone)
+
+
+def save(out: str | None, figures: dict[str, Any], facts: str, backbone: str) -> None:
+    """Write the figures to results.json in the folder ``out``; None writes nothing."""
     if out is not None:
         path = save_results(out, figures, command_line(), machine=facts, backbone=backbone)
         print(f"\n{path}")
@@ -298,6 +332,138 @@ def write_video(path: Path, size: tuple[int, int], seconds: float, seed: int) ->
             frame = np.ascontiguousarray(np.roll(image, 3 * number, axis=1))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+
+
+# ---------------------------------------------------------------------------------------------- recognisers on one core
+
+
+class Clips:
+    """A network of whole clips: every answer computes the newest ``frames`` prepared frames again."""
+
+    def __init__(self, network: Any, frames: int) -> None:
+        self.network, self.frames = network, frames
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """Return an empty ring of frames (B, T, C, H, W)."""
+        side = self.network.input.size
+        return torch.zeros(batch_size, self.frames, 3, side, side)
+
+    def step(self, frame: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) of the clip that ends with this frame (B, C, H, W), and the clip."""
+        clip = torch.cat([clip[:, 1:], frame[:, None]], 1)
+        return self.network(clip), clip
+
+
+def whole_frames(name: str, arguments: dict[str, Any], frames: int | None) -> tuple[Any, Any]:
+    """Return a network of 600 classes with random weights, and the function that prepares its frames."""
+    torch.manual_seed(0)
+    network = getattr(vidact.models, name)(600, weights=None, **arguments).eval().requires_grad_(False)
+    for key, parameter in network.named_parameters():
+        if key.endswith(".alpha"):  # of MoViNet: a block begins as its residual, and would not be compared
+            parameter.fill_(1.0)
+    return (network if frames is None else Clips(network, frames)), test_transform(network.input)
+
+
+@torch.inference_mode()
+def measure_recognisers(
+    recognisers: dict[str, tuple[dict[str, Any], int | None]], repeats: int, size: tuple[int, int]
+) -> dict[str, dict[str, Any]]:
+    """Return the milliseconds of CPU time of the answers of each network, on one thread.
+
+    An answer is one frame of the camera, resized and cropped, one step, and the softmax; its picture is decoded
+    elsewhere. ``batch_ms`` is the time of one answer where ``BATCH`` streams share each step.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        networks = {name: whole_frames(name, *how) for name, how in recognisers.items()}
+        pictures = [noise(size, seed) for seed in range(BATCH)]
+        states = {name: network.initial_state(1) for name, (network, _) in networks.items()}
+        shared = {name: network.initial_state(BATCH) for name, (network, _) in networks.items()}
+        alone: dict[str, list[float]] = {name: [] for name in networks}
+        together: dict[str, list[float]] = {name: [] for name in networks}
+        for number in range(repeats + 2):  # two rounds warm the machine up
+            for name, (network, transform) in networks.items():
+                started = time.process_time()
+                frame = transform(pictures[number % BATCH][None])[0][:, 0]
+                logits, states[name] = network.step(frame, states[name])
+                logits.softmax(-1)
+                between = time.process_time()
+                frames = torch.cat([transform(picture[None])[0][:, 0] for picture in pictures])
+                logits, shared[name] = network.step(frames, shared[name])
+                logits.softmax(-1)
+                together[name].append(1000 * (time.process_time() - between) / BATCH)
+                alone[name].append(1000 * (between - started))
+        return {
+            name: {
+                "pixels": (network.network if isinstance(network, Clips) else network).input.size,
+                "clip": recognisers[name][1],
+                **spread_of("", alone[name][2:]),
+                **spread_of("batch_", together[name][2:]),
+                "streams": 1000 / ANSWERS_PER_SECOND / statistics.median(together[name][2:]),
+                "state_bytes": num_bytes(states[name]),
+                "difference": None if isinstance(network, Clips) else compare_with_clip(network, transform, pictures),
+            }
+            for name, (network, transform) in networks.items()
+        }
+    finally:
+        torch.set_num_threads(threads)
+
+
+def spread_of(name: str, times_ms: list[float]) -> dict[str, float]:
+    """Return the median, the minimum, and the 10th and 90th percentiles."""
+    low, high = np.percentile(times_ms, [10, 90])
+    return {
+        f"{name}ms": statistics.median(times_ms),
+        f"{name}min_ms": min(times_ms),
+        f"{name}p10_ms": float(low),
+        f"{name}p90_ms": float(high),
+    }
+
+
+def compare_with_clip(network: Any, transform: Any, pictures: list[Tensor]) -> float:
+    """Return the largest difference between a step's logits and those of the clip up to its frame, over the largest."""
+    clip = torch.cat([transform(picture[None])[0] for picture in pictures], 1)  # (1, T, C, H, W)
+    state, largest, difference = network.initial_state(1), 1.0, 0.0
+    for t in range(clip.shape[1]):
+        logits, state = network.step(clip[:, t], state)
+        expected = network(clip[:, : t + 1])
+        largest = max(largest, float(expected.abs().max()))
+        difference = max(difference, float((logits - expected).abs().max()))
+    return difference / largest
+
+
+def num_bytes(state: Any) -> int:
+    """Return the size of all tensors of a state."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    return sum(map(num_bytes, state.values() if isinstance(state, dict) else state))
+
+
+def print_recognisers(rows: dict[str, dict[str, Any]], size: tuple[int, int]) -> None:
+    """Print one line a network; the ratios are to the first of them."""
+    first = next(iter(rows.values()))
+    print(
+        f"\nCPU time of an answer to a picture of {size[1]}x{size[0]} on one core, ms: median (minimum, 10th to 90th "
+        f"percentile); streams at {ANSWERS_PER_SECOND} answers a second in batches of {BATCH}"
+    )
+    print(
+        f"{'':20}{'pixels':>7}{'alone':>28}{'ratio':>7}{f'in a batch of {BATCH}':>28}{'ratio':>7}{'streams':>9}"
+        f"{'state, MB':>11}{'step - clip':>13}"
+    )
+    for name, row in rows.items():
+        times = [
+            f"{row[f'{part}ms']:.1f} ({row[f'{part}min_ms']:.1f}, {row[f'{part}p10_ms']:.1f} to "
+            f"{row[f'{part}p90_ms']:.1f})"
+            for part in ("", "batch_")
+        ]
+        difference = f"clip of {row['clip']}" if row["difference"] is None else f"{row['difference']:.0e}"
+        print(
+            f"{name:20}{row['pixels']:7}{times[0]:>28}{row['ms'] / first['ms']:7.1f}{times[1]:>28}"
+            f"{row['batch_ms'] / first['batch_ms']:7.1f}{row['streams']:9.1f}{row['state_bytes'] / 1e6:11.2f}"
+            f"{difference:>13}",
+            flush=True,
+        )
 
 
 # ---------------------------------------------------------------------------------------------- one GPU

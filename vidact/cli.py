@@ -57,16 +57,18 @@ COMMANDS = {
 
 # Commands to start with, each with what it does; the first word is the command.
 FIRST_STEPS = {
-    "predict --checkpoint x3d_s clip.mp4": "name a video among 400 actions (downloads 31 MB, once)",
+    "stream --checkpoint movinet_a0_stream": "name what your webcam sees, among 600 actions (15 MB, downloaded once)",
+    "predict --checkpoint movinet_a0_stream clip.mp4": "name a video",
     "probe --data my_clips": "train a recogniser, from one folder of videos per class",
-    "demo": "make videos, train, score and stream: four minutes",
 }
+# Commands that answer video by video or frame by frame, with little for several threads to do at a time.
+ANSWERING = ("predict", "stream", "serve")
 
 
 def first_steps_text() -> str:
     """Return the text of ``vidact`` without a command: three lines to start from."""
-    lines = [f"  {f'vidact {command}':43} {sentence}" for command, sentence in FIRST_STEPS.items()]
-    return "\n".join([*lines, "\nvidact --help lists all commands.\n"])
+    lines = [f"  {f'vidact {command}':55} {sentence}" for command, sentence in FIRST_STEPS.items()]
+    return "\n".join([*lines, "\nvidact demo needs no videos, camera or network; vidact --help lists all commands.\n"])
 
 
 def help_text() -> str:
@@ -103,6 +105,11 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"vidact: no command {without_secrets(args[0])!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     args = without_offline(args)
+    if args[0] in ANSWERING:
+        # By default the threads of PyTorch wait in a loop. Where other programs use the processor, such a loop keeps
+        # the thread that is waited for from running, and an answer takes many times as long. OpenMP reads this variable
+        # when PyTorch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of the processes of a training prints
     try:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from vidact import __version__, cli, hub
-from vidact.commands import compare
+from vidact.commands import compare, stream
 from vidact.data.synthetic import write_clips
 from vidact.results.figures import load_results
 from vidact.tasks import ClipClassification
@@ -205,15 +205,33 @@ def test_without_a_command_three_lines_show_how_to_start(capsys: pytest.CaptureF
     cli.main([])
     *lines, blank, end = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert (blank, end) == ("", "vidact --help lists all commands.")
+    assert (blank, end) == ("", "vidact demo needs no videos, camera or network; vidact --help lists all commands.")
+    assert "webcam" in lines[0]
     for line in lines:  # each of them is a command that its parser accepts
         name, *words = re.split(r"\s{2,}", line.strip())[0].split()[1:]
         importlib.import_module(f"vidact.commands.{name}").parser().parse_args(words)
 
 
-def test_the_network_of_the_first_line_is_published() -> None:
-    assert "x3d_s" in hub.PUBLISHED
-    assert "x3d_s" in cli.first_steps_text()
+def test_the_network_of_the_first_lines_is_published_and_streams() -> None:
+    entry = hub.PUBLISHED["movinet_a0_stream"]
+    assert cli.first_steps_text().count(entry.name) == 2
+    assert entry.streams
+    for text in (cli.first_steps_text(), stream.NO_CHECKPOINT):
+        assert f"{len(hub.class_names(entry.classes))} actions" in text
+        assert f"{entry.megabytes} MB" in text
+
+
+@pytest.mark.parametrize("command", cli.ANSWERING)
+def test_threads_of_answers_wait_without_a_loop(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable is set before the command imports PyTorch (test_help.py); one that the user has set stays."""
+    policies: list[str] = []
+    module = importlib.import_module(f"vidact.commands.{command}")
+    monkeypatch.setattr(module, "main", lambda args: policies.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    cli.main([command])
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    cli.main([command])
+    assert policies == ["ACTIVE", "PASSIVE"]
 
 
 def test_an_unknown_command_is_answered_with_the_nearest(capsys: pytest.CaptureFixture) -> None:

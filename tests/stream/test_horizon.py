@@ -10,12 +10,14 @@ from support.playing import Named, steady
 from torch import nn
 
 import vidact.models
+from vidact import hub
 from vidact.batch import ClipInput
 from vidact.models.online import one_stream, stack_states
 from vidact.models.weights import save
 from vidact.stream import load_model, run, run_many
 from vidact.stream.horizon import Fading, FrameMean, Restarting, at_horizon
 from vidact.stream.model import refuse_clips, sampled_at
+from vidact.video import ClipSampler, Clock
 
 MOVINET = ("movinet_tiny_stream", {"size": 32})
 TSM = ("tsm_resnet_tiny", {"size": 32, "width": 8, "shift": "causal"})
@@ -205,6 +207,17 @@ def test_the_rate_of_published_weights_counts_where_the_sampler_says_none():
     assert sampled_at({"name": "UniformSampler", "arguments": {"num_frames": 16}}, movinet) == (16, 5)
     assert sampled_at({"name": "DenseSampler", "arguments": {"num_frames": 16, "stride": 4}}, movinet) == (16, 6.0)
     assert sampled_at(None, ClipInput()) == (8, 4.0)
+
+
+@pytest.mark.parametrize("fps", [15, 24, 25, 30000 / 1001, 30, 50, 60])
+def test_predict_and_stream_take_frames_at_the_same_rate(fps):
+    """Of ten seconds each takes five frames a second: the stream at each fifth, ``predict`` in the middle between."""
+    sampler = ClipSampler.from_record(hub.PUBLISHED["movinet_a0_stream"].sampler)
+    times = np.arange(round(10 * fps)) / fps
+    rate = sampled_at(sampler.record(), ClipInput(fps=5))[1]
+    streamed, predicted = times[Clock(rate).indices(times, 10.0)][:50], times[sampler(len(times))[0]]
+    np.testing.assert_allclose(streamed, np.arange(50) / 5, atol=0.5 / fps + 1e-6)
+    np.testing.assert_allclose(predicted, np.arange(50) / 5 + 0.1, atol=1 / fps + 1e-6)
 
 
 def test_a_detector_has_no_horizon_to_choose(tmp_path):

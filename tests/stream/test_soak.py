@@ -64,3 +64,20 @@ def test_the_live_benchmark_runs(tmp_path, capsys):
     assert "capture to answer" in capsys.readouterr().out
     with pytest.raises(ValueError, match="parts has cameras; it may have answer, camera"):
         script("live").main(parts=["cameras"])
+
+
+@pytest.mark.slow
+def test_the_live_benchmark_of_recognisers_runs(tmp_path, capsys):
+    script("live").main(parts=["recognisers"], repeats=3, width=96, height=64, toy=True, out=str(tmp_path))
+    rows = json.loads((tmp_path / "results.json").read_text())["recognisers"]
+    assert list(rows) == ["movinet_tiny_stream", "tsm_resnet_tiny", "movinet_tiny_base"]
+    for name, row in rows.items():
+        assert 0 < row["min_ms"] <= row["p10_ms"] <= row["ms"] <= row["p90_ms"]
+        assert row["streams"] == pytest.approx(200 / row["batch_ms"])
+        if name.endswith("base"):
+            assert (row["difference"], row["clip"], row["state_bytes"]) == (None, 4, 4 * 3 * 32 * 32 * 4)
+        else:
+            assert row["difference"] < 1e-5
+    printed = capsys.readouterr().out
+    assert "movinet_tiny_stream" in printed
+    assert "MiniROAD" not in printed

@@ -43,6 +43,8 @@ RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": _open_checkpoint, "o
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
 LONGEST_TIMELINE_S = 3600.0
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
+  --checkpoint movinet_a0_stream
+      a published network, which knows the 600 actions of Kinetics-600; 15 MB are downloaded once
   vidact demo
       makes videos and trains small networks on them: to see what it is, in minutes
   vidact train --config clip/folder/tsm_causal_mobilenetv2 --data.root my_clips

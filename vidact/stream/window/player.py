@@ -240,6 +240,7 @@ class Player:
             stack.pop_all()
         self.timeline_s = timeline_s
         self.answers = self.events = self.dropped = 0
+        self.highest = (0.0, 0, 0.0)  # the highest score of an action, its index and its second
         self.played_s: dict[str, float] = {}  # the seconds that were played of each source
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self.has_failed = False
@@ -315,6 +316,8 @@ class Player:
         if not update.is_repeat:
             self.answers += 1
             self.latencies.append(update.latency_ms)
+            index = int(np.argmax(update.scores[1:]))
+            self.highest = max(self.highest, (float(update.scores[1 + index]), index, update.seconds))
         for event in update.events:
             line = f"{event.label} was seen from {event.start_s:.2f} to {event.end_s:.2f} s ({event.score:.0%})"
             self.print_line(self._with_time(event, update, line))
@@ -398,6 +401,12 @@ class Player:
             figures.append(f"latency p50 {middle:.0f} ms, p95 {high:.0f} ms")
         figures.append(f"{sum(self.played_s.values()):.1f} s of video in {took_s:.1f} s")
         self.print_line("; ".join(figures))
+        if self.answers and not self.events:
+            score, index, seconds = self.highest
+            self.print_line(
+                f"the highest score was {score:.0%}, {self.model.classes[index]} at {seconds:.2f} s; an event of it "
+                f"begins at {self.model.detector.on[index]:.0%} (--threshold)"
+            )
         for recorder in self.recorders.values():
             if recorder.frames and not recorder.has_failed:
                 files = f" to {recorder.newest} ({recorder.files} files)" if recorder.files > 1 else ""
