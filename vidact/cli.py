@@ -47,6 +47,7 @@ COMMANDS = {
     "stream": Command("name actions while they happen", f"{CHECKPOINT} --source 0"),
     "serve": Command("a web page that names them live", CHECKPOINT),
     "fuse": Command("join score files by video", "rgb/scores.npz flow/scores.npz --weights 1 1.5"),
+    "push": Command("a run becomes hf://owner/name", "runs/x hf://owner/name --licence apache-2.0"),
     "convert": Command("open published weights", "--origin tsm --file x.pth --out y.safetensors"),
     "networks": Command("what each network is and costs", ""),
     "report": Command("draw a run's results again", "runs/x"),

@@ -144,6 +144,39 @@ def try_lock(file: int) -> bool:
     return True
 
 
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Mark a folder as being written to, for ``is_in_use``, until the block or the process ends.
+
+    The mark is a lock on the folder itself, so no file is left behind; systems without such locks have no mark.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        yield
+        return
+    try:
+        try_lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process writes to a folder: by ``in_use``, or by a locked file called ``lock`` below it."""
+    for path in (folder, *folder.glob("**/lock")):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            if not try_lock(descriptor):
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """Write ``content`` as indented JSON, completely or not at all."""
     with replacing(path) as half:

@@ -9,6 +9,7 @@ import yaml
 
 from vidact import cli
 from vidact.data.synthetic import write_clips
+from vidact.files import is_in_use
 from vidact.results.figures import load_results
 from vidact.text.spelling import in_one_spelling
 from vidact.training import run as training
@@ -305,3 +306,21 @@ def test_options_may_be_spelt_with_hyphens() -> None:
     assert in_one_spelling(words) == [
         "--data.num_workers=2", "--trainer.max_epochs", "-1", "--run=a-b", "--data.root", "my-clips"
     ]  # fmt: skip
+
+
+def test_a_folder_is_in_use_while_a_training_writes_to_it(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that ``vidact push`` refuses it."""
+    made = make_cli([*SMALL, f"--data.root={project / 'my_clips'}", f"--run={tmp_path / 'y'}"], "train")
+    marks = []
+
+    def fit(*_: object, **__: object) -> None:
+        marks.append(is_in_use(tmp_path / "y"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(made.trainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        training.learn(made, "vidact train")
+    assert marks == [True]
+    assert not is_in_use(tmp_path / "y")

@@ -233,7 +233,7 @@ def published_in(path: str | Path) -> str | None:
     return next((name for name, entry in PUBLISHED.items() if entry.address.startswith(beginning)), None)
 
 
-def refusal(error: Any, address: Address, endpoint: str) -> str:
+def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -> str:
     """Return what a hub's refusal means, and what to do; ``error`` is huggingface_hub's HfHubHTTPError."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RevisionNotFoundError
@@ -245,6 +245,8 @@ def refusal(error: Any, address: Address, endpoint: str) -> str:
     if isinstance(error, EntryNotFoundError):
         return f"{repository} has no file {address.file}"
     token = "the token that was sent may not do this" if get_token() else "no token was sent"
+    if writes and code in (401, 403, 404):
+        return f"{address} may not be written ({code}; {token}). With a token that may write to it: {TOKEN}"
     if isinstance(error, GatedRepoError):
         page = f"{endpoint}/{repository}"
         return f"{address} is gated ({code}; {token}): accept its terms at {page}, and {TOKEN}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidact.files import no_empty_folder, replacing
+from vidact.files import in_use, no_empty_folder, replacing
 from vidact.results.figures import load_results, save_results
 from vidact.text.addresses import without_secrets
 from vidact.text.names import plain_name, same_names
@@ -69,7 +69,7 @@ def learn(cli: Any, command: str) -> Path:
     if unscored and trainer.is_global_zero:
         print(f"{unscored}: nothing will be scored")
     probe = add_probe(cli) if scored is not None and not unscored else None
-    with explained_interrupt(trainer, run):
+    with in_use(run), explained_interrupt(trainer, run):
         trainer.fit(cli.model, cli.datamodule, ckpt_path=resume)
     run = Path(cli.config.run)  # the folder that the first process named
     if trainer.fast_dev_run:
