@@ -265,6 +265,9 @@ def test_private_gated_and_absent_repositories_are_told_apart(
     with pytest.raises(OSError, match=r"was refused \(401; the token that was sent may not do this\)") as error:
         hub.local(ADDRESS)
     assert "hf_other" not in str(error.value)
+    assert str(error.value).endswith("The file in the cache can be used with --offline")
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    assert hub.local(ADDRESS).is_file()
 
 
 def test_a_gated_repository(server: HubServer, commit: str, tmp_path: Path) -> None:

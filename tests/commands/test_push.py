@@ -93,6 +93,21 @@ def run(tmp_path: Path, recogniser: nn.Module) -> Path:
     )
 
 
+@pytest.mark.slow
+def test_a_card_that_somebody_wrote_is_kept(server: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["push", str(run), ADDRESS, "--licence=mit"])
+    cli.main(["push", str(run), ADDRESS, "--licence=cc-by-4.0"])
+    assert b"license: cc-by-4.0" in on_hub(server)["README.md"]
+    server.repositories["somebody/waves"].commit({"README.md": b"# Mine"})
+    capsys.readouterr()
+    cli.main(["push", str(run), ADDRESS, "--licence=mit"])
+    output = capsys.readouterr().out
+    assert "pushed model.safetensors, results.json, config.yaml: http" in output
+    assert "note: README.md of the repository is not vidact's and was kept" in output
+    assert on_hub(server)["README.md"] == b"# Mine"
+    assert "model.safetensors" in on_hub(server)
+
+
 def on_hub(server: HubServer, branch: str = "main") -> dict[str, bytes]:
     repository = server.repositories["somebody/waves"]
     return {name: data for name, data in repository.commits[repository.references[branch]].items() if data}

@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
     """Run ``vidact push``, and print what was written and where it can be read."""
     options = parser().parse_args(args)
     from vidact.hub.huggingface import is_address, parse
-    from vidact.report.publication import WEIGHTS, assemble, refuse_licence, weights_of
+    from vidact.report.publication import CARD, MARK, WEIGHTS, assemble, refuse_licence, weights_of
 
     if not is_address(options.address):
         raise ValueError(f"{options.address} is no address of the hub; write hf://owner/name")
@@ -52,7 +52,9 @@ def main(args: Sequence[str]) -> None:
         publication = assemble(options.run, address, options.licence, Path(temporary), options.data_name)
         for remark in publication.remarks:
             print(f"note: {remark}")
-        commit = upload(publication.folder, address, publication.files, options.private)
-    print(f"pushed {', '.join(publication.files)}: {commit}")
+        commit, files = upload(publication.folder, address, publication.files, options.private, {CARD: MARK})
+    print(f"pushed {', '.join(files)}: {commit}")
+    if CARD not in files:
+        print(f"note: {CARD} of the repository is not vidact's and was kept; --dry_run writes the new card to RUN/push")
     is_only = weights_in(address) == [WEIGHTS]
     print(f"vidact predict --checkpoint {address if is_only else f'{address}/{WEIGHTS}'} clip.mp4")

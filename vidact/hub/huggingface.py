@@ -137,7 +137,8 @@ def fetch_file(path: str | Path, preferred: Sequence[str] = ()) -> Path:
         if error.response.status_code >= 500 or error.response.status_code == 429:
             reason = f"{api.endpoint} answered with {error.response.status_code}"
             return _cached(address, preferred, reason, is_announced=True)
-        raise OSError(refusal(error, address, api.endpoint)) from None
+        advice = "" if _newest(address, preferred) is None else ". The file in the cache can be used with --offline"
+        raise OSError(f"{refusal(error, address, api.endpoint)}{advice}") from None
     except HTTPError as error:
         reason = f"{api.endpoint} cannot be reached ({str(error) or type(error).__name__})"
         return _cached(address, preferred, reason, is_announced=True)
@@ -265,22 +266,30 @@ def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -
 
 def _cached(address: Address, preferred: Sequence[str], reason: str, is_announced: bool = False) -> Path:
     """Return the file of an address in the hub's cache; ``reason`` says why it is not looked up at the hub."""
-    from huggingface_hub import constants
-
+    path = _newest(address, preferred)
+    if path is not None:
+        if is_announced:
+            say(f"{address}: {reason}; the cached file is used: {path}")
+        return path
     storage = _storage(address.repository)
-    revision = address.revision or constants.DEFAULT_REVISION
-    snapshot = storage / "snapshots" / _commit_of(storage, revision)
-    if snapshot.is_dir():
-        files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
-        if address.file in files or (address.file is None and any(name.endswith(WEIGHTS) for name in files)):
-            path = snapshot / choose(address, files, preferred)
-            if is_announced:
-                say(f"{address}: {reason}; the cached file is used: {path}")
-            return path
     raise FileNotFoundError(
         f"{address} is not in the hub's cache, and {reason}: run this once where there is a network, or copy "
         f"{storage.name} from the cache there to {storage.parent}"
     )
+
+
+def _newest(address: Address, preferred: Sequence[str]) -> Path | None:
+    """Return the file of an address in the hub's cache, at the newest commit that was downloaded; None without one."""
+    from huggingface_hub import constants
+
+    storage = _storage(address.repository)
+    snapshot = storage / "snapshots" / _commit_of(storage, address.revision or constants.DEFAULT_REVISION)
+    if not snapshot.is_dir():
+        return None
+    files = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+    if address.file in files or (address.file is None and any(name.endswith(WEIGHTS) for name in files)):
+        return snapshot / choose(address, files, preferred)
+    return None
 
 
 def _commit_of(storage: Path, revision: str) -> str:

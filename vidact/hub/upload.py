@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,13 @@ from vidact.hub.cache import is_offline
 from vidact.hub.huggingface import TIMEOUT_S, Address, refusal
 
 
-def upload(folder: Path, address: Address, files: Sequence[str], is_private: bool = False) -> str:
+def upload(
+    folder: Path,
+    address: Address,
+    files: Sequence[str],
+    is_private: bool = False,
+    marks: Mapping[str, str] | None = None,
+) -> tuple[str, list[str]]:
     """Upload files of a folder in one commit, to a repository that is made where it does not exist.
 
     Args:
@@ -18,9 +24,10 @@ def upload(folder: Path, address: Address, files: Sequence[str], is_private: boo
         address: the repository; a revision is a branch, which is made where it does not exist.
         files: names in the folder. Nothing else in it is uploaded, and other files of the repository stay.
         is_private: whether a new repository is private.
+        marks: name of a file → text; where the repository has the file without the text, it is kept.
 
     Returns:
-        The address of the commit.
+        The address of the commit, and the names of the files that were uploaded.
 
     Raises:
         OSError: where the repository may not be written, or the hub cannot be reached.
@@ -44,6 +51,9 @@ def upload(folder: Path, address: Address, files: Sequence[str], is_private: boo
             )
         if address.revision is not None:
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
+        texts = {name: _text_of(api, address, name) for name in marks or {}}
+        edited = [name for name, mark in (marks or {}).items() if (text := texts[name]) and mark not in text]
+        files = [name for name in files if name not in edited]
         operations = [huggingface_hub.CommitOperationAdd(name, folder / name) for name in files]
         commit: Any = api.create_commit(
             address.repository,
@@ -57,7 +67,18 @@ def upload(folder: Path, address: Address, files: Sequence[str], is_private: boo
         raise OSError(f"{address}: {api.endpoint} cannot be reached ({str(error) or type(error).__name__})") from None
     except RuntimeError as error:  # how the client wraps the failure of one file's upload
         raise OSError(f"{address} could not be written ({error.__cause__ or error}); nothing of it is there") from None
-    return str(commit.commit_url)
+    return str(commit.commit_url), list(files)
+
+
+def _text_of(api: Any, address: Address, name: str) -> str:
+    """Return the text of a file of a repository, "" where it is absent."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = api.hf_hub_download(address.repository, name, revision=address.revision)
+    except EntryNotFoundError:
+        return ""
+    return Path(path).read_text(encoding="utf-8", errors="replace")
 
 
 def weights_in(address: Address) -> list[str]:

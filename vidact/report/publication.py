@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vidact.records import Record
 
 WEIGHTS = "model.safetensors"
+CARD = "README.md"
+MARK = "<!-- `vidact push` replaces this card as long as this line is in it. -->"
 # Identifiers of the hub; "other" is for any other licence, which the card of the repository then explains.
 LICENCES = {
     "apache-2.0": "free use, with notice",
@@ -136,7 +138,7 @@ def assemble(run: Path, address: Address, licence: str, folder: Path, data: str 
         contents["config.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     origin, remarks = started_from(config, load_results(run), licence)
     name = data or data_name(config, load_results(run))
-    contents["README.md"] = card(network, address, licence, results, name, origin)
+    contents[CARD] = card(network, address, licence, results, name, origin)
     for file, text in contents.items():
         if (path := first_path(text)) is not None:
             raise ValueError(f"{file} would hold the local path {path}; nothing was pushed. Please report this")
@@ -219,7 +221,8 @@ def card(network: Any, address: Address, licence: str, results: Mapping[str, Any
     is_detector = isinstance(network, OnlineNetwork)
     kind = "online action detection" if is_detector else "action recognition"
     tables = list(tested(results, len(record.classes)))
-    start = "Its head was fitted to frozen features of" if "probe" in results else "It started from"
+    is_probe = "head" in (results.get("probe") or {})
+    start = "Its head was fitted to frozen features of" if is_probe else "It started from"
     sentence = f" {start} {plain(origin)}." if origin else ""
     header = {
         "license": licence,
@@ -251,6 +254,8 @@ def card(network: Any, address: Address, licence: str, results: Mapping[str, Any
             "---",
             yaml.safe_dump(header, sort_keys=False, allow_unicode=True).rstrip(),
             "---",
+            "",
+            MARK,
             "",
             f"# {address.repository.partition('/')[2]}",
             "",
@@ -343,15 +348,13 @@ def figure_lines(tables: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
         yield ""
         yield "| figure | value |"
         yield "|---|---|"
-        sentence = ""
+        sentences = [str(value) for name, value in figures.items() if name.endswith("verdict") and value]
         for name, value in figures.items():
-            if name.endswith("verdict"):
-                sentence = str(value)
-            elif name != "videos":
+            if not name.endswith("verdict") and name != "videos":
                 text = f"{value:.4f}" if isinstance(value, float) else plain(str(value))
                 yield f"| {plain(in_words(name))} | {text} |"
         yield ""
-        if sentence:
+        for sentence in sentences:
             yield f"Note: {plain(sentence)}."
             yield ""
     if tables:
