@@ -1,19 +1,21 @@
 """Parts that are frozen stay as they are, and everything else learns."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from support.networks import CLIP_NETWORKS, skip_without_package
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import vidact.models
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
 from vidact.models import frame_classifier, tsm_resnet_tiny
 from vidact.tasks import ClipClassification
-from vidact.tasks.freezing import Freeze
+from vidact.tasks.freezing import Freeze, Unfreezing, allow_unused_parameters
 from vidact.video import SegmentSampler
 
 pytestmark = pytest.mark.usefixtures("without_pages")
@@ -209,7 +211,7 @@ def test_a_resumed_training_ends_as_the_whole_one(root: Path, tmp_path: Path) ->
     parts = fit(2, "parts.ckpt", tmp_path / "part.ckpt")
     for key, value in whole.network.state_dict().items():
         assert torch.equal(value, parts.network.state_dict()[key]), key
-    with pytest.raises(ValueError, match=r"Resume with the model\.groups, model\.freeze, model\.freeze_norms"):
+    with pytest.raises(ValueError, match=r"Resume with the model\.groups, model\.freeze, model\.unfreeze, model\."):
         trainer(tmp_path).fit(ClipClassification(network()), clip_data(root), ckpt_path=tmp_path / "part.ckpt")
 
 
@@ -220,3 +222,125 @@ def test_two_rules_of_what_learns_are_refused(root: Path, tmp_path: Path) -> Non
         ValueError, match=r"model\.freeze is 'backbone', and Lightning's BackboneFinetuning decides, too"
     ):
         trainer(tmp_path, callbacks=[callback]).fit(task, clip_data(root))
+
+
+# ---- parts that learn later
+
+
+@pytest.mark.parametrize(
+    ("freeze", "epochs", "choices"),
+    [
+        ("backbone", [3], ["backbone", "none"]),
+        ("backbone", [2, 4], ["backbone", "stage 2", "none"]),
+        ("backbone", [2, 3, 7], ["backbone", "stage 3", "stage 2", "none"]),
+        ("backbone", [2, 3, 4, 5], ["backbone", "stage 3", "stage 2", "stage 1", "none"]),
+        ("stage 3", [2, 4], ["stage 3", "stage 2", "none"]),
+        ("stage 1", [5], ["stage 1", "none"]),
+    ],
+)
+def test_the_last_stages_learn_first(freeze: str, epochs: list[int], choices: list[str]) -> None:
+    made = network()
+    plan = Unfreezing(made, freeze, epochs)
+    assert [plan.at(epoch).choice for epoch in [1, *epochs]] == choices
+    assert [plan.at(epoch - 1).choice for epoch in epochs] == choices[:-1]
+    assert plan.at(99).choice == "none"
+    before: set[str] | None = None
+    for epoch in [1, *epochs]:
+        plan.apply(epoch)
+        frozen = {name for name, value in made.named_parameters() if not value.requires_grad}
+        assert before is None or frozen < before
+        before = frozen
+    assert before == set()
+
+
+def test_plans_that_cannot_be_followed_are_refused() -> None:
+    for epochs in ([1], [3, 3], [5, 2], [0], [-1]):
+        with pytest.raises(ValueError, match=r"unfreeze is \[.+\]; give epochs in rising order, from 2"):
+            ClipClassification(network(), freeze="backbone", unfreeze=epochs)
+    with pytest.raises(ValueError, match=r"unfreeze is \[3\], and freeze is none, so that nothing is frozen at first"):
+        ClipClassification(network(), unfreeze=[3])
+    with pytest.raises(ValueError, match=r"5 epochs, and TSM has 4 frozen stages; give at most 4"):
+        ClipClassification(network(), freeze="backbone", unfreeze=[2, 3, 4, 5, 6])
+    with pytest.raises(ValueError, match=r"2 epochs, and TSM has 1 frozen stages; give at most 1"):
+        ClipClassification(network(), freeze="stage 1", unfreeze=[2, 3])
+
+
+def test_only_ddp_changes_what_processes_exchange() -> None:
+    together = SimpleNamespace(world_size=2, strategy=pl.strategies.SingleDeviceStrategy("cpu"))
+    with pytest.raises(ValueError, match=r"model\.unfreeze changes what learns, and SingleDeviceStrat"):
+        allow_unused_parameters(together)
+    together.strategy = pl.strategies.DDPStrategy()
+    allow_unused_parameters(together)
+    assert together.strategy._ddp_kwargs == {"find_unused_parameters": True}
+
+
+class Changes(pl.Callback):
+    """Which parameters changed in each epoch, and which norms updated their statistics."""
+
+    def __init__(self) -> None:
+        self.changed: list[set[str]] = []
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        self.before = {key: value.clone() for key, value in module.network.state_dict().items()}
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        now = module.network.state_dict()
+        self.changed.append({key for key, value in self.before.items() if not torch.equal(value, now[key])})
+
+
+def test_parts_learn_from_their_epoch_on(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """With averaged weights, clipping, decay, and norms of the trunk that are frozen for good."""
+    changes = Changes()
+    task = ClipClassification(
+        network(), lambda params: torch.optim.AdamW(params, lr=0.01, weight_decay=0.1), freeze="backbone",
+        unfreeze=[2, 3], ema=0.5, freeze_norms="partial",
+    )  # fmt: skip
+    fitting = trainer(tmp_path, callbacks=[changes], max_epochs=3, gradient_clip_val=0.5)
+    fitting.fit(task, clip_data(root))
+    parts = [("fc",), ("fc", "backbone.layer3", "backbone.layer4"), ("fc", "backbone")]
+    frozen_norms = {
+        f"{name}." for name, part in list(task.network.named_modules())
+        if isinstance(part, nn.BatchNorm2d) and name != "backbone.bn1"
+    }  # fmt: skip
+    for changed, learning in zip(changes.changed, parts, strict=True):
+        assert changed == {
+            key for key in task.network.state_dict()
+            if key.startswith(learning) and not key.startswith(tuple(frozen_norms))
+        }  # fmt: skip
+    printed = capsys.readouterr().out
+    total = sum(value.numel() for value in task.network.parameters())
+    fc = sum(value.numel() for value in task.network.fc.parameters())
+    assert f"epoch 1: freeze is backbone: {total - fc:,} parameters of TSM stay, {fc:,} learn" in printed
+    assert "epoch 2: freeze is stage 2:" in printed
+    assert "epoch 3: freeze is none:" in printed
+
+
+class Saves(pl.callbacks.Checkpoint):
+    """A checkpoint after the first epoch, while parts are frozen that the second one frees, and inside the second."""
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "between.ckpt")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        if (trainer.current_epoch, batch_idx) == (1, 0):
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / "inside.ckpt")
+
+
+@pytest.mark.parametrize("place", ["between", "inside"])
+def test_a_resumed_training_unfreezes_as_the_whole_one(root: Path, tmp_path: Path, place: str) -> None:
+    def fit(path: Path | None = None, **options) -> tuple[dict[str, Tensor], list]:
+        pl.seed_everything(0, verbose=False)
+        task = ClipClassification(
+            network(), lambda params: torch.optim.AdamW(params, lr=0.01), freeze="backbone", unfreeze=[2, 3], ema=0.5
+        )
+        fitting = trainer(tmp_path, max_epochs=3, **options)
+        fitting.fit(task, clip_data(root), ckpt_path=path)
+        return task.state_dict(), tree_leaves(fitting.optimizers[0].state_dict())
+
+    whole, momenta = fit(callbacks=[Saves()], enable_checkpointing=True)
+    resumed, resumed_momenta = fit(tmp_path / f"{place}.ckpt")
+    assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
+    assert len(momenta) == len(resumed_momenta)
+    for mine, other in zip(momenta, resumed_momenta, strict=True):
+        assert torch.equal(mine, other) if isinstance(mine, Tensor) else mine == other

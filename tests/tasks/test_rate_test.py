@@ -10,11 +10,13 @@ import torch
 
 from vidact import cli
 from vidact.data import SequenceData
+from vidact.data.synthetic import write_clips
 from vidact.models import frame_classifier
 from vidact.results.figures import load_results
 from vidact.tasks import OnlineDetection, Schedule
 from vidact.tasks.rate_test import RateCurve, RateTest
 from vidact.tasks.schedules import ParameterGroups
+from vidact.training.lightning import make_cli
 
 RATES = tuple(10 ** np.linspace(-7, 0, 100))
 
@@ -184,6 +186,15 @@ def test_the_command_writes_curve_and_picture_and_trains_nothing(
     assert ("no rate is suggested" in printed) == (suggestion is None)
     assert suggestion is None or f"--model.optimizer.init_args.lr {suggestion:.2g}" in printed
     assert "Learning rate" in (run / "report.html").read_text()
+
+
+def test_what_learns_in_the_end_learns_in_the_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_clips(tmp_path / "clips", splits={"train": 1}, seed=0, classes=["opening", "closing"])
+    plan = ["--model.freeze=backbone", "--model.unfreeze=[2]", f"--data.root={tmp_path / 'clips'}"]
+    made = make_cli(["--config", "debug", *plan, f"--run={tmp_path / 'run'}"], "train", tests_rates=True)
+    assert made.model.frozen.first.choice == "none"
+    assert "the range test leaves out model.unfreeze and the schedule" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

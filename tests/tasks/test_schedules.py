@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import vidact.models
+from vidact.models import frame_classifier, tsm_resnet_tiny
 from vidact.tasks.freezing import freeze_norms
 from vidact.tasks.schedules import ParameterGroups, Schedule, head_names
 
@@ -90,3 +91,24 @@ def test_freezing_norms_reaches_modes_and_gradients(which: str, learning: int) -
     assert sum(norm.weight.requires_grad for norm in norms) == learning
     assert network[1].training
     assert network[1].weight.requires_grad
+
+
+def test_earlier_stages_learn_slower() -> None:
+    """Each stage by the same factor, the stem as one before the first; the classifier at the full rate."""
+    network = tsm_resnet_tiny(3, weights=None, size=32, width=8)
+    groups = ParameterGroups(head=10, stage_decay=0.5).split(network, lr=0.8, weight_decay=0.1)
+    rates = {id(value): group["lr"] for group in groups for value in group["params"]}
+    parts = {"conv1": 0.05, "bn1": 0.05, "layer1": 0.1, "layer2": 0.2, "layer3": 0.4, "layer4": 0.8}
+    for name, parameter in network.named_parameters():
+        expected = parts[name.split(".")[1]] if name.startswith("backbone") else 8
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    assert len({group["name"] for group in groups}) == len(groups)
+    plain = ParameterGroups(head=10).split(network, lr=0.8, weight_decay=0.1)
+    assert ParameterGroups(head=10, stage_decay=1).split(network, 0.8, 0.1) == plain
+
+
+def test_a_decay_over_stages_that_are_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stage_decay is 0\.5, and FrameClassifier has no backbone with stages"):
+        ParameterGroups(stage_decay=0.5).split(frame_classifier(3, 4), 0.1, 0)
+    with pytest.raises(ValueError, match=r"groups\.stage_decay is 2; give a factor above 0, up to 1"):
+        ParameterGroups(stage_decay=2)

@@ -66,6 +66,18 @@ def test_two_processes_score_as_one(root: Path, tmp_path: Path) -> None:
     assert both["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-6)
 
 
+@pytest.mark.slow
+def test_two_processes_unfreeze_together(root: Path, tmp_path: Path) -> None:
+    """Parts without gradients do not stop DDP, and both processes end with the same weights, which the test shows."""
+    run = tmp_path / "two"
+    plan = ["--model.freeze=backbone", "--model.unfreeze=[2,3]", "--trainer.max_epochs=3"]
+    two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--device=cpu"]
+    done = vidact("train", *SMALL, f"--data.root={root}", "--run", str(run), *two, *plan)
+    assert done.returncode == 0, done.stderr
+    for words in ("epoch 1: freeze is backbone", "epoch 2: freeze is stage 2", "epoch 3: freeze is none"):
+        assert done.stdout.count(words) == 1
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

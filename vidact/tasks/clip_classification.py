@@ -27,11 +27,12 @@ from vidact.models.weights import initialise_from, recipe_of
 from vidact.records import Record
 from vidact.results.scores import Scores, load_scores
 from vidact.tasks import frozen_probe, keeping
-from vidact.tasks.freezing import Freeze, freeze_norms
+from vidact.tasks.freezing import Unfreezing, allow_unused_parameters, freeze_norms
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
 from vidact.tasks.resuming import callbacks_of, refuse_what_does_not_fit
-from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, head_names
+from vidact.tasks.schedules import ParameterGroups, Schedule
+from vidact.tasks.stages import backbone, head_names
 from vidact.tasks.training import (
     MakesOptimizer,
     compiled,
@@ -65,6 +66,8 @@ class ClipClassification(pl.LightningModule):
             classes that both name are kept, and tensors that do not fit are listed and start fresh.
         freeze: parts that do not learn and stay in evaluation mode (norms, dropout): none; backbone, everything except
             the classifiers; stage N, such as "stage 2", the first N stages of the backbone and all before them.
+        unfreeze: epochs, counted from 1, from which parts that ``freeze`` names learn after all: with [4, 7] the later
+            half of the frozen stages from epoch 4, and everything from epoch 7.
         freeze_norms: batch norms that keep their statistics and do not learn: none, all but the first, or all.
         label_smoothing: 0…1, share of the target that is spread over all classes.
         mixup: alpha of MixUp, 0 is off.
@@ -103,13 +106,15 @@ class ClipClassification(pl.LightningModule):
         compile: Literal["never", "gpu", "always"] = "never",
         tf32: bool = False,
         freeze: str = "none",
+        unfreeze: list[int] | None = None,
     ) -> None:
         super().__init__()
         self.network: Any = network
         self.make_optimizer = MakesOptimizer(optimizer)
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.norms, self.label_smoothing, self.weigh_classes = freeze_norms, label_smoothing, weigh_classes
-        self.frozen = Freeze(network, freeze)
+        self.frozen = Unfreezing(network, freeze, unfreeze or [])
+        self.described = "none"  # the frozen parts that were printed last
         self.ema, self.early_stopping = ema, early_stopping
         self.average, self.views_at_once = average, views_at_once
         if compile not in ("never", "gpu", "always"):
@@ -173,18 +178,21 @@ class ClipClassification(pl.LightningModule):
         self.compiled = self.make_compiled(device) if stage == "fit" else None
 
     def set_frozen(self) -> None:
-        """Freeze the parts of ``freeze`` and ``freeze_norms``, and print how many parameters learn."""
-        if self.frozen.choice != "none" and callbacks_of(self.trainer, pl.callbacks.BaseFinetuning):
+        """Freeze the parts of ``freeze`` and ``freeze_norms``, but for those that ``unfreeze`` lets learn later."""
+        choice = self.frozen.first.choice
+        if choice != "none" and callbacks_of(self.trainer, pl.callbacks.BaseFinetuning):
             raise ValueError(
-                f"model.freeze is {self.frozen.choice!r}, and Lightning's BackboneFinetuning decides, too, which parts "
-                "learn. Leave one of them out"
+                f"model.freeze is {choice!r}, and Lightning's BackboneFinetuning decides, too, which parts learn. "
+                "Leave one of them out"
             )
-        self.frozen.apply()
+        if len(self.frozen.choices) > 1:
+            allow_unused_parameters(self.trainer)
+        self.described = "none"
+        self.frozen.choices[-1].apply()
+        self.frozen.release()
         if self.norms == "none" and not self.trainer.ckpt_path:
             refuse_folded_norms(self.network)
         freeze_norms(self.network, self.norms)
-        if self.frozen.choice != "none" and self.trainer.is_global_zero:
-            print(self.frozen.describe(self.network))
 
     def make_compiled(self, device: torch.device) -> Callable[[Tensor], Tensor] | None:
         """Return the compiled forward pass, or None without one; print why unless model.compile is never."""
@@ -229,17 +237,27 @@ class ClipClassification(pl.LightningModule):
             self.trainer, self.network, self.make_optimizer, self.groups, self.schedule, self.base_batch
         )
 
-    def train_mode(self) -> None:
-        """Set the mode for training: Lightning's fit does not, and ``train()`` itself is not overridden."""
+    def set_modes(self, epoch: int) -> None:
+        """Set the modes for training in an epoch, counted from 1, in which parts may be frozen.
+
+        Lightning's fit does not set them, and ``train()`` itself is not overridden.
+        """
         self.train()
-        self.frozen.apply()
+        frozen = self.frozen.apply(epoch)
         freeze_norms(self.network, self.norms)
+        if frozen.choice != self.described and self.trainer.is_global_zero:
+            when = f"epoch {epoch}: " if self.frozen.epochs[1:] else ""
+            print(f"{when}{frozen.describe(self.network)}", flush=True)
+        self.described = frozen.choice
 
     def on_fit_start(self) -> None:
-        self.train_mode()
+        self.train()
+
+    def on_train_start(self) -> None:
+        self.set_modes(self.trainer.current_epoch + 1)  # at on_fit_start it is not yet the one that a run resumes in
 
     def on_train_epoch_start(self) -> None:
-        self.train_mode()
+        self.set_modes(self.trainer.current_epoch + 1)
         self.skipped.clear()
 
     # ---- training

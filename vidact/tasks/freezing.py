@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
+import lightning.pytorch as pl
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from vidact.tasks.schedules import backbone, head_names
+from vidact.tasks.stages import backbone, head_names, trunks_of
 
 STAGE = re.compile(r"stage[ _]?(\d+)")
-# The stages of ResNet are called layer1, layer2, …; the blocks of BN-Inception's three stages inception_3a, 3b, ….
-_STAGE_NAME = re.compile(r"(?:layer|inception_)(\d+)[a-z]?")
-# Names of lists of blocks: those of torchvision, PyTorchVideo, timm and transformers.
-LISTS = ("blocks", "features", "layer", "layers", "stages")
 
 
 class Freeze:
@@ -52,9 +51,7 @@ class Freeze:
         match = STAGE.fullmatch(freeze)
         if match is None:
             raise ValueError(f"freeze is {freeze!r}; it can be 'none', 'backbone' or 'stage N', such as 'stage 2'")
-        heads = [network.get_submodule(head) for head in head_names(network)]
-        trunks = [Trunk(part, heads) for part in list(_trunks(network)) or [network]]
-        trunks = [trunk for trunk in trunks if trunk.stages]
+        trunks = trunks_of(network)
         if not trunks:
             raise ValueError(
                 f"freeze is {freeze!r}, and {name} has no backbone with stages. It can be 'none' or 'backbone'"
@@ -88,68 +85,81 @@ class Freeze:
         return f"freeze is {self.choice}: {total - learning:,} parameters of {name} stay, {learning:,} learn"
 
 
-class Trunk:
-    """A backbone in parts: ``stem`` (with loose ``parameters``) comes before the ``stages``, which are in order.
+class Unfreezing:
+    """The parts of a network that are frozen in each epoch, fewer from time to time (ULMFiT's gradual unfreezing).
 
-    ``stages`` is empty where none were found. ``heads`` are the classifiers of the network.
+    The parts nearest to the classifier begin to learn first: each of the n epochs in ``unfreeze`` frees an equal share
+    of the stages that ``freeze`` names, and the last one everything.
+
+    Args:
+        network: a clip network of ``vidact.models``.
+        freeze: what is frozen at first, see ``Freeze``.
+        unfreeze: epochs, counted from 1, from which more parts learn; none keeps ``freeze`` to the end.
+
+    Raises ValueError for epochs that are not in order, or are more than the frozen stages.
     """
 
-    def __init__(self, trunk: nn.Module, heads: Sequence[nn.Module]) -> None:
-        self.stem: list[nn.Module] = []
-        self.parameters: list[nn.Parameter] = []
-        self.stages: list[list[nn.Module]] = []
-        if (named := _named_stages(trunk)) is not None:
-            self.stem, self.stages = named
+    def __init__(self, network: nn.Module, freeze: str, unfreeze: Sequence[int] = ()) -> None:
+        self.first = Freeze(network, freeze)
+        self.epochs = [1, *unfreeze]
+        self.choices = [self.first]
+        self.fixed = {id(value) for value in network.parameters() if not value.requires_grad}
+        if not unfreeze:
             return
-        blocks = _list_of_blocks(trunk)
-        if blocks is None:
+        shown = f"unfreeze is {list(unfreeze)}"
+        if freeze == "none":
+            raise ValueError(f"{shown}, and freeze is none, so that nothing is frozen at first. Set freeze to backbone")
+        if any(later <= earlier for earlier, later in zip(self.epochs, unfreeze, strict=False)):
+            raise ValueError(f"{shown}; give epochs in rising order, from 2: epoch 1 is the first")
+        parts = len(unfreeze)
+        stages = min((len(trunk.stages) for trunk in trunks_of(network)), default=0)
+        if match := STAGE.fullmatch(freeze):
+            stages = int(match[1])
+        if parts > max(stages, 1):
+            raise ValueError(
+                f"{shown}, {parts} epochs, and {type(network).__name__} has {stages} frozen stages; give at most "
+                f"{max(stages, 1)}"
+            )
+        for number in range(1, parts):
+            self.choices.append(Freeze(network, f"stage {math.ceil(stages * (parts - number) / parts)}"))
+        self.choices.append(Freeze(network, "none"))
+
+    def at(self, epoch: int) -> Freeze:
+        """Return what is frozen in an epoch, counted from 1."""
+        return self.choices[sum(epoch >= start for start in self.epochs) - 1]
+
+    def apply(self, epoch: int) -> Freeze:
+        """Freeze what is frozen in an epoch, counted from 1, free what no longer is, and return the former.
+
+        Call it again whenever ``train()`` may have been called. Batch norms that are frozen for another reason must be
+        frozen again.
+        """
+        choice = self.at(epoch)
+        self.release()
+        choice.apply()
+        return choice
+
+    def release(self) -> None:
+        """Let everything learn that is not frozen to the end: an optimiser that is made now has all of it."""
+        if len(self.choices) == 1:
             return
-        module = trunk
-        for step in blocks.split(".") if blocks else []:
-            self.parameters += module.parameters(recurse=False)
-            for name, child in module.named_children():
-                if name == step:
-                    break
-                self.stem.append(child)
-                if any(child is head for head in heads):  # a class may make its last layers first, as MoViNet does
-                    self.stem.clear()
-            module = module.get_submodule(step)
-        self.stages = [[block] for block in module.children() if any(True for _ in block.parameters())]
+        for parameter in self.first.parameters:
+            parameter.requires_grad_(id(parameter) not in self.fixed)
 
 
-def _trunks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the outermost modules that are called backbone or trunk."""
-    for name, child in network.named_children():
-        if name in ("backbone", "trunk"):
-            yield child
-        else:
-            yield from _trunks(child)
+def allow_unused_parameters(trainer: pl.Trainer) -> None:
+    """Let processes that train together exchange the gradients of only those parameters that learn in an epoch.
 
-
-def _named_stages(trunk: nn.Module) -> tuple[list[nn.Module], list[list[nn.Module]]] | None:
-    """Return stem and stages of the outermost module whose children are called by the number of their stage."""
-    for module in trunk.modules():
-        stem: list[nn.Module] = []
-        stages: dict[int, list[nn.Module]] = {}
-        for name, child in module.named_children():
-            if match := _STAGE_NAME.fullmatch(name):
-                stages.setdefault(int(match[1]), []).append(child)
-            elif not stages:
-                stem.append(child)
-        if stages:
-            return stem, list(stages.values())
-    return None
-
-
-def _list_of_blocks(trunk: nn.Module) -> str | None:
-    """Return the name of the first list with a usual name and at least two blocks that learn; None without one."""
-    for name, module in trunk.named_modules():
-        is_list = isinstance(module, nn.Sequential | nn.ModuleList) and (
-            module is trunk or name.split(".")[-1] in LISTS
+    Raises ValueError for a strategy of several processes other than DDP.
+    """
+    if trainer.world_size == 1:
+        return
+    if not isinstance(trainer.strategy, DDPStrategy):
+        raise ValueError(
+            f"model.unfreeze changes what learns, and {type(trainer.strategy).__name__} does not allow that; take "
+            "--trainer.strategy ddp, or leave unfreeze out"
         )
-        if is_list and sum(any(True for _ in child.parameters()) for child in module.children()) > 1:
-            return name
-    return None
+    trainer.strategy._ddp_kwargs["find_unused_parameters"] = True  # before the network is wrapped
 
 
 def freeze_norms(network: nn.Module, which: Literal["none", "partial", "all"]) -> None:

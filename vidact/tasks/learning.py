@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from vidact.batch import ClipBatch, SequenceBatch
 from vidact.tasks.rate_test import RateTest
-from vidact.tasks.schedules import head_names
+from vidact.tasks.stages import head_names
 
 SAME = 1e-3  # rows of features that differ by less than this share of their size count as equal
 

@@ -41,7 +41,8 @@ from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
 from vidact.tasks.resuming import refuse_what_does_not_fit
-from vidact.tasks.schedules import ParameterGroups, Schedule, backbone, head_names
+from vidact.tasks.schedules import ParameterGroups, Schedule
+from vidact.tasks.stages import backbone, head_names
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.text.names import counted
 

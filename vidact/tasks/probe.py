@@ -35,7 +35,7 @@ from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
 from vidact.models.probe import Head, Neighbours, Prototypes, features_of, num_features
 from vidact.models.weights import describe
-from vidact.tasks.schedules import head_names
+from vidact.tasks.stages import head_names
 from vidact.text.names import counted
 
 NOTES = ".probe"

@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from vidact.tasks.stages import head_names, trunks_of
+
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -116,19 +118,27 @@ class ParameterGroups:
         first_conv: factor of the first convolution, which a change of modality initialises again.
         bias: factor of all biases that do not belong to a norm.
         decay_norm_and_bias: apply weight decay to norms and biases too.
+        stage_decay: factor on the learning rate from each stage of the backbone to the one before it, and from the
+            first stage to all layers before it (ULMFiT: 1 / 2.6). The last stage and what follows it learn at the full
+            rate. The stages are those of ``freeze``.
     """
 
     head: float = 1.0
     first_conv: float = 1.0
     bias: float = 1.0
     decay_norm_and_bias: bool = False
+    stage_decay: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stage_decay <= 1:
+            raise ValueError(f"groups.stage_decay is {self.stage_decay:g}; give a factor above 0, up to 1 for none")
 
     def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return optimiser groups with every trainable parameter of ``network`` in exactly one of them.
 
         ``head_names`` defines the head.
         """
-        heads = head_names(network)
+        heads, depths = head_names(network), self.depths(network)
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         grouped: set[int] = set()
@@ -142,6 +152,8 @@ class ParameterGroups:
                 rate = self.head if is_head else 1.0
                 rate *= self.first_conv if name == first else 1.0
                 rate *= self.bias if is_bias and not is_norm else 1.0
+                depth = depths.get(id(parameter), 0)
+                rate *= self.stage_decay**depth
                 decays = self.decay_norm_and_bias or not (is_norm or is_bias)
                 role = "+".join(
                     word
@@ -150,6 +162,8 @@ class ParameterGroups:
                     ]
                     if applies
                 ) or "weight"  # fmt: skip
+                if depth:  # each group needs a name of its own
+                    role = f"{role}, {depth} from the last stage"
                 decay = weight_decay if decays else 0.0
                 group = groups.setdefault(
                     (rate, decay), {"params": [], "lr": lr * rate, "weight_decay": decay, "name": role}
@@ -159,37 +173,27 @@ class ParameterGroups:
                     group["name"] += f", {role}"
         return list(groups.values())
 
+    def depths(self, network: nn.Module) -> dict[int, int]:
+        """Return how many stages each parameter of a backbone lies before the last one, by its id; none without decay.
+
+        Raises ValueError where the network has no backbone with stages.
+        """
+        if self.stage_decay == 1:
+            return {}
+        trunks = trunks_of(network)
+        if not trunks:
+            raise ValueError(
+                f"groups.stage_decay is {self.stage_decay:g}, and {type(network).__name__} has no backbone with "
+                "stages; leave it out"
+            )
+        depths: dict[int, int] = {}
+        for trunk in trunks:
+            parts = [trunk.stem, *trunk.stages]
+            for depth, modules in enumerate(reversed(parts)):
+                depths |= {id(value): depth for module in modules for value in module.parameters()}
+            depths |= {id(value): len(trunk.stages) for value in trunk.parameters}
+        return depths
+
 
 def is_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd)
-
-
-def head_names(network: nn.Module) -> list[str]:
-    """Return the names of the classifiers: Linears with ``network.num_classes`` outputs.
-
-    A network with several scales or streams has several. A Linear inside a backbone or trunk makes features, however
-    many classes there are: TANet's kernels of three frames and TIN's two offsets come from Linears of 3 and 2 outputs.
-    """
-    return [
-        name
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == network.num_classes
-        and not {"backbone", "trunk"} & set(name.split("."))
-    ]
-
-
-def backbone(network: nn.Module) -> nn.ModuleList:
-    """Return all of a network except its classifiers, as the largest modules that contain none of them."""
-    heads = head_names(network)
-
-    def without_heads(module: nn.Module, prefix: str) -> list[nn.Module]:
-        parts: list[nn.Module] = []
-        for name, child in module.named_children():
-            path = f"{prefix}{name}"
-            if path not in heads:
-                holds = any(head.startswith(f"{path}.") for head in heads)
-                parts += without_heads(child, f"{path}.") if holds else [child]
-        return parts
-
-    return nn.ModuleList(without_heads(network, ""))

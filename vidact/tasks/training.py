@@ -129,8 +129,8 @@ def _keep_options(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"the checkpoint's optimiser has groups of {sizes[0]} parameters and this run's of {sizes[1]}. Resume with "
-            "the model.groups, model.freeze, model.freeze_norms, weight decay and callbacks it was trained with, or "
-            "start from its weights with --model.init_from"
+            "the model.groups, model.freeze, model.unfreeze, model.freeze_norms, weight decay and callbacks it was "
+            "trained with, or start from its weights with --model.init_from"
         )
     # Optimisers of other packages keep some of their state among the options.
     is_plain = type(optimizer).__module__.startswith("torch.optim")

@@ -470,6 +470,8 @@ def only_steps(config: Any) -> None:
     without = {"ema": None, "early_stopping": None, "unfreeze": None}
     left_out = [f"model.{name}" for name in without if model.get(name) is not None]
     left_out += [f"trainer.{name}" for name in ("callbacks", "max_time") if trainer.get(name)]
+    if model.get("unfreeze"):
+        model.freeze = "none"  # what learns in the end learns in the test
     for name in without:
         if name in model:
             model[name] = None

@@ -122,7 +122,7 @@ def what_to_try(cli: Any) -> str:
     if epochs is not None and epochs > 0:
         ways.append(f"more epochs (--trainer.max_epochs {2 * epochs})")
     if freeze == "none":
-        ways.append("a backbone that learns later or not at all (--model.freeze backbone, --model.unfreeze)")
+        ways.append("a backbone that learns later or not at all (--model.freeze backbone --model.unfreeze [4,7])")
     if freeze is not None:  # a recogniser
         ways.append(f"a head on frozen features (vidact probe --data {shlex.quote(str(cli.datamodule.root))})")
     return f"what may help: {', '.join(ways)}"
