@@ -35,7 +35,7 @@ class Command(NamedTuple):
 CHECKPOINT = "--checkpoint runs/x/checkpoints/best.ckpt"
 # The name of a command is the name of its module in vidact/commands. Its function ``main(args)`` runs the command.
 COMMANDS = {
-    "train": Command("train a network on videos", "--config clip/folder/tsm_mobilenetv2 --data.root my_clips"),
+    "train": Command("train a network on videos", "--data.root my_clips"),
     "test": Command("score a trained network", "--config runs/x/config.yaml --ckpt best --data.views 10x3"),
     "folds": Command("cross-validate over groups", "--config clip/weizmann/tsm_mobilenetv2"),
     "compare": Command("several networks, several seeds", "--config online/fir/miniroad online/fir/lstr"),

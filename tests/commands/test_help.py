@@ -86,7 +86,7 @@ def test_the_options_of_the_first_page_exist() -> None:
 def test_the_page_of_the_data_explains_the_class_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     clips = page(capsys, "train", "--help", "data")
     assert "vidact.data.ClipData, as --data.*" in clips
-    assert "configuration clip/folder/tsm_mobilenetv2, as none is named" in clips
+    assert "configuration clip/folder/tsm_causal_mobilenetv2, as none is named" in clips
     assert "The configuration sets root data/folder, sampler SegmentSampler, augment" in clips
     assert "--data.batch_size BATCH_SIZE" in clips
     assert "videos in a batch, on each device. (type: int," in clips

@@ -238,7 +238,7 @@ def test_class_folders_are_trained_with_the_recipe_for_them(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = "recipe: clip/folder/tsm_mobilenetv2"
+    words = "recipe: clip/folder/tsm_causal_mobilenetv2"
     fast = ["--model.network.weights=null"]
     said = recipe([f"--data.root={project}/my_clips", *fast], capsys)
     assert f"{words}, since {project}/my_clips holds clips.csv. Another one: --config NAME" in said
@@ -249,6 +249,14 @@ def test_class_folders_are_trained_with_the_recipe_for_them(
     assert f"{words}, since folders holds one folder of videos a class (3)" in recipe(
         ["--data.root", "folders", *fast], capsys
     )
+
+
+def test_another_network_gets_the_recipe_that_freezes_nothing(project: Path, capsys: pytest.CaptureFixture) -> None:
+    """The stages that the recipe of causal TSM freezes are those of MobileNetV2; four are a whole ResNet."""
+    network = ["--model.network=vidact.models.tsn_resnet_tiny", "--model.network.weights=null"]
+    cli = make_cli([f"--data.root={project}/my_clips", *network, "--device=cpu"], "train")
+    assert "recipe: clip/folder/tsm_mobilenetv2, since" in capsys.readouterr().out
+    assert (cli.config.model.init_args.freeze, cli.config.model.init_args.freeze_norms) == ("none", "none")
 
 
 def test_events_and_features_are_trained_with_the_recipe_for_them(

@@ -47,7 +47,7 @@ NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/check
       a published network, which knows the 600 actions of Kinetics-600; 15 MB are downloaded once
   vidact demo
       makes videos and trains small networks on them: to see what it is, in minutes
-  vidact train --config clip/folder/tsm_causal_mobilenetv2 --data.root my_clips
+  vidact train --data.root my_clips
       a recogniser that answers frame by frame, from one folder of clips for each action
   vidact extract features --videos my_videos --out my_videos/features
   vidact train --config online/fir/miniroad --data.root my_videos

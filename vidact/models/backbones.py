@@ -121,7 +121,8 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
         except OSError as error:
             print(
                 f"weights auto: training starts from nothing, because {error}. Expect less of a network that starts "
-                "from nothing, above all on few videos."
+                "from nothing, above all on few videos; and let all of it learn, where a recipe freezes parts: "
+                "--model.freeze none --model.freeze_norms none"
             )
         return
     if weights == published:

@@ -90,6 +90,8 @@ def choose_config(args: Sequence[str]) -> list[str]:
             "--data.root"
         )
     recipe, why = recipe_for(root, _path_among(args, "--data.features", "--data.init_args.features"))
+    if recipe == DEFAULT and any(re.match(r"--model\.network(\.class_path)?(=|$)", word) for word in args):
+        recipe = FOR_ANY_NETWORK
     if is_first_process():
         print(f"recipe: {recipe}, since {root} holds {why}. Another one: --config NAME, such as "
               f"{', '.join(RECIPES[recipe])}")  # fmt: skip
@@ -106,12 +108,12 @@ def _path_among(args: Sequence[str], *names: str) -> Path | None:
     return path
 
 
+DEFAULT = "clip/folder/tsm_causal_mobilenetv2"  # for clips; what it trains can stream
+FOR_ANY_NETWORK = "clip/folder/tsm_mobilenetv2"  # freezes nothing, since stages differ from network to network
 # The recipes for a user's own data, each with others that fit the same data.
 RECIPES = {
-    "clip/folder/tsm_mobilenetv2": (
-        "clip/folder/tsm_causal_mobilenetv2 (for live streams)",
-        "clip/ucf101/tsn_resnet50",
-    ),
+    DEFAULT: ("clip/folder/tsn_mobilenetv2", f"{FOR_ANY_NETWORK} (which cannot stream)"),
+    FOR_ANY_NETWORK: (DEFAULT, "clip/folder/tsn_mobilenetv2"),
     "online/fir/miniroad": ("online/fir/frame_classifier", "online/fir/causal_softmax"),
 }
 
@@ -124,7 +126,7 @@ def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
     from vidact.data import load_clips
     from vidact.data.sequence_list import FEATURES
 
-    clips, events = RECIPES
+    clips, events = DEFAULT, "online/fir/miniroad"
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist; --data.root names the folder of your data")
     tables = [name for name in ("clips.csv", "events.csv") if (root / name).is_file()]

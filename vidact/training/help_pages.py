@@ -20,7 +20,7 @@ ABOUT = {
     "test": "Score a trained network on the test split and write the report.",
 }
 EXAMPLES = {
-    "train": "vidact train --config clip/folder/tsm_mobilenetv2 --data.root my_clips",
+    "train": "vidact train --data.root my_clips",
     "test": "vidact test --config runs/x/config.yaml --ckpt best --data.views 10x3",
 }
 GENERAL = {
