@@ -84,7 +84,7 @@ def test_what_the_first_training_of_the_readme_makes_is_predicted_with_streamed_
             client.start(0)
             assert len(client.read("answer")["scores"]) >= len(classes)
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=60) == 0
+        assert server.wait(timeout=60) in (0, 130)  # stopped by Ctrl-C
     finally:
         server.kill()
 
