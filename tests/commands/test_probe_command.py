@@ -18,6 +18,7 @@ from vidact.models.weights import load, save
 from vidact.results.figures import load_results
 from vidact.results.scores import load_scores
 from vidact.tasks import probe as task
+from vidact.training.shots import drawn
 from vidact.video.decode import open_video
 from vidact.video.sample import SegmentSampler
 from vidact.video.transform import test_transform as view_of_tests
@@ -151,7 +152,129 @@ def test_the_checkpoint_is_exported(root, run, tmp_path):
     np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
 
 
+# ------------------------------------------------------------------------------------------------ folds, few clips
+
+
+@pytest.fixture(scope="module")
+def people(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of eight clips each, two of a person: ann_0.mp4, ann_1.mp4, …, in no split."""
+    folder = tmp_path_factory.mktemp("people")
+    for name in CLASSES:
+        (folder / name).mkdir()
+        for number, clip in enumerate(sorted((root / name).glob("*.mp4"))):
+            shutil.copy(clip, folder / name / f"{('ann', 'bob', 'cat', 'dan')[number // 2]}_{number % 2}.mp4")
+    return folder
+
+
+BY_PERSON = [*SMALL, "--group=([^/_]+)_[^/]*$"]
+
+
+@pytest.fixture(scope="module")
+def folds(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folds") / "a"
+    cli.main(["probe", str(people), f"--run={folder}", *BY_PERSON, "--folds"])
+    return folder
+
+
+def test_folds_hold_out_each_group_once_and_pool_the_scores(folds, people):
+    pooled, results = load_scores(folds / "scores.npz"), load_results(folds)
+    clips = load_clips(people, group="([^/_]+)_[^/]*$")
+    assert sorted(pooled.ids) == sorted(clip.id for clip in clips)
+    assert [row["fold"] for row in results["rows"]] == ["ann", "bob", "cat", "dan"]
+    wrong = int((pooled.values.argmax(1) != pooled.labels).sum())
+    assert results["errors"] == wrong
+    assert results["mean_top1"] == pytest.approx(1 - wrong / 24)
+    assert results["majority"] == pytest.approx(1 / 3)
+    assert "top-1 of a guess" in (folds / "report.html").read_text()
+    for person in ("ann", "bob", "cat", "dan"):
+        own = load_scores(folds / person / "scores.npz")
+        assert {id.split("/")[1].split("_")[0] for id in own.ids} == {person}
+        assert load_results(folds / person)["probe"]["validated_on"].endswith("by group inside 18 training clips")
+        first = own.paths[0]
+        (prediction,) = vidact.predict(first, folds / person / "probe.safetensors", top=1, device="cpu")
+        assert prediction.labels[0][0] == CLASS_ORDER[own.values[0].argmax()]
+
+
+CLASS_ORDER = sorted(CLASSES)
+
+
+def test_a_fold_equals_the_same_group_held_out(folds, people, tmp_path):
+    shutil.copytree(folds / "encodings", tmp_path / "run" / "encodings")
+    arguments = [f"--run={tmp_path / 'run'}", *BY_PERSON, "--held_out", "bob", "--fractions", "1", "0", "0"]
+    cli.main(["probe", f"--data={people}", *arguments])
+    one, other = load_scores(tmp_path / "run" / "scores.npz"), load_scores(folds / "bob" / "scores.npz")
+    assert one.ids == other.ids
+    assert np.array_equal(one.values, other.values)
+
+
+def test_the_clips_of_all_folds_are_encoded_once(folds, people, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(task, "features_of", lambda *args: pytest.fail("a clip was encoded again"))
+    shutil.copytree(folds / "encodings", tmp_path / "run" / "encodings")
+    cli.main(["probe", f"--data={people}", f"--run={tmp_path / 'run'}", *BY_PERSON, "--num_folds=2", "--heads=knn"])
+    assert [row["fold"] for row in load_results(tmp_path / "run")["rows"]] == ["ann+bob", "cat+dan"]
+    assert "errors of 24" in capsys.readouterr().out
+
+
+def test_a_learning_curve_has_a_row_for_each_number_of_clips_and_is_drawn(folds, people, tmp_path, capsys):
+    shutil.copytree(folds / "encodings", tmp_path / "run" / "encodings")
+    cli.main(
+        [
+            "probe",
+            f"--data={people}",
+            f"--run={tmp_path / 'run'}",
+            *BY_PERSON,
+            "--folds",
+            "--shots",
+            "2",
+            "1",
+            "--draws=3",
+        ]
+    )
+    section = load_results(tmp_path / "run")["shots"]
+    assert [row["clips a class"] for row in section["rows"]] == [1, 2, "all"]
+    assert [row["draws"] for row in section["rows"]] == [3, 3, 1]
+    assert [row["training clips"] for row in section["rows"]] == [3, 6, 18]
+    assert section["rows"][2]["mean top1"] == pytest.approx(load_results(folds)["mean_top1"])
+    assert all(0 <= row["least"] <= row["mean top1"] <= row["greatest"] <= 1 for row in section["rows"])
+    assert (tmp_path / "run" / "plots" / "shots.png").stat().st_size > 1000
+    assert "over 3 draws" in capsys.readouterr().out
+    cli.main(["report", str(tmp_path / "run")])
+    assert "Few clips a class" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_smaller_draw_is_a_part_of_a_larger_one_and_draws_differ(people):
+    clips = load_clips(people).clips
+    one, two = drawn(clips, 1, 0, 0), drawn(clips, 2, 0, 0)
+    assert [clip.label for clip in two] == [0, 0, 1, 1, 2, 2]
+    assert {clip.id for clip in one} < {clip.id for clip in two}
+    assert len({tuple(clip.id for clip in drawn(clips, 2, 0, draw)) for draw in range(5)}) > 1
+
+
 # ------------------------------------------------------------------------------------------------ bad input
+
+
+def test_folds_and_curves_that_cannot_be_made_are_refused(people, root, tmp_path, capsys):
+    data, run = str(people), f"--run={tmp_path / 'run'}"
+    assert "folds need --group" in fails([data, run, *SMALL, "--folds"], capsys)
+    assert "matches no group in 24 of 24 paths" in fails([data, run, *SMALL, "--group=(x+)", "--folds"], capsys)
+    assert "no group eve; " in fails([data, run, *BY_PERSON, "--folds=ann,eve"], capsys)
+    assert "give one of the two" in fails([data, run, *BY_PERSON, "--folds=ann", "--num_folds=2"], capsys)
+    assert "--held_out is one fold" in fails([data, run, *BY_PERSON, "--folds", "--held_out=ann"], capsys)
+    message = fails([data, run, *BY_PERSON, "--folds", "--shots", "1", "9"], capsys)
+    assert "--shots asks for 9 clips a class, and blinking star has 6 training clips; give numbers up to 6" in message
+    assert "--shots has 0; a class needs one" in fails([data, run, *SMALL, "--shots", "0"], capsys)
+    assert "--draws is 0" in fails([data, run, *SMALL, "--shots", "1", "--draws=0"], capsys)
+    assert "both name the data" in fails([data, f"--data={root}", *SMALL], capsys)
+    assert "no data: name a folder" in fails([*SMALL], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_clip_a_class_is_refused_without_validation_clips(people, tmp_path, capsys):
+    for name in CLASSES:
+        (tmp_path / "few" / name).mkdir(parents=True)
+        shutil.copy(people / name / "ann_0.mp4", tmp_path / "few" / name)
+    arguments = [str(tmp_path / "few"), f"--run={tmp_path / 'run'}", *SMALL, "--fractions", "1", "0", "0"]
+    assert "every class has one training clip and there are no validation clips" in fails(arguments, capsys)
 
 
 def test_data_that_no_head_can_be_fitted_to_are_refused(root, tmp_path, capsys):

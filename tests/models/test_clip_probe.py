@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from vidact.features.choices import HEADS
 from vidact.features.names import build_network
 from vidact.models import clip_probe, frame_classifier, trn_resnet_tiny, tsn_resnet_tiny
-from vidact.models.clip_network import ClipNetwork, VectorNetwork
+from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
 from vidact.models.probe import empty_head, pooled, refuse_without_features
 from vidact.models.weights import load, recipe_of, save
 
@@ -71,3 +71,35 @@ def test_networks_without_features_are_refused_in_words():
         clip_probe(dict(recipe_of(probe)), "linear", 3)
     with pytest.raises(ValueError, match="is outside vidact"):
         clip_probe({"builder": "os.system", "arguments": {}}, "linear", 3)
+
+
+def test_the_pooling_of_the_last_frames_is_that_of_a_shorter_clip():
+    frames = torch.randn(3, 6, 4)
+    together = pooled(frames, torch.tensor([1, 4, 6]))
+    for row, count in enumerate((1, 4, 6)):
+        torch.testing.assert_close(together[row : row + 1], pooled(frames[row : row + 1, -count:]))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_step_answers_about_the_newest_frames(head):
+    """Step t equals forward of the last W frames up to t, for streams that begin at different times."""
+    probe = clip_probe(dict(recipe_of(TRUNKS["image"]())), head, 3, examples=6, neighbours=2, window=5).eval()
+    assert isinstance(probe, SteppingClipNetwork)
+    with torch.no_grad():
+        for tensor in probe.head.state_dict().values():
+            tensor.uniform_(0.1, 1)
+        clip, late = torch.randn(2, 12, 3, 32, 32), 3
+        state = probe.initial_state(2)
+        for t in range(12):
+            if t == late:
+                state = {name: torch.cat([part[:1], probe.initial_state(1)[name]]) for name, part in state.items()}
+            logits, state = probe.step(clip[:, t], state)
+            for row, first in ((0, 0), (1, 0 if t < late else late)):
+                expected = probe(clip[row : row + 1, max(first, t - 4) : t + 1])
+                torch.testing.assert_close(logits[row : row + 1], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="window is 0; a step answers about one frame at least"):
+        clip_probe(dict(recipe_of(TRUNKS["image"]())), head, 3, examples=1, neighbours=1, window=0)
+
+
+def test_a_probe_on_a_clip_network_does_not_step():
+    assert not isinstance(clip_probe(dict(recipe_of(TRUNKS["clip"]())), "linear", 3), SteppingClipNetwork)

@@ -7,7 +7,11 @@ deviation, and one of three heads scores them: multinomial logistic regression, 
 nearest class mean. The last two compare by cosine, with the temperature of Wu et al. 2018
 (https://arxiv.org/abs/1805.01978), so that their softmax is a vote. ``vidact.tasks.probe`` fits the heads.
 
-Shapes: B clips, T frames, C channels, H x W pixels, D features, N training clips, K classes.
+A probe on an image network also steps frame by frame (``FrameProbe``). Its state holds the vectors of the newest
+frames, so each frame is encoded once, and the answer is that of a clip of these frames.
+
+Shapes: B clips or streams, T frames, W frames that a stream remembers, C channels, H x W pixels, D features,
+N training clips, K classes.
 """
 
 from __future__ import annotations
@@ -27,16 +31,27 @@ TEMPERATURE = 0.07  # the divisor of cosines before the softmax
 LEAST_VOTE = 1e-6  # the share of the votes of a class without a vote, whose logarithm would be infinite
 
 
-def pooled(frames: Tensor) -> Tensor:
+def pooled(frames: Tensor, count: Tensor | None = None) -> Tensor:
     """Return mean, standard deviation and mean absolute difference of neighbours of frames (B, T, D): (B, 3 D).
 
     The standard deviation divides by T, so it is 0 for one frame; the differences of one frame are 0 as well.
+
+    Args:
+        frames: vectors of frames (B, T, D).
+        count: only the last so many frames of each clip are used, (B,), at least 1; None uses all T.
     """
-    mean = frames.mean(dim=1)
-    deviation = (frames - mean[:, None]).square().mean(dim=1).sqrt()
-    if frames.shape[1] == 1:
+    num_frames = frames.shape[1]
+    if count is None:
+        count = frames.new_full((frames.shape[0],), num_frames)
+    age = torch.arange(num_frames - 1, -1, -1, device=frames.device)  # the newest frame has the age 0
+    is_used = (age < count[:, None])[:, :, None].to(frames.dtype)  # (B, T, 1)
+    share = is_used / count[:, None, None]
+    mean = (frames * share).sum(dim=1)
+    deviation = ((frames - mean[:, None]).square() * share).sum(dim=1).sqrt()
+    if num_frames == 1:
         return torch.cat([mean, deviation, torch.zeros_like(mean)], dim=1)
-    motion = (frames[:, 1:] - frames[:, :-1]).abs().mean(dim=1)
+    steps = (frames[:, 1:] - frames[:, :-1]).abs() * is_used[:, :-1]  # from a used frame to the next
+    motion = steps.sum(dim=1) / (count - 1).clamp(min=1)[:, None]
     return torch.cat([mean, deviation, motion], dim=1)
 
 
@@ -180,8 +195,41 @@ class Probe(nn.Module):
         return self.head(self.features(clip).float())
 
 
+class FrameProbe(Probe):
+    """A probe on an image network, which also steps frame by frame.
+
+    Args:
+        trunk: an image network.
+        head: a head for as many features as ``pooled`` returns.
+        num_classes: number of classes K.
+        window: the number W of newest frames that the answer of a step depends on.
+    """
+
+    def __init__(self, trunk: Backbone, head: Head, num_classes: int, window: int) -> None:
+        super().__init__(trunk, head, num_classes)
+        if window < 1:
+            raise ValueError(f"window is {window}; a step answers about one frame at least")
+        self.window = window
+
+    def initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        """Return the state of streams before their first frame: no vectors yet."""
+        at = self.head.mean
+        return {
+            "vectors": at.new_zeros(batch_size, self.window, self.dim // 3),
+            "count": torch.zeros(batch_size, dtype=torch.int64, device=at.device),
+        }
+
+    def step(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits (B, K) of a clip of the newest frames up to ``frame`` (B, C, H, W), and the next state."""
+        vectors = torch.cat([state["vectors"][:, 1:], self.trunk(frame).float()[:, None]], dim=1)  # (B, W, D)
+        count = (state["count"] + 1).clamp(max=self.window)
+        return self.head(pooled(vectors, count)), {"vectors": vectors, "count": count}
+
+
 @builder
-def clip_probe(trunk: Mapping[str, Any], head: str, num_classes: int, examples: int = 0, neighbours: int = 0) -> Probe:
+def clip_probe(
+    trunk: Mapping[str, Any], head: str, num_classes: int, examples: int = 0, neighbours: int = 0, window: int = 8
+) -> Probe:
     """Build a probe without weights: the network that ``vidact probe`` saves.
 
     Args:
@@ -190,9 +238,13 @@ def clip_probe(trunk: Mapping[str, Any], head: str, num_classes: int, examples: 
         num_classes: number of classes K.
         examples: training clips that a head "knn" holds.
         neighbours: training clips that vote in a head "knn".
+        window: the newest frames that an answer of a stream depends on, where the trunk is an image network.
     """
     if str(trunk.get("builder", "")).rpartition(".")[2] == clip_probe.__name__:
         raise ValueError("the trunk of a probe is itself a probe; give the network that it was made of")
     network = build_from_recipe(trunk)
     refuse_without_features(network)
-    return Probe(network, empty_head(head, num_features(network), num_classes, examples, neighbours), num_classes)
+    filled_later = empty_head(head, num_features(network), num_classes, examples, neighbours)
+    if isinstance(network, Backbone):
+        return FrameProbe(network, filled_later, num_classes, window)
+    return Probe(network, filled_later, num_classes)

@@ -133,6 +133,8 @@ def write_report(run: Path, title: str | None = None) -> Path:
         missing.append("metrics.csv does not exist, so there are no learning curves; `vidact train` writes it.")
     if (run / "learning_rate.csv").is_file():
         body.append(_rates(run, results or {}))
+    if (run / "plots" / "shots.png").is_file():
+        body.append(_section("Few clips a class", _picture(run / "plots" / "shots.png")))
     if scores is not None:
         body.append(_scores(scores, run / "plots"))
     if detected is not None:

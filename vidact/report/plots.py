@@ -67,6 +67,26 @@ def shorten(text: str, length: int) -> str:
 # ---- learning curves
 
 
+def draw_shots(rows: Sequence[Mapping[str, Any]], chance: float, path: Path) -> Path:
+    """Draw the accuracy of probes for numbers of training clips a class, with its spread over draws.
+
+    Args:
+        rows: "clips a class" (a number, or "all"), "mean top1" and "spread", as ``training.shots`` makes them.
+        chance: the accuracy of a guess.
+        path: the PNG.
+    """
+    with drawing():
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.add_subplot(xlabel="training clips a class", ylabel="top-1", ylim=(0, 1.02))
+        means, spreads = ([float(row[key]) for row in rows] for key in ("mean top1", "spread"))
+        axes.errorbar(range(len(rows)), means, spreads, color=BLUE, marker="o", markersize=4, capsize=3, lw=1.5)
+        axes.axhline(chance, color=GREY, linestyle=":", lw=1.2)
+        axes.text(len(rows) - 1, chance, "a guess ", color=GREY, ha="right", va="bottom", fontsize=9)
+        axes.set_xticks(range(len(rows)), [str(row["clips a class"]) for row in rows])
+        axes.grid(axis="y")
+        return save(figure, path)
+
+
 def read_log(path: Path) -> dict[str, Curve]:
     """Read each column of a metrics.csv as points (epochs done, value).
 

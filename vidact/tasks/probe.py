@@ -42,6 +42,7 @@ NOTES = ".probe"
 POOLING = 1  # the version of the pooled features, a part of their hash
 STRENGTHS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)  # factors of half the squared weights, beside summed cross-entropy
 NEIGHBOURS = (1, 3, 5, 10, 20)
+WITHOUT_VALIDATION = {"linear": 1.0, "knn": 1.0, "prototype": None}  # settings where no clips can compare them
 FOLDS = 5
 LEAST_SPREAD = 1e-5  # a feature whose deviation is a smaller share of its mean is constant but for rounding
 MOST_STEPS = 200  # steps of L-BFGS for one strength
@@ -183,12 +184,18 @@ def fit_heads(
         names: some of ``HEADS``.
         features: of the training clips, float32 (N, D).
         labels: their classes (N,); every class 0 … K - 1 occurs.
-        parts: on which settings and heads are compared, see ``validation_parts``.
+        parts: on which settings and heads are compared, see ``validation_parts``. Without any, the first of the heads
+            is fitted with its setting in ``WITHOUT_VALIDATION``, and its accuracy is NaN.
     """
     if unknown := [name for name in names if name not in HEADS] or not names:
         raise ValueError(f"heads are {unknown or 'none'}; choose some of {', '.join(HEADS)}")
     fitted = []
-    for name in sorted(set(names), key=HEADS.index):
+    in_order = sorted(set(names), key=HEADS.index)
+    if not parts:
+        name = in_order[0]
+        (head,) = fit(name, features, labels, [WITHOUT_VALIDATION[name]])
+        return [FittedHead(name, head.float().eval(), WITHOUT_VALIDATION[name], float("nan"))]
+    for name in in_order:
         settings = settings_of(name, min(len(part.labels) for part in parts))
         setting, accuracy = choose_setting(name, settings, parts)
         (head,) = fit(name, features, labels, [setting])
@@ -269,12 +276,13 @@ def fit_linear(features: Tensor, targets: Tensor, strengths: Sequence[float]) ->
     if len(features) < features.shape[1]:
         basis = torch.linalg.svd(features, full_matrices=False).Vh
         features = features @ basis.T  # (N, R)
-    weight = torch.zeros(num_classes, len(basis), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    num_clips, rank = features.shape
+    one_hot = F.one_hot(targets, num_classes).double()
+    parameters = torch.zeros(num_classes, rank + 1, dtype=torch.float64, requires_grad=True)  # the last column: biases
     fitted = []
     for strength in strengths:
         optimizer = torch.optim.LBFGS(
-            [weight, bias],
+            [parameters],
             max_iter=MOST_STEPS,
             history_size=20,
             tolerance_grad=1e-8,
@@ -282,17 +290,20 @@ def fit_linear(features: Tensor, targets: Tensor, strengths: Sequence[float]) ->
             line_search_fn="strong_wolfe",
         )
 
-        def loss(optimizer: torch.optim.LBFGS = optimizer, strength: float = strength) -> float:
-            optimizer.zero_grad()
-            entropy = F.cross_entropy(features @ weight.T + bias, targets, reduction="sum")
-            value = (entropy + strength / 2 * weight.square().sum()) / len(targets)
-            value.backward()
-            return float(value.detach())
+        @torch.no_grad()
+        def loss(strength: float = strength) -> float:
+            # The gradient is written out: autograd would take several times as long for so few numbers.
+            weight, bias = parameters[:, :-1], parameters[:, -1]
+            shares = (features @ weight.T + bias).log_softmax(dim=1)  # (N, K)
+            errors = shares.exp() - one_hot
+            gradient = torch.cat([errors.T @ features + strength * weight, errors.sum(dim=0)[:, None]], dim=1)
+            parameters.grad = gradient / num_clips
+            return float(strength / 2 * weight.square().sum() - (shares * one_hot).sum()) / num_clips
 
         optimizer.step(loss)
         linear = nn.Linear(basis.shape[1], num_classes, dtype=torch.float64).requires_grad_(False)
-        linear.weight.copy_(weight.detach() @ basis)
-        linear.bias.copy_(bias.detach())
+        linear.weight.copy_(parameters.detach()[:, :-1] @ basis)
+        linear.bias.copy_(parameters.detach()[:, -1])
         fitted.append(linear)
     return fitted
 

@@ -1,0 +1,556 @@
+"""Probes of a folder of clips: every clip is encoded once, then heads are fitted to a split, to folds, to few clips.
+
+``run_probe`` fits to the training clips of one split and leaves a checkpoint and a report. ``run_folds`` holds out each
+group once, and writes a folder for each fold, with its own checkpoint; all of them use the same encodings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vidact.features.choices import HEADS, SEGMENTS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vidact.data.clip_list import Clip, ClipList
+    from vidact.data.clips import ClipData
+    from vidact.models.probe import Head, Probe
+    from vidact.results.scores import Scores
+    from vidact.tasks.probe import Encodings, FittedHead, Part
+
+CHECKPOINT = "probe.safetensors"
+MOST_UNREADABLE = 0.05  # share of the training clips that may be skipped, as ``ClipData.max_unreadable``
+CLIPS_FOR_RATE = 50  # training clips whose frames a second are read
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """What is encoded, by which network, and which heads are fitted; the options of ``vidact probe``.
+
+    Args:
+        data: a folder of class folders, or one with clips.csv.
+        network: an image network, a clip network with features, or the file of a trained one.
+        weights: a name or file of the network's weights; "none" is random ones.
+        size: crop side in pixels; None is the network's own.
+        frames: frames that are read of a clip; None is the network's own number, or ``SEGMENTS``.
+        heads: some of ``HEADS``.
+        group: a regular expression with one group, as in ``ClipData``.
+        held_out: groups whose clips are the test split.
+        fractions: shares of train, val and test where the data give no split.
+        seed: the seed of that split, and of the draws of a learning curve.
+        device: cpu, cuda or mps; None is the best there is.
+        decoder: pyav, decord, opencv or torchcodec.
+    """
+
+    data: Path
+    network: str = "mobilenet_v2"
+    weights: str = "default"
+    size: int | None = None
+    frames: int | None = None
+    heads: Sequence[str] = HEADS
+    group: str | None = None
+    held_out: Sequence[str] | None = None
+    fractions: Sequence[float] = (0.7, 0.15, 0.15)
+    seed: int = 0
+    device: str | None = None
+    decoder: str = "pyav"
+
+
+@dataclass
+class Encoded:
+    """The features of all readable clips, by id, and what made them."""
+
+    settings: ProbeSettings
+    data: ClipData
+    trunk: Any
+    dim: int
+    features: dict[str, np.ndarray]
+    seconds: float
+
+
+@dataclass
+class Fitted:
+    """Heads, fitted to the training clips of one split, the best one first, and their scores of another split.
+
+    ``scored`` is the split of ``tests``: "test", or "val" without test clips; None without both.
+    """
+
+    clips: ClipList
+    heads: list[FittedHead]
+    chosen_by: str
+    scored: str | None
+    tests: dict[str, Scores]
+    seconds: float
+
+    @property
+    def best(self) -> FittedHead:
+        return self.heads[0]
+
+
+# ---------------------------------------------------------------------------------------------- one split
+
+
+def run_probe(settings: ProbeSettings, run: Path, command: str) -> Fitted:
+    """Encode the clips, fit heads to the training clips, save the best one and print what it reaches.
+
+    Writes probe.safetensors, results.json, report.html and, where a split is scored, scores.npz into ``run``.
+    """
+    encoded = encode(settings, run)
+    clips = encoded.data.found
+    fitted = fit_split(encoded, clips)
+    print_heads(fitted)
+    probe = save_probe(encoded, fitted, run)
+    save_figures(encoded, fitted, run, sum(p.numel() for p in probe.parameters()), command)
+    return fitted
+
+
+def refuse_run(run: Path) -> None:
+    """Raise ValueError where ``run`` is the folder of a training."""
+    if (run / "checkpoints").exists():
+        raise ValueError(f"{run} is the folder of a training; choose another --run")
+
+
+def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Encoded:
+    """Return the features of every readable clip; those that are stored below ``run`` are not computed again.
+
+    Args:
+        settings: the data and the network.
+        run: the folder of ``encodings``.
+        scores_all: whether every clip will be scored, as in folds, so that none may be unreadable.
+    """
+    from vidact.tasks.probe import Encodings
+
+    refuse_run(run)
+    started = time.perf_counter()
+    data, trunk = open_data(settings), open_trunk(settings)
+    prepare(data, trunk, settings)
+    print(f"run: {run}\n{settings.network}: {sum(p.numel() for p in trunk.parameters()):,} parameters\n{data.found}")
+    for note in data.found.notes:
+        print(f"note: {note}")
+    store = Encodings(run, trunk, {"sampler": data.sampler.record(), "decoder": settings.decoder})
+    features = encode_clips(data, trunk, store, run, settings.device, scores_all)
+    return Encoded(settings, data, trunk, store.dim, features, time.perf_counter() - started)
+
+
+def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = None) -> Fitted:
+    """Fit heads to the training clips of ``clips`` and score the test clips, or else the validation clips.
+
+    Args:
+        encoded: the features.
+        clips: the same clips, in any split.
+        train: the training clips, instead of those of the split. Heads are then compared by cross-validation inside
+            these clips, and not at all where every class has one clip.
+    """
+    from vidact.tasks.probe import fit_heads, validation_parts
+
+    started = time.perf_counter()
+    splits = {name: [c for c in clips.split(name) if c.id in encoded.features] for name in ("train", "val", "test")}
+    validates = train is None and bool(splits["val"])
+    train = splits["train"] if train is None else train
+    refuse_absent_classes(train, clips.classes)
+    values, labels = stacked(train, encoded.features)
+    validation = stacked(splits["val"], encoded.features) if validates else None
+    parts: list[Part] = []
+    chosen_by = "nothing, since every class has one clip"
+    if validates or np.bincount(labels).max() > 1 or train is splits["train"]:
+        parts, chosen_by = validation_parts(values, labels, [clip.group for clip in train], validation)
+    heads = fit_heads(encoded.settings.heads, values, labels, parts)
+    scored = next((name for name in ("test", "val") if splits[name]), None)
+    tests = {h.name: scores_of(h.head, splits[scored], encoded.features, clips.classes) for h in heads if scored}
+    return Fitted(clips, heads, chosen_by, scored, tests, time.perf_counter() - started)
+
+
+# ---------------------------------------------------------------------------------------------- folds
+
+
+def run_folds(
+    settings: ProbeSettings, run: Path, command: str, folds: str | None = None, num_folds: int | None = None
+) -> dict[str, Any]:
+    """Hold out each group once, fit to all others, and return the figures of all folds together.
+
+    The clips are encoded once. Heads are chosen by cross-validation inside the training groups, so a fold has no
+    validation clips. Each fold has a folder with its checkpoint, scores.npz and results.json; ``run`` gets scores.npz
+    and report.html of the clips of all folds.
+
+    Args:
+        settings: the data, the network and the heads.
+        run: the folder of all folds.
+        command: the command, for results.json.
+        folds: groups by name, as in ``vidact.training.repeat.fold_parts``; None is every group by itself.
+        num_folds: this number of folds, each of several groups.
+    """
+    from vidact.report.page import write_summary
+    from vidact.results.figures import save_results
+    from vidact.results.scores import stack
+    from vidact.training.repeat import data_name, fold_figures, fold_folder
+
+    plans = plan_folds(settings, run, folds, num_folds)
+    started = time.process_time()
+    encoded = encode(settings, run, scores_all=True)
+    rows: list[dict[str, Any]] = []
+    scores: list[Scores] = []
+    for name, clips in plans.items():
+        print(f"\nfold {name}: {len(rows) + 1} of {len(plans)}")
+        fitted = fit_split(encoded, clips)
+        print_heads(fitted)
+        folder = fold_folder(run, name)
+        probe = save_probe(encoded, fitted, folder)
+        num_parameters = sum(p.numel() for p in probe.parameters())
+        save_figures(encoded, fitted, folder, num_parameters, command, is_fold=True)
+        scores.append(fitted.tests[fitted.best.name])
+        right = float((scores[-1].values.argmax(1) == scores[-1].labels).mean())
+        row = {"fold": name, "top1": right, "videos": len(scores[-1]), "head": fitted.best.name}
+        rows.append(row | {"validation": fitted.best.accuracy, "seconds of fitting": round(fitted.seconds, 2)})
+    pooled = stack(scores)
+    figures = fold_figures([row["top1"] for row in rows], pooled) | {
+        "parameters": num_parameters, "seconds_per_epoch": float("nan"),
+        "cpu_seconds": round(time.process_time() - started, 1), "seconds_encoding": round(encoded.seconds, 2),
+    }  # fmt: skip
+    pooled.save(run / "scores.npz")
+    save_results(run, figures | {"rows": rows}, command)
+    title = f"{data_name(settings.data)}: {settings.network} with a head, {len(rows)} folds"
+    page = write_summary(run, title, rows, pooled=pooled)
+    print()
+    for row in rows:
+        print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos, by {row['head']}")
+    print(
+        f"{'mean':>16}  top-1 {figures['mean_top1']:.4f} ± {figures['std_top1']:.4f}, from {figures['min_top1']:.3f} "
+        f"to {figures['max_top1']:.3f}; {figures['errors']} errors of {figures['videos']}, "
+        f"{figures['cpu_seconds']} s of CPU time\nreport: {page}"
+    )
+    return figures
+
+
+def plan_folds(settings: ProbeSettings, run: Path, folds: str | None, num_folds: int | None) -> dict[str, ClipList]:
+    """Return the clips of each fold, whose test split is what the fold holds out; no validation clips.
+
+    Raises ValueError where the data have no groups, or fewer than two, and for names that are none.
+    """
+    from vidact.data import load_clips
+    from vidact.training.repeat import fold_folder, fold_parts
+
+    if folds and num_folds:
+        raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
+    if settings.held_out:
+        raise ValueError("--held_out is one fold and --folds are all of them; give one of the two")
+    every = load_clips(settings.data, group=settings.group)
+    if not every.has_groups:
+        raise ValueError(
+            "folds need --group: a pattern whose group names what is held out, such as the person; or a column group "
+            f"in {settings.data / 'clips.csv'}"
+        )
+    parts = fold_parts(every.groups(), folds, num_folds, settings.data)
+    plans = {
+        "+".join(part): load_clips(settings.data, group=settings.group, held_out=part, fractions=(1.0, 0.0, 0.0))
+        for part in parts
+    }
+    folders = [fold_folder(run, name) for name in plans]
+    if len(set(folders)) < len(folders):
+        raise ValueError(
+            f"two folds would both be written to {max(folders, key=folders.count)}; rename one of the groups"
+        )
+    for clips in plans.values():
+        refuse_absent_classes(clips.split("train"), clips.classes)
+    return plans
+
+
+# ---------------------------------------------------------------------------------------------- before the heads
+
+
+def open_data(settings: ProbeSettings) -> ClipData:
+    """Return the clips. Raises ValueError for multi-label data."""
+    from vidact.data.clips import ClipData
+    from vidact.video.sample import SegmentSampler
+
+    data = ClipData(
+        root=str(settings.data),
+        sampler=SegmentSampler(settings.frames or SEGMENTS),
+        batch_size=8,
+        group=settings.group,
+        held_out=list(settings.held_out) if settings.held_out else None,
+        fractions=tuple(settings.fractions),  # type: ignore[arg-type]  # ``load_clips`` checks that there are three
+        test_unreadable="skip",  # ``encode_clips`` stops at those of validation and test
+        decoder=settings.decoder,
+        seed=settings.seed,
+    )
+    if data.found.multi_label:
+        raise ValueError(
+            f"{settings.data} is multi-label data (a clip may have several labels), for which probe has no head; train "
+            f"a network instead: vidact train --data.root {settings.data}"
+        )
+    return data
+
+
+def open_trunk(settings: ProbeSettings) -> nn.Module:
+    """Return the frozen network. Raises ValueError for one without features."""
+    from vidact.features.names import build_network
+    from vidact.models.probe import refuse_without_features
+
+    weights = None if settings.weights == "none" else settings.weights
+    if weights is None:
+        print("weights none: the network is untrained and its features mean little")
+    trunk = build_network(settings.network, weights, settings.size)
+    refuse_without_features(trunk)
+    return trunk.eval().requires_grad_(False)
+
+
+def prepare(data: ClipData, trunk: Any, settings: ProbeSettings) -> None:
+    """Set the frames of a clip and make the data sets for the network's input."""
+    from vidact.video.sample import SegmentSampler
+
+    if settings.frames is not None and trunk.input.frames not in (None, settings.frames):
+        raise ValueError(
+            f"--frames is {settings.frames}, and the weights of {settings.network} are made for {trunk.input.frames} "
+            "frames; leave --frames out"
+        )
+    data.sampler = SegmentSampler(settings.frames or trunk.input.frames or SEGMENTS)
+    data.prepare(trunk.input)
+
+
+def encode_clips(
+    data: ClipData, trunk: nn.Module, store: Encodings, run: Path, device_name: str | None, scores_all: bool = False
+) -> dict[str, np.ndarray]:
+    """Return the features of every readable clip by id; those that are stored already are not computed again.
+
+    Unreadable training clips are listed in unreadable.json. Raises VideoError where they are more than 5 % of the
+    training clips, or a clip that will be scored: of another split, or any if ``scores_all``.
+    """
+    import torch
+
+    from vidact.device import best_device
+    from vidact.jobs import Meter
+    from vidact.tasks.probe import clip_state, encode
+    from vidact.text.names import counted
+
+    device = torch.device(device_name) if device_name else best_device()
+    trunk.to(device)
+    clips = data.found
+    unreadable: dict[str, dict[str, str]] = {}
+    with store.folder.locked():
+        store.folder.claim(store.settings)
+        states = {clip.id: clip_state(clip.path, clip.start_s, clip.end_s) for clip in clips}
+        waiting = {clip.id for clip in clips if store.read(clip.id, states[clip.id]) is None}
+        print(f"{counted(len(waiting), 'clip')} to encode, {len(clips) - len(waiting)} encoded before", flush=True)
+        meter = Meter({clip.id: max(states[clip.id]["size"], 1) for clip in clips if clip.id in waiting}, unit="clips")
+        meter.begin()
+        try:
+            for split in ("train", "val", "test"):
+                data.test_split = split
+                data.prepare(data.input)
+                dataset = data.sets["test"]
+                dataset.clips = [clip for clip in dataset.clips if clip.id in waiting]
+                if dataset.clips:
+                    unreadable[split] = encode(trunk, data.test_dataloader(), store, states, device, meter.finish)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on from what is in {store.folder.out}") from None
+        stored = {clip.id: store.read(clip.id, states[clip.id]) for clip in clips}
+    trunk.cpu()
+    if scores_all and unreadable:
+        unreadable = {"test": {clip: reason for part in unreadable.values() for clip, reason in part.items()}}
+    report_unreadable(unreadable, len(clips.split("train")), run)
+    return {clip: features for clip, features in stored.items() if features is not None}
+
+
+def report_unreadable(unreadable: dict[str, dict[str, str]], num_train: int, run: Path) -> None:
+    """Write unreadable.json where training clips were skipped; raise VideoError where too many or others were."""
+    from vidact.files import write_json
+    from vidact.text.names import counted
+    from vidact.video.decode import VideoError
+
+    for split in ("val", "test"):
+        if bad := unreadable.get(split):
+            clip, reason = next(iter(bad.items()))
+            raise VideoError(
+                f"{counted(len(bad), 'clip')} of the split {split} cannot be read, so that it could not be scored; the "
+                f"first is {clip}: {reason}. Mend them, or take them out of the data"
+            )
+    path, skipped = run / "unreadable.json", unreadable.get("train", {})
+    if not skipped:
+        path.unlink(missing_ok=True)
+        return
+    write_json(path, {"split": "train", "videos": num_train, "skipped": skipped})
+    message = f"{len(skipped)} of {counted(num_train, 'training clip')} could not be read; {path} names them"
+    if len(skipped) > MOST_UNREADABLE * num_train:
+        clip, reason = next(iter(skipped.items()))
+        raise VideoError(f"{message}; at most {MOST_UNREADABLE:.0%} may be skipped. The first is {clip}: {reason}")
+    print(message)
+
+
+def refuse_absent_classes(train: Sequence[Clip], classes: Sequence[str]) -> None:
+    """Raise ValueError where a class has no training clip."""
+    from vidact.text.names import first_few
+
+    present = {clip.label for clip in train}
+    if absent := [name for i, name in enumerate(classes) if i not in present]:
+        raise ValueError(
+            f"no training clip shows {first_few(absent)}, so a head could never answer that; add clips, change "
+            "--fractions or --seed, or correct the column split of clips.csv"
+        )
+
+
+def stacked(clips: Sequence[Clip], features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features (N, D) and the classes (N,) of clips."""
+    import numpy as np
+
+    return np.stack([features[clip.id] for clip in clips]), np.array([clip.label for clip in clips], dtype=np.int64)
+
+
+# ---------------------------------------------------------------------------------------------- after the heads
+
+
+def scores_of(head: Head, clips: Sequence[Clip], features: dict[str, np.ndarray], classes: list[str]) -> Scores:
+    """Return the head's logits of clips, sorted by id."""
+    import torch
+
+    from vidact.results.scores import Scores
+
+    rows = sorted(clips, key=lambda clip: clip.id)
+    values, labels = stacked(rows, features)
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(values)).numpy()
+    return Scores([clip.id for clip in rows], labels, logits, list(classes), paths=[str(clip.path) for clip in rows])
+
+
+def print_heads(fitted: Fitted) -> None:
+    """Print a table of the heads, the best one first."""
+    from vidact.results.scores import figures_of
+
+    print(f"heads, compared by {fitted.chosen_by}:")
+    print(f"{'head':10} {'setting':>16} {'validation':>11}" + f" {fitted.scored or '':>8}".rstrip())
+    for each in fitted.heads:
+        figure = f" {figures_of(fitted.tests[each.name])['top1']:8.4f}" if fitted.scored else ""
+        print(f"{each.name:10} {setting_text(each):>16} {each.accuracy:11.4f}{figure}")
+
+
+def setting_text(fitted: FittedHead) -> str:
+    """Return the setting that validation chose, in words."""
+    from vidact.text.names import counted
+
+    if fitted.setting is None:
+        return "-"
+    if fitted.name == "linear":
+        return f"strength {fitted.setting:g}"
+    return counted(int(fitted.setting), "neighbour")
+
+
+def build_probe(trunk: nn.Module, fitted: FittedHead, num_classes: int, frames: int, rate: float | None) -> Probe:
+    """Return the clip network that is made of the trunk and the head.
+
+    Args:
+        trunk: the frozen network.
+        fitted: the head.
+        num_classes: number of classes K.
+        frames: the frames of a training clip.
+        rate: how many of them make a second; None leaves the trunk's own rate.
+    """
+    from vidact.models.probe import Neighbours, clip_probe
+    from vidact.models.weights import attach, input_of, load_strictly, recipe_of
+
+    sizes = {}
+    if isinstance(fitted.head.scores, Neighbours):
+        sizes = {"examples": len(fitted.head.scores.memory), "neighbours": fitted.head.scores.neighbours}
+    recipe, clip_input = recipe_of(trunk), input_of(trunk)
+    assert recipe is not None  # ``build_network`` calls builders only
+    assert clip_input is not None  # ``open_trunk`` has refused others
+    probe = clip_probe(dict(recipe), fitted.name, num_classes, **sizes, window=frames)
+    attach(probe, input=clip_input if rate is None else dataclasses.replace(clip_input, fps=rate))
+    load_strictly(probe.trunk, trunk.state_dict(), source="the frozen network")
+    load_strictly(probe.head, fitted.head.state_dict(), source="the head")
+    return probe.eval()
+
+
+def rate_of(clips: Sequence[Clip], frames: int, decoder: str) -> float | None:
+    """Return how many of the frames that are read of a clip make a second: the median over up to 50 clips.
+
+    None where no clip lasts longer than an instant.
+    """
+    from vidact.video.decode import open_video
+
+    rates = []
+    for clip in clips[:: -(-len(clips) // CLIPS_FOR_RATE)]:
+        with open_video(clip.path, decoder) as video:
+            begin_s, end_s = float(video.times_s[0]), float(video.end_s)
+        start_s = begin_s + (clip.start_s or 0.0)
+        stop_s = end_s if clip.end_s is None else min(begin_s + clip.end_s, end_s)
+        if stop_s > start_s:
+            rates.append(frames / (stop_s - start_s))
+    return round(float(np.median(rates)), 2) if rates else None
+
+
+def save_probe(encoded: Encoded, fitted: Fitted, run: Path) -> Probe:
+    """Write probe.safetensors, which predict, test, stream, serve and export open, and return the network in it."""
+    from vidact.models.weights import save
+
+    data = encoded.data
+    frames = data.sampler(1000).shape[1]
+    train = [clip for clip in fitted.clips.split("train") if clip.id in encoded.features]
+    is_image = encoded.dim != encoded.trunk.dim  # only the vectors of an image network are pooled, so that it streams
+    rate = rate_of(train, frames, data.decoder) if is_image else None
+    probe = build_probe(encoded.trunk, fitted.best, len(data.found.classes), frames, rate)
+    record: dict[str, Any] = {"classes": data.found.classes, "sampling": data.sampler.record(), "multi_label": False}
+    if data.flow_record is not None:
+        record["flow"] = data.flow_record
+    save(probe, run / CHECKPOINT, record)
+    return probe
+
+
+def save_figures(
+    encoded: Encoded, fitted: Fitted, run: Path, num_parameters: int, command: str, is_fold: bool = False
+) -> None:
+    """Write scores.npz and results.json of the best head; for a run that is no fold, print them and write its page."""
+    from vidact.metrics.topk import is_trivial
+    from vidact.report.page import write_report
+    from vidact.results.figures import in_words, save_results
+    from vidact.results.scores import figures_of
+
+    scored, tests = fitted.scored, fitted.tests
+    heads: dict[str, dict[str, Any]] = {}
+    for each in fitted.heads:
+        heads[each.name] = {"validation_top1": each.accuracy, "setting": each.setting}
+        if scored:
+            heads[each.name][f"{scored}_top1"] = figures_of(tests[each.name])["top1"]
+    facts = {
+        "network": encoded.settings.network,
+        "head": fitted.best.name,
+        "validated_on": fitted.chosen_by,
+        "features": encoded.dim,
+        "seconds_encoding": round(encoded.seconds, 2),
+        "seconds_fitting": round(fitted.seconds, 2),
+    }
+    sections: dict[str, Any] = {"probe": facts, "heads": heads}
+    checkpoint = run / CHECKPOINT
+    lines = []
+    if scored is None:
+        lines.append("no split test and no split val: nothing is scored")
+    else:
+        scores = tests[fitted.best.name]
+        scores.save(run / "scores.npz")
+        figures: dict[str, Any] = figures_of(scores) | scores.beside_yardsticks()
+        sections["test"] = {f"{scored}_{name}": value for name, value in figures.items()} | {
+            "videos": len(scores),
+            "parameters": num_parameters,
+            "checkpoint": str(checkpoint),
+            "classes": len(scores.classes),
+            "views": scores.views,
+        }
+        for name, value in figures.items():
+            if isinstance(value, float) and not is_trivial(name, len(scores.classes)):
+                lines.append(f"{in_words(name):>56}  {value:.4f}")
+        if figures["verdict"]:
+            lines.append(f"note: {figures['verdict']}")
+        if scored == "val":
+            lines.append(
+                "note: the data has no test split; the validation clips also chose the head, which flatters it"
+            )
+    save_results(run, sections, command)
+    if not is_fold:
+        lines.append(f"checkpoint: {checkpoint}\nreport: {write_report(run)}")
+        print("\n".join(lines))
