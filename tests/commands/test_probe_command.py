@@ -17,9 +17,12 @@ from vidact.models.probe import Probe
 from vidact.models.weights import load, save
 from vidact.results.figures import load_results
 from vidact.results.scores import load_scores
+from vidact.stream import load_model, open_source
+from vidact.stream import run as play
 from vidact.tasks import probe as task
 from vidact.training.shots import drawn
 from vidact.video.decode import open_video
+from vidact.video.numbered import write_numbered_video
 from vidact.video.sample import SegmentSampler
 from vidact.video.transform import test_transform as view_of_tests
 
@@ -152,6 +155,41 @@ def test_the_checkpoint_is_exported(root, run, tmp_path):
     np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
 
 
+def test_the_end_of_a_streamed_file_is_the_prediction_of_the_file(run, tmp_path):
+    """A file of as many frames as a clip has, at the rate of the stream: predict reads all of them, as the stream does.
+    Of a longer file the end of the stream is the prediction of its last frames."""
+    checkpoint = run / "probe.safetensors"
+    model = load_model(checkpoint, steps_per_second=25, device="cpu")
+    short, long = tmp_path / "short.mp4", tmp_path / "long.mp4"
+    write_numbered_video(short, 4, times_ms=[0, 40, 80, 120])
+    write_numbered_video(long, 12, times_ms=list(range(0, 480, 40)))
+    *_, last = play(open_source(short), model)
+    (prediction,) = vidact.predict(short, checkpoint, top=3, device="cpu")
+    names = load(checkpoint).record.classes
+    expected = [dict(prediction.labels)[name] for name in names]
+    np.testing.assert_allclose(last.scores[1:], expected, atol=1e-5)
+    updates = list(play(open_source(long), model))
+    assert len(updates) == 12
+    with open_video(long) as video:
+        images = video.frames_at(range(8, 12)).images
+    probe = load(checkpoint)
+    with torch.no_grad():
+        shares = probe(view_of_tests(probe.input, 1)(images)[0]).softmax(1)[0]
+    np.testing.assert_allclose(updates[-1].scores[1:], shares, atol=1e-5)
+    assert np.abs(updates[-1].scores - updates[3].scores).max() > 1e-3
+    with pytest.raises(ValueError, match="has no count 'frames' by which it could forget"):
+        load_model(checkpoint, horizon_s=3.0, device="cpu")
+
+
+def test_a_stream_takes_frames_as_often_as_training_did(run, root):
+    """Four frames of a clip, whatever it lasts: the median over the training clips."""
+    seconds = []
+    for clip in load_clips(root).split("train"):
+        with open_video(clip.path) as video:
+            seconds.append(video.end_s - video.times_s[0])
+    assert load_model(run / "probe.safetensors", device="cpu").fps == pytest.approx(4 / np.median(seconds), abs=0.01)
+
+
 # ------------------------------------------------------------------------------------------------ folds, few clips
 
 
@@ -215,6 +253,7 @@ def test_the_clips_of_all_folds_are_encoded_once(folds, people, tmp_path, capsys
     assert "errors of 24" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_learning_curve_has_a_row_for_each_number_of_clips_and_is_drawn(folds, people, tmp_path, capsys):
     shutil.copytree(folds / "encodings", tmp_path / "run" / "encodings")
     cli.main(
