@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import importlib
+import json
 import os
 import pickle
 import re
@@ -37,6 +38,11 @@ from vidact.video.numbered import write_numbered_video
 from vidact.video.sample import ClipSampler
 
 EACH = pytest.mark.parametrize("name", hub.PUBLISHED)
+# Of each publisher one name, and the others in the slow tests.
+ONES = {entry.origin: name for name, entry in hub.PUBLISHED.items()}.values()
+EACH_OR_ONE = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ONES else pytest.mark.slow) for name in hub.PUBLISHED]
+)
 CONTENT = os.urandom(3 << 20)
 NAME = "x3d_xs"  # the smallest; no hash of its file is published
 PATH = urlsplit(hub.PUBLISHED[NAME].address).path
@@ -205,7 +211,7 @@ def content_of(entry: hub.Published, folder: Path) -> bytes:
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name, entry in hub.PUBLISHED.items()
-            if name != NAME and entry.megabytes < 400
+            if name != NAME and entry.megabytes < 600
         ),
     ],
 )
@@ -565,6 +571,96 @@ def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/c")
     assert hub.folder() == Path("/c/.cache/vidact/weights")
+
+
+# ---------------------------------------------------------------------------------------------- every name
+
+
+@EACH_OR_ONE
+def test_the_way_of_every_file(name: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused, absent, wrong, redirected, cut and resumed, whole; then without a network, damaged, and put by hand."""
+    entry = hub.PUBLISHED[name]
+    content = name.encode() * 1000
+    published = hashlib.sha256(content).hexdigest()[:8] if entry.sha256 else ""
+    monkeypatch.setitem(hub.PUBLISHED, name, replace(entry, sha256=published))
+    path = urlsplit(entry.address).path
+    for status, words in ((401, r"\(401\): the server asks for a token"), (404, r"there is no http://127")):
+        server.statuses = {path: status}
+        with pytest.raises(OSError, match=words):
+            fetch(name)
+    server.statuses, server.files = {}, {path: content[::-1]}
+    if published:
+        with pytest.raises(ValueError, match="so it was removed"):
+            fetch(name)
+        assert in_cache() == []
+    server.files, server.redirects, server.cuts = {"/cdn": content}, {path: f"{server.address}/cdn"}, [500, 0]
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=f"{name} is not in the cache and downloads are forbidden: fetch https"):
+        fetch(name)
+    monkeypatch.delenv("VIDACT_OFFLINE")
+    with pytest.raises(OSError, match="the same command continues: fetch https"):
+        fetch(name)
+    assert fetch(name).read_bytes() == content
+    assert server.requests[-1] == ("/cdn", "bytes=500-")
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    file = fetch(name)
+    assert file.read_bytes() == content
+    file.write_bytes(content[::-1])
+    with pytest.raises(ValueError, match="it is damaged or another file"):
+        fetch(name)
+    with pytest.raises(ValueError, match="it is damaged or another file"):
+        vidact.load(name)
+    file.unlink()
+    download.pin_of(file).unlink()
+    file.write_bytes(content)
+    assert fetch(name) == file
+    assert in_cache() == sorted([file.name, f"{file.name}.sha256"])
+
+
+@EACH_OR_ONE
+def test_no_name_runs_what_its_file_says(
+    name: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    entry = replace(hub.PUBLISHED[name], sha256="")
+    monkeypatch.setitem(hub.PUBLISHED, name, entry)
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(pickle.dumps({"model_state": Hostile()}, protocol=2))
+    with pytest.raises(ValueError, match=r"cannot be read as weights|is not a readable \.safetensors file"):
+        vidact.load(name)
+    assert not (tmp_path / "ran").exists()
+
+
+LARGE = [name for name, entry in hub.PUBLISHED.items() if entry.megabytes > 600]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGE)
+def test_large_files_are_opened_by_name(name: str, server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file of the full size, without blocks on the disk for its numbers; the network has no memory for them."""
+    entry = hub.PUBLISHED[name]
+    entry.path.parent.mkdir(parents=True)
+    with torch.device("meta"):
+        tensors = published_tensors(entry)
+    if entry.path.suffix == ".bin":  # one number stands for all numbers of a tensor
+        torch.save({key: torch.zeros(()).expand(tensor.shape) for key, tensor in tensors.items()}, entry.path)
+    else:
+        header, end = {}, 0
+        for key, tensor in tensors.items():
+            size = tensor.numel() * 4
+            header[key] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+            end += size
+        text = json.dumps(header).encode()
+        with entry.path.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+        assert entry.path.stat().st_size == pytest.approx(entry.megabytes * 1e6, rel=0.05)
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    with torch.device("meta"):
+        network = vidact.load(name)
+    assert network.record["source"] == entry.address
+    assert not server.requests
 
 
 # ---------------------------------------------------------------------------------------------- the command

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact.files import in_use, no_empty_folder, replacing
+from vidact.hub import text_of
 from vidact.results.figures import load_results, save_results
 from vidact.text.addresses import without_secrets
 from vidact.text.names import plain_name, same_names
@@ -292,7 +293,7 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
         "parameters": sum(p.numel() for p in task.network.parameters()),
         "seconds": round(time.perf_counter() - started, 2),
     }
-    facts = {"checkpoint": str(path), "classes": len(classes)} | task.save_scores(run, data)
+    facts = {"checkpoint": text_of(path), "classes": len(classes)} | task.save_scores(run, data)
     save_results(run, {task.section(data): figures | facts, **(training_figures or {})}, command)
     page = write_report(run)
     for key, value in figures.items():
