@@ -299,6 +299,23 @@ def test_a_file_of_another_layout_is_refused_by_name(server: FileServer, tmp_pat
         vidact.load(NAME)
 
 
+def test_a_cut_or_wrong_file_by_hand_can_be_replaced(server: FileServer, tmp_path: Path) -> None:
+    """Its hash is not kept: the right file, put in its place, is not refused as another one."""
+    path = hub.PUBLISHED[NAME].path
+    path.parent.mkdir(parents=True)
+    torch.save({"model_state": nn.Linear(200, 200).state_dict()}, path)
+    whole = path.read_bytes()
+    for content, words in (
+        (whole[:100_000], r"cannot be read as weights .* Delete it, and it is fetched again"),
+        (whole, r"does not fit.*delete it, and it is fetched again"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            vidact.load(NAME)
+        assert in_cache() == [path.name]
+    assert not server.requests
+
+
 class Hostile:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch ran",)

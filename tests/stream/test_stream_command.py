@@ -112,6 +112,20 @@ class Closing:
 # ---- what comes out
 
 
+def test_without_an_event_the_highest_score_is_named(checkpoint, video, capsys):
+    args = ["--checkpoint", checkpoint, "--source", video, "--fast", "--threshold", "0.99"]
+    stream(*args)
+    figures, highest = capsys.readouterr().out.splitlines()[-2:]
+    assert figures.startswith("12 answers; 0 events; ")
+    with open_source(str(video)) as source:
+        updates = list(run(source, load_model(checkpoint, device="cpu")))
+    best = max(updates, key=lambda update: update.scores[1])
+    assert highest == (
+        f"the highest score was {best.scores[1]:.0%}, {CLASSES[0]} at {best.seconds:.2f} s; an event of it begins at "
+        "99% (--threshold)"
+    )
+
+
 def test_a_file_and_all_it_leaves_behind(checkpoint, video, tmp_path, capsys):
     """The lines are the engine's answers, the table its events, the recording has every frame at its second."""
     files = ["--jsonl", tmp_path / "a.jsonl", "--events", tmp_path / "e.csv", "--record", tmp_path / "r.mp4"]

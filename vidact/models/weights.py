@@ -14,6 +14,7 @@ stream:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from vidact import hub
 from vidact.batch import ClipInput
 from vidact.files import replacing
+from vidact.hub.download import pin_of
 from vidact.hub.huggingface import published_in
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
@@ -680,9 +682,23 @@ def from_reference(origin: str, state_dict: Mapping[str, Any], **hyperparameters
 
 
 def open_published(published: hub.Published) -> nn.Module:
-    """Return a published network, in evaluation mode, on the CPU; its file is downloaded unless the cache holds it."""
+    """Return a published network, in evaluation mode, on the CPU; its file is downloaded unless the cache holds it.
+
+    Raises:
+        ValueError: where the file cannot be read, or contains another network. Its hash is then not kept, so that the
+            right file can take its place.
+    """
     path = hub.fetch(published)
-    return build_published(published, read(path)[0], path)
+    try:
+        try:
+            state_dict = read(path)[0]
+        except ValueError as error:
+            raise ValueError(f"{error} Delete it, and it is fetched again") from error
+        return build_published(published, state_dict, path)
+    except ValueError:
+        with contextlib.suppress(OSError):  # a cache that only others write
+            pin_of(path).unlink(missing_ok=True)
+        raise
 
 
 def build_published(published: hub.Published, state_dict: Mapping[str, Any], path: Path) -> nn.Module:

@@ -198,8 +198,8 @@ def load_model(
 # The networks that can stream, for the errors about those that cannot.
 STREAMING = (
     "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
-    "with shift='causal', TSN on RGB frames, and the stream networks of MoViNet. Any network with one vector a clip "
-    "can make the features of a detector"
+    "with shift='causal', TSN on RGB frames, and the stream networks of MoViNet (--checkpoint movinet_a0_stream needs "
+    "no training). Any network with one vector a clip can make the features of a detector"
 )
 
 
