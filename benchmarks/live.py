@@ -380,8 +380,8 @@ def measure_recognisers(
     """Return the milliseconds of CPU time of the answers of each network, on one thread.
 
     An answer is one frame of the camera, resized and cropped, one step, and the softmax; its picture is decoded
-    elsewhere. ``batch_ms`` is the time of one answer where ``BATCH`` streams share each step. ``streams`` is by the
-    shorter of the two.
+    elsewhere. ``batch_ms`` is the time of one answer where ``BATCH`` streams share each step. A batch of whole clips is
+    not measured: on the CPU a clip in it took no less time. ``streams`` is by the shorter of the two times.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -389,32 +389,35 @@ def measure_recognisers(
         pictures = [noise(size, seed) // (1 + seed % 3) for seed in range(BATCH)]  # of several brightnesses
         networks = {name: whole_frames(name, *how, pictures) for name, how in recognisers.items()}
         states = {name: network.initial_state(1) for name, (network, _) in networks.items()}
-        shared = {name: network.initial_state(BATCH) for name, (network, _) in networks.items()}
+        stepping = {name: network for name, (network, _) in networks.items() if not isinstance(network, Clips)}
+        shared = {name: network.initial_state(BATCH) for name, network in stepping.items()}
         alone: dict[str, list[float]] = {name: [] for name in networks}
-        together: dict[str, list[float]] = {name: [] for name in networks}
+        together: dict[str, list[float]] = {name: [] for name in stepping}
         for number in range(repeats + 2):  # two rounds warm the machine up
             for name, (network, transform) in networks.items():
                 started = time.process_time()
                 frame = transform(pictures[number % BATCH][None])[0][:, 0]
                 logits, states[name] = network.step(frame, states[name])
                 logits.softmax(-1)
-                between = time.process_time()
+                alone[name].append(1000 * (time.process_time() - started))
+                if name not in stepping:
+                    continue
+                started = time.process_time()
                 frames = torch.cat([transform(picture[None])[0][:, 0] for picture in pictures])
                 logits, shared[name] = network.step(frames, shared[name])
                 logits.softmax(-1)
-                together[name].append(1000 * (time.process_time() - between) / BATCH)
-                alone[name].append(1000 * (between - started))
+                together[name].append(1000 * (time.process_time() - started) / BATCH)
         return {
             name: {
                 "pixels": (network.network if isinstance(network, Clips) else network).input.size,
                 "clip": recognisers[name][1],
                 **spread_of("", alone[name][2:]),
-                **spread_of("batch_", together[name][2:]),
+                **(spread_of("batch_", together[name][2:]) if name in stepping else {}),
                 "streams": 1000
                 / ANSWERS_PER_SECOND
-                / min(statistics.median(times[name][2:]) for times in (alone, together)),
+                / min(statistics.median(times[name][2:]) for times in (alone, together) if name in times),
                 "state_bytes": num_bytes(states[name]),
-                "difference": None if isinstance(network, Clips) else compare_with_clip(network, transform, pictures),
+                "difference": compare_with_clip(network, transform, pictures) if name in stepping else None,
             }
             for name, (network, transform) in networks.items()
         }
@@ -471,13 +474,15 @@ def print_recognisers(rows: dict[str, dict[str, Any]], size: tuple[int, int]) ->
         times = [
             f"{row[f'{part}ms']:.1f} ({row[f'{part}min_ms']:.1f}, {row[f'{part}p10_ms']:.1f} to "
             f"{row[f'{part}p90_ms']:.1f})"
+            if f"{part}ms" in row
+            else "–"
             for part in ("", "batch_")
         ]
+        ratio = f"{row['batch_ms'] / first['batch_ms']:.1f}" if "batch_ms" in row else "–"
         difference = f"clip of {row['clip']}" if row["difference"] is None else f"{row['difference']:.0e}"
         print(
             f"{name:20}{row['pixels']:7}{times[0]:>32}{row['ms'] / first['ms']:7.1f}{times[1]:>32}"
-            f"{row['batch_ms'] / first['batch_ms']:7.1f}{row['streams']:9.1f}{row['state_bytes'] / 1e6:11.2f}"
-            f"{difference:>13}",
+            f"{ratio:>7}{row['streams']:9.1f}{row['state_bytes'] / 1e6:11.2f}{difference:>13}",
             flush=True,
         )
 
