@@ -203,7 +203,6 @@ def test_a_probe_is_pushed(server: HubServer, tmp_path: Path) -> None:
     assert_nothing_of_this_machine(files, tmp_path, server.token)
     text = files["README.md"].decode()
     assert "trained on gestures. Its head was fitted to frozen features of x.ckpt." in text
-    assert "vidact stream" not in text
     clip = torch.randn(1, 3, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(vidact.load(ADDRESS)(clip), probe.eval()(clip))
@@ -337,6 +336,7 @@ def test_what_the_hub_refuses(
         ("hf://owner/name@v1/a.ckpt", "hf://owner/name@v1/a.ckpt"),
         ("https://example.org/a/b", "https://example.org/a/b"),
         ("https://jane:secret@example.org/a", "https://example.org/a"),
+        ("error:/home/jane/a.mp4 is empty", "error:a.mp4 is empty"),
         ("3/4 of the videos, and/or 10x3", "3/4 of the videos, and/or 10x3"),
         ("top-1 0.5", "top-1 0.5"),
         ("/", "."),
@@ -358,6 +358,7 @@ def test_folders_with_blanks_are_those_of_the_user(tmp_path: Path, monkeypatch: 
     assert without_paths("runs/x/best.ckpt") == "best.ckpt"  # it exists
     assert first_path(f"see {home}/x") == str(home)
     assert first_path("see runs/x") is None
+    assert without_paths(f"-I {home} -L{home}/lib") == "-I . -Llib"
 
 
 def test_a_folder_is_in_use_while_a_process_writes(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from vidact.text.addresses import SCHEME, without_secrets
 
 # An absolute path, a path that leads upwards or home, and one of Windows, behind a character that no path has inside.
-_PATH = re.compile(r"(?<![\w.~/\\:-])(?:~[\w.-]*[/\\]|\.\.[/\\]|/(?=[^\s/])|[A-Za-z]:[/\\]|\\\\)[^\s'\"`,;|<>)\]}]*")
+_PATH = re.compile(r"(?<![\w.~/\\-])(?:~[\w.-]*[/\\]|\.\.[/\\]|/(?=[^\s/])|[A-Za-z]:[/\\]|\\\\)[^\s'\"`,;|<>)\]}]*")
 _NAME = re.compile(r"[^/\\]+")
 
 
@@ -34,14 +34,14 @@ def without_paths(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
+    for folder in private_folders():  # they may have blanks, and the name of a user at their end
+        text = re.sub(rf"{re.escape(folder)}(?![\w-])", ".", text.replace(f"{folder}{os.sep}", ""))
     if SCHEME.match(text):  # an address is no path; hf://owner/name stays
         return without_secrets(text)
     is_path = re.match(r"(?:~[\w.-]*[/\\]|\.\.?[/\\]|/|[A-Za-z]:[/\\]|\\\\)", text) and "\n" not in text
-    is_file = ("/" in text or os.sep in text) and len(text) < 4096 and "\0" not in text and os.path.exists(text)
+    is_file = "/" in text and len(text) < 4096 and "\0" not in text and os.path.exists(text)
     if is_file or is_path:
         return _last(text)
-    for folder in private_folders():  # they may have blanks
-        text = text.replace(f"{folder}{os.sep}", "")
     return without_secrets(_PATH.sub(lambda match: _last(match[0]), text))
 
 
