@@ -34,14 +34,17 @@ def without_paths(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    for folder in private_folders():  # they may have blanks, and the name of a user at their end
+    folders = private_folders()
+    if text.rstrip(os.sep) in folders:  # its last part may be the name of the user
+        return "."
+    is_path = re.match(r"(?:~[\w.-]*[/\\]|\.\.?[/\\]|/|[A-Za-z]:[/\\]|\\\\)", text) and "\n" not in text
+    is_file = "/" in text and len(text) < 4096 and "\0" not in text and os.path.exists(text)
+    if is_path or is_file:
+        return _last(text)
+    for folder in folders:  # they may have blanks
         text = re.sub(rf"{re.escape(folder)}(?![\w-])", ".", text.replace(f"{folder}{os.sep}", ""))
     if SCHEME.match(text):  # an address is no path; hf://owner/name stays
         return without_secrets(text)
-    is_path = re.match(r"(?:~[\w.-]*[/\\]|\.\.?[/\\]|/|[A-Za-z]:[/\\]|\\\\)", text) and "\n" not in text
-    is_file = "/" in text and len(text) < 4096 and "\0" not in text and os.path.exists(text)
-    if is_file or is_path:
-        return _last(text)
     return without_secrets(_PATH.sub(lambda match: _last(match[0]), text))
 
 
