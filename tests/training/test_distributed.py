@@ -76,6 +76,11 @@ def test_two_processes_unfreeze_together(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("epoch 1: freeze is backbone", "epoch 2: freeze is stage 2", "epoch 3: freeze is none"):
         assert done.stdout.count(words) == 1
+    first = ["--trainer.max_epochs=1", "--run", str(tmp_path / "first")]
+    done = vidact("train", *SMALL, f"--data.root={root}", *two, *plan[:2], *first)
+    assert done.returncode == 0, done.stderr
+    (optimizer,) = torch.load(tmp_path / "first/checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+    assert len(optimizer["state"]) == 2  # the classifier's weight and bias: nothing else had a gradient
 
 
 def free_port() -> int:

@@ -291,8 +291,32 @@ def test_what_cannot_be_chosen_is_said(
     shutil.copytree(project / "my_clips", tmp_path / "both")
     shutil.copy(noise_sequences / "events.csv", tmp_path / "both")
     assert "both holds clips.csv and events.csv" in fails("--data.root=both")
+    (tmp_path / "single").mkdir()
+    clips = sorted((project / "my_clips").glob(f"{NAMES[0]}/*.mp4"))
+    (tmp_path / "single" / "jump").symlink_to(clips[0].parent)
+    assert "single has only one class, 'jump'; a classifier needs at least two" in (
+        words := fails("--data.root=single")
+    )
+    assert "neither" not in words
     assert not (tmp_path / "runs").exists()
     assert os.listdir(tmp_path / "empty") == []
+
+
+def test_one_clip_a_class_is_noted_before_training(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (project / "my_clips" / "clips.csv").read_text().splitlines()[1:]
+    for number in (1, 2):
+        root = tmp_path / f"clips{number}"
+        root.mkdir()
+        chosen = [row for name in NAMES for row in [row for row in rows if f",{name}" in row][:number]]
+        lines = [f"{project / 'my_clips'}/{row.split(',')[0]},{row.split(',')[1]},train" for row in chosen]
+        (root / "clips.csv").write_text("\n".join(["path,label,split", *lines]))
+        train([*SMALL, f"--data.root={root}", f"--run={tmp_path / f'run{number}'}", "--trainer.fast_dev_run=true"])
+        printed = capsys.readouterr().out
+        assert ("none of the 3 classes has two training clips: a network learns these clips by heart" in printed) == (
+            number == 1
+        )
 
 
 @pytest.mark.parametrize("asked", ["--help", "-h", "--data.help", "--model.help=vidact.tasks.ClipClassification"])

@@ -76,6 +76,10 @@ def inverse_frequencies(counts: np.ndarray) -> np.ndarray:
     return weights
 
 
+class SingleClassError(ValueError):
+    """An error of data whose clips all belong to one class."""
+
+
 @dataclass(frozen=True)
 class Clip:
     """A trimmed clip.
@@ -216,7 +220,7 @@ def load_clips(
     if empty:
         notes.append(f"{len(empty)} of {len(classes)} classes have no clip: {first_few(empty)}")
     if len(classes) < 2 and not multi_label:
-        raise ValueError(
+        raise SingleClassError(
             f"{root} has only one class, {classes[0]!r}; a classifier needs at least two to choose from"
             f"{untrimmed_hint(root)}"
         )

@@ -124,6 +124,7 @@ def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
     Raises FileNotFoundError where there is nothing to train on, ValueError where there are two kinds of data.
     """
     from vidact.data import load_clips
+    from vidact.data.clip_list import SingleClassError
     from vidact.data.sequence_list import FEATURES
 
     clips, events = DEFAULT, "online/fir/miniroad"
@@ -147,6 +148,8 @@ def recipe_for(root: Path, features: Path | None) -> tuple[str, str]:
         return clips, "clips.csv"
     try:
         data = load_clips(root, missing="skip", empty_classes="allow")
+    except SingleClassError:
+        raise
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(
             f"{root} holds neither clips.csv nor events.csv nor class folders with videos ({error})"

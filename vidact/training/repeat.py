@@ -183,6 +183,8 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
         results = load_results(run)
         result = results[plan.section]
         rows.append({"fold": name, "top1": result["test_top1"], "videos": result["videos"]})
+        if "test_probe" in result:
+            rows[-1]["linear probe"] = result["test_probe"]
         if "seconds_per_epoch" in results:
             rows[-1]["seconds an epoch"] = results["seconds_per_epoch"]
         if (seconds := time.perf_counter() - started) > 1:
@@ -198,7 +200,8 @@ def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str,
     save_results(out, figures | {"rows": rows}, command)
     page = write_summary(out, f"{plan.data}: {config.stem}, {len(names)} folds", rows, pooled=pooled)
     for row in rows:
-        print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}  of {row['videos']} videos")
+        beside = f", a linear probe {row['linear probe']:.3f}" if "linear probe" in row else ""
+        print(f"{row['fold']:>16}  top-1 {row['top1']:.3f}{beside}  of {row['videos']} videos")
     print(
         f"{'mean':>16}  top-1 {figures['mean_top1']:.4f} ± {figures['std_top1']:.4f}, from {figures['min_top1']:.3f} "
         f"to {figures['max_top1']:.3f}; {figures['errors']} errors of {figures['videos']}\nreport: {page}"

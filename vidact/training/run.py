@@ -8,6 +8,7 @@ import os
 import shlex
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from vidact.files import in_use, no_empty_folder, replacing
 from vidact.hub import text_of
 from vidact.results.figures import load_results, save_results
 from vidact.text.addresses import without_secrets
-from vidact.text.names import plain_name, same_names
+from vidact.text.names import counted, plain_name, same_names
 
 if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
@@ -62,6 +63,8 @@ def learn(cli: Any, command: str) -> Path:
     if trainer.is_global_zero:
         network, size = cli.config.model.init_args.network.class_path, sum(p.numel() for p in cli.model.parameters())
         print(f"run: {run}\n{network.rpartition('.')[2]}: {size:,} parameters\n{cli.datamodule.found}")
+        if note := note_on_few_clips(cli.datamodule.found):
+            print(f"note: {note}")
     split, data = cli.datamodule.test_split, cli.datamodule.found
     scored = next((name for name in (split, "val") if data.split(name)), None)
     if scored is None and trainer.is_global_zero:
@@ -102,6 +105,18 @@ def learn(cli: Any, command: str) -> Path:
         print(f"report: {write_report(run)}")
     trainer.strategy.barrier()  # other processes may read what the first one wrote
     return run
+
+
+def note_on_few_clips(data: Any) -> str:
+    """Return a note where no class has two training clips; an empty string for other data, and for a detector."""
+    clips = [clip for clip in getattr(data, "clips", []) if clip.split == "train"]
+    counts = Counter(label for clip in clips for label in clip.labels)
+    if not counts or max(counts.values()) > 1:
+        return ""
+    return (
+        f"none of the {counted(len(data.classes), 'class', 'classes')} has two training clips: a network learns these "
+        "clips by heart and not what an action looks like. Add clips of other people and places"
+    )
 
 
 def add_probe(cli: Any) -> FrozenProbe | None:
