@@ -13,6 +13,7 @@ from torch import nn
 from vidact.batch import ClipBatch
 from vidact.features.choices import HEADS
 from vidact.features.names import build_network
+from vidact.models import tsn_resnet_tiny
 from vidact.tasks.probe import (
     NEIGHBOURS,
     STRENGTHS,
@@ -162,3 +163,19 @@ def test_a_network_that_gives_nan_is_named_with_the_clip(tmp_path):
     with pytest.raises(ValueError, match="ResNet gives NaN or infinity for the clip run/a, so no head can be fitted"):
         encode(trunk.eval(), [batch], store, {"run/a": {}}, torch.device("cpu"), print)
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_features_of_clips_outside_the_data_lie_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    """Their ids are absolute paths, beside which nothing may be written."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    state = {"size": 1, "mtime_ns": 2}
+    store = Encodings(tmp_path / "run", tsn_resnet_tiny(3, weights=None, size=32, width=8), {})
+    features = np.arange(store.dim, dtype=np.float32)
+    for number, clip in enumerate((f"{clips}/a", "clips/a", "absolute/a")):
+        assert store.read(clip, state) is None
+        store.write(clip, state, features + number)
+    for number, clip in enumerate((f"{clips}/a", "clips/a", "absolute/a")):
+        np.testing.assert_array_equal(store.read(clip, state), features + number)
+    assert list(clips.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"clips", "run"}

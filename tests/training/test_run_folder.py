@@ -286,7 +286,8 @@ def test_what_cannot_be_chosen_is_said(
     (tmp_path / "empty").mkdir()
     assert "empty holds neither clips.csv nor events.csv nor class folders with videos" in fails("--data.root=empty")
     assert "nowhere does not exist" in fails("--data.root=nowhere")
-    assert "name a configuration with --config, or the folder of your data with" in fails()
+    words = fails("--data.root=single")
+    assert "single has only one class, 'jump'; a classifier needs at least two" in words
     shutil.copy(noise_sequences / "events.csv", tmp_path / "events.csv")
     shutil.copytree(project / "my_clips", tmp_path / "both")
     shutil.copy(noise_sequences / "events.csv", tmp_path / "both")

@@ -20,7 +20,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,7 @@ class Encodings:
 
     def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:
         """Return the stored features (D,) of a clip in this state; None where they are absent or damaged."""
-        if self.folder.read_if_of(clip, state) is None:
+        if self.folder.read_if_of(name_inside(clip), state) is None:
             return None
         try:
             features = np.load(self._path(clip), allow_pickle=False)
@@ -93,14 +93,20 @@ class Encodings:
 
     def write(self, clip: str, state: Mapping[str, Any], features: np.ndarray) -> None:
         """Store the features (D,) of a clip: the file first, then its note."""
-        self.folder.forget(clip)
+        self.folder.forget(name_inside(clip))
         with replacing(self._path(clip)) as half, half.open("wb") as file:
             np.save(file, features, allow_pickle=False)
-        self.folder.finish(clip, state)
+        self.folder.finish(name_inside(clip), state)
 
     def _path(self, clip: str) -> Path:
-        path = self.folder.out / f"{clip}.npy"
+        path = self.folder.out / f"{name_inside(clip)}.npy"
         return path.with_name(short_name(path.name))
+
+
+def name_inside(clip: str) -> str:
+    """Return a path below a folder for the id of a clip, which is absolute where its file lies outside the data."""
+    path = PurePath(clip)
+    return clip if not path.is_absolute() else PurePath("absolute", *path.parts[1:]).as_posix()
 
 
 def clip_state(path: Path, start_s: float | None, end_s: float | None) -> dict[str, Any]:
