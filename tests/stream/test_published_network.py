@@ -156,6 +156,19 @@ def test_stream_of_a_file(network: nn.Module, folder: Path, tmp_path: Path) -> N
     assert "\n51 answers; " in out
 
 
+def test_stream_of_an_exported_step(network: nn.Module, tmp_path: Path) -> None:
+    """The ONNX file of the commands in docs/live.md gives the answers of the steps by hand, also where they fade."""
+    export, stream = [line for line in commands("docs/live.md") if "movinet.onnx" in line]
+    assert (export[0], stream[0]) == ("export", "stream")
+    cli.main([word.replace("movinet.onnx", str(tmp_path / "movinet.onnx")) for word in export])
+    words = [{"0": "clip.mp4", "movinet.onnx": str(tmp_path / "movinet.onnx")}.get(word, word) for word in stream]
+    lines = tmp_path / "a.jsonl"
+    cli.main([*words, "--no_window", "--fast", f"--jsonl={lines}"])
+    answers = [json.loads(line) for line in lines.read_text().splitlines()]
+    expected = by_hand(network, pictures(network, Path(), nearest_frames(51)))
+    np.testing.assert_allclose(scores_of(answers), expected, atol=1e-3)
+
+
 def test_stream_without_a_display_or_a_camera(folder: Path) -> None:
     status, out, err = finish(start(folder, line_of("stream")))
     assert (status, out) == (2, "")
