@@ -341,6 +341,9 @@ def test_an_unknown_name_gives_close_matches() -> None:
         assert "vidact networks --published" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"there is no file qqq and no published network of this name\. "):
         vidact.load("qqq")
+    for page, address in (("a/b", "a/b"), ("a/b/blob/v1/x.ckpt", "a/b@v1/x.ckpt")):
+        with pytest.raises(FileNotFoundError, match=rf"A repository of the hub is written hf://{address}$"):
+            vidact.load(Path(f"https://huggingface.co/{page}"))
     with pytest.raises(FileNotFoundError, match=r"there is no file runs/x3d_xs$"):
         vidact.load("runs/x3d_xs")
 
@@ -545,6 +548,18 @@ def test_without_a_network(
     monkeypatch.setenv("VIDACT_MIRROR", "127.0.0.1")
     with pytest.raises(ValueError, match=r"VIDACT_MIRROR is 127\.0\.0\.1; give an address such as https://mirror"):
         fetch()
+
+
+def test_the_mirror_of_the_hub_has_its_files(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIDACT_MIRROR")
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    path = urlsplit(hub.PUBLISHED["videomae_base"].address).path
+    server.files = {path: CONTENT}
+    assert fetch("videomae_base").read_bytes() == CONTENT
+    assert download.address_of(hub.PUBLISHED[NAME]) == hub.PUBLISHED[NAME].address
+    monkeypatch.setenv("HF_ENDPOINT", "mirror")
+    with pytest.raises(ValueError, match=r"HF_ENDPOINT is mirror; give an address such as https://mirror"):
+        fetch("videomae_large")
 
 
 def test_proxies_are_those_of_the_environment(server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:

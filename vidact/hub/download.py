@@ -29,12 +29,18 @@ BLOCK = 1 << 20  # bytes that are read and written at once
 
 
 def address_of(entry: Published) -> str:
-    """Return the address of a network's file, at the mirror where ``VIDACT_MIRROR`` names one."""
-    mirror = os.environ.get("VIDACT_MIRROR", "")
+    """Return the address of a network's file, at the mirror where ``VIDACT_MIRROR`` names one.
+
+    Files of the Hugging Face hub are also read from its mirror, ``HF_ENDPOINT``.
+    """
+    variable = "VIDACT_MIRROR"
+    if not os.environ.get(variable) and entry.address.startswith("https://huggingface.co/"):
+        variable = "HF_ENDPOINT"
+    mirror = os.environ.get(variable, "")
     if not mirror:
         return entry.address
     if re.match(r"https?://[^/\s]", mirror) is None:
-        raise ValueError(f"VIDACT_MIRROR is {public(mirror)}; give an address such as https://mirror.example.org")
+        raise ValueError(f"{variable} is {public(mirror)}; give an address such as https://mirror.example.org")
     return mirror.rstrip("/") + urlsplit(entry.address).path
 
 

@@ -314,6 +314,12 @@ def advice(path: str | Path, networks: Collection[str] = ()) -> str:
         networks: the functions of ``vidact.models``.
     """
     name = str(path)
+    if page := re.match(
+        r"https?:/{1,2}(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:blob|resolve)/([^/]+)/(.+))?", name
+    ):
+        repository, revision, file = page.groups()
+        at = f"@{revision}/{file}" if revision else ""
+        return f". A repository of the hub is written hf://{repository}{at}"
     if re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
         return ""
     listing = "`vidact networks --published` lists the names that have weights"
