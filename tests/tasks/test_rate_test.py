@@ -120,14 +120,15 @@ def test_a_step_of_several_batches_has_their_mean(noise_sequences: Path) -> None
     assert test.losses[0] == pytest.approx(np.mean(diary.losses[:2]))
 
 
-def test_it_ends_where_the_loss_diverges_and_restores_the_weights(noise_sequences: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
+def test_it_ends_where_the_loss_diverges_and_restores_the_weights(noise_sequences: Path, precision: str) -> None:
     test = RateTest(steps=60, decades=(2, 12))
-    task, _, before = fit(noise_sequences, test)
+    task, _, before = fit(noise_sequences, test, precision=precision)
     assert test.curve.ended in ("diverged", "nan")
     assert 10 < len(test.curve.losses) < 60
     assert np.isfinite(test.curve.losses).all()
     for name, value in task.state_dict().items():
-        assert torch.equal(value, before[name]), name
+        assert torch.equal(value, before[name].to(value.dtype)), name
 
 
 def test_two_tests_are_the_same(noise_sequences: Path) -> None:
@@ -201,6 +202,7 @@ def test_what_learns_in_the_end_learns_in_the_test(tmp_path: Path, capsys: pytes
     ("more", "words"),
     [
         (["--ckpt=last"], "--find_lr tests the rates with which a training starts, and --ckpt goes on with one"),
+        (["--find_lr=true"], "--find_lr takes no value: write --find_lr, or leave it out to train"),
         (["--trainer.fast_dev_run=true"], "--find_lr needs about a hundred steps"),
         (["--trainer.devices=2"], "runs on one device, and 2 would train; give --trainer.devices 1"),
         (["--model.optimizer.init_args.lr=0"], "lr is 0"),

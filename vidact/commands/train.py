@@ -16,6 +16,8 @@ def main(args: Sequence[str]) -> None:
     from vidact.training import find_lr, run
 
     words = in_one_spelling(args)
+    if any(word.startswith(f"{FIND_LR}=") for word in words):
+        raise ValueError(f"{FIND_LR} takes no value: write {FIND_LR}, or leave it out to train")
     if FIND_LR in words:
         find_lr.find_lr([word for word in words if word != FIND_LR])
     else:
