@@ -93,6 +93,26 @@ def run(tmp_path: Path, recogniser: nn.Module) -> Path:
     )
 
 
+def test_figures_of_other_networks_are_not_taken_for_those_of_this(run: Path, tmp_path: Path) -> None:
+    """Of a probe beside the training, and of another checkpoint of the run."""
+    results = json.loads((run / "results.json").read_text())
+    others = {
+        "linear probe": {"test_top1": 0.9},
+        "test, last": {**FIGURES, "checkpoint": "runs/x/checkpoints/last.ckpt"},
+    }
+    (run / "results.json").write_text(json.dumps(results | others))
+    publication = assemble(run, Address("somebody/waves"), "mit", tmp_path / "out")
+    assert publication.remarks == [
+        "the figures of test, last are of last.ckpt, not of best.ckpt, so they are left out; `vidact test --config "
+        f"{run}/config.yaml` makes new ones"
+    ]
+    assert set(json.loads((tmp_path / "out" / "results.json").read_text())) == {"test", "linear probe"}
+    _, header, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    metrics = yaml.safe_load(header)["model-index"][0]["results"][0]["metrics"]
+    assert [metric["name"] for metric in metrics] == ["top-1 (test)"]
+    assert "| top-1 | 0.9000 |" in body
+
+
 @pytest.mark.slow
 def test_a_card_that_somebody_wrote_is_kept(server: HubServer, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["push", str(run), ADDRESS, "--licence=mit"])

@@ -129,16 +129,29 @@ def assemble(run: Path, address: Address, licence: str, folder: Path, data: str 
     attach(network, recipe=without_paths(recipe_of(network)))
     facts = {key: value for key, value in record.to_dict().items() if key not in ("recipe", "input", "format")}
     save(network, folder / WEIGHTS, without_paths(facts))
-    results = figures_only(load_results(run))
+    everything = load_results(run)
+    scored = {
+        name: Path(str(value["checkpoint"])).name
+        for name, value in everything.items()
+        if isinstance(value, Mapping) and "checkpoint" in value
+    }
+    own = [name for name, file in scored.items() if file == weights.name]
+    others = [name for name in scored if name not in own]
+    results = figures_only({name: value for name, value in everything.items() if name not in others})
     config = configuration(run)
     contents = {"results.json": json.dumps(results, indent=2, ensure_ascii=False) + "\n"}
     if config is not None:
         import yaml
 
         contents["config.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    origin, remarks = started_from(config, load_results(run), licence)
-    name = data or data_name(config, load_results(run))
-    contents[CARD] = card(network, address, licence, results, name, origin)
+    origin, remarks = started_from(config, everything, licence)
+    remarks += [
+        f"the figures of {name} are of {scored[name]}, not of {weights.name}, so they are left out; `vidact test "
+        f"--config {run}/config.yaml` makes new ones"
+        for name in others
+    ]
+    name = data or data_name(config, everything)
+    contents[CARD] = card(network, address, licence, results, own, name, origin)
     for file, text in contents.items():
         if (path := first_path(text)) is not None:
             raise ValueError(f"{file} would hold the local path {path}; nothing was pushed. Please report this")
@@ -208,8 +221,19 @@ def data_name(config: Mapping[str, Any] | None, results: Mapping[str, Any]) -> s
 # ---------------------------------------------------------------------------------------------- the card
 
 
-def card(network: Any, address: Address, licence: str, results: Mapping[str, Any], data: str, origin: str) -> str:
-    """Return the text of the repository's README.md: a header in YAML, and sections for people."""
+def card(
+    network: Any,
+    address: Address,
+    licence: str,
+    results: Mapping[str, Any],
+    own: Sequence[str],
+    data: str,
+    origin: str,
+) -> str:
+    """Return the text of the repository's README.md: a header in YAML, and sections for people.
+
+    ``own`` names the sections of ``results`` with figures of the network itself, which the header lists.
+    """
     import yaml
 
     from vidact.models.online import OnlineNetwork
@@ -239,6 +263,7 @@ def card(network: Any, address: Address, licence: str, results: Mapping[str, Any
                         "metrics": [
                             {"type": metric_type(name), "name": f"{in_words(name)} ({section})", "value": value}
                             for section, figures in tables
+                            if section in own
                             for name, value in figures.items()
                             if isinstance(value, float) and metric_type(name)
                         ],
