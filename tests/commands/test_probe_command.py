@@ -69,6 +69,20 @@ def test_a_run_has_a_checkpoint_scores_and_figures_beside_chance(run, root):
     assert (run / "report.html").is_file()
 
 
+def by_hand(probe: Probe, clip: torch.Tensor) -> torch.Tensor:
+    """The features (D,) of a clip (T, C, H, W) that the probe uses."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (probe.input.mean, probe.input.std))
+    grey = ((clip * std + mean) * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1)  # (T, H, W)
+    pictures = {"frames": clip, "moments": (torch.stack([grey[:-2], grey[1:-1], grey[2:]], 1) - mean) / std}
+    parts = []
+    for name in probe.views:
+        vectors = probe.trunk(pictures[name.removesuffix("_mean")])
+        parts.append(vectors.mean(0))
+        if not name.endswith("_mean"):
+            parts += [vectors.std(0, correction=0), vectors.diff(dim=0).abs().mean(0)]
+    return torch.cat(parts)
+
+
 def test_the_checkpoint_predicts_features_by_hand_and_head(run, root):
     probe, scores = load(run / "probe.safetensors"), load_scores(run / "scores.npz")
     assert isinstance(probe, Probe)
@@ -78,8 +92,7 @@ def test_the_checkpoint_predicts_features_by_hand_and_head(run, root):
             images = video.frames_at(SegmentSampler(4)(len(video))[0]).images
         clip = transform(images)[0][0]  # (T, C, H, W)
         with torch.no_grad():
-            vectors = probe.trunk(clip)  # (T, D)
-            features = torch.cat([vectors.mean(0), vectors.std(0, correction=0), vectors.diff(dim=0).abs().mean(0)])
+            features = by_hand(probe, clip)
             logits = probe.head(features[None])[0]
         np.testing.assert_allclose(row, logits, atol=1e-5 * max(1.0, float(logits.abs().max())), err_msg=id)
         (prediction,) = vidact.predict(path, run / "probe.safetensors", top=3, device="cpu")

@@ -8,7 +8,7 @@ from vidact.features.choices import HEADS
 from vidact.features.names import build_network
 from vidact.models import clip_probe, frame_classifier, trn_resnet_tiny, tsn_resnet_tiny
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
-from vidact.models.probe import empty_head, pooled, refuse_without_features
+from vidact.models.probe import empty_head, features_of, moments, num_features, pooled, refuse_without_features
 from vidact.models.weights import load, recipe_of, save
 
 TRUNKS = {"image": lambda: build_network("resnet_tiny", None, 32), "clip": lambda: tsn_resnet_tiny(1, size=32)}
@@ -80,10 +80,13 @@ def test_the_pooling_of_the_last_frames_is_that_of_a_shorter_clip():
         torch.testing.assert_close(together[row : row + 1], pooled(frames[row : row + 1, -count:]))
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_a_step_answers_about_the_newest_frames(head):
+CHOICES = (["frames"], ["moments"], ["frames", "moments"], ["frames_mean"], ["moments_mean"])
+
+
+@pytest.mark.parametrize("views", CHOICES, ids="+".join)
+def test_a_step_answers_about_the_newest_frames(views):
     """Step t equals forward of the last W frames up to t, for streams that begin at different times."""
-    probe = clip_probe(dict(recipe_of(TRUNKS["image"]())), head, 3, examples=6, neighbours=2, window=5).eval()
+    probe = clip_probe(dict(recipe_of(TRUNKS["image"]())), "linear", 3, window=5, views=views).eval()
     assert isinstance(probe, SteppingClipNetwork)
     with torch.no_grad():
         for tensor in probe.head.state_dict().values():
@@ -97,8 +100,31 @@ def test_a_step_answers_about_the_newest_frames(head):
             for row, first in ((0, 0), (1, 0 if t < late else late)):
                 expected = probe(clip[row : row + 1, max(first, t - 4) : t + 1])
                 torch.testing.assert_close(logits[row : row + 1], expected, atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match="window is 0; a step answers about one frame at least"):
-        clip_probe(dict(recipe_of(TRUNKS["image"]())), head, 3, examples=1, neighbours=1, window=0)
+    with pytest.raises(ValueError, match=r"window is \d; a step answers about \d frames at least"):
+        clip_probe(
+            dict(recipe_of(TRUNKS["image"]())), "linear", 3, window=2 if "moments" in views[-1] else 0, views=views
+        )
+
+
+def test_moments_are_the_grey_levels_of_three_frames_as_colours():
+    expected = TRUNKS["image"]().input
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (expected.mean, expected.std))
+    images = torch.rand(1, 4, 3, 6, 6)
+    shown = moments((images - mean) / std, expected) * std + mean
+    grey = (images * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(2)
+    torch.testing.assert_close(shown, torch.stack([grey[:, t : t + 2] for t in range(3)], dim=2))
+    still = moments((images[:, :1].expand(-1, 4, -1, -1, -1) - mean) / std, expected) * std + mean
+    torch.testing.assert_close(still[:, :, 0], still[:, :, 2])  # what stands still is grey
+    (one,) = moments((images[:, :2] - mean) / std, expected) * std + mean
+    torch.testing.assert_close(one[0], torch.stack([grey[0, 0], grey[0, 0], grey[0, 1]]))
+
+
+def test_views_that_a_network_cannot_read_are_refused():
+    recipe = dict(recipe_of(TRUNKS["image"]()))
+    for views in ([], ["moments", "frames"], ["flow"], ["frames", "moments_mean"]):
+        with pytest.raises(ValueError, match=r"views are .*; ResNet reads frames and moments, in this order"):
+            clip_probe(recipe, "linear", 3, views=views)
+    assert features_of(TRUNKS["image"](), torch.randn(1, 4, 3, 32, 32)).shape[1] == num_features(TRUNKS["image"]())
 
 
 def test_a_probe_on_a_clip_network_does_not_step():

@@ -19,10 +19,13 @@ from vidact.tasks.probe import (
     STRENGTHS,
     Encodings,
     Part,
+    choices_of_views,
     choose_setting,
+    columns_of,
     encode,
     fit,
     fit_heads,
+    fit_views,
     folds_of,
     validation_parts,
 )
@@ -83,7 +86,7 @@ def test_a_prototype_is_the_mean_of_its_class():
 def test_the_setting_is_the_best_one_on_the_validation_clips():
     (features, labels), (others, truth) = made(dim=40, noise=3), made(dim=40, noise=3, seed=1, clips=200)
     part = Part(features, labels, others, truth)
-    setting, accuracy = choose_setting("linear", STRENGTHS, [part])
+    setting, accuracy, _ = choose_setting("linear", STRENGTHS, [part])
     heads = fit("linear", features, labels, STRENGTHS)
     each = [float((logits_of(head, others).argmax(1) == truth).mean()) for head in heads]
     assert accuracy == pytest.approx(max(each))
@@ -120,7 +123,7 @@ def test_a_class_that_a_fold_holds_out_whole_counts_as_wrong():
     features, labels = made(clips=12, noise=0.01)
     part = Part(features[labels < 3], labels[labels < 3], features, labels)
     for name, setting in (("linear", 1.0), ("knn", NEIGHBOURS[0]), ("prototype", None)):
-        assert choose_setting(name, [setting], [part]) == (setting, pytest.approx(9 / 12))
+        assert choose_setting(name, [setting], [part])[:2] == (setting, pytest.approx(9 / 12))
 
 
 def test_one_clip_a_class_leaves_nothing_to_compare():
@@ -129,6 +132,37 @@ def test_one_clip_a_class_leaves_nothing_to_compare():
         validation_parts(features, labels, [None] * 4, None)
     (part,), unit = validation_parts(features, labels, [None] * 4, made(clips=8, seed=1))
     assert (len(part.labels), len(part.other_labels), unit) == (4, 8, "8 validation clips")
+
+
+def test_the_views_that_tell_the_classes_apart_are_chosen():
+    """Features of two views beside each other, three statistics each: only the mean of the second shows the class."""
+    features, labels = made(dim=8, noise=1.0)
+    features[:, :2] = 0
+    noise = 20 * np.random.default_rng(3).normal(size=(60, 48)).astype(np.float32)
+    noise[:, 24:32] = features
+    parts, _ = validation_parts(noise, labels, [None] * 60, None)
+    for fitted in fit_views(HEADS, ("frames", "moments"), noise, labels, parts):
+        assert fitted.views == ("moments_mean",)
+        assert len(fitted.head.mean) == 8
+        assert fitted.accuracy > 0.5
+    (alone,) = fit_views(["linear"], ("frames", "moments"), noise, labels, [])
+    assert alone.views == ("frames", "moments")
+    assert (alone.setting, len(alone.head.mean)) == (1.0, 48)
+    (clips,) = fit_views(["knn"], (), noise, labels, parts)
+    assert (clips.views, len(clips.head.mean)) == ((), 48)
+
+
+def test_the_columns_of_views_are_theirs():
+    views = ("frames", "moments")
+    columns = {tuple(chosen): columns_of(chosen, views, 12) for chosen in choices_of_views(views)}
+    assert columns == {
+        ("frames", "moments"): slice(0, 12), ("frames",): slice(0, 6), ("moments",): slice(6, 12),
+        ("frames_mean",): slice(0, 2), ("moments_mean",): slice(6, 8),
+    }  # fmt: skip
+    assert [columns_of(chosen, ("frames",), 6) for chosen in choices_of_views(("frames",))] == [
+        slice(0, 6),
+        slice(0, 2),
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ encodings

@@ -20,4 +20,4 @@ FPS = 24.0  # frames a second of the clock
 CHUNK = 6  # frames of a token
 
 HEADS = ("linear", "knn", "prototype")  # the heads of a probe; of equally good ones the earlier is chosen
-SEGMENTS = 8  # frames that a probe reads of a clip
+SEGMENTS = 24  # frames that a probe reads of a clip

@@ -2,10 +2,15 @@
 
 The trunk is any network with features. A clip network gives one vector a clip. The vectors of an image network are
 pooled over time: their mean, their standard deviation and the mean absolute difference of neighbouring frames, one
-after the other, so that motion is among the features. They are standardised with the training clips' mean and standard
-deviation, and one of three heads scores them: multinomial logistic regression, the nearest training clips, or the
-nearest class mean. The last two compare by cosine, with the temperature of Wu et al. 2018
-(https://arxiv.org/abs/1805.01978), so that their softmax is a vote. ``vidact.tasks.probe`` fits the heads.
+after the other, so that motion is among the features. An image network reads one or two views of a clip: its frames,
+and its moments, pictures whose three colours are the grey levels of three successive frames. What stands still is grey
+there and what moves has coloured edges, which a network that was trained on photographs tells apart. A probe may use
+both views, or one of them, with all three statistics or the mean alone.
+
+The features are standardised with the training clips' mean and standard deviation, and one of three heads scores them:
+multinomial logistic regression, the nearest training clips, or the nearest class mean. The last two compare by cosine,
+with the temperature of Wu et al. 2018 (https://arxiv.org/abs/1805.01978), so that their softmax is a vote.
+``vidact.tasks.probe`` fits the heads.
 
 A probe on an image network also steps frame by frame (``FrameProbe``). Its state holds the vectors of the newest
 frames, so each frame is encoded once, and the answer is that of a clip of these frames.
@@ -16,17 +21,21 @@ N training clips, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidact.batch import ClipInput
 from vidact.models.backbones import Backbone, check_clip
 from vidact.models.clip_network import VectorNetwork
 from vidact.models.weights import build_from_recipe, builder, input_of
 
+VIEWS = ("frames", "moments")  # what an image network can read of a clip, in the order of the features
+MEAN_OF = {f"{view}_mean": view for view in VIEWS}  # views of which the mean over time is used alone
+GREY = (0.299, 0.587, 0.114)  # the shares of red, green and blue in a grey level (ITU-R BT.601)
 TEMPERATURE = 0.07  # the divisor of cosines before the softmax
 LEAST_VOTE = 1e-6  # the share of the votes of a class without a vote, whose logarithm would be infinite
 
@@ -67,17 +76,62 @@ def refuse_without_features(network: nn.Module) -> None:
         )
 
 
-def features_of(trunk: Any, clip: Tensor) -> Tensor:
-    """Return the features (B, D) of clips (B, T, C, H, W), by an image network or a clip network."""
+def views_of(trunk: Any) -> tuple[str, ...]:
+    """Return the views that a trunk can read: those of ``VIEWS``, "frames" for other inputs than RGB, or none."""
+    if not isinstance(trunk, Backbone):
+        return ()
+    return VIEWS if trunk.input.channels == trunk.input.rgb_channels == 3 else VIEWS[:1]
+
+
+def grey(images: Tensor, expected: ClipInput) -> Tensor:
+    """Return the grey levels (…, H, W) of normalised images (…, 3, H, W), in the units of the mean of ``expected``."""
+    shares = images.new_tensor(GREY if expected.order == "rgb" else GREY[::-1])
+    mean, std = images.new_tensor(expected.mean), images.new_tensor(expected.std)
+    # shares * (image * std + mean), summed over the colours
+    return torch.einsum("...chw,c->...hw", images, shares * std) + (shares * mean).sum()
+
+
+def coloured(levels: Tensor, expected: ClipInput) -> Tensor:
+    """Return grey levels (…, 3, H, W) of three moments as the colours of a normalised image, the oldest first."""
+    mean, std = (levels.new_tensor(values).view(3, 1, 1) for values in (expected.mean, expected.std))
+    return (levels - mean) / std
+
+
+def moments(clip: Tensor, expected: ClipInput) -> Tensor:
+    """Return the moments (B, T', 3, H, W) of normalised clips (B, T, 3, H, W): of frames t - 2, t - 1 and t.
+
+    T' is T - 2; of a clip of one or two frames it is 1, and the first frame stands for those before it.
+    """
+    levels = grey(clip, expected)  # (B, T, H, W)
+    if levels.shape[1] < 3:
+        levels = torch.cat([levels[:, :1]] * (3 - levels.shape[1]) + [levels], dim=1)
+    return coloured(torch.stack([levels[:, :-2], levels[:, 1:-1], levels[:, 2:]], dim=2), expected)
+
+
+def features_of(trunk: Any, clip: Tensor, views: Sequence[str] | None = None) -> Tensor:
+    """Return the features (B, D) of clips (B, T, C, H, W), by an image network or a clip network.
+
+    Args:
+        trunk: the network.
+        clip: the clips.
+        views: what an image network reads: some of ``views_of(trunk)``, or one name of ``MEAN_OF``; None is all views.
+    """
     if not isinstance(trunk, Backbone):
         return trunk.features(clip)
     check_clip(clip, trunk.input)
-    return pooled(trunk(clip.flatten(0, 1)).unflatten(0, clip.shape[:2]))
+    parts = []
+    for name in views_of(trunk) if views is None else views:
+        images = clip if MEAN_OF.get(name, name) == "frames" else moments(clip, trunk.input)
+        part = pooled(trunk(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
+        parts.append(part[:, : trunk.dim] if name in MEAN_OF else part)
+    return torch.cat(parts, dim=1)
 
 
-def num_features(trunk: Any) -> int:
+def num_features(trunk: Any, views: Sequence[str] | None = None) -> int:
     """Return the number of features D that ``features_of`` returns."""
-    return 3 * trunk.dim if isinstance(trunk, Backbone) else int(trunk.dim)
+    if not isinstance(trunk, Backbone):
+        return int(trunk.dim)
+    return sum(trunk.dim * (1 if name in MEAN_OF else 3) for name in (views_of(trunk) if views is None else views))
 
 
 class Neighbours(nn.Module):
@@ -172,23 +226,25 @@ class Probe(nn.Module):
 
     Args:
         trunk: an image network, or a clip network with ``features``.
-        head: a head for as many features as the trunk has.
+        head: a head for as many features as ``features_of`` returns.
         num_classes: number of classes K.
+        views: what an image network reads of a clip, in the order of ``VIEWS``; empty for a clip network.
     """
 
-    def __init__(self, trunk: nn.Module, head: Head, num_classes: int) -> None:
+    def __init__(self, trunk: nn.Module, head: Head, num_classes: int, views: Sequence[str] = ()) -> None:
         super().__init__()
         clip_input = input_of(trunk)
         assert clip_input is not None  # the builder has refused networks without features
         self.trunk = trunk
         self.head = head
         self.num_classes = num_classes
-        self.dim = num_features(trunk)
+        self.views = tuple(views)
+        self.dim = num_features(trunk, self.views)
         self.input = clip_input
 
     def features(self, clip: Tensor) -> Tensor:
         """Return the vectors (B, D) of clips (B, T, C, H, W) before they are standardised."""
-        return features_of(self.trunk, clip)
+        return features_of(self.trunk, clip, self.views)
 
     def forward(self, clip: Tensor) -> Tensor:
         """Return logits (B, K) of clips (B, T, C, H, W)."""
@@ -200,35 +256,57 @@ class FrameProbe(Probe):
 
     Args:
         trunk: an image network.
-        head: a head for as many features as ``pooled`` returns.
+        head: a head for as many features as ``features_of`` returns.
         num_classes: number of classes K.
-        window: the number W of newest frames that the answer of a step depends on.
+        views: what the network reads of a clip, in the order of ``VIEWS``.
+        window: the number W of newest frames that the answer of a step depends on; at least 3 for moments.
     """
 
-    def __init__(self, trunk: Backbone, head: Head, num_classes: int, window: int) -> None:
-        super().__init__(trunk, head, num_classes)
-        if window < 1:
-            raise ValueError(f"window is {window}; a step answers about one frame at least")
+    def __init__(self, trunk: Backbone, head: Head, num_classes: int, views: Sequence[str], window: int) -> None:
+        super().__init__(trunk, head, num_classes, views)
+        least = 3 if {"moments", "moments_mean"} & set(views) else 1
+        if window < least:
+            raise ValueError(f"window is {window}; a step answers about {least} frames at least")
         self.window = window
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
         """Return the state of streams before their first frame: no vectors yet."""
-        at = self.head.mean
-        return {
-            "vectors": at.new_zeros(batch_size, self.window, self.dim // 3),
-            "count": torch.zeros(batch_size, dtype=torch.int64, device=at.device),
-        }
+        at, trunk = self.head.mean, self.trunk
+        assert isinstance(trunk, Backbone)
+        state = {view: at.new_zeros(batch_size, self.window, trunk.dim) for view in self.views}
+        state["count"] = torch.zeros(batch_size, dtype=torch.int64, device=at.device)
+        if any(MEAN_OF.get(view, view) == "moments" for view in self.views):
+            state["grey"] = at.new_zeros(batch_size, 2, self.input.size, self.input.size)
+        return state
 
     def step(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits (B, K) of a clip of the newest frames up to ``frame`` (B, C, H, W), and the next state."""
-        vectors = torch.cat([state["vectors"][:, 1:], self.trunk(frame).float()[:, None]], dim=1)  # (B, W, D)
         count = (state["count"] + 1).clamp(max=self.window)
-        return self.head(pooled(vectors, count)), {"vectors": vectors, "count": count}
+        after, parts = {"count": count}, []
+        for view in self.views:
+            image, used = frame, count
+            if MEAN_OF.get(view, view) == "moments":
+                now = grey(frame, self.input)[:, None]  # (B, 1, H, W)
+                # The first frame of a stream stands for those before it.
+                before = torch.where((count == 1)[:, None, None, None], now.expand(-1, 2, -1, -1), state["grey"])
+                levels = torch.cat([before, now], dim=1)
+                image, after["grey"], used = coloured(levels, self.input), levels[:, 1:], (count - 2).clamp(min=1)
+            vectors = torch.cat([state[view][:, 1:], self.trunk(image).float()[:, None]], dim=1)  # (B, W, D)
+            after[view] = vectors
+            part = pooled(vectors, used)
+            parts.append(part[:, : vectors.shape[2]] if view in MEAN_OF else part)
+        return self.head(torch.cat(parts, dim=1)), after
 
 
 @builder
 def clip_probe(
-    trunk: Mapping[str, Any], head: str, num_classes: int, examples: int = 0, neighbours: int = 0, window: int = 8
+    trunk: Mapping[str, Any],
+    head: str,
+    num_classes: int,
+    examples: int = 0,
+    neighbours: int = 0,
+    window: int = 8,
+    views: Sequence[str] = ("frames",),
 ) -> Probe:
     """Build a probe without weights: the network that ``vidact probe`` saves.
 
@@ -239,12 +317,20 @@ def clip_probe(
         examples: training clips that a head "knn" holds.
         neighbours: training clips that vote in a head "knn".
         window: the newest frames that an answer of a stream depends on, where the trunk is an image network.
+        views: what an image network reads of a clip: "frames", "moments", or both in this order; or "frames_mean" or
+            "moments_mean" for their mean over time alone.
     """
     if str(trunk.get("builder", "")).rpartition(".")[2] == clip_probe.__name__:
         raise ValueError("the trunk of a probe is itself a probe; give the network that it was made of")
     network = build_from_recipe(trunk)
     refuse_without_features(network)
-    filled_later = empty_head(head, num_features(network), num_classes, examples, neighbours)
+    possible = views_of(network)
+    chosen = [view for view in possible if view in views]
+    if possible and (chosen != list(views) or not chosen):
+        raise ValueError(
+            f"views are {', '.join(views) or 'none'}; {type(network).__name__} reads {', '.join(possible)}"
+        )
+    filled_later = empty_head(head, num_features(network, chosen), num_classes, examples, neighbours)
     if isinstance(network, Backbone):
-        return FrameProbe(network, filled_later, num_classes, window)
+        return FrameProbe(network, filled_later, num_classes, chosen, window)
     return Probe(network, filled_later, num_classes)

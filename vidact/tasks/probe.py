@@ -19,7 +19,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -33,7 +33,7 @@ from vidact.batch import ClipBatch
 from vidact.features.choices import HEADS
 from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
-from vidact.models.probe import Head, Neighbours, Prototypes, features_of, num_features
+from vidact.models.probe import MEAN_OF, Head, Neighbours, Prototypes, features_of, num_features, views_of
 from vidact.models.weights import describe
 from vidact.tasks.stages import head_names
 from vidact.text.names import counted
@@ -58,9 +58,10 @@ class Encodings:
         run: the run folder.
         trunk: the network. Its classifiers, which features do not depend on, are left out of the settings.
         reading: how a clip is read, as plain data: the sampler's record, the decoder.
+        frames: the frames of a clip; an image network reads no moments of fewer than three.
     """
 
-    def __init__(self, run: Path, trunk: nn.Module, reading: Mapping[str, Any]) -> None:
+    def __init__(self, run: Path, trunk: nn.Module, reading: Mapping[str, Any], frames: int = 1) -> None:
         network = describe(trunk)
         assert network.recipe is not None
         arguments = {
@@ -69,17 +70,20 @@ class Encodings:
         }
         heads = tuple(f"{name}." for name in head_names(trunk)) if hasattr(trunk, "num_classes") else ()
         weights = {name: value.cpu() for name, value in trunk.state_dict().items() if not name.startswith(heads)}
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "network": {"builder": network.recipe["builder"], "arguments": arguments},
             "weights_sha256": weights_hash(weights),
             "input": network.input,
             "reading": dict(reading),
             "pooling": POOLING,
         }
+        self.views = views_of(trunk) if frames >= 3 else views_of(trunk)[:1]  # a moment is three frames
+        if len(self.views) > 1:
+            self.settings["views"] = list(self.views)
         text = json.dumps(self.settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES, option="--run")
-        self.dim = num_features(trunk)
+        self.dim = num_features(trunk, self.views)
 
     def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:
         """Return the stored features (D,) of a clip in this state; None where they are absent or damaged."""
@@ -139,7 +143,7 @@ def encode(
     for batch in batches:
         unreadable |= batch.skipped
         if len(batch):
-            vectors = features_of(trunk, batch.clips[:, 0].to(device)).float().cpu()  # (B, D)
+            vectors = features_of(trunk, batch.clips[:, 0].to(device), store.views).float().cpu()  # (B, D)
             finite = vectors.isfinite().all(dim=1)
             if not finite.all():
                 clip = batch.ids[int((~finite).nonzero()[0])]
@@ -172,13 +176,16 @@ class FittedHead:
     """A head, fitted on all training clips.
 
     ``setting`` is the strength or the number of neighbours that validation chose, None for a head without any.
-    ``accuracy`` is that of the validation, 0…1.
+    ``accuracy`` is that of the validation, 0…1. ``loss`` the mean
+    cross-entropy there. ``views`` are one of ``choices_of_views``: what it was fitted to.
     """
 
     name: str
     head: Head
     setting: float | None
     accuracy: float
+    views: tuple[str, ...] = ()
+    loss: float = float("nan")
 
 
 def fit_heads(
@@ -203,10 +210,55 @@ def fit_heads(
         return [FittedHead(name, head.float().eval(), WITHOUT_VALIDATION[name], float("nan"))]
     for name in in_order:
         settings = settings_of(name, min(len(part.labels) for part in parts))
-        setting, accuracy = choose_setting(name, settings, parts)
+        setting, accuracy, loss = choose_setting(name, settings, parts)
         (head,) = fit(name, features, labels, [setting])
-        fitted.append(FittedHead(name, head.float().eval(), setting, accuracy))
+        fitted.append(FittedHead(name, head.float().eval(), setting, accuracy, loss=loss))
     return sorted(fitted, key=lambda each: -each.accuracy)
+
+
+def fit_views(
+    names: Sequence[str], views: Sequence[str], features: np.ndarray, labels: np.ndarray, parts: Sequence[Part]
+) -> list[FittedHead]:
+    """Fit heads to the features of each of ``choices_of_views``; keep the best choice of each head.
+
+    The heads are in the order of ``fit_heads``. Of equally accurate choices the one with the smaller loss is kept.
+
+    Args:
+        names: some of ``HEADS``.
+        views: the views whose features are beside each other in (N, D), each as wide as the others; empty for a trunk
+            without views.
+        features: as in ``fit_heads``.
+        labels: as in ``fit_heads``.
+        parts: as in ``fit_heads``; without any, the first choice is kept.
+    """
+    best: dict[str, FittedHead] = {}
+    choices = choices_of_views(views)
+    for chosen in choices if parts else choices[:1]:
+        columns = columns_of(chosen, views, features.shape[1])
+        cut = [Part(p.features[:, columns], p.labels, p.other_features[:, columns], p.other_labels) for p in parts]
+        for fitted in fit_heads(names, features[:, columns], labels, cut):
+            before = best.get(fitted.name)
+            if before is None or (-fitted.accuracy, fitted.loss) < (-before.accuracy, before.loss):
+                best[fitted.name] = replace(fitted, views=tuple(chosen))
+    return sorted((best[name] for name in HEADS if name in best), key=lambda each: -each.accuracy)
+
+
+def choices_of_views(views: Sequence[str]) -> list[Sequence[str]]:
+    """Return what heads may be fitted to: all views, each alone, the mean of each alone. The last view comes first."""
+    if not views:
+        return [views]
+    names = [*reversed(views), *(mean for view in reversed(views) for mean in MEAN_OF if MEAN_OF[mean] == view)]
+    alone: list[Sequence[str]] = [[name] for name in names]
+    return [list(views), *alone] if len(views) > 1 else alone
+
+
+def columns_of(chosen: Sequence[str], views: Sequence[str], dim: int) -> slice:
+    """Return the columns, beside each other, of one of ``choices_of_views`` in the features of all views (N, dim)."""
+    if not chosen:
+        return slice(0, dim)
+    width = dim // len(views)  # of the three statistics of a view, the mean first
+    first = width * list(views).index(MEAN_OF.get(chosen[0], chosen[0]))
+    return slice(first, first + (width // 3 if chosen[0] in MEAN_OF else width * len(chosen)))
 
 
 def settings_of(name: str, examples: int) -> list[float | None]:
@@ -216,8 +268,10 @@ def settings_of(name: str, examples: int) -> list[float | None]:
     return [number for number in NEIGHBOURS if number <= examples] if name == "knn" else [None]
 
 
-def choose_setting(name: str, settings: Sequence[float | None], parts: Sequence[Part]) -> tuple[float | None, float]:
-    """Return the setting with the highest accuracy over all parts, and that accuracy; the smaller loss decides ties.
+def choose_setting(
+    name: str, settings: Sequence[float | None], parts: Sequence[Part]
+) -> tuple[float | None, float, float]:
+    """Return the setting with the highest accuracy over all parts, its accuracy and its loss, which decides ties.
 
     The loss is the mean cross-entropy over the clips whose class the head was fitted on.
     """
@@ -235,7 +289,8 @@ def choose_setting(name: str, settings: Sequence[float | None], parts: Sequence[
             right[row] += float((logits.argmax(dim=1) == targets).sum())
             losses[row] += float(F.cross_entropy(logits, targets, reduction="sum"))
     best = min(range(len(settings)), key=lambda row: (-right[row], losses[row]))
-    return settings[best], float(right[best] / sum(len(part.other_labels) for part in parts))
+    clips = sum(len(part.other_labels) for part in parts)
+    return settings[best], float(right[best] / clips), float(losses[best] / clips)
 
 
 def fit(name: str, features: np.ndarray, labels: np.ndarray, settings: Sequence[float | None]) -> list[Head]:

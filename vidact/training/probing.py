@@ -74,6 +74,14 @@ class Encoded:
     dim: int
     features: dict[str, np.ndarray]
     seconds: float
+    views: tuple[str, ...] = ()
+
+    def of(self, views: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the features of some of the views, by id."""
+        from vidact.tasks.probe import columns_of
+
+        columns = columns_of(views, self.views, self.dim)
+        return {clip: values[columns] for clip, values in self.features.items()}
 
 
 @dataclass
@@ -135,9 +143,10 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Enco
     print(f"run: {run}\n{settings.network}: {sum(p.numel() for p in trunk.parameters()):,} parameters\n{data.found}")
     for note in data.found.notes:
         print(f"note: {note}")
-    store = Encodings(run, trunk, {"sampler": data.sampler.record(), "decoder": settings.decoder})
+    reading = {"sampler": data.sampler.record(), "decoder": settings.decoder}
+    store = Encodings(run, trunk, reading, data.sampler(1000).shape[1])
     features = encode_clips(data, trunk, store, run, settings.device, scores_all)
-    return Encoded(settings, data, trunk, store.dim, features, time.perf_counter() - started)
+    return Encoded(settings, data, trunk, store.dim, features, time.perf_counter() - started, store.views)
 
 
 def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = None) -> Fitted:
@@ -149,7 +158,7 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
         train: the training clips, instead of those of the split. Heads are then compared by cross-validation inside
             these clips, and not at all where every class has one clip.
     """
-    from vidact.tasks.probe import fit_heads, validation_parts
+    from vidact.tasks.probe import fit_views, validation_parts
 
     started = time.perf_counter()
     splits = {name: [c for c in clips.split(name) if c.id in encoded.features] for name in ("train", "val", "test")}
@@ -162,9 +171,9 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
     chosen_by = "nothing, since every class has one clip"
     if validates or np.bincount(labels).max() > 1 or train is splits["train"]:
         parts, chosen_by = validation_parts(values, labels, [clip.group for clip in train], validation)
-    heads = fit_heads(encoded.settings.heads, values, labels, parts)
+    heads = fit_views(encoded.settings.heads, encoded.views, values, labels, parts)
     scored = next((name for name in ("test", "val") if splits[name]), None)
-    tests = {h.name: scores_of(h.head, splits[scored], encoded.features, clips.classes) for h in heads if scored}
+    tests = {h.name: scores_of(h.head, splits[scored], encoded.of(h.views), clips.classes) for h in heads if scored}
     return Fitted(clips, heads, chosen_by, scored, tests, time.perf_counter() - started)
 
 
@@ -207,7 +216,13 @@ def run_folds(
         save_figures(encoded, fitted, folder, num_parameters, command, is_fold=True)
         scores.append(fitted.tests[fitted.best.name])
         right = float((scores[-1].values.argmax(1) == scores[-1].labels).mean())
-        row = {"fold": name, "top1": right, "videos": len(scores[-1]), "head": fitted.best.name}
+        row = {
+            "fold": name,
+            "top1": right,
+            "videos": len(scores[-1]),
+            "head": fitted.best.name,
+            "features": "+".join(fitted.best.views),
+        }
         rows.append(row | {"validation": fitted.best.accuracy, "seconds of fitting": round(fitted.seconds, 2)})
     pooled = stack(scores)
     figures = fold_figures([row["top1"] for row in rows], pooled) | {
@@ -424,10 +439,11 @@ def print_heads(fitted: Fitted) -> None:
     from vidact.results.scores import figures_of
 
     print(f"heads, compared by {fitted.chosen_by}:")
-    print(f"{'head':10} {'setting':>16} {'validation':>11}" + f" {fitted.scored or '':>8}".rstrip())
+    print(f"{'head':10} {'features':>14} {'setting':>16} {'validation':>11}" + f" {fitted.scored or '':>8}".rstrip())
     for each in fitted.heads:
         figure = f" {figures_of(fitted.tests[each.name])['top1']:8.4f}" if fitted.scored else ""
-        print(f"{each.name:10} {setting_text(each):>16} {each.accuracy:11.4f}{figure}")
+        views = "+".join(each.views) or "clips"
+        print(f"{each.name:10} {views:>14} {setting_text(each):>16} {each.accuracy:11.4f}{figure}")
 
 
 def setting_text(fitted: FittedHead) -> str:
@@ -460,7 +476,8 @@ def build_probe(trunk: nn.Module, fitted: FittedHead, num_classes: int, frames: 
     recipe, clip_input = recipe_of(trunk), input_of(trunk)
     assert recipe is not None  # ``build_network`` calls builders only
     assert clip_input is not None  # ``open_trunk`` has refused others
-    probe = clip_probe(dict(recipe), fitted.name, num_classes, **sizes, window=frames)
+    views = list(fitted.views) or ["frames"]
+    probe = clip_probe(dict(recipe), fitted.name, num_classes, **sizes, window=frames, views=views)
     attach(probe, input=clip_input if rate is None else dataclasses.replace(clip_input, fps=rate))
     load_strictly(probe.trunk, trunk.state_dict(), source="the frozen network")
     load_strictly(probe.head, fitted.head.state_dict(), source="the head")
@@ -492,8 +509,7 @@ def save_probe(encoded: Encoded, fitted: Fitted, run: Path) -> Probe:
     data = encoded.data
     frames = data.sampler(1000).shape[1]
     train = [clip for clip in fitted.clips.split("train") if clip.id in encoded.features]
-    is_image = encoded.dim != encoded.trunk.dim  # only the vectors of an image network are pooled, so that it streams
-    rate = rate_of(train, frames, data.decoder) if is_image else None
+    rate = rate_of(train, frames, data.decoder) if encoded.views else None  # only image networks stream
     probe = build_probe(encoded.trunk, fitted.best, len(data.found.classes), frames, rate)
     record: dict[str, Any] = {"classes": data.found.classes, "sampling": data.sampler.record(), "multi_label": False}
     if data.flow_record is not None:
@@ -514,12 +530,15 @@ def save_figures(
     scored, tests = fitted.scored, fitted.tests
     heads: dict[str, dict[str, Any]] = {}
     for each in fitted.heads:
-        heads[each.name] = {"validation_top1": each.accuracy, "setting": each.setting}
+        heads[each.name] = {
+            "validation_top1": each.accuracy, "setting": each.setting, "views": "+".join(each.views)
+        }  # fmt: skip
         if scored:
             heads[each.name][f"{scored}_top1"] = figures_of(tests[each.name])["top1"]
     facts = {
         "network": encoded.settings.network,
         "head": fitted.best.name,
+        "views": "+".join(fitted.best.views),
         "validated_on": fitted.chosen_by,
         "features": encoded.dim,
         "seconds_encoding": round(encoded.seconds, 2),
