@@ -325,10 +325,12 @@ def clip_probe(
     network = build_from_recipe(trunk)
     refuse_without_features(network)
     possible = views_of(network)
-    chosen = [view for view in possible if view in views]
-    if possible and (chosen != list(views) or not chosen):
+    chosen = list(views) if possible else []
+    is_mean = len(chosen) == 1 and MEAN_OF.get(chosen[0]) in possible
+    if possible and not is_mean and (not chosen or chosen != [view for view in possible if view in chosen]):
+        name = type(network).__name__
         raise ValueError(
-            f"views are {', '.join(views) or 'none'}; {type(network).__name__} reads {', '.join(possible)}"
+            f"views are {', '.join(views) or 'none'}; {name} reads {' and '.join(possible)}, in this order"
         )
     filled_later = empty_head(head, num_features(network, chosen), num_classes, examples, neighbours)
     if isinstance(network, Backbone):

@@ -44,7 +44,7 @@ STRENGTHS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)  # factors of half the squared
 NEIGHBOURS = (1, 3, 5, 10, 20)
 WITHOUT_VALIDATION = {"linear": 1.0, "knn": 1.0, "prototype": None}  # settings where no clips can compare them
 FOLDS = 5
-LEAST_SPREAD = 1e-5  # a feature whose deviation is a smaller share of its mean is constant but for rounding
+LEAST_SPREAD = 1e-3  # a feature whose deviation is a smaller share of its mean is constant, or mostly rounding
 MOST_STEPS = 200  # steps of L-BFGS for one strength
 
 
