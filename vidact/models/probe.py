@@ -273,7 +273,8 @@ class FrameProbe(Probe):
         """Return the state of streams before their first frame: no vectors yet."""
         at, trunk = self.head.mean, self.trunk
         assert isinstance(trunk, Backbone)
-        state = {view: at.new_zeros(batch_size, self.window, trunk.dim) for view in self.views}
+        # No name is "frames", which ``vidact.stream.horizon`` takes for a count.
+        state = {f"{view}_vectors": at.new_zeros(batch_size, self.window, trunk.dim) for view in self.views}
         state["count"] = torch.zeros(batch_size, dtype=torch.int64, device=at.device)
         if any(MEAN_OF.get(view, view) == "moments" for view in self.views):
             state["grey"] = at.new_zeros(batch_size, 2, self.input.size, self.input.size)
@@ -291,8 +292,10 @@ class FrameProbe(Probe):
                 before = torch.where((count == 1)[:, None, None, None], now.expand(-1, 2, -1, -1), state["grey"])
                 levels = torch.cat([before, now], dim=1)
                 image, after["grey"], used = coloured(levels, self.input), levels[:, 1:], (count - 2).clamp(min=1)
-            vectors = torch.cat([state[view][:, 1:], self.trunk(image).float()[:, None]], dim=1)  # (B, W, D)
-            after[view] = vectors
+            vectors = torch.cat(
+                [state[f"{view}_vectors"][:, 1:], self.trunk(image).float()[:, None]], dim=1
+            )  # (B, W, D)
+            after[f"{view}_vectors"] = vectors
             part = pooled(vectors, used)
             parts.append(part[:, : vectors.shape[2]] if view in MEAN_OF else part)
         return self.head(torch.cat(parts, dim=1)), after
