@@ -136,7 +136,8 @@ def run_recipe(recipe: str, data: Path, run: Path, seed: int, weights: str, opti
     print(f"\n{data.name}, {recipe}, seed {seed}", flush=True)
     began = time.process_time()  # of all threads; nothing here starts a process
     if recipe == "probe":
-        words = ["--weights", "default" if weights == "imagenet" else weights, "--seed", str(seed)]
+        names = {"imagenet": "default", "null": "none"}  # of weights, as the probe calls them
+        words = ["--weights", names.get(weights, weights), "--seed", str(seed)]
         cli.main(["probe", "--data", str(data), "--run", str(run), *words])
     else:
         words = [

@@ -101,7 +101,7 @@ def test_own_data_benchmark(own_data, tmp_path, capsys):
     quick = ["--trainer.max_epochs=1", "--model.network.size=32", "--device=cpu"]
     toy = {
         "weizmann": tmp_path / "weizmann", "fir": fir, "weights": "null", "out": tmp_path / "out", "seeds": [0, 1],
-        "people": ["person0"], "recipes": ["tsm_causal_mobilenetv2"], "options": quick,
+        "people": ["person0"], "recipes": ["probe", "tsm_causal_mobilenetv2"], "options": quick,
     }  # fmt: skip
     own_data.main(**toy)
     results = load_results(tmp_path / "out")
@@ -111,6 +111,9 @@ def test_own_data_benchmark(own_data, tmp_path, capsys):
         mean = np.mean([each["test"]["test_top1"] for each in tests])
         assert float(results[f"{name}, tsm_causal_mobilenetv2"]["accuracy"].split()[0]) == pytest.approx(mean, abs=6e-4)
         assert all(each["cpu"]["seconds"] > 0 for each in tests)
+    probe = load_results(tmp_path / "out/fir/probe/seed0")
+    assert results["fir, probe"]["accuracy"] == f"{probe['test']['test_top1']:.3f}"
+    assert not (tmp_path / "out/fir/probe/seed1").exists()  # it has no random part
     assert "| fir | tsm_causal_mobilenetv2 |" in capsys.readouterr().out
     before = (tmp_path / "out/fir/tsm_causal_mobilenetv2/seed0/results.json").stat().st_mtime_ns
     own_data.main(**toy)  # finished runs are kept

@@ -246,9 +246,9 @@ def test_class_folders_are_trained_with_the_recipe_for_them(
     for clip in (project / "my_clips").rglob("*.mp4"):
         (folders / clip.parent.name).mkdir(parents=True, exist_ok=True)
         (folders / clip.parent.name / clip.name).symlink_to(clip)
-    assert f"{words}, since folders holds one folder of videos a class (3)" in recipe(
-        ["--data.root", "folders", *fast], capsys
-    )
+    said = recipe(["--data.root", "folders", *fast], capsys)
+    assert f"{words}, since folders holds one folder of videos a class (3)" in said
+    assert "without fine-tuning, in seconds: vidact probe folders\n" in said
 
 
 def test_another_network_gets_the_recipe_that_freezes_nothing(project: Path, capsys: pytest.CaptureFixture) -> None:
