@@ -74,6 +74,16 @@ def test_one_bad_file_of_several_is_told_and_the_others_go_on(checkpoint, videos
     assert "bad.mp4" in said.err
 
 
+def test_links_in_a_loop_are_unreadable_videos(checkpoint, tmp_path, capsys):
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "b.mp4")
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    with pytest.raises(SystemExit):
+        cli.main(["predict", "--checkpoint", str(checkpoint), str(tmp_path)])
+    error = capsys.readouterr().err
+    assert "a.mp4" in error
+    assert "b.mp4" in error
+
+
 def test_several_paths_are_drawn_into_a_folder(checkpoint, videos, tmp_path, capsys):
     asked = [str(videos / "folder"), str(videos / "one.mp4")]
     cli.main(["predict", "--checkpoint", str(checkpoint), *asked, "--annotate", str(tmp_path / "drawn")])

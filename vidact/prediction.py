@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -137,7 +138,7 @@ def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) ->
         if not matches:
             raise FileNotFoundError(f"{path} holds no video; looked for {KNOWN_SUFFIXES}")
         for video in matches:
-            videos.setdefault(video.resolve(), video)
+            videos.setdefault(Path(os.path.realpath(video)), video)  # unlike `resolve`, a loop of links raises nothing
     return list(videos.values())
 
 
