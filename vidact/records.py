@@ -136,7 +136,10 @@ EXPORT: dict[str, Any] = {
     "looks": [{"input": TEXT, "is_image": TRUTH, "dim": whole(1, WIDEST)}],
 }
 SAMPLER = {
-    **{key: whole(1, LONGEST) for key in ("num_segments", "segment_length", "num_frames", "clip_length", "stride")},
+    **{
+        key: whole(1, LONGEST)
+        for key in ("num_segments", "segment_length", "num_frames", "clip_length", "stride", "num_windows")
+    },
     "fps": rate(FASTEST),
     "short": TEXT,
     "variant": TEXT,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidact.commands.options import Parser, add_decoder, add_device
-from vidact.features.choices import HEADS, SEGMENTS
+from vidact.features.choices import HEADS, SEGMENTS, TOKEN_HEADS
 
 
 def parser() -> Parser:
@@ -28,8 +28,9 @@ def parser() -> Parser:
     parser.add_argument("--frames", type=int,
                         help=f"frames that are read of a clip; default: the network's own, or {SEGMENTS}")
     parser.add_argument("--run", type=Path, help="run folder; default runs/<data>-probe")
-    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS),
-                        help="logistic regression, nearest training clips, nearest class mean (default: all)")
+    parser.add_argument("--heads", nargs="+", choices=(*HEADS, *TOKEN_HEADS), default=list(HEADS),
+                        help="logistic regression, nearest training clips, nearest class mean, and attention over the "
+                             f"tokens of the network, which takes longer (default: {' '.join(HEADS)})")
     parser.add_argument("--group", help="a regular expression with one group, searched in each path: clips for which "
                                         "it gives the same text (one person) are never in two splits")
     parser.add_argument("--held_out", nargs="+", help="groups whose clips are the test split; all others train")

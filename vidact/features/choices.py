@@ -19,5 +19,6 @@ IMAGE_NETWORKS = dict.fromkeys(
 FPS = 24.0  # frames a second of the clock
 CHUNK = 6  # frames of a token
 
+TOKEN_HEADS = ("attentive",)  # the heads that read the tokens of a clip instead of one vector
 HEADS = ("linear", "knn", "prototype")  # the heads of a probe; of equally good ones the earlier is chosen
 SEGMENTS = 24  # frames that a probe reads of a clip

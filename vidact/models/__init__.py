@@ -8,6 +8,7 @@ features (B, T, D) and return logits for every token.
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
 from vidact.models.bn_inception import bn_inception_classifier
 from vidact.models.causal import causal_transformer
+from vidact.models.clip_windows import clip_windows
 from vidact.models.eco import eco_full, eco_lite, eco_lite_tiny
 from vidact.models.frame_classifier import frame_classifier
 from vidact.models.gsm import gsm_bn_inception, gsm_bn_inception_tiny
@@ -37,6 +38,7 @@ from vidact.models.tdn import tdn_mobilenet_v2, tdn_resnet18, tdn_resnet50, tdn_
 from vidact.models.tea import tea_mobilenet_v2, tea_res2net50, tea_res2net_tiny, tea_resnet18, tea_resnet_tiny
 from vidact.models.temporal_pool import tsm_resnet50_pooled, tsm_resnet_tiny_pooled
 from vidact.models.tin import tin_resnet18, tin_resnet50, tin_resnet_tiny
+from vidact.models.token_probe import attentive_probe
 from vidact.models.trn_recurrent import trn_recurrent, trn_recurrent_small
 from vidact.models.trn_relation import (
     trn_bn_inception,
@@ -117,10 +119,12 @@ from vidact.models.weights import load, save
 __all__ = [
     "action_net_resnet50",
     "action_net_resnet_tiny",
+    "attentive_probe",
     "bn_inception_classifier",
     "c2d_r50",
     "causal_transformer",
     "clip_probe",
+    "clip_windows",
     "csn_r101",
     "eco_full",
     "eco_lite",

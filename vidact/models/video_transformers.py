@@ -7,11 +7,11 @@ are averaged. V-JEPA 2 (Assran et al. 2025, https://arxiv.org/abs/2506.09985) pr
 transformer pools its tokens into one.
 
 The layers are those of https://github.com/huggingface/transformers (Apache-2.0), an optional package: ``uv sync
---extra transformers``. The authors' code is https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and
-https://github.com/facebookresearch/vjepa2 (MIT). Different here: parts that only pretraining uses (VideoMAE's
-decoder, V-JEPA 2's predictor) are left out. VideoMAE-S has 6 attention heads, as its authors trained it; the package's
-converter gives it 16, and the same weights then compute something else. V-JEPA 2's views are resized to the crop's
-side, as its authors do for their three views.
+--extra transformers``; V-JEPA 2's pooler is ``vidact.models.attentive``. The authors' code is
+https://github.com/MCG-NJU/VideoMAE (CC BY-NC 4.0, its weights too) and https://github.com/facebookresearch/vjepa2
+(MIT). Different here: parts that only pretraining uses (VideoMAE's decoder, V-JEPA 2's predictor) are left out.
+VideoMAE-S has 6 attention heads, as its authors trained it; the package's converter gives it 16, and the same weights
+then compute something else. V-JEPA 2's views are resized to the crop's side, as its authors do for their three views.
 
 Shapes: B videos, T frames, C channels, H x W pixels, N tokens, D features, K classes.
 """
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from vidact import hub
 from vidact.batch import ClipInput
 from vidact.hub.huggingface import published_in
+from vidact.models.attentive import AttentivePooler
 from vidact.models.backbones import check_clip, check_weight_path
 from vidact.models.video_networks import VideoNetwork
 from vidact.models.weights import Rules, builder, load_strictly, read, rename
@@ -37,6 +38,7 @@ from vidact.text.packages import how_to_install
 
 PATCH = 16  # side of a tube in pixels
 TUBE = 2  # frames in a tube
+POOLER_LAYERS = 3  # transformer layers of V-JEPA 2's pooler
 FRAMES = 16  # VideoMAE's table of positions is for 16 frames; V-JEPA 2's published classifiers saw 16 to 64
 FILES = ("model.safetensors", "pytorch_model.bin")  # files of weights in the hub's folders, the preferred one first
 
@@ -62,6 +64,16 @@ class VideoTransformer(VideoNetwork):
 
     def features(self, clip: Tensor) -> Tensor:
         """Return one vector per clip (B, D)."""
+        self._check(clip)
+        return self.trunk(clip)
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """Return the vectors of the tubes of each clip (B, N, D): all places of the first two frames come first."""
+        self._check(clip)
+        assert isinstance(self.trunk, MeanOfTokens | PooledTokens)
+        return self.trunk.tokens(clip)
+
+    def _check(self, clip: Tensor) -> None:
         check_clip(clip, self.input)
         frames, size = clip.shape[1], self.input.size
         if frames % TUBE:
@@ -74,7 +86,6 @@ class VideoTransformer(VideoNetwork):
                 f"the clip has {clip.shape[3]} x {clip.shape[4]} pixels; the positions of this network are made for "
                 f"{size} x {size}. Build it with size={clip.shape[3]} for such clips"
             )
-        return self.trunk(clip)
 
 
 class MeanOfTokens(nn.Module):
@@ -95,26 +106,35 @@ class MeanOfTokens(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, T, C, H, W) → (B, D)."""
-        return self.fc_norm(self.videomae(clip).last_hidden_state.mean(dim=1))  # (B, N, D) → (B, D)
+        return self.fc_norm(self.tokens(clip).mean(dim=1))  # (B, N, D) → (B, D)
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """(B, T, C, H, W) → (B, N, D)."""
+        return self.videomae(clip).last_hidden_state
 
 
 class PooledTokens(nn.Module):
     """V-JEPA 2's encoder and its attentive pooler: three transformer layers, and a query that attends to all tokens.
 
     Args:
-        model: transformers' VJEPA2ForVideoClassification.
+        model: transformers' VJEPA2Model.
+        pooler: one vector of the encoder's tokens.
         frozen_encoder: train only the pooler, not the encoder.
     """
 
-    def __init__(self, model: Any, frozen_encoder: bool) -> None:
+    def __init__(self, model: Any, pooler: AttentivePooler, frozen_encoder: bool) -> None:
         super().__init__()
-        self.encoder, self.pooler = model.vjepa2.encoder, model.pooler
+        self.encoder, self.pooler = model.encoder, pooler
         self.encoder.requires_grad_(not frozen_encoder)
         _mark_blocks([*self.encoder.layer, *self.pooler.self_attention_layers])
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, T, C, H, W) → (B, D)."""
-        return self.pooler(self.encoder(clip).last_hidden_state)  # (B, N, D) → (B, D)
+        return self.pooler(self.tokens(clip))  # (B, N, D) → (B, D)
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """(B, T, C, H, W) → (B, N, D)."""
+        return self.encoder(clip).last_hidden_state
 
 
 def _mark_blocks(layers: Any) -> None:
@@ -380,9 +400,9 @@ def _vjepa2(
         num_attention_heads=shape.heads,
         mlp_ratio=shape.inner / shape.width,
         pred_num_hidden_layers=0,
-        num_labels=1,
     )
-    trunk = PooledTokens(library.VJEPA2ForVideoClassification(config), frozen_encoder)
+    pooler = AttentivePooler(shape.width, shape.heads, POOLER_LAYERS)
+    trunk = PooledTokens(library.VJEPA2Model(config), pooler, frozen_encoder)
     network = VideoTransformer(trunk, shape.width, num_classes, ClipInput(size=size, resize=size), dropout)
     published = _VJEPA2_HUB[name].get(weights or "", "")
     network.trained_frames = int(match[1]) if (match := re.search(r"-fpc(\d+)-", published)) else FRAMES

@@ -113,7 +113,12 @@ def clip_networks() -> list[str]:
         if not is_builder(function) or "tiny" in name:
             continue
         parameters = str(inspect.signature(function).parameters.keys())
-        if "feature_dim" in parameters or name in ("bn_inception_classifier", "clip_probe", "tsn_timm"):
+        if "feature_dim" in parameters or name in (
+            "bn_inception_classifier",
+            "attentive_probe",
+            "clip_probe",
+            "tsn_timm",
+        ):
             continue
         names.append(name)
     return names

@@ -2,7 +2,7 @@
 
 Encodings are files below the run folder, one a clip, under a hash of the network and the sampler:
 
-    <run>/encodings/<hash>/<clip id>.npy   float32 (D,)
+    <run>/encodings/<hash>/<clip id>.npy   float32 (D,), or (n, D): the tokens of a clip, in a folder of their own
     <run>/encodings/<hash>/.probe          the settings, and a note of each encoded clip with the state of its source
 
 So a second run encodes nothing, a run that was killed is continued, and a clip that has changed is encoded again.
@@ -34,12 +34,14 @@ from vidact.features.choices import HEADS
 from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
 from vidact.models.probe import MEAN_OF, Head, Neighbours, Prototypes, features_of, num_features, views_of
+from vidact.models.token_probe import tokens_of
 from vidact.models.weights import describe
 from vidact.tasks.stages import head_names
 from vidact.text.names import counted
 
 NOTES = ".probe"
 POOLING = 1  # the version of the pooled features, a part of their hash
+TOKENS = 1  # the version of the tokens
 STRENGTHS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01)  # factors of half the squared weights, beside summed cross-entropy
 NEIGHBOURS = (1, 3, 5, 10, 20)
 WITHOUT_VALIDATION = {"linear": 1.0, "knn": 1.0, "prototype": None}  # settings where no clips can compare them
@@ -59,9 +61,12 @@ class Encodings:
         trunk: the network. Its classifiers, which features do not depend on, are left out of the settings.
         reading: how a clip is read, as plain data: the sampler's record, the decoder.
         frames: the frames of a clip; an image network reads no moments of fewer than three.
+        tokens: store the tokens of each clip, float32 (n, D), in place of one vector.
     """
 
-    def __init__(self, run: Path, trunk: nn.Module, reading: Mapping[str, Any], frames: int = 1) -> None:
+    def __init__(
+        self, run: Path, trunk: nn.Module, reading: Mapping[str, Any], frames: int = 1, tokens: bool = False
+    ) -> None:
         network = describe(trunk)
         assert network.recipe is not None
         arguments = {
@@ -75,28 +80,31 @@ class Encodings:
             "weights_sha256": weights_hash(weights),
             "input": network.input,
             "reading": dict(reading),
-            "pooling": POOLING,
+            **({"tokens": TOKENS} if tokens else {"pooling": POOLING}),
         }
         self.views = views_of(trunk) if frames >= 3 else views_of(trunk)[:1]  # a moment is three frames
-        if len(self.views) > 1:
+        if len(self.views) > 1 and not tokens:
             self.settings["views"] = list(self.views)
         text = json.dumps(self.settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES, option="--run")
-        self.dim = num_features(trunk, self.views)
+        self.tokens = tokens
+        self.dim = 0 if tokens else num_features(trunk, self.views)
 
     def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:
-        """Return the stored features (D,) of a clip in this state; None where they are absent or damaged."""
+        """Return the stored features (D,), or tokens (n, D), of a clip in this state; None where they are absent or
+        damaged. Tokens stay in their file until they are used."""
         if self.folder.read_if_of(name_inside(clip), state) is None:
             return None
         try:
-            features = np.load(self._path(clip), allow_pickle=False)
+            features = np.load(self._path(clip), allow_pickle=False, mmap_mode="r" if self.tokens else None)
         except (OSError, EOFError, ValueError):
             return None
-        return features if features.dtype == np.float32 and features.shape == (self.dim,) else None
+        is_shape = features.ndim == 2 if self.tokens else features.shape == (self.dim,)
+        return features if features.dtype == np.float32 and is_shape else None
 
     def write(self, clip: str, state: Mapping[str, Any], features: np.ndarray) -> None:
-        """Store the features (D,) of a clip: the file first, then its note."""
+        """Store the features (D,), or tokens (n, D), of a clip: the file first, then its note."""
         self.folder.forget(name_inside(clip))
         with replacing(self._path(clip)) as half, half.open("wb") as file:
             np.save(file, features, allow_pickle=False)
@@ -143,8 +151,10 @@ def encode(
     for batch in batches:
         unreadable |= batch.skipped
         if len(batch):
-            vectors = features_of(trunk, batch.clips[:, 0].to(device), store.views).float().cpu()  # (B, D)
-            finite = vectors.isfinite().all(dim=1)
+            clips = batch.clips[:, 0].to(device)
+            encoded = tokens_of(trunk, clips) if store.tokens else features_of(trunk, clips, store.views)
+            vectors = encoded.float().cpu()  # (B, D), or (B, n, D)
+            finite = vectors.flatten(1).isfinite().all(dim=1)
             if not finite.all():
                 clip = batch.ids[int((~finite).nonzero()[0])]
                 raise ValueError(
@@ -177,7 +187,8 @@ class FittedHead:
 
     ``setting`` is the strength or the number of neighbours that validation chose, None for a head without any.
     ``accuracy`` is that of the validation, 0…1. ``loss`` the mean
-    cross-entropy there. ``views`` are one of ``choices_of_views``: what it was fitted to.
+    cross-entropy there. ``views`` are one of ``choices_of_views``: what it was fitted to. ``epochs`` is the number of
+    epochs that validation chose, for a head that is trained with mini-batches; its ``setting`` is the weight decay.
     """
 
     name: str
@@ -186,6 +197,7 @@ class FittedHead:
     accuracy: float
     views: tuple[str, ...] = ()
     loss: float = float("nan")
+    epochs: int | None = None
 
 
 def fit_heads(

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidact.features.choices import HEADS, SEGMENTS
+from vidact.features.choices import HEADS, SEGMENTS, TOKEN_HEADS
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from vidact.data.clip_list import Clip, ClipList
@@ -40,8 +41,9 @@ class ProbeSettings:
         network: an image network, a clip network with features, or the file of a trained one.
         weights: a name or file of the network's weights; "none" is random ones.
         size: crop side in pixels; None is the network's own.
-        frames: frames that are read of a clip; None is the network's own number, or ``SEGMENTS``.
-        heads: some of ``HEADS``.
+        frames: frames that are read of a clip, spread over it; None is the network's own number, or ``SEGMENTS``, or
+            several windows for a network that was trained on windows (``vidact.models.clip_windows``).
+        heads: some of ``HEADS`` and ``TOKEN_HEADS``.
         group: a regular expression with one group, as in ``ClipData``.
         held_out: groups whose clips are the test split.
         fractions: shares of train, val and test where the data give no split.
@@ -66,7 +68,10 @@ class ProbeSettings:
 
 @dataclass
 class Encoded:
-    """The features of all readable clips, by id, and what made them."""
+    """The features of all readable clips, by id, and what made them.
+
+    ``tokens`` are those of the same clips where a head reads them; ``features`` are empty where none reads vectors.
+    """
 
     settings: ProbeSettings
     data: ClipData
@@ -75,6 +80,16 @@ class Encoded:
     features: dict[str, np.ndarray]
     seconds: float
     views: tuple[str, ...] = ()
+    tokens: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    @property
+    def readable(self) -> set[str]:
+        """The ids of the clips that are encoded."""
+        return set(self.features or self.tokens)
+
+    def inputs_of(self, head: FittedHead) -> dict[str, np.ndarray]:
+        """Return what a head reads of each clip: its tokens, or its vector."""
+        return self.tokens if head.name in TOKEN_HEADS else self.of(head.views)
 
     def of(self, views: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the features of some of the views, by id."""
@@ -144,9 +159,15 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Enco
     for note in data.found.notes:
         print(f"note: {note}")
     reading = {"sampler": data.sampler.record(), "decoder": settings.decoder}
-    store = Encodings(run, trunk, reading, data.sampler(1000).shape[1])
-    features = encode_clips(data, trunk, store, run, settings.device, scores_all)
-    return Encoded(settings, data, trunk, store.dim, features, time.perf_counter() - started, store.views)
+    encoded: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
+    for tokens, heads in ((False, HEADS), (True, TOKEN_HEADS)):
+        store = Encodings(run, trunk, reading, data.sampler(1000).shape[1], tokens)
+        if not tokens:
+            dim, views = store.dim, store.views
+        if set(heads) & set(settings.heads):
+            encoded[tokens] = encode_clips(data, trunk, store, run, settings.device, scores_all)
+    seconds = time.perf_counter() - started
+    return Encoded(settings, data, trunk, dim, encoded[False], seconds, views, encoded[True])
 
 
 def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = None) -> Fitted:
@@ -158,22 +179,36 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
         train: the training clips, instead of those of the split. Heads are then compared by cross-validation inside
             these clips, and not at all where every class has one clip.
     """
+    from vidact.tasks.attentive import fit_attentive
     from vidact.tasks.probe import fit_views, validation_parts
 
     started = time.perf_counter()
-    splits = {name: [c for c in clips.split(name) if c.id in encoded.features] for name in ("train", "val", "test")}
+    readable = encoded.readable
+    splits = {name: [c for c in clips.split(name) if c.id in readable] for name in ("train", "val", "test")}
     validates = train is None and bool(splits["val"])
     train = splits["train"] if train is None else train
     refuse_absent_classes(train, clips.classes)
-    values, labels = stacked(train, encoded.features)
-    validation = stacked(splits["val"], encoded.features) if validates else None
-    parts: list[Part] = []
+    val = splits["val"] if validates else []
+    every = np.array([clip.label for clip in (*train, *val)], dtype=np.int64)
+    rows, labels = np.arange(len(every)), every[: len(train)]
+    parts: list[Part] = []  # their features are rows of ``train`` and ``val``
     chosen_by = "nothing, since every class has one clip"
     if validates or np.bincount(labels).max() > 1 or train is splits["train"]:
-        parts, chosen_by = validation_parts(values, labels, [clip.group for clip in train], validation)
-    heads = fit_views(encoded.settings.heads, encoded.views, values, labels, parts)
+        validation = (rows[len(train) :], every[len(train) :]) if validates else None
+        parts, chosen_by = validation_parts(rows[: len(train)], labels, [clip.group for clip in train], validation)
+    heads: list[FittedHead] = []
+    if vector_heads := [name for name in encoded.settings.heads if name in HEADS]:
+        values, _ = stacked([*train, *val], encoded.features)
+        with_values = [
+            dataclasses.replace(p, features=values[p.features], other_features=values[p.other_features]) for p in parts
+        ]
+        heads += fit_views(vector_heads, encoded.views, values[: len(train)], labels, with_values)
+    if set(TOKEN_HEADS) & set(encoded.settings.heads):
+        tokens = [encoded.tokens[clip.id] for clip in (*train, *val)]
+        heads.append(fit_attentive(tokens, labels, parts, encoded.settings.seed))
+        heads.sort(key=lambda head: -head.accuracy)
     scored = next((name for name in ("test", "val") if splits[name]), None)
-    tests = {h.name: scores_of(h.head, splits[scored], encoded.of(h.views), clips.classes) for h in heads if scored}
+    tests = {h.name: scores_of(h.head, splits[scored], encoded.inputs_of(h), clips.classes) for h in heads if scored}
     return Fitted(clips, heads, chosen_by, scored, tests, time.perf_counter() - started)
 
 
@@ -307,26 +342,36 @@ def open_data(settings: ProbeSettings) -> ClipData:
 def open_trunk(settings: ProbeSettings) -> nn.Module:
     """Return the frozen network. Raises ValueError for one without features."""
     from vidact.features.names import build_network
+    from vidact.models.clip_windows import in_windows
     from vidact.models.probe import refuse_without_features
+    from vidact.models.token_probe import refuse_without_tokens
 
     weights = None if settings.weights == "none" else settings.weights
     if weights is None:
         print("weights none: the network is untrained and its features mean little")
     trunk = build_network(settings.network, weights, settings.size)
     refuse_without_features(trunk)
+    if set(TOKEN_HEADS) & set(settings.heads):
+        refuse_without_tokens(trunk)
+    if settings.frames is None:
+        trunk = in_windows(trunk)
     return trunk.eval().requires_grad_(False)
 
 
 def prepare(data: ClipData, trunk: Any, settings: ProbeSettings) -> None:
     """Set the frames of a clip and make the data sets for the network's input."""
-    from vidact.video.sample import SegmentSampler
+    from vidact.models.clip_windows import ClipWindows
+    from vidact.video.sample import SegmentSampler, WindowSampler
 
     if settings.frames is not None and trunk.input.frames not in (None, settings.frames):
         raise ValueError(
             f"--frames is {settings.frames}, and the weights of {settings.network} are made for {trunk.input.frames} "
             "frames; leave --frames out"
         )
-    data.sampler = SegmentSampler(settings.frames or trunk.input.frames or SEGMENTS)
+    if isinstance(trunk, ClipWindows):
+        data.sampler = WindowSampler(trunk.windows, trunk.frames)
+    else:
+        data.sampler = SegmentSampler(settings.frames or trunk.input.frames or SEGMENTS)
     data.prepare(trunk.input)
 
 
@@ -353,7 +398,10 @@ def encode_clips(
         store.folder.claim(store.settings)
         states = {clip.id: clip_state(clip.path, clip.start_s, clip.end_s) for clip in clips}
         waiting = {clip.id for clip in clips if store.read(clip.id, states[clip.id]) is None}
-        print(f"{counted(len(waiting), 'clip')} to encode, {len(clips) - len(waiting)} encoded before", flush=True)
+        size = f" as tokens ({token_size(data, trunk, len(clips), device)})" if store.tokens and waiting else ""
+        print(
+            f"{counted(len(waiting), 'clip')} to encode{size}, {len(clips) - len(waiting)} encoded before", flush=True
+        )
         meter = Meter({clip.id: max(states[clip.id]["size"], 1) for clip in clips if clip.id in waiting}, unit="clips")
         meter.begin()
         try:
@@ -372,6 +420,19 @@ def encode_clips(
         unreadable = {"test": {clip: reason for part in unreadable.values() for clip, reason in part.items()}}
     report_unreadable(unreadable, len(clips.split("train")), run)
     return {clip: features for clip, features in stored.items() if features is not None}
+
+
+def token_size(data: ClipData, trunk: Any, num_clips: int, device: torch.device) -> str:
+    """Return the number of tokens of a clip and the size of all of them, in words."""
+    import torch
+
+    from vidact.models.token_probe import tokens_of
+
+    clip_input, frames = trunk.input, data.sampler(1000).shape[1]
+    with torch.inference_mode():
+        black = torch.zeros(1, frames, clip_input.channels, clip_input.size, clip_input.size, device=device)
+        _, number, dim = tokens_of(trunk, black).shape
+    return f"{number} x {dim} numbers a clip, {4 * number * dim * num_clips / 1e9:.2g} GB in all"
 
 
 def report_unreadable(unreadable: dict[str, dict[str, str]], num_train: int, run: Path) -> None:
@@ -428,9 +489,10 @@ def scores_of(head: Head, clips: Sequence[Clip], features: dict[str, np.ndarray]
     from vidact.results.scores import Scores
 
     rows = sorted(clips, key=lambda clip: clip.id)
-    values, labels = stacked(rows, features)
+    labels = np.array([clip.label for clip in rows], dtype=np.int64)
+    batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]  # the tokens of a clip are megabytes
     with torch.inference_mode():
-        logits = head(torch.from_numpy(values)).numpy()
+        logits = torch.cat([head(torch.from_numpy(stacked(batch, features)[0])) for batch in batches]).numpy()
     return Scores([clip.id for clip in rows], labels, logits, list(classes), paths=[str(clip.path) for clip in rows])
 
 
@@ -452,6 +514,8 @@ def setting_text(fitted: FittedHead) -> str:
 
     if fitted.setting is None:
         return "-"
+    if fitted.epochs is not None:
+        return f"{fitted.epochs} epochs, {fitted.setting:g}"
     if fitted.name == "linear":
         return f"strength {fitted.setting:g}"
     return counted(int(fitted.setting), "neighbour")
@@ -468,6 +532,7 @@ def build_probe(trunk: nn.Module, fitted: FittedHead, num_classes: int, frames: 
         rate: how many of them make a second; None leaves the trunk's own rate.
     """
     from vidact.models.probe import Neighbours, clip_probe
+    from vidact.models.token_probe import AttentiveScores, attentive_probe
     from vidact.models.weights import attach, input_of, load_strictly, recipe_of
 
     sizes = {}
@@ -476,8 +541,13 @@ def build_probe(trunk: nn.Module, fitted: FittedHead, num_classes: int, frames: 
     recipe, clip_input = recipe_of(trunk), input_of(trunk)
     assert recipe is not None  # ``build_network`` calls builders only
     assert clip_input is not None  # ``open_trunk`` has refused others
-    views = list(fitted.views) or ["frames"]
-    probe = clip_probe(dict(recipe), fitted.name, num_classes, **sizes, window=frames, views=views)
+    probe: Probe
+    scores = fitted.head.scores
+    if isinstance(scores, AttentiveScores):
+        probe = attentive_probe(dict(recipe), num_classes, len(fitted.head.mean), scores.classify.in_features)
+    else:
+        views = list(fitted.views) or ["frames"]
+        probe = clip_probe(dict(recipe), fitted.name, num_classes, **sizes, window=frames, views=views)
     attach(probe, input=clip_input if rate is None else dataclasses.replace(clip_input, fps=rate))
     load_strictly(probe.trunk, trunk.state_dict(), source="the frozen network")
     load_strictly(probe.head, fitted.head.state_dict(), source="the head")
@@ -508,8 +578,10 @@ def save_probe(encoded: Encoded, fitted: Fitted, run: Path) -> Probe:
 
     data = encoded.data
     frames = data.sampler(1000).shape[1]
-    train = [clip for clip in fitted.clips.split("train") if clip.id in encoded.features]
-    rate = rate_of(train, frames, data.decoder) if encoded.views else None  # only image networks stream
+    readable = encoded.readable
+    train = [clip for clip in fitted.clips.split("train") if clip.id in readable]
+    # Only image networks stream, and the attentive head needs the whole clip.
+    rate = rate_of(train, frames, data.decoder) if encoded.views and fitted.best.name in HEADS else None
     probe = build_probe(encoded.trunk, fitted.best, len(data.found.classes), frames, rate)
     record: dict[str, Any] = {"classes": data.found.classes, "sampling": data.sampler.record(), "multi_label": False}
     if data.flow_record is not None:
@@ -540,7 +612,7 @@ def save_figures(
         "head": fitted.best.name,
         "views": "+".join(fitted.best.views),
         "validated_on": fitted.chosen_by,
-        "features": encoded.dim,
+        "features": len(fitted.best.head.mean),
         "seconds_encoding": round(encoded.seconds, 2),
         "seconds_fitting": round(fitted.seconds, 2),
     }

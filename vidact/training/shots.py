@@ -116,7 +116,7 @@ def pooled_accuracy(encoded: Any, splits: Sequence[ClipList], number: int | None
 
     right = total = 0
     for clips in splits:
-        train = [clip for clip in clips.split("train") if clip.id in encoded.features]
+        train = [clip for clip in clips.split("train") if clip.id in encoded.readable]
         if number is not None:
             train = drawn(train, number, encoded.settings.seed, draw)
         fitted = fit_split(encoded, clips, train)

@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from vidact.video.flow import flow_fields
     from vidact.video.frames import Frames
     from vidact.video.reader import VideoError, VideoReader
-    from vidact.video.sample import ClipSampler, DenseSampler, LegacySampler, SegmentSampler, UniformSampler, expand
+    from vidact.video.sample import (
+        ClipSampler,
+        DenseSampler,
+        LegacySampler,
+        SegmentSampler,
+        UniformSampler,
+        WindowSampler,
+        expand,
+    )
     from vidact.video.transform import Augment, ClipTransform, from_record, test_transform, train_transform
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "UniformSampler",
     "VideoError",
     "VideoReader",
+    "WindowSampler",
     "expand",
     "flow_fields",
     "from_record",
@@ -57,6 +66,7 @@ _HOMES = {
     "LegacySampler": "sample",
     "SegmentSampler": "sample",
     "UniformSampler": "sample",
+    "WindowSampler": "sample",
     "expand": "sample",
     "Augment": "transform",
     "ClipTransform": "transform",

@@ -153,6 +153,40 @@ class UniformSampler(ClipSampler):
         return np.minimum(_ticks(num_frames, self.num_frames, fraction), num_frames - 1)
 
 
+@dataclass
+class WindowSampler(ClipSampler):
+    """A sampler of several windows of frames at a stride, one after the other in one clip.
+
+    It is for networks whose clip is a number of windows (``vidact.models.clip_windows``). Without a generator the
+    windows begin at evenly spaced frames, the first at the first frame, and the last ends with the last frame; they
+    overlap in a short video. Training draws each start. Where a window is longer than the video, its stride is the
+    largest that fits, and below one frame the last frame is repeated. Several clips are the same.
+
+    Args:
+        num_windows: windows of a clip.
+        num_frames: frames of a window.
+        stride: frames from one to the next.
+    """
+
+    num_windows: int = 2
+    num_frames: int = 16
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "num_windows", "num_frames", "stride")
+
+    def sample(self, num_frames: int, generator: np.random.Generator | None, num_clips: int) -> np.ndarray:
+        steps = self.num_frames - 1
+        stride = max(1, min(self.stride, (num_frames - 1) // max(steps, 1)))
+        last_start = max(num_frames - 1 - steps * stride, 0)
+        if generator is None:
+            starts = np.tile(np.rint(_spread(last_start, self.num_windows)), (num_clips, 1))
+        else:
+            starts = np.sort(generator.integers(0, last_start, size=(num_clips, self.num_windows), endpoint=True))
+        indices = starts[:, :, None] + np.arange(self.num_frames) * stride  # (K, windows, frames)
+        return np.minimum(indices, num_frames - 1).reshape(num_clips, -1)
+
+
 def _ticks(starts: int, segments: int, fraction: float | np.ndarray) -> np.ndarray:
     """Return whole numbers (…, T) at ``fraction``, from 0 to 1, of each of T equal parts of ``starts``.
 
