@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
+from collections.abc import Iterator
 
 import torch
 
@@ -23,3 +25,15 @@ def refuse_device(name: str | None) -> None:
         available = "cpu" if best.type == "cpu" else f"cpu and {best}"
         why = textwrap.shorten(str(error), 100, placeholder=" …")
         raise ValueError(f"--device is {name}, which PyTorch does not have here ({why}); it has {available}") from None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of the CPU inside the block: the number of threads changes the last bits, and many small
+    operations on several threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

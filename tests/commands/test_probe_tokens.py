@@ -98,6 +98,7 @@ def test_it_stands_beside_the_other_heads(root, run, tmp_path, capsys):
     assert heads["attentive"] == load_results(run)["heads"]["attentive"]
 
 
+@pytest.mark.slow
 def test_the_checkpoint_is_exported(run, tmp_path):
     export(run / "probe.safetensors", tmp_path / "a.onnx", runs=2)
     clip = torch.randn(1, 4, 3, 32, 32)

@@ -8,18 +8,18 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import torch
 
 from vidact import jobs
 from vidact.data.takes import takes_file, write_takes
 from vidact.data.time_origin import NOTES
+from vidact.device import one_thread
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import EXTRACTOR, RECORD, differences, weights_hash
 from vidact.files import replacing, write_json
@@ -88,7 +88,7 @@ def extract_features(
         if progress and waiting and result.kept:
             print(f"{counted(len(result.kept), 'video is', 'videos are')} done already", file=sys.stderr)
         start = _starter(extractor, min(workers, len(waiting)))
-        with _one_thread(), contextlib.closing(jobs.run(start, waiting, workers, meter)) as outcomes:
+        with one_thread(), contextlib.closing(jobs.run(start, waiting, workers, meter)) as outcomes:
             for task, outcome in outcomes:
                 meter.finish(task, f"{task.video}: {outcome}")
                 if outcome.error:
@@ -274,17 +274,6 @@ def _holds(path: Path, record: Mapping[str, Any]) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- processes
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as each worker process does, because the number of threads changes the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _starter(extractor: FeatureExtractor, workers: int) -> Callable[[], jobs.Work[_Task, _Outcome]]:

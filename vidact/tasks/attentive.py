@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidact.device import one_thread
 from vidact.models.probe import Head
 from vidact.models.token_probe import WIDTH, AttentiveScores
 from vidact.tasks.probe import LEAST_SPREAD, FittedHead, Part
@@ -30,6 +31,7 @@ BATCH = 16
 SAMPLE = 4096  # tokens that determine the axes
 
 
+@one_thread()
 def fit_attentive(tokens: Sequence[np.ndarray], labels: np.ndarray, parts: Sequence[Part], seed: int = 0) -> FittedHead:
     """Train an attentive head on all training clips, with the settings that are best on the parts.
 
