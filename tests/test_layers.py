@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "vidact"
 
 LEVELS = {
     0: ["batch", "device", "events", "files", "hub", "jobs", "metrics", "records", "results", "text"],
-    1: ["video", "models"],
+    1: ["video", "models", "runtimes"],
     2: ["data", "features"],
     3: ["tasks", "stream", "report", "prediction", "convert"],
     4: ["training", "prepare", "export", "doctor", "demo", "flow_extraction"],
@@ -22,11 +22,13 @@ LEVELS = {
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 NEVER = {
     *(("tasks", "data"), ("data", "tasks"), ("models", "video"), ("video", "models")),
+    *(("models", "runtimes"), ("video", "runtimes"), ("runtimes", "video")),
     *(("stream", "tasks"), ("stream", "report"), ("stream", "convert")),
 }
 NO_LIGHTNING = (
     "models",
     "video",
+    "runtimes",
     "features",
     "stream",
     "metrics",

@@ -17,8 +17,8 @@ from vidact.models.backbones import Backbone
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import build_from_recipe
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, Record, blamed, parse
+from vidact.runtimes.onnx_graph import open_session, run_session
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
-from vidact.text.packages import how_to_install
 from vidact.video.transform import images_per_index
 
 # ---------------------------------------------------------------------------------------------- the graph
@@ -33,23 +33,7 @@ class OnnxGraph:
     """
 
     def __init__(self, content: bytes, name: str) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(
-                f"{name} runs in onnxruntime, which is missing: {how_to_install('onnxruntime')}"
-            ) from error
-        # This entry of a tensor means that its numbers are in another file; vidact writes none.
-        if b"\n\x08location" in content:
-            raise ValueError(f"{name} names other files for its numbers, which are not opened for it; export it again")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        try:
-            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a dozen types without a common parent
-            lines = str(error).strip().splitlines()
-            raise ValueError(f"{name} cannot be read as ONNX ({lines[0] if lines else ''})") from error
+        self.session = open_session(content, name)
         metadata = self.session.get_modelmeta().custom_metadata_map
         if "vidact" not in metadata:
             raise ValueError(f"{name} has no vidact record: another program wrote it. Make one with: vidact export")
@@ -87,9 +71,7 @@ class OnnxGraph:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs by name, on the CPU, from the inputs by name."""
-        arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
-        results = self.session.run(self.outputs, arrays)
-        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, results, strict=True)}
+        return run_session(self.session, self.outputs, inputs)
 
     def step(self, token: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
         """Compute the outputs by name for one more token of each stream, and the next state."""
@@ -214,6 +196,8 @@ class OnnxExtractor(FeatureExtractor):
 
     The steps before the networks (clock, resizing, cropping, normalisation, optical flow) are ``FeatureExtractor``'s.
     """
+
+    runtime = "onnx"
 
     def __init__(self, graph: OnnxGraph) -> None:
         graph.record.require("features")

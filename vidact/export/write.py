@@ -25,11 +25,8 @@ Shapes: B videos or streams, T frames, C channels, H x W pixels, D features, K o
 from __future__ import annotations
 
 import base64
-import contextlib
 import copy
 import json
-import logging
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,19 +40,24 @@ from vidact.export.formats import KINDS, SUFFIXES
 from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
 from vidact.features.extractor import FeatureExtractor, vectors_of
 from vidact.files import replacing
-from vidact.models.attention import WeightTables
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
-from vidact.text.packages import how_to_install
+from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.onnx_graph import (
+    ONNX_LIMIT,
+    OPSET,
+    check_packages,
+    num_bytes,
+    quiet_exporters,
+    save_onnx,
+    trace,
+)
 from vidact.video.sample import ClipSampler
 
-OPSET = 18  # PyTorch's exporter writes it without a conversion, and onnxruntime reads it since 1.14
-TOLERANCE = 1e-4  # the largest difference that is accepted, as a share of the largest output
 ROUNDINGS = 4  # the same, as a multiple of the difference between single and double precision in PyTorch
-ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in a file: protobuf ends at 2 GiB, and the graph needs some of it
 
 # A size of 1 would become a constant in the graph; the check with another size shows that no size became one.
 _TRACED_STREAMS, _CHECKED_STREAMS = 2, 3
@@ -135,10 +137,10 @@ def export(
     if runs is not None and runs < 1:
         raise ValueError(f"runs is {runs}; at least one is compared")
     if format == "onnx":
-        _check_packages()
+        check_packages("or export with format torch")
     job = _job(checkpoint, what, frames, trust)
     carried = _carried(job, format, extractor, trust)
-    with replacing(out) as half, _quiet():
+    with replacing(out) as half, quiet_exporters():
         if carried is None:
             return replace(_write(job, half, runs), path=out)
         of_extractor = _write(carried, half, min(runs or 10, 10))
@@ -152,7 +154,7 @@ def export(
 def _write(job: _Job, path: Path, runs: int | None) -> Exported:
     """Write one file and compare it; raise ValueError where its outputs differ from PyTorch's."""
     is_onnx = path.suffix == ".onnx"
-    size = sum(tensor.numel() * tensor.element_size() for tensor in job.graph.state_dict().values())
+    size = num_bytes(job.graph)
     if is_onnx and size + len(job.carries) * 4 / 3 > ONNX_LIMIT:
         extractor = f" and an extractor of {len(job.carries) / 2**30:.1f} GiB" if job.carries else ""
         raise ValueError(
@@ -161,7 +163,11 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
         )
     program = job.trace()
     if is_onnx:
-        _save_onnx(program, job, path)
+        metadata = {"vidact": json.dumps(job.record.to_dict())}
+        if job.carries:
+            metadata["vidact.extractor"] = base64.b64encode(job.carries).decode()
+        advice = "export it with format torch"
+        save_onnx(program, path, job.inputs, job.outputs, metadata, job.name, advice)
     else:
         program.example_inputs = None  # they would fill the file with states that no reader needs
         with path.open("wb") as file:  # a path would become the name inside the archive
@@ -187,34 +193,6 @@ def _format(out: Path, format: str | None) -> str:
     return named
 
 
-def _check_packages() -> None:
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX files are written by onnx and onnxscript and compared by onnxruntime, and {error.name} is missing: "
-            f"{how_to_install('onnx', 'onnxruntime', 'onnxscript')}; or export with format torch"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporters' logs and warnings about their internals; failures are compared or raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
 # ---------------------------------------------------------------------------------------------- what is exported
 
 
@@ -233,25 +211,7 @@ class _Job:
     carries: bytes = b""  # an .onnx of the extractor, to be included
 
     def trace(self) -> torch.export.ExportedProgram:
-        batch = torch.export.Dim("batch")
-        shapes = tuple(map_state(lambda _: {0: batch}, tree) for tree in self.example)  # type: ignore[arg-type,return-value]
-        with contextlib.ExitStack() as stack:
-            for module in self.network.modules():
-                for value in vars(module).values():
-                    if isinstance(value, WeightTables):  # its tables were computed from the example
-                        stack.enter_context(value.fixed())
-            try:
-                program = torch.export.export(self.graph, self.example, dynamic_shapes=shapes, strict=False)
-            except Exception as error:  # torch raises many types for code that a graph cannot express
-                lines = str(error).strip().splitlines()
-                raise ValueError(
-                    f"{self.name} cannot be exported as a {self.kind}: torch.export says "
-                    f"{type(error).__name__}: {lines[0] if lines else ''}"
-                ) from error
-        for graph in program.graph_module.modules():
-            for node in graph.graph.nodes if isinstance(graph, torch.fx.GraphModule) else ():
-                node.meta.pop("stack_trace", None)  # it names files of this machine
-        return program
+        return trace(self.graph, self.example, f"{self.name} cannot be exported as a {self.kind}")
 
     def compare(self, path: Path, runs: int) -> tuple[float, float]:
         """Return the largest difference between an output of the file and the network's, and the largest output."""
@@ -552,33 +512,3 @@ def _extractor_job(extractor: FeatureExtractor) -> _Job:
         ["features"],
         Record(features=FeaturesRecord(extractor.record()), export=ExportRecord(facts)),
     )
-
-
-def _save_onnx(program: torch.export.ExportedProgram, job: _Job, path: Path) -> None:
-    try:
-        onnx_program = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=job.inputs,
-            output_names=job.outputs,
-            opset_version=OPSET,
-            external_data=False,
-            verbose=False,
-        )
-    except Exception as error:  # many types are raised for operators that ONNX does not have
-        lines = str(error).strip().splitlines()
-        raise ValueError(
-            f"{job.name} cannot be written as ONNX ({type(error).__name__}: {lines[0] if lines else ''}); "
-            "export it with format torch"
-        ) from error
-    assert onnx_program is not None
-    model = onnx_program.model
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        assert value.shape is not None
-        value.shape[0] = "batch"
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()  # the names of PyTorch's nodes are two thirds of a small file
-    model.metadata_props["vidact"] = json.dumps(job.record.to_dict())
-    if job.carries:
-        model.metadata_props["vidact.extractor"] = base64.b64encode(job.carries).decode()
-    onnx_program.save(path, external_data=False)

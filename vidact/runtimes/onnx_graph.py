@@ -1,0 +1,182 @@
+"""ONNX graphs: written from a module by PyTorch's exporter, and run by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidact.models.attention import WeightTables
+from vidact.models.online import map_state
+from vidact.text.packages import how_to_install
+
+OPSET = 18  # PyTorch's exporter writes it without a conversion, and onnxruntime reads it since 1.14
+ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in a file: protobuf ends at 2 GiB, and the graph needs some of it
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def open_session(content: bytes, name: str) -> Any:
+    """Return a session of onnxruntime for the bytes of an .onnx file, with as many threads as PyTorch has now.
+
+    Args:
+        content: the bytes.
+        name: the name of the file, for messages.
+
+    Raises:
+        ImportError: without onnxruntime.
+        ValueError: for bytes that are no graph, and for a graph whose numbers are in other files.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{name} runs in onnxruntime, which is missing: {how_to_install('onnxruntime')}") from error
+    # This entry of a tensor means that its numbers are in another file; vidact writes none.
+    if b"\n\x08location" in content:
+        raise ValueError(f"{name} names other files for its numbers, which are not opened for it; export it again")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a dozen types without a common parent
+        lines = str(error).strip().splitlines()
+        raise ValueError(f"{name} cannot be read as ONNX ({lines[0] if lines else ''})") from error
+
+
+def run_session(session: Any, outputs: Sequence[str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs by name, on the CPU, for the inputs by name, which may be on any device."""
+    arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in inputs.items()}
+    results = session.run(list(outputs), arrays)
+    return {name: torch.from_numpy(array) for name, array in zip(outputs, results, strict=True)}
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def check_packages(advice: str) -> None:
+    """Raise ImportError, which ends with the ``advice``, where a package that writes or runs ONNX is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"ONNX files are written by onnx and onnxscript and compared by onnxruntime, and {error.name} is missing: "
+            f"{how_to_install('onnx', 'onnxruntime', 'onnxscript')}; {advice}"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_exporters() -> Iterator[None]:
+    """Suppress the exporters' logs and warnings about their internals; failures are compared or raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _out_of_place(graph: nn.Module) -> Iterator[None]:
+    """Let activations write to new tensors inside the block; exporting those in place takes three times as long."""
+    changed = [module for module in graph.modules() if getattr(module, "inplace", False) is True]
+    for module in changed:
+        module.inplace = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in changed:
+            module.inplace = True  # type: ignore[assignment]
+
+
+def trace(graph: nn.Module, example: tuple[Any, ...], refusal: str) -> torch.export.ExportedProgram:
+    """Return the program that torch.export traces, with a free first axis of every tensor.
+
+    Args:
+        graph: the module; tensors and trees of tensors are its inputs and outputs.
+        example: its inputs, whose first axis is larger than 1, since a size of 1 would become a constant.
+        refusal: the beginning of the message of the ValueError for code that a graph cannot express.
+    """
+    batch = torch.export.Dim("batch")
+    shapes = tuple(map_state(lambda _: {0: batch}, tree) for tree in example)  # type: ignore[arg-type,return-value]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_out_of_place(graph))
+        for module in graph.modules():
+            for value in vars(module).values():
+                if isinstance(value, WeightTables):  # its tables were computed from the example
+                    stack.enter_context(value.fixed())
+        try:
+            program = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # torch raises many types for code that a graph cannot express
+            raise ValueError(f"{refusal}: torch.export says {_short(error)}") from error
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # it names files of this machine
+    return program
+
+
+def save_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    metadata: Mapping[str, str],
+    name: str,
+    advice: str,
+) -> None:
+    """Write a traced program to an .onnx file.
+
+    Args:
+        program: what ``trace`` returned.
+        path: the file.
+        inputs: the names of the inputs.
+        outputs: the names of the outputs.
+        metadata: the metadata of the file, by key.
+        name: the name of the network, for messages.
+        advice: the end of the message of the ValueError for operators that ONNX does not have.
+    """
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # many types are raised for operators that ONNX does not have
+        raise ValueError(f"{name} cannot be written as ONNX ({_short(error)}); {advice}") from error
+    assert onnx_program is not None
+    model = onnx_program.model
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        value.shape[0] = "batch"
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()  # the names of PyTorch's nodes are two thirds of a small file
+    model.metadata_props.update(metadata)
+    onnx_program.save(path, external_data=False)
+
+
+def num_bytes(graph: nn.Module) -> int:
+    """Return the number of bytes of a module's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+
+
+def _short(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
