@@ -98,6 +98,7 @@ INPUT = {
 }
 RECIPE = {"builder": TEXT, "arguments": OBJECT}
 NETWORK = {"recipe": RECIPE, "input": INPUT}
+AGREEMENT = {"largest_difference": NUMBER, "largest_output": NUMBER}
 FEATURES: dict[str, Any] = {
     "format": VERSION,
     "fps": rate(FASTEST),
@@ -113,6 +114,8 @@ FEATURES: dict[str, Any] = {
     "longest_gap_s": NUMBER,
     "decoder": TEXT,
     "weights_sha256": TEXT,
+    "runtime": TEXT,
+    "runtime_check": {"torch": TEXT, "onnxruntime": TEXT, "network": AGREEMENT, "flow_network": AGREEMENT},
 }
 STATE = {
     "name": TEXT,
@@ -263,6 +266,11 @@ class FeaturesRecord(Part):
     def decoder(self) -> str:
         """The decoder of the video files."""
         return self["decoder"]
+
+    @property
+    def runtime(self) -> str:
+        """The runtime of the networks; older records have none, and theirs is PyTorch."""
+        return self.get("runtime") or "torch"
 
     @property
     def longest_gap_s(self) -> float | None:

@@ -260,12 +260,12 @@ def test_the_command_passes_the_choice_on(monkeypatch):
     assert (options.horizon, options.restart) == (math.inf, 3.0)
     given = {}
 
-    def opened(checkpoint, **settings):
+    def opened(checkpoint, runtime, **settings):
         given.update(settings)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(serve, "RUNTIMES", {"torch": opened})
-    monkeypatch.setattr(stream, "RUNTIMES", {"torch": opened})
+    monkeypatch.setattr(serve, "open_model", opened)
+    monkeypatch.setattr(stream, "open_model", opened)
     for main in (serve.main, stream.main):
         given.clear()
         arguments = ["--checkpoint", "x.ckpt", "--restart", "7"] + (["--no_window"] if main is stream.main else [])

@@ -85,7 +85,7 @@ def plays(monkeypatch, *sources, **settings):
     """The command with these sources and a model whose answers are noise, or ``settings``."""
     waiting = list(sources)
     monkeypatch.setattr("vidact.stream.sources.open_source", lambda uri, **options: Closing(waiting.pop(0)))
-    monkeypatch.setitem(command.RUNTIMES, "torch", lambda *_, **__: recording_model(CLASSES, **settings))
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: recording_model(CLASSES, **settings))
     return [word for source in sources for word in ("--checkpoint", "x", "--source", source.name)]
 
 
@@ -249,7 +249,8 @@ def test_an_exported_step_streams(checkpoint, video, tmp_path, capsys):
     assert len(found[0]) == 12
     np.testing.assert_allclose(found[1], found[0], atol=2e-5)
     common = ["--source", video, "--no-window", "--device=cpu"]
-    assert "is no .onnx file; vidact export" in fails(["--checkpoint", checkpoint, "--runtime=onnx", *common], capsys)
+    words = fails(["--checkpoint", checkpoint, "--runtime=onnx", *common], capsys)
+    assert "whose step runs in PyTorch; leave runtime out, or write its step as ONNX" in words
 
 
 def test_a_terminal_without_the_letters(checkpoint, video, monkeypatch):
@@ -792,10 +793,14 @@ def test_lengths_of_time():
 
 def test_onnx_files_choose_their_runtime(monkeypatch, tmp_path):
     """And its keywords are those of ``load_model``."""
-    assert command.parse(["--checkpoint", "x.onnx"]).runtime == "onnx"
-    assert command.parse(["--checkpoint", "x.ckpt"]).runtime == "torch"
-    with pytest.raises(FileNotFoundError, match=r"x\.onnx"):
-        command.RUNTIMES["onnx"](tmp_path / "x.onnx", extractor=None, events={}, device=None)
+    for runtime in (None, "auto", "onnx"):
+        with pytest.raises(FileNotFoundError, match=r"x\.onnx"):
+            command.open_model(tmp_path / "x.onnx", runtime, extractor=None, events={}, device=None)
+    opened = []
+    monkeypatch.setattr("vidact.stream.model.load_model", lambda path, **settings: opened.append(settings["runtime"]))
+    for runtime in (None, "auto", "onnx"):
+        command.open_model(tmp_path / "x.ckpt", runtime, extractor=None, events={}, device=None)
+    assert opened == ["torch", "auto", "onnx"]
 
 
 def test_help_names_every_option(capsys):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidact.commands import extract_flow
-from vidact.commands.options import Parser, add_decoder, add_device, one_of
+from vidact.commands.options import Parser, add_decoder, add_device, add_runtime, one_of
 from vidact.features.choices import CHUNK, FPS, IMAGE_NETWORKS
 from vidact.video.clock import LONGEST_GAP_S
 from vidact.video.flow_record import METHODS
@@ -70,6 +70,7 @@ def parser() -> Parser:
     )  # fmt: skip
     add_decoder(features)
     add_device(features)
+    add_runtime(features, "that of the folder; torch for a new one")
     features.add_argument("--batch", type=int, help="chunks computed at once; default: 1 on a CPU, 32 elsewhere")
     features.add_argument("--workers", type=int, help="videos computed at the same time; default: one a core")
     features.add_argument("--shard", default="1/1", help="compute only the i-th of n parts, i/n, on this machine")
@@ -79,10 +80,11 @@ def parser() -> Parser:
 def _features(options: argparse.Namespace) -> int:
     """Run ``vidact extract features``."""
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
-    from vidact.features.files import extract_features, find_videos
+    from vidact.features.files import extract_features, find_videos, settle_runtime
     from vidact.features.names import build_extractor
     from vidact.jobs import num_cores, parse_shard, refuse_workers
     from vidact.results.figures import command_line, save_results
+    from vidact.runtimes.choices import RUNTIME_NAMES
     from vidact.text.names import counted, first_few
 
     refuse_device(options.device)
@@ -110,13 +112,15 @@ def _features(options: argparse.Namespace) -> int:
             f"--flow_method is {options.flow_method}, but {options.network} sees no flow; leave it out, or name a "
             "--flow_network"
         )
+    settle_runtime(options.out, extractor, options.runtime)
     if (workers := options.workers) is None:
         cores = num_cores()
         workers = cores if extractor.device.type == "cpu" else min(cores, 4)  # each holds the network on the device
     window = f", each of the last {extractor.window} frames ({extractor.window / extractor.fps:.2f} s)"
     print(
         f"{options.network}: {extractor.dim} numbers a token, {extractor.tokens_per_second:g} tokens/s"
-        f"{'' if extractor.window == extractor.chunk_size else window}, {workers} workers on {extractor.device}",
+        f"{'' if extractor.window == extractor.chunk_size else window}, {workers} workers on {extractor.device} "
+        f"in {RUNTIME_NAMES[extractor.runtime]}",
         flush=True,
     )
     if options.weights == "none":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from vidact.runtimes.choices import RUNTIMES
 from vidact.text.addresses import without_secrets
 from vidact.text.spelling import misspelt, with_underscores
 from vidact.video.decoder_names import DECODER_NAMES
@@ -63,6 +64,14 @@ def one_of(names: Sequence[str]) -> str:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device, whose value ``vidact.device.refuse_device`` checks."""
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
+
+
+def add_runtime(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --runtime; its default is None, which the help describes by ``default``."""
+    parser.add_argument(
+        "--runtime", choices=RUNTIMES,
+        help=f"PyTorch (torch), ONNX Runtime (onnx, quicker on CPUs), or onnx on CPUs (auto); default: {default}",
+    )  # fmt: skip
 
 
 def add_decoder(parser: argparse.ArgumentParser) -> None:

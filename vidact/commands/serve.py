@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidact.commands.options import Parser, add_device
-from vidact.commands.stream import RUNTIMES, add_horizon, demo_model, events_at
+from vidact.commands.options import Parser, add_device, add_runtime
+from vidact.commands.stream import STREAMED_BY, add_horizon, demo_model, events_at, open_model
 from vidact.stream.grabs import SourceError
 from vidact.stream.web.limits import Limits
 from vidact.text.addresses import name_of, public
@@ -96,6 +96,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
     )
     add_device(parser)
+    add_runtime(parser, STREAMED_BY)
     return parser
 
 
@@ -121,11 +122,11 @@ def main(args: Sequence[str]) -> None:
         checkpoint, demo_sources = demo_model()
         print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
         sources = sources or demo_sources
-    open_model = RUNTIMES["onnx" if checkpoint.suffix == ".onnx" else "torch"]
     log_lines()
     serve(
         open_model(
             checkpoint,
+            options.runtime,
             extractor=options.extractor,
             events=events,
             horizon_s=options.horizon,

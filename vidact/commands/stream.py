@@ -11,11 +11,11 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from vidact.commands.options import Parser, add_device
+from vidact.commands.options import Parser, add_device, add_runtime
 from vidact.data.time_origin import TimeOrigin
 from vidact.stream.grabs import GAP_S, Source
 from vidact.text.addresses import public, without_secrets
@@ -26,21 +26,27 @@ if TYPE_CHECKING:
     from vidact.stream.window.player import States
 
 
-def _open_checkpoint(checkpoint: Path, **settings: Any) -> StreamModel:
+def open_model(checkpoint: Path, runtime: str | None, **settings: Any) -> StreamModel:
+    """Return the model of a checkpoint or of an .onnx file.
+
+    Args:
+        checkpoint: the file, or the name of a published network.
+        runtime: as in ``load_model``; None is torch. The step of an .onnx runs in onnxruntime.
+        settings: other keywords of ``load_model``.
+    """
+    if checkpoint.suffix == ".onnx":
+        if runtime == "torch":
+            raise ValueError(f"{checkpoint} runs in onnxruntime; leave --runtime torch out")
+        from vidact.export.runtime import load_onnx
+
+        return load_onnx(checkpoint, runtime=runtime or "torch", **settings)
     from vidact.stream.model import load_model
 
-    return load_model(checkpoint, **settings)
+    return load_model(checkpoint, runtime=runtime or "torch", **settings)
 
 
-def _open_onnx(checkpoint: Path, **settings: Any) -> StreamModel:
-    from vidact.export.runtime import load_onnx
-
-    return load_onnx(checkpoint, **settings)
-
-
-# What opens a checkpoint: each takes it and keywords of ``load_model``, and returns a StreamModel.
-RUNTIMES: dict[str, Callable[..., StreamModel]] = {"torch": _open_checkpoint, "onnx": _open_onnx}
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
+STREAMED_BY = "torch, and onnx for an .onnx file; auto is the runtime that a detector's features were made in"
 LONGEST_TIMELINE_S = 3600.0
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
   --checkpoint movinet_a0_stream
@@ -68,8 +74,8 @@ def main(args: Sequence[str]) -> int:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_messages())
         window = None if options.no_window else stack.enter_context(Window(on_close=stop))
-        model = RUNTIMES[options.runtime](
-            options.checkpoint, extractor=options.extractor, events=events_at(options.threshold),
+        model = open_model(
+            options.checkpoint, options.runtime, extractor=options.extractor, events=events_at(options.threshold),
             horizon_s=options.horizon, restart_s=options.restart, device=options.device,
         )  # fmt: skip
         model.longest_gap_s = options.longest_gap
@@ -183,11 +189,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
     )
     add_device(parser)
-    parser.add_argument(
-        "--runtime",
-        choices=sorted(RUNTIMES),
-        help="the runtime of the networks; default: onnx for an .onnx file, else torch",
-    )
+    add_runtime(parser, STREAMED_BY)
     return parser
 
 
@@ -207,7 +209,7 @@ def add_horizon(parser: Parser) -> None:
 
 
 def parse(args: Sequence[str]) -> argparse.Namespace:
-    """Return the options, with --source and --runtime filled in; raises ValueError for values that cannot be."""
+    """Return the options, with --source filled in; raises ValueError for values that cannot be."""
     options = parser().parse_args(args)
     if options.checkpoint is None:
         raise ValueError(_without_checkpoint(args))
@@ -218,10 +220,8 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     if options.longest_gap is not None and not 0 < options.longest_gap < math.inf:
         raise ValueError(f"--longest_gap is {options.longest_gap:g}; give seconds above 0")
     events_at(options.threshold)  # before anything is opened
-    is_onnx = options.checkpoint.suffix == ".onnx"
-    options.runtime = options.runtime or ("onnx" if is_onnx else "torch")
-    if is_onnx and options.runtime != "onnx":
-        raise ValueError(f"{options.checkpoint} runs in onnxruntime; leave --runtime {options.runtime} out")
+    if options.checkpoint.suffix == ".onnx" and options.runtime == "torch":
+        raise ValueError(f"{options.checkpoint} runs in onnxruntime; leave --runtime torch out")
     from vidact.device import refuse_device
     from vidact.stream.sources import without_certificates
 

@@ -197,8 +197,6 @@ class OnnxExtractor(FeatureExtractor):
     The steps before the networks (clock, resizing, cropping, normalisation, optical flow) are ``FeatureExtractor``'s.
     """
 
-    runtime = "onnx"
-
     def __init__(self, graph: OnnxGraph) -> None:
         graph.record.require("features")
         record = graph.record.features or FeaturesRecord({})
@@ -222,6 +220,7 @@ class OnnxExtractor(FeatureExtractor):
             longest_gap_s=record.longest_gap_s,
             window=record.window,
         )
+        self.runtime = "onnx"
         if (frames := [view.frames for view in self._views]) != record.frames:
             raise ValueError(
                 f"{graph.name} looks at the frames {record.frames} of a chunk, and this vidact would show it "
@@ -274,19 +273,21 @@ def load_onnx(
     restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
+    runtime: str = "torch",
 ) -> StreamModel:
     """Open an exported step as a model that streams, like ``vidact.stream.load_model``, in onnxruntime on the CPU.
 
     Args:
         path: an .onnx of a step: a detector's, a causal TSM's, a TSN's, a stream MoViNet's.
         extractor: the extractor of a detector's features: an exported one, or one that ``load_model`` accepts, which
-            then runs in PyTorch. None is the one in the file.
+            then runs in the ``runtime``. None is the one in the file.
         steps_per_second: as in ``load_model``.
         events: as in ``load_model``.
         horizon_s: as in ``load_model``.
         restart_s: as in ``load_model``.
         device: None or the CPU.
         trust: packages outside vidact whose builders may run, for an extractor that is not an .onnx.
+        runtime: the runtime of such an extractor, as in ``load_model``.
     """
     if device is not None and str(device).partition(":")[0] != "cpu":
         raise ValueError(
@@ -328,7 +329,7 @@ def load_onnx(
         )
     return load_model(
         network, extractor=extractor, steps_per_second=steps_per_second, events=events, horizon_s=horizon_s,
-        restart_s=restart_s, device="cpu", trust=trust,
+        restart_s=restart_s, device="cpu", trust=trust, runtime=runtime,
     )  # fmt: skip
 
 

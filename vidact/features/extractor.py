@@ -18,7 +18,9 @@ Shapes: T tokens, D features, N chunks, H x W pixels.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,6 +43,8 @@ from vidact.models.backbones import Backbone
 from vidact.models.clip_network import VectorNetwork, trained_length
 from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
+from vidact.runtimes.choices import refuse_runtime
+from vidact.runtimes.compiled import Compiled, compiled
 from vidact.video import (
     LONGEST_GAP_S,
     Chunker,
@@ -81,13 +85,26 @@ class _View:
     transform: ClipTransform
     frames: list[int]
     dim: int
+    graph: Compiled | None = None  # None where the network runs in PyTorch
 
     @property
     def is_image(self) -> bool:
         return isinstance(self.network, Backbone)
 
     def __call__(self, clips: Tensor) -> Tensor:  # (N, T, C, side, side) → (N, D)
-        return vectors_of(self.network, clips[:, 0] if self.is_image else clips)
+        pixels = clips[:, 0] if self.is_image else clips
+        return vectors_of(self.network, pixels) if self.graph is None else self.graph(pixels)
+
+
+class _Vectors(nn.Module):
+    """A network whose forward gives the vectors (N, D), as ``vectors_of`` does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return vectors_of(self.network, pixels)
 
 
 class FeatureExtractor:
@@ -120,7 +137,10 @@ class FeatureExtractor:
             as versions without this option did.
         window: frames of the window of a clip network. None is one chunk, or the length of the clips that the network
             was trained on where that is known and longer (``clip_network.trained_length``).
+        runtime: "torch", "onnx" or "auto"; see ``run_in``.
     """
+
+    runtime = "torch"
 
     def __init__(
         self,
@@ -135,8 +155,10 @@ class FeatureExtractor:
         batch: int | None = None,
         longest_gap_s: float | None = LONGEST_GAP_S,
         window: int | None = None,
+        runtime: str = "torch",
     ) -> None:
         refuse_gap(longest_gap_s)
+        refuse_runtime(runtime)
         if decoder not in DECODERS:
             raise ValueError(f"decoder {decoder!r} is unknown; choose one of {', '.join(DECODERS)}")
         if flow_method not in METHODS:
@@ -162,6 +184,8 @@ class FeatureExtractor:
             self.networks["flow_network"] = flow_network
         self.is_window_default = window is None
         self.set_window(self._own_window() if window is None else window)
+        if runtime != "torch":
+            self.run_in(runtime)
 
     def _own_window(self) -> int:
         """Return the frames of the window where none is chosen."""
@@ -191,6 +215,8 @@ class FeatureExtractor:
         # The networks compute a black chunk, so that one that cannot read chunks raises its error now.
         side = max(view.transform.resize for view in self._views)
         self.chunk(torch.zeros(1, 3, side, side, dtype=torch.uint8).expand(self.span, -1, -1, -1))
+        if self.runtime == "onnx":
+            self.use_graphs(self._make_graphs())
 
     def _view(self, network: nn.Module) -> _View:
         name, clip_input = type(network).__name__, input_of(network)
@@ -221,6 +247,75 @@ class FeatureExtractor:
         frames = (expand(starts, group, window) + self.chunk_size - window).tolist()
         network = backbones.channels_last(network.eval().requires_grad_(False).to(self.device))
         return _View(network, test_transform(clip_input, 1, self.flow_method), frames, dim)
+
+    # -- runtimes
+
+    def run_in(self, runtime: str, earlier: str | None = None) -> None:
+        """Let the networks run in a runtime; the attribute ``runtime`` is then "torch" or "onnx".
+
+        The graphs of ONNX Runtime are made and compared with PyTorch once, and kept in a cache (``vidact.runtimes``).
+        Features of different runtimes agree to 1e-4 of the largest value.
+
+        Args:
+            runtime: "torch"; "onnx", which is ONNX Runtime on the CPU; or "auto", which is ``earlier``, else "onnx" on
+                a CPU and "torch" elsewhere. With "auto", a network that cannot be a graph runs in PyTorch, and a line
+                on the standard error says why.
+            earlier: the runtime that features with which these are used together were made in.
+
+        Raises:
+            ImportError: where a package that "onnx" needs is not installed.
+            ValueError: for "onnx" where a network cannot be a graph, or runs on another device than the CPU.
+        """
+        refuse_runtime(runtime)
+        chosen = runtime
+        if runtime == "auto":
+            chosen = earlier or ("onnx" if self.device.type == "cpu" else "torch")
+            if chosen not in ("torch", "onnx"):
+                raise ValueError(f"the features were made in the runtime {chosen}, which this vidact does not have")
+        if chosen == "onnx":
+            try:
+                self.use_graphs(self.graphs or self._make_graphs())
+            except (ImportError, ValueError) as error:
+                if runtime != "auto":
+                    raise
+                print(f"{error}; it runs in PyTorch", file=sys.stderr)
+                chosen = "torch"
+        if chosen == "torch":
+            self.use_graphs({})
+
+    @property
+    def graphs(self) -> dict[str, Compiled]:
+        """The graphs of the networks by their part, "network" or "flow_network"; empty where PyTorch runs them."""
+        parts = zip(self.networks, self._views, strict=True)
+        return {part: view.graph for part, view in parts if view.graph is not None}
+
+    def use_graphs(self, graphs: Mapping[str, Compiled]) -> None:
+        """Run the networks by these graphs, which ``graphs`` of an equal extractor returned; empty is PyTorch."""
+        for part, view in zip(self.networks, self._views, strict=True):
+            view.graph = graphs[part] if graphs else None
+        self.runtime = "onnx" if graphs else "torch"
+
+    def _make_graphs(self) -> dict[str, Compiled]:
+        if self.device.type != "cpu":
+            raise ValueError(
+                f"the runtime onnx computes on the CPU, and the networks are on {self.device}; choose the device cpu "
+                "or the runtime torch"
+            )
+        side = max(view.transform.resize for view in self._views)
+        black = self.prepare([torch.zeros(3, side, side, dtype=torch.uint8)] * len(self.frames))
+        graphs = {}
+        for (part, network), view, clip in zip(self.networks.items(), self._views, black, strict=True):
+            digest = weights_hash({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
+            shape = clip[0].shape if view.is_image else clip.shape
+            graphs[part] = compiled(_Vectors(network).eval(), shape, digest, type(network).__name__)
+        return graphs
+
+    def _agreements(self) -> dict[str, Any]:
+        """Return the record of the comparison of the graphs with PyTorch; empty where PyTorch runs the networks."""
+        if not self.graphs:
+            return {}
+        versions = {package: importlib.metadata.version(package) for package in ("torch", "onnxruntime")}
+        return {"runtime_check": {**versions, **{part: g.agreement._asdict() for part, g in self.graphs.items()}}}
 
     @property
     def takes_flow(self) -> bool:
@@ -355,6 +450,8 @@ class FeatureExtractor:
             **({} if self.longest_gap_s is None else {"longest_gap_s": self.longest_gap_s}),
             # absent, as in older records, where the window is the chunk
             **({} if self.window == self.chunk_size else {"window": self.window}),
+            "runtime": self.runtime,
+            **self._agreements(),
         }
 
     def state(self, prefix: str = "") -> dict[str, Tensor]:
@@ -373,12 +470,15 @@ class FeatureExtractor:
         device: str | torch.device | None = None,
         batch: int | None = None,
         trust: Iterable[str] = (),
+        runtime: str = "torch",
     ) -> FeatureExtractor:
         """Return the extractor whose ``record()`` and ``state(prefix)`` are given; other tensors are ignored.
 
         Args:
             trust: packages outside vidact whose builders may run.
+            runtime: as in ``run_in``; "auto" is the runtime in the record.
         """
+        refuse_runtime(runtime)
         facts = FeaturesRecord.from_dict(record, "the features record")
         if facts.format > FORMAT:
             raise ValueError(
@@ -420,6 +520,8 @@ class FeatureExtractor:
         actual = extractor.record()
         if different := differences({key: facts.get(key) for key in checked}, {key: actual[key] for key in checked}):
             raise ValueError(f"this is not the extractor of the record: {'; '.join(different)} (the record's first)")
+        if runtime != "torch":
+            extractor.run_in(runtime, facts.runtime)
         return extractor
 
     def save(self, path: str | Path) -> None:
@@ -430,7 +532,11 @@ class FeatureExtractor:
 
     @staticmethod
     def open(
-        path: str | Path, device: str | torch.device | None = None, batch: int | None = None, trust: Iterable[str] = ()
+        path: str | Path,
+        device: str | torch.device | None = None,
+        batch: int | None = None,
+        trust: Iterable[str] = (),
+        runtime: str = "torch",
     ) -> FeatureExtractor:
         """Open the extractor in a file that ``save`` wrote, or in a folder of features (its extractor.safetensors)."""
         path = Path(path)
@@ -440,7 +546,9 @@ class FeatureExtractor:
         if record is None or record.extractor is None:
             raise ValueError(f"{path} holds no feature extractor; give the {EXTRACTOR} of a folder of features")
         with blamed(path):
-            return FeatureExtractor.load(record.extractor, tensors, device=device, batch=batch, trust=trust)
+            return FeatureExtractor.load(
+                record.extractor, tensors, device=device, batch=batch, trust=trust, runtime=runtime
+            )
 
 
 class FeatureStream:

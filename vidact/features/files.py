@@ -25,7 +25,9 @@ from vidact.features.record import EXTRACTOR, RECORD, differences, weights_hash
 from vidact.files import replacing, write_json
 from vidact.jobs import UNREADABLE, Meter
 from vidact.models.weights import read
-from vidact.records import FEATURES, read_json
+from vidact.records import FEATURES, FeaturesRecord, read_json
+from vidact.runtimes.choices import refuse_runtime
+from vidact.runtimes.compiled import Compiled
 from vidact.text.names import counted
 from vidact.video import LONGEST_GAP_S, VideoError, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, video_id, walk_videos
@@ -56,6 +58,7 @@ def extract_features(
     workers: int = 1,
     shard: str = "1/1",
     progress: bool = True,
+    runtime: str | None = None,
 ) -> Extraction:
     """Write the features of every video into ``out``; the files are listed in ``vidact.features.extractor``.
 
@@ -70,12 +73,14 @@ def extract_features(
         shard: "i/n" takes the i-th of n parts, i from 1, so that n machines can share a folder of videos and ``out``.
             The part of a video depends only on its id.
         progress: print the finished videos and the remaining time on stderr.
+        runtime: the runtime of the networks, as in ``settle_runtime``.
     """
     started = time.perf_counter()
     jobs.refuse_workers(workers)
     out = Path(out)
     folder = jobs.Folder(out, NOTES, shard=shard)
     sources = {video: path for video, path in find_videos(videos).items() if folder.includes(video)}
+    settle_runtime(out, extractor, runtime)
     record = _claim(out, extractor, progress)
     tasks = [_Task(video, path, folder, _fingerprint(record)) for video, path in sources.items()]
     result = Extraction()
@@ -101,6 +106,40 @@ def extract_features(
         result.report = folder.report_unreadable(result.unreadable)
     result.took_s = time.perf_counter() - started
     return result
+
+
+def settle_runtime(out: str | Path, extractor: FeatureExtractor, runtime: str | None = None) -> None:
+    """Let the extractor run in the runtime that a folder of features needs.
+
+    Args:
+        out: the folder of features. One that was begun keeps its runtime; older folders are PyTorch's.
+        extractor: the extractor of the features.
+        runtime: "torch" or "onnx", which is refused for a folder that was begun in the other; "auto", which is the
+            folder's, and in a new folder ONNX Runtime on a CPU, else PyTorch; None, which is the folder's, and in a new
+            folder that of the extractor.
+    """
+    if runtime is not None:
+        refuse_runtime(runtime)
+    path = Path(out) / RECORD
+    if not path.is_file():
+        if runtime is not None:
+            extractor.run_in(runtime)
+        return
+    earlier = FeaturesRecord.from_dict(read_json(path, FEATURES, "choose another --out"), path).runtime
+    if runtime not in (None, "auto", earlier):
+        raise ValueError(
+            f"the features in {out} were begun in the runtime {earlier}, not {runtime}; leave --runtime out, or choose "
+            "another --out"
+        )
+    in_new_folder = extractor.runtime
+    if runtime == "auto":
+        in_new_folder = "onnx" if extractor.device.type == "cpu" else "torch"
+    if earlier not in (runtime, in_new_folder):
+        print(f"{out} was begun in the runtime {earlier} and goes on in it", file=sys.stderr)
+    if earlier != extractor.runtime:
+        extractor.run_in("auto", earlier)
+        if extractor.runtime != earlier:
+            raise ValueError(f"{out} was begun in the runtime {earlier}, which cannot be used; choose another --out")
 
 
 def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:
@@ -211,7 +250,9 @@ def _extract(extractor: FeatureExtractor, task: _Task, progress: jobs.Progress) 
 
 
 def _fingerprint(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    # The comparison of a graph with PyTorch gives other numbers on another machine, and the features are the same.
+    facts = {key: value for key, value in record.items() if key != "runtime_check"}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _claim(out: Path, extractor: FeatureExtractor, notes: bool) -> dict[str, Any]:
@@ -284,9 +325,12 @@ def _starter(extractor: FeatureExtractor, workers: int) -> Callable[[], jobs.Wor
     if workers <= 1:
         return lambda: functools.partial(_extract, extractor)
     state = safetensors.torch.save(extractor.state())
-    return functools.partial(_load, extractor.record(), state, str(extractor.device), extractor.batch)
+    return functools.partial(_load, extractor.record(), state, str(extractor.device), extractor.batch, extractor.graphs)
 
 
-def _load(record: dict[str, Any], state: bytes, device: str, batch: int) -> jobs.Work[_Task, _Outcome]:
+def _load(
+    record: dict[str, Any], state: bytes, device: str, batch: int, graphs: dict[str, Compiled]
+) -> jobs.Work[_Task, _Outcome]:
     extractor = FeatureExtractor.load(record, safetensors.torch.load(state), device=device, batch=batch)
+    extractor.use_graphs(graphs)
     return functools.partial(_extract, extractor)

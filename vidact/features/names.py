@@ -120,19 +120,23 @@ def build_extractor(
     batch: int | None = None,
     longest_gap_s: float = LONGEST_GAP_S,
     window: int | None = None,
+    runtime: str = "torch",
 ) -> FeatureExtractor:
     """Build an extractor from names and files: ``build_network`` for each network, the rest as in ``FeatureExtractor``.
 
     A flow network with a name reads all ``chunk - 1`` flow fields of a chunk. ``network`` may also be the
-    extractor.safetensors of a folder of features, which determines everything but ``device`` and ``batch``.
+    extractor.safetensors of a folder of features, which determines everything but ``device``, ``batch`` and
+    ``runtime``.
     """
-    settings = {name: value for name, value in locals().items() if name not in ("network", "device", "batch")}
+    settings = {
+        name: value for name, value in locals().items() if name not in ("network", "device", "batch", "runtime")
+    }
     network = str(hub.local(network))
     if _is_extractor(network):
         parameters = inspect.signature(build_extractor).parameters
         if changed := [f"{name} {value}" for name, value in settings.items() if value != parameters[name].default]:
             raise ValueError(f"{network} is a whole extractor and brings its own; leave out {', '.join(changed)}")
-        return FeatureExtractor.open(network, device, batch)
+        return FeatureExtractor.open(network, device, batch, runtime=runtime)
     if flow_network is None and flow_weights != "default":
         raise ValueError(f"flow_weights is {flow_weights!r}, but there is no flow_network; name one, or leave it out")
     flow = None if flow_network is None else build_network(flow_network, flow_weights, size, "flow", max(chunk - 1, 1))
@@ -148,6 +152,7 @@ def build_extractor(
         batch,
         longest_gap_s,
         window,
+        runtime,
     )
 
 

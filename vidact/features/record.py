@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vidact.batch import ClipInput
 from vidact.models.weights import is_builder
+from vidact.runtimes.choices import TOLERANCE
 
 RECORD, EXTRACTOR = "features.json", "extractor.safetensors"  # files in a folder of features
 
@@ -54,15 +55,37 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 def other_features(trained: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
     """Describe why a detector that was trained on features of one record cannot read those of another.
 
-    The longest pause that is filled does not matter: it changes the number of tokens, and none of the tokens.
+    The longest pause that is filled does not matter: it changes the number of tokens, and none of the tokens. Nor does
+    the runtime, where the record says that the networks agreed with PyTorch in it.
     """
-    records = ({key: value for key, value in record.items() if key != "longest_gap_s"} for record in (trained, present))
-    return differences(*records)
+    ignored = ("longest_gap_s", "runtime")
+    records = ({key: value for key, value in record.items() if key not in ignored} for record in (trained, present))
+    return differences(*records) + _unchecked(trained, present)
+
+
+def _unchecked(*records: Mapping[str, Any]) -> list[str]:
+    """Describe the runtimes of two records, if they differ and one was not compared with PyTorch."""
+    runtimes = [record.get("runtime") or "torch" for record in records]
+    if len(set(runtimes)) == 1 or all(map(_is_checked, records, runtimes)):
+        return []
+    return [f"runtime {' and '.join(runtimes)}, with no record that their outputs agree to {TOLERANCE:g}"]
+
+
+def _is_checked(record: Mapping[str, Any], runtime: str) -> bool:
+    if runtime == "torch":
+        return True
+    checks = record.get("runtime_check") or {}
+    parts = [part for part in ("network", "flow_network") if part == "network" or record.get(part)]
+    return all(
+        part in checks and checks[part]["largest_difference"] <= TOLERANCE * checks[part]["largest_output"]
+        for part in parts
+    )
 
 
 def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record with the defaults of the arguments and inputs that its networks lack."""
-    full = dict(record)
+    """Return the record with its runtime, and with the arguments and inputs that its networks lack, as by default."""
+    full = {"runtime": "torch", **record}
+    full.pop("runtime_check", None)  # it differs from machine to machine
     for part in ("network", "flow_network"):
         described = full.get(part)
         if not (isinstance(described, Mapping) and {"recipe", "input"} <= described.keys()):

@@ -23,6 +23,7 @@ from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
 from vidact.models.online import OnlineNetwork, State
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
+from vidact.runtimes.choices import refuse_runtime
 from vidact.stream.grabs import GAP_S, Grab
 from vidact.stream.horizon import at_horizon, refuse_horizon
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
@@ -145,6 +146,7 @@ def load_model(
     restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
+    runtime: str = "torch",
 ) -> StreamModel:
     """Return the model that a checkpoint holds, ready to stream.
 
@@ -167,7 +169,11 @@ def load_model(
         restart_s: the seconds after which a recogniser starts anew, instead of ``horizon_s``.
         device: where the networks run; None takes an accelerator if there is one.
         trust: packages outside vidact whose builders may run.
+        runtime: the runtime of a detector's extractor, which has nearly all of its cost: "torch"; "onnx", which is ONNX
+            Runtime on the CPU; or "auto", the one that its features were made in. The step of a detector or recogniser
+            runs in PyTorch; ``vidact.export`` writes it as ONNX.
     """
+    refuse_runtime(runtime)
     name = "the network" if isinstance(checkpoint, nn.Module) else hub.text_of(checkpoint)
     refuse_horizon(horizon_s, restart_s)  # before anything is downloaded
     published = None if isinstance(checkpoint, nn.Module) else hub.named(checkpoint)
@@ -189,7 +195,12 @@ def load_model(
             )
         if horizon_s is not None or restart_s is not None:
             raise ValueError(f"{name} is a detector, whose memory was trained; leave horizon_s and restart_s out")
-        return _detector(network, record, name, extractor, events or {}, device, trust)
+        return _detector(network, record, name, extractor, events or {}, device, trust, runtime)
+    if runtime == "onnx":
+        raise ValueError(
+            f"{name} is a recogniser, whose step runs in PyTorch; leave runtime out, or write its step as ONNX and "
+            f"stream the file: vidact export --checkpoint {name} --what step --out step.onnx"
+        )
     if extractor is not None:
         raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
     return stream_recogniser(network, record, name, steps_per_second, events or {}, horizon_s, restart_s, device)
@@ -226,6 +237,7 @@ def _detector(
     events: Mapping[str, Any],
     device: torch.device,
     trust: Iterable[str],
+    runtime: str,
 ) -> StreamModel:
     features = record.features or FeaturesRecord({})
     with blamed(name):
@@ -250,10 +262,13 @@ def _detector(
             extractor = FeatureExtractor.load(features, carried, device=device, trust=trust)
     elif not isinstance(extractor, FeatureExtractor):
         extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
+    if runtime != extractor.runtime == "torch":
+        extractor.run_in(runtime, features.runtime)
     made_by = {"dim": network.feature_dim, "tokens_per_second": rate, **features}
     extractor_record = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
     made_by.pop("decoder", None)  # a stream has no decoder
-    if differ := other_features(made_by, {key: extractor_record.get(key) for key in made_by}):
+    compared = (*made_by, "runtime", "runtime_check")
+    if differ := other_features(made_by, {key: extractor_record.get(key) for key in compared}):
         raise ValueError(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
             "first). Give the extractor.safetensors of the folder it was trained on"

@@ -1,0 +1,94 @@
+"""Extraction of features in PyTorch and in ONNX Runtime: tokens a second, their ratio and the difference.
+
+    python benchmarks/runtime.py --videos my_videos --count 3
+    python benchmarks/runtime.py --videos my_videos --networks mobilenet_v2=weights.safetensors resnet18=none
+
+Both sides are measured in one process on one thread each round, as a worker of ``vidact extract features`` computes:
+reading, preparing and computing all tokens of a video. The rounds of a video alternate between the two. The features of
+the videos are compared, and the first making of the graph, or its reading from the cache, is printed apart.
+"""
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from vidact.features.extractor import FeatureExtractor
+from vidact.features.files import find_videos
+from vidact.features.names import build_extractor
+from vidact.video import open_video
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--videos", type=Path, required=True, help="a folder of videos, or a file")
+    parser.add_argument("--count", type=int, default=3, help="the first videos by name (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="extractions of each video a side (default %(default)s)")
+    parser.add_argument("--tokens", type=int, help="only the first tokens of each video; default: all")
+    parser.add_argument(
+        "--networks", nargs="+", default=["mobilenet_v2", "resnet18"], metavar="NAME[=WEIGHTS]",
+        help="image networks; WEIGHTS is a file, a published name or none (default: mobilenet_v2 resnet18)",
+    )  # fmt: skip
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    paths = list(find_videos(options.videos).values())[: options.count]
+    print(f"{len(paths)} videos, one thread, {options.rounds} rounds, PyTorch {torch.__version__}")
+    for network in options.networks:
+        measure(network, paths, options.rounds, options.tokens)
+
+
+def measure(network: str, paths: list[Path], rounds: int, most: int | None) -> None:
+    """Print the figures of one network."""
+    name, _, weights = network.partition("=")
+    arguments = {"weights": None if weights == "none" else weights} if weights else {}
+    pytorch = build_extractor(name, device="cpu", **arguments)
+    onnx = FeatureExtractor.load(pytorch.record(), pytorch.state(), device="cpu")
+    started = time.process_time()
+    onnx.run_in("onnx")
+    ready_s = time.process_time() - started
+    sides = {"torch": pytorch, "onnx": onnx}
+    speeds: dict[str, list[float]] = {side: [] for side in sides}
+    for extractor in sides.values():
+        extract(extractor, paths[0], 8)  # the first calls allocate memory
+    difference = largest = 0.0
+    for _ in range(rounds):
+        tokens, seconds = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0.0)
+        for path in paths:
+            features = {}
+            for side, extractor in sides.items():
+                started = time.process_time()
+                features[side] = extract(extractor, path, most)
+                seconds[side] += time.process_time() - started
+                tokens[side] += len(features[side])
+            difference = max(difference, float((features["onnx"] - features["torch"]).abs().max()))
+            largest = max(largest, float(features["torch"].abs().max()))
+        for side in sides:
+            speeds[side].append(tokens[side] / seconds[side])
+    print(f"\n{name}: the graph was ready after {ready_s:.1f} CPU seconds")
+    for side, values in speeds.items():
+        print(
+            f"  {side:>5}  {statistics.median(values):7.1f} tokens a CPU second "
+            f"(rounds from {min(values):.1f} to {max(values):.1f})"
+        )
+    ratios = [after / before for before, after in zip(speeds["torch"], speeds["onnx"], strict=True)]
+    print(
+        f"  ratio  {statistics.median(ratios):.2f} (rounds from {min(ratios):.2f} to {max(ratios):.2f}); the largest "
+        f"difference of a feature is {difference:.1e}, of features up to {largest:.3g} ({difference / largest:.1e})"
+    )
+
+
+@torch.inference_mode()
+def extract(extractor: FeatureExtractor, path: Path, most: int | None) -> torch.Tensor:
+    """Return the features (T, D) of the first ``most`` tokens of a video, or of all."""
+    with open_video(path, extractor.decoder) as reader:
+        if most is None:
+            return extractor.video(reader)
+        rows = extractor.plan(reader)[0][:most]
+        images = reader.frames_at(rows.ravel()).images.unflatten(0, rows.shape)
+        return torch.cat([extractor.compute([extractor.prepare(list(row))]) for row in images])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""A network as an ONNX graph: made once, compared with PyTorch, kept in a cache.
+
+The cache is the folder ``graphs`` beside that of downloaded weights (``vidact.hub``). The name of a file in it is a
+hash of the weights, the network's layers, the shape of the input and the versions of the packages that make and run the
+graph. A file is one line of JSON, with a hash of the graph and its agreement with PyTorch, and the graph. It is whole
+or absent; one that is damaged is made again, and so is one whose output for a random input differs from PyTorch's,
+because the code of a network can change without a change of any of these. A graph that was not used for
+``UNUSED_DAYS`` is removed when another is made. Where the cache cannot be written, every process makes the graph anew.
+
+Shapes: B inputs of a batch, K numbers of an output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vidact import __version__
+from vidact.files import replacing
+from vidact.hub import folder as weights_folder
+from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.onnx_graph import (
+    ONNX_LIMIT,
+    OPSET,
+    check_packages,
+    num_bytes,
+    open_session,
+    quiet_exporters,
+    run_session,
+    save_onnx,
+    trace,
+)
+
+FORMAT = 1  # of the files in the cache
+UNUSED_DAYS = 90
+PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
+CHECKED = (1, 3, 4)  # sizes of the batches that a new graph is compared with
+_INPUT, _OUTPUT = "input", "output"
+
+
+class NoGraphError(ValueError):
+    """The error for a network that cannot be an ONNX graph, or whose graph differs from it."""
+
+
+class Agreement(NamedTuple):
+    """The largest difference between the outputs of a graph and PyTorch's, and PyTorch's largest output."""
+
+    largest_difference: float
+    largest_output: float
+
+    @property
+    def is_close(self) -> bool:
+        """Whether the difference is at most ``TOLERANCE`` of the largest output; a NaN is not."""
+        return self.largest_difference <= TOLERANCE * self.largest_output
+
+
+class Compiled:
+    """The graph of a network, run by onnxruntime on the CPU: inputs (B, …) → outputs (B, K).
+
+    It has as many threads as PyTorch has at the call, can be pickled, and its outputs are the same bits in every
+    process of a machine.
+
+    Args:
+        content: the bytes of the .onnx file.
+        name: the name of the network, for messages.
+        agreement: its agreement with PyTorch, measured when it was made.
+    """
+
+    def __init__(self, content: bytes, name: str, agreement: Agreement) -> None:
+        self.content, self.name, self.agreement = content, name, agreement
+        self._session: Any = None
+        self._threads = 0
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        if self._session is None or self._threads != torch.get_num_threads():
+            self._threads = torch.get_num_threads()
+            self._session = open_session(self.content, f"the graph of {self.name}")
+        return run_session(self._session, [_OUTPUT], {_INPUT: batch})[_OUTPUT]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_session": None}
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def compiled(network: nn.Module, shape: Sequence[int], weights_sha256: str, name: str) -> Compiled:
+    """Return the graph of a network from the cache, or make it; making takes seconds and is announced on stderr.
+
+    Args:
+        network: a module on the CPU, in evaluation mode, with one tensor as input and one as output.
+        shape: the shape of the input, without the axis of the batch.
+        weights_sha256: the hash of its weights (``vidact.features.record.weights_hash``).
+        name: its name, for messages.
+
+    Raises:
+        ImportError: where a package that is needed is not installed.
+        NoGraphError: where the network cannot be exported, or its graph differs from PyTorch.
+    """
+    path = _path(network, shape, weights_sha256)
+    if path is not None and (graph := _read(path, name)) is not None:
+        with contextlib.suppress(ValueError):  # not a graph that this onnxruntime reads
+            if _compare(network, graph, shape, (1,)).is_close:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+                return graph
+    check_packages("or choose the runtime torch")
+    print(f"{name}: making its ONNX graph, which takes some seconds and is kept", file=sys.stderr, flush=True)
+    graph = _make(network, shape, name)
+    if path is not None:
+        _keep(graph, path)
+    return graph
+
+
+def _path(network: nn.Module, shape: Sequence[int], weights_sha256: str) -> Path | None:
+    """Return the file of the network's graph in the cache; None where the user has no folder for it."""
+    versions = {"vidact": __version__, "format": FORMAT, "opset": OPSET}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    kinds = sorted({f"{type(module).__module__}.{type(module).__qualname__}" for module in network.modules()})
+    text = json.dumps([versions, weights_sha256, repr(network), kinds, list(shape)], sort_keys=True)
+    try:
+        folder = weights_folder().with_name("graphs")
+    except OSError as error:
+        _say_once(f"{error}; without it, an ONNX graph is not kept and is made again by every command")
+        return None
+    return folder / f"{hashlib.sha256(text.encode()).hexdigest()}.graph"
+
+
+def _read(path: Path, name: str) -> Compiled | None:
+    """Return the graph in a file of the cache; None where it is absent or damaged."""
+    try:
+        head, _, content = path.read_bytes().partition(b"\n")
+        facts = json.loads(head)
+        if facts["sha256"] != hashlib.sha256(content).hexdigest():
+            return None
+        agreement = Agreement(float(facts["largest_difference"]), float(facts["largest_output"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return Compiled(content, name, agreement) if agreement.is_close else None
+
+
+def _keep(graph: Compiled, path: Path) -> None:
+    """Write the graph to the cache, and remove graphs that were not used for long."""
+    facts = {"sha256": hashlib.sha256(graph.content).hexdigest(), **graph.agreement._asdict()}
+    try:
+        with replacing(path) as half, half.open("wb") as file:
+            file.write(json.dumps(facts).encode() + b"\n")
+            file.write(graph.content)
+    except OSError as error:
+        _say_once(
+            f"the cache {path.parent} cannot be written ({error.strerror or error}), so an ONNX graph is not kept and "
+            "is made again by every command; VIDACT_HOME chooses another folder"
+        )
+        return
+    oldest = time.time() - UNUSED_DAYS * 86_400
+    for other in path.parent.glob("*.graph"):
+        with contextlib.suppress(OSError):
+            if other.stat().st_mtime < oldest:
+                other.unlink()
+
+
+def _make(network: nn.Module, shape: Sequence[int], name: str) -> Compiled:
+    """Export the network and compare the graph with it."""
+    if (size := num_bytes(network)) > ONNX_LIMIT:
+        raise NoGraphError(f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX graph holds 2 GiB")
+    # The copy has plain memory formats: the traced program would otherwise contain the changes of layout.
+    exported = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)
+    refusal = f"{name} cannot be an ONNX graph"
+    with quiet_exporters(), tempfile.TemporaryDirectory(prefix="vidact-") as folder:
+        path = Path(folder) / "graph.onnx"
+        try:
+            program = trace(exported, (next(_noise(shape, (2,))),), refusal)
+            save_onnx(program, path, [_INPUT], [_OUTPUT], {}, name, "choose the runtime torch")
+            graph = Compiled(path.read_bytes(), name, Agreement(0.0, 0.0))
+            graph.agreement = _compare(network, graph, shape, CHECKED)
+        except ValueError as error:
+            raise NoGraphError(str(error)) from error
+    if not graph.agreement.is_close:
+        difference, largest = graph.agreement
+        raise NoGraphError(
+            f"the ONNX graph of {name} differs from PyTorch by up to {difference:.2g}, where its outputs are up to "
+            f"{largest:.3g}; at most {TOLERANCE:g} of them is accepted"
+        )
+    return graph
+
+
+def _noise(shape: Sequence[int], sizes: Sequence[int]) -> Iterator[Tensor]:
+    """Yield batches of these sizes of random inputs, the same in every call."""
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        yield torch.randn((size, *shape), generator=generator)
+
+
+def _compare(network: nn.Module, graph: Compiled, shape: Sequence[int], sizes: Sequence[int]) -> Agreement:
+    """Return the agreement of the graph with the network for batches of these sizes."""
+    rows = []
+    for batch in _noise(shape, sizes):
+        expected, actual = network(batch), graph(batch)
+        if expected.shape != actual.shape:
+            raise ValueError(
+                f"the ONNX graph of {graph.name} has outputs {tuple(actual.shape)} where PyTorch has "
+                f"{tuple(expected.shape)}"
+            )
+        rows.append(torch.stack([(actual - expected).abs().max(), expected.abs().max()]))
+    difference, largest = torch.stack(rows).amax(0).tolist()  # a NaN in one of the outputs makes a NaN here
+    return Agreement(difference, largest)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
