@@ -13,6 +13,7 @@ from vidact.video.sample import (
     LegacySampler,
     SegmentSampler,
     UniformSampler,
+    WindowSampler,
     expand,
 )
 
@@ -292,3 +293,21 @@ def test_command_line_takes_a_sampler():
 def test_errors_say_what_is_wrong(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_windows_lie_at_both_ends_and_shrink_to_fit():
+    """Two windows of four frames at stride 3: ten frames each; fewer frames lie closer together."""
+    sampler = WindowSampler(num_windows=2, num_frames=4, stride=3)
+    assert sampler(30).tolist() == [[0, 3, 6, 9, 20, 23, 26, 29]]
+    assert sampler(12).tolist() == [[0, 3, 6, 9, 2, 5, 8, 11]]
+    assert sampler(10).tolist() == [[0, 3, 6, 9, 0, 3, 6, 9]]
+    assert sampler(8).tolist() == [[0, 2, 4, 6, 1, 3, 5, 7]]
+    assert sampler(3).tolist() == [[0, 1, 2, 2, 0, 1, 2, 2]]
+    assert sampler(30, num_clips=2).tolist() == [sampler(30)[0].tolist()] * 2
+    drawn = sampler(30, np.random.default_rng(0), 50).reshape(50, 2, 4)
+    assert (np.diff(drawn, axis=2) == 3).all()
+    assert (drawn[:, 0, 0] <= drawn[:, 1, 0]).all()
+    assert {int(start) for start in drawn[:, :, 0].ravel()} >= {0, 20}
+    assert ClipSampler.from_record(sampler.record()) == sampler
+    with pytest.raises(ValueError, match="num_windows is 0; WindowSampler needs at least 1"):
+        WindowSampler(num_windows=0)
