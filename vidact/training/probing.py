@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "probe.safetensors"
 MOST_UNREADABLE = 0.05  # share of the training clips that may be skipped, as ``ClipData.max_unreadable``
+IMAGES_AT_ONCE = 16  # about as many as are encoded fastest on a CPU: the layers of more do not fit into its cache
 CLIPS_FOR_RATE = 50  # training clips whose frames a second are read
 
 
@@ -150,8 +151,10 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Enco
         scores_all: whether every clip will be scored, as in folds, so that none may be unreadable.
     """
     from vidact.tasks.probe import Encodings
+    from vidact.training.lightning import keep_freed_memory
 
     refuse_run(run)
+    keep_freed_memory()
     started = time.perf_counter()
     data, trunk = open_data(settings), open_trunk(settings)
     prepare(data, trunk, settings)
@@ -323,7 +326,6 @@ def open_data(settings: ProbeSettings) -> ClipData:
     data = ClipData(
         root=str(settings.data),
         sampler=SegmentSampler(settings.frames or SEGMENTS),
-        batch_size=8,
         group=settings.group,
         held_out=list(settings.held_out) if settings.held_out else None,
         fractions=tuple(settings.fractions),  # type: ignore[arg-type]  # ``load_clips`` checks that there are three
@@ -372,6 +374,7 @@ def prepare(data: ClipData, trunk: Any, settings: ProbeSettings) -> None:
         data.sampler = WindowSampler(trunk.windows, trunk.frames)
     else:
         data.sampler = SegmentSampler(settings.frames or trunk.input.frames or SEGMENTS)
+    data.batch_size = max(1, IMAGES_AT_ONCE // data.sampler(1000).shape[1])
     data.prepare(trunk.input)
 
 
