@@ -248,6 +248,7 @@ def test_class_folders_are_trained_with_the_recipe_for_them(
         (folders / clip.parent.name / clip.name).symlink_to(clip)
     said = recipe(["--data.root", "folders", *fast], capsys)
     assert f"{words}, since folders holds one folder of videos a class (3)" in said
+    assert "without fine-tuning, as good on few clips: vidact probe folders\n" in said
 
 
 def test_another_network_gets_the_recipe_that_freezes_nothing(project: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -95,6 +96,8 @@ def choose_config(args: Sequence[str]) -> list[str]:
     if is_first_process():
         print(f"recipe: {recipe}, since {root} holds {why}. Another one: --config NAME, such as "
               f"{', '.join(RECIPES[recipe])}")  # fmt: skip
+        if recipe == DEFAULT:
+            print(f"without fine-tuning, as good on few clips: vidact probe {shlex.quote(str(root))}")
     return ["--config", recipe, *args]
 
 
