@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vidact.models import frame_classifier
 from vidact.models.probe import Probe
 from vidact.models.weights import load, save
 from vidact.results.figures import load_results
-from vidact.results.scores import load_scores
+from vidact.results.scores import Scores, load_scores
 from vidact.stream import load_model, open_source
 from vidact.stream import run as play
 from vidact.tasks import probe as task
@@ -203,6 +204,105 @@ def test_a_stream_takes_frames_as_often_as_training_did(run, root):
         with open_video(clip.path) as video:
             seconds.append(video.end_s - video.times_s[0])
     assert load_model(run / "probe.safetensors", device="cpu").fps == pytest.approx(4 / np.median(seconds), abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ vidact test
+
+
+def scored_again(run: Path, copy: Path, *options: str) -> tuple[Scores, dict[str, Any]]:
+    """Run ``vidact test`` on a copy of a probe's folder; return its scores, sorted by id, and its results.json."""
+    shutil.copytree(run, copy)
+    for name in ("scores.npz", "report.html"):
+        (copy / name).unlink(missing_ok=True)
+    cli.main(["test", f"--config={copy / 'config.yaml'}", "--device=cpu", "--data.num_workers=0", *options])
+    return load_scores(copy / "scores.npz"), load_results(copy)
+
+
+def test_vidact_test_scores_a_probe_again_with_the_same_figures(run, tmp_path, capsys):
+    before, figures = load_scores(run / "scores.npz"), load_results(run)["test"]
+    after, results = scored_again(run, tmp_path / "moved")
+    assert after.ids == before.ids
+    assert after.paths == before.paths
+    np.testing.assert_allclose(after.values, before.values, atol=1e-5 * max(1.0, float(np.abs(before.values).max())))
+    again = results["test"]
+    for name in ("test_top1", "test_top5", "test_mean_class_accuracy", "test_chance", "videos", "parameters"):
+        assert again[name] == figures[name], name
+    assert again["checkpoint"] == str(tmp_path / "moved" / "probe.safetensors")
+    assert results["probe"] == load_results(run)["probe"]
+    assert "the network is the checkpoint's" not in capsys.readouterr().out
+    assert (tmp_path / "moved" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_vidact_test_scores_a_probe_on_other_clips_and_in_several_views(run, root, tmp_path, capsys):
+    other = tmp_path / "other"
+    write_clips(other, splits={"train": 1, "val": 0, "test": 1}, classes=CLASSES, seed=5)
+    scores, results = scored_again(run, tmp_path / "a", f"--data.root={other}", "--data.views=2x1")
+    assert all(path.startswith(str(other)) for path in scores.paths)
+    assert results["test 2x1"]["videos"] == len(scores) == 3
+    assert results["test"] == load_results(run)["test"]
+    table = (other / "clips.csv").read_text().splitlines()
+    (other / "clips.csv").write_text("\n".join(line.rpartition(",")[0] for line in table))  # without a split
+    everything = [f"--data.root={other}", "--data.test_split=train", "--data.fractions=[1,0,0]"]
+    assert len(scored_again(run, tmp_path / "c", *everything)[0]) == 6
+    (tmp_path / "few").mkdir()
+    shutil.copytree(root / "opening", tmp_path / "few" / "opening")
+    shutil.copytree(root / "closing", tmp_path / "few" / "closing")
+    with pytest.raises(SystemExit) as stopped:
+        scored_again(run, tmp_path / "b", f"--data.root={tmp_path / 'few'}")
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert "was trained on 3 classes and" in message
+    assert "they differ in blinking star" in message
+
+
+@pytest.mark.slow
+def test_an_attentive_probe_on_windows_of_a_clip_network_is_scored_again(root, tmp_path):
+    options = ["--network=videomae_tiny", "--weights=none", "--heads", "attentive", "--device=cpu"]
+    cli.main(["probe", f"--data={root}", f"--run={tmp_path / 'run'}", *options])
+    before = load_scores(tmp_path / "run" / "scores.npz")
+    after, _ = scored_again(tmp_path / "run", tmp_path / "again")
+    np.testing.assert_allclose(after.values, before.values, atol=1e-4 * max(1.0, float(np.abs(before.values).max())))
+
+
+@pytest.mark.slow
+def test_a_probe_without_test_clips_is_scored_again_on_its_validation_clips(root, tmp_path):
+    clips = tmp_path / "clips"
+    shutil.copytree(root, clips)
+    table = (clips / "clips.csv").read_text().splitlines()
+    (clips / "clips.csv").write_text("\n".join(line for line in table if not line.endswith(",test")))
+    cli.main(["probe", str(clips), f"--run={tmp_path / 'run'}", *SMALL, "--heads=knn"])
+    before, figures = load_scores(tmp_path / "run" / "scores.npz"), load_results(tmp_path / "run")["test"]
+    after, results = scored_again(tmp_path / "run", tmp_path / "again")
+    assert after.ids == before.ids
+    assert results["test"]["val_top1"] == figures["val_top1"]
+
+
+@pytest.mark.slow
+def test_each_fold_is_scored_again_and_the_folder_of_all_names_them(folds, tmp_path, capsys):
+    before = load_scores(folds / "bob" / "scores.npz")
+    after, results = scored_again(folds / "bob", tmp_path / "bob")
+    assert after.ids == before.ids
+    assert results["test"]["test_top1"] == load_results(folds / "bob")["test"]["test_top1"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["test", f"--config={folds / 'config.yaml'}"])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert f"{folds} holds several runs, ann, bob, cat, dan" in message
+    assert f"such as {folds / 'ann' / 'config.yaml'}" in message
+
+
+def test_the_configuration_of_a_probe_is_not_trained_and_has_no_last_checkpoint(run, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", f"--config={run / 'config.yaml'}"])
+    assert stopped.value.code == 2
+    assert "is the configuration of a probe, whose head is fitted and not trained" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["test", f"--config={run / 'config.yaml'}", "--ckpt=last"])
+    assert stopped.value.code == 2
+    assert (
+        "is the folder of a probe, whose one file, probe.safetensors, is used without --ckpt" in capsys.readouterr().err
+    )
 
 
 # ------------------------------------------------------------------------------------------------ folds, few clips

@@ -14,6 +14,7 @@ from torch import nn
 
 import vidact
 from vidact import cli
+from vidact.data.clips import ClipData
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.names import build_network
 from vidact.files import in_use, is_in_use
@@ -21,6 +22,8 @@ from vidact.hub.huggingface import Address
 from vidact.models.weights import describe, recipe_of, record_of, save
 from vidact.report.publication import LICENCES, assemble
 from vidact.text.local_paths import first_path, without_paths
+from vidact.training.probe_config import save_config
+from vidact.video.sample import SegmentSampler
 
 ADDRESS = "hf://somebody/waves"
 CLASSES = ["bow", "jump", "wave"]
@@ -209,7 +212,8 @@ def test_the_card_is_one_that_the_hub_reads(server: HubServer, run: Path, tmp_pa
     assert [(each.metric_type, each.metric_value) for each in card.data.eval_results] == [("accuracy", 0.75)]
 
 
-def test_a_probe_is_pushed(server: HubServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_config", [True, False])  # older versions wrote none
+def test_a_probe_is_pushed(server: HubServer, tmp_path: Path, has_config: bool) -> None:
     trunk = build_network("resnet_tiny", None, 32)
     trunk_recipe = {**recipe_of(trunk), "arguments": {**recipe_of(trunk)["arguments"], "weights": "/home/jane/x.pth"}}
     probe = vidact.models.clip_probe(trunk_recipe, "linear", 3)
@@ -217,9 +221,12 @@ def test_a_probe_is_pushed(server: HubServer, tmp_path: Path) -> None:
     results = {"test": FIGURES, "probe": {"network": "/home/jane/x.ckpt", "head": "linear"}}
     command = {"command": "vidact probe --data /home/jane/gestures", "commands": {}}
     (tmp_path / "p" / "results.json").write_text(json.dumps(results | command))
+    if has_config:
+        data = ClipData("/home/jane/gestures", SegmentSampler(4))
+        save_config(probe, data, tmp_path / "p", "test", None, data.fractions)
     cli.main(["push", "p", ADDRESS, "--licence=mit"])
     files = on_hub(server)
-    assert sorted(files) == ["README.md", "model.safetensors", "results.json"]
+    assert sorted(files) == ["README.md", *["config.yaml"] * has_config, "model.safetensors", "results.json"]
     assert_nothing_of_this_machine(files, tmp_path, server.token)
     text = files["README.md"].decode()
     assert "trained on gestures. Its head was fitted to frozen features of x.ckpt." in text

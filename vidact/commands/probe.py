@@ -14,7 +14,8 @@ def parser() -> Parser:
     parser = Parser(
         prog="vidact probe",
         description="Encode every clip of a folder once with a frozen network, fit heads to the features, and save "
-        "the head that is best in validation as a checkpoint, probe.safetensors. A second run encodes nothing.",
+        "the head that is best in validation as a checkpoint, probe.safetensors. A second run encodes nothing. "
+        "vidact test --config RUN/config.yaml scores the checkpoint again.",
     )
     # fmt: off
     parser.add_argument("folder", type=Path, nargs="?", metavar="DATA",

@@ -173,7 +173,7 @@ def figures_only(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def configuration(run: Path) -> dict[str, Any] | None:
-    """Return the content of config.yaml without local paths; None for a run without one, such as a probe's."""
+    """Return the content of config.yaml without local paths; None for a run without one, such as an old probe's."""
     import yaml
 
     path = run / "config.yaml"
@@ -212,7 +212,7 @@ def started_from(config: Mapping[str, Any] | None, results: Mapping[str, Any], l
 def data_name(config: Mapping[str, Any] | None, results: Mapping[str, Any]) -> str:
     """Return the last part of the path of the data of a run."""
     root = (((config or {}).get("data") or {}).get("init_args") or {}).get("root")
-    if root is None:  # a probe has no configuration, and its command names the data
+    if root is None:  # a probe of an old version has no configuration; its command names the data
         match = re.search(r"--data[= ](\S+)", str(results.get("command", "")))
         root = without_paths(match[1]) if match else None
     return re.split(r"[/\\]", str(root).rstrip("/\\"))[-1] if root else "data of its own"

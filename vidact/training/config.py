@@ -18,7 +18,9 @@ from typing import Any
 import vidact
 from vidact import hub
 from vidact.files import try_to_write
+from vidact.text.names import first_few
 from vidact.text.spelling import in_one_spelling, misspelt
+from vidact.training.probe_config import CHECKPOINT
 
 
 def refuse_barebones(trainer: Any) -> None:
@@ -165,6 +167,11 @@ def find_config(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     if Path(name).name == "config.yaml":  # the configuration of a run
+        if inner := sorted(path.parent.name for path in Path(name).parent.glob("*/config.yaml")):
+            raise FileNotFoundError(
+                f"there is no file {name}; {Path(name).parent} holds several runs, {first_few(inner)}: name the "
+                f"config.yaml of one, such as {Path(name).parent / inner[0] / 'config.yaml'}"
+            )
         raise FileNotFoundError(f"there is no file {name}; name the config.yaml in the folder of a run")
     package = Path(vidact.__file__).parent
     shipped = next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
@@ -439,6 +446,8 @@ def take_network(config: Any, args: Sequence[str]) -> None:
 def checkpoint_path(run: Path, name: str, may_be_published: bool = False) -> Path:
     """Return the path of the checkpoint ``name``: "best" or "last" of the run, or a path.
 
+    The folder of a probe has one file, which is its best.
+
     Args:
         may_be_published: accept the name of a published network and an address of the hub, too, and return it.
     """
@@ -446,6 +455,13 @@ def checkpoint_path(run: Path, name: str, may_be_published: bool = False) -> Pat
         return Path(name)
     path = run / "checkpoints" / f"{name}.ckpt" if name in ("best", "last") else Path(name)
     if not path.is_file():
+        if (fitted := run / CHECKPOINT).is_file() and not (run / "checkpoints").exists():
+            if name == "best":
+                return fitted
+            raise FileNotFoundError(
+                f"no checkpoint {path}; {run} is the folder of a probe, whose one file, {CHECKPOINT}, is used without "
+                "--ckpt"
+            )
         names = ", ".join(sorted(p.name for p in (run / "checkpoints").glob("*.ckpt"))) or "none"
         raise FileNotFoundError(f"no checkpoint {path}; {run / 'checkpoints'} holds {names}")
     return path

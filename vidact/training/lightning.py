@@ -37,6 +37,7 @@ from vidact.training.config import (
     take_network,
     take_processes,
 )
+from vidact.training.probe_config import refuse_probe
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -113,6 +114,8 @@ class VidactCLI(LightningCLI):
                 network[name] = None
         if self.run_config is not None:
             relocate(config, self.run_config, self.options, self.command)
+        if self.command == "train":
+            refuse_probe(self.run_config, config.model.init_args.network.class_path)
         take_processes(config.trainer)
         config.run = config.trainer.default_root_dir = str(run_folder(config, self.command, self.tests_rates))
         if config.device is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact.features.choices import HEADS, SEGMENTS, TOKEN_HEADS
+from vidact.training.probe_config import CHECKPOINT, save_config
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from vidact.results.scores import Scores
     from vidact.tasks.probe import Encodings, FittedHead, Part
 
-CHECKPOINT = "probe.safetensors"
 MOST_UNREADABLE = 0.05  # share of the training clips that may be skipped, as ``ClipData.max_unreadable``
 IMAGES_AT_ONCE = 16  # about as many as are encoded fastest on a CPU: the layers of more do not fit into its cache
+TRAINS_ALL = (1.0, 0.0, 0.0)  # the fractions of a fold: what is not held out is fitted to
 CLIPS_FOR_RATE = 50  # training clips whose frames a second are read
 
 
@@ -125,13 +126,14 @@ class Fitted:
 def run_probe(settings: ProbeSettings, run: Path, command: str) -> Fitted:
     """Encode the clips, fit heads to the training clips, save the best one and print what it reaches.
 
-    Writes probe.safetensors, results.json, report.html and, where a split is scored, scores.npz into ``run``.
+    Writes probe.safetensors, config.yaml, results.json, report.html and, where a split is scored, scores.npz into
+    ``run``.
     """
     encoded = encode(settings, run)
     clips = encoded.data.found
     fitted = fit_split(encoded, clips)
     print_heads(fitted)
-    probe = save_probe(encoded, fitted, run)
+    probe = save_probe(encoded, fitted, run, settings.held_out, settings.fractions)
     save_figures(encoded, fitted, run, sum(p.numel() for p in probe.parameters()), command)
     return fitted
 
@@ -249,7 +251,8 @@ def run_folds(
         fitted = fit_split(encoded, clips)
         print_heads(fitted)
         folder = fold_folder(run, name)
-        probe = save_probe(encoded, fitted, folder)
+        held_out = sorted({str(clip.group) for clip in clips.split("test")})
+        probe = save_probe(encoded, fitted, folder, held_out, TRAINS_ALL)
         num_parameters = sum(p.numel() for p in probe.parameters())
         save_figures(encoded, fitted, folder, num_parameters, command, is_fold=True)
         scores.append(fitted.tests[fitted.best.name])
@@ -302,7 +305,7 @@ def plan_folds(settings: ProbeSettings, run: Path, folds: str | None, num_folds:
         )
     parts = fold_parts(every.groups(), folds, num_folds, settings.data)
     plans = {
-        "+".join(part): load_clips(settings.data, group=settings.group, held_out=part, fractions=(1.0, 0.0, 0.0))
+        "+".join(part): load_clips(settings.data, group=settings.group, held_out=part, fractions=TRAINS_ALL)
         for part in parts
     }
     folders = [fold_folder(run, name) for name in plans]
@@ -575,8 +578,13 @@ def rate_of(clips: Sequence[Clip], frames: int, decoder: str) -> float | None:
     return round(float(np.median(rates)), 2) if rates else None
 
 
-def save_probe(encoded: Encoded, fitted: Fitted, run: Path) -> Probe:
-    """Write probe.safetensors, which predict, test, stream, serve and export open, and return the network in it."""
+def save_probe(
+    encoded: Encoded, fitted: Fitted, run: Path, held_out: Sequence[str] | None, fractions: Sequence[float]
+) -> Probe:
+    """Write probe.safetensors, which predict, stream, serve and export open, and config.yaml, with which test does.
+
+    ``held_out`` and ``fractions`` made the split of the clips, as in ``ProbeSettings``. Returns the network.
+    """
     from vidact.models.weights import save
 
     data = encoded.data
@@ -590,6 +598,7 @@ def save_probe(encoded: Encoded, fitted: Fitted, run: Path) -> Probe:
     if data.flow_record is not None:
         record["flow"] = data.flow_record
     save(probe, run / CHECKPOINT, record)
+    save_config(probe, data, run, fitted.scored, held_out, fractions)
     return probe
 
 
