@@ -10,12 +10,14 @@ from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_pa
 
 import vidact.models
 from vidact.data.synthetic import write_clips
+from vidact.training.probe_config import is_probe
 from vidact.training.run import train
 
 SHIPPED = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(SHIPPED.rglob("*.yaml"))
 ONLINE = [path for path in CONFIGS if "online" in path.relative_to(SHIPPED).parts]
-CLIP = [path for path in CONFIGS if path not in ONLINE]
+PROBES = [path for path in CONFIGS if is_probe(path)]
+CLIP = [path for path in CONFIGS if path not in ONLINE and path not in PROBES]
 TOY_SIZES = {  # of the published networks, which a CPU could not afford
     "trn_recurrent": {"hidden_dim": 16, "embedding_dim": 8},
     "idn": {"hidden_dim": 16},

@@ -15,7 +15,12 @@ def parser() -> Parser:
         "and put their mean and spread into one table.",
         epilog="Further options are those of vidact train.", allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--config", nargs="+", required=True, help="configurations, one a row of the table")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        help="configurations, one a row of the table; clip/folder/probe is one without training",
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of the random weights and of the training"
     )

@@ -16,7 +16,9 @@ def parser() -> Parser:
         epilog="Further options are those of vidact train.", allow_abbrev=False,
     )  # fmt: skip
     # fmt: off
-    parser.add_argument("--config", nargs="+", required=True, help="configurations whose data.group names the groups")
+    parser.add_argument("--config", nargs="+", required=True,
+                        help="configurations whose data.group names the groups; clip/folder/probe adds a row without "
+                             "training")
     parser.add_argument("--run", type=Path, help="folder for all folds; default runs/<config>-folds")
     parser.add_argument("--folds", help="comma-separated groups; + joins groups that are held out together; "
                                         "default: every group alone")

@@ -56,7 +56,8 @@ def main(args: Sequence[str]) -> None:
     options = parser().parse_args(args)
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
     from vidact.results.figures import command_line
-    from vidact.training.probing import ProbeSettings, run_folds, run_probe
+    from vidact.training.probe_config import ProbeSettings, default_run
+    from vidact.training.probing import run_folds, run_probe
 
     refuse_device(options.device)
     if options.folder is not None and options.data not in (None, options.folder):
@@ -70,7 +71,9 @@ def main(args: Sequence[str]) -> None:
         seed=options.seed, device=options.device, decoder=options.decoder,
     )  # fmt: skip
     is_folds = options.folds is not None or options.num_folds is not None
-    run = options.run or Path("runs") / f"{data.resolve().name}-probe{'-folds' * is_folds}"
+    run = options.run or default_run(data)
+    if options.run is None and is_folds:
+        run = run.with_name(f"{run.name}-folds")
     command = command_line()
     if options.shots:
         from vidact.training.shots import run_shots

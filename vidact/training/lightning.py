@@ -37,7 +37,7 @@ from vidact.training.config import (
     take_network,
     take_processes,
 )
-from vidact.training.probe_config import refuse_probe
+from vidact.training.probe_config import refuse_probe, refuse_recipe
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -187,6 +187,8 @@ def make_cli(args: Sequence[str], command: str, rehearses: bool = False, tests_r
         tests_rates: whether ``find_lr`` uses it, which needs some hundred steps without anything beside them.
     """
     args = complete_options(args, command)
+    configs = [Path(word.partition("=")[2]) for word in expand_config(args) if word.startswith("--config=")]
+    refuse_recipe(configs, args, "--find_lr" if tests_rates else f"vidact {command}")
     # Defaults of Lightning's callbacks, such as Timer's interval, are names of an enumeration: written as their text.
     yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
     torch.set_flush_denormal(True)  # a CPU takes ten times longer for the denormal numbers of fresh networks

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidact.features.choices import HEADS, SEGMENTS, TOKEN_HEADS
-from vidact.training.probe_config import CHECKPOINT, save_config
+from vidact.training.folding import data_name, fold_figures, fold_folder, fold_parts
+from vidact.training.probe_config import CHECKPOINT, ProbeSettings, save_config
 
 if TYPE_CHECKING:
     import torch
@@ -32,40 +33,6 @@ MOST_UNREADABLE = 0.05  # share of the training clips that may be skipped, as ``
 IMAGES_AT_ONCE = 16  # about as many as are encoded fastest on a CPU: the layers of more do not fit into its cache
 TRAINS_ALL = (1.0, 0.0, 0.0)  # the fractions of a fold: what is not held out is fitted to
 CLIPS_FOR_RATE = 50  # training clips whose frames a second are read
-
-
-@dataclass(frozen=True)
-class ProbeSettings:
-    """What is encoded, by which network, and which heads are fitted; the options of ``vidact probe``.
-
-    Args:
-        data: a folder of class folders, or one with clips.csv.
-        network: an image network, a clip network with features, or the file of a trained one.
-        weights: a name or file of the network's weights; "none" is random ones.
-        size: crop side in pixels; None is the network's own.
-        frames: frames that are read of a clip, spread over it; None is the network's own number, or ``SEGMENTS``, or
-            several windows for a network that was trained on windows (``vidact.models.clip_windows``).
-        heads: some of ``HEADS`` and ``TOKEN_HEADS``.
-        group: a regular expression with one group, as in ``ClipData``.
-        held_out: groups whose clips are the test split.
-        fractions: shares of train, val and test where the data give no split.
-        seed: the seed of that split, and of the draws of a learning curve.
-        device: cpu, cuda or mps; None is the best there is.
-        decoder: pyav, decord, opencv or torchcodec.
-    """
-
-    data: Path
-    network: str = "mobilenet_v2"
-    weights: str = "default"
-    size: int | None = None
-    frames: int | None = None
-    heads: Sequence[str] = HEADS
-    group: str | None = None
-    held_out: Sequence[str] | None = None
-    fractions: Sequence[float] = (0.7, 0.15, 0.15)
-    seed: int = 0
-    device: str | None = None
-    decoder: str = "pyav"
 
 
 @dataclass
@@ -123,13 +90,13 @@ class Fitted:
 # ---------------------------------------------------------------------------------------------- one split
 
 
-def run_probe(settings: ProbeSettings, run: Path, command: str) -> Fitted:
+def run_probe(settings: ProbeSettings, run: Path, command: str, encodings: Path | None = None) -> Fitted:
     """Encode the clips, fit heads to the training clips, save the best one and print what it reaches.
 
     Writes probe.safetensors, config.yaml, results.json, report.html and, where a split is scored, scores.npz into
-    ``run``.
+    ``run``; the encodings are below ``encodings``, by default ``run`` itself, so that several runs can share them.
     """
-    encoded = encode(settings, run)
+    encoded = encode(settings, run, encodings=encodings)
     clips = encoded.data.found
     fitted = fit_split(encoded, clips)
     print_heads(fitted)
@@ -144,13 +111,14 @@ def refuse_run(run: Path) -> None:
         raise ValueError(f"{run} is the folder of a training; choose another --run")
 
 
-def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Encoded:
-    """Return the features of every readable clip; those that are stored below ``run`` are not computed again.
+def encode(settings: ProbeSettings, run: Path, scores_all: bool = False, encodings: Path | None = None) -> Encoded:
+    """Return the features of every readable clip; those that are stored already are not computed again.
 
     Args:
         settings: the data and the network.
-        run: the folder of ``encodings``.
+        run: the run folder.
         scores_all: whether every clip will be scored, as in folds, so that none may be unreadable.
+        encodings: the folder in which features are stored, in ``encodings``; None is ``run``.
     """
     from vidact.tasks.probe import Encodings
     from vidact.training.lightning import keep_freed_memory
@@ -166,7 +134,7 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False) -> Enco
     reading = {"sampler": data.sampler.record(), "decoder": settings.decoder}
     encoded: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
     for tokens, heads in ((False, HEADS), (True, TOKEN_HEADS)):
-        store = Encodings(run, trunk, reading, data.sampler(1000).shape[1], tokens)
+        store = Encodings(encodings or run, trunk, reading, data.sampler(1000).shape[1], tokens)
         if not tokens:
             dim, views = store.dim, store.views
         if set(heads) & set(settings.heads):
@@ -210,7 +178,9 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
         heads += fit_views(vector_heads, encoded.views, values[: len(train)], labels, with_values)
     if set(TOKEN_HEADS) & set(encoded.settings.heads):
         tokens = [encoded.tokens[clip.id] for clip in (*train, *val)]
-        heads.append(fit_attentive(tokens, labels, parts, encoded.settings.seed))
+        settings = encoded.settings
+        seed = settings.seed if settings.head_seed is None else settings.head_seed
+        heads.append(fit_attentive(tokens, labels, parts, seed))
         heads.sort(key=lambda head: -head.accuracy)
     scored = next((name for name in ("test", "val") if splits[name]), None)
     tests = {h.name: scores_of(h.head, splits[scored], encoded.inputs_of(h), clips.classes) for h in heads if scored}
@@ -221,7 +191,12 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
 
 
 def run_folds(
-    settings: ProbeSettings, run: Path, command: str, folds: str | None = None, num_folds: int | None = None
+    settings: ProbeSettings,
+    run: Path,
+    command: str,
+    folds: str | None = None,
+    num_folds: int | None = None,
+    encodings: Path | None = None,
 ) -> dict[str, Any]:
     """Hold out each group once, fit to all others, and return the figures of all folds together.
 
@@ -235,15 +210,15 @@ def run_folds(
         command: the command, for results.json.
         folds: groups by name, as in ``vidact.training.repeat.fold_parts``; None is every group by itself.
         num_folds: this number of folds, each of several groups.
+        encodings: the folder in which features are stored, as in ``encode``.
     """
     from vidact.report.page import write_summary
     from vidact.results.figures import save_results
     from vidact.results.scores import stack
-    from vidact.training.repeat import data_name, fold_figures, fold_folder
 
     plans = plan_folds(settings, run, folds, num_folds)
     started = time.process_time()
-    encoded = encode(settings, run, scores_all=True)
+    encoded = encode(settings, run, scores_all=True, encodings=encodings)
     rows: list[dict[str, Any]] = []
     scores: list[Scores] = []
     for name, clips in plans.items():
@@ -291,7 +266,6 @@ def plan_folds(settings: ProbeSettings, run: Path, folds: str | None, num_folds:
     Raises ValueError where the data have no groups, or fewer than two, and for names that are none.
     """
     from vidact.data import load_clips
-    from vidact.training.repeat import fold_folder, fold_parts
 
     if folds and num_folds:
         raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
@@ -300,8 +274,8 @@ def plan_folds(settings: ProbeSettings, run: Path, folds: str | None, num_folds:
     every = load_clips(settings.data, group=settings.group)
     if not every.has_groups:
         raise ValueError(
-            "folds need --group: a pattern whose group names what is held out, such as the person; or a column group "
-            f"in {settings.data / 'clips.csv'}"
+            "folds need --group (in vidact folds --data.group): a pattern whose group names what is held out, such as "
+            f"the person; or a column group in {settings.data / 'clips.csv'}"
         )
     parts = fold_parts(every.groups(), folds, num_folds, settings.data)
     plans = {

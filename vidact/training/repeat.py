@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +18,18 @@ from vidact.files import no_empty_folder, write_json
 from vidact.results.figures import load_results, save_results
 
 if TYPE_CHECKING:
-    from vidact.data.clips import FrameCache
-    from vidact.results.scores import Scores
+    from vidact.data.clips import ClipData, FrameCache
 from vidact.training.config import is_first_process
+from vidact.training.folding import data_name, fold_figures, fold_folder, fold_parts
+from vidact.training.probe_config import (
+    ProbeSettings,
+    is_probe,
+    not_of_probes,
+    of_trainings,
+    options_in,
+    read_settings,
+    refuse_processes,
+)
 from vidact.training.run import refuse_late_failures, train, why_not_scored
 
 
@@ -40,7 +49,8 @@ def cross_validation(
     all folds.
 
     Args:
-        configs: configurations whose ``data.group`` names the groups.
+        configs: configurations whose ``data.group`` names the groups; recipes of probes read the clips of the first
+            training among them.
         others: further options of ``vidact train``.
         command: the command, for results.json.
         run: folder for all folds; default runs/<config>-folds.
@@ -51,6 +61,7 @@ def cross_validation(
     """
     from vidact.data.clips import FrameCache
     from vidact.report.page import write_summary
+    from vidact.training.probing import run_folds
 
     if folds and num_folds:
         raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
@@ -62,13 +73,25 @@ def cross_validation(
     for pair in pairs:
         if len(pair) != 2 or not set(pair) <= set(names):
             raise ValueError(f"--fuse {'+'.join(pair)} does not name two of the configurations {', '.join(names)}")
+    folders = {config.stem: out / config.stem if several else out for config in configs}
     plans = [
-        plan_folds(config, out / config.stem if several else out, others, folds, num_folds, flow) for config in configs
+        plan_folds(config, folders[config.stem], of_trainings(others, configs), folds, num_folds, flow)
+        for config in configs
+        if not is_probe(config)
     ]
+    probes = plan_probes(configs, others, plans[0].clips if plans else None)
+    for name, settings in probes.items():
+        refuse_probe_folds(settings, folders[name], folds, num_folds)
     if flow and not any(plan.reads_flow for plan in plans):
         raise ValueError(f"--flow is {flow}, but no network sees flow; leave it out, or add one with modality=flow")
     caches = {plan.decoder: FrameCache(plan.decoder) for plan in plans}  # no video is decoded twice
-    figures = {plan.config.stem: cross_validate(plan, caches[plan.decoder], command) for plan in plans}
+    by_name = {plan.config.stem: plan for plan in plans}
+    figures = {
+        name: cross_validate(by_name[name], caches[by_name[name].decoder], command)
+        if name in by_name
+        else run_folds(probes[name], folders[name], command, folds, num_folds, encodings=out)
+        for name in names
+    }
     if not several or not is_first_process():
         return out
     figures |= {
@@ -79,19 +102,24 @@ def cross_validation(
             "network": name, "mean top-1": values["mean_top1"], "spread": values["std_top1"],
             "least": values["min_top1"], "greatest": values["max_top1"], "errors": values["errors"],
             "videos": values["videos"], "parameters": values["parameters"],
-            "seconds an epoch": values["seconds_per_epoch"],
+            **({} if np.isnan(values["seconds_per_epoch"]) else {"seconds an epoch": values["seconds_per_epoch"]}),
+            **({"CPU seconds of a probe": values["cpu_seconds"]} if "cpu_seconds" in values else {}),
         }
         for name, values in figures.items()
     ]  # fmt: skip
     rows.sort(key=lambda row: row["mean top-1"], reverse=True)
     save_results(out, {row["network"]: row for row in rows}, command)
-    title = f"{plans[0].data}: {len(rows)} networks, {figures[names[0]]['folds']} folds"
+    data = plans[0].data if plans else data_name(probes[names[0]].data)
+    title = f"{data}: {len(rows)} networks, {figures[names[0]]['folds']} folds"
     page = write_summary(out, title, rows)
     print()
     for row in rows:
+        time_s = f"  {row['seconds an epoch']:.1f} s an epoch" if "seconds an epoch" in row else ""
+        if "CPU seconds of a probe" in row:
+            time_s = f"  {row['CPU seconds of a probe']:.1f} s of CPU time in all"
         print(
             f"{row['network']:>28}  top-1 {row['mean top-1']:.4f} ± {row['spread']:.4f}  {row['errors']:>3} errors of "
-            f"{row['videos']}  {row['seconds an epoch']:.1f} s an epoch"
+            f"{row['videos']}{time_s}"
         )
     print(f"report: {page}")
     return out
@@ -99,6 +127,42 @@ def cross_validation(
 
 # Options that change no figure: a run is continued, or kept, although they differ.
 WITHOUT_EFFECT = ("trainer.enable_progress_bar", "trainer.enable_model_summary", "data.num_workers", "device")
+
+
+def plan_probes(configs: Sequence[Path], others: Sequence[str], beside: ClipData | None) -> dict[str, ProbeSettings]:
+    """Return the settings of the recipes of probes among ``configs``, by name, after opening each network once.
+
+    Prints which options are for the trainings alone. Raises ValueError, before anything is trained, for what cannot be
+    fitted, and for such options where there is no training.
+
+    Args:
+        configs: all configurations of a table.
+        others: further options.
+        beside: the clips of the first training of the table; None where there is none.
+    """
+    from vidact.training.probing import open_trunk
+
+    probes = {config.stem: read_settings(config, others, beside) for config in configs if is_probe(config)}
+    if not probes:
+        return {}
+    refuse_processes()
+    without_meaning = [name for name in not_of_probes(others) if name.lstrip("-") not in WITHOUT_EFFECT]
+    if without_meaning and beside is None:
+        raise ValueError(f"{', '.join(without_meaning)} would change nothing, since only probes are put side by side")
+    if without_meaning:
+        print(f"note: the trainings take {', '.join(without_meaning)}, and the probe {', '.join(probes)} does not")
+    with contextlib.redirect_stdout(io.StringIO()):  # the run itself will print it
+        for settings in probes.values():
+            open_trunk(settings)
+    return probes
+
+
+def refuse_probe_folds(settings: ProbeSettings, out: Path, folds: str | None, num_folds: int | None) -> None:
+    """Raise ValueError where the folds of a probe could not be made."""
+    from vidact.training import probing
+
+    probing.refuse_run(out)
+    probing.plan_folds(settings, out, folds, num_folds)
 
 
 def refuse_same_names(names: list[str]) -> None:
@@ -109,7 +173,10 @@ def refuse_same_names(names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """One configuration to cross-validate: the options of `vidact train`, and the groups that each fold holds out."""
+    """One configuration to cross-validate: the options of `vidact train`, and the groups that each fold holds out.
+
+    ``clips`` are the data as the configuration and the options describe them, before anything is held out.
+    """
 
     config: Path
     out: Path
@@ -119,6 +186,7 @@ class FoldPlan:
     decoder: str
     reads_flow: bool
     data: str
+    clips: ClipData
 
 
 def plan_folds(
@@ -160,12 +228,7 @@ def plan_folds(
         )
     rehearse(probe)
     name = data_name(data.root)
-    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow, name)
-
-
-def fold_folder(out: Path, name: str) -> Path:
-    """Return the folder of the fold that holds out ``name``: directly in ``out``, also where ``name`` is a path."""
-    return out / re.sub(r"^\.+$|[/\\]", "_", name)
+    return FoldPlan(config, out, arguments, parts, probe.model.section(data), data.decoder, reads_flow, name, data)
 
 
 def cross_validate(plan: FoldPlan, cache: FrameCache, command: str) -> dict[str, Any]:
@@ -218,13 +281,7 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
 
     from vidact.features.record import differences
 
-    options: dict[str, list[str]] = {}
-    for word in arguments:
-        name, equals, value = word.partition("=")
-        if word.startswith("--"):
-            options[name.lstrip("-")] = [value] if equals else []
-        else:
-            options[[*options][-1]].append(word)
+    options = options_in(arguments)
     config = yaml.safe_load(Path(options.pop("config")[0]).read_text(encoding="utf-8"))
     texts = {name: " ".join(values) for name, values in options.items() if name not in WITHOUT_EFFECT}
     settings, path = {"config": config, "option": texts}, run / "asked.json"
@@ -251,15 +308,6 @@ def train_once(run: Path, arguments: list[str], title: str, cache: FrameCache | 
             raise
 
 
-def fold_figures(top1: list[float], pooled: Scores) -> dict[str, Any]:
-    """Return the figures of several folds together."""
-    return {
-        "mean_top1": float(np.mean(top1)), "std_top1": round(float(np.std(top1)), 6), "min_top1": min(top1),
-        "max_top1": max(top1), "errors": int((pooled.values.argmax(1) != pooled.labels).sum()),
-        "videos": len(pooled.ids), "folds": len(top1), **pooled.beside_yardsticks(),
-    }  # fmt: skip
-
-
 def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of two cross-validations, fused fold by fold with TSN's weights; costs are added."""
     from vidact.metrics import topk_accuracy
@@ -275,28 +323,6 @@ def fuse_folds(rgb: Path, flow: Path, of_rgb: dict[str, Any], of_flow: dict[str,
     return figures | {name: of_rgb[name] + of_flow[name] for name in ("parameters", "seconds_per_epoch")}
 
 
-def fold_parts(groups: list[str], folds: str | None, num_folds: int | None, root: Path) -> list[list[str]]:
-    """Return the groups that each fold holds out: as in ``folds``, in ``num_folds`` parts, or each by itself."""
-    if num_folds is not None:
-        if not 2 <= num_folds <= len(groups):
-            raise ValueError(f"--num_folds is {num_folds}; the {len(groups)} groups of {root} make 2 to {len(groups)}")
-        return [part.tolist() for part in np.array_split(np.array(groups), num_folds)]
-    parts = [[name] for name in groups]
-    if folds:
-        parts = [[name] if name in groups else name.split("+") for name in folds.split(",")]
-    flat = [name for part in parts for name in part]
-    if whole := [part for part in parts if set(part) >= set(groups)]:
-        raise ValueError(
-            f"the fold {'+'.join(whole[0])} holds out every group of {root}, so that none is left to train on; two "
-            "groups are needed at least"
-        )
-    if unknown := sorted(set(flat) - set(groups)):
-        raise ValueError(f"no group {', '.join(unknown)}; {root} has {', '.join(groups)}")
-    if len(set(flat)) < len(flat):
-        raise ValueError(f"the group {max(flat, key=flat.count)} is in two folds; each is held out once")
-    return parts
-
-
 def comparison(
     configs: Sequence[Path], others: Sequence[str], command: str, seeds: Sequence[int], run: Path | None = None
 ) -> Path:
@@ -305,27 +331,39 @@ def comparison(
     Finished runs are kept when the command runs again. Returns the folder of all runs.
 
     Args:
-        configs: configurations; each is a row of the table.
+        configs: configurations; each is a row of the table. Recipes of probes read the clips of the first training.
         others: further options of ``vidact train``.
         command: the command, for results.json.
         seeds: seeds of the networks' initial weights and of training.
         run: folder for all runs; default runs/<configs' folder>-compared.
     """
     from vidact.report.page import write_summary
+    from vidact.training.probing import run_probe
 
     names = [config.stem for config in configs]
     refuse_same_names(names)
     if len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds are {seeds}; give numbers from 0, each once")
     out = run or Path("runs") / f"{configs[0].parent.name}-compared"
-    sections = [scored_section(config, out, others) for config in configs]
+    words = of_trainings(others, configs)
+    trainings = {config.stem: scored_section(config, out, words) for config in configs if not is_probe(config)}
+    first = next(iter(trainings.values()), None)
+    probes = plan_probes(configs, others, None if first is None else first.data)
+    sections = trainings | {name: probe_section(settings, first) for name, settings in probes.items()}
     rows, runs = [], []
-    for config, name, (section, split, _) in zip(configs, names, sections, strict=True):
+    for config, name in zip(configs, names, strict=True):
+        section, split = sections[name].name, sections[name].split
         figures, accuracies, minutes = [], [], 0.0
         for seed in seeds:
             folder, began = out / name / f"seed{seed}", time.perf_counter()
             is_done = (folder / "results.json").exists()
-            train_once(folder, ["--config", str(config), f"--seed_everything={seed}", *others], f"{name}, seed {seed}")
+            if name in probes:
+                print(f"\n{name}, seed {seed}")
+                is_done = False  # fitted again in seconds, from clips that are encoded already
+                run_probe(dataclasses.replace(probes[name], head_seed=seed), folder, command, encodings=out)
+            else:
+                arguments = ["--config", str(config), f"--seed_everything={seed}", *words]
+                train_once(folder, arguments, f"{name}, seed {seed}")
             if not is_done and is_first_process():
                 save_results(folder, {"minutes": (time.perf_counter() - began) / 60}, command)
             results = load_results(folder)
@@ -346,7 +384,8 @@ def comparison(
     if not is_first_process():
         return out
     save_results(out, {row["network"]: row for row in rows}, command)
-    page = write_summary(out, f"{sections[0][2]}: {len(rows)} networks, {len(seeds)} seeds", rows, runs)
+    data = data_name(sections[names[0]].root)
+    page = write_summary(out, f"{data}: {len(rows)} networks, {len(seeds)} seeds", rows, runs)
     for row in rows:
         print(
             f"{row['network']:>24}  {row[f'mean {figure}']:.4f} ± {row['spread']:.4f}, from {row['least']:.4f} to "
@@ -371,13 +410,34 @@ def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float
     return columns
 
 
-def data_name(root: Path) -> str:
-    """Return the name of the data on a page: that of its folder."""
-    return root.resolve().name
+@dataclass(frozen=True)
+class Section:
+    """What is scored for a row: the key of its figures in results.json, the split, the folder and the data.
+
+    ``data`` is None for a probe.
+    """
+
+    name: str
+    split: str
+    root: Path
+    data: Any = None
 
 
-def scored_section(config: Path, out: Path, others: Sequence[str]) -> tuple[str, str, str]:
-    """Return the key of a test's figures in results.json, the split that is scored, and the name of the data.
+def probe_section(settings: ProbeSettings, first: Section | None) -> Section:
+    """Return what is scored for a probe. Raises ValueError where the training ``first`` scores another split."""
+    from vidact.training.probing import open_data
+
+    clips = open_data(settings).found
+    split = next((split for split in ("test", "val") if clips.split(split)), None)
+    if split is None:
+        raise ValueError(f"{settings.data} has no split test and no split val, so that nothing is compared")
+    if first is not None and first.split != split:
+        raise ValueError(f"a probe scores the split {split} of {settings.data}, and data.test_split is {first.split}")
+    return Section("test", split, settings.data)
+
+
+def scored_section(config: Path, out: Path, others: Sequence[str]) -> Section:
+    """Return what a test of a training scores.
 
     Builds everything once, so that an error in any configuration is raised before the first one trains.
     """
@@ -390,7 +450,7 @@ def scored_section(config: Path, out: Path, others: Sequence[str]) -> tuple[str,
         raise ValueError(f"{data.root} has no split {data.test_split} and no split val, so that nothing is compared")
     data.test_split = split
     rehearse(probe)
-    return probe.model.section(data), split, data_name(data.root)
+    return Section(probe.model.section(data), split, data.root, data)
 
 
 def rehearse(cli: Any) -> None:

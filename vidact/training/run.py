@@ -25,7 +25,17 @@ from vidact.text.names import counted, plain_name, same_names
 if TYPE_CHECKING:
     from vidact.data.clips import FrameCache
     from vidact.tasks.frozen_probe import FrozenProbe
-from vidact.training.config import checkpoint_path, named_paths, path_from_run, with_whole_paths
+from vidact.text.spelling import in_one_spelling
+from vidact.training.config import checkpoint_path, expand_config, named_paths, path_from_run, with_whole_paths
+from vidact.training.probe_config import (
+    OPTIONS,
+    default_run,
+    is_probe,
+    not_of_probes,
+    options_in,
+    read_settings,
+    refuse_processes,
+)
 
 
 def command_line(command: str, args: Sequence[str]) -> str:
@@ -37,11 +47,50 @@ def train(args: Sequence[str], cache: FrameCache | None = None) -> Path:
     """Train, score the best weights, write the report, and return the run folder. ``cache`` holds decoded frames."""
     from vidact.training.lightning import make_cli
 
+    if (recipe := probe_recipe(args)) is not None:
+        return train_probe(recipe, args)
     cli = make_cli(args, "train")
     if cache is not None and cli.datamodule.frames is not None:
         cli.datamodule.frames = cache
     with removing_empty_run(cli):
         return learn(cli, command_line("train", args))
+
+
+def probe_recipe(args: Sequence[str]) -> Path | None:
+    """Return the recipe of a probe that ``args`` name with --config; None where they name another configuration.
+
+    Raises ValueError where the recipe is one of several configurations, whose settings cannot be joined.
+    """
+    words = [word for word in expand_config(in_one_spelling(args)) if word.startswith("--config=")]
+    configs = [Path(word.partition("=")[2]) for word in words]
+    recipe = next((config for config in configs if is_probe(config)), None)
+    if recipe is not None and len(configs) > 1:
+        raise ValueError(
+            f"{recipe} is the recipe of a probe and cannot be joined with other configurations; vidact compare and "
+            "vidact folds put them side by side"
+        )
+    return recipe
+
+
+def train_probe(recipe: Path, args: Sequence[str]) -> Path:
+    """Make the probe of a recipe, as ``vidact probe`` does, and return its run folder.
+
+    Raises ValueError for options that mean nothing to a probe.
+    """
+    from vidact.training.probing import run_probe
+
+    words = [word for word in expand_config(in_one_spelling(args)) if not word.startswith("--config=")]
+    refuse_processes()
+    run = options_in(words).get("run")
+    settings = read_settings(recipe, words)
+    if wrong := [name for name in not_of_probes(words) if name != "--run"]:
+        raise ValueError(
+            f"{', '.join(wrong)} means nothing to the probe of {recipe}; its options are --run and "
+            f"{', '.join(f'--{name}' for name in OPTIONS)}"
+        )
+    folder = Path(" ".join(run)) if run else default_run(settings.data)
+    run_probe(settings, folder, command_line("train", args))
+    return folder
 
 
 def learn(cli: Any, command: str) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from vidact.data.clip_list import Clip, ClipList
-    from vidact.training.probing import ProbeSettings
+    from vidact.training.probe_config import ProbeSettings
 
 PICTURE = "shots.png"
 
@@ -49,8 +49,8 @@ def run_shots(
     from vidact.report.page import write_summary
     from vidact.report.plots import draw_shots
     from vidact.results.figures import save_results
+    from vidact.training.folding import data_name
     from vidact.training.probing import encode, open_data, plan_folds
-    from vidact.training.repeat import data_name
 
     if draws < 1:
         raise ValueError(f"--draws is {draws}; at least one draw of the clips is made")
