@@ -13,9 +13,10 @@ from vidact import cli
 from vidact.data.clip_list import load_clips
 from vidact.data.synthetic import write_clips
 from vidact.export import export, open_onnx
-from vidact.models import frame_classifier
+from vidact.features.names import build_network
+from vidact.models import clip_probe, frame_classifier
 from vidact.models.probe import Probe
-from vidact.models.weights import load, save
+from vidact.models.weights import attach, load, recipe_of, save
 from vidact.results.figures import load_results
 from vidact.results.scores import Scores, load_scores
 from vidact.stream import load_model, open_source
@@ -169,6 +170,21 @@ def test_the_checkpoint_is_exported(root, run, tmp_path):
         expected = probe(clip)
     logits = open_onnx(tmp_path / "a.onnx")(clip)
     np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
+
+
+def test_a_step_of_a_probe_on_moments_is_exported(tmp_path):
+    """Its state has other parts than that of a probe on frames, in another order after the first step."""
+    recipe = dict(recipe_of(build_network("resnet_tiny", None, 32)))
+    probe = clip_probe(recipe, "linear", 3, window=4, views=["moments_mean"]).eval()
+    attach(probe, record={"classes": CLASSES})
+    export(probe, tmp_path / "step.onnx", what="step", runs=6)  # compares six steps with PyTorch's
+    step = open_onnx(tmp_path / "step.onnx")
+    state, expected_state = step.initial_state(1), probe.initial_state(1)
+    for frame in torch.randn(6, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0)):
+        logits, state = step.step(frame, state)
+        with torch.no_grad():
+            expected, expected_state = probe.step(frame, expected_state)
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_end_of_a_streamed_file_is_the_prediction_of_the_file(run, tmp_path):

@@ -313,9 +313,12 @@ class _StepGraph(nn.Module):
         self.tree = network.initial_state(1)
 
     def forward(self, token: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
-        names = iter(flatten(self.tree))
+        paths = [*flatten(self.tree)]
+        names = iter(paths)
         output, after = self.network.step(token, map_state(lambda _: state[next(names)], self.tree))
-        return {**_named(output), "state": flatten(after)}
+        flat = flatten(after)
+        # A file names its outputs in the order of the first state, which that of a later state need not have.
+        return {**_named(output), "state": {path: flat[path] for path in paths}}
 
 
 class _ClipGraph(nn.Module):
