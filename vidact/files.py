@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with no_empty_folder(path.parent):
         make_folder(path.parent)
-        half = path.with_name(f".{os.getpid()}.{short_name(path.name)}")  # writers choose a format by the suffix
+        # The number of the thread, which is that of the process in its main thread: threads may write the same file.
+        # Writers choose a format by the suffix.
+        half = path.with_name(f".{threading.get_native_id()}.{short_name(path.name)}")
         try:
             yield half
             os.replace(half, path)
