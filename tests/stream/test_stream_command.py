@@ -822,3 +822,14 @@ def test_a_table_that_another_stream_writes_to_is_refused_before_anything_is_ope
     with EventTable(path, appends=True), pytest.raises(OSError, match=r"events\.csv is being written by another proc"):
         command.parse(["--checkpoint", "x.ckpt", "--events", str(path)])
     assert command.parse(["--checkpoint", "x.ckpt", "--events", str(path)]).events == path
+
+
+def test_a_recogniser_does_not_run_in_onnx_without_a_file():
+    from vidact.models import tsm_resnet_tiny
+    from vidact.models.weights import attach
+    from vidact.stream import load_model
+
+    network = tsm_resnet_tiny(num_classes=2, size=32, shift="causal")
+    attach(network, record={"classes": ["a", "b"]})
+    with pytest.raises(ValueError, match=r"is a recogniser, whose step runs in PyTorch; .* vidact export --checkpoint"):
+        load_model(network, runtime="onnx", device="cpu")
