@@ -15,6 +15,6 @@ from vidact.stream import live, model, sources
 if __name__ == "__main__":
     model.GAP_S, live.LONGEST_RETRY_S = 1.5, 0.4
     sources.open_source = functools.partial(sources.open_source, timeout_s=1.0, retry_s=0.05)
-    command.RUNTIMES["torch"] = lambda *_, **__: colour_model()
+    command.open_model = lambda *_, **__: colour_model()
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
     sys.exit(command.main(sys.argv[2:]))
