@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import threading
 import zipfile
 import zlib
@@ -70,6 +71,19 @@ def _remove_empty(folders: list[Path]) -> None:
         for folder in folders:
             with suppress(FileNotFoundError):
                 folder.rmdir()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def disk_free(folder: Path) -> int:
+    """Return the number of bytes that may be written below ``folder``, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def make_folder(folder: Path) -> None:

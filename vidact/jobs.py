@@ -30,7 +30,7 @@ from multiprocessing.context import BaseContext, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from vidact.files import short_name, try_lock, write_json
+from vidact.files import disk_free, short_name, try_lock, write_json
 
 UNREADABLE = "unreadable.json"  # the names of the files that could not be read, with the reasons
 DISK_RESERVE = 32 * 2**20  # the number of bytes that a run leaves free
@@ -482,20 +482,7 @@ class Folder:
         return path
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # ---------------------------------------------------------------------------------------------- room on the disk
-
-
-def disk_free(folder: Path) -> int:
-    """Return the number of bytes that may be written below ``folder``, which need not exist yet."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
 
 
 def require_room(out: Path, num_bytes: float) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from vidact.files import try_lock
+from vidact.files import disk_free, try_lock
 
 WAIT_S = 0.2  # from one check to the next whether another process has finished its download
 
@@ -47,6 +47,12 @@ def writable(folder: Path, variable: str = "VIDACT_HOME") -> Iterator[None]:
                 f"the cache {folder} cannot be written ({error.strerror or error}); {elsewhere}"
             ) from error
         raise
+
+
+def refuse_full(folder: Path, size: int) -> None:
+    """Raise OSError where the disk of a folder, which may not exist, has less room than ``size`` bytes."""
+    if (free := disk_free(folder)) < size:
+        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
 
 
 @contextlib.contextmanager

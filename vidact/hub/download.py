@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import http.client
 import os
 import re
@@ -17,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vidact.files import make_folder, replacing
-from vidact.hub.cache import alone, is_offline, say, writable
+from vidact.files import file_digest, make_folder, replacing
+from vidact.hub.cache import alone, is_offline, refuse_full, say, writable
 from vidact.hub.huggingface import stored_file
 from vidact.hub.published import Published
 from vidact.records import text_in_place_of_weights
@@ -93,7 +92,7 @@ def in_other_cache(entry: Published) -> Path | None:
     except RuntimeError:
         return None
     path = Path(home).expanduser() / "hub" / "checkpoints" / Path(urlsplit(entry.address).path).name
-    return path if path.is_file() and (not entry.sha256 or hash_of(path).startswith(entry.sha256)) else None
+    return path if path.is_file() and (not entry.sha256 or file_digest(path).startswith(entry.sha256)) else None
 
 
 def _take_over(source: Path, path: Path) -> None:
@@ -115,7 +114,7 @@ def _check(entry: Published, path: Path) -> None:
     """Raise ValueError where the file's SHA-256 is another than published, or than that of its first use."""
     if text := text_in_place_of_weights(path):
         raise ValueError(f"{path} is {text}, not the weights of {entry.name}. Delete it, and they are fetched again")
-    digest = hash_of(path)
+    digest = file_digest(path)
     pin = pin_of(path)
     expected = pin.read_text(encoding="utf-8").split()[:1] if pin.is_file() else []
     for first, described in ((entry.sha256, "as published"), (expected[0] if expected else "", f"by {pin.name}")):
@@ -133,12 +132,6 @@ def _check(entry: Published, path: Path) -> None:
 def pin_of(path: Path) -> Path:
     """Return the file that holds the SHA-256 of the first download."""
     return path.with_name(f"{path.name}.sha256")
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(entry: Published, path: Path) -> None:
@@ -172,7 +165,7 @@ def _download(entry: Published, path: Path) -> None:
             continue  # a connection that is cut after some bytes is made again at once
         share = f"; {_size(half) / 1e6:,.1f} MB are there, and the same command continues" if _size(half) else ""
         raise OSError(f"{entry.name} could not be downloaded ({reason}){share}: {by_hand(entry)}")
-    digest = hash_of(half)
+    digest = file_digest(half)
     if not digest.startswith(entry.sha256):
         half.unlink()
         tag.unlink(missing_ok=True)
@@ -207,12 +200,7 @@ def _continue(address: str, half: Path, tag: Path) -> bool:
             start, total = 0, int(response.headers.get("Content-Length") or 0)
         else:
             total = int(part[2])
-        free = shutil.disk_usage(half.parent).free
-        if total - start > free:
-            raise OSError(
-                errno.ENOSPC,
-                f"{(total - start) / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free",
-            )
+        refuse_full(half.parent, total - start)
         etag = response.headers.get("ETag", "")
         tag.write_text("" if etag.startswith("W/") else etag, encoding="latin1")
         with half.open("ab" if start else "wb") as file:

@@ -17,7 +17,7 @@ import av
 import cv2
 import numpy as np
 
-from vidact.jobs import file_digest
+from vidact.files import file_digest
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.folders import PACKED_SUFFIX
 from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason, unread

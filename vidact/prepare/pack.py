@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vidact.files import replacing, write_json
-from vidact.jobs import Folder, Work, file_digest, full_disk_named, source_state
+from vidact.files import file_digest, replacing, write_json
+from vidact.jobs import Folder, Work, full_disk_named, source_state
 from vidact.prepare.settings import PackSettings
 from vidact.prepare.sources import NOTES
 from vidact.prepare.transcode import pictures_of, psnr_of, scaled, squared_difference

@@ -27,7 +27,7 @@ import numpy as np
 
 from vidact import jobs
 from vidact.data.tables import read_text
-from vidact.files import replacing, write_json
+from vidact.files import disk_free, file_digest, replacing, write_json
 from vidact.jobs import Folder, Meter, size_text, time_text
 from vidact.prepare import pack, transcode
 from vidact.prepare.pack import PackJob, PackSettings, PackVideo, size_of
@@ -303,7 +303,7 @@ def _verify(digests: dict[Path, str], progress: bool) -> None:
     meter = Meter({path: path.stat().st_size for path in digests}, is_on=progress, unit="files verified")
     meter.begin()
     for path, digest in digests.items():
-        if jobs.file_digest(path) != digest:
+        if file_digest(path) != digest:
             raise ValueError(f"{path} is not what was written; delete it and run the same command again")
         meter.finish(path)
 
@@ -360,7 +360,7 @@ def _print_estimate(out: Path, count: int, estimate: Estimate, workers: int, pro
         if estimate.sampled:
             estimate_text = (
                 f"about {size_text(estimate.num_bytes)} and {time_text(estimate.seconds)} with {workers} workers "
-                f"(measured on the beginnings of {estimate.sampled} videos); {size_text(jobs.disk_free(out))} are free"
+                f"(measured on the beginnings of {estimate.sampled} videos); {size_text(disk_free(out))} are free"
             )
         print(f"{count} videos to do: {estimate_text}", file=sys.stderr, flush=True)
     jobs.require_room(out, estimate.num_bytes)

@@ -25,8 +25,8 @@ import av.error
 import cv2
 import numpy as np
 
-from vidact.files import replacing
-from vidact.jobs import Folder, Work, file_digest, full_disk_named, source_state
+from vidact.files import file_digest, replacing
+from vidact.jobs import Folder, Work, full_disk_named, source_state
 from vidact.prepare.settings import CODECS, TranscodeSettings
 from vidact.prepare.sources import NOTES
 from vidact.video.colours import UNKNOWN_MATRICES
