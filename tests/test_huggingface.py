@@ -93,6 +93,8 @@ def test_addresses(text: str, address: Address) -> None:
         ("hf://user:secret@a/b", "is no address"),
         ("hf://a/..", "is no address"),
         ("hf://a--b/c", "is no address"),
+        ("hf://a/b.git", "is no address of a repository of the hub; write hf://owner/name"),
+        (f"hf://a/{'b' * 97}", "is no address"),
         ("hf://a/b/../../x.ckpt", "names the file '../../x.ckpt', which leads out of the repository"),
         ("hf://a/b//etc/passwd", "names the file '/etc/passwd', which leads out"),
         ("hf://a/b/x\\..\\y.ckpt", "which leads out"),
@@ -156,10 +158,23 @@ def test_a_branch_with_a_slash(server: HubServer, commit: str, network_file: Pat
 
 def test_a_new_commit_is_fetched_and_an_old_one_stays(server: HubServer, commit: str, network_file: Path) -> None:
     old = hub.local(ADDRESS)
-    server.repositories[NAME].commit({"model.safetensors": network_file.read_bytes() + b""[:0], "x.md": b"new"})
+    server.repositories[NAME].commit({"model.safetensors": network_file.read_bytes(), "x.md": b"new"})
     assert hub.local(ADDRESS) != old
     assert hub.local(f"{ADDRESS}@{commit}") == old
     assert len(server.downloads()) == 1  # the same bytes
+
+
+def test_a_branch_at_a_commit_of_the_cache_is_there_offline(
+    server: HubServer, commit: str, network_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file was downloaded by its commit, so that nothing is downloaded for the branch."""
+    old = hub.local(f"{ADDRESS}@{commit}")
+    assert hub.local(ADDRESS) == old
+    new = server.repositories[NAME].commit({"model.safetensors": network_file.read_bytes(), "x.md": b"new"})
+    newer = hub.local(f"{ADDRESS}@{new}")
+    assert hub.local(ADDRESS) == newer != old
+    monkeypatch.setenv("VIDACT_OFFLINE", "1")
+    assert hub.local(ADDRESS) == newer
 
 
 FILES = {
@@ -270,6 +285,15 @@ def test_private_gated_and_absent_repositories_are_told_apart(
     assert hub.local(ADDRESS).is_file()
 
 
+def test_a_refusal_is_not_hidden_by_the_choice_of_files_in_the_cache(server: HubServer) -> None:
+    server.repositories[NAME].commit({"a.ckpt": b"a", "b.ckpt": b"b"})
+    for name in ("a.ckpt", "b.ckpt"):
+        hub.local(f"{ADDRESS}/{name}")
+    server.repositories[NAME].is_private = True
+    with pytest.raises(OSError, match=r"hf://somebody/wave was refused \(401; no token was sent\)"):
+        hub.local(ADDRESS)
+
+
 def test_a_gated_repository(server: HubServer, commit: str, tmp_path: Path) -> None:
     server.repositories[NAME].is_gated = True
     with pytest.raises(
@@ -330,7 +354,6 @@ def test_a_full_disk_in_words(server: HubServer, commit: str, tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1))
     with pytest.raises(OSError, match=r"MB are needed and 0 MB are free in .*HF_HOME chooses another folder"):
         hub.local(ADDRESS)
-    monkeypatch.undo()
 
 
 def test_a_disk_that_fills_up_meanwhile(server: HubServer, commit: str, monkeypatch: pytest.MonkeyPatch) -> None:

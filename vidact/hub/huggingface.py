@@ -8,18 +8,17 @@ describes the cache.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import errno
-import hashlib
 import re
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote, unquote
 
-from vidact.hub.cache import is_offline, say, writable
+from vidact.files import file_digest, replacing
+from vidact.hub.cache import is_offline, refuse_full, say, writable
 from vidact.hub.published import PUBLISHED
 
 TIMEOUT_S = 30.0  # of a question about a repository
@@ -81,9 +80,9 @@ def parse(path: str | Path) -> Address:
         )
     if first == "models" and after.count("/"):
         rest = after
-    name = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+    name = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"  # as huggingface_hub allows them
     match = re.fullmatch(rf"({name}/{name})(?:@(refs/pr/\d+|refs/convert/[\w.-]+|[^/]+))?(?:/(.*))?", rest, re.DOTALL)
-    if match is None or "--" in match[1] or ".." in match[1]:
+    if match is None or re.search(r"--|\.\.|\.git$", match[1]):
         raise ValueError(f"{text} is no address of a repository of the hub; write {GRAMMAR}")
     revision = None if match[2] is None else unquote(match[2])
     if revision is not None:
@@ -137,7 +136,10 @@ def fetch_file(path: str | Path, preferred: Sequence[str] = ()) -> Path:
         if error.response.status_code >= 500 or error.response.status_code == 429:
             reason = f"{api.endpoint} answered with {error.response.status_code}"
             return _cached(address, preferred, reason, is_announced=True)
-        advice = "" if _newest(address, preferred) is None else ". The file in the cache can be used with --offline"
+        advice = ""
+        with contextlib.suppress(ValueError):  # several files in the cache to choose from, which is not what is wrong
+            if _newest(address, preferred) is not None:
+                advice = ". The file in the cache can be used with --offline"
         raise OSError(f"{refusal(error, address, api.endpoint)}{advice}") from None
     except HTTPError as error:
         reason = f"{api.endpoint} cannot be reached ({str(error) or type(error).__name__})"
@@ -148,16 +150,17 @@ def fetch_file(path: str | Path, preferred: Sequence[str] = ()) -> Path:
         ) from None
     sizes = {entry.rfilename: entry.size for entry in info.siblings or []}
     file = choose(address, list(sizes), preferred)
-    if re.fullmatch(r"[0-9a-f]{40}", info.sha or "") is None:
+    commit, revision = info.sha or "", address.revision or constants.DEFAULT_REVISION
+    if re.fullmatch(r"[0-9a-f]{40}", commit) is None:
         raise OSError(f"{address}: {api.endpoint} names no commit; it is no hub, or HF_ENDPOINT is wrong")
-    revision = address.revision or constants.DEFAULT_REVISION
-    if stored := stored_file(address.repository, info.sha or "", file):
+    if stored := stored_file(address.repository, commit, file):
+        _keep_commit(_storage(address.repository), revision, commit)
         return stored
     folder = Path(constants.HF_HUB_CACHE)
     size = sizes[file]
-    named = Address(address.repository, address.revision, file)
+    named = replace(address, file=file)
     with writable(folder, "HF_HOME"):
-        _refuse_full(folder, size)
+        refuse_full(folder, size or 0)
         about = "" if size is None else f"{size / 1e6:,.1f} MB "
         licence = getattr(info.card_data, "license", None)
         say(f"{named}: downloading {about}from {api.endpoint} to {folder} (licence {licence or 'not stated'})")
@@ -212,18 +215,16 @@ def choose(address: Address, files: Sequence[str], preferred: Sequence[str] = ()
     if any(re.search(r"-\d{5}-of-\d{5}\.safetensors$", name) for name in safe):
         raise ValueError(f"{address} has its weights in several parts ({listing}); vidact opens one file")
     if safe:
-        raise ValueError(f"{address} has several files of weights: {listing}. Name one: {_example(address, safe[0])}")
+        raise ValueError(
+            f"{address} has several files of weights: {listing}. Name one: {replace(address, file=safe[0])}"
+        )
     if weights:
         raise ValueError(
-            f"{address} has no .safetensors file; its weights: {listing}. Name one: {_example(address, weights[0])}"
+            f"{address} has no .safetensors file; its weights: {listing}. Name one: {replace(address, file=weights[0])}"
         )
     raise FileNotFoundError(
         f"{address.repository} has no weights{revision}; its files: {', '.join(sorted(files)[:8]) or 'none'}"
     )
-
-
-def _example(address: Address, file: str) -> Address:
-    return Address(address.repository, address.revision, file)
 
 
 def published_in(path: str | Path) -> str | None:
@@ -299,6 +300,13 @@ def _commit_of(storage: Path, revision: str) -> str:
     return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else "absent"
 
 
+def _keep_commit(storage: Path, revision: str, commit: str) -> None:
+    """Write the commit of a revision, as a download does: its file may have been downloaded at another revision."""
+    if _commit_of(storage, revision) != commit:
+        with contextlib.suppress(OSError), replacing(storage / "refs" / revision) as half:  # others may own the cache
+            half.write_text(commit, encoding="utf-8")
+
+
 def stored_file(repository: str, revision: str, file: str) -> Path | None:
     """Return a file in the hub's cache; None where it is absent."""
     storage = _storage(repository)
@@ -313,20 +321,12 @@ def _storage(repository: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
 
 
-def _refuse_full(folder: Path, size: int | None) -> None:
-    """Raise OSError where the disk of a folder, which may not exist, has less room than ``size`` bytes."""
-    above = next((part for part in (folder, *folder.parents) if part.exists()), None)
-    if size is not None and above is not None and (free := shutil.disk_usage(above).free) < size:
-        raise OSError(errno.ENOSPC, f"{size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free")
-
-
 def _refuse_damaged(path: Path, address: Address) -> None:
     """Remove a file and raise ValueError where its SHA-256 is not its name in the cache, as large files are named."""
     blob = path.resolve()
     if re.fullmatch(r"[0-9a-f]{64}", blob.name) is None:
         return
-    with blob.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_digest(blob)
     if digest != blob.name:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
