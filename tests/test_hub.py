@@ -341,9 +341,15 @@ def test_an_unknown_name_gives_close_matches() -> None:
         assert "vidact networks --published" in str(error.value)
     with pytest.raises(FileNotFoundError, match=r"there is no file qqq and no published network of this name\. "):
         vidact.load("qqq")
-    for page, address in (("a/b", "a/b"), ("a/b/blob/v1/x.ckpt", "a/b@v1/x.ckpt")):
+    for page, address in (
+        ("https://huggingface.co/a/b", "a/b"),
+        ("https://huggingface.co/a/b/blob/v1/x.ckpt", "a/b@v1/x.ckpt"),
+        ("https://huggingface.co/a/b/resolve/main/x.ckpt?download=true", "a/b@main/x.ckpt"),
+        ("https://huggingface.co/a/b/tree/main", "a/b"),
+        ("huggingface.co/a/b/tree/v1", "a/b@v1"),
+    ):
         with pytest.raises(FileNotFoundError, match=rf"A repository of the hub is written hf://{address}$"):
-            vidact.load(Path(f"https://huggingface.co/{page}"))
+            vidact.load(Path(page))
     with pytest.raises(FileNotFoundError, match=r"there is no file runs/x3d_xs$"):
         vidact.load("runs/x3d_xs")
 

@@ -4,9 +4,9 @@ Files of published networks are kept in one folder, ``folder()``. A download is 
 is either whole, with the published hash, or absent. Where no hash is published, that of the first download is written
 to a file beside it and compared from then on. Files of repositories are kept in the hub's own cache.
 
-Environment: ``VIDACT_HOME`` names the cache folder, ``VIDACT_OFFLINE=1`` forbids downloads, and ``VIDACT_MIRROR``, an
-address such as ``https://mirror.example.org``, replaces the scheme and the host of every address. Proxies are those of
-``https_proxy`` and its like.
+Environment: ``VIDACT_HOME`` names the cache folder of published networks, and ``VIDACT_MIRROR``, an address such as
+``https://mirror.example.org``, replaces the scheme and the host of their addresses; ``vidact.hub.huggingface`` names
+the variables of the hub. ``VIDACT_OFFLINE=1`` forbids all downloads. Proxies are those of ``https_proxy`` and its like.
 """
 
 from vidact.hub.cache import folder, is_offline

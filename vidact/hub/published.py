@@ -315,10 +315,12 @@ def advice(path: str | Path, networks: Collection[str] = ()) -> str:
     """
     name = str(path)
     if page := re.match(
-        r"https?:/{1,2}(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:blob|resolve)/([^/]+)/(.+))?", name
+        r"(?:https?:/{1,2})?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
+        r"(?:/(?:tree|blob|resolve)/([^/?#]+)(/[^?#]+)?)?",
+        name,
     ):
-        repository, revision, file = page.groups()
-        at = f"@{revision}/{file}" if revision else ""
+        repository, revision, file = page.groups("")
+        at = f"@{revision}{file}" if file or revision not in ("", "main") else ""
         return f". A repository of the hub is written hf://{repository}{at}"
     if re.fullmatch(r"[A-Za-z][\w-]*", name) is None:
         return ""
