@@ -20,7 +20,7 @@ from vidact.features.names import build_network
 from vidact.files import in_use, is_in_use
 from vidact.hub.huggingface import Address
 from vidact.models.weights import describe, recipe_of, record_of, save
-from vidact.report.publication import LICENCES, assemble
+from vidact.report.publication import LICENCES, assemble, started_from
 from vidact.text.local_paths import first_path, without_paths
 from vidact.training.probe_config import save_config
 from vidact.video.sample import SegmentSampler
@@ -290,6 +290,39 @@ def test_a_dry_run_uploads_nothing(
     assert on_hub(server) == files
 
 
+def test_classes_are_no_paths_and_figures_that_are_no_numbers_are_not_in_the_header(
+    recogniser: nn.Module, tmp_path: Path
+) -> None:
+    names = ["drink /eat", "../x", "wave"]
+    run = write_run(tmp_path / "y", recogniser, {"classes": names, "sampling": SAMPLING, "multi_label": False})
+    figures = {**FIGURES, "test_map": float("nan"), "checkpoint": "best.ckpt"}
+    (run / "results.json").write_text(json.dumps({"test": figures}))
+    assemble(run, Address("somebody/waves"), "mit", tmp_path / "out")
+    assert record_of(vidact.load(tmp_path / "out" / "model.safetensors")).classes == names
+    _, header, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    assert ".nan" not in header
+    assert "| mAP | nan |" in body
+
+
+@pytest.mark.parametrize(
+    ("builder", "weights", "is_for_research"),
+    [
+        ("videomae_base", "kinetics400", True),
+        ("videomae_base", "unlabelled_something_v2", True),
+        ("vjepa2_large", "diving48", False),
+        ("x3d_s", "hf://MCG-NJU/videomae-base-finetuned-kinetics", True),
+        ("x3d_s", "/home/jane/kinetics400.pth", None),
+    ],
+)
+def test_the_licence_of_the_weights_that_a_training_started_from(
+    builder: str, weights: str, is_for_research: bool | None
+) -> None:
+    network = {"class_path": f"vidact.models.{builder}", "init_args": {"weights": weights}}
+    origin, remarks = started_from({"model": {"init_args": {"network": network}}}, {}, "mit")
+    assert ("," in origin) == (is_for_research is not None)
+    assert bool(remarks) == bool(is_for_research)
+
+
 @pytest.mark.slow
 def test_a_licence_that_forbids_what_the_new_one_allows_is_named(
     server: HubServer, tmp_path: Path, recogniser: nn.Module, capsys: pytest.CaptureFixture[str]
@@ -328,6 +361,23 @@ def test_what_is_refused_before_anything_is_read(
     best.unlink()
     assert "its training saved no best weights yet" in fails(capsys, str(run), ADDRESS, licensed)
     assert not server.requests
+
+
+def test_a_hub_that_is_away_after_the_commit_changes_nothing(
+    server: HubServer, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import huggingface_hub
+
+    commit = huggingface_hub.HfApi.create_commit
+
+    def last(*arguments: Any, **options: Any) -> Any:
+        info = commit(*arguments, **options)
+        server.status = 503
+        return info
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", last)
+    cli.main(["push", str(run), ADDRESS, "--licence=mit"])
+    assert capsys.readouterr().out.endswith("vidact predict --checkpoint hf://somebody/waves clip.mp4\n")
 
 
 def test_what_the_hub_refuses(
@@ -386,6 +436,16 @@ def test_folders_with_blanks_are_those_of_the_user(tmp_path: Path, monkeypatch: 
     assert first_path(f"see {home}/x") == str(home)
     assert first_path("see runs/x") is None
     assert without_paths(f"-I {home} -L{home}/lib") == "-I . -Llib"
+
+
+def test_a_folder_is_not_the_end_of_an_address_or_of_a_relative_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, the present folder has a name such as /app."""
+    monkeypatch.setattr("os.getcwd", lambda: "/app")
+    for text in ("hf://me/app", "https://example.org/app/x", "clips/app/x", "see hf://me/app and clips/app/x"):
+        assert without_paths(text) == text
+        assert first_path(text) is None
+    assert without_paths("see /app/x in /app") == "see x in ."
+    assert first_path("see /app/x") == "/app"
 
 
 def test_a_folder_is_in_use_while_a_process_writes(tmp_path: Path) -> None:

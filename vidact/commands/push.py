@@ -29,15 +29,13 @@ def main(args: Sequence[str]) -> None:
     """Run ``vidact push``, and print what was written and where it can be read."""
     options = parser().parse_args(args)
     from vidact.hub.huggingface import is_address, parse
-    from vidact.report.publication import CARD, MARK, WEIGHTS, assemble, refuse_licence, weights_of
+    from vidact.report.publication import CARD, MARK, WEIGHTS, assemble
 
     if not is_address(options.address):
         raise ValueError(f"{options.address} is no address of the hub; write hf://owner/name")
     address = parse(options.address)
     if address.file is not None:
         raise ValueError(f"{address} names a file; give the repository, hf://{address.repository}")
-    refuse_licence(options.licence)
-    weights_of(options.run)
     if options.dry_run:
         publication = assemble(options.run, address, options.licence, options.run / "push", options.data_name)
         for remark in publication.remarks:
@@ -46,15 +44,16 @@ def main(args: Sequence[str]) -> None:
             print(f"{publication.folder / name}: {(publication.folder / name).stat().st_size / 1e6:,.2f} MB")
         print(f"nothing was uploaded; without --dry_run these files go to {address}")
         return
-    from vidact.hub.upload import upload, weights_in
+    from vidact.hub.upload import upload
 
     with tempfile.TemporaryDirectory(prefix="vidact-push-") as temporary:
         publication = assemble(options.run, address, options.licence, Path(temporary), options.data_name)
         for remark in publication.remarks:
             print(f"note: {remark}")
-        commit, files = upload(publication.folder, address, publication.files, options.private, {CARD: MARK})
+        commit, files, has_others = upload(
+            publication.folder, address, publication.files, options.private, {CARD: MARK}
+        )
     print(f"pushed {', '.join(files)}: {commit}")
     if CARD not in files:
         print(f"note: {CARD} of the repository is not vidact's and was kept; --dry_run writes the new card to RUN/push")
-    is_only = weights_in(address) == [WEIGHTS]
-    print(f"vidact predict --checkpoint {address if is_only else f'{address}/{WEIGHTS}'} clip.mp4")
+    print(f"vidact predict --checkpoint {f'{address}/{WEIGHTS}' if has_others else address} clip.mp4")

@@ -16,7 +16,7 @@ def upload(
     files: Sequence[str],
     is_private: bool = False,
     marks: Mapping[str, str] | None = None,
-) -> tuple[str, list[str]]:
+) -> tuple[str, list[str], bool]:
     """Upload files of a folder in one commit, to a repository that is made where it does not exist.
 
     Args:
@@ -27,7 +27,8 @@ def upload(
         marks: name of a file → text; where the repository has the file without the text, it is kept.
 
     Returns:
-        The address of the commit, and the names of the files that were uploaded.
+        The address of the commit, the names of the files that were uploaded, and whether the repository has other
+        ``.safetensors`` files.
 
     Raises:
         OSError: where the repository may not be written, or the hub cannot be reached.
@@ -51,9 +52,11 @@ def upload(
             )
         if address.revision is not None:
             api.create_branch(address.repository, branch=address.revision, exist_ok=True)
-        texts = {name: _text_of(api, address, name) for name in marks or {}}
-        edited = [name for name, mark in (marks or {}).items() if (text := texts[name]) and mark not in text]
-        files = [name for name in files if name not in edited]
+        files = [name for name in files if not _is_edited(api, address, name, (marks or {}).get(name))]
+        info = api.model_info(address.repository, revision=address.revision, timeout=TIMEOUT_S)
+        has_others = any(
+            entry.rfilename.endswith(".safetensors") and entry.rfilename not in files for entry in info.siblings or []
+        )
         operations = [huggingface_hub.CommitOperationAdd(name, folder / name) for name in files]
         commit: Any = api.create_commit(
             address.repository,
@@ -67,23 +70,18 @@ def upload(
         raise OSError(f"{address}: {api.endpoint} cannot be reached ({str(error) or type(error).__name__})") from None
     except RuntimeError as error:  # how the client wraps the failure of one file's upload
         raise OSError(f"{address} could not be written ({error.__cause__ or error}); nothing of it is there") from None
-    return str(commit.commit_url), list(files)
+    return str(commit.commit_url), files, has_others
 
 
-def _text_of(api: Any, address: Address, name: str) -> str:
-    """Return the text of a file of a repository, "" where it is absent."""
+def _is_edited(api: Any, address: Address, name: str, mark: str | None) -> bool:
+    """Return whether a file of a repository has a text without this mark; False without a mark."""
     from huggingface_hub.errors import EntryNotFoundError
 
+    if mark is None:
+        return False
     try:
         path = api.hf_hub_download(address.repository, name, revision=address.revision)
     except EntryNotFoundError:
-        return ""
-    return Path(path).read_text(encoding="utf-8", errors="replace")
-
-
-def weights_in(address: Address) -> list[str]:
-    """Return the names of the ``.safetensors`` files of a repository on the hub."""
-    import huggingface_hub
-
-    info = huggingface_hub.HfApi().model_info(address.repository, revision=address.revision, timeout=TIMEOUT_S)
-    return sorted(entry.rfilename for entry in info.siblings or [] if entry.rfilename.endswith(".safetensors"))
+        return False
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    return bool(text) and mark not in text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from vidact import __version__
 from vidact.files import is_in_use, replacing
-from vidact.hub import PUBLISHED
-from vidact.hub.huggingface import Address
+from vidact.hub import CLASS_LISTS, PUBLISHED
+from vidact.hub.huggingface import Address, published_in
 from vidact.metrics import is_trivial
 from vidact.results.figures import in_words, load_results
 from vidact.text.local_paths import first_path, without_paths
@@ -118,17 +119,17 @@ def assemble(run: Path, address: Address, licence: str, folder: Path, data: str 
         folder: where they are written; files of the same names are replaced.
         data: the name of the data, for the card; None is the name of its folder.
     """
-    from vidact.models.weights import attach, load, recipe_of, record_of, save
-
     refuse_licence(licence)
     weights = weights_of(run)
+    from vidact.models.weights import attach, load, recipe_of, record_of, save  # after what is refused at once
+
     network = load(weights)
     record = record_of(network)
     if not record.classes:
         raise ValueError(f"{weights} does not name its classes, so nobody could read its answers")
     attach(network, recipe=without_paths(recipe_of(network)))
     facts = {key: value for key, value in record.to_dict().items() if key not in ("recipe", "input", "format")}
-    save(network, folder / WEIGHTS, without_paths(facts))
+    save(network, folder / WEIGHTS, {**without_paths(facts), "classes": record.classes})
     everything = load_results(run)
     scored = {
         name: Path(str(value["checkpoint"])).name
@@ -197,7 +198,8 @@ def started_from(config: Mapping[str, Any] | None, results: Mapping[str, Any], l
     options = network.get("init_args") or {}
     weights = model.get("init_from") or options.get("weights") or (results.get("probe") or {}).get("network") or ""
     start = str(without_paths(str(weights)))
-    published = PUBLISHED.get(start) or (PUBLISHED.get(builder) if start in ("kinetics400", "something_v2") else None)
+    is_of_builder = start in CLASS_LISTS or start.startswith("unlabelled")  # a name of a network's published weights
+    published = PUBLISHED.get(builder if is_of_builder else published_in(start) or start)
     if published is None:
         return start, []
     remarks = []
@@ -265,7 +267,7 @@ def card(
                             for section, figures in tables
                             if section in own
                             for name, value in figures.items()
-                            if isinstance(value, float) and metric_type(name)
+                            if isinstance(value, float) and math.isfinite(value) and metric_type(name)
                         ],
                     }
                 ],

@@ -42,10 +42,15 @@ def _text(text: str) -> str:
     if is_path or is_file:
         return _last(text)
     for folder in folders:  # they may have blanks
-        text = re.sub(rf"{re.escape(folder)}(?![\w-])", ".", text.replace(f"{folder}{os.sep}", ""))
+        text = re.sub(_inside(folder), ".", re.sub(_inside(folder) + re.escape(os.sep), "", text))
     if SCHEME.match(text):  # an address is no path; hf://owner/name stays
         return without_secrets(text)
     return without_secrets(_PATH.sub(lambda match: _last(match[0]), text))
+
+
+def _inside(folder: str) -> str:
+    """Return a pattern of a folder in a text; not of the end of a longer path, such as ``/app`` in ``hf://me/app``."""
+    return rf"(?:(?<![\w.~-])|(?<=-[A-Za-z])){re.escape(folder)}(?![\w-])"
 
 
 def _last(path: str) -> str:
@@ -63,4 +68,4 @@ def private_folders() -> list[str]:
 
 def first_path(text: str) -> str | None:
     """Return the first folder of ``private_folders`` that a text contains; None where there is none."""
-    return next((folder for folder in private_folders() if re.search(rf"{re.escape(folder)}(?![\w-])", text)), None)
+    return next((folder for folder in private_folders() if re.search(_inside(folder), text)), None)
