@@ -5,7 +5,9 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from support.http_server import answering
 
 
 @dataclass
@@ -81,14 +83,5 @@ def serving(**settings: object) -> Iterator[FileServer]:
         def log_message(self, *args: object) -> None:
             pass
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.address = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with answering(Handler, server.pause) as server.address:
         yield server
-    finally:
-        server.pause.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()

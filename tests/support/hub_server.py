@@ -8,11 +8,12 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from support.http_server import answering
 
 
 @dataclass
@@ -276,18 +277,8 @@ class Handler(BaseHTTPRequestHandler):
 def hub_serving() -> Iterator[HubServer]:
     """Serve repositories until the block ends."""
     server = HubServer()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": server}))
-    http.daemon_threads = True
-    server.address = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with answering(type("Bound", (Handler,), {"hub": server}), server.pause) as server.address:
         yield server
-    finally:
-        server.pause.set()
-        http.shutdown()
-        thread.join()
-        http.server_close()
 
 
 def use(server: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
