@@ -279,6 +279,7 @@ def test_private_gated_and_absent_repositories_are_told_apart(
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(OSError, match=r"was refused \(401; the token that was sent may not do this\)") as error:
         hub.local(ADDRESS)
+    assert "or does not exist, or the token has expired. With a token" in str(error.value)
     assert "hf_other" not in str(error.value)
     assert str(error.value).endswith("The file in the cache can be used with --offline")
     monkeypatch.setenv("VIDACT_OFFLINE", "1")

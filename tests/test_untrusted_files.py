@@ -432,7 +432,7 @@ def test_a_broken_weight_file_gives_no_advice_to_run_it(name: str, tmp_path: Pat
         assert "posix.system" in str(error.value)  # what it would have run, and did not
 
 
-@pytest.mark.parametrize("suffix", [".ckpt", ".pth"])
+@pytest.mark.parametrize("suffix", [".ckpt", ".pth", ".safetensors"])
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -511,6 +511,8 @@ def unreadable_weights(path: str | Path, error: Exception) -> ValueError:
     """
     if text := text_in_place_of_weights(path):
         return ValueError(f"{path} is {text}, not weights; fetch the file itself")
+    if str(path).endswith(".safetensors"):
+        return ValueError(f"{path} is not a readable .safetensors file ({error})")
     message = str(error)
     # An "operand" that is a number is a byte of a file that is no pickle; a name is code that the pickle refers to.
     if match := re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class|operand)[^\w]*([A-Za-z_][\w.]*)", message):

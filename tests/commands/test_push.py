@@ -297,11 +297,12 @@ def test_classes_are_no_paths_and_figures_that_are_no_numbers_are_not_in_the_hea
     run = write_run(tmp_path / "y", recogniser, {"classes": names, "sampling": SAMPLING, "multi_label": False})
     figures = {**FIGURES, "test_map": float("nan"), "checkpoint": "best.ckpt"}
     (run / "results.json").write_text(json.dumps({"test": figures}))
-    assemble(run, Address("somebody/waves"), "mit", tmp_path / "out")
+    assemble(run, Address("somebody/waves"), "mit", tmp_path / "out", f"{Path.home()}/waves")
     assert record_of(vidact.load(tmp_path / "out" / "model.safetensors")).classes == names
     _, header, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
     assert ".nan" not in header
     assert "| mAP | nan |" in body
+    assert "trained on waves." in body
 
 
 @pytest.mark.parametrize(

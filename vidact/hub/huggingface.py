@@ -253,7 +253,10 @@ def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -
         page = f"{endpoint}/{repository}"
         return f"{address} is gated ({code}; {token}): accept its terms at {page}, and {TOKEN}"
     if code in (401, 403):
-        return f"{address} was refused ({code}; {token}): it is private, or does not exist. With a token: {TOKEN}"
+        expired = ", or the token has expired" if code == 401 and get_token() else ""
+        return (
+            f"{address} was refused ({code}; {token}): it is private, or does not exist{expired}. With a token: {TOKEN}"
+        )
     if code == 404:
         return (
             f"there is no repository {repository} at {endpoint} (404; {token}). Check the spelling; if it is private, "

@@ -351,7 +351,7 @@ def _read_record(path: Path) -> Record | None:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+        raise unreadable_weights(path, error) from error
     if "vidact" not in metadata:
         return None
     return Record.from_dict(parse(metadata["vidact"], f"the record of {path}"), path)
@@ -392,7 +392,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
         try:
             stored = safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a readable .safetensors file ({error})") from error
+            raise unreadable_weights(path, error) from error
         if record is None:
             return stored, None, {}
         extractor = {key.removeprefix(EXTRACTOR): stored[key] for key in stored if key.startswith(EXTRACTOR)}

@@ -151,7 +151,7 @@ def assemble(run: Path, address: Address, licence: str, folder: Path, data: str 
         f"--config {run}/config.yaml` makes new ones"
         for name in others
     ]
-    name = data or data_name(config, everything)
+    name = without_paths(data) if data else data_name(config, everything)
     contents[CARD] = card(network, address, licence, results, own, name, origin)
     for file, text in contents.items():
         if (path := first_path(text)) is not None:
