@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.commands import fails
 
 from vidact import __version__, cli, hub
 from vidact.commands import compare, stream
@@ -43,15 +44,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished run."""
     return train([*SMALL, f"--data.root={root}", "--run", str(tmp_path_factory.mktemp("runs") / "a")])
-
-
-def fails(args: list[str], capsys: pytest.CaptureFixture) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(args)
-    assert stopped.value.code == 2
-    words = capsys.readouterr().err
-    assert "Traceback" not in words
-    return words
 
 
 def test_a_test_of_nothing_says_what_to_name(capsys: pytest.CaptureFixture) -> None:

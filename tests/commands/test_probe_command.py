@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import commands
+from support.commands import CLASSES, SMALL, write_probe_clips
 
 import vidact
 from vidact import cli
@@ -28,15 +30,10 @@ from vidact.video.numbered import write_numbered_video
 from vidact.video.sample import SegmentSampler
 from vidact.video.transform import test_transform as view_of_tests
 
-CLASSES = ["opening", "closing", "blinking star"]
-SMALL = ["--network=resnet_tiny", "--weights=none", "--size=32", "--frames=4", "--device=cpu"]
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    write_clips(folder, splits={"train": 4, "val": 2, "test": 2}, classes=CLASSES, seed=0)
-    return folder
+    return write_probe_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +44,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["probe", *args])
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
+    return commands.fails(["probe", *args], capsys)
 
 
 def test_a_run_has_a_checkpoint_scores_and_figures_beside_chance(run, root):

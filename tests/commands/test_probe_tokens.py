@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support import commands
+from support.commands import SMALL, write_probe_clips
 from torch.nn import functional as F
 
 import vidact
 from vidact import cli
-from vidact.data.synthetic import write_clips
 from vidact.export import export, open_onnx
 from vidact.models.weights import load
 from vidact.results.figures import load_results
@@ -20,15 +21,10 @@ from vidact.tasks import probe as task
 from vidact.video import SegmentSampler, WindowSampler, open_video
 from vidact.video.transform import test_transform as view_of_tests
 
-CLASSES = ["opening", "closing", "blinking star"]
-SMALL = ["--network=resnet_tiny", "--weights=none", "--size=32", "--frames=4", "--device=cpu"]
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    write_clips(folder, splits={"train": 4, "val": 2, "test": 2}, classes=CLASSES, seed=0)
-    return folder
+    return write_probe_clips(tmp_path_factory.mktemp("clips"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,12 +42,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(["probe", *args])
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return " ".join(message.split())
+    return " ".join(commands.fails(["probe", *args], capsys).split())
 
 
 def test_the_checkpoint_predicts_tokens_by_hand_and_head(run):

@@ -6,16 +6,17 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import torchvision
 from sklearn.linear_model import LogisticRegression
 
 from vidact.data.clips import ClipData
 from vidact.data.synthetic import write_clips
-from vidact.models import tsm_resnet_tiny, tsn_resnet_tiny
+from vidact.models import tsm_mobilenet_v2, tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.models.weights import load, save
 from vidact.results.figures import load_results
-from vidact.results.scores import Scores, load_scores
+from vidact.results.scores import PROBE_SCORES, Scores, load_scores
 from vidact.tasks import ClipClassification, frozen_probe
-from vidact.tasks.frozen_probe import SCORES, FrozenProbe
+from vidact.tasks.frozen_probe import FrozenProbe
 from vidact.training.repeat import yardstick_columns
 from vidact.training.run import train
 from vidact.video import SegmentSampler
@@ -81,7 +82,7 @@ def test_it_is_a_logistic_regression_on_the_features_before_training(run, root: 
     regression = LogisticRegression(C=1 / probe.facts["strength"], max_iter=10_000, tol=1e-10)
     regression.fit((arrays["train"][0] - mean) / scale, arrays["train"][1])
     expected = regression.predict_proba((arrays["test"][0] - mean) / scale)
-    scores = load_scores(folder / SCORES)
+    scores = load_scores(folder / PROBE_SCORES)
     rows = [scores.ids.index(id) for id in arrays["test"][2]]
     np.testing.assert_allclose(torch.from_numpy(scores.values[rows]).softmax(1), expected, atol=1e-4)
     assert probe.facts["test_top1"] == (scores.values.argmax(1) == scores.labels).mean()
@@ -103,7 +104,7 @@ def test_a_run_beside_it_encodes_nothing(run, root: Path, weights: Path, tmp_pat
     assert probe.facts["clips_encoded"] == 0
     assert not (beside / "encodings").exists()
     assert probe.facts["test_top1"] == run[1].facts["test_top1"]
-    np.testing.assert_array_equal(load_scores(beside / SCORES).values, load_scores(run[0] / SCORES).values)
+    np.testing.assert_array_equal(load_scores(beside / PROBE_SCORES).values, load_scores(run[0] / PROBE_SCORES).values)
     elsewhere = FrozenProbe()
     fit(root, tmp_path / "c", elsewhere, init_from=str(weights))
     assert elsewhere.facts["clips_encoded"] == 18
@@ -119,7 +120,7 @@ def test_other_weights_have_other_features(run, root: Path, tmp_path: Path) -> N
 def left_out(root: Path, run: Path, capsys: pytest.CaptureFixture, **options) -> str:
     probe = FrozenProbe()
     fit(root, run, probe, limit_train_batches=1, limit_val_batches=0, **options)
-    assert not (run / SCORES).exists()
+    assert not (run / PROBE_SCORES).exists()
     assert f"linear probe: left out, since {probe.facts['left_out']}" in capsys.readouterr().out
     return probe.facts["left_out"]
 
@@ -129,6 +130,13 @@ def test_it_is_left_out_where_it_would_say_nothing(
 ) -> None:
     known = {"init_from": str(weights)}
     assert "starts from random weights" in left_out(root, tmp_path, capsys)
+
+    def no_network(*args: object, **options: object) -> None:
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(torchvision.models.MobileNet_V2_Weights, "get_state_dict", no_network)
+    fallen_back = tsm_mobilenet_v2(3, weights="auto", size=32)
+    assert "starts from random weights" in left_out(root, tmp_path, capsys, network=fallen_back)
     flow = tsn_resnet_tiny(3, weights=None, size=32, width=8, modality="flow", flow_fields=1)
     flow_file = save(flow, tmp_path / "flow.safetensors", {"classes": CLASSES})
     assert "reads optical flow" in left_out(root, tmp_path, capsys, network=flow, init_from=str(flow_file))
@@ -174,7 +182,7 @@ def options(root: Path, weights: Path) -> list[str]:
 def test_its_figure_is_beside_that_of_the_test(trained, root: Path) -> None:
     run, printed = trained
     results, scores = load_results(run), load_scores(run / "scores.npz")
-    probe = load_scores(run / SCORES)
+    probe = load_scores(run / PROBE_SCORES)
     assert probe.ids == scores.ids
     assert results["test"]["test_probe"] == results["linear probe"]["test_top1"]
     assert f"test_probe  {results['test']['test_probe']:.4f}" in printed
@@ -190,12 +198,12 @@ def test_its_figure_is_beside_that_of_the_test(trained, root: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_run_keeps_it_and_false_leaves_it_out(trained, root: Path, weights: Path, tmp_path: Path) -> None:
     before = load_results(trained[0])["linear probe"]
-    values = (trained[0] / SCORES).read_bytes()
+    values = (trained[0] / PROBE_SCORES).read_bytes()
     train(["--config", str(trained[0] / "config.yaml"), "--ckpt=last", "--trainer.max_epochs=2"])
     assert load_results(trained[0])["linear probe"] == before
-    assert (trained[0] / SCORES).read_bytes() == values
+    assert (trained[0] / PROBE_SCORES).read_bytes() == values
     run = train([*options(root, weights), f"--run={tmp_path / 'y'}", "--probe=false"])
-    assert not (run / SCORES).exists()
+    assert not (run / PROBE_SCORES).exists()
     assert "linear probe" not in load_results(run)
     assert "test_probe" not in load_results(run)["test"]
 
@@ -235,12 +243,20 @@ def test_the_lead_is_counted_in_clips(mine: list[int], probe: list[int], words: 
     assert of(mine).beside_probe(backwards) == beside
 
 
-def test_a_probe_of_other_data_is_no_yardstick() -> None:
+def test_a_probe_of_other_data_is_no_yardstick(tmp_path: Path) -> None:
     mine = of([0, 1])
     assert mine.beside_probe(of([0, 1], classes=["y", "x"])) == {}
     assert mine.beside_probe(of([0, 1], labels=[0, 1])) == {}
     assert mine.beside_probe(of([0, 1], ids=["a", "b"])) == {}
     assert mine.beside_probe(of([0, 1, 1])) == mine.beside_probe(of([0, 1]))
+    paths = {folder: [str(tmp_path / folder / f"{number}.mp4") for number in range(2)] for folder in ("a", "b")}
+    tested, probe = of([0, 1], paths=paths["b"]), of([0, 1], paths=paths["a"])
+    assert tested.beside_probe(probe) == mine.beside_probe(of([0, 1]))  # the clips of folder a are now in b
+    for name in (paths["a"][0], paths["b"][0]):
+        Path(name).parent.mkdir()
+        Path(name).touch()
+    assert tested.beside_probe(probe) == {}  # other files, of the same ids and classes
+    assert of([0, 1], paths=paths["a"]).beside_probe(probe) == mine.beside_probe(of([0, 1]))
 
 
 def test_a_table_of_several_runs_has_a_column_for_it() -> None:

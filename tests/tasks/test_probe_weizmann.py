@@ -8,7 +8,8 @@ from sklearn.linear_model import LogisticRegression
 from vidact.models.weights import load
 from vidact.results.figures import load_results
 from vidact.results.scores import load_scores
-from vidact.training.probing import ProbeSettings, encode, plan_folds, run_folds, stacked
+from vidact.tasks.probe import stacked
+from vidact.training.probing import ProbeSettings, encode, plan_folds, run_folds
 
 
 @pytest.mark.slow

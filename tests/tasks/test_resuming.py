@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from support.commands import fails
 
 import vidact.report.page
 from vidact import cli
@@ -40,15 +41,6 @@ def options(noise_sequences: Path) -> list[str]:
         "--model.loss_tokens=all", "--device=cpu", "--trainer.max_epochs=3", "--model.schedule.kind=constant",
         "--model.schedule.warmup_epochs=0",
     ]  # fmt: skip
-
-
-def fails(args: list[str], capsys: pytest.CaptureFixture) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(args)
-    assert stopped.value.code == 2
-    words = capsys.readouterr().err
-    assert "Traceback" not in words
-    return words
 
 
 def stop_in_epoch(number: int, args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import fails
 
 from vidact import cli
 from vidact.data.clip_list import load_clips
@@ -36,15 +37,6 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, clip in enumerate(sorted((source / name).glob("*.mp4"))):
             shutil.copy(clip, folder / name / f"{('ann', 'bob', 'cat')[number // 2]}_{number % 2}.mp4")
     return folder
-
-
-def fails(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(args)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
 
 
 def by_command(data: Path, run: Path, *options: str) -> None:

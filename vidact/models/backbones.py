@@ -119,6 +119,7 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
         try:
             load_torchvision(module, published, enum, published, rules)
         except OSError as error:
+            vars(module)["lacks_weights"] = True
             print(
                 f"weights auto: training starts from nothing, because {error}. Expect less of a network that starts "
                 "from nothing, above all on few videos; and let all of it learn, where a recipe freezes parts: "
@@ -137,6 +138,11 @@ def load_torchvision(module: nn.Module, weights: str | None, enum: Any, publishe
         return
     check_weight_path(weights, ["auto", published, *names])
     load_weights(module, weights, rules=rules)
+
+
+def lacks_weights(network: nn.Module) -> bool:
+    """Return whether a part of a network should have had published weights ("auto") and has random ones."""
+    return any("lacks_weights" in vars(module) for module in network.modules())
 
 
 def download_advice(url: str, error: Exception) -> str:

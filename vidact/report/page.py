@@ -67,7 +67,7 @@ from vidact.report.timeline_plots import (
     video_accuracies,
 )
 from vidact.results.figures import in_words, load_results, save_results
-from vidact.results.scores import Scores, load_scores
+from vidact.results.scores import PROBE_SCORES, Scores, load_scores
 from vidact.results.timelines import Timelines, load_timelines
 
 __all__ = ["load_results", "save_results", "write_report", "write_summary"]
@@ -209,7 +209,7 @@ def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
 
 def _read_probe(run: Path, missing: list[str]) -> Scores | None:
     """Return the scores of the linear probe that was fitted before training; None without one."""
-    path = run / "probe_scores.npz"
+    path = run / PROBE_SCORES
     return _try(lambda: load_scores(path), missing) if path.is_file() else None
 
 

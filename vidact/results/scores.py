@@ -34,6 +34,7 @@ from vidact.results.figures import command_line, save_results
 from vidact.text.names import counted, plain_name, plain_path
 
 FORMAT = "vidact scores 1"
+PROBE_SCORES = "probe_scores.npz"  # in a run folder: a linear probe's scores of the clips that a test of it scores
 # The arrays of a file: NumPy's letters for the kinds of their values, and the number of their axes (None: any).
 ARRAYS: dict[str, tuple[str, int | None]] = {
     "ids": ("U", 1),
@@ -130,8 +131,9 @@ class Scores:
     def beside_probe(self, probe: Scores) -> dict[str, Any]:
         """Return the accuracy of a linear probe on the same clips, and a verdict on scores that are no better.
 
-        Clips that one of the two lacks do not count. Empty where none is left, for multi-label data, and where the
-        classes or the labels differ: ``probe`` then belongs to other data.
+        Clips that one of the two lacks do not count. Empty where none is left, for multi-label data, and where
+        ``probe`` belongs to other data: where the classes or the labels differ, or where a clip of the same id is
+        another file, while that of the probe is still there. (Clips that were moved have other paths, too.)
         """
         rows, others = ({id: row for row, id in enumerate(each.ids)} for each in (self, probe))
         ids = [id for id in self.ids if id in others]
@@ -141,6 +143,10 @@ class Scores:
         truth = self.labels[mine]
         if (truth != probe.labels[theirs]).any():
             return {}
+        if self.paths and probe.paths:
+            path, of_probe = Path(self.paths[mine[0]]), Path(probe.paths[theirs[0]])
+            if of_probe.exists() and path.resolve() != of_probe.resolve():
+                return {}
         right, probe_right = self.values[mine].argmax(1) == truth, probe.values[theirs].argmax(1) == truth
         lead, figure = int(right.sum()) - int(probe_right.sum()), float(probe_right.mean())
         baseline = f"a linear probe on the network before training ({figure:.3f})"

@@ -25,8 +25,8 @@ from vidact.metrics import mean_average_precision, mean_class_accuracy, topk_acc
 from vidact.models.backbones import channels_last, set_gradient_checkpointing
 from vidact.models.weights import initialise_from, recipe_of
 from vidact.records import Record
-from vidact.results.scores import Scores, load_scores
-from vidact.tasks import frozen_probe, keeping
+from vidact.results.scores import PROBE_SCORES, Scores, load_scores
+from vidact.tasks import keeping
 from vidact.tasks.freezing import Unfreezing, allow_unused_parameters, freeze_norms
 from vidact.tasks.keeping import refuse_callbacks
 from vidact.tasks.learning import refuse_folded_norms
@@ -390,7 +390,7 @@ class ClipClassification(pl.LightningModule):
         self.excluded = gather(self.excluded, lambda parts: {k: v for part in parts for k, v in part.items()})
         self.test_scores = self.joined(self.trainer.datamodule.views)  # type: ignore[attr-defined]
         self.test_figures = self.figures(self.test_scores) | self.test_scores.beside_yardsticks()
-        probe = Path(self.trainer.default_root_dir) / frozen_probe.SCORES
+        probe = Path(self.trainer.default_root_dir) / PROBE_SCORES
         if probe.is_file():
             self.test_figures |= self.test_scores.beside_probe(load_scores(probe))
         self.remarks = [self.test_figures[name] for name in VERDICTS if self.test_figures.get(name)]

@@ -20,15 +20,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from vidact.jobs import Folder, Meter
+from vidact.jobs import Folder
+from vidact.models.backbones import lacks_weights
 from vidact.models.clip_network import VectorNetwork
 from vidact.models.weights import recipe_of
-from vidact.results.scores import Scores, figures_of
-from vidact.tasks.probe import NOTES, Encodings, clip_state, encode, fit_heads, validation_parts
-from vidact.text.names import counted, first_few
+from vidact.results.scores import PROBE_SCORES, figures_of
+from vidact.tasks.probe import (
+    NOTES,
+    Encodings,
+    clip_state,
+    encode_splits,
+    fit_heads,
+    refuse_absent_classes,
+    scores_of,
+    stacked,
+    validation_parts,
+)
+from vidact.text.names import counted
 
 MOST_CLIPS = 2000  # with more, the regression takes minutes of double precision on a CPU
-SCORES = "probe_scores.npz"  # its scores of the clips that a test of the run scores
 
 
 class FrozenProbe(pl.Callback):
@@ -62,7 +72,7 @@ class FrozenProbe(pl.Callback):
         if trainer.ckpt_path or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.is_global_zero:
-            (Path(trainer.default_root_dir) / SCORES).unlink(missing_ok=True)
+            (Path(trainer.default_root_dir) / PROBE_SCORES).unlink(missing_ok=True)
         if not self.enabled:
             return
         draws = torch.random.get_rng_state()  # a loader draws a seed
@@ -89,30 +99,27 @@ class FrozenProbe(pl.Callback):
         is_training = network.training
         try:
             network.eval()
-            features, num_encoded = encode_splits(data, network, run, reading, clips, trainer.strategy.root_device)
+            features, num_encoded = features_of_splits(data, network, run, reading, clips, trainer.strategy.root_device)
         finally:
             network.train(is_training)
         clips = {name: [clip for clip in part if clip.id in features] for name, part in clips.items()}
-        refuse_few(clips, scored, data.found.classes)
+        refuse_absent_classes(clips["train"], data.found.classes)
+        if not clips[scored]:
+            raise ValueError(f"no clip of the split {scored} can be read")
         encoded_s = time.perf_counter() - started
         arrays = {name: stacked(part, features) for name, part in clips.items() if part}
         validation = None if scored == "val" else arrays.get("val")
         groups = [clip.group for clip in clips["train"]]
         parts, chosen_by = validation_parts(*arrays["train"], groups, validation)
         (fitted,) = fit_heads(["linear"], *arrays["train"], parts)
-        rows = sorted(clips[scored], key=lambda clip: clip.id)
-        values, labels = stacked(rows, features)
-        with torch.inference_mode():
-            logits = fitted.head(torch.from_numpy(values)).numpy()
-        paths = [str(clip.path) for clip in rows]
-        scores = Scores([clip.id for clip in rows], labels, logits, list(data.found.classes), paths=paths)
-        scores.save(run / SCORES)
+        scores = scores_of(fitted.head, clips[scored], features, data.found.classes)
+        scores.save(run / PROBE_SCORES)
         return {
             f"{scored}_top1": figures_of(scores)["top1"],
             "validation_top1": fitted.accuracy,
             "validated_on": chosen_by,
             "strength": fitted.setting,
-            "features": int(values.shape[1]),
+            "features": len(fitted.head.mean),
             "clips_encoded": num_encoded,
             "seconds_encoding": round(encoded_s, 2),
             "seconds_fitting": round(time.perf_counter() - started - encoded_s, 2),
@@ -148,7 +155,7 @@ def refuse_useless(trainer: pl.Trainer, task: Any) -> None:
     if recipe is None:
         raise ValueError(f"{type(network).__name__} has no recipe, by which its features could be stored")
     weights = [value for name, value in recipe["arguments"].items() if name == "weights" or name.endswith("_weights")]
-    if not any(weights) and not task.init_from:
+    if not task.init_from and (not any(weights) or lacks_weights(network)):
         raise ValueError("the network starts from random weights, whose features mean little")
     if data.found.multi_label:
         raise ValueError("a clip may have several labels here, for which there is no such probe")
@@ -163,18 +170,7 @@ def refuse_useless(trainer: pl.Trainer, task: Any) -> None:
         raise ValueError(f"the weights are not in single precision (trainer.precision is {trainer.precision})")
 
 
-def refuse_few(clips: Mapping[str, Sequence[Any]], scored: str, classes: Sequence[str]) -> None:
-    """Raise ValueError where the readable clips do not let a probe answer every class, or be scored."""
-    present = {clip.label for clip in clips["train"]}
-    if absent := [name for number, name in enumerate(classes) if number not in present]:
-        raise ValueError(f"no training clip shows {first_few(absent)}")
-    if len(classes) < 2:
-        raise ValueError("there is only one class")
-    if not clips[scored]:
-        raise ValueError(f"no clip of the split {scored} can be read")
-
-
-def encode_splits(
+def features_of_splits(
     data: Any,
     network: nn.Module,
     run: Path,
@@ -213,17 +209,8 @@ def encode_splits(
     if not waiting:
         return features, 0
     print(f"linear probe: {counted(len(waiting), 'clip')} to encode", flush=True)
-    meter = Meter(dict.fromkeys(waiting, 1), unit="clips")
-    meter.begin()
     with store.folder.locked():
         store.folder.claim(store.settings)
-        for name, part in clips.items():
-            if ids := {clip.id for clip in part} & waiting:
-                encode(network, data.one_view(name, ids), store, states, device, meter.finish)
+        encode_splits(network, data, store, states, waiting, device)
     encoded = {name: vector for name in waiting if (vector := store.read(name, states[name])) is not None}
     return features | encoded, len(encoded)
-
-
-def stacked(clips: Sequence[Any], features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features (N, D) and the classes (N,) of clips."""
-    return np.stack([features[clip.id] for clip in clips]), np.array([clip.label for clip in clips], dtype=np.int64)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -33,11 +33,13 @@ from vidact.batch import ClipBatch
 from vidact.features.choices import HEADS
 from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
+from vidact.jobs import Meter
 from vidact.models.probe import MEAN_OF, Head, Neighbours, Prototypes, features_of, num_features, views_of
 from vidact.models.token_probe import tokens_of
 from vidact.models.weights import describe
+from vidact.results.scores import Scores
 from vidact.tasks.stages import head_names
-from vidact.text.names import counted
+from vidact.text.names import counted, first_few
 
 NOTES = ".probe"
 POOLING = 1  # the version of the pooled features, a part of their hash
@@ -82,7 +84,7 @@ class Encodings:
             "reading": dict(reading),
             **({"tokens": TOKENS} if tokens else {"pooling": POOLING}),
         }
-        self.views = views_of(trunk) if frames >= 3 else views_of(trunk)[:1]  # a moment is three frames
+        self.views = views_read(trunk, frames)
         if len(self.views) > 1 and not tokens:
             self.settings["views"] = list(self.views)
         text = json.dumps(self.settings, sort_keys=True)
@@ -115,6 +117,11 @@ class Encodings:
         return path.with_name(short_name(path.name))
 
 
+def views_read(trunk: nn.Module, frames: int) -> tuple[str, ...]:
+    """Return the views that a trunk reads of a clip of so many frames: no moments, which are three frames, of fewer."""
+    return views_of(trunk) if frames >= 3 else views_of(trunk)[:1]
+
+
 def name_inside(clip: str) -> str:
     """Return a path below a folder for the id of a clip, which is absolute where its file lies outside the data."""
     path = PurePath(clip)
@@ -124,6 +131,32 @@ def name_inside(clip: str) -> str:
 def clip_state(path: Path, start_s: float | None, end_s: float | None) -> dict[str, Any]:
     """Return what identifies the content of a clip: the state of its file, and its seconds."""
     return {**jobs.source_state(path), "start_s": start_s, "end_s": end_s}
+
+
+def encode_splits(
+    trunk: nn.Module,
+    data: Any,
+    store: Encodings,
+    states: Mapping[str, Mapping[str, Any]],
+    clips: Collection[str],
+    device: torch.device,
+) -> dict[str, dict[str, str]]:
+    """Encode and store clips of any split with a progress line; return why others could not be read, by split and id.
+
+    Raises ValueError as ``encode`` does.
+
+    Args:
+        trunk: the network, on ``device`` and in evaluation mode.
+        data: a ``ClipData`` that is prepared for the network.
+        store: where the features go; the caller holds its lock.
+        states: the state of each clip, by id.
+        clips: the ids of the clips.
+        device: where the network computes.
+    """
+    meter = Meter({clip: max(states[clip]["size"], 1) for clip in clips}, unit="clips")
+    meter.begin()
+    splits = sorted({clip.split for clip in data.found if clip.id in clips})
+    return {split: encode(trunk, data.one_view(split, clips), store, states, device, meter.finish) for split in splits}
 
 
 @torch.inference_mode()
@@ -169,6 +202,31 @@ def encode(
 
 
 # ---------------------------------------------------------------------------------------------- fitting
+
+
+def refuse_absent_classes(train: Sequence[Any], classes: Sequence[str]) -> None:
+    """Raise ValueError where a class has no clip among those of the training."""
+    present = {clip.label for clip in train}
+    if absent := [name for number, name in enumerate(classes) if number not in present]:
+        raise ValueError(
+            f"no training clip shows {first_few(absent)}, so a head could never answer that; add clips, change the "
+            "fractions or the seed of the split, or correct the column split of clips.csv"
+        )
+
+
+def stacked(clips: Sequence[Any], features: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the features (N, D) and the classes (N,) of clips."""
+    return np.stack([features[clip.id] for clip in clips]), np.array([clip.label for clip in clips], dtype=np.int64)
+
+
+def scores_of(head: Head, clips: Sequence[Any], features: Mapping[str, np.ndarray], classes: Sequence[str]) -> Scores:
+    """Return the head's logits of clips, sorted by id."""
+    rows = sorted(clips, key=lambda clip: clip.id)
+    labels = np.array([clip.label for clip in rows], dtype=np.int64)
+    batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]  # the tokens of a clip are megabytes
+    with torch.inference_mode():
+        logits = torch.cat([head(torch.from_numpy(stacked(batch, features)[0])) for batch in batches]).numpy()
+    return Scores([clip.id for clip in rows], labels, logits, list(classes), paths=[str(clip.path) for clip in rows])
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vidact.data.clip_list import Clip, ClipList
     from vidact.data.clips import ClipData
-    from vidact.models.probe import Head, Probe
+    from vidact.models.probe import Probe
     from vidact.results.scores import Scores
     from vidact.tasks.probe import Encodings, FittedHead, Part
 
@@ -120,7 +120,8 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False, encodin
         scores_all: whether every clip will be scored, as in folds, so that none may be unreadable.
         encodings: the folder in which features are stored, in ``encodings``; None is ``run``.
     """
-    from vidact.tasks.probe import Encodings
+    from vidact.models.probe import num_features
+    from vidact.tasks.probe import Encodings, views_read
     from vidact.training.lightning import keep_freed_memory
 
     refuse_run(run)
@@ -132,15 +133,15 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False, encodin
     for note in data.found.notes:
         print(f"note: {note}")
     reading = {"sampler": data.sampler.record(), "decoder": settings.decoder}
+    frames = data.sampler(1000).shape[1]
+    views = views_read(trunk, frames)
     encoded: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
     for tokens, heads in ((False, HEADS), (True, TOKEN_HEADS)):
-        store = Encodings(encodings or run, trunk, reading, data.sampler(1000).shape[1], tokens)
-        if not tokens:
-            dim, views = store.dim, store.views
         if set(heads) & set(settings.heads):
+            store = Encodings(encodings or run, trunk, reading, frames, tokens)
             encoded[tokens] = encode_clips(data, trunk, store, run, settings.device, scores_all)
     seconds = time.perf_counter() - started
-    return Encoded(settings, data, trunk, dim, encoded[False], seconds, views, encoded[True])
+    return Encoded(settings, data, trunk, num_features(trunk, views), encoded[False], seconds, views, encoded[True])
 
 
 def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = None) -> Fitted:
@@ -153,7 +154,7 @@ def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = 
             these clips, and not at all where every class has one clip.
     """
     from vidact.tasks.attentive import fit_attentive
-    from vidact.tasks.probe import fit_views, validation_parts
+    from vidact.tasks.probe import fit_views, refuse_absent_classes, scores_of, stacked, validation_parts
 
     started = time.perf_counter()
     readable = encoded.readable
@@ -266,6 +267,7 @@ def plan_folds(settings: ProbeSettings, run: Path, folds: str | None, num_folds:
     Raises ValueError where the data have no groups, or fewer than two, and for names that are none.
     """
     from vidact.data import load_clips
+    from vidact.tasks.probe import refuse_absent_classes
 
     if folds and num_folds:
         raise ValueError("--folds names the folds and --num_folds counts them; give one of the two")
@@ -306,7 +308,6 @@ def open_data(settings: ProbeSettings) -> ClipData:
         group=settings.group,
         held_out=list(settings.held_out) if settings.held_out else None,
         fractions=tuple(settings.fractions),  # type: ignore[arg-type]  # ``load_clips`` checks that there are three
-        test_unreadable="skip",  # ``encode_clips`` stops at those of validation and test
         decoder=settings.decoder,
         seed=settings.seed,
     )
@@ -366,35 +367,26 @@ def encode_clips(
     import torch
 
     from vidact.device import best_device
-    from vidact.jobs import Meter
-    from vidact.tasks.probe import clip_state, encode
+    from vidact.tasks.probe import clip_state, encode_splits
     from vidact.text.names import counted
 
     device = torch.device(device_name) if device_name else best_device()
     trunk.to(device)
     clips = data.found
-    unreadable: dict[str, dict[str, str]] = {}
     with store.folder.locked():
         store.folder.claim(store.settings)
         states = {clip.id: clip_state(clip.path, clip.start_s, clip.end_s) for clip in clips}
-        waiting = {clip.id for clip in clips if store.read(clip.id, states[clip.id]) is None}
+        stored = {clip.id: store.read(clip.id, states[clip.id]) for clip in clips}
+        waiting = {clip for clip, features in stored.items() if features is None}
         size = f" as tokens ({token_size(data, trunk, len(clips), device)})" if store.tokens and waiting else ""
         print(
             f"{counted(len(waiting), 'clip')} to encode{size}, {len(clips) - len(waiting)} encoded before", flush=True
         )
-        meter = Meter({clip.id: max(states[clip.id]["size"], 1) for clip in clips if clip.id in waiting}, unit="clips")
-        meter.begin()
         try:
-            for split in ("train", "val", "test"):
-                data.test_split = split
-                data.prepare(data.input)
-                dataset = data.sets["test"]
-                dataset.clips = [clip for clip in dataset.clips if clip.id in waiting]
-                if dataset.clips:
-                    unreadable[split] = encode(trunk, data.test_dataloader(), store, states, device, meter.finish)
+            unreadable = encode_splits(trunk, data, store, states, waiting, device)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the same command goes on from what is in {store.folder.out}") from None
-        stored = {clip.id: store.read(clip.id, states[clip.id]) for clip in clips}
+        stored |= {clip: store.read(clip, states[clip]) for clip in waiting}
     trunk.cpu()
     if scores_all and unreadable:
         unreadable = {"test": {clip: reason for part in unreadable.values() for clip, reason in part.items()}}
@@ -440,40 +432,7 @@ def report_unreadable(unreadable: dict[str, dict[str, str]], num_train: int, run
     print(message)
 
 
-def refuse_absent_classes(train: Sequence[Clip], classes: Sequence[str]) -> None:
-    """Raise ValueError where a class has no training clip."""
-    from vidact.text.names import first_few
-
-    present = {clip.label for clip in train}
-    if absent := [name for i, name in enumerate(classes) if i not in present]:
-        raise ValueError(
-            f"no training clip shows {first_few(absent)}, so a head could never answer that; add clips, change "
-            "--fractions or --seed, or correct the column split of clips.csv"
-        )
-
-
-def stacked(clips: Sequence[Clip], features: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the features (N, D) and the classes (N,) of clips."""
-    import numpy as np
-
-    return np.stack([features[clip.id] for clip in clips]), np.array([clip.label for clip in clips], dtype=np.int64)
-
-
 # ---------------------------------------------------------------------------------------------- after the heads
-
-
-def scores_of(head: Head, clips: Sequence[Clip], features: dict[str, np.ndarray], classes: list[str]) -> Scores:
-    """Return the head's logits of clips, sorted by id."""
-    import torch
-
-    from vidact.results.scores import Scores
-
-    rows = sorted(clips, key=lambda clip: clip.id)
-    labels = np.array([clip.label for clip in rows], dtype=np.int64)
-    batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]  # the tokens of a clip are megabytes
-    with torch.inference_mode():
-        logits = torch.cat([head(torch.from_numpy(stacked(batch, features)[0])) for batch in batches]).numpy()
-    return Scores([clip.id for clip in rows], labels, logits, list(classes), paths=[str(clip.path) for clip in rows])
 
 
 def print_heads(fitted: Fitted) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from vidact.files import in_use, no_empty_folder, replacing
 from vidact.hub import text_of
 from vidact.results.figures import load_results, save_results
+from vidact.results.scores import PROBE_SCORES
 from vidact.text.addresses import without_secrets
 from vidact.text.names import counted, plain_name, same_names
 
@@ -261,10 +262,8 @@ def removing_empty_run(cli: Any) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            from vidact.tasks.frozen_probe import SCORES
-
             names = {path.name for path in run.glob("*")} - {"asked.json"}  # ``train_once`` removes this file
-            files, folders = {"config.yaml", SCORES}, {"logs", "checkpoints", "encodings"}
+            files, folders = {"config.yaml", PROBE_SCORES}, {"logs", "checkpoints", "encodings"}
             if names <= {*files, *folders} and not any((run / "checkpoints").glob("*")):
                 for name in files:
                     (run / name).unlink(missing_ok=True)
