@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 
 import vidact.models
+from vidact.device import one_thread
 from vidact.events import EventDetector
 from vidact.features.names import build_extractor
 from vidact.models.online import one_stream, stack_states
@@ -373,6 +374,7 @@ def whole_frames(name: str, arguments: dict[str, Any], frames: int | None, pictu
     return (network.eval() if frames is None else Clips(network.eval(), frames)), transform
 
 
+@one_thread()
 @torch.inference_mode()
 def measure_recognisers(
     recognisers: dict[str, tuple[dict[str, Any], int | None]], repeats: int, size: tuple[int, int]
@@ -383,46 +385,41 @@ def measure_recognisers(
     elsewhere. ``batch_ms`` is the time of one answer where ``BATCH`` streams share each step. A batch of whole clips is
     not measured: on the CPU a clip in it took no less time. ``streams`` is by the shorter of the two times.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        pictures = [noise(size, seed) // (1 + seed % 3) for seed in range(BATCH)]  # of several brightnesses
-        networks = {name: whole_frames(name, *how, pictures) for name, how in recognisers.items()}
-        states = {name: network.initial_state(1) for name, (network, _) in networks.items()}
-        stepping = {name: network for name, (network, _) in networks.items() if not isinstance(network, Clips)}
-        shared = {name: network.initial_state(BATCH) for name, network in stepping.items()}
-        alone: dict[str, list[float]] = {name: [] for name in networks}
-        together: dict[str, list[float]] = {name: [] for name in stepping}
-        for number in range(repeats + 2):  # two rounds warm the machine up
-            for name, (network, transform) in networks.items():
-                started = time.process_time()
-                frame = transform(pictures[number % BATCH][None])[0][:, 0]
-                logits, states[name] = network.step(frame, states[name])
-                logits.softmax(-1)
-                alone[name].append(1000 * (time.process_time() - started))
-                if name not in stepping:
-                    continue
-                started = time.process_time()
-                frames = torch.cat([transform(picture[None])[0][:, 0] for picture in pictures])
-                logits, shared[name] = network.step(frames, shared[name])
-                logits.softmax(-1)
-                together[name].append(1000 * (time.process_time() - started) / BATCH)
-        return {
-            name: {
-                "pixels": (network.network if isinstance(network, Clips) else network).input.size,
-                "clip": recognisers[name][1],
-                **spread_of("", alone[name][2:]),
-                **(spread_of("batch_", together[name][2:]) if name in stepping else {}),
-                "streams": 1000
-                / ANSWERS_PER_SECOND
-                / min(statistics.median(times[name][2:]) for times in (alone, together) if name in times),
-                "state_bytes": num_bytes(states[name]),
-                "difference": compare_with_clip(network, transform, pictures) if name in stepping else None,
-            }
-            for name, (network, transform) in networks.items()
+    pictures = [noise(size, seed) // (1 + seed % 3) for seed in range(BATCH)]  # of several brightnesses
+    networks = {name: whole_frames(name, *how, pictures) for name, how in recognisers.items()}
+    states = {name: network.initial_state(1) for name, (network, _) in networks.items()}
+    stepping = {name: network for name, (network, _) in networks.items() if not isinstance(network, Clips)}
+    shared = {name: network.initial_state(BATCH) for name, network in stepping.items()}
+    alone: dict[str, list[float]] = {name: [] for name in networks}
+    together: dict[str, list[float]] = {name: [] for name in stepping}
+    for number in range(repeats + 2):  # two rounds warm the machine up
+        for name, (network, transform) in networks.items():
+            started = time.process_time()
+            frame = transform(pictures[number % BATCH][None])[0][:, 0]
+            logits, states[name] = network.step(frame, states[name])
+            logits.softmax(-1)
+            alone[name].append(1000 * (time.process_time() - started))
+            if name not in stepping:
+                continue
+            started = time.process_time()
+            frames = torch.cat([transform(picture[None])[0][:, 0] for picture in pictures])
+            logits, shared[name] = network.step(frames, shared[name])
+            logits.softmax(-1)
+            together[name].append(1000 * (time.process_time() - started) / BATCH)
+    return {
+        name: {
+            "pixels": (network.network if isinstance(network, Clips) else network).input.size,
+            "clip": recognisers[name][1],
+            **spread_of("", alone[name][2:]),
+            **(spread_of("batch_", together[name][2:]) if name in stepping else {}),
+            "streams": 1000
+            / ANSWERS_PER_SECOND
+            / min(statistics.median(times[name][2:]) for times in (alone, together) if name in times),
+            "state_bytes": num_bytes(states[name]),
+            "difference": compare_with_clip(network, transform, pictures) if name in stepping else None,
         }
-    finally:
-        torch.set_num_threads(threads)
+        for name, (network, transform) in networks.items()
+    }
 
 
 def spread_of(name: str, times_ms: list[float]) -> dict[str, float]:

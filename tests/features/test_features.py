@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.playing import play_file
 from torch import nn
 
 import vidact.models
@@ -63,16 +64,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def play(extractor, path):
-    """The file as a camera would show it: one frame after the other."""
-    stream, tokens = extractor.stream(), []
-    with open_video(path) as video:
-        for number in range(len(video)):
-            frames = video.frames_at([number])
-            tokens += stream.push(float(frames.times_s[0]), frames.images[0].contiguous())
-    return tokens + stream.finish()
-
-
 @cache
 def extractor_of(name):
     return EXTRACTORS[name][0](device="cpu")
@@ -85,7 +76,7 @@ def test_a_camera_gets_what_the_file_gives(name, file, videos):
     extractor = extractor_of(name)
     with open_video(videos / file) as video:
         features, times_s = extractor.video(video), video.times_s
-    tokens = play(extractor, videos / file)
+    tokens = play_file(extractor, videos / file)
     assert len(tokens) == len(features) == len(Clock().indices(times_s)) // 6
     assert torch.equal(torch.stack([vector for _, vector in tokens]), features)
     starts = [float(times_s[0]) + k / extractor.tokens_per_second for k in range(len(tokens))]

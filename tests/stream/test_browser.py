@@ -10,22 +10,20 @@ VIDACT_SCREENSHOTS names a folder for the pictures of the documentation.
 import itertools
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from support.browser import CHROMIUM, NO_CHROMIUM, chromium, write_camera
 from support.serving import MOTION_S, MOTIONS, PAUSE_S, Serving, colour_model, motion_model, motion_scene
 
 from vidact.data.synthetic import write_video
 from vidact.stream.web.limits import Fault
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason=NO_CHROMIUM)
 
 FPS, MARK = 15, 12  # of the scene; pixels of the square
 LEVELS = [0, 60, 120, 180, 240]  # of the square: a pause, and one for each motion
@@ -40,15 +38,14 @@ def scene() -> list[tuple[np.ndarray, int]]:
 @pytest.fixture(scope="module")
 def camera(scene: list[tuple[np.ndarray, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scene as Chromium's camera takes it."""
-    path = tmp_path_factory.mktemp("browser") / "camera.y4m"
-    height, width = scene[0][0].shape[:2]
-    with path.open("wb") as out:
-        out.write(f"YUV4MPEG2 W{width} H{height} F{FPS}:1 Ip A1:1 C420jpeg\n".encode())
+
+    def marked() -> Iterator[np.ndarray]:
         for image, motion in scene:
-            marked = image.copy()
-            marked[:MARK, :MARK] = LEVELS[motion]
-            out.write(b"FRAME\n" + cv2.cvtColor(marked, cv2.COLOR_RGB2YUV_I420).tobytes())
-    return path
+            copy = image.copy()
+            copy[:MARK, :MARK] = LEVELS[motion]
+            yield copy
+
+    return write_camera(tmp_path_factory.mktemp("browser") / "camera.y4m", marked(), FPS)
 
 
 @pytest.fixture(scope="module")
@@ -61,23 +58,11 @@ def clip(scene: list[tuple[np.ndarray, int]], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def browser(camera: Path) -> Iterator[Any]:
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     expect.set_options(timeout=30_000)  # as Playwright itself waits for anything else
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",  # containers have little of it
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-video-capture={camera}",
-            ],
-        )
-        yield chromium
-        chromium.close()
+    with chromium(camera) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from support.networks import vary
 from support.playing import Named, steady
 from torch import nn
 
@@ -30,17 +31,7 @@ def build(case):
     torch.manual_seed(0)
     network = getattr(vidact.models, case[0])(num_classes=3, **case[1])
     nn.init.normal_(network.fc.weight)
-    for name, parameter in network.named_parameters():
-        if name.endswith(".alpha"):
-            nn.init.ones_(parameter)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of the one batch below
-    with torch.no_grad():
-        network.train()(frames(4, 8))
-        answers = network.eval().frame_logits(frames(1, 12))
-        network.fc.weight *= 2 / answers.std(1).mean()  # so that the frames of a stream differ in their answers
-    return network
+    return vary(network, frames(4, 8), frames(1, 12), std=2)
 
 
 def frames(streams, count):

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from support.browser import CHROMIUM, NO_CHROMIUM, chromium, write_camera
+from support.networks import vary
 from support.pages import commands
 from support.published import movinet_tensors
 from support.serving import Client
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.slow
 NAME = "movinet_a0_stream"
 FRAMES, FPS = 280, 28  # of the video
 RATE = 5  # frames a second that the network takes
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +45,9 @@ def folder(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(shared_data / "fixtures" / "mmaction2" / "demo.mp4", folder / "clip.mp4")
     torch.manual_seed(0)
     network = vidact.models.movinet_a0_stream(600)
-    for name, parameter in network.named_parameters():
-        if name.endswith(".alpha"):
-            nn.init.ones_(parameter)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of the one batch below
-    with torch.no_grad():
-        some = pictures(network, folder, range(0, FRAMES, 25))
-        network.train()(some)
-        answers = network.eval().frame_logits(some)
-        network.fc.weight *= 3 / answers.std(1).mean()
-        network.fc.bias.zero_()
+    some = pictures(network, folder, range(0, FRAMES, 25))
+    vary(network, some, some, std=3)
+    nn.init.zeros_(network.fc.bias)
     (folder / "home" / "weights").mkdir(parents=True)
     torch.save(movinet_tensors(network, stream=True), folder / "home" / "weights" / NAME)
     return folder
@@ -267,41 +258,23 @@ def test_serve(network: nn.Module, folder: Path, served: tuple[subprocess.Popen[
     assert "Traceback" not in err
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine: apt-get install chromium")
+@pytest.mark.skipif(not CHROMIUM, reason=NO_CHROMIUM)
 def test_a_browser_shows_the_names(folder: Path, served: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
     """The browser's own camera shows the video; the page names ten of the 600 actions."""
-    from playwright.sync_api import sync_playwright
-
-    camera = tmp_path / "camera.y4m"
-    with open_video(folder / "clip.mp4") as video, camera.open("wb") as file:
+    with open_video(folder / "clip.mp4") as video:
         images = video.frames_at(list(range(0, FRAMES, 10))).images.permute(0, 2, 3, 1).numpy()
-        height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
-        file.write(f"YUV4MPEG2 W{width} H{height} F3:1 Ip A1:1 C420jpeg\n".encode())
-        for image in images[:, :height, :width]:
-            planes = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YUV_I420)
-            file.write(b"FRAME\n" + planes.tobytes())
+    height, width = images.shape[1] // 2 * 2, images.shape[2] // 2 * 2
+    camera = write_camera(tmp_path / "camera.y4m", images[:, :height, :width], 3)
     _, port = served
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",  # containers have little of it
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-video-capture={camera}",
-            ],
-        )
+    with chromium(camera) as browser:
         complaints: list[str] = []
-        page = chromium.new_context(permissions=["camera"]).new_page()
+        page = browser.new_context(permissions=["camera"]).new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(f"http://localhost:{port}/")
         page.locator("#start:enabled").wait_for(timeout=60_000)
         page.locator("#start").click()
         page.locator("#bars .value", has_text="%").first.wait_for(timeout=60_000)
         names = [text.strip() for text in page.locator("#bars li > :first-child").all_text_contents()]
-        chromium.close()
     assert not complaints
     assert len(names) <= 11
     assert len(set(names) & set(hub.class_names("kinetics600"))) == len(names) - 1  # the other is the background

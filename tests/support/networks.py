@@ -1,6 +1,8 @@
-"""The networks that the contract tests build, at sizes a CPU can afford. A new network adds its line here."""
+"""The networks that the contract tests build, at sizes a CPU can afford; a new network adds its line here."""
 
 import pytest
+import torch
+from torch import nn
 
 # (name in vidact.models, arguments); `weights: None` goes without saying.
 CLIP_NETWORKS = [
@@ -124,3 +126,20 @@ def skip_without_package(name):
     """Skip the test if the package that the network's layers come from is not installed."""
     if package := OPTIONAL.get(name.partition("_")[0]):
         pytest.importorskip(package)
+
+
+@torch.no_grad()
+def vary(network, batch, clip, std):
+    """Let the answers of a network that steps differ from frame to frame of the clip, by ``std``; in evaluation mode.
+
+    The network must be new. Its batch norms get the statistics of the batch.
+    """
+    for name, parameter in network.named_parameters():
+        if name.endswith(".alpha"):  # MoViNet's blocks begin without their convolutions
+            parameter.fill_(1.0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain average of the batches, here of one
+    network.train()(batch)
+    network.eval().fc.weight *= std / network.frame_logits(clip).std(1).mean()
+    return network

@@ -12,6 +12,7 @@ from vidact.features.names import build_network
 from vidact.models.online import OnlineOutput
 from vidact.stream import StreamModel
 from vidact.stream.grabs import Grab
+from vidact.video import open_video
 
 
 def grab(seconds, image=None, dropped=0, captured=None, shape=(36, 48, 3), seed=None):
@@ -91,3 +92,13 @@ def recording_model(classes=("a", "b"), extractor=None, future_offsets=(), **eve
     rate = extractor.tokens_per_second
     network = Recorder(1 + len(classes), future_offsets)
     return StreamModel(network, list(classes), rate, EventDetector(classes, rate, **events), extractor)
+
+
+def play_file(extractor, path, end_s=None):
+    """The tokens and their seconds of the file as a camera would show it: one frame after the other."""
+    stream, tokens = extractor.stream(), []
+    with open_video(path) as video:
+        for number in range(len(video)):
+            frames = video.frames_at([number])
+            tokens += stream.push(float(frames.times_s[0]), frames.images[0].contiguous())
+    return tokens + stream.finish(end_s)

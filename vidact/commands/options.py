@@ -66,11 +66,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
 
 
-def add_runtime(parser: argparse.ArgumentParser, default: str) -> None:
-    """Add --runtime; its default is None, which the help describes by ``default``."""
+def add_runtime(parser: argparse.ArgumentParser, auto: str, default: str) -> None:
+    """Add --runtime; its default is None. The help describes it by ``default``, and the choice auto by ``auto``."""
     parser.add_argument(
         "--runtime", choices=RUNTIMES,
-        help=f"PyTorch (torch), ONNX Runtime (onnx, quicker on CPUs), or onnx on CPUs (auto); default: {default}",
+        help=f"PyTorch (torch), ONNX Runtime (onnx, quicker on CPUs), or {auto} (auto); default: {default}",
     )  # fmt: skip
 
 

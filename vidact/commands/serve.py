@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidact.commands.options import Parser, add_device, add_runtime
-from vidact.commands.stream import STREAMED_BY, add_horizon, demo_model, events_at, open_model
+from vidact.commands.stream import STREAMED_BY, add_horizon, demo_model, events_at, open_model, refuse_torch
 from vidact.stream.grabs import SourceError
 from vidact.stream.web.limits import Limits
 from vidact.text.addresses import name_of, public
@@ -96,7 +96,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
     )
     add_device(parser)
-    add_runtime(parser, STREAMED_BY)
+    add_runtime(parser, *STREAMED_BY)
     return parser
 
 
@@ -122,6 +122,7 @@ def main(args: Sequence[str]) -> None:
         checkpoint, demo_sources = demo_model()
         print(f"no --checkpoint was given; this is the demo's: {checkpoint}")
         sources = sources or demo_sources
+    refuse_torch(checkpoint, options.runtime)
     log_lines()
     serve(
         open_model(

@@ -35,8 +35,6 @@ def open_model(checkpoint: Path, runtime: str | None, **settings: Any) -> Stream
         settings: other keywords of ``load_model``.
     """
     if checkpoint.suffix == ".onnx":
-        if runtime == "torch":
-            raise ValueError(f"{checkpoint} runs in onnxruntime; leave --runtime torch out")
         from vidact.export.runtime import load_onnx
 
         return load_onnx(checkpoint, runtime=runtime or "torch", **settings)
@@ -45,8 +43,15 @@ def open_model(checkpoint: Path, runtime: str | None, **settings: Any) -> Stream
     return load_model(checkpoint, runtime=runtime or "torch", **settings)
 
 
+def refuse_torch(checkpoint: Path, runtime: str | None) -> None:
+    """Raise ValueError where an .onnx file is to run in PyTorch."""
+    if checkpoint.suffix == ".onnx" and runtime == "torch":
+        raise ValueError(f"{checkpoint} runs in onnxruntime; leave --runtime torch out")
+
+
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
-STREAMED_BY = "torch, and onnx for an .onnx file; auto is the runtime that a detector's features were made in"
+# What --runtime auto is, and its default.
+STREAMED_BY = ("that which a detector's features were made in", "torch, and onnx for an .onnx file")
 LONGEST_TIMELINE_S = 3600.0
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
   --checkpoint movinet_a0_stream
@@ -189,7 +194,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
     )
     add_device(parser)
-    add_runtime(parser, STREAMED_BY)
+    add_runtime(parser, *STREAMED_BY)
     return parser
 
 
@@ -220,8 +225,7 @@ def parse(args: Sequence[str]) -> argparse.Namespace:
     if options.longest_gap is not None and not 0 < options.longest_gap < math.inf:
         raise ValueError(f"--longest_gap is {options.longest_gap:g}; give seconds above 0")
     events_at(options.threshold)  # before anything is opened
-    if options.checkpoint.suffix == ".onnx" and options.runtime == "torch":
-        raise ValueError(f"{options.checkpoint} runs in onnxruntime; leave --runtime torch out")
+    refuse_torch(options.checkpoint, options.runtime)
     from vidact.device import refuse_device
     from vidact.stream.sources import without_certificates
 

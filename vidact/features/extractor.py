@@ -18,7 +18,6 @@ Shapes: T tokens, D features, N chunks, H x W pixels.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,6 +44,7 @@ from vidact.models.weights import attach, build_for, describe, input_of, load_st
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, compiled
+from vidact.runtimes.onnx_graph import runtime_version
 from vidact.video import (
     LONGEST_GAP_S,
     Chunker,
@@ -257,9 +257,9 @@ class FeatureExtractor:
         Features of different runtimes agree to 1e-4 of the largest value.
 
         Args:
-            runtime: "torch"; "onnx", which is ONNX Runtime on the CPU; or "auto", which is ``earlier``, else "onnx" on
-                a CPU and "torch" elsewhere. With "auto", a network that cannot be a graph runs in PyTorch, and a line
-                on the standard error says why.
+            runtime: "torch"; "onnx", which is ONNX Runtime on the CPU; or "auto", which is ``earlier``, else
+                ``quick_runtime``. With "auto", a network that cannot be a graph runs in PyTorch, and a line on the
+                standard error says why.
             earlier: the runtime that features with which these are used together were made in.
 
         Raises:
@@ -269,7 +269,7 @@ class FeatureExtractor:
         refuse_runtime(runtime)
         chosen = runtime
         if runtime == "auto":
-            chosen = earlier or ("onnx" if self.device.type == "cpu" else "torch")
+            chosen = earlier or self.quick_runtime
             if chosen not in ("torch", "onnx"):
                 raise ValueError(f"the features were made in the runtime {chosen}, which this vidact does not have")
         if chosen == "onnx":
@@ -282,6 +282,11 @@ class FeatureExtractor:
                 chosen = "torch"
         if chosen == "torch":
             self.use_graphs({})
+
+    @property
+    def quick_runtime(self) -> str:
+        """The runtime that "auto" is for new features: "onnx" on a CPU, "torch" elsewhere."""
+        return "onnx" if self.device.type == "cpu" else "torch"
 
     @property
     def graphs(self) -> dict[str, Compiled]:
@@ -314,7 +319,7 @@ class FeatureExtractor:
         """Return the record of the comparison of the graphs with PyTorch; empty where PyTorch runs the networks."""
         if not self.graphs:
             return {}
-        versions = {package: importlib.metadata.version(package) for package in ("torch", "onnxruntime")}
+        versions = {"torch": torch.__version__, "onnxruntime": runtime_version()}
         return {"runtime_check": {**versions, **{part: g.agreement._asdict() for part, g in self.graphs.items()}}}
 
     @property

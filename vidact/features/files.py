@@ -131,15 +131,17 @@ def settle_runtime(out: str | Path, extractor: FeatureExtractor, runtime: str | 
             f"the features in {out} were begun in the runtime {earlier}, not {runtime}; leave --runtime out, or choose "
             "another --out"
         )
-    in_new_folder = extractor.runtime
-    if runtime == "auto":
-        in_new_folder = "onnx" if extractor.device.type == "cpu" else "torch"
+    in_new_folder = extractor.quick_runtime if runtime == "auto" else extractor.runtime
     if earlier not in (runtime, in_new_folder):
         print(f"{out} was begun in the runtime {earlier} and goes on in it", file=sys.stderr)
     if earlier != extractor.runtime:
-        extractor.run_in("auto", earlier)
-        if extractor.runtime != earlier:
-            raise ValueError(f"{out} was begun in the runtime {earlier}, which cannot be used; choose another --out")
+        try:
+            extractor.run_in(earlier)
+        except (ImportError, ValueError) as error:
+            raise ValueError(
+                f"{out} was begun in the runtime {earlier}, which cannot be used; choose another --out, unless this "
+                f"can be repaired: {error}"
+            ) from error
 
 
 def find_videos(videos: str | Path | Sequence[str | Path], notes: list[str] | None = None) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vidact.batch import ClipInput
 from vidact.models.weights import is_builder
-from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.choices import TOLERANCE, Agreement
 
 RECORD, EXTRACTOR = "features.json", "extractor.safetensors"  # files in a folder of features
 
@@ -77,7 +78,7 @@ def _is_checked(record: Mapping[str, Any], runtime: str) -> bool:
     checks = record.get("runtime_check") or {}
     parts = [part for part in ("network", "flow_network") if part == "network" or record.get(part)]
     return all(
-        part in checks and checks[part]["largest_difference"] <= TOLERANCE * checks[part]["largest_output"]
+        Agreement(*(checks.get(part, {}).get(figure, math.nan) for figure in Agreement._fields)).is_close
         for part in parts
     )
 

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from vidact import __version__
 from vidact.files import replacing
 from vidact.hub import folder as weights_folder
-from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.choices import TOLERANCE, Agreement
 from vidact.runtimes.onnx_graph import (
     ONNX_LIMIT,
     OPSET,
@@ -41,31 +41,20 @@ from vidact.runtimes.onnx_graph import (
     open_session,
     quiet_exporters,
     run_session,
+    runtime_version,
     save_onnx,
     trace,
 )
 
 FORMAT = 1  # of the files in the cache
 UNUSED_DAYS = 90
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("torch", "onnx", "onnxscript")  # that make a graph
 CHECKED = (1, 3, 4)  # sizes of the batches that a new graph is compared with
 _INPUT, _OUTPUT = "input", "output"
 
 
 class NoGraphError(ValueError):
     """The error for a network that cannot be an ONNX graph, or whose graph differs from it."""
-
-
-class Agreement(NamedTuple):
-    """The largest difference between the outputs of a graph and PyTorch's, and PyTorch's largest output."""
-
-    largest_difference: float
-    largest_output: float
-
-    @property
-    def is_close(self) -> bool:
-        """Whether the difference is at most ``TOLERANCE`` of the largest output; a NaN is not."""
-        return self.largest_difference <= TOLERANCE * self.largest_output
 
 
 class Compiled:
@@ -131,6 +120,8 @@ def _path(network: nn.Module, shape: Sequence[int], weights_sha256: str) -> Path
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
+    with contextlib.suppress(ImportError):
+        versions["onnxruntime"] = runtime_version()
     kinds = sorted({f"{type(module).__module__}.{type(module).__qualname__}" for module in network.modules()})
     text = json.dumps([versions, weights_sha256, repr(network), kinds, list(shape)], sort_keys=True)
     try:

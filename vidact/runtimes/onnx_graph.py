@@ -43,12 +43,21 @@ def open_session(content: bytes, name: str) -> Any:
         raise ValueError(f"{name} names other files for its numbers, which are not opened for it; export it again")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # By default the threads wait in a loop for the next input, which takes more of the processor than the computation.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises a dozen types without a common parent
         lines = str(error).strip().splitlines()
         raise ValueError(f"{name} cannot be read as ONNX ({lines[0] if lines else ''})") from error
+
+
+def runtime_version() -> str:
+    """Return the version of onnxruntime, which is a module of several packages: onnxruntime, onnxruntime-gpu, …"""
+    import onnxruntime
+
+    return onnxruntime.__version__
 
 
 def run_session(session: Any, outputs: Sequence[str], inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
