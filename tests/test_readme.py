@@ -53,7 +53,6 @@ def test_what_the_first_training_of_the_readme_makes_is_predicted_with_streamed_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each line is run as it is written, but for the run's folder, and for a file in the place of the camera."""
-    pytest.importorskip("onnxruntime")
     monkeypatch.chdir(tmp_path)
     my_clips(tmp_path)
     lines = commands("README.md")

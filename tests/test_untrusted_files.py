@@ -301,7 +301,7 @@ def read_onnx_like(path: Path, text: str) -> None:
 
 def onnx_file(path: Path, metadata: dict[str, str]) -> Path:
     """An .onnx that adds one to its input."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
     from onnx import TensorProto, helper
 
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
@@ -375,7 +375,8 @@ def test_an_extractor_that_is_no_base64_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_file_names_no_other_file(tmp_path: Path) -> None:
     """Its numbers are in it; a tensor that lies elsewhere would be read from wherever it says."""
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     (tmp_path / "secret").write_bytes(bytes(4))
     path = onnx_file(tmp_path / "x.onnx", {"vidact": json.dumps({"export": STEP})})
     model = onnx.load(path)

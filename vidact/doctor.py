@@ -31,7 +31,8 @@ OPENCVS = (
     "opencv-contrib-python-headless",
 )
 PACKAGES = (
-    "torch", "torchvision", "lightning", "av", *OPENCVS, "decord", "torchcodec", "timm", "pytorchvideo", "transformers"
+    "torch", "torchvision", "lightning", "onnx", "onnxruntime", "onnxscript", "av", *OPENCVS, "decord", "torchcodec",
+    "timm", "pytorchvideo", "transformers",
 )  # fmt: skip
 GIB = 2**30
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
@@ -28,10 +29,6 @@ from vidact.models.weights import save
 from vidact.stream import StreamModel, StreamUpdate, load_model, run_many
 from vidact.stream.grabs import Grab
 from vidact.stream.horizon import Fading, FrameMean
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
 
 SIZE = {"size": 32, "width": 8, "weights": None, "num_classes": 3}
 # Exporting takes seconds; these take one. Every other network is exported by `pytest -m slow`.
@@ -749,11 +746,11 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        ImportError, match=f"{package} is missing: run `uv sync --extra onnx` .*pip install onnx onnxruntime onnxscript"
+        ImportError, match=f"{package} is missing: run `uv sync` .*pip install onnx onnxruntime onnxscript"
     ):
         export(miniroad, tmp_path / "x.onnx")
     if package == "onnxruntime":
-        with pytest.raises(ImportError, match="runs in onnxruntime, which is missing: run `uv sync --extra onnx`"):
+        with pytest.raises(ImportError, match="runs in onnxruntime, which is missing: run `uv sync`"):
             open_onnx(miniroad_file)
 
 

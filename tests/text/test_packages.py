@@ -45,7 +45,7 @@ def test_the_words_work_from_a_clone_and_without_one():
     assert how_to_install("timm") == "run `uv sync --extra timm` in the clone of vidact, or `pip install timm`"
     assert "`uv sync --extra packed`" in how_to_install("fsspec")
     assert "`pip install fsspec webdataset`" in how_to_install("fsspec", "webdataset")
-    assert "`uv sync --extra onnx`" in how_to_install("onnx", "onnxruntime", "onnxscript")
+    assert "`uv sync`" in how_to_install("onnx", "onnxruntime", "onnxscript")
     assert "`uv sync`" in how_to_install("starlette", "uvicorn")  # what everybody has is in no extra
     assert "`uv sync --extra packed --extra timm`" in how_to_install("timm", "webdataset")
 
@@ -83,7 +83,7 @@ def test_commands_of_the_pages_work_after_the_install_text():
 MISSING = {
     "timm": (lambda: timm_backbone("resnet10t"), "`uv sync --extra timm`"),
     "transformers": (lambda: videomae_tiny(3), "`uv sync --extra transformers`"),
-    "onnxruntime": (lambda: OnnxGraph(b"", "x.onnx"), "`uv sync --extra onnx`"),
+    "onnxruntime": (lambda: OnnxGraph(b"", "x.onnx"), "`uv sync`"),
     "uvicorn.protocols": (_import_uvicorn, "`uv sync`"),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # The extras of pyproject.toml, and the optional packages that each installs.
 EXTRAS = {
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "onnx": (),  # a name of older commands: every installation has the packages
     "packed": ("fsspec", "webdataset"),
     "timm": ("timm",),
     "torchcodec": ("torchcodec",),
