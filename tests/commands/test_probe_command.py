@@ -1,5 +1,7 @@
 """``vidact probe``: from a folder of clips to a checkpoint, once and again, and what it refuses."""
 
+import functools
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ import vidact
 from vidact import cli
 from vidact.data.clip_list import load_clips
 from vidact.data.synthetic import write_clips
-from vidact.export import export, open_onnx
+from vidact.export import export, load_onnx, open_onnx
 from vidact.features.names import build_network
-from vidact.models import clip_probe, frame_classifier
+from vidact.models import clip_probe, frame_classifier, tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.models.probe import Probe
 from vidact.models.weights import attach, load, recipe_of, save
 from vidact.results.figures import load_results
@@ -201,8 +203,52 @@ def test_the_end_of_a_streamed_file_is_the_prediction_of_the_file(run, tmp_path)
         shares = probe(view_of_tests(probe.input, 1)(images)[0]).softmax(1)[0]
     np.testing.assert_allclose(updates[-1].scores[1:], shares, atol=1e-5)
     assert np.abs(updates[-1].scores - updates[3].scores).max() > 1e-3
-    with pytest.raises(ValueError, match="has no count 'frames' by which it could forget"):
-        load_model(checkpoint, horizon_s=3.0, device="cpu")
+    with open_video(long) as video, torch.no_grad():
+        shares = probe(view_of_tests(probe.input, 1)(video.frames_at(range(2, 12)).images)[0]).softmax(1)[0]
+    *_, last = play(open_source(long), load_model(checkpoint, steps_per_second=25, horizon_s=10 / 25, device="cpu"))
+    np.testing.assert_allclose(last.scores[1:], shares, atol=1e-5)
+    with pytest.raises(ValueError, match=r"horizon_s is inf, and the state of \S+ holds the vectors of all frames"):
+        load_model(checkpoint, horizon_s=math.inf, device="cpu")
+    moments = clip_probe(probe.record.recipe["arguments"]["trunk"], "linear", 3, window=4, views=["moments"])
+    attach(moments, record={"classes": CLASSES})
+    with pytest.raises(ValueError, match=r"horizon_s is 0.1, .* 25 frames a second are 2; .* give 0.12 or more"):
+        load_model(moments, steps_per_second=25, horizon_s=0.1, device="cpu")
+
+
+def causal_trunk(kind: str, folder: Path) -> list[str]:
+    """The options of a probe on a network that steps, of small random weights."""
+    if kind == "movinet":
+        return ["--network=movinet_tiny_stream", "--weights=none", "--size=32"]
+    torch.manual_seed(0)
+    build = {"tsn": tsn_resnet_tiny, "tsm": functools.partial(tsm_resnet_tiny, shift="causal")}[kind]
+    path = save(build(3, size=32, width=8), folder / "trunk.safetensors", {"classes": CLASSES})
+    return [f"--network={path}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["movinet", "tsn", "tsm"])
+def test_a_probe_on_a_causal_network_streams_what_it_predicts_and_is_exported(kind, root, tmp_path):
+    """Streams in PyTorch and in ONNX end with the prediction of a file of as many frames as a training clip has."""
+    options = ["--frames=4", "--device=cpu", "--heads", "prototype"]
+    cli.main(["probe", f"--data={root}", f"--run={tmp_path / 'run'}", *causal_trunk(kind, tmp_path), *options])
+    checkpoint, onnx, video = tmp_path / "run/probe.safetensors", tmp_path / "step.onnx", tmp_path / "short.mp4"
+    write_numbered_video(video, 4, times_ms=[0, 40, 80, 120])
+    export(checkpoint, onnx, what="step", runs=6)  # compares six steps with PyTorch's
+    (prediction,) = vidact.predict(video, checkpoint, top=3, device="cpu")
+    expected = [dict(prediction.labels)[name] for name in load(checkpoint).record.classes]
+    for model in (load_model(checkpoint, steps_per_second=25, device="cpu"), load_onnx(onnx, steps_per_second=25)):
+        updates = list(play(open_source(video), model))
+        assert len(updates) == 4
+        np.testing.assert_allclose(updates[-1].scores[1:], expected, atol=2e-5)
+    assert load_model(checkpoint, device="cpu").fps == load_onnx(onnx).fps != 4.0
+    twice = load_model(checkpoint, steps_per_second=25, horizon_s=8 / 25, device="cpu")
+    longer = tmp_path / "longer.mp4"
+    write_numbered_video(longer, 8, times_ms=list(range(0, 320, 40)))
+    probe = load(checkpoint)
+    with open_video(longer) as frames, torch.no_grad():
+        clip = view_of_tests(probe.input, 1)(frames.frames_at(range(8)).images)[0]
+        np.testing.assert_allclose(list(play(open_source(longer), twice))[-1].scores[1:], probe(clip).softmax(1)[0],
+                                   atol=2e-5)  # fmt: skip
 
 
 def test_a_stream_takes_frames_as_often_as_training_did(run, root):

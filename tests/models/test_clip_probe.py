@@ -2,13 +2,23 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from vidact.features.choices import HEADS
 from vidact.features.names import build_network
-from vidact.models import clip_probe, frame_classifier, trn_resnet_tiny, tsn_resnet_tiny
+from vidact.models import (
+    clip_probe,
+    frame_classifier,
+    movinet_tiny_stream,
+    r3d_tiny,
+    trn_resnet_tiny,
+    tsm_resnet_tiny,
+    tsn_resnet_tiny,
+)
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork
-from vidact.models.probe import empty_head, features_of, moments, num_features, pooled, refuse_without_features
+from vidact.models.online import select_streams, stack_states
+from vidact.models.probe import Probe, empty_head, features_of, moments, num_features, pooled, refuse_without_features
 from vidact.models.weights import load, recipe_of, save
 
 TRUNKS = {"image": lambda: build_network("resnet_tiny", None, 32), "clip": lambda: tsn_resnet_tiny(1, size=32)}
@@ -127,5 +137,71 @@ def test_views_that_a_network_cannot_read_are_refused():
     assert features_of(TRUNKS["image"](), torch.randn(1, 4, 3, 32, 32)).shape[1] == num_features(TRUNKS["image"]())
 
 
-def test_a_probe_on_a_clip_network_does_not_step():
-    assert not isinstance(clip_probe(dict(recipe_of(TRUNKS["clip"]())), "linear", 3), SteppingClipNetwork)
+CAUSAL = {
+    "tsn": lambda: tsn_resnet_tiny(1, size=32),
+    "tsm": lambda: tsm_resnet_tiny(1, shift="causal", size=32),
+    "movinet": lambda: movinet_tiny_stream(1, size=32),
+}
+
+
+def probe_on(trunk: nn.Module, head: str, window: int) -> Probe:
+    """A probe with values, whose batch norms have seen frames."""
+    torch.manual_seed(0)
+    probe = clip_probe(dict(recipe_of(trunk)), head, 3, examples=6, neighbours=2, window=window)
+    with torch.no_grad():
+        for name, tensor in probe.head.scores.state_dict().items():
+            rows = F.normalize(torch.randn_like(tensor), dim=1) if tensor.ndim > 1 else torch.randn_like(tensor)
+            tensor.copy_(F.one_hot(torch.arange(6) % 3) if name == "classes" else rows)
+        for name, parameter in probe.named_parameters():
+            if name.endswith(".alpha"):  # 0 would hide a block of MoViNet
+                parameter.fill_(1)
+        for module in probe.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        probe.head.mean.copy_(probe.train().features(torch.randn(4, 6, 3, 32, 32)).mean(0))
+    return probe.eval()
+
+
+def assert_same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("kind", CAUSAL)
+@torch.no_grad()
+def test_a_probe_on_a_causal_network_answers_frame_by_frame(kind, head):
+    """Step t equals forward of the clip up to t, for streams that begin at different times."""
+    probe = probe_on(CAUSAL[kind](), head, window=9)
+    assert isinstance(probe, SteppingClipNetwork)
+    clip, late = torch.randn(2, 9, 3, 32, 32), 3
+    state = probe.initial_state(2)
+    answers = []
+    for t in range(9):
+        if t == late:
+            state = stack_states([select_streams(state, torch.tensor([0])), probe.initial_state(1)])
+        logits, state = probe.step(clip[:, t], state)
+        answers.append(logits)
+        for row, first in ((0, 0), (1, 0 if t < late else late)):
+            expected = probe(clip[row : row + 1, first : t + 1])
+            assert_same(logits[row : row + 1], expected)
+    assert (answers[0][0] - answers[-1][0]).abs().max() > 1e-3  # or the comparison would prove nothing
+
+
+@pytest.mark.parametrize("kind", ["tsn", "tsm"])
+@torch.no_grad()
+def test_a_probe_on_a_causal_network_averages_the_newest_vectors(kind):
+    """Each of which may depend on all frames before it."""
+    probe = probe_on(CAUSAL[kind](), "linear", window=4)
+    clip, state = torch.randn(1, 11, 3, 32, 32), probe.initial_state(1)
+    vectors = probe.trunk.frame_features(clip)
+    for t in range(11):
+        logits, state = probe.step(clip[:, t], state)
+        expected = probe.head(vectors[:, max(0, t - 3) : t + 1].mean(1))
+        assert_same(logits, expected)
+    with pytest.raises(ValueError, match="window is 0; a step answers about 1 frames at least"):
+        probe_on(CAUSAL[kind](), "linear", window=0)
+
+
+def test_a_probe_on_a_network_that_needs_whole_clips_does_not_step():
+    for trunk in (tsm_resnet_tiny(1, size=32), r3d_tiny(1, size=32)):
+        assert not isinstance(clip_probe(dict(recipe_of(trunk)), "linear", 3), SteppingClipNetwork)

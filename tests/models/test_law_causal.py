@@ -8,6 +8,7 @@ from torch import nn
 
 import vidact.models
 from vidact.models import tsm_mobilenet_v2, tsm_resnet_tiny, tsn_resnet_tiny
+from vidact.models.clip_network import SteppingVectorNetwork
 from vidact.models.online import map_state, select_streams, stack_states
 from vidact.models.tsm import causal_shift
 
@@ -105,6 +106,23 @@ def test_step_equals_forward(case):
     if "total" in network.initial_state(1):  # the answer is the mean of what the frames alone give
         frames = frames.cumsum(1) / torch.arange(1, clip.shape[1] + 1)[:, None]
     assert_same(steps, frames)
+
+
+@EVERY
+@torch.no_grad()
+def test_vectors_of_steps_are_those_of_the_frames(case):
+    """And the vector of a clip is their mean, or the last of them, as the protocol says."""
+    network = build(case)
+    assert isinstance(network, SteppingVectorNetwork)
+    clip = clips(2, 8 if "tiny" in case[0] else 4, network)
+    state, steps = network.initial_state(2), []
+    for frame in clip.unbind(1):
+        vectors, state = network.step_features(frame, state)
+        steps.append(vectors)
+    vectors = torch.stack(steps, 1)
+    assert (vectors[:, 0] - vectors[:, -1]).abs().max() > 1e-3
+    assert_same(vectors, network.frame_features(clip))
+    assert_same(vectors.mean(1) if "total" in network.initial_state(1) else vectors[:, -1], network.features(clip))
 
 
 @torch.no_grad()

@@ -118,9 +118,9 @@ def export(
             extractor.safetensors or a ``FeatureExtractor``.
         out: the file; it ends in .onnx or .pt2. An existing file is replaced after the comparison.
         format: "onnx" or "torch"; None follows from the file's name.
-        what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM, a TSN or a
-            stream MoViNet; "extractor" is the network that makes a detector's features from prepared images. None is
-            "step" for detectors and "clip" for clip networks.
+        what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM, a TSN, a
+            stream MoViNet or a probe on one of them or on an image network; "extractor" is the network that makes a
+            detector's features from prepared images. None is "step" for detectors and "clip" for clip networks.
         frames: T of a clip network that accepts any; None is the number it was trained with.
         extractor: the extractor of a detector's features, to be included in its .onnx: a folder of features, its
             extractor.safetensors or a ``FeatureExtractor``. None is the one in the checkpoint, if there is one. A .pt2
@@ -418,7 +418,8 @@ def _step_job(network: nn.Module, name: str) -> _Job:
         )
         raise ValueError(
             f"{name} cannot step: this {type(network).__name__} {why}. What can: online detectors, TSM built and "
-            "trained with shift='causal', TSN, the stream networks of MoViNet; or export with what=clip"
+            "trained with shift='causal', TSN, the stream networks of MoViNet, probes on these and on image networks; "
+            "or export with what=clip"
         )
     if isinstance(network, OnlineNetwork):
         shape = [network.feature_dim]

@@ -64,6 +64,21 @@ class SteppingClipNetwork(ClipNetwork, Protocol):
         """Return the logits (B, K) of each stream up to the frame (B, C, H, W), and the next state."""
 
 
+@runtime_checkable
+class SteppingVectorNetwork(VectorNetwork, SteppingClipNetwork, Protocol):
+    """A clip network whose vectors are computed frame by frame as well: a causal TSM, a TSN, a stream MoViNet.
+
+    Where the state has ``total``, ``features`` is the mean of the frames' vectors; elsewhere it is the vector of the
+    last frame, which stands for the whole clip.
+    """
+
+    def frame_features(self, clip: Tensor) -> Tensor:
+        """Return the vectors of every frame (B, T, D) of clips (B, T, C, H, W), which no later frame changes."""
+
+    def step_features(self, frame: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return the vectors (B, D) of a frame (B, C, H, W), and the next state; ``total`` and ``frames`` may stay."""
+
+
 def is_bidirectional(network: object) -> bool:
     """Return whether the network is in a form, such as a bidirectional TSM, whose ``step`` would need later frames."""
     return not getattr(network, "is_causal", True)

@@ -423,11 +423,16 @@ class CausalMoViNet(_Head):
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
         """Return logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
+        vectors, after = self.step_features(frame, state)
+        return self.fc(self.dropout(vectors)).float(), after
+
+    def step_features(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the vectors (B, D) of the whole stream up to this frame (B, C, H, W), and the next state."""
         check_clip(frame.unsqueeze(1), self.input)
         means, after = self._run(frame.unsqueeze(1), state)
         # The newest inputs are slices of larger tensors, which the state would keep in memory without a copy.
         after["past"] = [maps.clone() for maps in after["past"]]
-        return self.fc(self.dropout(self._hidden(means[:, -1]))).float(), after
+        return self._hidden(means[:, -1]), after
 
     def _run(self, clip: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the running means of the last maps (B, T, C) of a clip (B, T, C, H, W), and the state after it."""

@@ -13,7 +13,8 @@ with the temperature of Wu et al. 2018 (https://arxiv.org/abs/1805.01978), so th
 ``vidact.tasks.probe`` fits the heads.
 
 A probe on an image network also steps frame by frame (``FrameProbe``). Its state holds the vectors of the newest
-frames, so each frame is encoded once, and the answer is that of a clip of these frames.
+frames, so each frame is encoded once, and the answer is that of a clip of these frames. So does a probe on a clip
+network that steps (``CausalProbe``).
 
 Shapes: B clips or streams, T frames, W frames that a stream remembers, C channels, H x W pixels, D features,
 N training clips, K classes.
@@ -21,6 +22,7 @@ N training clips, K classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +32,7 @@ from torch.nn import functional as F
 
 from vidact.batch import ClipInput
 from vidact.models.backbones import Backbone, check_clip
-from vidact.models.clip_network import VectorNetwork
+from vidact.models.clip_network import SteppingVectorNetwork, VectorNetwork, is_bidirectional
 from vidact.models.weights import build_from_recipe, builder, input_of
 
 VIEWS = ("frames", "moments")  # what an image network can read of a clip, in the order of the features
@@ -251,23 +253,34 @@ class Probe(nn.Module):
         return self.head(self.features(clip).float())
 
 
-class FrameProbe(Probe):
-    """A probe on an image network, which also steps frame by frame.
+class SteppingProbe(Probe):
+    """A probe that also steps frame by frame.
 
     Args:
-        trunk: an image network.
+        trunk: an image network, or a clip network that steps.
         head: a head for as many features as ``features_of`` returns.
         num_classes: number of classes K.
-        views: what the network reads of a clip, in the order of ``VIEWS``.
+        views: what an image network reads of a clip, in the order of ``VIEWS``; empty for a clip network.
         window: the number W of newest frames that the answer of a step depends on; at least 3 for moments.
     """
 
-    def __init__(self, trunk: Backbone, head: Head, num_classes: int, views: Sequence[str], window: int) -> None:
+    def __init__(self, trunk: nn.Module, head: Head, num_classes: int, views: Sequence[str], window: int) -> None:
         super().__init__(trunk, head, num_classes, views)
-        least = 3 if {"moments", "moments_mean"} & set(views) else 1
-        if window < least:
-            raise ValueError(f"window is {window}; a step answers about {least} frames at least")
+        self.least_window = 3 if {"moments", "moments_mean"} & set(views) else 1
+        if window < self.least_window:
+            raise ValueError(f"window is {window}; a step answers about {self.least_window} frames at least")
         self.window = window
+
+    def with_window(self, window: int) -> SteppingProbe:
+        """Return a network with the same weights, whose steps answer about another number of frames."""
+        assert window >= self.least_window
+        other = copy.copy(self)
+        other.window = window
+        return other
+
+
+class FrameProbe(SteppingProbe):
+    """A probe on an image network; arguments as in ``SteppingProbe``."""
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
         """Return the state of streams before their first frame: no vectors yet."""
@@ -301,6 +314,44 @@ class FrameProbe(Probe):
         return self.head(torch.cat(parts, dim=1)), after
 
 
+class CausalProbe(SteppingProbe):
+    """A probe on a clip network that steps: TSN, causal TSM, a stream MoViNet; arguments as in ``SteppingProbe``.
+
+    Where the vector of a clip is the mean of its frames' vectors, a step answers about the mean of the newest ones:
+    step t is ``forward`` of the clip up to frame t while the window holds all its frames. A frame's vector still
+    depends on frames before the window, as far as the network remembers. Elsewhere (MoViNet) the state is the
+    network's own, and a step answers about the whole stream.
+    """
+
+    def initial_state(self, batch_size: int) -> dict[str, Any]:
+        """Return the state of streams before their first frame."""
+        assert isinstance(self.trunk, SteppingVectorNetwork)
+        state = dict(self.trunk.initial_state(batch_size))
+        if "total" not in state:
+            return state
+        del state["total"], state["frames"]  # sums for the trunk's own classifier
+        at = self.head.mean
+        state["vectors"] = at.new_zeros(batch_size, self.window, self.dim)
+        state["count"] = torch.zeros(batch_size, dtype=torch.int64, device=at.device)
+        return state
+
+    def step(self, frame: Tensor, state: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Return the logits (B, K) of the stream up to ``frame`` (B, C, H, W), and the next state."""
+        assert isinstance(self.trunk, SteppingVectorNetwork)
+        vectors, after = self.trunk.step_features(frame, state)
+        if "vectors" not in state:
+            return self.head(vectors.float()), after
+        count = (state["count"] + 1).clamp(max=self.window)
+        newest = torch.cat([state["vectors"][:, 1:], vectors.float()[:, None]], dim=1)  # (B, W, D)
+        mean = newest.sum(dim=1) / count[:, None]  # before the first frame the vectors are 0
+        return self.head(mean), {**after, "vectors": newest, "count": count}
+
+
+def can_step(trunk: nn.Module) -> bool:
+    """Return whether a probe on this trunk steps frame by frame: an image network, or a clip network that steps."""
+    return isinstance(trunk, Backbone) or (isinstance(trunk, SteppingVectorNetwork) and not is_bidirectional(trunk))
+
+
 @builder
 def clip_probe(
     trunk: Mapping[str, Any],
@@ -319,7 +370,8 @@ def clip_probe(
         num_classes: number of classes K.
         examples: training clips that a head "knn" holds.
         neighbours: training clips that vote in a head "knn".
-        window: the newest frames that an answer of a stream depends on, where the trunk is an image network.
+        window: the newest frames that an answer of a stream depends on, where the trunk is an image network or a clip
+            network that steps and averages its frames' vectors.
         views: what an image network reads of a clip: "frames", "moments", or both in this order; or "frames_mean" or
             "moments_mean" for their mean over time alone.
     """
@@ -338,4 +390,6 @@ def clip_probe(
     filled_later = empty_head(head, num_features(network, chosen), num_classes, examples, neighbours)
     if isinstance(network, Backbone):
         return FrameProbe(network, filled_later, num_classes, chosen, window)
+    if can_step(network):
+        return CausalProbe(network, filled_later, num_classes, (), window)
     return Probe(network, filled_later, num_classes)

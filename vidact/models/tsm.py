@@ -288,13 +288,21 @@ class TSM(nn.Module):
 
     def step(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
         """Return logits (B, K) of the whole stream up to this frame (B, C, H, W), and the next state."""
+        vectors, after = self.step_features(frame, state)
+        total = state["total"] + self.fc(self.dropout(vectors)).float()
+        frames = state["frames"] + 1
+        return total / frames, {**after, "total": total, "frames": frames}
+
+    def step_features(self, frame: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the vectors (B, D) of this frame (B, C, H, W), as ``frame_features`` does, and the next state.
+
+        Only ``past`` of the state is read and changed.
+        """
         self._check_causal()
         check_clip(frame.unsqueeze(1), self.input)
         vectors, past = self._run(frame, 1, state["past"])
-        total = state["total"] + self.fc(self.dropout(vectors)).float()
-        frames = state["frames"] + 1
         # The channels are slices of feature maps; without a copy the state would keep the whole maps in memory.
-        return total / frames, {"past": [maps.clone() for maps in past], "total": total, "frames": frames}
+        return vectors, {**state, "past": [maps.clone() for maps in past]}
 
     def _past_shapes(self, size: tuple[int, int]) -> list[torch.Size]:
         """Return the shapes (C // 8, h, w) of the channels that each shifted block stores of one frame."""

@@ -75,6 +75,10 @@ class TSN(nn.Module):
         frames = state["frames"] + 1
         return total / frames, {"total": total, "frames": frames}
 
+    def step_features(self, frame: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the vectors (B, D) of this frame (B, C, H, W), and the state, which they do not depend on."""
+        return self.frame_features(frame[:, None])[:, 0], state
+
 
 # ---------------------------------------------------------------------------------------------- sizes
 

@@ -9,6 +9,9 @@ network's state determines how older frames are forgotten (see ``SteppingClipNet
   are the published ones for the first F frames; after that the newest frame has the weight 1 / F. This differs from
   the published rule, under which the weights were trained with at most F frames.
 
+The state of a probe (``vidact.models.probe.SteppingProbe``) holds the vectors of the newest F frames instead, so F is
+its window.
+
 Alternatively, the stream restarts every R frames and follows the published rule between restarts.
 
 Shapes: B streams, C channels, H x W pixels, K classes.
@@ -42,11 +45,13 @@ def at_horizon(
     Raises ValueError for values that are not above 0, for both at once, and for a state that cannot forget.
     """
     refuse_horizon(horizon_s, restart_s)
+    state = network.initial_state(1)
+    keys = state.keys() if isinstance(state, dict) else ()
+    if "frames" not in keys and hasattr(network, "with_window"):
+        network, horizon_s = at_window(network, name, rate, horizon_s), None
     if restart_s is not None:
         return Restarting(Fading(network, math.inf), max(1, round(restart_s * rate)))
     reach = frames if horizon_s is None else math.inf if horizon_s == math.inf else max(1, round(horizon_s * rate))
-    state = network.initial_state(1)
-    keys = state.keys() if isinstance(state, dict) else ()
     if reach == math.inf or "frames" not in keys:
         if horizon_s is not None and reach != math.inf:
             raise ValueError(
@@ -55,6 +60,27 @@ def at_horizon(
             )
         return Fading(network, math.inf)
     return FrameMean(network, int(reach)) if "total" in keys else Fading(network, reach)
+
+
+def at_window(network: Any, name: str, rate: float, horizon_s: float | None) -> Any:
+    """Return a probe whose window is the horizon; without one, the probe itself.
+
+    Raises ValueError for a window without an end, which no state can hold, and for one that is too short.
+    """
+    if horizon_s is None:
+        return network
+    if horizon_s == math.inf:
+        raise ValueError(
+            f"horizon_s is inf, and the state of {name} holds the vectors of all frames within it; give a number of "
+            "seconds"
+        )
+    window = max(1, round(horizon_s * rate))
+    if window < network.least_window:
+        raise ValueError(
+            f"horizon_s is {horizon_s:g}, in which {rate:g} frames a second are {window}; {name} answers about "
+            f"{network.least_window} at least: give {network.least_window / rate:.2g} or more"
+        )
+    return network.with_window(window)
 
 
 def refuse_horizon(horizon_s: float | None, restart_s: float | None) -> None:

@@ -21,6 +21,7 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
 from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
 from vidact.models.online import OnlineNetwork, State
+from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
@@ -151,9 +152,10 @@ def load_model(
     """Return the model that a checkpoint holds, ready to stream.
 
     An online detector has an output for every token of its features. A recogniser that steps frame by frame (TSN,
-    causal TSM, a stream MoViNet) has one for every frame of a clock of ``steps_per_second``. It is about the last T
-    frames, T being the frames of a training clip, since a mean over a whole stream would soon stop changing; see
-    ``vidact.stream.horizon``. Other recognisers need whole clips and are refused.
+    causal TSM, a stream MoViNet, a probe on one of these or on an image network) has one for every frame of a clock of
+    ``steps_per_second``. It is about the last T frames, T being the frames of a training clip, since a mean over a
+    whole stream would soon stop changing; see ``vidact.stream.horizon``. Other recognisers need whole clips and are
+    refused.
 
     Args:
         checkpoint: what ``vidact.load`` opens, or a network that it returned.
@@ -209,8 +211,9 @@ def load_model(
 # The networks that can stream, for the errors about those that cannot.
 STREAMING = (
     "What can: the online detectors (vidact train --config online/synthetic/miniroad, oadtr, …), TSM built and trained "
-    "with shift='causal', TSN on RGB frames, and the stream networks of MoViNet (--checkpoint movinet_a0_stream needs "
-    "no training). Any network with one vector a clip can make the features of a detector"
+    "with shift='causal', TSN on RGB frames, the stream networks of MoViNet (--checkpoint movinet_a0_stream needs "
+    "no training), and probes on these and on image networks with any head but attentive. Any network with one vector "
+    "a clip can make the features of a detector"
 )
 
 
@@ -218,6 +221,9 @@ def refuse_clips(network: Any, name: str) -> None:
     """Raise ValueError for a recogniser that cannot step frame by frame; the message names those that can."""
     recipe = recipe_of(network)
     kind = type(network).__name__ if recipe is None else recipe["builder"].rpartition(".")[2]
+    if isinstance(network, Probe):
+        trunk = recipe_of(network.trunk)
+        kind += f" on {type(network.trunk).__name__ if trunk is None else trunk['builder'].rpartition('.')[2]}"
     if not isinstance(network, SteppingClipNetwork):
         why = f"{kind} looks at whole clips"
     elif is_bidirectional(network):

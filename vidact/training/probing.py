@@ -518,14 +518,16 @@ def save_probe(
 
     ``held_out`` and ``fractions`` made the split of the clips, as in ``ProbeSettings``. Returns the network.
     """
+    from vidact.models.probe import can_step
     from vidact.models.weights import save
 
     data = encoded.data
     frames = data.sampler(1000).shape[1]
     readable = encoded.readable
     train = [clip for clip in fitted.clips.split("train") if clip.id in readable]
-    # Only image networks stream, and the attentive head needs the whole clip.
-    rate = rate_of(train, frames, data.decoder) if encoded.views and fitted.best.name in HEADS else None
+    # The attentive head needs the whole clip, and so do networks that look at whole clips.
+    streams = can_step(encoded.trunk) and fitted.best.name in HEADS
+    rate = rate_of(train, frames, data.decoder) if streams else None
     probe = build_probe(encoded.trunk, fitted.best, len(data.found.classes), frames, rate)
     record: dict[str, Any] = {"classes": data.found.classes, "sampling": data.sampler.record(), "multi_label": False}
     if data.flow_record is not None:
