@@ -1,5 +1,6 @@
 """Metrics of scores against labels: pure functions on arrays."""
 
+from vidact.metrics.diagnosis import Diagnosis, diagnose
 from vidact.metrics.event_ap import (
     Delay,
     EventAP,
@@ -24,6 +25,15 @@ from vidact.metrics.frame_ap import (
     portion_map,
     precision_recall,
 )
+from vidact.metrics.localisation import (
+    ACTIVITYNET_TIOUS,
+    THUMOS_TIOUS,
+    EventRecall,
+    localisation_figures,
+    proposal_recall,
+    recall_at,
+)
+from vidact.metrics.segments import SegmentScores, frame_labels, segment_scores
 from vidact.metrics.topk import (
     average_precision,
     confusion_matrix,
@@ -45,14 +55,19 @@ from vidact.metrics.yardsticks import (
 )
 
 __all__ = [
+    "ACTIVITYNET_TIOUS",
     "PROTOCOLS",
+    "THUMOS_TIOUS",
     "AnticipationAP",
     "Delay",
+    "Diagnosis",
     "EventAP",
     "EventF1",
+    "EventRecall",
     "FrameAP",
     "PortionAP",
     "PrecisionRecall",
+    "SegmentScores",
     "StartAP",
     "Yardsticks",
     "accuracy_of",
@@ -61,18 +76,24 @@ __all__ = [
     "calibrated_map",
     "confusion_matrix",
     "detection_delay",
+    "diagnose",
     "event_f1",
     "event_map",
     "false_alarms_per_hour",
     "frame_delay",
+    "frame_labels",
     "frame_map",
     "is_trivial",
     "lead_is_luck",
+    "localisation_figures",
     "mean_average_precision",
     "mean_class_accuracy",
     "per_class_accuracy",
     "portion_map",
     "precision_recall",
+    "proposal_recall",
+    "recall_at",
+    "segment_scores",
     "start_map",
     "token_accuracy",
     "token_confusion",

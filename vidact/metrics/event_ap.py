@@ -177,15 +177,15 @@ def event_map(
     overlaps = np.atleast_1d(np.array(tiou, dtype=np.float64))
     if not overlaps.size or not ((overlaps > 0) & (overlaps <= 1)).all():
         raise ValueError(f"tiou is {tiou}; a temporal overlap is above 0 and at most 1")
-    candidates, events = list(detections), _ByClass(truth)
+    candidates, events = list(detections), EventTimes(truth)
     if not events.counts:
         raise ValueError("the truth has no event of any class, so there is nothing to find")
     for detection in candidates:
         if math.isnan(detection.score):
-            raise ValueError(f"{_describe(detection)} has a NaN score, which has no rank")
+            raise ValueError(f"{describe(detection)} has a NaN score, which has no rank")
     by_class = defaultdict(list)
     for detection in sorted(candidates, key=lambda detection: -detection.score):
-        _check_times(detection)
+        check_times(detection)
         by_class[detection.label].append(detection)
     classes = tuple(events.counts)
     per_class = [
@@ -195,14 +195,14 @@ def event_map(
     return EventAP(overlaps, classes, np.array(per_class))
 
 
-class _ByClass:
+class EventTimes:
     """The times (n, 2) of true events by label and video, and of ambiguous events by video."""
 
     def __init__(self, truth: Iterable[TimedLabel]) -> None:
         times: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
         ambiguous: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for event in truth:
-            _check_times(event)
+            check_times(event)
             if event.label.lower() == AMBIGUOUS:
                 ambiguous[event.video].append((event.start_s, event.end_s))
             else:
@@ -222,34 +222,51 @@ class _ByClass:
         length = event.end_s - event.start_s
         if event.video not in self.ambiguous or length == 0:
             return 0.0
-        return float(_intersection(event, self.ambiguous[event.video]).max() / length)
+        return float(_shared_s(event, self.ambiguous[event.video]).max() / length)
 
 
-def _match_events(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float, total: int) -> PrecisionRecall:
+def _match_events(detections: Sequence[ScoredLabel], events: EventTimes, tiou: float, total: int) -> PrecisionRecall:
     """Return the curve of one class of ``total`` events; ``detections`` are in the order of falling scores."""
-    counted = _judge(detections, events, tiou)
-    return precision_recall([d.score for d, _ in counted], [hit for _, hit in counted], ties="in order", total=total)
+    judged = judge(detections, events, tiou)
+    scores = np.array([detection.score for detection in detections], dtype=np.float64)[judged.counts]
+    return precision_recall(scores, judged.event[judged.counts] >= 0, ties="in order", total=total)
 
 
-def _judge(detections: Sequence[ScoredLabel], events: _ByClass, tiou: float) -> list[tuple[ScoredLabel, bool]]:
-    """Return the ``detections`` of one class (falling scores) that count, and whether each is right."""
-    free: dict[str, np.ndarray] = {}
-    counted = []
-    for detection in detections:
-        times = events.of(detection)
-        is_free = free.setdefault(detection.video, np.full(len(times), True))
-        overlap = np.where(is_free, _overlap(detection, times), -1.0)
-        best = int(overlap.argmax()) if len(times) else -1
-        # The margin covers rounding: an overlap of 4 s in 10 s may be computed as 0.39999999999999997.
-        hit = best >= 0 and overlap[best] >= tiou - 1e-9
-        if hit:
-            is_free[best] = False
-        # An ambiguous event may be far longer than one action, so the covered share of the detection is compared, as
-        # COCO does with crowds.
-        elif events.share_ambiguous(detection) >= tiou - 1e-9:
-            continue
-        counted.append((detection, bool(hit)))
-    return counted
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """The number ``event`` (n,) of the true event, among those of its class and video, that each detection matches.
+
+    It is -1 where a detection is false. ``counts`` (n,) is False for false detections in ambiguous time.
+    """
+
+    event: np.ndarray
+    counts: np.ndarray
+
+
+def judge(detections: Sequence[ScoredLabel], events: EventTimes, tiou: float) -> Judged:
+    """Match the ``detections`` of one class, in the order of falling scores, with the true events."""
+    matched, counts = np.full(len(detections), -1), np.full(len(detections), True)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, detection in enumerate(detections):
+        rows_of[detection.video].append(row)
+    # The margin covers rounding: an overlap of 4 s in 10 s may be computed as 0.39999999999999997.
+    least = tiou - 1e-9
+    for video, rows in rows_of.items():
+        spans = np.array([(detections[row].start_s, detections[row].end_s) for row in rows])
+        times = events.of(detections[rows[0]])
+        overlap = overlaps(spans, times)
+        is_free = np.full(len(times), True)
+        for i in np.flatnonzero((overlap >= least).any(1)):
+            free_overlap = np.where(is_free, overlap[i], -1.0)
+            best = int(free_overlap.argmax())
+            if free_overlap[best] >= least:
+                matched[rows[i]], is_free[best] = best, False
+        if video in events.ambiguous:
+            # An ambiguous event may be far longer than one action, so the covered share of the detection is compared,
+            # as COCO does with crowds.
+            share = (intersections(spans, events.ambiguous[video]) / (spans[:, 1:] - spans[:, :1])).max(1)
+            counts[rows] = (matched[rows] >= 0) | (share < least)
+    return Judged(matched, counts)
 
 
 @dataclass(frozen=True)
@@ -304,37 +321,42 @@ def event_f1(detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tio
     """
     if not 0 < tiou <= 1:
         raise ValueError(f"tiou is {tiou}; a temporal overlap is above 0 and at most 1")
-    events = _ByClass(truth)
+    events = EventTimes(truth)
     if not events.counts:
         raise ValueError("the truth has no event of any class, so there is nothing to find")
     by_class: dict[str, list[ScoredLabel]] = {label: [] for label in events.counts}
     for detection in sorted(detections, key=lambda detection: -detection.score):
-        _check_times(detection)
+        check_times(detection)
         by_class.setdefault(detection.label, []).append(detection)
     per_class = {}
     for label, ranked in by_class.items():
-        counted = _judge(ranked, events, tiou)
-        per_class[label] = sum(hit for _, hit in counted), len(counted), events.counts.get(label, 0)
+        judged = judge(ranked, events, tiou)
+        per_class[label] = int((judged.event >= 0).sum()), int(judged.counts.sum()), events.counts.get(label, 0)
     return EventF1(tiou, per_class)
 
 
-def _intersection(event: TimedLabel, times: np.ndarray) -> np.ndarray:
+def intersections(spans: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the seconds that each of ``spans`` (n, 2) shares with each of ``times`` (m, 2), as (n, m)."""
+    return np.maximum(0.0, np.minimum(spans[:, None, 1], times[:, 1]) - np.maximum(spans[:, None, 0], times[:, 0]))
+
+
+def overlaps(spans: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Return the intersection over union of each of ``spans`` (n, 2) with each of ``times`` (m, 2), as (n, m)."""
+    shared = intersections(spans, times)
+    return shared / ((spans[:, 1] - spans[:, 0])[:, None] + times[:, 1] - times[:, 0] - shared)
+
+
+def _shared_s(event: TimedLabel, times: np.ndarray) -> np.ndarray:
     """Return the seconds that ``event`` shares with each of ``times`` (n, 2)."""
-    return np.maximum(0.0, np.minimum(event.end_s, times[:, 1]) - np.maximum(event.start_s, times[:, 0]))
+    return intersections(np.array([(event.start_s, event.end_s)]), times)[0]
 
 
-def _overlap(event: TimedLabel, times: np.ndarray) -> np.ndarray:
-    """Return the intersection over union of ``event`` with each of ``times`` (n, 2)."""
-    shared = _intersection(event, times)
-    return shared / (event.end_s - event.start_s + times[:, 1] - times[:, 0] - shared)
-
-
-def _check_times(event: TimedLabel) -> None:
+def check_times(event: TimedLabel) -> None:
     if not event.start_s < event.end_s:
-        raise ValueError(f"{_describe(event)} does not start before it ends")
+        raise ValueError(f"{describe(event)} does not start before it ends")
 
 
-def _describe(event: TimedLabel) -> str:
+def describe(event: TimedLabel) -> str:
     return f"{event.label!r} of {event.video} from {event.start_s:g} to {event.end_s:g} s"
 
 
@@ -374,14 +396,14 @@ def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel
     A detection that starts before the event has delay 0. A detector that always reports every class therefore has
     neither delay nor misses, so read this beside ``false_alarms_per_hour``. Ambiguous events have no delay.
     """
-    by_class = _ByClass(detections)
+    by_class = EventTimes(detections)
     delays = []
     for event in truth:
-        _check_times(event)
+        check_times(event)
         if event.label.lower() == AMBIGUOUS:
             continue
         times = by_class.of(event)
-        starts = times[_intersection(event, times) > 0, 0]
+        starts = times[_shared_s(event, times) > 0, 0]
         delays.append(max(0.0, float(starts.min()) - event.start_s) if len(starts) else math.nan)
     return _delay(delays)
 
@@ -435,10 +457,10 @@ def false_alarms_per_hour(detections: Iterable[TimedLabel], truth: Iterable[Time
     """
     if not duration_s > 0:
         raise ValueError(f"duration_s is {duration_s:g}; the videos together last longer than 0 s")
-    events = _ByClass(truth)
+    events = EventTimes(truth)
     alarms = 0
     for detection in detections:
-        _check_times(detection)
-        touched = (_intersection(detection, events.of(detection)) > 0).any()
+        check_times(detection)
+        touched = (_shared_s(detection, events.of(detection)) > 0).any()
         alarms += not touched and events.share_ambiguous(detection) < 0.5
     return alarms * 3600 / duration_s
