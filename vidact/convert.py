@@ -35,7 +35,7 @@ from vidact.models.weights import (
     record_of,
     save,
 )
-from vidact.text.layouts import CLIPS
+from vidact.text.layouts import CLIPS, OFFLINE
 from vidact.text.names import plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler, UniformSampler
 from vidact.video.transform import images_per_index
@@ -127,6 +127,11 @@ def convert(
     Raises:
         ValueError: where tensors and network do not match, or an argument is missing or unknown.
     """
+    if origin in OFFLINE:
+        raise ValueError(
+            f"origin {origin} is the layout of an offline network, whose files no command of vidact reads yet; in "
+            "Python, vidact.models.weights.from_reference builds the network from its tensors"
+        )
     file = hub.local(file)
     state_dict, record = read(file)
     if record is not None:

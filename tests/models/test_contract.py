@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from support.networks import CLIP_NETWORKS, HUGE_CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
+from support.offline_networks import OFFLINE_NETWORKS
 from support.online_networks import ONLINE_NETWORKS
 from torch import nn
 
@@ -72,9 +73,10 @@ def test_every_network_is_listed():
     """A network of vidact.models without a line in networks.py would escape every law below."""
     listed = {name for name, _ in [*CLIP_NETWORKS, *LARGE_CLIP_NETWORKS]} | set(HUGE_CLIP_NETWORKS)
     builders = {name for name in vidact.models.__all__ if is_builder(getattr(vidact.models, name))}
-    online = {name for name, _ in ONLINE_NETWORKS}  # test_online_laws.py sees to theirs
+    # test_online_laws.py and test_offline_laws.py see to theirs
+    sequences = {name for name, _ in [*ONLINE_NETWORKS, *OFFLINE_NETWORKS]}
     parts = {"attentive_probe", "bn_inception_classifier", "clip_probe", "clip_windows", "trn_relation_head"}
-    assert listed == builders - parts - online
+    assert listed == builders - parts - sequences
 
 
 @EVERY

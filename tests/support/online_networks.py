@@ -48,6 +48,8 @@ ONLINE_NETWORKS = [
     ("causal_transformer", {"width": 16, "heads": 2, "window": 3, "layers": 3, "future": 4}),
     ("causal_transformer", {"width": 16, "heads": 2, "attention": "linear", "future": 2}),
     ("causal_transformer", {"width": 16, "heads": 2, "attention": "state_space", "future": 2}),
+    ("causal_ms_tcn", {"dim": 10, "stages": 3, "layers": 2}),
+    ("causal_ms_tcn", {"dim": 14, "stages": 3, "layers": 1}),
 ]
 
 # Parameters that no answer depends on, kept because published files have them: class name → regular expression.

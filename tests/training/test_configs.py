@@ -26,6 +26,7 @@ TOY_SIZES = {  # of the published networks, which a CPU could not afford
     "testra": {"width": 16, "long": 8},
     "miniroad": {"embedding_dim": 16, "hidden_dim": 16},
     "causal_transformer": {"width": 16},
+    "causal_ms_tcn": {"dim": 8, "layers": 2},
     "frame_classifier": {},
 }
 SMALL = {name for name, _ in CLIP_NETWORKS}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidact.commands.options import Parser
-from vidact.text.layouts import REFERENCES
+from vidact.text.layouts import OFFLINE, REFERENCES
 
 if TYPE_CHECKING:
     from vidact.video.sample import ClipSampler
@@ -23,7 +23,7 @@ def parser() -> Parser:
         description="Turn a published checkpoint into a file that vidact opens. Further options are the "
         "hyperparameters of the layout: vidact convert --origin tsm --help_origin lists them.",
     )  # fmt: skip
-    parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
+    parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES.keys() - OFFLINE))}")
     parser.add_argument("--file", type=Path, help="the published checkpoint, or hf://owner/name/file")
     parser.add_argument("--out", type=Path, help="the .safetensors file to write")
     parser.add_argument(

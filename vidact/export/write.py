@@ -42,7 +42,7 @@ from vidact.features.extractor import FeatureExtractor, vectors_of
 from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
+from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, refuse_delay
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
@@ -422,6 +422,7 @@ def _step_job(network: nn.Module, name: str) -> _Job:
             "or export with what=clip"
         )
     if isinstance(network, OnlineNetwork):
+        refuse_delay(network, name)
         shape = [network.feature_dim]
     else:
         shape = [network.input.channels, network.input.size, network.input.size]

@@ -2,7 +2,8 @@
 
 Clip networks (``vidact.models.clip_network.ClipNetwork``) are ``nn.Module``s that take clips (B, T, C, H, W), described
 by their attribute ``input``, and return logits (B, K). Online detectors (``vidact.models.online.OnlineNetwork``) take
-features (B, T, D) and return logits for every token.
+features (B, T, D) and return logits for every token. Offline networks (``vidact.models.offline.OfflineNetwork``) take
+the features of whole videos and return events, or a label for every token.
 """
 
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
@@ -29,6 +30,7 @@ from vidact.models.movinet import (
     movinet_tiny_base,
     movinet_tiny_stream,
 )
+from vidact.models.ms_tcn import causal_ms_tcn, ms_tcn, ms_tcn_pp
 from vidact.models.mvfnet import mvfnet_resnet50, mvfnet_resnet101, mvfnet_resnet_tiny
 from vidact.models.oadtr import oadtr
 from vidact.models.probe import clip_probe
@@ -122,6 +124,7 @@ __all__ = [
     "attentive_probe",
     "bn_inception_classifier",
     "c2d_r50",
+    "causal_ms_tcn",
     "causal_transformer",
     "clip_probe",
     "clip_windows",
@@ -151,6 +154,8 @@ __all__ = [
     "movinet_a5_base",
     "movinet_tiny_base",
     "movinet_tiny_stream",
+    "ms_tcn",
+    "ms_tcn_pp",
     "mvfnet_resnet50",
     "mvfnet_resnet101",
     "mvfnet_resnet_tiny",

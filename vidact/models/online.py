@@ -45,6 +45,7 @@ class OnlineNetwork(nn.Module):
         future_offsets: tokens that each future output lies ahead, 0 being now; empty for a network without them.
         dense: whether ``forward`` returns an output for every token, as ``step`` would.
         has_own_losses: whether ``forward`` takes ``targets`` and ``ignore`` and then fills ``losses``.
+        delay: tokens by which an output comes late; that of token t is for token t − ``delay``.
     """
 
     num_classes: int
@@ -53,6 +54,7 @@ class OnlineNetwork(nn.Module):
     future_offsets: tuple[int, ...] = ()
     dense: bool = False
     has_own_losses: bool = False
+    delay: int = 0
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
         """Return the outputs for the last tokens of ``features`` (B, T, D), T ≥ 1, contiguous in time.
@@ -98,13 +100,28 @@ class OnlineNetwork(nn.Module):
 
     def check(self, features: Tensor) -> None:
         """Raise ValueError for features (…, D) of another width, and for features without a token."""
-        if features.shape[-1] != self.feature_dim:
-            raise ValueError(
-                f"the features have {features.shape[-1]} values a token, and {type(self).__name__} was built for "
-                f"{self.feature_dim}: they come from another backbone. Extract them again, or set feature_dim"
-            )
-        if features.ndim == 3 and features.shape[1] == 0:
-            raise ValueError(f"{type(self).__name__} was given no token; a stretch has at least one")
+        refuse_other_features(self, features)
+
+
+def refuse_other_features(network: Any, features: Tensor) -> None:
+    """Raise ValueError for features (…, D) of another width than the network's, and for features without a token."""
+    name = type(network).__name__
+    if features.shape[-1] != network.feature_dim:
+        raise ValueError(
+            f"the features have {features.shape[-1]} values a token, and {name} was built for "
+            f"{network.feature_dim}: they come from another backbone. Extract them again, or set feature_dim"
+        )
+    if features.ndim == 3 and features.shape[1] == 0:
+        raise ValueError(f"{name} was given no token; a stretch has at least one")
+
+
+def refuse_delay(network: OnlineNetwork, name: str) -> None:
+    """Raise ValueError for a network whose outputs come late: nothing shifts their labels and events yet."""
+    if network.delay:
+        raise ValueError(
+            f"{name} answers {network.delay} token(s) late, and its events would be dated as late as that. Set "
+            "look_ahead to 0; as an offline network (forward with lengths) it may look ahead"
+        )
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:

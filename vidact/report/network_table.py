@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import vidact.models
 from vidact.convert import CLIPS, SEGMENTS
 from vidact.models.bn_inception import ImageClassifier
+from vidact.models.offline import OfflineNetwork
 from vidact.models.online import OnlineOutput
 from vidact.models.tsn import TSN
 from vidact.models.weights import REFERENCES, from_reference, is_builder, recipe_of
@@ -45,6 +46,9 @@ weights, the size and the clip length that each network is published with.
 * **Converter** names the layouts of published files that `vidact convert --origin` reads into this network.
 * **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output);
   where published outputs are at hand for a part of the network only, the part is named. The second table has them all.
+
+Offline networks are in the second table only, with their layouts for `vidact.models.weights.from_reference`:
+[no command trains or converts them yet](offline.md).
 
 """
 
@@ -257,7 +261,7 @@ def _source(module: Any, name: str) -> str:
 def read_records(folder: Path) -> list[Record]:
     """Run our networks with the published tensors in ``folder`` and compare with the outputs of the published code.
 
-    Records of layouts that vidact does not read are left out.
+    Records of layouts that vidact does not read are left out. Those of offline networks are in the folder ``offline``.
     """
     spec = importlib.util.spec_from_file_location("parity_fill", folder / "fill.py")
     if spec is None or spec.loader is None or not (folder / "fill.py").is_file():
@@ -265,16 +269,24 @@ def read_records(folder: Path) -> list[Record]:
     rule: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rule)
     records = []
-    for path in sorted(folder.glob("*.json")):
+    for path in (*sorted(folder.glob("*.json")), *sorted(folder.glob("offline/*.json"))):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["origin"] not in REFERENCES:
             continue
         fixed = record["fixed_buffers"]
-        tensors = {key: rule.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
+        factors = record.get("multiply", {})
+        tensors = {
+            key: rule.fill(key, shape) * factors.get(key, 1)
+            for key, shape in record["state_dict"].items()
+            if key not in fixed
+        }
         network: Any = from_reference(record["origin"], tensors, **record["hyperparameters"])
         inputs = [torch.from_numpy(rule.signal(name, shape)) for name, shape in record["inputs"].items()]
         with torch.no_grad():
-            outputs = _named(network(torch.cat(inputs, dim=-1)))
+            if isinstance(network, OfflineNetwork):  # further inputs are for the decoding
+                outputs: Any = network(inputs[0], torch.tensor(record["lengths"]))
+            else:
+                outputs = _named(network(torch.cat(inputs, dim=-1)))
             if "step_logits" in record["outputs"]:
                 outputs["step_logits"] = _steps(network, inputs[0])
         error = 0.0

@@ -20,7 +20,8 @@ from vidact.events import EventDetector
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
 from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
-from vidact.models.online import OnlineNetwork, State
+from vidact.models.offline import OfflineNetwork
+from vidact.models.online import OnlineNetwork, State, refuse_delay
 from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
@@ -224,7 +225,9 @@ def refuse_clips(network: Any, name: str) -> None:
     if isinstance(network, Probe):
         trunk = recipe_of(network.trunk)
         kind += f" on {type(network.trunk).__name__ if trunk is None else trunk['builder'].rpartition('.')[2]}"
-    if not isinstance(network, SteppingClipNetwork):
+    if isinstance(network, OfflineNetwork):
+        why = f"{kind} is an offline network, whose answers depend on what comes later in the video"
+    elif not isinstance(network, SteppingClipNetwork):
         why = f"{kind} looks at whole clips"
     elif is_bidirectional(network):
         why = f"this {kind} is bidirectional, so every frame waits for later ones"
@@ -245,6 +248,7 @@ def _detector(
     trust: Iterable[str],
     runtime: str,
 ) -> StreamModel:
+    refuse_delay(network, name)
     features = record.features or FeaturesRecord({})
     with blamed(name):
         record.require("tokens_per_second")

@@ -35,7 +35,7 @@ from vidact.metrics import (
     yardsticks,
 )
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
-from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
+from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy, refuse_delay
 from vidact.models.weights import initialise_from, read, recipe_of
 from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
@@ -141,6 +141,7 @@ class OnlineDetection(pl.LightningModule):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
+        refuse_delay(self.network, type(self.network).__name__)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit":
             refuse_callbacks(self.trainer)
