@@ -148,15 +148,36 @@ def test_frames_that_are_given_are_one_clip_as_before(root, tmp_path):
     assert load(tmp_path / "probe.safetensors").record["sampling"]["name"] == "SegmentSampler"
 
 
+@pytest.mark.slow
+def test_a_3d_network_gives_the_places_of_its_last_map(root, tmp_path):
+    arguments = ["--network=r3d_tiny", "--weights=none", "--size=64", "--frames=16", "--device=cpu", "--heads"]
+    cli.main(["probe", f"--data={root}", f"--run={tmp_path / 'run'}", *arguments, "attentive"])
+    checkpoint, scores = tmp_path / "run/probe.safetensors", load_scores(tmp_path / "run/scores.npz")
+    probe = load(checkpoint)
+    assert np.load(next((tmp_path / "run/encodings").rglob("*.npy"))).shape == (2 * 2 * 2, 128)
+    (prediction,) = vidact.predict(scores.paths[0], checkpoint, top=3, device="cpu")
+    shares = F.softmax(torch.from_numpy(scores.values[0]), 0).sort(descending=True).values
+    np.testing.assert_allclose([score for _, score in prediction.labels], shares, atol=1e-5)
+    export(checkpoint, tmp_path / "a.onnx", runs=2)
+    clip = torch.randn(1, 16, 3, 64, 64)
+    with torch.no_grad():
+        np.testing.assert_allclose(np.asarray(open_onnx(tmp_path / "a.onnx")(clip)), probe(clip), atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 
 def test_networks_without_tokens_are_refused_in_words(root, tmp_path, capsys):
-    arguments = [f"--data={root}", f"--run={tmp_path}", "--network=r3d_tiny", "--weights=none", "--heads", "attentive"]
+    arguments = [
+        f"--data={root}",
+        f"--run={tmp_path}",
+        "--network=eco_lite_tiny",
+        "--weights=none",
+        "--heads",
+        "attentive",
+    ]
     message = fails(arguments, capsys)
-    assert (
-        "VideoNetwork gives one vector a clip and no tokens, so the head attentive has nothing to attend to" in message
-    )
+    assert "ECO gives one vector a clip and no tokens, so the head attentive has nothing to attend to" in message
     assert not list(tmp_path.iterdir())
 
 

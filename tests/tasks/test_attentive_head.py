@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidact.models import attentive_probe, clip_windows, r3d_tiny
+from vidact.models import attentive_probe, clip_windows, eco_lite_tiny
 from vidact.models.clip_windows import ClipWindows, in_windows
 from vidact.models.token_probe import AttentiveScores, refuse_without_tokens, with_motion
 from vidact.models.weights import recipe_of
@@ -111,7 +111,7 @@ def test_motion_is_the_difference_to_the_frame_before():
 def test_what_cannot_be_built_is_refused_in_words():
     with pytest.raises(ValueError, match="width is 9; tokens of 8 numbers are projected on 1 to 8"):
         AttentiveScores(8, 9, 2)
-    network = r3d_tiny(2)
+    network = eco_lite_tiny(2)
     with pytest.raises(ValueError, match="gives one vector a clip and no tokens"):
         refuse_without_tokens(network)
     with pytest.raises(ValueError, match="gives one vector a clip and no tokens"):

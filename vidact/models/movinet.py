@@ -354,12 +354,19 @@ class MoViNet(_Head):
         self.conv7 = Layer(stages[-1][-1].out, size.last, (1, 1, 1), 1, 1, True)
 
     def features(self, clip: Tensor) -> Tensor:
+        return F.silu(self.hidden(self.tokens(clip).mean(dim=1)))
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """Return the places of the last feature map of each clip (B, T * H' * W', C'), those of the first frame first.
+
+        C' is less than D: the vectors have a layer more.
+        """
         check_clip(clip, self.input)
         maps = self.conv1(clip.transpose(1, 2))  # (B, C, T, H, W)
         for stage in self.blocks:
             for block in stage:  # type: ignore[attr-defined]
                 maps = block(maps)
-        return F.silu(self.hidden(self.conv7(maps).mean(dim=(2, 3, 4))))
+        return self.conv7(maps).flatten(2).mT
 
 
 class CausalMoViNet(_Head):

@@ -2,7 +2,8 @@
 
 The tokens are
 
-* of VideoMAE and V-JEPA 2: the vectors of their tubes;
+* of VideoMAE, V-JEPA 2 and MViT: the vectors of their tubes;
+* of 3-D networks and Video Swin: the places of their last feature map, over time and space;
 * of an image network: its last feature map, averaged in a grid of 2 x 2 fields, for each frame, and beside it the
   absolute difference to the frame before, since a query that reads tokens in any order does not see motion;
 * of a network with a vector a frame (TSN, TSM, …): these vectors and the same differences.
@@ -42,7 +43,7 @@ def refuse_without_tokens(network: nn.Module) -> None:
     if not (isinstance(inner, Backbone) or hasattr(inner, "tokens") or hasattr(inner, "frame_features")):
         raise ValueError(
             f"{type(inner).__name__} gives one vector a clip and no tokens, so the head attentive has nothing to "
-            "attend to; choose the other heads, or an image network, TSN, TSM, VideoMAE or V-JEPA 2"
+            "attend to; choose the other heads, or an image network, TSN, TSM, a 3-D network, VideoMAE or V-JEPA 2"
         )
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
-from torchvision.models.video import resnet
+from torchvision.models.video import mvit, resnet, swin_transformer
 
 from vidact import hub
 from vidact.batch import ClipInput
@@ -64,18 +64,32 @@ class VideoNetwork(nn.Module):
 
     def features(self, clip: Tensor) -> Tensor:
         """Return one vector per clip (B, D)."""
+        self._check(clip)
+        return self.trunk(self._inputs(clip))
+
+    def tokens(self, clip: Tensor) -> Tensor:
+        """Return the places of the last feature map of each clip (B, N, D'): all places of the first moment come first.
+
+        N is T' * H' * W' of the map. D' is D, save for X3D, whose vectors have a layer more.
+        """
+        self._check(clip)
+        return tokens_before_pool(self.trunk, self._inputs(clip))
+
+    def _inputs(self, clip: Tensor) -> Any:
+        """Return the trunk's inputs of clips (B, T, C, H, W)."""
+        return clip.transpose(1, 2)  # (B, C, T, H, W)
+
+    def _check(self, clip: Tensor) -> None:
         check_clip(clip, self.input)
         if clip.shape[1] < self.min_frames:
             raise ValueError(f"the clip has {clip.shape[1]} frames; this network takes at least {self.min_frames}")
-        return self.trunk(clip.transpose(1, 2))  # (B, C, T, H, W)
 
 
 class SlowFast(VideoNetwork):
     """SlowFast (Feichtenhofer et al. 2019, https://arxiv.org/abs/1812.03982); the slow pathway gets 1 frame in 4."""
 
-    def features(self, clip: Tensor) -> Tensor:
-        check_clip(clip, self.input)
-        return self.trunk([slow_frames(clip).transpose(1, 2), clip.transpose(1, 2)])
+    def _inputs(self, clip: Tensor) -> list[Tensor]:
+        return [slow_frames(clip).transpose(1, 2), clip.transpose(1, 2)]
 
 
 def slow_frames(clip: Tensor) -> Tensor:
@@ -89,6 +103,48 @@ def slow_frames(clip: Tensor) -> Tensor:
     slow = frames // ALPHA
     places = torch.arange(slow, device=clip.device) * (frames - 1) // max(slow - 1, 1)
     return clip[:, places]
+
+
+def tokens_before_pool(trunk: Any, inputs: Any) -> Tensor:
+    """Return the tokens (B, N, D') that a trunk pools into its vector: the layers of its ``forward`` up to the pool.
+
+    Those of MViT are its tokens without that of the class. SlowFast's fast pathway is averaged over the moments of a
+    moment of the slow one, and its channels follow the slow one's.
+
+    Args:
+        trunk: of torchvision, pytorchvideo, or a sequence of layers that ends with a ``WindowPool``.
+        inputs: clips (B, C, T, H, W), or a list of both pathways' for SlowFast.
+    """
+    if isinstance(trunk, mvit.MViT):
+        tokens = trunk.pos_encoding(trunk.conv_proj(inputs).flatten(2).transpose(1, 2))
+        sizes = (trunk.pos_encoding.temporal_size, *trunk.pos_encoding.spatial_size)
+        for block in trunk.blocks:
+            tokens, sizes = block(tokens, sizes)
+        return trunk.norm(tokens)[:, 1:]
+    maps = inputs
+    if isinstance(trunk, resnet.VideoResNet):
+        for layer in (trunk.stem, trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
+            maps = layer(maps)
+    elif isinstance(trunk, swin_transformer.SwinTransformer3d):
+        maps = trunk.norm(trunk.features(trunk.pos_drop(trunk.patch_embed(maps)))).movedim(4, 1)
+    elif isinstance(trunk, torchvision.models.video.S3D):
+        maps = trunk.features(maps)
+    elif isinstance(trunk, nn.Sequential):
+        for layer in trunk:
+            if isinstance(layer, WindowPool):
+                break
+            maps = layer(maps)
+    else:
+        is_slowfast = isinstance(maps, list)
+        for block in trunk.blocks[: -2 if is_slowfast else -1]:
+            maps = block(maps)
+        pool = trunk.blocks[-1].pool
+        if is_slowfast:
+            slow, fast = maps
+            maps = torch.cat([slow, F.adaptive_avg_pool3d(fast, slow.shape[2:])], dim=1)
+        elif hasattr(pool, "post_conv"):  # X3D's
+            maps = pool.pre_act(pool.pre_norm(pool.pre_conv(maps)))
+    return maps.flatten(2).mT
 
 
 class WindowPool(nn.Module):
