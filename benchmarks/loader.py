@@ -6,13 +6,14 @@
 The plain loader is one that many projects use: decord's ``get_batch``, then OpenCV for every frame. Our loader reads
 the same videos as they are, transcoded, and packed by ``vidact prepare``. All use one random frame from each of eight
 segments, crop at several scales, mirror, and normalise. The loaders take turns epoch by epoch, so that other work of
-the machine affects all of them. The script prints medians, ratios, the bytes and PSNR of the copies, and where the time
-of one clip goes.
+the machine affects all of them. The script prints medians of real time and of CPU time (which depends less on other
+programs), ratios, the bytes and PSNR of the copies, and where the time of one clip goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -116,15 +117,28 @@ def generate(folder: Path, count: int, frames: int) -> None:
         write_video(folder / f"{number:03d}.mp4", film, 30, keyframe_every=frames)
 
 
-def epoch_seconds(loader: DataLoader[Any]) -> float:
-    began = time.perf_counter()
+def epoch_seconds(loader: DataLoader[Any]) -> tuple[float, float]:
+    """Return the seconds of real time and of CPU time of one epoch; the latter of this process and the workers."""
+    began, used_s = time.perf_counter(), _cpu_s(loader)
     for _ in loader:
         pass
-    return time.perf_counter() - began
+    return time.perf_counter() - began, _cpu_s(loader) - used_s
+
+
+def _cpu_s(loader: DataLoader[Any]) -> float:
+    """Return the CPU seconds that this process and the loader's running workers have used; Linux only, else NaN."""
+    tick_s = 1 / os.sysconf("SC_CLK_TCK") if Path("/proc/self/stat").exists() else float("nan")
+    used_s = time.process_time()
+    for worker in getattr(loader._iterator, "_workers", []):
+        stat = Path(f"/proc/{worker.pid}/stat")
+        fields = stat.read_text().rpartition(")")[2].split() if stat.exists() else ["0"] * 13
+        used_s += tick_s * (int(fields[11]) + int(fields[12]))  # in user mode and in the kernel
+    return used_s
 
 
 def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
-    """Return the milliseconds per clip of each part of our loader, measured in this process only."""
+    """Return the milliseconds of CPU time per clip of each part of our loader, in this process on one thread."""
+    one_thread(0)
     dataset: Any = data.sets["train"]
     # with pixels_on device, the workers only crop
     pixels, change = ("crop", "cut") if dataset.cut_only else ("crop, resize, normalise", "__call__")
@@ -133,22 +147,22 @@ def where_time_goes(data: ClipData, clips: int) -> dict[str, float]:
     for index in range(clips):
         clip = dataset.clips[index]
         generator = np.random.default_rng(index)
-        began = time.perf_counter()
+        began = time.process_time()
         with open_video(clip.path, dataset.decoder) as video:
             count = len(video.times_s)
-            opened = time.perf_counter()
+            opened = time.process_time()
             images = video.frames_at(dataset.sampler(count, generator)[0]).images
-        read = time.perf_counter()
+        read = time.process_time()
         getattr(dataset.transform, change)(images, 0)
-        changed = time.perf_counter()
+        changed = time.process_time()
         spent["open and index"] += opened - began
         spent["read the frames"] += read - opened
         spent[pixels] += changed - read
         samples.append(dataset[index])
         if len(samples) == data.batch_size or index == clips - 1:
-            began = time.perf_counter()
+            began = time.process_time()
             collate(samples, data.input)
-            spent["make the batch"] += time.perf_counter() - began
+            spent["make the batch"] += time.process_time() - began
             samples = []
     return {part: 1000 * seconds / clips for part, seconds in spent.items()}
 
@@ -211,26 +225,33 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         )
         loaders[f"ours, {kind}"] = data[kind].loader("train")
     seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    cpu_s: dict[str, list[float]] = {name: [] for name in loaders}
     for loader in loaders.values():
         epoch_seconds(loader)  # starts workers, caches indices and reads pages
     for _ in range(options.rounds):
         for name, loader in loaders.items():
-            seconds[name].append(epoch_seconds(loader))
+            real_s, used_s = epoch_seconds(loader)
+            seconds[name].append(real_s)
+            cpu_s[name].append(used_s)
     rates = {name: options.clips / statistics.median(times) for name, times in seconds.items()}
-    base = rates["decord + OpenCV"]
+    cpu_ms = {name: 1000 * statistics.median(times) / options.clips for name, times in cpu_s.items()}
+    base, base_ms = rates["decord + OpenCV"], cpu_ms["decord + OpenCV"]
     print(f"{len(names)} videos, {options.workers} workers, batches of {options.batch}, {SEGMENTS} frames of 224 x 224")
     for name, rate in rates.items():
-        print(f"{name:>18}  {rate:8.1f} clips/s  {rate / base:6.2f}x")
+        of_cpu = f"{cpu_ms[name]:8.1f} CPU ms a clip  {base_ms / cpu_ms[name]:6.2f}x"
+        print(f"{name:>18}  {rate:8.1f} clips/s  {rate / base:6.2f}x  {of_cpu}")
     for kind, copies_made in (("transcoded", transcoded), ("packed", packed)):
         figures = copies_made.figures
         print(f"{kind:>18}  {figures['bytes_ratio']:.2f}x the bytes, median PSNR {figures['psnr_median']:.2f} dB")
     parts = {kind: where_time_goes(module, min(options.clips, 16)) for kind, module in data.items()}
-    print(f"\n{'ms a clip, alone':>26}" + "".join(f"{kind:>12}" for kind in parts))
+    print(f"\n{'CPU ms a clip, alone':>26}" + "".join(f"{kind:>12}" for kind in parts))
     for part in next(iter(parts.values())):
         print(f"{part:>26}" + "".join(f"{spent[part]:12.2f}" for spent in parts.values()))
     results = {
         "clips_per_second": rates,
         "ratios": {name: rate / base for name, rate in rates.items()},
+        "cpu_ms_a_clip": cpu_ms,
+        "cpu_ratios": {name: base_ms / spent for name, spent in cpu_ms.items()},
         "ms_a_clip": parts,
         "transcoded": transcoded.figures,
         "packed": packed.figures,

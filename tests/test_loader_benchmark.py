@@ -23,4 +23,5 @@ def test_loader_benchmark(tmp_path, capsys, pixels_on):
     assert set(results["ratios"]) == {"decord + OpenCV", "ours, raw", "ours, transcoded", "ours, packed"}
     assert all(rate > 0 for rate in results["clips_per_second"].values())
     assert set(results["ms_a_clip"]["packed"]) == set(results["ms_a_clip"]["raw"])
-    assert "ms a clip, alone" in capsys.readouterr().out
+    assert set(results["cpu_ratios"]) == set(results["ratios"])
+    assert "CPU ms a clip, alone" in capsys.readouterr().out

@@ -175,6 +175,16 @@ def test_normalisation_is_the_networks():
     torch.testing.assert_close(clips[0], expected.float(), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_of_images_in_memory_does_not_change_a_bit(layout):
+    images = torch.randint(256, (8, 3, 256, 340), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    transform = module.test_transform(ClipInput(size=224, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)))
+    clips, _ = transform(images.to(memory_format=layout))
+    pixels = images[..., 16:240, 58:282].float()
+    factor, offset = (torch.tensor(row).view(3, 1, 1) for row in ((0.2, 0.25, 0.3), (0.4, 0.5, 0.6)))
+    torch.testing.assert_close(clips[0], pixels * (1.0 / 255 / factor) + -offset / factor, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("order", ["rgb", "bgr"])
 def test_frames_of_one_step_are_stacked_in_time_order(order):
     input = ClipInput(size=56, channels=15, images_per_frame=5, mean=(0.0,), std=(1.0,), scale=255.0, order=order)
