@@ -80,7 +80,7 @@ def main(
                     run_recipe(recipe, packed, run, seed, weights, options)
                 tests.append(load_results(run))
             rows.append(describe(name, recipe, tests))
-            print(f"{name}, {recipe}: {rows[-1]['accuracy']}", flush=True)
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
         rows += yardsticks(name, tests[-1]["test"])
     save_results(out, {f"{row['data']}, {row['recipe']}": row for row in rows}, command_line())
     notes = [f"{len(seeds)} seeds: mean ± standard deviation. The clips of the test were scored once by each run."]
@@ -172,21 +172,21 @@ def yardsticks(data: str, test: dict[str, Any]) -> list[dict[str, Any]]:
     per_class = 1 / test["classes"]
     answers = {"a guess": chance, f"always {test['test_majority_class']}": majority}
     return [
-        {"data": data, "recipe": name, "accuracy": f"{value:.3f}", "mean class accuracy": f"{per_class:.3f}",
+        {"data": data, "recipe": name, "accuracy": value, "mean class accuracy": per_class,
          "CPU seconds": "", "runs": ""}
         for name, value in answers.items()
     ]  # fmt: skip
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return mean ± standard deviation, or the value of a single run."""
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values):.3f}"
+def spread(values: Sequence[float]) -> str | float:
+    """Return mean ± standard deviation, or the value of a single run; the report draws bars of both."""
+    return float(values[0]) if len(values) == 1 else f"{np.mean(values):.3f} ± {np.std(values):.3f}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(value) for value in row.values()] for row in rows)]
+    cells = [[f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows]
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from vidact.data import load_clips
 from vidact.data.synthetic import write_clips
+from vidact.report.page import write_summary
 from vidact.results.figures import load_results
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "own_data.py"
@@ -68,16 +69,26 @@ def test_a_row_has_the_mean_and_the_spread_of_the_seeds(own_data):
         "data": "set", "recipe": "recipe", "accuracy": "0.600 ± 0.100", "mean class accuracy": "0.300 ± 0.050",
         "CPU seconds": 15, "runs": 2,
     }  # fmt: skip
-    assert own_data.describe("set", "probe", [run(0.5, 10)])["accuracy"] == "0.500"
+    assert own_data.describe("set", "probe", [run(0.5, 10)])["accuracy"] == 0.5
     guess, always = own_data.yardsticks("set", run(0.5, 10)["test"])
-    assert (guess["accuracy"], guess["mean class accuracy"]) == ("0.250", "0.250")
-    assert (always["recipe"], always["accuracy"], always["mean class accuracy"]) == ("always sit", "0.400", "0.250")
+    assert (guess["accuracy"], guess["mean class accuracy"]) == (0.25, 0.25)
+    assert (always["recipe"], always["accuracy"], always["mean class accuracy"]) == ("always sit", 0.4, 0.25)
     lines = own_data.table([row, guess]).splitlines()
     assert lines[0] == "| data | recipe | accuracy | mean class accuracy | CPU seconds | runs |"
     assert lines[2:] == [
         "| set | recipe | 0.600 ± 0.100 | 0.300 ± 0.050 | 15 | 2 |",
         "| set | a guess | 0.250 | 0.250 |  |  |",
     ]
+
+
+def test_every_accuracy_of_the_report_has_a_bar(own_data, tmp_path):
+    rows = [
+        own_data.describe("set", "several", [run(0.5, 10), run(0.7, 20)]),
+        own_data.describe("set", "probe", [run(0.5, 10)]),
+    ]
+    rows += own_data.yardsticks("set", run(0.5, 10)["test"])
+    page = write_summary(tmp_path, "recipes", rows).read_text()
+    assert page.count('class="number bar"') == 2 * len(rows)
 
 
 @pytest.mark.slow
@@ -112,7 +123,7 @@ def test_own_data_benchmark(own_data, tmp_path, capsys):
         assert float(results[f"{name}, tsm_causal_mobilenetv2"]["accuracy"].split()[0]) == pytest.approx(mean, abs=6e-4)
         assert all(each["cpu"]["seconds"] > 0 for each in tests)
     probe = load_results(tmp_path / "out/fir/probe/seed0")
-    assert results["fir, probe"]["accuracy"] == f"{probe['test']['test_top1']:.3f}"
+    assert results["fir, probe"]["accuracy"] == probe["test"]["test_top1"]
     assert not (tmp_path / "out/fir/probe/seed1").exists()  # it has no random part
     assert "| fir | tsm_causal_mobilenetv2 |" in capsys.readouterr().out
     before = (tmp_path / "out/fir/tsm_causal_mobilenetv2/seed0/results.json").stat().st_mtime_ns
