@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import vidact
-from vidact import cli
+from vidact import cli, hub, prediction
+from vidact.batch import ClipInput
 from vidact.data.synthetic import write_video
 from vidact.models import frame_classifier, tsm_resnet_tiny
 from vidact.models.weights import save
+from vidact.records import Record
 from vidact.video.sample import SegmentSampler
 
 CLASSES = ["jump", "run", "wave"]
@@ -127,3 +130,69 @@ def test_a_detector_is_refused_with_the_command_that_answers(videos, tmp_path):
     assert command[:2] == ["vidact", "stream"]
     asked = parse(command[2:])
     assert (Path(asked.checkpoint), asked.source) == (path, [str(video)])
+
+
+# ---------------------------------------------------------------------------------------------- published networks
+
+
+class Recorded(torch.nn.Module):
+    """A network in place of a published one, which keeps its clips and answers by their brightness."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.num_classes, self.input = 3, ClipInput(size=16, resize=16)
+        self.record = Record.from_dict(
+            {"classes": CLASSES, "sampling": hub.PUBLISHED[name].sampler, "input": self.input.as_dict()}, name
+        )
+        self.clips: list[torch.Tensor] = []
+
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
+        self.clips.append(clip)
+        return clip.mean(dim=(1, 3, 4)) * torch.tensor([1.0, 2.0, -1.0])
+
+
+@pytest.fixture(scope="module")
+def long_videos(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Videos of 3, 10 and 60 seconds at 10 frames a second, which become brighter."""
+    root = tmp_path_factory.mktemp("long")
+    for seconds in (3, 10, 60):
+        levels = np.linspace(0, 255, 10 * seconds).astype(np.uint8)
+        write_video(root / f"{seconds}.mp4", np.broadcast_to(levels[:, None, None, None], (len(levels), 32, 32, 3)), 10)
+    return {seconds: root / f"{seconds}.mp4" for seconds in (3, 10, 60)}
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "views", "clips", "frames", "span"),
+    [
+        ("movinet_a0_stream", 10, None, 1, 50, (0.0, 9.9)),
+        ("movinet_a0_stream", 60, None, 6, 50, (0.0, 59.9)),
+        ("movinet_a0_stream", 3, None, 1, 15, (0.0, 2.9)),  # no frame is repeated
+        ("movinet_a3_base", 60, "2x1", 2, 120, (0.0, 59.9)),
+        ("x3d_s", 10, None, 4, 13, (0.0, 9.9)),  # 13 frames at 5 a second are 2.6 s
+        ("x3d_s", 60, None, 10, 13, (0.0, 59.9)),
+        ("x3d_s", 60, "1x1", 1, 13, (28.7, 31.2)),
+        ("slowfast_r50", 3, "1x3", 3, 32, (0.4, 2.5)),
+        ("videomae_base_something_v2", 60, None, 1, 16, (1.9, 58.1)),  # spread over the clip, as in training
+    ],
+)
+def test_a_published_network_gets_windows_at_the_rate_of_its_training(
+    name, seconds, views, clips, frames, span, long_videos, monkeypatch
+):
+    network = Recorded(name)
+    monkeypatch.setattr(prediction, "load", lambda checkpoint: network)
+    (answer,) = vidact.predict(long_videos[seconds], name, top=3, views=views, device="cpu")
+    assert [clip.shape[:2] for clip in network.clips] == [(1, frames)] * clips
+    assert (answer.start_s, answer.end_s) == pytest.approx(span, abs=0.11)
+    logits = torch.stack([network.eval()(clip)[0] for clip in list(network.clips)]).mean(0)
+    scores = dict(answer.labels)
+    np.testing.assert_allclose([scores[name] for name in CLASSES], logits.softmax(0), atol=1e-5)
+
+
+def test_an_own_checkpoint_keeps_the_sampler_of_its_record(long_videos, monkeypatch):
+    network = Recorded("x3d_s")
+    monkeypatch.setattr(prediction, "load", lambda checkpoint: network)
+    for views in (None, "1x1"):
+        (answer,) = vidact.predict(long_videos[60], "runs/x/best.ckpt", views=views, device="cpu")
+        # 13 frames, every sixth one of 600, in the middle
+        assert (answer.start_s, answer.end_s) == pytest.approx((26.3, 33.5), abs=0.11)
+    assert [clip.shape[:2] for clip in network.clips] == [(1, 13)] * 2

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from vidact import hub
 from vidact.batch import parse_views, probabilities
 from vidact.device import best_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
 from vidact.models.weights import load, record_of, refuse_other_classes
 from vidact.records import blamed
-from vidact.video.decode import VideoError, open_video
+from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, walk_videos
+from vidact.video.rate_windows import RateWindows
 from vidact.video.sample import ClipSampler, expand
 from vidact.video.transform import ClipTransform, from_record, images_per_index
 
@@ -51,7 +54,7 @@ def predict(
     checkpoint: str | Path,
     *,
     top: int = 5,
-    views: str = "1x1",
+    views: str | None = None,
     device: str | None = None,
     decoder: str = "pyav",
 ) -> list[Prediction]:
@@ -60,9 +63,11 @@ def predict(
     Args:
         path: a file, or a folder that is searched with its subfolders; or several of both, answered in their order,
             each video once.
-        checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network.
+        checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network; or the name of a
+            published network, which is given windows of frames at the rate of its training.
         top: labels to return; fewer where the network has fewer classes.
-        views: clips x crops to average, such as 10x3.
+        views: clips x crops to average, such as 10x3. None is 1x1, and of a published network as many windows as cover
+            the video, at most ten, and one crop.
         device: cpu, cuda or mps; None takes the best there is.
         decoder: pyav, decord, opencv or torchcodec.
 
@@ -77,7 +82,7 @@ def predictions(
     checkpoint: str | Path,
     *,
     top: int,
-    views: str,
+    views: str | None,
     device: str | None,
     decoder: str,
     notes: list[str] | None = None,
@@ -87,7 +92,7 @@ def predictions(
         raise ValueError(f"top is {top}; at least one label is given")
     paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(item) for item in path]
     videos = find_videos(paths, notes)
-    num_clips, crops = parse_views(views)
+    num_clips, crops = (None, 1) if views is None else parse_views(views)
     network: Any = load(checkpoint)
     record = record_of(network)
     if record.features is not None:
@@ -103,6 +108,13 @@ def predictions(
         record.require("classes")
         refuse_other_classes(record.classes, network.num_classes, str(checkpoint))
         sampler = ClipSampler.from_record(dict(record.sampling))
+    windows = windows_of(checkpoint)
+
+    def choose(video: VideoReader) -> list[np.ndarray]:
+        if windows is None:
+            return [sampler(len(video), num_clips=num_clips or 1)]
+        return list(windows(video.times_s, video.end_s, num_clips)[:, None])
+
     transform = from_record(record, crops=crops)
     device = device or str(best_device())
     network.to(device)
@@ -111,7 +123,7 @@ def predictions(
     for video in videos:
         started = time.perf_counter()
         try:
-            scores, start_s, end_s = score_video(video, network, sampler, transform, num_clips, device, decoder)
+            scores, start_s, end_s = score_video(video, network, choose, transform, device, decoder)
         except (VideoError, FileNotFoundError) as error:
             if len(paths) == 1 and is_one_video(paths[0]):
                 raise
@@ -184,26 +196,42 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 def score_video(
     path: Path,
     network: Any,
-    sampler: ClipSampler,
+    choose: Callable[[VideoReader], list[np.ndarray]],
     transform: ClipTransform,
-    num_clips: int,
     device: str,
     decoder: str,
 ) -> tuple[np.ndarray, float, float]:
-    """Return scores (K,) averaged over the views, and the times of the first and last frame used, in seconds."""
-    with open_video(path, decoder=decoder) as video:
-        indices = expand(sampler(len(video), num_clips=num_clips), images_per_index(network.input), len(video))
-        frames = video.frames_at(indices.ravel())
+    """Return scores (K,) averaged over the views, and the times of the first and last frame used, in seconds.
+
+    Args:
+        choose: returns the frames of the clips of a video, in arrays (clips, T) that are read one after the other.
+    """
     total = torch.zeros(network.num_classes, device=device)
-    count = 0
-    for images in frames.images.unflatten(0, indices.shape):
-        clips, _ = transform(images)  # (V, T, C, H, W)
-        for clip in clips:
-            total += network(clip[None].to(device)).float()[0]
-            count += 1
+    count, start_s, end_s = 0, math.inf, -math.inf
+    with open_video(path, decoder=decoder) as video:
+        for chosen in choose(video):
+            indices = expand(chosen, images_per_index(network.input), len(video))
+            frames = video.frames_at(indices.ravel())
+            start_s, end_s = min(start_s, float(frames.times_s.min())), max(end_s, float(frames.times_s.max()))
+            for images in frames.images.unflatten(0, indices.shape):
+                clips, _ = transform(images)  # (V, T, C, H, W)
+                for clip in clips:
+                    total += network(clip[None].to(device)).float()[0]
+                    count += 1
     logits = total.cpu() / count  # moved once at the end: the CPU prepares a view while the device computes
     scores = probabilities(logits, record_of(network).activation)
-    return scores.numpy(), float(frames.times_s.min()), float(frames.times_s.max())
+    return scores.numpy(), start_s, end_s
+
+
+def windows_of(checkpoint: str | Path) -> RateWindows | None:
+    """Return the windows of a published network, at the rate of its training.
+
+    None for every other checkpoint, and where the frames of its training were spread over clips of any length.
+    """
+    published = hub.named(checkpoint)
+    if published is None or published.window is None:
+        return None
+    return RateWindows(*published.window, shortens=published.clip_s is not None)
 
 
 def annotate(prediction: Prediction, out: str | Path, decoder: str = "pyav") -> None:

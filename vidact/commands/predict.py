@@ -24,7 +24,11 @@ def parser() -> Parser:
         "--published), or hf://owner/name",
     )
     parser.add_argument("--top", type=int, default=5, help="labels a video (default %(default)s)")
-    parser.add_argument("--views", default="1x1", help="clips x crops to average, such as 10x3 (default %(default)s)")
+    parser.add_argument(
+        "--views",
+        help="clips x crops to average, such as 10x3 (default 1x1; of a published network as many windows as cover the "
+        "video, at most ten)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
     add_device(parser)

@@ -29,6 +29,10 @@ CLASS_LISTS = {
 }
 
 
+# Frames a second of the videos of a data set, in which strides are counted; 30 elsewhere.
+VIDEO_FPS = {"something_v2": 12.0}
+
+
 @cache
 def class_names(name: str) -> tuple[str, ...]:
     """Return the classes of a list of ``CLASS_LISTS``, in the order of the outputs of published networks."""
@@ -66,6 +70,7 @@ class Published:
         sha256: the first digits of the file's SHA-256, as far as published.
         options: arguments of the layout's function besides the tensors and ``num_classes``.
         streams: whether it answers frame by frame.
+        clip_s: the seconds over which ``sampling`` spread its frames in training; None where clips had any length.
     """
 
     name: str
@@ -81,11 +86,24 @@ class Published:
     sha256: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     streams: bool = False
+    clip_s: float | None = None
 
     @property
     def sampler(self) -> dict[str, Any]:
         """The record of the sampler of its frames."""
         return dense(*CLIPS[self.network]) if self.sampling is None else dict(self.sampling)
+
+    @property
+    def window(self) -> tuple[int, float] | None:
+        """The frames of a clip in training, and how many of them made a second.
+
+        None where they were spread over clips of any length.
+        """
+        sampler = self.sampler
+        arguments = sampler["arguments"]
+        if sampler["name"] == "DenseSampler":
+            return arguments["num_frames"], VIDEO_FPS.get(self.classes, 30.0) / arguments["stride"]
+        return None if self.clip_s is None else (arguments["num_frames"], arguments["num_frames"] / self.clip_s)
 
     @property
     def is_for_research(self) -> bool:
@@ -178,6 +196,7 @@ def _of_movinet(name: str, file: str, megabytes: float, frames: int, figure: str
         {"name": "UniformSampler", "arguments": {"num_frames": frames}},
         options={"size": name.split("_")[1], "stream": name.endswith("_stream")},
         streams=name.endswith("_stream"),
+        clip_s=10.0,
     )
 
 
