@@ -3,10 +3,29 @@
 FEATURE_DIM = 12
 NUM_CLASSES = 5
 
+_RANGES = [[0, 4], [4, 8], [8, 10000]]
+
 # (name in vidact.models, arguments); feature_dim and num_classes go without saying.
 OFFLINE_NETWORKS = [
     ("ms_tcn", {"dim": 8, "stages": 3, "layers": 4}),
     ("ms_tcn", {"dim": 8, "stages": 2, "layers": 3, "causal": True}),
     ("ms_tcn_pp", {"dim": 8, "stages": 2, "first_layers": 4, "layers": 3}),
     ("causal_ms_tcn", {"dim": 8, "stages": 2, "layers": 3, "look_ahead": 4}),
+    (
+        "actionformer",
+        {
+            "embedding_dim": 16,
+            "head_dim": 12,
+            "levels": 3,
+            "attention_window": 5,
+            "max_tokens": 48,
+            "regression_ranges": _RANGES,
+            "drop_path": 0.0,
+        },
+    ),
+    (
+        "actionformer_proposals",
+        {"embedding_dim": 12, "num_heads": 2, "levels": 3, "max_tokens": 48, "regression_ranges": _RANGES},
+    ),
+    ("actionformer_small", {"embedding_dim": 16, "levels": 3, "max_tokens": 64, "drop_path": 0.0}),
 ]

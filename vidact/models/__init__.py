@@ -7,6 +7,7 @@ the features of whole videos and return events, or a label for every token.
 """
 
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
+from vidact.models.actionformer import actionformer, actionformer_proposals, actionformer_small
 from vidact.models.bn_inception import bn_inception_classifier
 from vidact.models.causal import causal_transformer
 from vidact.models.clip_windows import clip_windows
@@ -121,6 +122,9 @@ from vidact.models.weights import load, save
 __all__ = [
     "action_net_resnet50",
     "action_net_resnet_tiny",
+    "actionformer",
+    "actionformer_proposals",
+    "actionformer_small",
     "attentive_probe",
     "bn_inception_classifier",
     "c2d_r50",

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidact.models.offline import OfflineOutput, Segmenter, Truth, channels_first, inside
+from vidact.models.offline import OfflineOutput, Segmenter, Truth, channels_first, inside, refuse_sizes
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import Rules, builder, load_strictly
 
@@ -312,13 +312,6 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
     def _exists(state: State, late: int, like: Tensor) -> Tensor:
         """Return 1 for streams that have a token ``late`` before the newest and 0 for others, (B, 1, 1) in its type."""
         return (state["count"] >= late)[:, None, None].to(like.dtype)
-
-
-def refuse_sizes(**sizes: int) -> None:
-    """Raise ValueError for sizes below 1, by their names."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; it is at least 1")
 
 
 # ---------------------------------------------------------------------------------------------- sizes

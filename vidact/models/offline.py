@@ -182,6 +182,13 @@ def channels_first(features: Tensor, mask: Tensor) -> Tensor:
     return features.masked_fill(~mask[..., None], 0).transpose(1, 2)
 
 
+def refuse_sizes(**sizes: int) -> None:
+    """Raise ValueError for sizes below 1, by their names."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it is at least 1")
+
+
 # ---------------------------------------------------------------------------------------------- segmenters
 
 
