@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from sklearn.metrics import confusion_matrix
 
 import vidact
 from vidact.batch import SequenceBatch
-from vidact.data.event_list import Event, rasterise
+from vidact.data.event_list import Event, load_events, rasterise
 from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.sequence_list import Sequence, load_sequences
 from vidact.data.sequences import SequenceDataset
 from vidact.data.tables import write_classes
+from vidact.data.takes import Take, write_takes
 from vidact.models import frame_classifier, idn, miniroad_small, oadtr, testra
 from vidact.models.online import multi_hot_cross_entropy
 from vidact.models.weights import load
@@ -73,7 +76,10 @@ def trained(toy: Path) -> Path:
 def test_a_detector_learns_and_reports(trained: Path, toy: Path) -> None:
     figures = load_results(trained)["test"]
     assert figures["test_map"] > 0.9
-    assert figures["test_event_map"] > 0.5
+    assert figures["test_tiou_map"] >= figures["test_event_map"] > 0.5
+    assert [row["class"] for row in figures["test_tiou_classes"]] == CLASSES
+    assert sum(figures["test_diagnosis"]["events"].values()) == figures["test_events_true"]
+    assert "Mistakes in events" in (trained / "report.html").read_text()
     assert figures["videos"] == 2
     assert figures["protocol"] == "lstr"
     assert [row["class"] for row in figures["test_classes"]] == CLASSES
@@ -81,6 +87,26 @@ def test_a_detector_learns_and_reports(trained: Path, toy: Path) -> None:
     assert timelines.ids == ["v6", "v7"]
     assert [len(scores) for scores in timelines.scores] == [120, 120]
     assert (trained / "report.html").stat().st_size > 10_000
+
+
+def test_the_events_of_a_paused_video_are_found(trained: Path, toy: Path, tmp_path: Path) -> None:
+    """Its takes are scored one by one: the figures are those of the same video without a pause."""
+    before = load_results(trained)["test"]
+    shutil.copytree(toy, tmp_path / "data")
+    write_takes(tmp_path / "data" / "features" / "v6.npy", [Take(0, 0.0), Take(60, 100.0)])
+    events = load_events(toy / "events.csv")
+    times_s = [(e.start_s, e.end_s) for e in events if e.video == "v6"]
+    assert all(not start_s < 15 < end_s for start_s, end_s in times_s)  # none reaches over the pause
+    moved = [replace(e, start_s=e.start_s + 85, end_s=e.end_s + 85) if (e.video, e.start_s > 15) == ("v6", True) else e
+             for e in events]  # fmt: skip
+    write_events_csv(tmp_path / "data" / "events.csv", moved)
+    options = [f"--run={tmp_path / 'run'}", f"--ckpt={trained / 'checkpoints/best.ckpt'}"]
+    training.test(["--config", str(trained / "config.yaml"), *options, f"--data.root={tmp_path / 'data'}"])
+    figures = load_results(tmp_path / "run")["test"]
+    assert load_timelines(tmp_path / "run" / "timelines.npz").ids == ["v6@0s", "v6@100s", "v7"]
+    assert figures["test_events_true"] == before["test_events_true"]
+    assert figures["test_event_map"] > 0.5
+    assert figures["test_event_f1"] > 0.5
 
 
 def test_figures_stand_beside_those_of_answers_that_look_at_nothing(trained: Path) -> None:

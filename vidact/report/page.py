@@ -42,7 +42,9 @@ from vidact.metrics import (
     verdict,
     yardsticks,
 )
+from vidact.metrics.diagnosis import FALSE
 from vidact.metrics.frame_ap import runs as stretches
+from vidact.report.diagnosis_plots import FATE_NAMES, KIND_NAMES, diagnosis_sentence, draw_diagnosis
 from vidact.report.plots import (
     DPI,
     draw_classes,
@@ -120,6 +122,7 @@ def write_report(run: Path, title: str | None = None) -> Path:
     if detected is not None:
         body.append(_detector_headline(detected))
         body.append(_events(results or {}, detected.timelines))
+        body.append(_diagnosis(results or {}, run / "plots"))
     num_classes = None if scores is None else len(scores.classes)
     if results is not None:
         body.append(_results(_informative(results, num_classes)))
@@ -281,7 +284,7 @@ def _figures(figures: Mapping[str, Any]) -> str:
     rows, below = [], []
     for name, value in figures.items():
         title = in_words(name)
-        if name.endswith("confusion") or name == "thresholds":
+        if name.endswith(("confusion", "diagnosis")) or name == "thresholds":
             continue  # the page has a section for each of these
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
             below.append(_rows_table(value, spread=True) if name == "rows" else _fold(title, _rows_table(value)))
@@ -504,12 +507,11 @@ def _videos(timelines: Timelines, folder: Path) -> str:
 
 def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
     """Return the section of the newest test's events: how good they are, and how their thresholds were chosen."""
-    newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
-    tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
-    key = next((name for name in tests[0] if name.endswith("_event_f1")), None) if tests else None
+    section = _newest_events(results)
+    key = next((name for name in section if name.endswith("_event_f1")), None)
     if key is None:
         return ""
-    section, prefix = tests[0], key.removesuffix("event_f1")
+    prefix = key.removesuffix("event_f1")
     values = {name.removeprefix(prefix): value for name, value in section.items()}
     alarms, delay = values["false_alarms_per_hour"], values["delay_s"]
     often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
@@ -534,6 +536,38 @@ def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
     note = f"Right is what overlaps a true event by 0.3. Thresholds: {chosen.get('words') or 'none was chosen'}."
     thresholds = _fold("thresholds", _table(["class", "turns on at", "events to choose by"], lines))
     return _section("Events", f'<p>{summary}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
+
+
+def _newest_events(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the figures of the newest test of a detector; none where there is no such test."""
+    newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
+    tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
+    return tests[0] if tests else {}
+
+
+def _diagnosis(results: Mapping[str, Any], plots: Path) -> str:
+    """Return the section of the mistakes in the newest test's events."""
+    (plots / "mistakes_of_events.png").unlink(missing_ok=True)  # an earlier test may have had events
+    section = _newest_events(results)
+    diagnosis = next((figures for name, figures in section.items() if name.endswith("_diagnosis")), None)
+    if diagnosis is None:
+        return ""
+    picture = _picture(draw_diagnosis(diagnosis, plots / "mistakes_of_events.png"))
+    pairs = [list(pair.values()) for pair in diagnosis["confused"]]
+    confused = _fold("most frequent confusions", _table(["truth", "called", "detections"], pairs)) if pairs else ""
+    rows = [
+        [
+            f"{name}: {row['group']}",
+            *(row["events"][fate] for fate in FATE_NAMES),
+            *(row["false"][kind] for kind in FALSE),
+        ]
+        for name, groups in diagnosis["groups"].items()
+        for row in groups
+    ]
+    false = [f"false: {KIND_NAMES[kind]}" for kind in FALSE]
+    header = ["group", *(f"events: {name}" for name in FATE_NAMES.values()), *false]
+    table = _fold("as a table", _table(header, rows))
+    return _section("Mistakes in events", f"<p>{escape(diagnosis_sentence(diagnosis))}</p>{picture}{confused}{table}")
 
 
 def clock_words(seconds: float) -> str:

@@ -416,7 +416,7 @@ def metric_type(name: str) -> str | None:
     plain_name = re.sub(r"^(test|val)_", "", name)
     if plain_name in ("top1", "top5", "mean_class_accuracy", "token_accuracy"):
         return "accuracy"
-    if plain_name in ("map", "event_map", "mcap"):
+    if plain_name in ("map", "event_map", "tiou_map", "mcap"):
         return "mean_average_precision"
     return "f1" if plain_name == "event_f1" else None
 

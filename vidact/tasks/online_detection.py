@@ -6,6 +6,7 @@ Shapes: B videos, T tokens, D features, K actions (1 + K outputs with the backgr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,10 +25,11 @@ from vidact.metrics import (
     anticipation_map,
     calibrated_map,
     detection_delay,
+    diagnose,
     event_f1,
-    event_map,
     false_alarms_per_hour,
     frame_map,
+    localisation_figures,
     portion_map,
     start_map,
     token_confusion,
@@ -46,7 +48,6 @@ from vidact.tasks.stages import backbone, head_names
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.text.names import counted
 
-TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # temporal intersection over union, THUMOS'14
 FEATURES = "features"  # the default folder of features below a root, as in vidact.data.sequence_list
 OFFSETS_S = tuple(range(1, 11))  # tolerances of start detection, in seconds
 F1_TIOU = 0.3
@@ -405,7 +406,13 @@ class OnlineDetection(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self.test_scores = self.joined()
         ids = set(self.test_scores.ids)
-        truth = [event for sequence in data.found for event in sequence.events if sequence.id in ids]
+        # The takes of a paused video are scored one by one, while their events name the video.
+        truth = [
+            replace(event, video=sequence.id)
+            for sequence in data.found
+            if sequence.id in ids
+            for event in sequence.events
+        ]
         self.test_figures = self.figures(self.test_scores, truth)
         notes = self.test_figures["verdict"], self.thresholds.get("words", "")
         self.remarks = [note for note in notes if note]
@@ -448,17 +455,14 @@ class OnlineDetection(pl.LightningModule):
         starts = start_map(scores, targets, videos, rate, OFFSETS_S, ignore=ignore)
         figures["start_map"] = starts.mean
         figures["start"] = {f"{s} s": float(v) for s, v in zip(OFFSETS_S, starts.per_offset, strict=True)}
+        lengths_s = {id: len(rows) / rate for id, rows in zip(timelines.ids, timelines.scores, strict=True)}
         detections = self.detections(timelines, self.events)
         at_half = self.detections(timelines, {**self.events, "on": 0.5, "off": None})
-        everything = always_on(
-            self.classes, {id: len(rows) / rate for id, rows in zip(timelines.ids, timelines.scores, strict=True)}
-        )
+        everything = always_on(self.classes, lengths_s)
         f1 = event_f1(detections, truth, F1_TIOU)
-        events = event_map(detections, truth, TIOUS)
         delay = detection_delay(detections, truth)
+        figures |= localisation_figures(detections, truth, self.classes)
         figures |= {
-            "event_map": events.mean,
-            "event": {f"tIoU {tiou}": float(v) for tiou, v in zip(TIOUS, events.per_tiou, strict=True)},
             "event_f1": f1.f1,
             "event_precision": f1.precision,
             "event_recall": f1.recall,
@@ -469,6 +473,7 @@ class OnlineDetection(pl.LightningModule):
             "delay_s": delay.median_s,
             "missed": delay.missed,
             "false_alarms_per_hour": false_alarms_per_hour(detections, truth, len(scores) / rate),
+            "diagnosis": diagnose(detections, truth, lengths_s).figures(),
         }
         return figures
 
