@@ -11,6 +11,8 @@ OFFLINE_NETWORKS = [
     ("ms_tcn", {"dim": 8, "stages": 2, "layers": 3, "causal": True}),
     ("ms_tcn_pp", {"dim": 8, "stages": 2, "first_layers": 4, "layers": 3}),
     ("causal_ms_tcn", {"dim": 8, "stages": 2, "layers": 3, "look_ahead": 4}),
+    ("asformer", {"dim": 8, "layers": 4, "decoders": 2}),
+    ("asformer", {"dim": 8, "layers": 3, "decoders": 1, "exact_window": False}),
     (
         "actionformer",
         {
@@ -29,3 +31,7 @@ OFFLINE_NETWORKS = [
     ),
     ("actionformer_small", {"embedding_dim": 16, "levels": 3, "max_tokens": 64, "drop_path": 0.0}),
 ]
+
+# Parameters that no answer depends on, kept because published files have them: class name → regular expression. The
+# first layers of ASFormer attend to one token, which has all the weight whatever its query and key are.
+DEAD_WEIGHTS: dict[str, str] = {"ASFormer": r"layers\.0\.attention\.(query|key)\."}

@@ -8,6 +8,7 @@ the features of whole videos and return events, or a label for every token.
 
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
 from vidact.models.actionformer import actionformer, actionformer_proposals, actionformer_small
+from vidact.models.asformer import asformer
 from vidact.models.bn_inception import bn_inception_classifier
 from vidact.models.causal import causal_transformer
 from vidact.models.clip_windows import clip_windows
@@ -125,6 +126,7 @@ __all__ = [
     "actionformer",
     "actionformer_proposals",
     "actionformer_small",
+    "asformer",
     "attentive_probe",
     "bn_inception_classifier",
     "c2d_r50",

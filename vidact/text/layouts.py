@@ -34,12 +34,13 @@ REFERENCES = {
     "testra": "vidact.models.lstr:from_testra",
     "miniroad": "vidact.models.miniroad:from_miniroad",
     "actionformer": "vidact.models.actionformer:from_actionformer",
+    "asformer": "vidact.models.asformer:from_asformer",
     "ms_tcn": "vidact.models.ms_tcn:from_ms_tcn",
     "ms_tcn_pp": "vidact.models.ms_tcn:from_ms_tcn_pp",
 }
 
 # Layouts of networks that see whole videos; ``vidact convert`` does not write them.
-OFFLINE = ("actionformer", "ms_tcn", "ms_tcn_pp")
+OFFLINE = ("actionformer", "asformer", "ms_tcn", "ms_tcn_pp")
 
 # Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
 # 2-D networks whose clip is a window of consecutive frames.
