@@ -258,6 +258,15 @@ def test_names_in_other_scripts_are_drawn():
     assert drawn_name("прыжок", 3)[1] == overlay.DEJAVU
 
 
+def test_the_font_has_the_characters_that_are_not_looked_up():
+    assert {code for code in range(128) if chr(code).isprintable()} <= overlay._characters(overlay.DEJAVU)
+
+
+def test_the_fonts_are_found_where_matplotlib_is_unusual(monkeypatch):
+    monkeypatch.setattr(overlay, "find_spec", lambda name: None)
+    assert f"{overlay._data_of_matplotlib()}/fonts/ttf/DejaVuSans.ttf" == overlay.DEJAVU
+
+
 def test_a_name_that_no_font_draws_is_a_number():
     """U+0378 is no character: a box would look like every other."""
     assert drawn_name("\u0378\u0378", 3) == ("class 3", overlay.DEJAVU)

@@ -17,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
-from torchvision.tv_tensors import Video
 
 from vidact import jobs
 from vidact.data.clip_list import load_clips
@@ -32,6 +30,7 @@ from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.flow import METHODS, flow_fields, quantise
 from vidact.video.flow_store import FlowRecord, FlowStore, FlowWriter, write_record
 from vidact.video.folders import source_id, walk_videos
+from vidact.video.resize import resize
 
 DONE = "flow"  # the folder of notes of finished videos
 CHUNK = 32  # frames held at once
@@ -130,8 +129,8 @@ def video_flow(video: VideoReader, record: FlowRecord, weights: str | None, devi
     for start in range(0, len(video), CHUNK):
         images = video.frames_at(range(start, min(start + CHUNK, len(video)))).images
         if record.size is not None:  # the transform resizes so while loading, and both have to give the same flow
-            size = [record.size] if isinstance(record.size, int) else [record.size[1], record.size[0]]
-            images = F.resize(Video(images), size, antialias=True).as_subclass(Tensor)
+            size = record.size if isinstance(record.size, int) else (record.size[1], record.size[0])
+            images = resize(images, size)
         joined = images if last is None else torch.cat([last, images])
         yield from quantise(flow_fields(joined, record.method, weights, device), record.bound)
         last = images[-1:]

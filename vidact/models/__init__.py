@@ -6,6 +6,9 @@ features (B, T, D) and return logits for every token. Offline networks (``vidact
 the features of whole videos and return events, or a label for every token.
 """
 
+import vidact.models.light_torchvision  # noqa: F401  (before the files that import torchvision)
+
+# isort: split
 from vidact.models.action_net import action_net_resnet50, action_net_resnet_tiny
 from vidact.models.actionformer import actionformer, actionformer_proposals, actionformer_small
 from vidact.models.asformer import asformer

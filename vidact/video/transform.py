@@ -17,18 +17,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.tv_tensors import Video
 
 from vidact.batch import ClipInput
 from vidact.video.flow import flow_fields, mirror, quantise, rescale, stack
+from vidact.video.resize import resize, resized_sides
 
 Label = int | Tensor | None
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
@@ -235,9 +233,11 @@ class ClipTransform:
     ) -> tuple[Tensor, Label]:
         raise NotImplementedError(f"{type(self).__name__} does not define __call__()")
 
-    def _open(self, images: Tensor | None, stored: Tensor | None, resize: bool) -> tuple[Video | None, Video | None]:
+    def _open(
+        self, images: Tensor | None, stored: Tensor | None, is_resized: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return RGB images (T*I, 3, H, W) and flow (T*L, 2, H, W), both uint8; None where the network takes none.
-        They are resized to the short side if ``resize``, and always for flow, whose length depends on the size.
+        They are resized to the short side if ``is_resized``, and always for flow, whose length depends on the size.
         """
         if stored is not None:
             return self._open_stored(images, stored)
@@ -256,19 +256,18 @@ class ClipTransform:
             )
         if self.input.frames not in (None, steps):
             raise ValueError(f"the clip has {steps} frames; the network's weights are made for {self.input.frames}")
-        video = Video(images)
-        if resize or self.input.flow_fields:
-            video = F.resize(video, [self.resize], antialias=True)
-        groups = video.unflatten(0, (steps, group))  # (T, G, 3, H, W)
+        if is_resized or self.input.flow_fields:
+            images = resize(images, self.resize)
+        groups = images.unflatten(0, (steps, group))  # (T, G, 3, H, W)
         rgb = flow = None
         if self.input.rgb_channels:
-            rgb = Video(groups[:, : self.input.images_per_frame].flatten(0, 1))
+            rgb = groups[:, : self.input.images_per_frame].flatten(0, 1)
         if fields := self.input.flow_fields:
-            parts = [flow_fields(step[: fields + 1].as_subclass(Tensor), self.flow_method) for step in groups]
-            flow = Video(quantise(torch.cat(parts), self.input.flow_bound).to(images.device))
+            parts = [flow_fields(step[: fields + 1], self.flow_method) for step in groups]
+            flow = quantise(torch.cat(parts), self.input.flow_bound).to(images.device)
         return rgb, flow
 
-    def _open_stored(self, images: Tensor | None, stored: Tensor) -> tuple[Video | None, Video | None]:
+    def _open_stored(self, images: Tensor | None, stored: Tensor) -> tuple[Tensor | None, Tensor | None]:
         fields, num_images = self.input.flow_fields, self.input.images_per_frame
         if not fields or (images is None) != (self.input.rgb_channels == 0):
             raise ValueError(
@@ -285,13 +284,11 @@ class ClipTransform:
             raise ValueError(f"the clip has {steps} frames; the network's weights are made for {self.input.frames}")
         if images is None:
             height, width = stored.shape[-2:]
-            short, long = self.resize, int(self.resize * max(height, width) / min(height, width))  # as F.resize does
-            sides = (short, long) if height <= width else (long, short)
-            return None, Video(rescale(stored, sides, self.input.flow_bound))
-        rgb = F.resize(Video(images), [self.resize], antialias=True)
-        return rgb, Video(rescale(stored, rgb.shape[-2:], self.input.flow_bound))
+            return None, rescale(stored, resized_sides(height, width, self.resize), self.input.flow_bound)
+        rgb = resize(images, self.resize)
+        return rgb, rescale(stored, (rgb.shape[-2], rgb.shape[-1]), self.input.flow_bound)
 
-    def _normalise(self, rgb: Video | None, flow: Video | None) -> Tensor:
+    def _normalise(self, rgb: Tensor | None, flow: Tensor | None) -> Tensor:
         """Return the images and fields of a time step on its channels, RGB first, normalised: float32 (T, C, H, W)."""
         return self._to_float(self._join(rgb, flow))
 
@@ -307,16 +304,14 @@ class ClipTransform:
         rows = clip.movedim(-3, -1).flatten(-2).float()  # (…, H, W*C)
         return rows.mul_(factor).add_(offset).unflatten(-1, (width, num_channels)).movedim(-1, -3)
 
-    def _join(self, rgb: Video | None, flow: Video | None) -> Tensor:
+    def _join(self, rgb: Tensor | None, flow: Tensor | None) -> Tensor:
         """Return the images and fields of a time step on its channels, RGB first: uint8 (T, C, H, W)."""
         parts = []
         if rgb is not None:
-            images = rgb.as_subclass(Tensor)
-            if self.input.order == "bgr":
-                images = images.flip(1)
+            images = rgb.flip(1) if self.input.order == "bgr" else rgb
             parts.append(images.unflatten(0, (-1, self.input.images_per_frame)).flatten(1, 2))
         if flow is not None:
-            parts.append(stack(flow.as_subclass(Tensor), self.input.flow_fields))
+            parts.append(stack(flow, self.input.flow_fields))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -348,14 +343,19 @@ class TrainTransform(ClipTransform):
                 "behind; set it to 0 for networks that take flow"
             )
         self.augment, self.flip_map = augment, flip_map
-        strength = augment.color_jitter
-        self._color: list[v2.Transform] = []
-        if strength:
-            self._color.append(v2.ColorJitter(strength, strength, strength, strength / 5))
-        if augment.rand_augment:
-            self._color.append(v2.RandAugment(augment.rand_augment, augment.magnitude))
-        # it is applied after the normalisation, where 0 is the mean colour and no motion
-        self._erase = v2.RandomErasing(augment.erasing, value=0) if augment.erasing else None
+        self._color: list[Callable[[Tensor], Tensor]] = []
+        self._erase: Callable[[Tensor], Tensor] | None = None
+        if augment.color_jitter or augment.rand_augment or augment.erasing:
+            from torchvision.transforms import v2  # which imports PyTorch's compiler, for seconds
+
+            strength = augment.color_jitter
+            if strength:
+                self._color.append(v2.ColorJitter(strength, strength, strength, strength / 5))
+            if augment.rand_augment:
+                self._color.append(v2.RandAugment(augment.rand_augment, augment.magnitude))
+            # it is applied after the normalisation, where 0 is the mean colour and no motion
+            if augment.erasing:
+                self._erase = v2.RandomErasing(augment.erasing, value=0)
 
     def check_parts(self) -> None:
         """Raise ValueError where ``cut`` and ``finish`` cannot replace a call."""
@@ -371,13 +371,13 @@ class TrainTransform(ClipTransform):
         The cut can be moved to a GPU in between. Only crop and mirror can be split so, see ``check_parts``.
         """
         self.check_parts()
-        rgb, _ = self._open(images, None, resize=False)
+        rgb, _ = self._open(images, None, is_resized=False)
         assert rgb is not None  # the network takes no flow, so it takes images
         top, left, height, width = self._draw_box(rgb)
         is_mirrored = self._draw_flip(label)
         if is_mirrored and self.flip_map:
             label = self.flip_map.exchange(label)
-        pixels = rgb.as_subclass(Tensor)[..., top : top + height, left : left + width]
+        pixels = rgb[..., top : top + height, left : left + width]
         return Cut(pixels.clone(memory_format=torch.channels_last), is_mirrored), label
 
     def finish(self, cuts: Sequence[Cut]) -> Tensor:
@@ -385,23 +385,22 @@ class TrainTransform(ClipTransform):
 
         On the CPU they equal a call's to the bit; a GPU resizes in floating point, and a pixel may be off by one.
         """
-        side = [self.input.size, self.input.size]
         clips = []
         for cut in cuts:
-            pixels = Video(F.resize(cut.pixels, side, antialias=True))
-            clips.append(self._join(F.horizontal_flip(pixels) if cut.is_mirrored else pixels, None))
+            pixels = resize(cut.pixels, (self.input.size, self.input.size))
+            clips.append(self._join(pixels.flip(-1) if cut.is_mirrored else pixels, None))
         return self._to_float(torch.stack(clips))[:, None]
 
     def __call__(
         self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
     ) -> tuple[Tensor, Label]:
-        rgb, flow = self._open(images, stored, resize=False)
-        box = self._draw_box(flow if rgb is None else rgb)
-        side = [self.input.size, self.input.size]
-        if rgb is not None:
-            rgb = F.resized_crop(rgb, *box, size=side, antialias=True)
-        if flow is not None:
-            flow = F.resized_crop(flow, *box, size=side, antialias=True)
+        size = self.input.size
+        rgb, flow = self._open(images, stored, is_resized=False)
+        top, left, height, width = self._draw_box(flow if rgb is None else rgb)
+        rgb, flow = (
+            None if video is None else resize(video[..., top : top + height, left : left + width], (size, size))
+            for video in (rgb, flow)
+        )
         if self._draw_flip(label):
             rgb, flow = _mirrored(rgb, flow)
             label = self.flip_map.exchange(label) if self.flip_map else label
@@ -418,11 +417,14 @@ class TrainTransform(ClipTransform):
             return False
         return torch.rand(()).item() < self.augment.flip_probability
 
-    def _draw_box(self, video: Video) -> Box:
+    def _draw_box(self, video: Tensor | None) -> Box:
+        assert video is not None  # a network takes images or flow
         augment, size, (height, width) = self.augment, self.input.size, video.shape[-2:]
         if augment.crop == "multiscale":
             return _multi_scale_box(height, width, size, augment.scales, augment.max_distort, augment.positions)
         if augment.crop == "resized":
+            from torchvision.transforms import v2
+
             drawn = v2.RandomResizedCrop(size, augment.area, augment.aspect).make_params([video])
             return drawn["top"], drawn["left"], drawn["height"], drawn["width"]
         side = max(min(height, width) * size // self.resize, 1)
@@ -460,14 +462,16 @@ class TestTransform(ClipTransform):
     def __call__(
         self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
     ) -> tuple[Tensor, Label]:
-        rgb, flow = self._open(images, stored, resize=True)
+        rgb, flow = self._open(images, stored, is_resized=True)
         height, width = (flow if rgb is None else rgb).shape[-2:]  # type: ignore[union-attr]
         views = []
         for top, left, side in self._squares(height, width):
-            cut = [None if video is None else F.crop(video, top, left, side, side) for video in (rgb, flow)]
-            views.append(self._normalise(*cut))
+            images_cut, flow_cut = (
+                None if video is None else video[..., top : top + side, left : left + side] for video in (rgb, flow)
+            )
+            views.append(self._normalise(images_cut, flow_cut))
             if self.crops == 10:
-                views.append(self._normalise(*_mirrored(*cut)))
+                views.append(self._normalise(*_mirrored(images_cut, flow_cut)))
         return torch.stack(views), label
 
     def _squares(self, height: int, width: int) -> list[tuple[int, int, int]]:
@@ -481,11 +485,8 @@ class TestTransform(ClipTransform):
         return [(top, left, size) for top, left in _fixed_positions(height, width, size, size)[:5]]
 
 
-def _mirrored(rgb: Video | None, flow: Video | None) -> tuple[Video | None, Video | None]:
-    return (
-        None if rgb is None else F.horizontal_flip(rgb),
-        None if flow is None else Video(mirror(flow.as_subclass(Tensor))),
-    )
+def _mirrored(rgb: Tensor | None, flow: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    return None if rgb is None else rgb.flip(-1), None if flow is None else mirror(flow)
 
 
 def _fixed_positions(height: int, width: int, crop_height: int, crop_width: int) -> list[tuple[int, int]]:

@@ -16,14 +16,12 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
-import matplotlib
 import numpy as np
-from matplotlib.font_manager import findSystemFonts
-from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from vidact.events import Detection
@@ -31,8 +29,19 @@ from vidact.events import Detection
 if TYPE_CHECKING:
     from vidact.stream.engine import StreamUpdate
 
+
+def _data_of_matplotlib() -> str:
+    """Return matplotlib's folder of data, without its import, which takes half a second, where the folder is usual."""
+    spec = find_spec("matplotlib")
+    if spec is not None and spec.origin is not None and (usual := Path(spec.origin).with_name("mpl-data")).is_dir():
+        return str(usual)
+    import matplotlib
+
+    return matplotlib.get_data_path()
+
+
 # Fonts that come with matplotlib, for Latin, Greek, Cyrillic, Arabic and more.
-DEJAVU, BOLD = (f"{matplotlib.get_data_path()}/fonts/ttf/{name}.ttf" for name in ("DejaVuSans", "DejaVuSans-Bold"))
+DEJAVU, BOLD = (f"{_data_of_matplotlib()}/fonts/ttf/{name}.ttf" for name in ("DejaVuSans", "DejaVuSans-Bold"))
 LEAST_SIDE = 240  # pixels; smaller frames are enlarged
 VEIL = (12, 14, 18, 200)
 WHITE, DIM, FAINT = (255, 255, 255, 255), (206, 211, 218, 255), (88, 94, 104, 220)
@@ -358,6 +367,8 @@ def drawn_name(name: str, c: int) -> tuple[str, str]:
 
     The text is the name, or "class 3" where no font of this machine can draw it, because boxes would all look alike.
     """
+    if name.isascii() and name.isprintable():  # DejaVu has these characters
+        return name, DEJAVU
     characters = {ord(character) for character in name}
     for file in (DEJAVU, *_system_fonts()) if characters - _characters(DEJAVU) else (DEJAVU,):
         if characters <= _characters(file) and _is_scalable(file):
@@ -368,6 +379,8 @@ def drawn_name(name: str, c: int) -> tuple[str, str]:
 @cache
 def _system_fonts() -> tuple[str, ...]:
     """Return the machine's fonts, those first whose names promise many scripts."""
+    from matplotlib.font_manager import findSystemFonts
+
     many = ("noto", "cjk", "unicode", "unifont", "pingfang", "hiragino", "yahei", "meiryo", "malgun", "wqy", "nanum")
     files = (Path(file) for file in findSystemFonts())
     # Apple's LastResort font has a box for every character.
@@ -377,6 +390,8 @@ def _system_fonts() -> tuple[str, ...]:
 
 @cache
 def _characters(file: str) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
     try:
         return frozenset(FT2Font(file).get_charmap())
     except (RuntimeError, OSError):  # not a font that FreeType reads
