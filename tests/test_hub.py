@@ -494,13 +494,34 @@ def test_a_file_in_the_cache_of_pytorch_is_not_downloaded_again(
     assert not server.requests
 
 
-PROGRAM = "from vidact import hub; print(hub.fetch(hub.PUBLISHED['x3d_xs']).stat().st_size)"
+# Fetches the network of the first argument, whose file's SHA-256 begins with the second one.
+PROGRAM = """
+import sys
+from dataclasses import replace
+from vidact import hub
+entry = hub.PUBLISHED[sys.argv[1]]
+print(hub.fetch(replace(entry, sha256=sys.argv[2])).stat().st_size)
+"""
+DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
-def test_two_processes_download_once(server: FileServer) -> None:
+@pytest.mark.parametrize(
+    ("name", "digits"),
+    [
+        (NAME, ""),  # a file server, no hash
+        pytest.param(PINNED, DIGITS, marks=pytest.mark.slow),  # a file name with the digits of its hash
+        pytest.param("videomae_base", "", marks=pytest.mark.slow),  # a file of a repository of the hub
+        pytest.param("movinet_a0_stream", "", marks=pytest.mark.slow),  # a raw file of a repository of code
+    ],
+)
+def test_two_processes_download_once(name: str, digits: str, server: FileServer) -> None:
+    entry = hub.PUBLISHED[name]
+    server.files = {urlsplit(entry.address).path: CONTENT}
     server.pause.clear()
     processes = [
-        subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, name, digits], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(2)
     ]
     lines: list[str] = []
@@ -517,7 +538,18 @@ def test_two_processes_download_once(server: FileServer) -> None:
     assert sorted(line.split(":")[1].split()[0] for line in lines) == ["another", "downloading"]
     assert [output for output, _ in outputs] == [f"{len(CONTENT)}\n"] * 2
     assert len(server.requests) == 1
-    assert in_cache() == ["x3d_xs.pyth", "x3d_xs.pyth.sha256"]
+    assert in_cache() == [entry.path.name, f"{entry.path.name}.sha256"]
+
+
+@pytest.mark.slow
+def test_a_wrong_hash_is_refused_in_both_processes_and_nothing_is_kept(server: FileServer) -> None:
+    """The one that waited tries by itself, so it does not open what the first one refused."""
+    server.files = {urlsplit(hub.PUBLISHED[PINNED].address).path: CONTENT}
+    command = [sys.executable, "-c", PROGRAM, PINNED, hub.PUBLISHED[PINNED].sha256]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert all("should have a90a0ba3…, so it was removed" in error for error in errors)
+    assert in_cache() == []
 
 
 @pytest.mark.parametrize(
