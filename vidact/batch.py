@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+AMBIGUOUS_CLASS = -1  # the action of an ambiguous stretch in ``SequenceBatch.truth``
+
 
 @dataclass(frozen=True)
 class ClipInput:
@@ -132,6 +134,10 @@ class SequenceBatch:
         ids: the name of each video.
         end: (B,) int64, the row of ``features`` after the last one that lies in the video; None is the length of all.
         lookahead: the number of rows of ``targets`` after the last feature.
+        truth: of each video the events that touch its ``features``, (n, 3) float32: start and end in seconds from the
+            beginning of row 0, as they were labelled (not rounded to tokens, and not cut to the rows), and the action
+            from 0 to K - 1, or ``AMBIGUOUS_CLASS`` for a stretch that is no action and no background. Sorted by start.
+            None where the data set has no rate of tokens.
     """
 
     features: Tensor
@@ -141,6 +147,7 @@ class SequenceBatch:
     ids: list[str]
     end: Tensor = None  # type: ignore[assignment]  # __post_init__ replaces None
     lookahead: int = 0
+    truth: list[Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.end is None:
@@ -164,6 +171,7 @@ class SequenceBatch:
             ignore=self.ignore.pin_memory(),
             start=self.start.pin_memory(),
             end=self.end.pin_memory(),
+            truth=None if self.truth is None else [rows.pin_memory() for rows in self.truth],
         )
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.fabric.utilities.apply_func import move_data_to_device
 
 import vidact.data
 from vidact.batch import SequenceBatch
@@ -383,6 +385,64 @@ def test_windows_are_the_video(length: int, window: int, history: int, lookahead
     assert np.array_equal(np.diff(begun), [stride] * (len(begun) - 1))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 40),
+    window=st.integers(1, 12),
+    history=st.integers(0, 9),
+    lookahead=st.integers(0, 5),
+    spans=st.lists(st.tuples(st.integers(0, 900), st.integers(1, 300), st.sampled_from(["a", "b", "Ambiguous"]))),
+)
+def test_the_truth_of_windows_is_that_of_the_video(
+    length: int, window: int, history: int, lookahead: int, spans: list[tuple[int, int, str]]
+) -> None:
+    """In seconds from row 0, neither rounded nor cut: drawn on the tokens again, it is the targets."""
+    seconds = length / RATE
+    events = tuple(
+        Event("v", start / 100, min(start + span, seconds * 100) / 100, label)
+        for start, span, label in spans
+        if start < seconds * 100
+    )
+    targets = rasterise(events, length, RATE, ["a", "b"])
+    video = Sequence("v", "train", values(length), *targets, events)
+    dataset = SequenceDataset([video], window, history, lookahead, classes=["a", "b"], tokens_per_second=RATE)
+    for index in range(len(dataset)):
+        batch = dataset[index]
+        (rows,) = batch.truth
+        start, end = int(batch.start), int(batch.end)
+        row_0 = batch.features[0, start, 0].round().item() - start  # the token of row 0
+        names = {0: "a", 1: "b", -1: "Ambiguous"}
+        times_s = [(s + row_0 / RATE, e + row_0 / RATE, names[k]) for s, e, k in rows.tolist()]
+        touching = [e for e in events if e.end_s * RATE > row_0 + start and e.start_s * RATE < row_0 + end]
+        assert rows.dtype == torch.float32
+        assert rows[:, 0].tolist() == sorted(rows[:, 0].tolist())
+        expected = [(e.start_s, e.end_s, e.label) for e in touching]
+        for label in names.values():
+            mine, theirs = (sorted(row[:2] for row in side if row[2] == label) for side in (times_s, expected))
+            np.testing.assert_allclose(np.reshape(mine, (-1, 2)), np.reshape(theirs, (-1, 2)), atol=1e-5)
+        again = rasterise([Event("v", max(0.0, s), e, label) for s, e, label in times_s], length, RATE, ["a", "b"])
+        inside = slice(history, end)
+        tokens = slice(int(row_0) + history, int(row_0) + end)
+        assert np.array_equal(batch.targets[0, : inside.stop - inside.start], again.multi_hot[tokens])
+        assert np.array_equal(batch.ignore[0, : inside.stop - inside.start], again.ignore[tokens])
+
+
+def test_truth_is_that_of_each_video_of_a_batch(root: Path) -> None:
+    data = SequenceData(str(root), window=16, batch_size=3, test_batch_size=2, num_workers=0)
+    data.setup("fit")
+    batch = next(iter(data.test_dataloader()))
+    assert batch.ids == ["four", "five"]
+    assert [rows.tolist() for rows in batch.truth] == [[[0.25, 0.75, 1], [1, 1.5, 0]], [[0.25, 0.75, 0], [1, 1.5, 1]]]
+    moved = move_data_to_device(batch, torch.device("meta"))
+    assert all(rows.device.type == "meta" for rows in moved.truth)
+    assert SequenceDataset([sequence(9)])[0].truth is None
+    with pytest.raises(ValueError, match="both classes and tokens_per_second"):
+        SequenceDataset([sequence(9)], classes=["a"])
+    stranger = replace(sequence(9), events=(Event("v", 0, 1, "swim"),))
+    with pytest.raises(ValueError, match="'swim' of v at 0 s is of no class; there are a, b"):
+        SequenceDataset([stranger], classes=["a", "b"], tokens_per_second=RATE)
+
+
 def test_offsets_are_drawn_for_each_video_and_epoch() -> None:
     dataset = SequenceDataset([sequence(100), sequence(100)], window=8)
     begun = [[int(dataset[(epoch, index)].features[0, 0, 0]) for index in (0, 12)] for epoch in range(60)]
@@ -479,7 +539,9 @@ def batches(datamodule: SequenceData, split: str = "train", epoch: int = 0) -> l
 def same(left: list[SequenceBatch], right: list[SequenceBatch]) -> bool:
     names = ("features", "targets", "ignore", "start", "end")
     return len(left) == len(right) and all(
-        a.ids == b.ids and all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+        a.ids == b.ids
+        and all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)
+        and all(torch.equal(rows, again) for rows, again in zip(a.truth, b.truth, strict=True))
         for a, b in zip(left, right, strict=True)
     )
 

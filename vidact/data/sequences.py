@@ -17,10 +17,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vidact.batch import SequenceBatch
+from vidact.batch import AMBIGUOUS_CLASS, SequenceBatch
 from vidact.data.clips import EpochLoader, EpochSampler, batches_done, one_thread
+from vidact.data.event_list import AMBIGUOUS
 from vidact.data.sequence_list import Sequence, SequenceList, load_sequences
 from vidact.data.time_origin import TimeOrigin, check_origin
 from vidact.jobs import process_context
@@ -45,6 +47,8 @@ class SequenceDataset(Dataset[SequenceBatch]):
         drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses on the last token only.
         seed: the seed of the offsets.
         least: the least number of windows in an epoch; where there are fewer, they are repeated from other offsets.
+        classes: the names of the actions, for the batches' ``truth``; None makes batches without it.
+        tokens_per_second: the rate of the features, for the batches' ``truth``.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class SequenceDataset(Dataset[SequenceBatch]):
         drop_ambiguous_last: bool = False,
         seed: int = 0,
         least: int = 1,
+        classes: Several[str] | None = None,
+        tokens_per_second: float | None = None,
     ) -> None:
         if window is None and (history or lookahead or stride or drop_ambiguous_last):
             raise ValueError("whole videos (window=None) have no history, lookahead, stride or last token to drop by")
@@ -70,12 +76,16 @@ class SequenceDataset(Dataset[SequenceBatch]):
                 raise ValueError(f"{name} is {value} tokens; it is at least {lowest}")
         if least < 1:
             raise ValueError(f"least is {least}; it is at least 1 window")
+        if (classes is None) != (tokens_per_second is None):
+            raise ValueError("the truth of a batch needs both classes and tokens_per_second, or neither")
         self.sequences = list(sequences)
         self.window, self.history, self.lookahead, self.seed = window, history, lookahead, seed
         self.stride = stride or window or 1
         self.starts = [self._starts(sequence, drop_ambiguous_last) for sequence in self.sequences]
         counts = [max(1, len(starts) // self.stride) if len(starts) else 0 for starts in self.starts]
         self.first_index = np.concatenate([[0], np.cumsum(counts, dtype=int)])
+        self.tokens_per_second = tokens_per_second
+        self.truth = None if classes is None else [_timed(sequence, classes) for sequence in self.sequences]
         self.rounds = -(-least // total) if (total := int(self.first_index[-1])) else 1
 
     def _starts(self, sequence: Sequence, drop_ambiguous_last: bool) -> np.ndarray:
@@ -126,7 +136,31 @@ class SequenceDataset(Dataset[SequenceBatch]):
             [sequence.id],
             torch.tensor([stop]),
             self.lookahead,
+            self._truth_in(video, begin_token, start, stop),
         )
+
+    def _truth_in(self, video: int, begin_token: int, start: int, stop: int) -> list[Tensor] | None:
+        """Return the events that touch the rows ``start`` … ``stop`` - 1 of a window that begins at a token."""
+        if self.truth is None or self.tokens_per_second is None:
+            return None
+        rows, rate = self.truth[video], self.tokens_per_second
+        times_s = rows - np.array([begin_token / rate, begin_token / rate, 0.0])
+        touches = (times_s[:, 1] > start / rate) & (times_s[:, 0] < stop / rate)
+        return [torch.from_numpy(times_s[touches].astype(np.float32))]
+
+
+def _timed(sequence: Sequence, classes: Several[str]) -> np.ndarray:
+    """Return the events of a video as start, end and action, (n, 3) float64, sorted by start."""
+    number = {name: float(k) for k, name in enumerate(classes)}
+    rows = []
+    for event in sequence.events:
+        if event.label not in number and event.label.lower() != AMBIGUOUS:
+            raise ValueError(
+                f"the event {event.label!r} of {sequence.id} at {event.start_s:g} s is of no class; there are "
+                f"{', '.join(classes)}"
+            )
+        rows.append((event.start_s, event.end_s, number.get(event.label, float(AMBIGUOUS_CLASS))))
+    return np.array(sorted(rows), dtype=np.float64).reshape(-1, 3)
 
 
 def collate(items: Several[SequenceBatch]) -> SequenceBatch:
@@ -142,6 +176,7 @@ def collate(items: Several[SequenceBatch]) -> SequenceBatch:
         [id for item in items for id in item.ids],
         torch.cat([item.end for item in items]),
         items[0].lookahead,
+        None if items[0].truth is None else [rows for item in items for rows in item.truth or ()],
     )
 
 
@@ -156,6 +191,7 @@ def _lengthen(item: SequenceBatch, more: int) -> SequenceBatch:
         item.ids,
         item.end,
         item.lookahead,
+        item.truth,
     )
 
 
@@ -261,6 +297,7 @@ class SequenceData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Make the data sets of the splits; in training, print the notes."""
         sequences = self.found
+        timed: dict[str, Any] = {"classes": sequences.classes, "tokens_per_second": sequences.tokens_per_second}
         self.sets = {
             "train": SequenceDataset(
                 sequences.split("train"),
@@ -271,9 +308,10 @@ class SequenceData(pl.LightningDataModule):
                 self.drop_ambiguous_last,
                 self.seed,
                 self.epoch_windows,
+                **timed,
             ),
-            "val": SequenceDataset(sequences.split("val")),
-            "test": SequenceDataset(sequences.split(self.test_split)),
+            "val": SequenceDataset(sequences.split("val"), **timed),
+            "test": SequenceDataset(sequences.split(self.test_split), **timed),
         }
         if stage == "fit" and (self.trainer is None or self.trainer.is_global_zero):
             for note in sequences.notes:
