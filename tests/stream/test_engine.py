@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.playing import Live, Named, Recorder, grab, recording_model, steady, tiny_extractor
+from support.playing import Live, Named, Recorder, answers, grab, recording_model, steady, tiny_extractor
 from torch import nn
 
 import vidact.models
@@ -58,24 +58,29 @@ def always(model, *probabilities):
 
 
 def test_what_an_update_says(monkeypatch):
-    """Six slots make a token; it is answered when the frame after its last slot's instant has come."""
+    """Six slots make a token, of which the network uses the fourth: it is answered when the frame at or after that
+    slot's instant has come. The last token never becomes full, and its answer is withdrawn."""
     monkeypatch.setattr("vidact.stream.engine.time", SimpleNamespace(monotonic=lambda: 110.0))
     frames = [grab(i / 24, dropped=i % 2, captured=100 + i / 24) for i in range(16)]
     source = Named("clip", frames)
     source.is_live = True  # not held back
-    updates = list(run(source, recording_model(future_offsets=(1, 2))))
-    assert [update.source for update in updates] == ["clip"] * 3
-    assert [update.seconds for update in updates] == [0.0, 0.25, 0.25]
-    assert [update.is_last for update in updates] == [False, False, True]
-    assert [update.dropped for update in updates] == [3, 3, 2]
-    for update, newest in zip(updates, (5, 11, 15), strict=True):
+    updates = list(run(source, recording_model(future_offsets=(1, 2), on=1.0)))
+    assert [update.source for update in updates] == ["clip"] * 5
+    assert [update.seconds for update in updates] == [0.0, 0.25, 0.5, 0.5, 0.25]
+    assert [update.is_provisional for update in updates] == [True] * 3 + [False] * 2
+    assert [update.is_withdrawn for update in updates] == [False] * 3 + [True, False]
+    assert [update.is_repeat for update in updates] == [False] * 3 + [True] * 2
+    assert [update.is_last for update in updates] == [False] * 4 + [True]
+    assert [update.dropped for update in updates] == [2, 3, 3, 0, 0]
+    for update, newest in zip(updates, (3, 9, 15, 15, 15), strict=True):
         assert update.image is frames[newest].image
         assert update.scores.shape == (3,)
         assert update.scores.sum() == pytest.approx(1, abs=1e-6)
         assert update.future.shape == (2, 3)
     # Of six frames the fourth is looked at; newer ones do not count.
     assert [u.latency_ms for u in updates[:2]] == pytest.approx([1000 * (10 - 3 / 24), 1000 * (10 - 9 / 24)])
-    np.testing.assert_array_equal(updates[2].scores, updates[1].scores)
+    np.testing.assert_array_equal(updates[3].scores, updates[2].scores)
+    np.testing.assert_array_equal(updates[4].scores, updates[1].scores)
 
 
 def test_no_answer_before_there_is_one(caplog):
@@ -94,7 +99,7 @@ def test_no_answer_before_there_is_one(caplog):
 
 def test_the_end_closes_what_is_open():
     """Of a file in the last token's update, of a camera in one more."""
-    for is_live, count in ((False, 4), (True, 5)):
+    for is_live, count in ((False, 4), (True, 6)):  # a camera's event is opened by an early answer, and told later
         model = always(recording_model(on=0.5), 0.1, 0.8, 0.1)
         source = Named("clip", steady(1.05))
         source.is_live = is_live
@@ -114,10 +119,10 @@ def test_a_camera_that_was_away_begins_anew():
     source = Named("camera", steady(1.05, begin_s=3) + steady(1.05, begin_s=500) + steady(0.55, begin_s=2))
     source.is_live = True
     updates = list(run(source, model))
-    assert [u.seconds for u in updates] == [3, 3.25, 3.5, 3.75, 500, 500.25, 500.5, 500.75, 2, 2.25, 2.25]
+    assert [u.seconds for u in answers(updates)] == [3, 3.25, 3.5, 3.75, 500, 500.25, 500.5, 500.75, 2, 2.25]
     events = [event for update in updates for event in update.events]
     assert [(event.start_s, event.end_s) for event in events] == [(3, 4), (500, 501), (2, 2.5)]
-    assert updates[4].events == events[:1]
+    assert next(update for update in updates if update.seconds == 500).events == events[:1]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -130,7 +135,7 @@ def test_a_camera_that_dies_during_an_event(count, monkeypatch):
     camera.show(*steady(1.05))
     sources = [camera, other][:count]
     updates = run(camera, model) if count == 1 else run_many(sources, model)
-    seen = [next(updates) for _ in range(4)]
+    seen = [next(updates) for _ in range(5)]
     died = time.monotonic()
     late = threading.Timer(60, camera.show, [None])  # where nothing is told, the test fails and does not hang
     late.start()
@@ -139,7 +144,7 @@ def test_a_camera_that_dies_during_an_event(count, monkeypatch):
     assert time.monotonic() - died > 0.2
     (event,) = seen[-1].events
     assert (event.video, event.start_s, event.end_s, event.label) == ("camera", 0.0, 1.0, "a")
-    assert [update.is_repeat for update in seen] == [False] * 4 + [True]
+    assert [update.is_repeat for update in seen] == [False, True] + [False] * 3 + [True]
     assert (seen[-1].seconds, seen[-1].is_last, seen[-1].opened) == (0.75, False, [])
     camera.show(*steady(0.55, begin_s=1.2))  # by its own time nothing is missing
     for source in sources:
@@ -147,7 +152,7 @@ def test_a_camera_that_dies_during_an_event(count, monkeypatch):
     seen += list(updates)
     own = [update for update in seen if update.source == "camera"]
     assert [(e.start_s, e.end_s) for update in own for e in update.events] == [(0, 1), (1.2, 1.7)]
-    assert [len(update.opened) for update in own[5:]] == [1, 0, 0]
+    assert [len(update.opened) for update in own[6:]] == [0, 1, 0, 0]
     assert model.network.begun >= 2
 
 
@@ -162,10 +167,11 @@ def test_a_silence_is_told_once_and_only_where_something_ends(monkeypatch):
         updates = []
         for update in run(camera, always(recording_model(), *probabilities)):
             updates.append(update)
-            if len(updates) == 4 + told:
+            if len(updates) == 4 + 2 * told:
                 threading.Timer(0.5, camera.show, [None]).start()
         late.cancel()
-        assert [update.is_repeat for update in updates] == [False] * 4 + [True] * told + [True]
+        begins = [True] * told  # told when its token is full
+        assert [u.is_repeat for u in updates] == [False, *begins, *[False] * 3, *[True] * told, True]
         assert sum(len(update.events) for update in updates) == told
 
 
@@ -281,7 +287,7 @@ def test_a_failing_source_ends_alone():
     model = always(recording_model(), 0.1, 0.8, 0.1)
     updates = list(run_many([broken, garbage, fine], model, on_error=lambda *what: errors.append(what)))
     own = {name: [u for u in updates if u.source == name] for name in ("broken", "garbage", "fine")}
-    assert {name: len(of) for name, of in own.items()} == {"broken": 3, "garbage": 2, "fine": 4}
+    assert {name: len(of) for name, of in own.items()} == {"broken": 4, "garbage": 3, "fine": 4}
     assert all(of[-1].is_last and len(of[-1].events) == 1 for of in own.values())
     assert [(name, type(error)) for name, error in sorted(errors)] == [("broken", OSError), ("garbage", ValueError)]
     broken, fine = Live("broken"), Live("fine")
@@ -328,7 +334,7 @@ def test_an_engine_that_stays_waits_for_sources():
     engine.close()
     thread.join(60)
     assert not thread.is_alive()
-    assert [u.source for u in seen] == ["a"] * 3 + ["b"] * 3
+    assert [u.source for u in answers(seen)] == ["a"] * 2 + ["b"] * 2
     with pytest.raises(RuntimeError, match="the engine is closed"):
         engine.add(Live())
 
@@ -345,14 +351,14 @@ def test_a_live_source_is_asked_when_the_answer_is_given():
 
     source = Counting()
     source.show(*steady(5))
-    with Engine(recording_model()) as engine:
+    with Engine(recording_model(on=1.0)) as engine:
         engine.add(source)
         updates = engine.updates()
         next(updates)
         time.sleep(0.2)  # a slow listener
-        assert len(taken) == 6
+        assert len(taken) == 4
         next(updates)
-        assert len(taken) == 12
+        assert len(taken) == 10
 
 
 # ---------------------------------------------------------------------------------------------- models

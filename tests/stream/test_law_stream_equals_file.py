@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from support.online_networks import NUM_CLASSES, ONLINE_NETWORKS
-from support.playing import Named, grab, recording_model
+from support.playing import Named, answers, grab, recording_model
 from torch import nn
 
 import vidact.models
@@ -201,7 +201,9 @@ def test_jitter_and_drops_leave_the_features_of_the_nearest_frames(fps, begin_s)
     assert len(got) in (len(expected), len(expected) + 1)  # a last slot may lie half a slot after the last frame
     assert torch.equal(got[: len(expected)], expected)
     assert len(set(nearest)) == len(nearest)
-    assert [update.seconds for update in updates[:-1]] == pytest.approx([begin_s + t / 4 for t in range(len(got))])
+    if updates[-2].is_withdrawn:
+        got = got[:-1]
+    assert [u.seconds for u in answers(updates)] == pytest.approx([begin_s + t / 4 for t in range(len(got))])
 
 
 # ---------------------------------------------------------------------------------------------- several sources

@@ -52,6 +52,7 @@ def test_json_lines(tmp_path):
         "source": "door", "seconds": 1.25, "scores": {"background": 0.25, "a": 0.7, "прыжок": 0.05}, "opened": [],
         "events": [{"label": EVENT.label, "start_s": 1.25, "end_s": 3.5, "score": 0.875}],
         "future": [{"background": 0.5, "a": 0.25, "прыжок": 0.25}], "latency_ms": 12.3, "dropped": 3, "last": False,
+        "repeat": False, "provisional": False, "withdrawn": False,
     }  # fmt: skip
     assert second["future"] is None
     assert second["last"] is True

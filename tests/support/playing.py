@@ -91,7 +91,23 @@ def recording_model(classes=("a", "b"), extractor=None, future_offsets=(), **eve
     extractor = extractor or tiny_extractor()
     rate = extractor.tokens_per_second
     network = Recorder(1 + len(classes), future_offsets)
-    return StreamModel(network, list(classes), rate, EventDetector(classes, rate, **events), extractor)
+    model = StreamModel(network, list(classes), rate, EventDetector(classes, rate, **events), extractor)
+    model.warm_up()  # what it is given for that is not written down
+    network.given.clear()
+    network.begun = 0
+    return model
+
+
+def answers(updates):
+    """The updates that have a token of their own and were not withdrawn."""
+    found = []
+    for update in updates:
+        if update.is_withdrawn:
+            assert found[-1].is_provisional
+            assert found.pop().seconds == update.seconds
+        elif not update.is_repeat:
+            found.append(update)
+    return found
 
 
 def play_file(extractor, path, end_s=None):

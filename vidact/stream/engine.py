@@ -9,6 +9,12 @@ next frame of a source is requested when the one before is done, so a slow machi
 slot that shows the frame of the slot before is not computed again, so a machine that is too slow for the tokens' rate
 processes fewer distinct frames and does not fall behind.
 
+A token of a live source is answered early, where the networks do not use the last frames of its chunk: as soon as the
+slot of the newest frame that they use is certain (``Clock.push``). No later frame can change that slot, so the answer
+is the one that the full chunk has. It is provisional until the chunk is full, since a file that ends inside a chunk has
+no token there. Then the state and the events step, and the events that this opens or closes are yielded. If the source
+ends or is lost before, the answer is withdrawn, and the state and the events are as they were before it.
+
 Shapes: K actions (1 + K with the background), L tokens ahead, B streams that have a token at the same time.
 """
 
@@ -28,8 +34,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vidact.events import Detection
-from vidact.models.online import one_stream, stack_states
+from vidact.events import Detection, EventState, EventUpdate
+from vidact.models.online import State, one_stream, stack_states
 from vidact.video.clock import Chunker, Clock, Slot
 
 if TYPE_CHECKING:
@@ -57,8 +63,14 @@ class StreamUpdate:
         image: the newest frame, uint8 RGB (H, W, 3); it may be a little newer than the frames used.
         is_last: the source has ended, and ``events`` holds what its end closed. For a file this is the update of its
             last token. A live source, whose end cannot be foreseen, gets one more, which repeats the last scores.
-        is_repeat: the update has no token of its own: time and scores are those of the update before, and ``events``
-            holds what the silence of a live source, or its end, closed.
+        is_repeat: the update has no token of its own: time and scores are those of the newest answer, and it holds the
+            events that were opened or closed when the chunk of an early answer became full, or that the silence of a
+            live source, or its end, closed.
+        is_provisional: the answer is early: the chunk of its token is not full yet. ``opened`` and ``events`` hold
+            nothing of this token; where it opens or closes events, an update with ``is_repeat`` follows. The answer
+            stays, unless an update with ``is_withdrawn`` follows.
+        is_withdrawn: the newest answer, which was provisional, is withdrawn: the source ended, or paused, before the
+            chunk was full. Time and scores repeat those of that answer, and ``is_repeat`` is True too.
     """
 
     source: str
@@ -72,6 +84,8 @@ class StreamUpdate:
     image: np.ndarray
     is_last: bool = False
     is_repeat: bool = False
+    is_provisional: bool = False
+    is_withdrawn: bool = False
 
 
 # ---------------------------------------------------------------------------------------------- streams
@@ -84,15 +98,38 @@ class _Frame(NamedTuple):
     captured: float
 
 
+class _Token(NamedTuple):
+    """A token that can be answered."""
+
+    seconds: float
+    images: list[Tensor]  # those that the networks use
+    captured: float  # when the newest of them was captured
+    is_early: bool  # the chunk is not full
+
+
+class _Provisional(NamedTuple):
+    """The results of an early answer, which take effect when its chunk is full."""
+
+    state: State
+    events: EventUpdate
+    event_state: EventState
+    before: StreamUpdate | None  # the newest update before the answer
+
+
 class Stream:
     """The clock, state and events of one source. ``Streams`` steps it."""
 
     def __init__(self, name: str, model: StreamModel, is_live: bool, holds_back: bool) -> None:
         self.name, self.model, self.is_live, self.holds_back = name, model, is_live, holds_back
+        # The number of slots of a chunk after which it is answered early; None: each chunk is answered when it is full.
+        needed = max(1, 1 + max(model.places))
+        self.early_slots = needed if is_live and not holds_back and model.early and needed < model.chunk else None
         self.dropped = 0
         self.image: np.ndarray | None = None  # the newest frame
-        self.closing: list[Detection] = []  # events that ended without a token
+        self.closing: list[Detection] = []  # events that ended and are not in an update yet
+        self.opening: list[Detection] = []  # events that became certain and are not in an update yet
         self.newest: StreamUpdate | None = None
+        self.news: deque[StreamUpdate] = deque()  # updates on early answers, which wait to be yielded
         self.held: StreamUpdate | None = None  # a file's update waits until it is clear whether it is the last
         self.reset()
 
@@ -103,6 +140,8 @@ class Stream:
         self.last_s = 0.0
         # Complete chunks that wait, each behind its history. The first one of a take has the take's start, others None.
         self.chunks: deque[tuple[list[Slot], float | None]] = deque()
+        self.partial: list[Slot] = []  # the newest chunk and its history, if it can be answered early
+        self.provisional: _Provisional | None = None  # the answer of the chunk that is not full yet
         self.take_begin_s: float | None = None  # the start of a take that has no chunk yet
 
     def _reset_state(self, begin_s: float | None) -> None:
@@ -114,7 +153,7 @@ class Stream:
         self.input: Tensor | None = None  # the network's input that was made of them
 
     def push(self, grab: Grab) -> None:
-        """Add a frame; the chunks that it completes wait in ``chunks``."""
+        """Add a frame; the chunks that it completes wait in ``chunks``, one to be answered early in ``partial``."""
         image = np.asarray(grab.image)
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
             raise ValueError(
@@ -143,16 +182,48 @@ class Stream:
     def finish(self, end_s: float | None = None) -> None:
         """End the frames; the last one ends at ``end_s``, None where that is not known."""
         self._chunk(self.clock.finish(end_s))
+        self.partial = []
+        if self.provisional is not None:
+            self.news.append(self.repeated(is_withdrawn=True))
+            self.newest, self.provisional = self.provisional.before, None
 
     def _chunk(self, slots: list[Slot]) -> None:
         for slot in slots:
             if chunk := self.chunker.push(slot):
+                self.partial = []
+                if self.provisional is not None:
+                    self._confirm(self.provisional)
+                    continue
                 self.chunks.append((chunk, self.take_begin_s))
                 self.take_begin_s = None
+            elif self.chunker.count == self.early_slots:
+                self.partial = self.chunker.slots
 
-    def take(self) -> tuple[float, list[Tensor], float]:
-        """Return the oldest waiting chunk: its time, the images used, and when the newest of them was captured."""
-        span, begin_s = self.chunks.popleft()
+    def _confirm(self, provisional: _Provisional) -> None:
+        """Let the newest answer stay, since its chunk is full."""
+        self.provisional = None
+        self._accept(provisional.state, provisional.events, provisional.event_state)
+        if self.opening or self.closing:
+            self.news.append(self.repeated())
+
+    def _accept(self, state: State, events: EventUpdate, event_state: EventState) -> None:
+        self.state, self.event_state = state, event_state
+        self.closing += [self._in_source_time(event) for event in events.closed]
+        self.opening += [self._in_source_time(event) for event in events.opened]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a token can be answered."""
+        return bool(self.chunks or self.partial)
+
+    def take(self) -> _Token:
+        """Return the oldest token that can be answered."""
+        is_early = not self.chunks
+        if is_early:
+            span, begin_s = self.partial, self.take_begin_s
+            self.partial, self.take_begin_s = [], None
+        else:
+            span, begin_s = self.chunks.popleft()
         if begin_s is not None:
             self.end_events()
             self._reset_state(begin_s)
@@ -162,7 +233,7 @@ class Stream:
         # Where a source changes its size (a phone that is turned), the first frame of the new size replaces older ones.
         same_size = next(frame for frame in frames if frame.image.shape == last.image.shape)
         images = [(frame if frame.image.shape == last.image.shape else same_size).image for frame in frames]
-        return span[history].time_s, images, max(frame.captured for frame in frames)
+        return _Token(span[history].time_s, images, max(frame.captured for frame in frames), is_early)
 
     def repeats(self, images: list[Tensor]) -> bool:
         """Store the images; return whether they are those of the token before: one frame may fill several slots."""
@@ -170,37 +241,48 @@ class Stream:
         self.last_images = images
         return same
 
-    def update(self, seconds: float, captured: float, scores: np.ndarray, future: np.ndarray | None) -> StreamUpdate:
-        """Return a token's update and step the events with its scores."""
-        changed, self.event_state = self.model.detector.step(scores, self.event_state)
-        events = self.closing + [self._in_source_time(event) for event in changed.closed]
-        opened = [self._in_source_time(event) for event in changed.opened]
+    def update(self, token: _Token, scores: np.ndarray, future: np.ndarray | None, state: State) -> StreamUpdate:
+        """Return a token's update, and step the state and the events with its scores, now or when its chunk is full."""
+        events, event_state = self.model.detector.step(scores, self.event_state)
+        if token.is_early:
+            self.provisional = _Provisional(state, events, event_state, self.newest)
+        else:
+            self._accept(state, events, event_state)
         assert self.image is not None
-        latency_ms = 1000 * (time.monotonic() - captured)
         self.newest = StreamUpdate(
-            self.name, seconds, scores, events, opened, future, latency_ms, self.dropped, self.image
+            self.name,
+            token.seconds,
+            scores,
+            self.closing,
+            self.opening,
+            future,
+            1000 * (time.monotonic() - token.captured),
+            self.dropped,
+            self.image,
+            is_provisional=token.is_early,
         )
-        self.closing, self.dropped = [], 0
+        self.closing, self.opening, self.dropped = [], [], 0
         return self.newest
 
     def end_events(self) -> None:
         """End the events that are still going on."""
         self.closing += [self._in_source_time(event) for event in self.model.detector.finish(self.event_state)]
 
-    def repeated(self, is_last: bool) -> StreamUpdate:
-        """Return the newest update again, with the events that ended without a token."""
+    def repeated(self, is_last: bool = False, is_withdrawn: bool = False) -> StreamUpdate:
+        """Return the newest update again, with the events that began or ended since."""
         assert self.newest is not None
-        image = self.newest.image if self.image is None else self.image
         again = replace(
             self.newest,
             events=self.closing,
-            opened=[],
+            opened=self.opening,
             dropped=self.dropped,
-            image=image,
+            image=self.newest.image if self.image is None else self.image,
             is_last=is_last,
             is_repeat=True,
+            is_provisional=False,
+            is_withdrawn=is_withdrawn,
         )
-        self.closing, self.dropped = [], 0
+        self.closing, self.opening, self.dropped = [], [], 0
         return again
 
     def _in_source_time(self, event: Detection) -> Detection:
@@ -233,8 +315,18 @@ class Streams:
         return self.streams[unique]
 
     def answers(self, among: Sequence[Stream] | None = None) -> Iterator[StreamUpdate]:
-        """Yield the updates of all complete tokens (of some streams), one of every stream that has any at a time."""
-        while ready := [s for s in (self.streams.values() if among is None else among) if s.chunks]:
+        """Yield the updates of all tokens that can be answered, one of every stream that has any at a time.
+
+        Args:
+            among: the streams; None is all of them.
+        """
+        while True:
+            streams = list(self.streams.values()) if among is None else among
+            for stream in streams:
+                while stream.news:
+                    yield stream.news.popleft()
+            if not (ready := [stream for stream in streams if stream.is_ready]):
+                return
             for stream, update in zip(ready, self._answer(ready), strict=True):
                 if not stream.holds_back:
                     yield update
@@ -250,7 +342,7 @@ class Streams:
         yield from self.answers([stream])
         stream.end_events()
         if stream.closing and stream.newest is not None:
-            yield stream.repeated(is_last=False)
+            yield stream.repeated()
         stream.reset()
 
     def leave(self, stream: Stream, end_s: float | None = None) -> Iterator[StreamUpdate]:
@@ -278,7 +370,7 @@ class Streams:
 
     def _answer(self, ready: list[Stream]) -> list[StreamUpdate]:
         tokens = [stream.take() for stream in ready]
-        fresh = [(s, images) for s, (_, images, _) in zip(ready, tokens, strict=True) if not s.repeats(images)]
+        fresh = [(s, token.images) for s, token in zip(ready, tokens, strict=True) if not s.repeats(token.images)]
         if fresh:
             inputs = self.model.inputs([self.model.prepare(images) for _, images in fresh])
             for (stream, _), network_input in zip(fresh, inputs, strict=True):
@@ -288,16 +380,16 @@ class Streams:
         if not (finite := batch.flatten(1).isfinite().all(1)).all():
             at = int((~finite).nonzero()[0])
             raise ValueError(
-                f"{ready[at].name}: what the network is given for {tokens[at][0]:.2f} s is not finite; "
+                f"{ready[at].name}: what the network is given for {tokens[at].seconds:.2f} s is not finite; "
                 "look at the extractor's weights. The stream's state is as it was before"
             )
         alone = len(ready) == 1
         state = ready[0].state if alone else stack_states([stream.state for stream in ready])
         scores, future, state = self.model.answer(batch, state)
         updates = []
-        for i, (stream, (seconds, _, captured)) in enumerate(zip(ready, tokens, strict=True)):
-            stream.state = state if alone else one_stream(state, i)
-            updates.append(stream.update(seconds, captured, scores[i], None if future is None else future[i]))
+        for i, (stream, token) in enumerate(zip(ready, tokens, strict=True)):
+            after = state if alone else one_stream(state, i)
+            updates.append(stream.update(token, scores[i], None if future is None else future[i], after))
         return updates
 
 
@@ -309,6 +401,7 @@ def run(
     model: StreamModel | str | Path | nn.Module,
     *,
     on_frame: Callable[[str, Grab], None] | None = None,
+    on_answered: Callable[[str, Grab], None] | None = None,
 ) -> Iterator[StreamUpdate]:
     """Yield an update for each token of a source, until it ends.
 
@@ -319,11 +412,13 @@ def run(
         source: the result of ``open_source``, or anything that yields ``Grab``; the caller closes a file. Images are
             kept for the length of a token, so they must not be overwritten.
         model: the result of ``load_model``, or its first argument.
-        on_frame: called with the source's name and each frame, for a picture that moves between the updates.
+        on_frame: called with the source's name and each frame, before its answer; an answer waits for it.
+        on_answered: called in the same way after the updates of that frame: for work that no answer should wait for,
+            such as drawing.
     """
     name, is_live, holds_back = traits_of(source)
     if is_live:
-        yield from run_many([source], model, on_frame=on_frame)
+        yield from run_many([source], model, on_frame=on_frame, on_answered=on_answered)
         return
     streams = Streams(model_of(model))
     stream = streams.join(name, is_live, holds_back)
@@ -337,6 +432,8 @@ def run(
             failures.append(error)
             break
         yield from streams.answers()
+        if on_answered:
+            on_answered(stream.name, grab)
     yield from streams.leave(stream, getattr(source, "end_s", None))
     if failures:
         raise failures[0]
@@ -355,9 +452,10 @@ def run_many(
     *,
     on_frame: Callable[[str, Grab], None] | None = None,
     on_error: Callable[[str, Exception], None] | None = None,
+    on_answered: Callable[[str, Grab], None] | None = None,
 ) -> Iterator[StreamUpdate]:
     """Yield the updates of several sources, computed by one batched network, until all have ended; see ``Engine``."""
-    with Engine(model, on_frame=on_frame, on_error=on_error) as engine:
+    with Engine(model, on_frame=on_frame, on_error=on_error, on_answered=on_answered) as engine:
         for source in sources:
             engine.add(source)
         yield from engine.updates()
@@ -375,9 +473,11 @@ class Engine:
     Args:
         model: the result of ``load_model``, or its first argument.
         stays: ``updates`` goes on when no source is left, until ``close``: for servers.
-        on_frame: called with the source's name and each frame.
+        on_frame: called with the source's name and each frame, before its answer; an answer waits for it.
         on_error: called with the source's name and what went wrong, when a source fails: it ends, the others go on.
             None raises the error, which ends all sources.
+        on_answered: called with the source's name and each frame after the updates that came with it: for work that no
+            answer should wait for, such as drawing.
     """
 
     def __init__(
@@ -387,9 +487,10 @@ class Engine:
         stays: bool = False,
         on_frame: Callable[[str, Grab], None] | None = None,
         on_error: Callable[[str, Exception], None] | None = None,
+        on_answered: Callable[[str, Grab], None] | None = None,
     ) -> None:
         self.model = model_of(model)
-        self.stays, self.on_frame, self.on_error = stays, on_frame, on_error
+        self.stays, self.on_frame, self.on_error, self.on_answered = stays, on_frame, on_error, on_answered
         self._streams = Streams(self.model)
         self._readers: list[_Reader] = []
         self._inbox: queue.SimpleQueue[tuple[_Reader, Any] | None] = queue.SimpleQueue()
@@ -414,8 +515,12 @@ class Engine:
 
     def updates(self) -> Iterator[StreamUpdate]:
         """Yield an update for each token of each source."""
+        with self._lock:
+            awaits_live = self.stays or any(reader.stream.is_live for reader in self._readers)
+        if awaits_live:
+            self.model.warm_up()
         while frames := self._arrived():
-            ended = []
+            ended: list[tuple[_Reader, Exception | None]] = []
             for reader, grab in frames.items():
                 if grab is _SILENCE:
                     with self._lock:
@@ -442,6 +547,9 @@ class Engine:
                 answered = None if complete else [r.stream for r in self._readers if r.is_paced]
                 answers = list(self._streams.answers(answered))
             yield from answers
+            for reader, grab in frames.items():
+                if self.on_answered and grab is not _SILENCE and all(reader is not other for other, _ in ended):
+                    self.on_answered(reader.stream.name, grab)
             for reader in frames:
                 if reader.is_paced:  # requested last, for the newest frame
                     reader.request()

@@ -59,6 +59,8 @@ class StreamModel:
         device: the device of the network.
         longest_gap_s: the stream of a source that shows nothing for longer is reset. None is the value in the
             extractor's record for a file (a minute, where there is no extractor), and 5 s for a live source.
+        early: whether a token of a live source is answered as soon as the frames that the networks use are certain,
+            before its chunk is full; see ``StreamUpdate.is_provisional``.
     """
 
     network: Any
@@ -71,6 +73,8 @@ class StreamModel:
     has_background: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     longest_gap_s: float | None = None
+    early: bool = True
+    _is_warm: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         refuse_gap(self.longest_gap_s)
@@ -109,6 +113,17 @@ class StreamModel:
     @property
     def future_offsets(self) -> tuple[int, ...]:
         return tuple(getattr(self.network, "future_offsets", ()))
+
+    def warm_up(self) -> None:
+        """Answer a black picture of a stream of its own, once: the first calls of networks and libraries are slow.
+
+        No other stream's state changes. A second call does nothing.
+        """
+        if self._is_warm:
+            return
+        self._is_warm = True  # a network that fails does so for each frame, and not here again
+        black = torch.zeros(3, 480, 640, dtype=torch.uint8)
+        self.answer(self.inputs([self.prepare([black] * len(self.places))]), self.network.initial_state(1))
 
     def prepare(self, images: Sequence[Tensor]) -> Any:
         """Prepare one token for ``inputs``: its uint8 RGB images (3, H, W) at ``places``."""

@@ -182,6 +182,16 @@ class Chunker:
         complete, self._slots = self._slots, self._slots[self.chunk :]
         return complete
 
+    @property
+    def count(self) -> int:
+        """The number of slots of the chunk that is not complete yet."""
+        return max(0, len(self._slots) - self.history)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The history and the slots of the chunk that is not complete yet."""
+        return list(self._slots)
+
     def indices(self, slots: np.ndarray) -> np.ndarray:
         """Return the frames (S,) of a whole video's slots as rows of a history and a chunk.
 

@@ -26,6 +26,7 @@ class Metrics:
         "vidact_frames_total": ("counter", "Frames that were looked at."),
         "vidact_dropped_frames_total": ("counter", "Frames that were not looked at, because newer ones came."),
         "vidact_answers_total": ("counter", "Tokens answered."),
+        "vidact_withdrawn_answers_total": ("counter", "Early answers taken back, because a source ended or was lost."),
         "vidact_events_total": ("counter", "Events begun, by label."),
         "vidact_source_up": ("gauge", "Whether a camera or stream, when it was last looked at, gave pictures."),
         "vidact_faults_total": ("counter", "Things that went wrong, by kind."),

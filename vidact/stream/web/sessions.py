@@ -111,6 +111,7 @@ class Hub:
     async def __aenter__(self) -> Hub:
         self.loop = asyncio.get_running_loop()
         self.decoding = ThreadPoolExecutor(2, "vidact decode")
+        self.encoding = ThreadPoolExecutor(1, "vidact encode")  # apart, so that no frame waits for a picture
         # Opening an address that does not respond blocks its thread for seconds. So each session has one, and joining
         # the engine, for which browsers wait, has separate threads.
         self.opening = ThreadPoolExecutor(self.limits.sessions, "vidact sources")
@@ -130,7 +131,7 @@ class Hub:
     def _stop(self) -> None:
         self.engine.close()
         self.thread.join(timeout=5)
-        for pool in (self.decoding, self.joining, self.opening):
+        for pool in (self.decoding, self.encoding, self.joining, self.opening):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _engine(self) -> Engine:
@@ -177,7 +178,8 @@ class Hub:
     # -- in the event loop
 
     def _publish(self, update: StreamUpdate, captured: float | None) -> None:
-        if not update.is_repeat:  # a repeat only reports the events that the end or a pause closed
+        self.metrics.add("vidact_withdrawn_answers_total", update.is_withdrawn)
+        if not update.is_repeat:  # a repeat only reports events, or that an answer is withdrawn
             self.metrics.add("vidact_answers_total")
             self.metrics.latency(update.latency_ms / 1000)
         self.metrics.add("vidact_dropped_frames_total", update.dropped)
@@ -196,6 +198,9 @@ class Hub:
             else [[round(float(score), 3) for score in row] for row in update.future],
             "latency_ms": round(update.latency_ms, 1),
             "captured": captured,
+            "repeat": update.is_repeat,
+            "provisional": update.is_provisional,
+            "withdrawn": update.is_withdrawn,
         }
         for session in list(channel.sessions):
             session.dropped += update.dropped
@@ -325,7 +330,7 @@ class Hub:
             if (grab := channel.newest) is None or grab is last_sent or not ready:
                 continue
             last_sent = grab
-            picture = await self.loop.run_in_executor(self.decoding, encode_picture, grab, self.limits)
+            picture = await self.loop.run_in_executor(self.encoding, encode_picture, grab, self.limits)
             for session in ready:
                 session.post_picture(picture)
 

@@ -87,13 +87,18 @@ class History:
         """Add the next answer, and forget what is older than the timeline."""
         end_s = update.seconds + self.period_s
         self.dropped += update.dropped
-        if not self.ends_s or end_s > self.now_s:  # the end of a live source repeats its last answer
+        if update.is_withdrawn and self.ends_s and self.now_s == end_s:
+            self.ends_s.pop()
+            self.scores.pop()
+        elif not self.ends_s or end_s > self.now_s:  # the end of a live source repeats its last answer
             self.ends_s.append(end_s)
             self.scores.append(np.asarray(update.scores))
         self.open |= {event.label: event for event in update.opened}
         for event in update.events:
             self.open.pop(event.label, None)
             self.closed.append(event)
+        if not self.ends_s:  # the only answer was withdrawn
+            return
         oldest_s = self.now_s - self.seconds
         while self.ends_s[0] < oldest_s:
             self.ends_s.popleft()

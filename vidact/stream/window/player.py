@@ -29,6 +29,7 @@ WAITING_FRAMES = 32  # of a file whose answers are held back: a token of 60 fram
 # The outputs, by their names in messages.
 LINES, TABLE, SNAPSHOTS = "the JSON lines", "the table of events", "the pictures of events"
 STANDARD_OUTPUT = "the standard output"
+NO_SCORE = (0.0, 0, 0.0)  # a score, the index of its action, and the second
 
 
 class States:
@@ -110,8 +111,9 @@ class Stop:
 class Picture:
     """The frames of one source with the newest answer drawn on them, for the window and the recording.
 
-    A frame is shown when the next one comes: by then its answer has come. The answers of a file that is played as fast
-    as it is read come a token late; its frames wait for them, so that the recording is the same as in real time.
+    A frame is shown when its answer has been given, so that no answer waits for the drawing. The answers of a file that
+    is played as fast as it is read come a token late; its frames wait for them, so that the recording is the same as in
+    real time.
 
     Args:
         title: the title of the window: the source's name.
@@ -137,15 +139,16 @@ class Picture:
         # A token is complete with the frame that comes at the instant of its last slot, or after it.
         self._last_slot_s = (1 + 1e-3) / model.fps
         self._newest: StreamUpdate | None = None
+        self._before: StreamUpdate | None = None  # the answer before the newest one, which may be withdrawn
         self._waiting: deque[Grab] = deque()
         self._panels: tuple[tuple[int, ...], list[Panel]] | None = None  # with the shape of their frames
 
     def frame(self, grab: Grab) -> None:
-        """Add a frame."""
+        """Add a frame whose answer, if it completes a token, has been added."""
         if not (self.window or self.record):
             return
         self._waiting.append(grab)
-        while len(self._waiting) > (WAITING_FRAMES if self.holds_back else 1):
+        while len(self._waiting) > (WAITING_FRAMES if self.holds_back else 0):
             self._show(self._waiting.popleft())
 
     def answer(self, update: StreamUpdate) -> None:
@@ -155,7 +158,12 @@ class Picture:
             while self._waiting and self._waiting[0].seconds < complete_s:
                 self._show(self._waiting.popleft())
         self.history.add(update)
-        self._newest, self._panels = update, None
+        if update.is_withdrawn:
+            self._newest = self._before
+        else:
+            self._before = self._before if update.is_repeat else self._newest
+            self._newest = update
+        self._panels = None
 
     def drawn(self, image: np.ndarray) -> np.ndarray:
         """Return a copy of the image with the newest answer drawn on it."""
@@ -239,8 +247,11 @@ class Player:
             self.snapshots = stack.enter_context(Snapshots(snapshots, keeps)) if snapshots else None
             stack.pop_all()
         self.timeline_s = timeline_s
-        self.answers = self.events = self.dropped = 0
-        self.highest = (0.0, 0, 0.0)  # the highest score of an action, its index and its second
+        self.answers = self.events = self.dropped = self.withdrawn = 0
+        # The highest score of an action, its index and its second; and those of the newest answer of each source, which
+        # may still be withdrawn.
+        self.highest = NO_SCORE
+        self.newest: dict[str, tuple[float, int, float]] = {}
         self.played_s: dict[str, float] = {}  # the seconds that were played of each source
         self.latencies: deque[float] = deque(maxlen=LATENCIES)
         self.has_failed = False
@@ -273,9 +284,9 @@ class Player:
             ((number, source),) = self.sources.items()
             self._join(source.name, number)
             self.states.send_to(self.state)
-            yield from run(source, self.model, on_frame=self.frame)
+            yield from run(source, self.model, on_answered=self.frame)
             return
-        with Engine(self.model, on_frame=self.frame, on_error=self._fail) as engine:
+        with Engine(self.model, on_answered=self.frame, on_error=self._fail) as engine:
             for number, source in self.sources.items():
                 self._join(engine.add(source), number)
             self.states.send_to(self.state)
@@ -299,7 +310,7 @@ class Player:
             self._write(LINES, lines.write_state, name, state, why)
 
     def frame(self, name: str, grab: Grab) -> None:
-        """Handle a frame, before the engine does."""
+        """Handle a frame, after the answers that came with it."""
         first_s = self.first_s.setdefault(name, grab.seconds)
         self.played_s[name] = grab.seconds - first_s
         if self.limit_s is not None and grab.seconds - first_s >= self.limit_s:
@@ -313,11 +324,18 @@ class Player:
         picture.answer(update)
         self.dropped += update.dropped
         self.events += len(update.events)
+        if self.lines:
+            self._write(LINES, self.lines.write, update)
+        newest = self.newest.pop(update.source, NO_SCORE)
+        if update.is_withdrawn:
+            self.withdrawn += 1
+        else:
+            self.highest = max(self.highest, newest)
         if not update.is_repeat:
             self.answers += 1
             self.latencies.append(update.latency_ms)
             index = int(np.argmax(update.scores[1:]))
-            self.highest = max(self.highest, (float(update.scores[1 + index]), index, update.seconds))
+            self.newest[update.source] = float(update.scores[1 + index]), index, update.seconds
         for event in update.events:
             line = f"{event.label} was seen from {event.start_s:.2f} to {event.end_s:.2f} s ({event.score:.0%})"
             self.print_line(self._with_time(event, update, line))
@@ -328,8 +346,6 @@ class Player:
             if self.snapshots:
                 image = picture.drawn(update.image)
                 self._write(SNAPSHOTS, self.snapshots.write, self._short(event.video), event, image)
-        if self.lines:
-            self._write(LINES, self.lines.write, update)
 
     def _write(self, output: str, write: Callable[..., object], *arguments: Any) -> None:
         """Write to an output; report where it begins to fail, and where it can be written again."""
@@ -394,14 +410,16 @@ class Player:
             if writer is not None:
                 self._write(f"{output} at the end", writer.close)
         took_s = time.monotonic() - self.started_s
-        figures = [counted(self.answers, "answer"), counted(self.events, "event")]
+        self.highest = max(self.highest, *self.newest.values(), NO_SCORE)
+        figures = [counted(self.answers - self.withdrawn, "answer"), counted(self.events, "event")]
+        figures += [f"{counted(self.withdrawn, 'early answer')} withdrawn"] if self.withdrawn else []
         figures.append(f"{counted(self.dropped, 'frame')} dropped")
         if self.latencies:
             middle, high = np.percentile(self.latencies, [50, 95])
             figures.append(f"latency p50 {middle:.0f} ms, p95 {high:.0f} ms")
         figures.append(f"{sum(self.played_s.values()):.1f} s of video in {took_s:.1f} s")
         self.print_line("; ".join(figures))
-        if self.answers and not self.events:
+        if self.answers > self.withdrawn and not self.events:
             score, index, seconds = self.highest
             self.print_line(
                 f"the highest score was {score:.0%}, {self.model.classes[index]} at {seconds:.2f} s; an event of it "

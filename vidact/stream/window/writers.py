@@ -274,9 +274,10 @@ class JsonLines(_LineWriter):
     """A writer of one JSON object for each answer.
 
     ``{"source", "time", "seconds", "scores": {name: probability}, "opened": […], "events": […], "future": […] or null,
-    "latency_ms", "dropped", "last"}``: ``time`` is the wall clock in UTC, ``scores`` begin with the background,
-    ``opened`` and ``events`` hold ``{"label", "start_s", "end_s", "score"}``, ``future`` a mapping like ``scores`` for
-    each token ahead.
+    "latency_ms", "dropped", "last", "repeat", "provisional", "withdrawn"}``: ``time`` is the wall clock in UTC,
+    ``scores`` begin with the background, ``opened`` and ``events`` hold ``{"label", "start_s", "end_s", "score"}``,
+    ``future`` a mapping like ``scores`` for each token ahead. The last four are those of ``StreamUpdate``: a line with
+    "repeat" has the seconds and scores of the answer before it, and one with "withdrawn" takes that answer back.
 
     A line ``{"source", "time", "state", "why"}`` records the state of a camera or stream: "open" when its first picture
     comes and whenever it is back, "lost" when it is lost or cannot be opened, "failed" when it has ended for good.
@@ -308,6 +309,9 @@ class JsonLines(_LineWriter):
                 "latency_ms": round(update.latency_ms, 1),
                 "dropped": update.dropped,
                 "last": update.is_last,
+                "repeat": update.is_repeat,
+                "provisional": update.is_provisional,
+                "withdrawn": update.is_withdrawn,
             }
         )
 

@@ -15,7 +15,7 @@ const state = {
   running: false, // what the user wants; a lost connection comes back to it
   stream: 0, // number of the stream the server is answering; what is left of an older one is ignored
   began: 0, shift: 0, // a stream that goes on after a pause counts from 0 again: what is added to its seconds
-  history: null, events: [], latest: null, lastTaken: 0,
+  history: null, events: [], latest: null, before: null, lastTaken: 0,
   span: 30, end: null, // seconds at the timeline's right edge; null follows the newest
   cursor: null, hover: null, rows: [],
   sent: 0, skipped: 0, latencies: [],
@@ -57,6 +57,9 @@ class History {
     }
     return low - 1;
   }
+
+  // Take the last token back, if it begins at `seconds`.
+  withdraw(seconds) { if (this.times.length && this.last === seconds) this.times.pop(); }
 
   row(index) { return this.scores.subarray(index * this.width, (index + 1) * this.width); }
   get first() { return this.times[0] ?? 0; }
@@ -193,7 +196,7 @@ function begin(isNew) {
     closeOpenEvents();
     state.shift = Math.max(state.history.last + token(), (performance.now() - state.began) / 1000);
   }
-  Object.assign(state, { latest: null, latencies: [] });
+  Object.assign(state, { latest: null, before: null, latencies: [] });
   meter.reset();
   camera.pause(); // until the server has begun: what is captured now has the clock of the stream before
   const source = $("source").value;
@@ -382,12 +385,16 @@ function answer(message) {
   if (message.stream !== state.stream || !state.history) return;
   message.seconds += state.shift;
   for (const event of [...message.opened, ...message.closed]) { event.start_s += state.shift; event.end_s += state.shift; }
-  if (!state.history.times.length || message.seconds > state.history.last) state.history.push(message.seconds, message.scores);
-  state.latest = message;
-  meter.answered();
-  const latency = camera.kind === "camera" && message.captured !== null ? camera.sinceCapture(message.captured) : message.latency_ms;
-  state.latencies.push(latency);
-  if (state.latencies.length > 20) state.latencies.shift();
+  if (message.withdrawn) state.history.withdraw(message.seconds); // its token never became full
+  else if (!state.history.times.length || message.seconds > state.history.last) state.history.push(message.seconds, message.scores);
+  if (!message.repeat) state.before = state.latest;
+  state.latest = message.withdrawn ? state.before : message;
+  if (!message.repeat) {
+    meter.answered();
+    const latency = camera.kind === "camera" && message.captured !== null ? camera.sinceCapture(message.captured) : message.latency_ms;
+    state.latencies.push(latency);
+    if (state.latencies.length > 20) state.latencies.shift();
+  }
   for (const event of message.opened) add(event, true);
   for (const event of message.closed) {
     const found = state.events.find((one) => one.open && one.label === event.label && Math.abs(one.start_s - event.start_s) < 1e-3);
