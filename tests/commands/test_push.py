@@ -2,6 +2,8 @@
 
 import getpass
 import json
+import re
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -395,6 +397,33 @@ def test_what_the_hub_refuses(
     monkeypatch.setenv("VIDACT_OFFLINE", "1")
     assert "VIDACT_OFFLINE or HF_HUB_OFFLINE forbids the network" in fails(capsys, str(run), ADDRESS, "--licence=mit")
     assert not server.repositories
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message", "words"),
+    [
+        ("/commit/main", 403, "Private repository storage limit reached, upgrade your plan",
+         r"may not be written \(403; .*says: Private repository storage limit reached, upgrade your plan$"),
+        ("/commit/main", 403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request",
+         r"may not be written \(403; .*says: Forbidden: pass `create_pr=1`"),
+        ("/api/repos/create", 403, "You don't have the rights to create a model under the namespace \"somebody\"",
+         r"may not be written \(403; .*says: You don't have the rights to create a model"),
+        ("/commit/main", 429, "We had to rate limit you", r"answered with 429 \(We had to rate limit you\)"),
+        ("/commit/main", 413, "Payload too large", r"answered with 413 \(Payload too large\)"),
+        ("/api/validate-yaml", 400, "no YAML", r"Invalid metadata in README\.md"),
+        ("/info/lfs/objects/batch", 403, "Storage quota exceeded", r"Storage quota exceeded"),
+    ],
+)  # fmt: skip
+def test_why_the_hub_refuses_is_in_its_own_words(
+    path: str, status: int, message: str, words: str, server: HubServer, run: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the client waits before it tries again
+    server.refusals = {path: (status, message)}
+    output = fails(capsys, str(run), ADDRESS, "--licence=mit").strip()
+    assert re.search(words, " ".join(line for line in output.splitlines() if "VIDACT_TRACEBACK" not in line))
+    assert server.token not in output
+    assert "somebody/waves" not in server.repositories or "model.safetensors" not in on_hub(server)
 
 
 # ---------------------------------------------------------------------------------------------- paths and locks

@@ -49,6 +49,7 @@ class HubServer:
         token: the token that opens private and gated repositories, and may write.
         cuts: bytes after which the next downloads end early, one a download.
         status: a status for every answer.
+        refusals: status and message for requests whose path ends in a text.
         damages: whether the bytes of files differ from their hashes.
         page: whether every answer is a web page.
         pause: set to let downloads begin.
@@ -59,6 +60,7 @@ class HubServer:
     token: str = "hf_secret"
     cuts: list[int] = field(default_factory=list)
     status: int | None = None
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     damages: bool = False
     page: bool = False
     pause: threading.Event = field(default_factory=threading.Event)
@@ -104,6 +106,9 @@ class Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, path, self.token))
         if hub.status is not None:
             return self.send(hub.status, {"error": "no"})
+        for end, (status, message) in hub.refusals.items():
+            if path.endswith(end):
+                return self.send(status, {"error": message})
         if hub.page:
             return self.send(200, b"<html>log in</html>", {"Content-Type": "text/html"})
         for pattern, action in (

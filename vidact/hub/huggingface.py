@@ -236,7 +236,11 @@ def published_in(path: str | Path) -> str | None:
 
 
 def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -> str:
-    """Return what a hub's refusal means, and what to do; ``error`` is huggingface_hub's HfHubHTTPError."""
+    """Return what a hub's refusal means, and what to do; ``error`` is huggingface_hub's HfHubHTTPError.
+
+    Reasons that only the hub knows (a full quota, a role in an organisation, a card that it does not accept) are in its
+    own words, which are quoted.
+    """
     from huggingface_hub import get_token
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RevisionNotFoundError
 
@@ -247,8 +251,10 @@ def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -
     if isinstance(error, EntryNotFoundError):
         return f"{repository} has no file {address.file}"
     token = "the token that was sent may not do this" if get_token() else "no token was sent"
+    quoted = first_line(getattr(error, "server_message", None))
     if writes and code in (401, 403, 404):
-        return f"{address} may not be written ({code}; {token}). With a token that may write to it: {TOKEN}"
+        reason = f". {endpoint} says: {quoted}" if quoted else ""
+        return f"{address} may not be written ({code}; {token}). With a token that may write to it: {TOKEN}{reason}"
     if isinstance(error, GatedRepoError):
         page = f"{endpoint}/{repository}"
         return f"{address} is gated ({code}; {token}): accept its terms at {page}, and {TOKEN}"
@@ -262,7 +268,12 @@ def refusal(error: Any, address: Address, endpoint: str, writes: bool = False) -
             f"there is no repository {repository} at {endpoint} (404; {token}). Check the spelling; if it is private, "
             f"{TOKEN}"
         )
-    return f"{address}: {endpoint} answered with {code} ({str(error).strip().splitlines()[0]})"
+    return f"{address}: {endpoint} answered with {code} ({quoted or first_line(str(error))})"
+
+
+def first_line(text: str | None) -> str:
+    """Return the first line of a text with at most 300 characters; "" without one."""
+    return next(iter((text or "").strip().splitlines()), "")[:300]
 
 
 # ---------------------------------------------------------------------------------------------- the cache of the hub
