@@ -136,6 +136,30 @@ def test_a_perfect_detector_makes_no_mistake():
     assert result.detections == {"right": 4, "background": 0, "confusion": 0, "borders": 0, "double": 0}
 
 
+def test_a_detector_without_detections_misses_all():
+    """TIDE divides by zero here."""
+    result = diagnose([], TRUTH, MINUTE)
+    assert result.mean_ap == 0
+    assert result.events == {"right": 0, "borders": 0, "confusion": 0, "missed": 4}
+    assert result.if_mended == {"background": 0, "confusion": 0, "borders": 0, "double": 0, "missed": 1}
+
+
+def test_equal_and_overlapping_events_are_no_mistakes_of_a_perfect_detector():
+    truth = [event(0, 10), event(0, 10), event(2, 9), event(2, 9, "run"), event(0, 10, "run")]
+    result = diagnose(truth, truth, MINUTE)
+    assert result.mean_ap == 1
+    assert result.detections["right"] == result.looked_at[1] == 5
+
+
+def test_a_list_twice_scores_no_better():
+    """All of the second list are doubles."""
+    detections = [event(0, 9, score=0.9), event(20, 30, score=0.8), event(41, 50, "run", score=0.7)]
+    once, twice = (diagnose(detections * times, TRUTH, MINUTE) for times in (1, 2))
+    assert twice.detections["double"] == 3
+    assert twice.mean_ap < once.mean_ap
+    assert twice.if_mended["double"] == pytest.approx(once.mean_ap)
+
+
 def test_the_figures_are_plain():
     figures = diagnose([event(40, 50), event(0, 4)], TRUTH, MINUTE).figures()
     assert figures["tiou"] == 0.5

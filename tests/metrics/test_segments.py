@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,21 @@ def test_numbers_and_names_are_the_same():
     one = segment_scores(predicted, truth, [1])
     two = segment_scores([names[row] for row in predicted], [names[row] for row in truth], ["background"])
     assert (one.accuracy, one.edit, one.f1.tolist()) == (two.accuracy, two.edit, two.f1.tolist())
+
+
+def test_background_may_be_one_label():
+    """A name is one label and no list of letters, and a longer name is not cut to the length of the labels."""
+    predicted, truth = [["background", "A", "A"]], [["A", "A", "background"]]
+    assert segment_scores(predicted, truth, "background").edit == 100
+    assert segment_scores(predicted, truth, ["background"]).right.tolist() == [1, 1, 0]  # a third is shared
+    assert segment_scores([[0, 1, 1]], [[1, 1, 0]], 0).edit == 100
+    assert segment_scores([["b", "A"]], [["b", "A"]], "background").right.tolist() == [2, 2, 2]
+
+
+def test_labels_of_any_kind_of_array():
+    truth = np.array(["A", "B", "B"], dtype=object)  # as a table's column
+    assert segment_scores([["A", "B", "B"]], [truth]).accuracy == 100
+    assert segment_scores([torch.tensor([0, 1, 1])], [np.array([0, 1, 1], dtype=np.uint8)]).accuracy == 100
 
 
 def test_ignored_frames_count_nowhere():

@@ -49,7 +49,7 @@ class SegmentScores:
 def segment_scores(
     predicted: Sequence[ArrayLike],
     truth: Sequence[ArrayLike],
-    background: Collection[Any] = (),
+    background: Collection[Any] | str | int = (),
     overlaps: Sequence[float] = (10, 25, 50),
     ignore: Sequence[ArrayLike] | None = None,
 ) -> SegmentScores:
@@ -62,7 +62,7 @@ def segment_scores(
     Args:
         predicted: the label of every frame of each video, (T,) numbers or names.
         truth: the true labels, in the same order of videos.
-        background: labels whose runs are no segments; their frames count in the accuracy.
+        background: the label, or labels, whose runs are no segments; their frames count in the accuracy.
         overlaps: least overlaps in percent, above 0 up to 100.
         ignore: (T,) of each video, True for frames that count nowhere: they end a segment of either side.
     """
@@ -72,12 +72,13 @@ def segment_scores(
     if not len(truth) or len(predicted) != len(truth) or (ignore is not None and len(ignore) != len(truth)):
         sizes = f"{len(predicted)} videos of predictions and {len(truth)} of truth"
         raise ValueError(sizes + (f", {len(ignore)} of ignore" if ignore is not None else "") + " cannot be matched")
+    background_labels = {background} if isinstance(background, (str, int)) else set(background)
     equal = frames = 0
     edits: list[float] = []
     right, false, missed = (np.zeros(len(levels), dtype=int) for _ in range(3))
     for number, (answers, labels) in enumerate(zip(predicted, truth, strict=True)):
         counted = None if ignore is None else ~np.asarray(ignore[number], dtype=bool)
-        numbers, is_background = _numbered(np.asarray(answers), np.asarray(labels), counted, background, number)
+        numbers, is_background = _numbered(_labels_of(answers), _labels_of(labels), counted, background_labels, number)
         counts = np.full(numbers.shape[1], True) if counted is None else counted
         equal += int((numbers[0] == numbers[1])[counts].sum())
         frames += int(counts.sum())
@@ -93,8 +94,14 @@ def segment_scores(
     return SegmentScores(100 * equal / frames, float(np.mean(edits)), tuple(levels.tolist()), right, false, missed)
 
 
+def _labels_of(labels: ArrayLike) -> np.ndarray:
+    """Return labels as an array of numbers or names; tables hold names as objects."""
+    values = np.asarray(labels)
+    return values.astype(str) if values.dtype.kind == "O" else values
+
+
 def _numbered(
-    answers: np.ndarray, labels: np.ndarray, counted: np.ndarray | None, background: Collection[Any], number: int
+    answers: np.ndarray, labels: np.ndarray, counted: np.ndarray | None, background: set[Any], number: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return both rows as whole numbers (2, T), and which of these numbers are background."""
     for values, noun in ((answers, "predictions"), (labels, "labels")):
@@ -113,7 +120,7 @@ def _numbered(
         raise ValueError(f"video {number} has names on one side and numbers on the other; give the same labels")
     both = np.stack([answers, labels])
     names, numbers = np.unique(both, return_inverse=True)
-    return numbers.reshape(both.shape), np.isin(names, np.array(list(background), dtype=names.dtype))
+    return numbers.reshape(both.shape), np.array([name in background for name in names.tolist()], dtype=bool)
 
 
 def _segments(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
