@@ -288,8 +288,8 @@ def test_focal_loss_and_overlaps_by_hand():
     ("arguments", "words"),
     [
         ({"attention_window": [5, 5]}, r"attention_window is \[5, 5\]; give one number, or one for each of 3 levels"),
-        ({"max_tokens": 50}, "max_tokens is 50; with these levels it is a multiple of 4"),
-        ({"max_tokens": 40, "published_padding": True}, "it is a multiple of 16"),
+        ({"max_tokens": 50}, "max_tokens is 50; with 3 levels it is a multiple of 4"),
+        ({"max_tokens": 40, "published_padding": True}, "as published it is a multiple of 16"),
         ({"regression_ranges": [[0, 4]]}, "give each of 3 levels a smallest and a largest distance"),
         ({"embedding_dim": 18}, "embedding_dim is 18 and num_heads 4"),
         ({"head_kernel": 2}, "a kernel is 2 tokens wide; it is odd"),

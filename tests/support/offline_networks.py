@@ -29,6 +29,34 @@ OFFLINE_NETWORKS = [
         "actionformer_proposals",
         {"embedding_dim": 12, "num_heads": 2, "levels": 3, "max_tokens": 48, "regression_ranges": _RANGES},
     ),
+    (
+        "tridet",
+        {
+            "embedding_dim": 32,
+            "head_dim": 12,
+            "mlp_dim": 20,
+            "levels": 3,
+            "bins": 6,
+            "max_tokens": 40,
+            "window": 3,
+            "window_factor": 2.0,
+            "regression_ranges": _RANGES,
+            "drop_path": 0.0,
+        },
+    ),
+    (
+        "tridet",
+        {
+            "embedding_dim": 16,
+            "head_dim": 12,
+            "mlp_dim": 20,
+            "levels": 2,
+            "bins": 4,
+            "max_tokens": 40,
+            "absolute_positions": True,
+            "drop_path": 0.0,
+        },
+    ),
     ("actionformer_small", {"embedding_dim": 16, "levels": 3, "max_tokens": 64, "drop_path": 0.0}),
 ]
 

@@ -46,6 +46,7 @@ from vidact.models.tea import tea_mobilenet_v2, tea_res2net50, tea_res2net_tiny,
 from vidact.models.temporal_pool import tsm_resnet50_pooled, tsm_resnet_tiny_pooled
 from vidact.models.tin import tin_resnet18, tin_resnet50, tin_resnet_tiny
 from vidact.models.token_probe import attentive_probe
+from vidact.models.tridet import tridet
 from vidact.models.trn_recurrent import trn_recurrent, trn_recurrent_small
 from vidact.models.trn_relation import (
     trn_bn_inception,
@@ -204,6 +205,7 @@ __all__ = [
     "tin_resnet18",
     "tin_resnet50",
     "tin_resnet_tiny",
+    "tridet",
     "trn_bn_inception",
     "trn_mobilenet_v2",
     "trn_recurrent",

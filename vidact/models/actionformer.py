@@ -513,6 +513,11 @@ def _build(
     if embedding_dim % num_heads:
         raise ValueError(f"embedding_dim is {embedding_dim} and num_heads {num_heads}; heads share the channels evenly")
     windows = windows_of(attention_window, levels)
+    divisors = [2**level * max(1, 2 * (window // 2)) for level, window in enumerate(windows)]
+    if published and (odd := [divisor for divisor in divisors if max_tokens % divisor]):
+        raise ValueError(
+            f"max_tokens is {max_tokens}; as published it is a multiple of {odd[0]}, for the windows {windows}"
+        )
 
     def block(level: int, stride: int) -> Block:
         return Block(embedding_dim, num_heads, windows[level], stride, dropout, drop_path, published)
@@ -532,7 +537,7 @@ def _build(
         num_classes=num_classes,
         feature_dim=feature_dim,
         max_tokens=max_tokens,
-        pad_to=max(2**level * max(1, 2 * (window // 2)) for level, window in enumerate(windows)),
+        pad_to=max(divisors),
         ranges=ranges,
         center_radius=center_radius,
         label_smoothing=label_smoothing,

@@ -48,7 +48,8 @@ class Localiser(OfflineNetwork):
         feature_dim: size D of a token's features.
         levels: number of levels.
         max_tokens: tokens of a training crop.
-        pad_to: the published rule pads to a multiple of this, ours to one of 2^(levels − 1).
+        pad_to: the published rule pads videos above ``max_tokens`` to a multiple of this; ours pads all to one of
+            2^(levels − 1).
         ranges: of each level the smallest and the largest distance to an event's farther end, in tokens; None is
             ``regression_ranges``.
         center_radius: places within so many strides of an event's middle learn it.
@@ -81,9 +82,10 @@ class Localiser(OfflineNetwork):
         super().__init__()
         self.num_classes, self.feature_dim = num_classes, feature_dim
         self.max_tokens, self.published_padding = max_tokens, published_padding
-        self.pad_to = pad_to if published_padding else 2 ** (levels - 1)
-        if max_tokens < 1 or max_tokens % self.pad_to:
-            raise ValueError(f"max_tokens is {max_tokens}; with these levels it is a multiple of {self.pad_to}")
+        coarsest = 2 ** (levels - 1)
+        if max_tokens < 1 or max_tokens % coarsest:
+            raise ValueError(f"max_tokens is {max_tokens}; with {levels} levels it is a multiple of {coarsest}")
+        self.pad_to = pad_to if published_padding else coarsest
         self.ranges = [list(pair) for pair in ranges] if ranges is not None else regression_ranges(levels)
         if len(self.ranges) != levels or any(len(pair) != 2 or not pair[0] <= pair[1] for pair in self.ranges):
             raise ValueError(
@@ -99,13 +101,12 @@ class Localiser(OfflineNetwork):
     def padded(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (B, D, T') and mask (B, T') padded with zeros to the length that the levels need.
 
-        The published rule pads to ``max_tokens`` at least, which matters: there padding changes answers, but more
-        padding changes nothing.
+        The published rule pads shorter videos to ``max_tokens``, which matters, since there padding changes answers.
         """
         num_tokens = features.shape[1]
         target = -(-num_tokens // self.pad_to) * self.pad_to
-        if self.published_padding and self.max_tokens is not None:
-            target = max(target, self.max_tokens)
+        if self.published_padding and self.max_tokens is not None and num_tokens <= self.max_tokens:
+            target = self.max_tokens
         features = F.pad(features, (0, 0, 0, target - num_tokens))
         mask = inside(lengths, target)
         return channels_first(features, mask), mask

@@ -37,10 +37,11 @@ REFERENCES = {
     "asformer": "vidact.models.asformer:from_asformer",
     "ms_tcn": "vidact.models.ms_tcn:from_ms_tcn",
     "ms_tcn_pp": "vidact.models.ms_tcn:from_ms_tcn_pp",
+    "tridet": "vidact.models.tridet:from_tridet",
 }
 
 # Layouts of networks that see whole videos; ``vidact convert`` does not write them.
-OFFLINE = ("actionformer", "asformer", "ms_tcn", "ms_tcn_pp")
+OFFLINE = ("actionformer", "asformer", "ms_tcn", "ms_tcn_pp", "tridet")
 
 # Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
 # 2-D networks whose clip is a window of consecutive frames.
