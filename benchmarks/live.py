@@ -5,13 +5,18 @@
     python benchmarks/live.py --parts [camera] --seconds 300 --out runs/live    # figures also in runs/live/results.json
     python benchmarks/live.py --parts [recognisers] --repeats 100               # MoViNet, TSM and X3D on one CPU core
 
-Five parts, with random weights, which cost as much as trained ones:
+Six parts, with random weights, which cost as much as trained ones. Three of them compare two sides in turn: "before",
+PyTorch and answers of full tokens, and "after", the quickest runtime of the device and early answers.
 
 answer   One answer by a step, compared with running the same networks over the whole last window of frames, as many
-         webcam demos do; both from frames of the camera's size to probabilities, in turn; medians.
+         webcam demos do in PyTorch; both from frames of the camera's size to probabilities, of both sides in turn;
+         medians. Eight frames anew in one runtime cannot cost more than eight steps, but for the batch.
 camera   A simulated camera, read by the reader thread of the camera source: the time from the capture of the newest
-         frame of an answer to the answer. A token of six frames is answered when its last frame is certain, and an
-         image network uses the fourth, so about 0.12 s of this time are waiting and not computing.
+         frame that the network uses of a token to its answer. An image network uses the fourth of six frames. A full
+         token is answered when its last frame is certain, so about 0.1 s of this time are waiting and not computing; an
+         early answer comes when the fourth is certain.
+sources  The CPU time of one answer of a detector on one core, from the decoded frames to the events, and the number of
+         live sources that a core can answer 4 times a second: of one source, and of ``BATCH`` that share the steps.
 files    Frames per second of several files in one process, in shared batches, and of the same files one after another.
 recognisers
          The CPU time of one answer of networks of whole frames on one core, and the number of streams that one core can
@@ -25,6 +30,9 @@ gpu      With CUDA: the number of streams that one GPU can answer at 4 tokens pe
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the commands do; PyTorch has to be imported after it
+
 import statistics
 import tempfile
 import threading
@@ -44,10 +52,13 @@ from vidact.events import EventDetector
 from vidact.features.names import build_extractor
 from vidact.models.online import one_stream, stack_states
 from vidact.results.figures import command_line, save_results
-from vidact.stream import StreamModel, load_model, open_source, run, run_many
+from vidact.stream import Grab, StreamModel, load_model, open_source, run, run_many
+from vidact.stream.engine import Streams
 from vidact.video import test_transform
 
-PARTS = ("answer", "camera", "files", "recognisers", "gpu")
+PARTS = ("answer", "camera", "sources", "files", "recognisers", "gpu")
+SIDES = ("before", "after")
+ROUNDS = 5  # of the parts camera and sources: in each, the sides take turns
 CLASSES = [f"action {number}" for number in range(20)]
 GPU_BACKBONES = ("mobilenet_v3_large", "resnet50")
 ANSWERS_PER_SECOND = 5  # of the recognisers: the rate of MoViNet's published weights
@@ -85,13 +96,13 @@ def main(
 
     Args:
         backbone: backbone of the features and of the TSM: any <backbone> for which vidact.models has tsm_<backbone>.
-        parts: some of answer, camera, files, recognisers, gpu. All by default.
+        parts: some of answer, camera, sources, files, recognisers, gpu. All by default.
         window: frames of the window that is computed whole.
         repeats: rounds of the parts answer and recognisers.
         fps: frames per second of the simulated camera.
         width: width of its frames in pixels.
         height: height of its frames in pixels.
-        seconds: how long the camera runs, and three times the length of each file.
+        seconds: how long the camera runs for each side, and three times the length of each file.
         streams: number of files.
         device: cpu, cuda or mps; default: the best available one.
         toy: use tiny networks, to check that this runs.
@@ -117,26 +128,25 @@ def main(
     if not set(parts) - {"recognisers"}:
         save(out, figures, facts, backbone)
         return
-    model = detector(backbone, device, toy)
-    print(f"MiniROAD on {backbone}, {model.tokens_per_second:g} tokens/s on {model.device}")
+    sides = {side: detector(backbone, device, toy, side) for side in SIDES}
+    model = sides["after"]
+    runtimes = {side: of.extractor.runtime for side, of in sides.items() if of.extractor}
+    print(
+        f"MiniROAD on {backbone}, {model.tokens_per_second:g} tokens/s on {model.device}; "
+        f"features by {runtimes['before']} before, {runtimes['after']} after"
+    )
     if "answer" in parts:
-        tsm = recogniser(backbone, model.device, size)
-        figures["answer"] = {
-            "miniroad": measure_answer(model, window, repeats, (height, width)),
-            "tsm": measure_answer(tsm, window, repeats, (height, width)),
-        }
-        print(f"\n{'an answer by':14}{'a step, ms':>12}{f'{window} frames anew, ms':>20}{'ratio':>8}")
-        for name, row in figures["answer"].items():
-            print(f"{name:14}{row['step_ms']:12.1f}{row['anew_ms']:20.1f}{row['ratio']:8.1f}", flush=True)
+        models = {**sides, "tsm": recogniser(backbone, model.device, size)}
+        figures["answer"] = measure_answers(models, window, repeats, (height, width))
+        print_answers(figures["answer"], window)
     if "camera" in parts:
-        figures["camera"] = row = measure_camera(model, fps, (height, width), seconds)
-        print(
-            f"\ncamera of {fps:g} fps, {width}x{height}, {seconds:g} s: {row['answers']} answers of {row['tokens']}; "
-            f"capture to answer p50 {row['p50_ms']:.0f} ms, p95 {row['p95_ms']:.0f} ms, p99 {row['p99_ms']:.0f} ms "
-            f"(first third {row['first_third_ms']:.0f} ms, last third {row['last_third_ms']:.0f} ms); "
-            f"{row['dropped']} of {row['frames']} frames dropped; {row['cpu_share']:.0%} of the {cores} cores",
-            flush=True,
-        )
+        figures["camera"] = measure_cameras(sides, fps, (height, width), seconds)
+        print(f"\ncamera of {fps:g} fps, {width}x{height}, {seconds:g} s a side in {ROUNDS} rounds")
+        print_cameras(figures["camera"])
+    if "sources" in parts:
+        figures["sources"] = measure_sources(sides, (height, width))
+        print(f"\nCPU time of an answer on one core; live sources a core at {model.tokens_per_second:g} answers/s")
+        print_sources(figures["sources"])
     if "files" in parts:
         figures["files"] = row = measure_files(model, streams, (height // 2, width // 2), seconds / 3)
         print(
@@ -168,15 +178,23 @@ def save(out: str | None, figures: dict[str, Any], facts: str, backbone: str) ->
 # ---------------------------------------------------------------------------------------------- models
 
 
-def detector(backbone: str, device: str | None, toy: bool = False) -> StreamModel:
-    """Return MiniROAD on features of a backbone, with random weights."""
+def detector(backbone: str, device: str | None, toy: bool = False, side: str = "after") -> StreamModel:
+    """Return MiniROAD on features of a backbone, with random weights, as one of the ``SIDES``."""
+    torch.manual_seed(0)
     extractor = build_extractor(backbone, None, 32 if toy else None, device=device)
+    extractor.run_in(extractor.quick_runtime if side == "after" else "torch")
     small = {"embedding_dim": 16, "hidden_dim": 16} if toy else {}
     torch.manual_seed(0)
     network = vidact.models.miniroad(1 + len(CLASSES), extractor.dim, **small).eval().requires_grad_(False)
     rate = extractor.tokens_per_second
     return StreamModel(
-        network.to(extractor.device), CLASSES, rate, EventDetector(CLASSES, rate), extractor, device=extractor.device
+        network.to(extractor.device),
+        CLASSES,
+        rate,
+        EventDetector(CLASSES, rate),
+        extractor,
+        device=extractor.device,
+        early=side == "after",
     )
 
 
@@ -191,22 +209,46 @@ def recogniser(backbone: str, device: torch.device, size: dict[str, int]) -> Str
 # ---------------------------------------------------------------------------------------------- one answer
 
 
-def measure_answer(model: StreamModel, window: int, repeats: int, size: tuple[int, int]) -> dict[str, float]:
-    """Return the milliseconds of a step and of the last ``window`` frames computed whole; each token has one frame."""
+def measure_answers(
+    models: dict[str, StreamModel], window: int, repeats: int, size: tuple[int, int]
+) -> dict[str, dict[str, float]]:
+    """Return the milliseconds, and those of CPU time, of a step and of the last ``window`` frames computed whole.
+
+    Each token has one frame. The models take turns.
+    """
     frames = [noise(size, seed) for seed in range(window)]
-    state = model.network.initial_state(1)
-    step_s: list[float] = []
-    anew_s: list[float] = []
+    states = {name: model.network.initial_state(1) for name, model in models.items()}
+    times: dict[str, list[tuple[float, float]]] = {}
     for number in range(repeats + 2):  # two rounds warm the machine up
         last = [frames[(number + k) % window] for k in range(window)]
-        started = time.perf_counter()
-        _, _, state = model.answer(model.inputs([model.prepare([last[-1]] * len(model.places))]), state)
-        between = time.perf_counter()
-        compute_anew(model, last)
-        anew_s.append(time.perf_counter() - between)
-        step_s.append(between - started)
-    step_ms, anew_ms = 1000 * statistics.median(step_s[2:]), 1000 * statistics.median(anew_s[2:])
-    return {"window": window, "step_ms": step_ms, "anew_ms": anew_ms, "ratio": anew_ms / step_ms}
+        for name, model in models.items():
+            marks = [(time.perf_counter(), time.process_time())]
+            token = model.inputs([model.prepare([last[-1]] * len(model.places))])
+            _, _, states[name] = model.answer(token, states[name])
+            marks.append((time.perf_counter(), time.process_time()))
+            compute_anew(model, last)
+            marks.append((time.perf_counter(), time.process_time()))
+            for how, begin, end in zip(("a step", f"{window} frames anew"), marks[:-1], marks[1:], strict=True):
+                times.setdefault(f"{name}, {how}", []).append((end[0] - begin[0], end[1] - begin[1]))
+    return {
+        name: {
+            "ms": 1000 * statistics.median(wall for wall, _ in rounds[2:]),
+            "cpu_ms": 1000 * statistics.median(cpu for _, cpu in rounds[2:]),
+        }
+        for name, rounds in times.items()
+    }
+
+
+def print_answers(rows: dict[str, dict[str, float]], window: int) -> None:
+    """Print the times of answers, and of windows to steps: as demos do it in PyTorch, and within one runtime."""
+    print(f"\n{'an answer, ms':36}{'wall':>8}{'CPU':>8}")
+    for name, times in rows.items():
+        print(f"{name:36}{times['ms']:8.1f}{times['cpu_ms']:8.1f}")
+    anew = f"{window} frames anew"
+    for side, step in (("before", "after"), ("before", "before"), ("after", "after"), ("tsm", "tsm")):
+        first, second = rows[f"{side}, {anew}"], rows[f"{step}, a step"]
+        wall, cpu = first["ms"] / second["ms"], first["cpu_ms"] / second["cpu_ms"]
+        print(f"{side}, {anew}, to {step}, a step: {wall:.1f} times, CPU time {cpu:.1f}", flush=True)
 
 
 @torch.inference_mode()
@@ -257,8 +299,39 @@ class SimulatedCamera:
         pass
 
 
-def measure_camera(model: StreamModel, fps: float, size: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Return the latencies of all answers except those of the first second, in which libraries are loaded."""
+def measure_cameras(
+    models: dict[str, StreamModel], fps: float, size: tuple[int, int], seconds: float
+) -> dict[str, dict[str, float]]:
+    """Return the latencies of the answers of each side, of all rounds together; the sides take turns."""
+    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in models}
+    for _ in range(ROUNDS):
+        for side, model in models.items():
+            rounds[side].append(play_camera(model, fps, size, seconds / ROUNDS))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rows = {}
+    for side, played in rounds.items():
+        latencies = [latency for one in played for latency in one["latencies_ms"]]
+        total = {key: sum(one[key] for one in played) for key in ("answers", "tokens", "frames", "dropped")}
+        share = sum(one["cpu_s"] for one in played) / sum(one["took_s"] for one in played) / cores
+        percentiles = {f"p{part}_ms": float(np.percentile(latencies, part)) for part in (50, 95, 99)}
+        rows[side] = {**total, **percentiles, "cpu_share": share}
+    return rows
+
+
+def print_cameras(rows: dict[str, dict[str, float]]) -> None:
+    """Print one line a side."""
+    head = ("p50", 7), ("p95", 7), ("p99", 7), ("answers", 9), ("of", 6), ("dropped", 9), ("of", 6), ("CPU", 6)
+    print(f"{'capture to answer, ms':22}" + "".join(f"{title:>{width}}" for title, width in head))
+    for side, row in rows.items():
+        print(
+            f"{side:22}{row['p50_ms']:7.0f}{row['p95_ms']:7.0f}{row['p99_ms']:7.0f}{row['answers']:9}{row['tokens']:6}"
+            f"{row['dropped']:9}{row['frames']:6}{row['cpu_share']:6.0%}",
+            flush=True,
+        )
+
+
+def play_camera(model: StreamModel, fps: float, size: tuple[int, int], seconds: float) -> dict[str, Any]:
+    """Answer a simulated camera for some seconds; return the latencies of its answers and what they cost."""
     camera = SimulatedCamera(fps, size)
     updates, frames = [], []
     with open_source("0", capture=lambda _: camera) as source:
@@ -269,22 +342,68 @@ def measure_camera(model: StreamModel, fps: float, size: tuple[int, int], second
             updates.append(update)
         took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
         timer.join()
-    answers = [update for update in updates if not update.is_last and update.seconds - updates[0].seconds >= 1]
+    answers = [update for update in updates if not update.is_repeat]
     if not answers:
-        raise RuntimeError(f"{seconds:g} s are too short for an answer after the first second; give more seconds")
-    latencies = np.array([update.latency_ms for update in answers])
-    third = max(1, len(answers) // 3)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        raise RuntimeError(f"{seconds:g} s are too short for an answer; give more seconds")
     return {
-        "answers": len(updates) - 1,
+        "latencies_ms": [update.latency_ms for update in answers],
+        "answers": len(answers),
         "tokens": int(took_s * model.tokens_per_second),
         "frames": sum(frames),
         "dropped": sum(frames) - len(frames),
-        **{f"p{share}_ms": float(np.percentile(latencies, share)) for share in (50, 95, 99)},
-        "first_third_ms": float(latencies[:third].mean()),
-        "last_third_ms": float(latencies[-third:].mean()),
-        "cpu_share": cpu_s / took_s / cores,
+        "took_s": took_s,
+        "cpu_s": cpu_s,
     }
+
+
+# ---------------------------------------------------------------------------------------------- sources a core
+
+
+@one_thread()
+def measure_sources(models: dict[str, StreamModel], size: tuple[int, int]) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of CPU time of an answer, and how many live sources one core can answer at that rate.
+
+    The sources show a frame for each slot of the clock; ``BATCH`` of them do so at the same time. ``sources`` is by the
+    shorter of the two times. Pictures are not decoded. The sides take turns; medians of the tokens of all rounds.
+    """
+    images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8) for seed in range(8)]
+    times: dict[str, dict[int, list[float]]] = {side: {1: [], BATCH: []} for side in models}
+    for _ in range(ROUNDS):
+        for count in (1, BATCH):
+            for side, model in models.items():
+                times[side][count] += token_times(model, images, count)
+    rows = {}
+    for side, by_count in times.items():
+        alone, together = (1000 * statistics.median(by_count[count]) for count in (1, BATCH))
+        sources = 1000 / models[side].tokens_per_second / min(alone, together)
+        rows[side] = {"alone_ms": alone, "together_ms": together, "sources": sources}
+    return rows
+
+
+def print_sources(rows: dict[str, dict[str, float]]) -> None:
+    """Print one line a side, and the ratio of the sources."""
+    print(f"{'':8}{'one source, ms':>16}{f'{BATCH} sources, ms':>16}{'sources a core':>16}")
+    for side, row in rows.items():
+        print(f"{side:8}{row['alone_ms']:16.1f}{row['together_ms']:16.1f}{row['sources']:16.1f}")
+    print(f"ratio {rows['after']['sources'] / rows['before']['sources']:.2f}", flush=True)
+
+
+def token_times(model: StreamModel, images: list[np.ndarray], count: int, tokens: int = 6) -> list[float]:
+    """Return the seconds of CPU time of one answer, for each of some tokens of ``count`` live sources."""
+    streams = Streams(model)
+    live = [streams.join("camera", is_live=True) for _ in range(count)]
+    times = []
+    for token in range(tokens + 1):  # the first one warms the machine up
+        started, answers = time.process_time(), 0
+        for slot in range(model.chunk):
+            number = token * model.chunk + slot
+            for stream in live:
+                stream.push(Grab(number / model.fps, images[number % len(images)], time.monotonic(), 0))
+            answers += sum(not update.is_repeat for update in streams.answers())
+        if answers != count:
+            raise RuntimeError(f"{count} sources had {answers} answers to one token")
+        times.append((time.process_time() - started) / count)
+    return times[1:]
 
 
 # ---------------------------------------------------------------------------------------------- several files
