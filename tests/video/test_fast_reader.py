@@ -579,6 +579,7 @@ def test_a_kept_index_saves_the_pass_over_the_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(pyav_reader, "scan_file", no_scan)
+        patch.setattr(pyav_reader, "scan_table", no_scan)
         with open_video(path) as video:
             for key, value in vars(before).items():
                 np.testing.assert_array_equal(vars(video.index).get(key, value), value)

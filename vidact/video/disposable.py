@@ -120,6 +120,8 @@ def _h264(units: Iterator[bytes]) -> Role:
         elif kind not in H264_HARMLESS:
             is_needed = True
             break  # parameter sets are stored before the picture
+    if not sets:
+        return NEEDED if is_needed or not has_picture else FREE
     return Role(0, is_needed or not has_picture, tuple(sets), set(sets.values()) == H264_SETS)
 
 

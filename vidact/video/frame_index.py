@@ -168,7 +168,7 @@ class VideoIndex:
         return max(0, int(np.searchsorted(self.key_frames, number, side="right")) - 1)
 
 
-@dataclass
+@dataclass(slots=True)
 class PacketNote:
     """The fields of a packet from which the index is made, without its data."""
 
@@ -187,11 +187,12 @@ class Scan:
     large to keep. ``fed`` is the number of packets that were decoded. ``sets_change``: parameters differ within the
     file. ``is_raw``: the file stores no times. ``end``: the byte behind the last packet. ``fault``: the exception that
     ended the pass before the file's end. All stamps are lifted by ``lifter``. ``durations`` are those of the decoded
-    pictures, 0 where the file states none; ``colours`` are their matrices and ranges, and ``pixels`` their formats.
-    ``reorder_depth`` is the number of pictures that the decoder holds back to put them in the order of showing.
-    ``limit``: the stamp at which the track ends, for example by an edit list; ``is_limit_exact``: it ends neither
-    earlier nor later. ``is_each_stamped``: the container stores a stamp for every packet, so that equal stamps are the
-    file's own. ``is_program``: an MPEG program stream, for whose last pictures FFmpeg guesses the stamps.
+    pictures, 0 where the file states none; ``colours`` are their matrices and ranges, ``pixels`` their formats, and
+    ``num_bytes`` their bytes by format, width and height. ``reorder_depth`` is the number of pictures that the decoder
+    holds back to put them in the order of showing. ``limit``: the stamp at which the track ends, for example by an edit
+    list; ``is_limit_exact``: it ends neither earlier nor later. ``is_each_stamped``: the container stores a stamp for
+    every packet, so that equal stamps are the file's own. ``is_program``: an MPEG program stream, for whose last
+    pictures FFmpeg guesses the stamps.
     """
 
     packets: list[PacketNote]
@@ -211,6 +212,7 @@ class Scan:
     colours: set[tuple[int, int]] = field(default_factory=set)
     pixels: set[str] = field(default_factory=set)
     gamuts: set[tuple[int, int]] = field(default_factory=set)
+    num_bytes: dict[tuple[str, int, int], int] = field(default_factory=dict)
     is_interlaced: bool = False
     reorder_depth: int = 0
     end: int = 0
@@ -440,32 +442,39 @@ def drain(stream: VideoStream) -> list[av.VideoFrame]:
         return []
 
 
-def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
-    """Read every packet of the file; decode them all, or only until the first picture."""
+def new_scan(container: InputContainer, stream: VideoStream) -> Scan:
+    """Return the result of a pass that has read nothing yet."""
     format, tick_s = container.format.name, float(stream.time_base or 1)
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
     scan.is_raw, scan.is_each_stamped = is_raw(container), format in STAMPED_CONTAINERS
     scan.is_program = format == "mpeg"
-    num_bytes, is_torn, last = 0, False, None
+    return scan
+
+
+def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) -> Scan:
+    """Read every packet of the file; decode them all, or only until the first picture."""
+    format, scan = container.format.name, new_scan(container, stream)
+    num_bytes, last = 0, None
     extradata = stream.codec_context.extradata  # before decoding, which may replace it
     judge = packet_judge(stream.codec_context.codec.canonical_name, extradata)
     faults: list[Exception] = []
+    lifter, packets, roles = scan.lifter, scan.packets, scan.roles
     for packet in demux(container, stream, faults=faults):
         stamped(packet, format)
         if is_stored(packet):
-            scan.lifter(packet)
-            scan.packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
-            scan.roles.append(judge(bytes(packet)) if judge else None)
-            scan.sets_change |= packet.has_sidedata("new_extradata")
-            is_torn, last = packet.is_corrupt, packet
+            lifter(packet)
+            packets.append(PacketNote(packet.pts, packet.is_keyframe, packet.is_discard, packet.duration or 0))
+            roles.append(judge(bytes(packet)) if judge else None)
+            scan.sets_change = scan.sets_change or packet.has_sidedata("new_extradata")
+            last = packet
         num_bytes += packet.size
         if num_bytes > KEEP_PACKETS:
             scan.kept_packets = None
         elif scan.kept_packets is not None:
             scan.kept_packets.append(packet)
         if decode_all or scan.first is None:
-            scan.fed += 1
-            _take(scan, decode_packet(packet), decode_all)
+            feed(scan, packet, decode_all)
+    is_torn = last is not None and last.is_corrupt
     if faults:
         scan.fault, is_torn = faults[0], True
         if decode_all:
@@ -476,14 +485,25 @@ def scan_file(container: InputContainer, stream: VideoStream, decode_all: bool) 
     # For MP4 the demuxer's table counts the packets that an edit list leaves. AVI's header is only a hint, so there a
     # last packet without its end must confirm it. Matroska and transport streams do not state how long they should be.
     if format.startswith("mov"):
-        scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
-        if stream.duration and stream.start_time is not None:
-            scan.limit = stream.start_time + stream.duration
-            # the header of a fragmented file may count more fragments than there are
-            scan.is_limit_exact = stream.frames > 0
+        note_length(scan, stream)
     elif is_torn:
         scan.num_missing = max(0, stream.frames - len(scan.packets))
     return scan
+
+
+def note_length(scan: Scan, stream: VideoStream) -> None:
+    """Note how many packets are missing in an MP4 file, and where its track ends, by its table of contents."""
+    scan.num_missing = max(0, len(stream.index_entries) - len(scan.packets))
+    if stream.duration and stream.start_time is not None:
+        scan.limit = stream.start_time + stream.duration
+        # the header of a fragmented file may count more fragments than there are
+        scan.is_limit_exact = stream.frames > 0
+
+
+def feed(scan: Scan, packet: av.Packet[Any], decode_all: bool) -> None:
+    """Decode the next packet, and note its pictures."""
+    scan.fed += 1
+    _take(scan, decode_packet(packet), decode_all)
 
 
 def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
@@ -491,18 +511,22 @@ def _take(scan: Scan, frames: list[av.VideoFrame], decode_all: bool) -> None:
         scan.first = scan.first or frame
         scan.frames.append(frame.pts)
         scan.durations.append(frame.duration or 0)
-        scan.colours.add((int(frame.colorspace), int(frame.color_range)))
+        scan.colours.add((frame.colorspace, frame.color_range))
         scan.pixels.add(frame.format.name)
-        scan.gamuts.add((int(frame.color_primaries), int(frame.color_trc)))
-        scan.is_interlaced |= frame.interlaced_frame
+        scan.gamuts.add((frame.color_primaries, frame.color_trc))
+        scan.is_interlaced = scan.is_interlaced or frame.interlaced_frame
         if scan.pictures is not None:
             scan.pictures.append(frame)
-            if decode_all and len(scan.pictures) * _num_bytes(frame) > KEEP_PICTURES:
+            if decode_all and len(scan.pictures) * _num_bytes(scan, frame) > KEEP_PICTURES:
                 scan.pictures = None
 
 
-def _num_bytes(frame: av.VideoFrame) -> int:
-    return sum(plane.buffer_size for plane in frame.planes)
+def _num_bytes(scan: Scan, frame: av.VideoFrame) -> int:
+    """Return the bytes of a picture, measured once for each size and format: planes are slow to make."""
+    kind = frame.format.name, frame.width, frame.height
+    if kind not in scan.num_bytes:
+        scan.num_bytes[kind] = sum(plane.buffer_size for plane in frame.planes)
+    return scan.num_bytes[kind]
 
 
 def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
@@ -520,7 +544,7 @@ def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
     # Pictures before the first key frame cannot be decoded; and the first decoded picture must be the first by stamp.
     if ordered[0] < first.stamp or scan.frames[0] != ordered[0]:
         return None
-    last = max((packet for packet in scan.packets if not packet.is_hidden), key=lambda packet: packet.stamp or 0)
+    last = next(packet for packet in reversed(scan.packets) if packet.stamp == ordered[-1] and not packet.is_hidden)
     return _index(scan, ordered, ordered * scan.seconds_per_tick, _last_s(scan, int(ordered[-1]), last.duration, fps))
 
 
@@ -559,7 +583,7 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
         last = lasting[before[-1]] if is_true else 0
         ticks[part] += ticks[before[-1]] + (last or usual) - ticks[part[0]]
     last_s = _last_s(scan, int(stamps[-1]), lasting[-1] if is_true else usual, fps)
-    is_distinct = len(np.unique(names)) == len(names)
+    is_distinct = len(set(scan.frames)) == len(names)
     first = sorted(int(part.min()) for part in parts)
     return _index(scan, names if is_distinct else None, np.sort(ticks) * scan.seconds_per_tick, last_s, first)
 
@@ -622,6 +646,8 @@ def _without_strays(scan: Scan, stamps: np.ndarray) -> np.ndarray:
     strays end a pause, or belong to pictures that are far apart. At the end of a file a stray is broken where it is
     farther ahead than pictures can be out of order, but not in containers that store every stamp.
     """
+    if not scan.lifter.strays:
+        return stamps
     is_stray = np.isin(stamps, list(scan.lifter.strays))
     if not is_stray.any() or is_stray.all():
         return stamps
@@ -723,11 +749,14 @@ def _disposable(scan: Scan, numbers: dict[int, int], num_frames: int) -> np.ndar
     to another frame. An edit list may give a hidden packet the stamp of a shown one.
     """
     is_disposable = np.zeros(num_frames, dtype=bool)
+    may_go = are_disposable(scan.roles)
+    if not any(may_go):
+        return is_disposable
     shown_stamps = [packet.stamp for packet in scan.packets if not packet.is_hidden]
     hidden = {packet.stamp for packet in scan.packets if packet.is_hidden}
     if len(shown_stamps) != len(numbers) or set(shown_stamps) != set(numbers) or not hidden.isdisjoint(numbers):
         return is_disposable
-    for packet, is_free in zip(scan.packets, are_disposable(scan.roles), strict=True):
+    for packet, is_free in zip(scan.packets, may_go, strict=True):
         if is_free and not packet.is_hidden and not packet.is_key:
             is_disposable[numbers[packet.stamp]] = True  # type: ignore[index]
     return is_disposable

@@ -49,6 +49,7 @@ from vidact.video.frame_index import (
 )
 from vidact.video.index_cache import entry_path, load_index, save_index
 from vidact.video.reader import VideoError, VideoReader
+from vidact.video.sample_table import scan_table
 from vidact.video.stamps import lift
 
 log = logging.getLogger(__name__)
@@ -190,6 +191,9 @@ class PyAVReader(VideoReader):
     def _make_index(self) -> VideoIndex:
         container, stream = self._at_start()
         if self.index_from == "auto" and is_stamped(container, stream):
+            if not self.see_all and (index := self._index_by_table(container, stream)):
+                return index
+            container, stream = self._at_start()
             scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
                 self._refuse_if_cut(scan)
@@ -221,11 +225,26 @@ class PyAVReader(VideoReader):
         self._packets, self._pictures = scan.kept_packets, scan.pictures
         return index_frames(scan, self.fps)
 
-    def _go_on_from(self, scan: Scan, index: VideoIndex) -> None:
-        """Keep the packets, and continue reading behind the first picture, which is already decoded."""
+    def _index_by_table(self, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
+        """Return the index by the file's table of samples; None where that is not enough."""
+        scanned = scan_table(self.path, container, stream)
+        index = index_packets(scanned[0], self.fps) if scanned else None
+        if scanned and index:
+            self._warn_of_unread(scanned[0])
+            self._go_on_from(scanned[0], index, scanned[1])
+        return index
+
+    def _go_on_from(self, scan: Scan, index: VideoIndex, packets: Iterable[av.Packet[Any]] | None = None) -> None:
+        """Keep the packets, and continue reading behind the first picture, which is already decoded.
+
+        Args:
+            packets: those behind the first picture; None takes those that were kept.
+        """
         self._packets = scan.kept_packets
-        if scan.kept_packets is not None:
-            self._coming = self._decode(scan.kept_packets[scan.fed :], index, None, scan.pictures or [])
+        if packets is None and scan.kept_packets is not None:
+            packets = scan.kept_packets[scan.fed :]
+        if packets is not None:
+            self._coming = self._decode(packets, index, None, scan.pictures or [])
             self._next = 0
             self._passed = {index.number_of.get(packet.stamp, -1) for packet in scan.packets[: scan.fed]}  # type: ignore[arg-type]
 
@@ -433,10 +452,10 @@ class PyAVReader(VideoReader):
         """
         number_of = index.number_of
         is_strict = first is not None or (self.may_skip and bool(index.disposable.any()))
-        expected, left_out = first or 0, set[int]()
+        expected, left_out, num_frames = first or 0, set[int](), len(index)
         for count, frame in enumerate(_chain(ahead, self._pictures_of(packets, index, left_out, is_strict))):
             number = count if index.stamps is None else number_of.get(frame.pts, -1)  # type: ignore[arg-type]
-            if number < 0 or number >= len(index):
+            if number < 0 or number >= num_frames:
                 continue
             if is_strict:
                 if first is not None and number < first:  # shown before the key frame: its references may be missing
