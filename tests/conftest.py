@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,6 +55,24 @@ def shared_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"{data} is absent: real videos are not part of the repository; VIDACT_SHARED names their folder")
     return data
+
+
+@pytest.fixture(scope="session")
+def shared_graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that tests of all processes share for the ONNX graphs that they make, each of which takes seconds."""
+    base = tmp_path_factory.getbasetemp()
+    is_worker = base.name.startswith("popen-")
+    folder = (base.parent if is_worker else base) / "graphs of all tests"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(shared_graphs: Path) -> Iterator[Path]:
+    """``shared_graphs`` as the cache of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VIDACT_HOME", str(shared_graphs))
+        yield shared_graphs
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ WRONG = {
     "converted": "tsn",
     "source": 5,
     "licence": ["MIT"],
+    "runtime": 5,
 }
 
 

@@ -14,14 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vidact import hub
 from vidact.batch import parse_views, probabilities
 from vidact.device import best_device
+from vidact.features.record import weights_hash
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
+from vidact.models.probe import Probe
+from vidact.models.token_probe import TokenProbe
 from vidact.models.weights import load, record_of, refuse_other_classes
 from vidact.records import blamed
+from vidact.runtimes.choices import refuse_runtime
+from vidact.runtimes.compiled import compiled
+from vidact.runtimes.networks import graph_or_none, in_onnx, quick_runtime, refuse_elsewhere, settled
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, walk_videos
 from vidact.video.rate_windows import RateWindows
@@ -57,6 +64,7 @@ def predict(
     views: str | None = None,
     device: str | None = None,
     decoder: str = "pyav",
+    runtime: str = "auto",
 ) -> list[Prediction]:
     """Return the ``top`` labels of a video, or of every video below a folder in the order of their names.
 
@@ -70,11 +78,14 @@ def predict(
             the video, at most ten, and one crop.
         device: cpu, cuda or mps; None takes the best there is.
         decoder: pyav, decord, opencv or torchcodec.
+        runtime: "torch"; "onnx", which is ONNX Runtime on the CPU; or "auto", which is onnx on a CPU and torch
+            elsewhere, and for a probe the runtime of the features that its head was fitted to. With "auto", a network
+            that cannot be a graph runs in PyTorch, and a line on the standard error says why.
 
     Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder, or
     beside other paths, an unreadable video gets a Prediction with ``error`` and the others are still predicted.
     """
-    return list(predictions(path, checkpoint, top=top, views=views, device=device, decoder=decoder))
+    return list(predictions(path, checkpoint, top=top, views=views, device=device, decoder=decoder, runtime=runtime))
 
 
 def predictions(
@@ -85,9 +96,11 @@ def predictions(
     views: str | None,
     device: str | None,
     decoder: str,
+    runtime: str,
     notes: list[str] | None = None,
 ) -> Iterator[Prediction]:
     """Yield what ``predict`` returns, each when it is ready; ``notes`` gets sentences on folders that were skipped."""
+    refuse_runtime(runtime)
     if top < 1:
         raise ValueError(f"top is {top}; at least one label is given")
     paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(item) for item in path]
@@ -117,13 +130,12 @@ def predictions(
 
     transform = from_record(record, crops=crops)
     device = device or str(best_device())
-    network.to(device)
-    if torch.device(device).type == "cuda":
-        channels_last(network)
+    frames = windows.frames if windows else sampler(1000).shape[1]
+    answers = _Answers(network, runtime, device, frames)
     for video in videos:
         started = time.perf_counter()
         try:
-            scores, start_s, end_s = score_video(video, network, choose, transform, device, decoder)
+            scores, start_s, end_s = score_video(video, answers, choose, transform, decoder)
         except (VideoError, FileNotFoundError) as error:
             if len(paths) == 1 and is_one_video(paths[0]):
                 raise
@@ -192,13 +204,62 @@ def annotated_paths(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     return targets
 
 
+class _Answers:
+    """The logits (1, K) of clips (1, T, C, H, W) on the CPU, by a network in a runtime.
+
+    A graph is made for the first clip of its length, so that a file that cannot be read is reported before. With
+    "auto" it is made for the usual length only, and shorter clips run in PyTorch: their graphs would take longer to
+    make than they save.
+
+    Args:
+        network: the network, which is moved to the device.
+        runtime: as in ``predict``.
+        device: where PyTorch computes.
+        frames: the number of frames that are usually chosen for a clip.
+    """
+
+    def __init__(self, network: Any, runtime: str, device: str, frames: int) -> None:
+        self.network, self.device, self.frames = network, device, frames
+        self.is_required = runtime == "onnx"
+        if self.is_required:
+            refuse_elsewhere(device)
+        earlier = record_of(network).runtime or ("torch" if isinstance(network, Probe) else None)
+        self.runtime = settled(runtime, earlier, quick_runtime([network], device))
+        if torch.device(device).type != "cpu":
+            self.runtime = "torch"
+        network.to(device)
+        if torch.device(device).type == "cuda":
+            channels_last(network)
+        self._graphs: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+
+    def __call__(self, clip: Tensor, num_chosen: int) -> Tensor:
+        """Return the logits of a clip for which ``num_chosen`` frames were chosen."""
+        compute: Callable[[Tensor], Tensor] | None = self.network
+        if self.runtime == "onnx" and (self.is_required or num_chosen == self.frames):
+            shape = tuple(clip.shape[1:])
+            compute = self._graphs.get(shape) or graph_or_none(lambda: self._graph(shape), self.is_required)
+            if compute is None:
+                self.runtime, compute = "torch", self.network
+            else:
+                self._graphs[shape] = compute
+        assert compute is not None
+        return compute(clip.to(self.device)).float()
+
+    def _graph(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        """Return the network by a graph; of a probe only the trunk, as its clips were encoded."""
+        network = self.network
+        if isinstance(network, Probe) and not isinstance(network, TokenProbe):
+            network.trunk = in_onnx(network.trunk, shape[0], weights_hash(network.trunk.state_dict()))
+            return network
+        return compiled(network, shape, weights_hash(network.state_dict()), type(network).__name__)
+
+
 @torch.inference_mode()
 def score_video(
     path: Path,
-    network: Any,
+    answers: _Answers,
     choose: Callable[[VideoReader], list[np.ndarray]],
     transform: ClipTransform,
-    device: str,
     decoder: str,
 ) -> tuple[np.ndarray, float, float]:
     """Return scores (K,) averaged over the views, and the times of the first and last frame used, in seconds.
@@ -206,7 +267,8 @@ def score_video(
     Args:
         choose: returns the frames of the clips of a video, in arrays (clips, T) that are read one after the other.
     """
-    total = torch.zeros(network.num_classes, device=device)
+    network = answers.network
+    total = torch.zeros(network.num_classes, device=answers.device)
     count, start_s, end_s = 0, math.inf, -math.inf
     with open_video(path, decoder=decoder) as video:
         for chosen in choose(video):
@@ -216,7 +278,7 @@ def score_video(
             for images in frames.images.unflatten(0, indices.shape):
                 clips, _ = transform(images)  # (V, T, C, H, W)
                 for clip in clips:
-                    total += network(clip[None].to(device)).float()[0]
+                    total += answers(clip[None], chosen.shape[1])[0]
                     count += 1
     logits = total.cpu() / count  # moved once at the end: the CPU prepares a view while the device computes
     scores = probabilities(logits, record_of(network).activation)

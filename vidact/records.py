@@ -166,6 +166,7 @@ RECORD: dict[str, Any] = {
     "converted": {"origin": TEXT, "file": TEXT, "sha256": TEXT, "hyperparameters": OBJECT},
     "source": TEXT,
     "licence": TEXT,
+    "runtime": TEXT,
 }
 # The keys of results.json, which holds the figures of a run.
 RESULTS: dict[str, Any] = {
@@ -378,6 +379,7 @@ class Record(Mapping[str, Any]):
         converted: the file that published weights were converted from.
         source: the origin of the weights.
         licence: the licence of the weights.
+        runtime: the runtime of the features that the head of a probe was fitted to; older probes name none.
         format: the version of the record.
         others: keys that this version does not use, such as those of newer ones. They are kept.
     """
@@ -398,6 +400,7 @@ class Record(Mapping[str, Any]):
     converted: Mapping[str, Any] | None = None
     source: str | None = None
     licence: str | None = None
+    runtime: str | None = None
     format: int = FORMAT
     others: Mapping[str, Any] = field(default_factory=dict)
 

@@ -27,6 +27,7 @@ from vidact.features.record import differences, other_features, weights_hash
 from vidact.models.backbones import Backbone
 from vidact.models.weights import load, read, save
 from vidact.runtimes import compiled as module
+from vidact.runtimes import networks
 from vidact.runtimes.choices import TOLERANCE, refuse_runtime
 from vidact.runtimes.compiled import Agreement, Compiled, NoGraphError, compiled
 from vidact.runtimes.onnx_graph import open_session
@@ -34,6 +35,13 @@ from vidact.stream import load_model, run
 from vidact.stream.sources import open_source
 from vidact.video import open_video
 from vidact.video.numbered import write_numbered_video
+
+
+@pytest.fixture(autouse=True)
+def small_networks_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks here are small, and "auto" treats them as it does large ones."""
+    monkeypatch.setattr(networks, "LEAST_PARAMETERS", 0)
+
 
 SHAPE = (3, 8, 8)
 ROOT = Path(__file__).parents[2]
@@ -278,15 +286,6 @@ def test_bytes_that_are_no_graph_are_refused():
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory):
-    """A cache that the tests of this file share, so that the graph is made once."""
-    folder = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VIDACT_HOME", str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
 def pytorch() -> FeatureExtractor:
     return build_extractor("resnet_tiny", size=32, device="cpu")
 
@@ -447,7 +446,7 @@ def test_a_detector_reads_features_of_another_runtime_that_was_checked(pytorch, 
 
 
 def test_a_folder_keeps_its_runtime(videos, tmp_path, capsys):
-    assert not cli.main(command(videos, tmp_path / "x", "--runtime", "auto"))
+    assert not cli.main(command(videos, tmp_path / "x"))
     assert runtime_of(tmp_path / "x") == "onnx"
     assert "in ONNX Runtime" in capsys.readouterr().out
     expected = contents(tmp_path / "x")
@@ -458,7 +457,7 @@ def test_a_folder_keeps_its_runtime(videos, tmp_path, capsys):
         assert "1 video written" in printed.out
         assert "1 were there" in printed.out
         assert contents(tmp_path / "x") == expected
-        assert ("goes on in it" in printed.err) == (more == ())
+        assert "goes on in it" not in printed.err
     with pytest.raises(SystemExit):
         cli.main(command(videos, tmp_path / "x", "--runtime", "torch"))
     assert "begun in the runtime onnx, not torch; leave --runtime out, or choose" in capsys.readouterr().err
@@ -578,9 +577,10 @@ def test_auto_streams_in_the_runtime_of_the_training(pytorch, onnx, videos, tmp_
         features = onnx.video(reader)
     of_onnx = detector_of(onnx, tmp_path / "onnx.safetensors", features)
     of_torch = detector_of(pytorch, tmp_path / "torch.safetensors", features)
-    assert load_model(of_onnx, device="cpu", runtime="auto").extractor.runtime == "onnx"
-    assert load_model(of_torch, device="cpu", runtime="auto").extractor.runtime == "torch"
-    assert load_model(of_onnx, device="cpu").extractor.runtime == "torch"  # the check of its features was passed
+    assert load_model(of_onnx, device="cpu").extractor.runtime == "onnx"
+    assert load_model(of_torch, device="cpu").extractor.runtime == "torch"
+    in_other = load_model(of_onnx, device="cpu", runtime="torch")
+    assert in_other.extractor.runtime == "torch"  # the check of its features was passed
     assert load_model(of_torch, device="cpu", extractor=onnx).extractor.runtime == "onnx"
     record = read(of_onnx)[1]
     facts = {**record["features"]}
@@ -588,7 +588,7 @@ def test_auto_streams_in_the_runtime_of_the_training(pytorch, onnx, videos, tmp_
     unchecked = load(of_onnx)
     unchecked.record = {**record, "features": facts}
     with pytest.raises(ValueError, match=r"runtime onnx and torch, with no record that their outputs agree to 0\.0001"):
-        load_model(unchecked, device="cpu")
+        load_model(unchecked, device="cpu", runtime="torch")
     assert load_model(unchecked, device="cpu", runtime="auto").extractor.runtime == "onnx"
 
 

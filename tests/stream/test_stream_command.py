@@ -799,12 +799,12 @@ def test_lengths_of_time():
 
 def test_onnx_files_choose_their_runtime(monkeypatch, tmp_path):
     """And its keywords are those of ``load_model``."""
-    for runtime in (None, "auto", "onnx"):
+    for runtime in ("torch", "auto", "onnx"):
         with pytest.raises(FileNotFoundError, match=r"x\.onnx"):
             command.open_model(tmp_path / "x.onnx", runtime, extractor=None, events={}, device=None)
     opened = []
     monkeypatch.setattr("vidact.stream.model.load_model", lambda path, **settings: opened.append(settings["runtime"]))
-    for runtime in (None, "auto", "onnx"):
+    for runtime in ("torch", "auto", "onnx"):
         command.open_model(tmp_path / "x.ckpt", runtime, extractor=None, events={}, device=None)
     assert opened == ["torch", "auto", "onnx"]
 

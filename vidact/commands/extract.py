@@ -70,7 +70,7 @@ def parser() -> Parser:
     )  # fmt: skip
     add_decoder(features)
     add_device(features)
-    add_runtime(features, "that of the folder, for a new one onnx on CPUs", "that of the folder, for a new one torch")
+    add_runtime(features, "that of the folder, for a new one onnx on CPUs")
     features.add_argument("--batch", type=int, help="chunks computed at once; default: 1 on a CPU, 32 elsewhere")
     features.add_argument("--workers", type=int, help="videos computed at the same time; default: one a core")
     features.add_argument("--shard", default="1/1", help="compute only the i-th of n parts, i/n, on this machine")

@@ -66,11 +66,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps; default: the best there is")
 
 
-def add_runtime(parser: argparse.ArgumentParser, auto: str, default: str) -> None:
-    """Add --runtime; its default is None. The help describes it by ``default``, and the choice auto by ``auto``."""
+def add_runtime(parser: argparse.ArgumentParser, auto: str) -> None:
+    """Add --runtime, whose default is auto; the help describes this choice by ``auto``."""
     parser.add_argument(
-        "--runtime", choices=RUNTIMES,
-        help=f"PyTorch (torch), ONNX Runtime (onnx, quicker on CPUs), or {auto} (auto); default: {default}",
+        "--runtime", choices=RUNTIMES, default=RUNTIMES[0],
+        help=f"PyTorch (torch), ONNX Runtime (onnx, quicker on CPUs), or {auto} (auto, the default)",
     )  # fmt: skip
 
 

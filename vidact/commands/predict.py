@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidact.commands.options import Parser, add_decoder, add_device
+from vidact.commands.options import Parser, add_decoder, add_device, add_runtime
 
 
 def parser() -> Parser:
@@ -32,6 +32,7 @@ def parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
     add_device(parser)
+    add_runtime(parser, "that of a probe's features, else onnx on CPUs")
     add_decoder(parser)
     return parser
 
@@ -54,6 +55,7 @@ def main(args: Sequence[str]) -> int:
         views=options.views,
         device=options.device,
         decoder=options.decoder,
+        runtime=options.runtime,
         notes=notes,
     ):
         while notes:

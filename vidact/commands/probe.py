@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidact.commands.options import Parser, add_decoder, add_device
+from vidact.commands.options import Parser, add_decoder, add_device, add_runtime
 from vidact.features.choices import HEADS, SEGMENTS, TOKEN_HEADS
 
 
@@ -47,6 +47,7 @@ def parser() -> Parser:
     parser.add_argument("--draws", type=int, default=5, help="draws of the training clips of --shots (default 5)")
     # fmt: on
     add_device(parser)
+    add_runtime(parser, "that of the encodings in --run, for new ones onnx on CPUs")
     add_decoder(parser)
     return parser
 
@@ -69,6 +70,7 @@ def main(args: Sequence[str]) -> None:
         data=data, network=options.network, weights=options.weights, size=options.size, frames=options.frames,
         heads=options.heads, group=options.group, held_out=options.held_out, fractions=options.fractions,
         seed=options.seed, device=options.device, decoder=options.decoder,
+        runtime=options.runtime,
     )  # fmt: skip
     is_folds = options.folds is not None or options.num_folds is not None
     run = options.run or default_run(data)

@@ -96,7 +96,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor.safetensors of features, if not in the checkpoint"
     )
     add_device(parser)
-    add_runtime(parser, *STREAMED_BY)
+    add_runtime(parser, STREAMED_BY)
     return parser
 
 

@@ -26,32 +26,31 @@ if TYPE_CHECKING:
     from vidact.stream.window.player import States
 
 
-def open_model(checkpoint: Path, runtime: str | None, **settings: Any) -> StreamModel:
+def open_model(checkpoint: Path, runtime: str, **settings: Any) -> StreamModel:
     """Return the model of a checkpoint or of an .onnx file.
 
     Args:
         checkpoint: the file, or the name of a published network.
-        runtime: as in ``load_model``; None is torch. The step of an .onnx runs in onnxruntime.
+        runtime: as in ``load_model``. The step of an .onnx runs in onnxruntime.
         settings: other keywords of ``load_model``.
     """
     if checkpoint.suffix == ".onnx":
         from vidact.export.runtime import load_onnx
 
-        return load_onnx(checkpoint, runtime=runtime or "torch", **settings)
+        return load_onnx(checkpoint, runtime=runtime, **settings)
     from vidact.stream.model import load_model
 
-    return load_model(checkpoint, runtime=runtime or "torch", **settings)
+    return load_model(checkpoint, runtime=runtime, **settings)
 
 
-def refuse_torch(checkpoint: Path, runtime: str | None) -> None:
+def refuse_torch(checkpoint: Path, runtime: str) -> None:
     """Raise ValueError where an .onnx file is to run in PyTorch."""
     if checkpoint.suffix == ".onnx" and runtime == "torch":
         raise ValueError(f"{checkpoint} runs in onnxruntime; leave --runtime torch out")
 
 
 DEMO = Path("runs/demo")  # where ``vidact demo`` leaves what it made
-# What --runtime auto is, and its default.
-STREAMED_BY = ("that which a detector's features were made in", "torch, and onnx for an .onnx file")
+STREAMED_BY = "that which a detector's features were made in, else onnx on CPUs"  # --runtime auto
 LONGEST_TIMELINE_S = 3600.0
 NO_CHECKPOINT = """a stream needs a trained network: --checkpoint runs/…/checkpoints/best.ckpt. Ways to one:
   --checkpoint movinet_a0_stream
@@ -194,7 +193,7 @@ def parser() -> Parser:
         "--extractor", type=Path, help="the extractor of a detector's features, if not in the checkpoint"
     )
     add_device(parser)
-    add_runtime(parser, *STREAMED_BY)
+    add_runtime(parser, STREAMED_BY)
     return parser
 
 

@@ -273,7 +273,7 @@ def load_onnx(
     restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
-    runtime: str = "torch",
+    runtime: str = "auto",
 ) -> StreamModel:
     """Open an exported step as a model that streams, like ``vidact.stream.load_model``, in onnxruntime on the CPU.
 

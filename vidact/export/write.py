@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from vidact import __version__
 from vidact.export.formats import KINDS, SUFFIXES
 from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
-from vidact.features.extractor import FeatureExtractor, vectors_of
+from vidact.features.extractor import FeatureExtractor
 from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
@@ -46,6 +46,7 @@ from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, 
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.networks import vectors_of
 from vidact.runtimes.onnx_graph import (
     ONNX_LIMIT,
     OPSET,

@@ -44,6 +44,7 @@ from vidact.models.weights import attach, build_for, describe, input_of, load_st
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, compiled
+from vidact.runtimes.networks import Vectors, quick_runtime, refuse_elsewhere, vectors_of
 from vidact.runtimes.onnx_graph import runtime_version
 from vidact.video import (
     LONGEST_GAP_S,
@@ -69,14 +70,6 @@ IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
 # ---------------------------------------------------------------------------------------------- the extractor
 
 
-def vectors_of(network: nn.Module, pixels: Tensor) -> Tensor:
-    """Return the vectors (N, D) of images (N, C, H, W) for an image network, of clips (N, T, C, H, W) for another."""
-    if isinstance(network, Backbone):
-        return network(pixels)
-    assert isinstance(network, VectorNetwork)
-    return network.features(pixels)
-
-
 @dataclass
 class _View:
     """The input of one network: ``frames`` are the images that it reads, in order, counted from the chunk's first."""
@@ -94,17 +87,6 @@ class _View:
     def __call__(self, clips: Tensor) -> Tensor:  # (N, T, C, side, side) → (N, D)
         pixels = clips[:, 0] if self.is_image else clips
         return vectors_of(self.network, pixels) if self.graph is None else self.graph(pixels)
-
-
-class _Vectors(nn.Module):
-    """A network whose forward gives the vectors (N, D), as ``vectors_of`` does."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return vectors_of(self.network, pixels)
 
 
 class FeatureExtractor:
@@ -285,8 +267,8 @@ class FeatureExtractor:
 
     @property
     def quick_runtime(self) -> str:
-        """The runtime that "auto" is for new features: "onnx" on a CPU, "torch" elsewhere."""
-        return "onnx" if self.device.type == "cpu" else "torch"
+        """The runtime that "auto" is for new features; see ``vidact.runtimes.networks.quick_runtime``."""
+        return quick_runtime(self.networks.values(), self.device)
 
     @property
     def graphs(self) -> dict[str, Compiled]:
@@ -301,18 +283,14 @@ class FeatureExtractor:
         self.runtime = "onnx" if graphs else "torch"
 
     def _make_graphs(self) -> dict[str, Compiled]:
-        if self.device.type != "cpu":
-            raise ValueError(
-                f"the runtime onnx computes on the CPU, and the networks are on {self.device}; choose the device cpu "
-                "or the runtime torch"
-            )
+        refuse_elsewhere(self.device)
         side = max(view.transform.resize for view in self._views)
         black = self.prepare([torch.zeros(3, side, side, dtype=torch.uint8)] * len(self.frames))
         graphs = {}
         for (part, network), view, clip in zip(self.networks.items(), self._views, black, strict=True):
             digest = weights_hash({name: tensor.contiguous() for name, tensor in network.state_dict().items()})
             shape = clip[0].shape if view.is_image else clip.shape
-            graphs[part] = compiled(_Vectors(network).eval(), shape, digest, type(network).__name__)
+            graphs[part] = compiled(Vectors(network).eval(), shape, digest, type(network).__name__)
         return graphs
 
     def _agreements(self) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def load_model(
     restart_s: float | None = None,
     device: str | torch.device | None = None,
     trust: Iterable[str] = (),
-    runtime: str = "torch",
+    runtime: str = "auto",
 ) -> StreamModel:
     """Return the model that a checkpoint holds, ready to stream.
 

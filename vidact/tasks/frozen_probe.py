@@ -25,6 +25,8 @@ from vidact.models.backbones import lacks_weights
 from vidact.models.clip_network import VectorNetwork
 from vidact.models.weights import recipe_of
 from vidact.results.scores import PROBE_SCORES, figures_of
+from vidact.runtimes.choices import RUNTIME_NAMES, refuse_runtime
+from vidact.runtimes.networks import graph_or_none
 from vidact.tasks.probe import (
     NOTES,
     Encodings,
@@ -32,6 +34,7 @@ from vidact.tasks.probe import (
     encode_splits,
     fit_heads,
     refuse_absent_classes,
+    runtime_of_run,
     scores_of,
     stacked,
     validation_parts,
@@ -56,10 +59,12 @@ class FrozenProbe(pl.Callback):
 
     Args:
         enabled: whether there is a probe; False leaves it out.
+        runtime: where the network computes the features: "torch", "onnx" or "auto", as in ``networks_in``.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
+    def __init__(self, enabled: bool = True, runtime: str = "auto") -> None:
+        refuse_runtime(runtime)
+        self.enabled, self.runtime = enabled, runtime
         self.facts: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,7 +104,10 @@ class FrozenProbe(pl.Callback):
         is_training = network.training
         try:
             network.eval()
-            features, num_encoded = features_of_splits(data, network, run, reading, clips, trainer.strategy.root_device)
+            device = trainer.strategy.root_device
+            features, num_encoded, runtime = features_of_splits(
+                data, network, run, reading, clips, device, self.runtime
+            )
         finally:
             network.train(is_training)
         clips = {name: [clip for clip in part if clip.id in features] for name, part in clips.items()}
@@ -121,6 +129,7 @@ class FrozenProbe(pl.Callback):
             "strength": fitted.setting,
             "features": len(fitted.head.mean),
             "clips_encoded": num_encoded,
+            "runtime": runtime,
             "seconds_encoding": round(encoded_s, 2),
             "seconds_fitting": round(time.perf_counter() - started - encoded_s, 2),
         }
@@ -177,8 +186,9 @@ def features_of_splits(
     reading: Mapping[str, Any],
     clips: Mapping[str, Sequence[Any]],
     device: torch.device,
-) -> tuple[dict[str, np.ndarray], int]:
-    """Return the features (D,) of all readable clips, by id, and how many of them were encoded now.
+    runtime: str,
+) -> tuple[dict[str, np.ndarray], int, str]:
+    """Return the features (D,) of all readable clips, by id, how many of them were encoded now, and their runtime.
 
     Args:
         data: the data of the training.
@@ -187,30 +197,44 @@ def features_of_splits(
         reading: how a clip is read, as plain data.
         clips: the clips of each split.
         device: where the network computes.
+        runtime: as in ``networks_in``.
     """
-    store = Encodings(run, network, reading)
-    stores = [store]
-    for folder in sorted(run.resolve().parent.glob(f"*/{store.folder.out.parent.name}/{store.folder.out.name}")):
-        other = copy.copy(store)
-        other.folder = Folder(folder, NOTES)
-        stores.append(other)
+    store = Encodings(run, network, reading, data.sampler(1000).shape[1])
     states: dict[str, dict[str, Any]] = {}
     for clip in (clip for part in clips.values() for clip in part):
         try:
             states[clip.id] = clip_state(clip.path, clip.start_s, clip.end_s)
         except OSError:
             continue  # training lists it as unreadable
+    stored = {name: features_beside(store.in_runtime(name), states) for name in RUNTIME_NAMES}
+    begun = [name for name, features in stored.items() if features]
+    chosen = runtime_of_run(runtime, begun, network, device)
+    encoder = network
+    if chosen == "onnx" and states.keys() - stored[chosen].keys():
+        graph = graph_or_none(store.in_runtime(chosen).network, is_required=runtime != "auto" or chosen in begun)
+        chosen, encoder = ("torch", network) if graph is None else (chosen, graph)
+    store, features = store.in_runtime(chosen), stored[chosen]
+    waiting = states.keys() - features.keys()
+    if not waiting:
+        return features, 0, chosen
+    print(f"linear probe: {counted(len(waiting), 'clip')} to encode in {RUNTIME_NAMES[chosen]}", flush=True)
+    with store.folder.locked():
+        store.folder.claim(store.settings)
+        encode_splits(encoder, data, store, states, waiting, device)
+    encoded = {name: vector for name in waiting if (vector := store.read(name, states[name])) is not None}
+    return features | encoded, len(encoded), chosen
+
+
+def features_beside(store: Encodings, states: Mapping[str, Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the features (D,) of clips in these states, by id, that a run or one beside it has stored."""
+    stores, out = [store], store.folder.out
+    for folder in sorted(store.run.resolve().parent.glob(f"*/{out.parent.name}/{out.name}")):
+        other = copy.copy(store)
+        other.folder = Folder(folder, NOTES)
+        stores.append(other)
     features: dict[str, np.ndarray] = {}
     for each in stores:
         for name in states.keys() - features.keys():
             if (vector := each.read(name, states[name])) is not None:
                 features[name] = vector
-    waiting = states.keys() - features.keys()
-    if not waiting:
-        return features, 0
-    print(f"linear probe: {counted(len(waiting), 'clip')} to encode", flush=True)
-    with store.folder.locked():
-        store.folder.claim(store.settings)
-        encode_splits(network, data, store, states, waiting, device)
-    encoded = {name: vector for name in waiting if (vector := store.read(name, states[name])) is not None}
-    return features | encoded, len(encoded)
+    return features

@@ -1,11 +1,12 @@
 """Heads on frozen features: every clip is encoded once, then heads are fitted, and validation chooses among them.
 
-Encodings are files below the run folder, one a clip, under a hash of the network and the sampler:
+Encodings are files below the run folder, one a clip, under a hash of the network, its runtime and the sampler:
 
     <run>/encodings/<hash>/<clip id>.npy   float32 (D,), or (n, D): the tokens of a clip, in a folder of their own
     <run>/encodings/<hash>/.probe          the settings, and a note of each encoded clip with the state of its source
 
-So a second run encodes nothing, a run that was killed is continued, and a clip that has changed is encoded again.
+So a second run encodes nothing, a run that was killed is continued, and a clip that has changed is encoded again. The
+runtime of the network is one of the settings, and a run goes on in the runtime of the encodings that it has.
 
 Settings of a head (the strength of its regularisation, the number of its neighbours) are chosen on the validation
 clips; without validation clips by cross-validation inside the training clips, whose groups stay together.
@@ -15,6 +16,7 @@ Shapes: N training clips, M other clips, D features, K classes.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import Counter
@@ -38,6 +40,8 @@ from vidact.models.probe import MEAN_OF, Head, Neighbours, Prototypes, features_
 from vidact.models.token_probe import tokens_of
 from vidact.models.weights import describe
 from vidact.results.scores import Scores
+from vidact.runtimes.choices import RUNTIME_NAMES
+from vidact.runtimes.networks import graph_or_none, in_onnx, quick_runtime, refuse_elsewhere, settled
 from vidact.tasks.stages import head_names
 from vidact.text.names import counted, first_few
 
@@ -64,7 +68,11 @@ class Encodings:
         reading: how a clip is read, as plain data: the sampler's record, the decoder.
         frames: the frames of a clip; an image network reads no moments of fewer than three.
         tokens: store the tokens of each clip, float32 (n, D), in place of one vector.
+
+    The runtime is PyTorch; ``in_runtime`` returns the encodings of another.
     """
+
+    runtime = "torch"
 
     def __init__(
         self, run: Path, trunk: nn.Module, reading: Mapping[str, Any], frames: int = 1, tokens: bool = False
@@ -87,11 +95,43 @@ class Encodings:
         self.views = views_read(trunk, frames)
         if len(self.views) > 1 and not tokens:
             self.settings["views"] = list(self.views)
+        self.run, self.trunk, self.frames, self.tokens = Path(run), trunk, frames, tokens
+        self.folder = self._folder()
+        self.dim = 0 if tokens else num_features(trunk, self.views)
+
+    def _folder(self) -> jobs.Folder:
         text = json.dumps(self.settings, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        self.folder = jobs.Folder(Path(run) / "encodings" / digest, NOTES, option="--run")
-        self.tokens = tokens
-        self.dim = 0 if tokens else num_features(trunk, self.views)
+        return jobs.Folder(self.run / "encodings" / digest, NOTES, option="--run")
+
+    def in_runtime(self, runtime: str) -> Encodings:
+        """Return the encodings of the same clips by the same network in the runtime "torch" or "onnx"."""
+        other = copy.copy(self)
+        # Absent for PyTorch, as in the settings of versions that had no other runtime.
+        other.settings = {key: value for key, value in self.settings.items() if key != "runtime"}
+        if runtime != "torch":
+            other.settings["runtime"] = runtime
+        other.runtime, other.folder = runtime, other._folder()
+        return other
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a clip was encoded."""
+        notes = self.folder.out / self.folder.notes / self.folder.finished
+        return next(notes.rglob("*.json"), None) is not None
+
+    def is_whole(self, states: Mapping[str, Mapping[str, Any]]) -> bool:
+        """Whether the features of all clips in these states, by id, are stored."""
+        return all(self.read(clip, state) is not None for clip, state in states.items())
+
+    def network(self) -> nn.Module:
+        """Return the network that encodes: the trunk, or one that gives its features by a graph.
+
+        Raises ImportError and NoGraphError as ``vidact.runtimes.compiled`` does.
+        """
+        if self.runtime == "torch":
+            return self.trunk
+        return in_onnx(self.trunk, self.frames, self.settings["weights_sha256"], self.tokens)
 
     def read(self, clip: str, state: Mapping[str, Any]) -> np.ndarray | None:
         """Return the stored features (D,), or tokens (n, D), of a clip in this state; None where they are absent or
@@ -115,6 +155,57 @@ class Encodings:
     def _path(self, clip: str) -> Path:
         path = self.folder.out / f"{name_inside(clip)}.npy"
         return path.with_name(short_name(path.name))
+
+
+def runtime_of_run(runtime: str, begun: Collection[str], trunk: nn.Module, device: torch.device) -> str:
+    """Return the runtime of a run, "torch" or "onnx".
+
+    Args:
+        runtime: "torch", "onnx", or "auto": that of ``quick_runtime``, or the other one where only that was begun.
+        begun: the runtimes in which clips were encoded before.
+        trunk: the network.
+        device: where it computes.
+
+    Raises ValueError for "onnx" on another device than the CPU.
+    """
+    quick = quick_runtime([trunk], device)
+    chosen = settled(runtime, quick if quick in begun else next(iter(begun), None), quick)
+    if runtime == "auto" and chosen != quick:
+        print(f"the encodings were begun in {RUNTIME_NAMES[chosen]}, and new ones are made in it", flush=True)
+    if chosen == "onnx":
+        refuse_elsewhere(device)
+    return chosen
+
+
+def networks_in(
+    runtime: str, stores: Sequence[Encodings], states: Mapping[str, Mapping[str, Any]], device: torch.device
+) -> tuple[str, list[nn.Module]]:
+    """Return the runtime of a run, "torch" or "onnx", and the network that encodes for each of its stores.
+
+    A graph is made where clips are waiting for it. With "auto", a trunk that cannot be a graph runs in PyTorch, unless
+    clips were encoded by its graph before; a line on the standard error gives the reason.
+
+    Args:
+        runtime: as in ``runtime_of_run``.
+        stores: the encodings that the run reads and writes, in any runtime.
+        states: the state of each clip, by id.
+        device: where the network computes.
+
+    Raises:
+        ImportError: for a graph without a package that it needs.
+        ValueError: for a graph on another device than the CPU, or of a network that cannot be one.
+    """
+    trunk = stores[0].trunk
+    begun = [name for name in RUNTIME_NAMES if any(store.in_runtime(name).is_begun for store in stores)]
+    chosen = runtime_of_run(runtime, begun, trunk, device)
+    if chosen == "torch":
+        return chosen, [trunk] * len(stores)
+    there = [store.in_runtime(chosen) for store in stores]
+    networks = graph_or_none(
+        lambda: [trunk if store.is_whole(states) else store.network() for store in there],
+        is_required=runtime != "auto" or chosen in begun,
+    )
+    return ("torch", [trunk] * len(stores)) if networks is None else (chosen, networks)
 
 
 def views_read(trunk: nn.Module, frames: int) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidact.features.choices import HEADS, TOKEN_HEADS
 from vidact.files import replacing
+from vidact.runtimes.choices import refuse_runtime
 from vidact.text.names import first_few
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class ProbeSettings:
         fractions: shares of train, val and test where the data give no split.
         seed: the seed of that split, and of the draws of a learning curve.
         head_seed: the seed of a head that is trained in mini-batches; None is ``seed``.
+        runtime: where the network computes: "torch", "onnx" or "auto", as in ``vidact.tasks.probe.networks_in``.
         device: cpu, cuda or mps; None is the best there is.
         decoder: pyav, decord, opencv or torchcodec.
     """
@@ -62,6 +64,7 @@ class ProbeSettings:
     device: str | None = None
     decoder: str = "pyav"
     head_seed: int | None = None
+    runtime: str = "auto"
 
 
 def default_run(data: Path) -> Path:
@@ -153,6 +156,7 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "probe.size": ("size", int),
     "probe.frames": ("frames", int),
     "probe.heads": ("heads", as_list),
+    "probe.runtime": ("runtime", str),
     "data.root": ("data", Path),
     "data.group": ("group", str),
     "data.held_out": ("held_out", lambda value: [str(each) for each in as_list(value)]),
@@ -255,6 +259,8 @@ def read_settings(config: Path, words: Sequence[str], beside: ClipData | None = 
             raise ValueError(f"--{name} is {value!r}; see vidact probe --help for what it can be") from None
     if unknown := [str(head) for head in settings.get("heads", ()) if head not in (*HEADS, *TOKEN_HEADS)]:
         raise ValueError(f"probe.heads has {first_few(unknown)}; the heads are {', '.join((*HEADS, *TOKEN_HEADS))}")
+    if "runtime" in settings:
+        refuse_runtime(settings["runtime"])
     if beside is not None:
         settings |= shared_clips(beside)
     if "data" not in settings:

@@ -50,6 +50,7 @@ class Encoded:
     seconds: float
     views: tuple[str, ...] = ()
     tokens: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    runtime: str = "torch"
 
     @property
     def readable(self) -> set[str]:
@@ -120,8 +121,11 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False, encodin
         scores_all: whether every clip will be scored, as in folds, so that none may be unreadable.
         encodings: the folder in which features are stored, in ``encodings``; None is ``run``.
     """
+    import torch
+
+    from vidact.device import best_device
     from vidact.models.probe import num_features
-    from vidact.tasks.probe import Encodings, views_read
+    from vidact.tasks.probe import Encodings, clip_state, networks_in, views_read
     from vidact.training.lightning import keep_freed_memory
 
     refuse_run(run)
@@ -135,13 +139,17 @@ def encode(settings: ProbeSettings, run: Path, scores_all: bool = False, encodin
     reading = {"sampler": data.sampler.record(), "decoder": settings.decoder}
     frames = data.sampler(1000).shape[1]
     views = views_read(trunk, frames)
+    device = torch.device(settings.device) if settings.device else best_device()
+    kinds = [tokens for tokens, heads in ((False, HEADS), (True, TOKEN_HEADS)) if set(heads) & set(settings.heads)]
+    stores = [Encodings(encodings or run, trunk, reading, frames, tokens) for tokens in kinds]
+    states = {clip.id: clip_state(clip.path, clip.start_s, clip.end_s) for clip in data.found}
+    runtime, networks = networks_in(settings.runtime, stores, states, device)
     encoded: dict[bool, dict[str, np.ndarray]] = {False: {}, True: {}}
-    for tokens, heads in ((False, HEADS), (True, TOKEN_HEADS)):
-        if set(heads) & set(settings.heads):
-            store = Encodings(encodings or run, trunk, reading, frames, tokens)
-            encoded[tokens] = encode_clips(data, trunk, store, run, settings.device, scores_all)
+    for store, network in zip(stores, networks, strict=True):
+        encoded[store.tokens] = encode_clips(data, network, store.in_runtime(runtime), states, run, device, scores_all)
     seconds = time.perf_counter() - started
-    return Encoded(settings, data, trunk, num_features(trunk, views), encoded[False], seconds, views, encoded[True])
+    dim = num_features(trunk, views)
+    return Encoded(settings, data, trunk, dim, encoded[False], seconds, views, encoded[True], runtime)
 
 
 def fit_split(encoded: Encoded, clips: ClipList, train: Sequence[Clip] | None = None) -> Fitted:
@@ -357,37 +365,41 @@ def prepare(data: ClipData, trunk: Any, settings: ProbeSettings) -> None:
 
 
 def encode_clips(
-    data: ClipData, trunk: nn.Module, store: Encodings, run: Path, device_name: str | None, scores_all: bool = False
+    data: ClipData,
+    network: nn.Module,
+    store: Encodings,
+    states: dict[str, dict[str, Any]],
+    run: Path,
+    device: torch.device,
+    scores_all: bool = False,
 ) -> dict[str, np.ndarray]:
     """Return the features of every readable clip by id; those that are stored already are not computed again.
 
     Unreadable training clips are listed in unreadable.json. Raises VideoError where they are more than 5 % of the
     training clips, or a clip that will be scored: of another split, or any if ``scores_all``.
     """
-    import torch
-
-    from vidact.device import best_device
-    from vidact.tasks.probe import clip_state, encode_splits
+    from vidact.runtimes.choices import RUNTIME_NAMES
+    from vidact.tasks.probe import encode_splits
     from vidact.text.names import counted
 
-    device = torch.device(device_name) if device_name else best_device()
-    trunk.to(device)
+    network.to(device)
     clips = data.found
     with store.folder.locked():
         store.folder.claim(store.settings)
-        states = {clip.id: clip_state(clip.path, clip.start_s, clip.end_s) for clip in clips}
-        stored = {clip.id: store.read(clip.id, states[clip.id]) for clip in clips}
+        stored = {clip: store.read(clip, state) for clip, state in states.items()}
         waiting = {clip for clip, features in stored.items() if features is None}
-        size = f" as tokens ({token_size(data, trunk, len(clips), device)})" if store.tokens and waiting else ""
+        size = f" as tokens ({token_size(data, network, len(clips), device)})" if store.tokens and waiting else ""
         print(
-            f"{counted(len(waiting), 'clip')} to encode{size}, {len(clips) - len(waiting)} encoded before", flush=True
+            f"{counted(len(waiting), 'clip')} to encode{size}, {len(clips) - len(waiting)} encoded before, in "
+            f"{RUNTIME_NAMES[store.runtime]}",
+            flush=True,
         )
         try:
-            unreadable = encode_splits(trunk, data, store, states, waiting, device)
+            unreadable = encode_splits(network, data, store, states, waiting, device)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the same command goes on from what is in {store.folder.out}") from None
         stored |= {clip: store.read(clip, states[clip]) for clip in waiting}
-    trunk.cpu()
+    network.cpu()
     if scores_all and unreadable:
         unreadable = {"test": {clip: reason for part in unreadable.values() for clip, reason in part.items()}}
     report_unreadable(unreadable, len(clips.split("train")), run)
@@ -530,6 +542,7 @@ def save_probe(
     rate = rate_of(train, frames, data.decoder) if streams else None
     probe = build_probe(encoded.trunk, fitted.best, len(data.found.classes), frames, rate)
     record: dict[str, Any] = {"classes": data.found.classes, "sampling": data.sampler.record(), "multi_label": False}
+    record["runtime"] = encoded.runtime
     if data.flow_record is not None:
         record["flow"] = data.flow_record
     save(probe, run / CHECKPOINT, record)
@@ -560,6 +573,7 @@ def save_figures(
         "views": "+".join(fitted.best.views),
         "validated_on": fitted.chosen_by,
         "features": len(fitted.best.head.mean),
+        "runtime": encoded.runtime,
         "seconds_encoding": round(encoded.seconds, 2),
         "seconds_fitting": round(fitted.seconds, 2),
     }
