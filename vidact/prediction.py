@@ -19,16 +19,22 @@ from torch import Tensor
 from vidact import hub
 from vidact.batch import parse_views, probabilities
 from vidact.device import best_device
-from vidact.features.record import weights_hash
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
-from vidact.models.probe import Probe
+from vidact.models.probe import Probe, features_of
 from vidact.models.token_probe import TokenProbe
-from vidact.models.weights import load, record_of, refuse_other_classes
+from vidact.models.weights import load, record_of, refuse_other_classes, weights_hash
 from vidact.records import blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import compiled
-from vidact.runtimes.networks import graph_or_none, in_onnx, quick_runtime, refuse_elsewhere, settled
+from vidact.runtimes.networks import (
+    graph_or_none,
+    in_onnx,
+    in_onnx_by_image,
+    quick_runtime,
+    refuse_elsewhere,
+    settled,
+)
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.folders import KNOWN_SUFFIXES, holds_only_images, video_id, walk_videos
 from vidact.video.rate_windows import RateWindows
@@ -246,11 +252,13 @@ class _Answers:
         return compute(clip.to(self.device)).float()
 
     def _graph(self, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-        """Return the network by a graph; of a probe only the trunk, as its clips were encoded."""
+        """Return the network by a graph: of its image network, of the trunk of a probe, or of all of it."""
         network = self.network
+        if (by_image := in_onnx_by_image(network)) is not None:
+            return by_image
         if isinstance(network, Probe) and not isinstance(network, TokenProbe):
-            network.trunk = in_onnx(network.trunk, shape[0], weights_hash(network.trunk.state_dict()))
-            return network
+            trunk = in_onnx(network.trunk, shape[0], weights_hash(network.trunk.state_dict()))
+            return lambda clip: network.head(features_of(trunk, clip))
         return compiled(network, shape, weights_hash(network.state_dict()), type(network).__name__)
 
 

@@ -11,23 +11,26 @@ from support.commands import SMALL, write_probe_clips
 from torch import Tensor, nn
 
 import vidact
+import vidact.models
 from vidact import cli
 from vidact.data.clips import ClipData
 from vidact.features.names import build_network
-from vidact.features.record import weights_hash
-from vidact.models import tsn_resnet_tiny
+from vidact.models import tsm_resnet_tiny, tsn_resnet_tiny
 from vidact.models.probe import features_of
 from vidact.models.token_probe import tokens_of
-from vidact.models.weights import load, save
+from vidact.models.weights import load, save, weights_hash
 from vidact.results.figures import load_results
 from vidact.results.scores import load_scores
 from vidact.runtimes import networks as module
 from vidact.runtimes.choices import TOLERANCE
 from vidact.runtimes.compiled import NoGraphError
-from vidact.runtimes.networks import OnnxMaps, in_onnx, quick_runtime, settled
+from vidact.runtimes.networks import OnnxMaps, in_onnx, in_onnx_by_image, quick_runtime, settled
+from vidact.stream import load_model, open_source
+from vidact.stream import run as play
 from vidact.tasks import probe as task
 from vidact.tasks.frozen_probe import features_of_splits
 from vidact.video.decode import open_video
+from vidact.video.numbered import write_numbered_video
 from vidact.video.sample import SegmentSampler
 from vidact.video.transform import test_transform as view_of_tests
 
@@ -213,35 +216,77 @@ def test_a_probe_beside_a_training_agrees_in_onnx_runtime(root, home, tmp_path, 
 # ---------------------------------------------------------------------------------------------- vidact predict
 
 
+def saved(network: nn.Module, path: Path) -> Path:
+    return save(
+        network, path, {"classes": ["a", "b", "c"], "sampling": SegmentSampler(4).record(), "multi_label": False}
+    )
+
+
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TSN on the image network of the probes, whose graph is there."""
+    network = tsn_resnet_tiny(3, weights=None, size=32)
+    network.backbone.load_state_dict(build_network("resnet_tiny", None, 32).state_dict())
+    return saved(network, tmp_path_factory.mktemp("x") / "tsn.safetensors")
+
+
+@pytest.fixture(scope="module")
+def of_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    record = {"classes": ["a", "b", "c"], "sampling": SegmentSampler(4).record(), "multi_label": False}
-    return save(tsn_resnet_tiny(3, weights=None, size=32), tmp_path_factory.mktemp("x") / "x.safetensors", record)
+    return saved(tsm_resnet_tiny(3, weights=None, size=32), tmp_path_factory.mktemp("x") / "tsm.safetensors")
 
 
-def test_predictions_of_a_clip_network_agree_in_several_views(root, checkpoint, home, capsys):
+def test_predictions_of_a_clip_network_agree_in_several_views(root, of_clips, home, capsys):
     clips = sorted((root / "opening").glob("*.mp4"))[:2]
     answers = {
-        runtime: vidact.predict(clips, checkpoint, views="2x1", device="cpu", runtime=runtime)
+        runtime: vidact.predict(clips, of_clips, views="2x1", device="cpu", runtime=runtime)
         for runtime in ("torch", "onnx")
     }
     for one, other in zip(*answers.values(), strict=True):
         assert [label for label, _ in one.labels] == [label for label, _ in other.labels]
         np.testing.assert_allclose([s for _, s in one.labels], [s for _, s in other.labels], atol=TOLERANCE)
-    cli.main(
-        ["predict", "--checkpoint", str(checkpoint), str(clips[0]), "--device=cpu", "--runtime=onnx", "--views=2x1"]
-    )
+    cli.main(["predict", "--checkpoint", str(of_clips), str(clips[0]), "--device=cpu", "--runtime=onnx", "--views=2x1"])
     assert f"{answers['onnx'][0].labels[0][1]:6.1%}" in capsys.readouterr().out
 
 
-def test_a_prediction_without_a_graph_says_so_once(root, checkpoint, no_graphs, capsys):
+def test_a_prediction_without_a_graph_says_so_once(root, of_clips, no_graphs, capsys):
     clips = sorted((root / "opening").glob("*.mp4"))[:2]
-    assert len(vidact.predict(clips, checkpoint, device="cpu")) == 2
-    assert capsys.readouterr().err == "TSN cannot be an ONNX graph; it runs in PyTorch\n"
-    with pytest.raises(NoGraphError, match="TSN cannot be an ONNX graph"):
-        vidact.predict(clips, checkpoint, device="cpu", runtime="onnx")
+    assert len(vidact.predict(clips, of_clips, device="cpu")) == 2
+    assert capsys.readouterr().err == "TSM cannot be an ONNX graph; it runs in PyTorch\n"
+    with pytest.raises(NoGraphError, match="TSM cannot be an ONNX graph"):
+        vidact.predict(clips, of_clips, device="cpu", runtime="onnx")
     with pytest.raises(ValueError, match="the runtime onnx computes on the CPU, and the networks are on meta"):
-        vidact.predict(clips, checkpoint, device="meta", runtime="onnx")
+        vidact.predict(clips, of_clips, device="meta", runtime="onnx")
     with pytest.raises(ValueError, match="runtime is 'x'; it is one of auto, torch, onnx"):
-        vidact.predict(clips, checkpoint, runtime="x")
+        vidact.predict(clips, of_clips, runtime="x")
+
+
+# ---------------------------------------------------------------------------------------------- vidact stream
+
+
+def test_the_end_of_a_streamed_file_is_its_prediction_in_either_runtime(runs, of_frames, home, tmp_path):
+    """Of a probe on an image network and of a TSN, which read a frame at a time; a file has as many as a clip."""
+    video = tmp_path / "short.mp4"
+    write_numbered_video(video, 4, times_ms=[0, 40, 80, 120])
+    for path in (runs["onnx"] / "probe.safetensors", of_frames):
+        last = {}
+        for runtime in ("torch", "onnx"):
+            model = load_model(path, steps_per_second=25, device="cpu", runtime=runtime)
+            *_, update = play(open_source(video), model)
+            (prediction,) = vidact.predict(video, path, top=3, device="cpu", runtime=runtime)
+            expected = [dict(prediction.labels)[name] for name in model.classes]
+            np.testing.assert_allclose(update.scores[1:], expected, atol=2e-6)
+            last[runtime] = update.scores
+        np.testing.assert_allclose(last["onnx"], last["torch"], atol=20 * TOLERANCE)
+    model = load_model(runs["onnx"] / "probe.safetensors", steps_per_second=25, device="cpu")
+    *_, update = play(open_source(video), model)  # "auto" is the runtime of the probe
+    graph = load_model(runs["onnx"] / "probe.safetensors", steps_per_second=25, device="cpu", runtime="onnx")
+    assert np.array_equal(update.scores, [*play(open_source(video), graph)][-1].scores)
+
+
+def test_a_network_that_is_given_stays_in_pytorch(of_frames, home):
+    network = load(of_frames)
+    before = dict(network.named_parameters())
+    assert in_onnx_by_image(network.eval()) is not None
+    assert dict(network.named_parameters()) == before
+    assert in_onnx_by_image(vidact.models.movinet_tiny_stream(3, weights=None, size=32)) is None

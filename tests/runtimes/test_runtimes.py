@@ -23,9 +23,9 @@ from vidact.events import scores_to_events
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.files import extract_features, settle_runtime
 from vidact.features.names import build_extractor, image_backbone
-from vidact.features.record import differences, other_features, weights_hash
+from vidact.features.record import differences, other_features
 from vidact.models.backbones import Backbone
-from vidact.models.weights import load, read, save
+from vidact.models.weights import load, read, save, weights_hash
 from vidact.runtimes import compiled as module
 from vidact.runtimes import networks
 from vidact.runtimes.choices import TOLERANCE, refuse_runtime

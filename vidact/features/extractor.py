@@ -35,12 +35,12 @@ from vidact.batch import ClipInput
 from vidact.data.takes import Take
 from vidact.device import best_device
 from vidact.features.choices import CHUNK, FPS, IMAGE_NETWORKS
-from vidact.features.record import EXTRACTOR, differences, weights_hash
+from vidact.features.record import EXTRACTOR, differences
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import VectorNetwork, trained_length
-from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read
+from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read, weights_hash
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, compiled

@@ -21,10 +21,10 @@ from vidact.data.takes import takes_file, write_takes
 from vidact.data.time_origin import NOTES
 from vidact.device import one_thread
 from vidact.features.extractor import FeatureExtractor
-from vidact.features.record import EXTRACTOR, RECORD, differences, weights_hash
+from vidact.features.record import EXTRACTOR, RECORD, differences
 from vidact.files import replacing, write_json
 from vidact.jobs import UNREADABLE, Meter
-from vidact.models.weights import read
+from vidact.models.weights import read, weights_hash
 from vidact.records import FEATURES, FeaturesRecord, read_json
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import math
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from vidact.batch import ClipInput
 from vidact.models.weights import is_builder
+from vidact.models.weights import weights_hash as weights_hash  # its earlier home
 from vidact.runtimes.choices import TOLERANCE, Agreement
 
 RECORD, EXTRACTOR = "features.json", "extractor.safetensors"  # files in a folder of features
-
-
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of named tensors, without counters of training batches, which old files lack."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if not name.endswith("num_batches_tracked"):
-            tensor = state[name]
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

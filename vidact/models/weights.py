@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -78,6 +79,17 @@ def record_of(network: nn.Module) -> Record:
 def extractor_state_of(network: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of the feature extractor that ``load`` found in a detector's file; empty without one."""
     return vars(network).get("extractor_state", {})
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Return the sha256 of named tensors, without counters of training batches, which old files lack."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if not name.endswith("num_batches_tracked"):
+            tensor = state[name]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def input_of(network: nn.Module) -> ClipInput | None:

@@ -8,6 +8,7 @@ Shapes: N images, B clips, T frames, C channels, H x W pixels, D features.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from vidact.batch import ClipInput
 from vidact.models.backbones import Backbone, check_clip
 from vidact.models.clip_network import VectorNetwork
+from vidact.models.probe import CausalProbe, FrameProbe
 from vidact.models.token_probe import tokens_of
-from vidact.models.weights import input_of
+from vidact.models.tsn import TSN
+from vidact.models.weights import input_of, weights_hash
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, NoGraphError, compiled
 
@@ -187,6 +190,39 @@ def in_onnx(network: nn.Module, frames: int, weights_sha256: str, tokens: bool =
         return OnnxImages(clip_input, dim, compiled(Vectors(network).eval(), image, weights_sha256, name))
     part = (_Tokens if tokens else Vectors)(network).eval()
     return OnnxClips(clip_input, dim, compiled(part, (frames, *image), weights_sha256, name))
+
+
+def in_onnx_by_image(network: nn.Module) -> nn.Module | None:
+    """Return a recogniser whose image network a graph computes, and everything else PyTorch.
+
+    That is possible for TSN and for probes on image networks and on TSN, which answer clips and step frame by frame.
+    None for others, whose layers connect the frames. The network itself stays as it is.
+
+    Raises ImportError and NoGraphError as ``compiled`` does.
+    """
+    if isinstance(network, FrameProbe) and isinstance(network.trunk, Backbone):
+        return _with(network, "trunk", network.trunk)
+    if isinstance(network, TSN):
+        return _with(network, "backbone", network.backbone)
+    if isinstance(network, CausalProbe) and isinstance(network.trunk, TSN):
+        other = _shallow(network)
+        other.trunk = _with(network.trunk, "backbone", network.trunk.backbone)
+        return other
+    return None
+
+
+def _with(network: Made, name: str, images: Backbone) -> Made:
+    """Return a copy of the network whose image network, the attribute ``name``, a graph computes."""
+    other = _shallow(network)
+    setattr(other, name, in_onnx(images, 1, weights_hash(images.state_dict())))
+    return other
+
+
+def _shallow(network: Made) -> Made:
+    """Return a copy that shares the parts of a network, and whose parts can be replaced."""
+    other = copy.copy(network)
+    vars(other)["_modules"] = dict(vars(network)["_modules"])
+    return other
 
 
 def _dim_of(network: Any) -> int:

@@ -26,6 +26,7 @@ from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
+from vidact.runtimes.networks import graph_or_none, in_onnx_by_image, quick_runtime, refuse_elsewhere, settled
 from vidact.stream.grabs import GAP_S, Grab
 from vidact.stream.horizon import at_horizon, refuse_horizon
 from vidact.video.clock import LONGEST_GAP_S, Clock, refuse_gap
@@ -187,9 +188,10 @@ def load_model(
         restart_s: the seconds after which a recogniser starts anew, instead of ``horizon_s``.
         device: where the networks run; None takes an accelerator if there is one.
         trust: packages outside vidact whose builders may run.
-        runtime: the runtime of a detector's extractor, which has nearly all of its cost: "torch"; "onnx", which is ONNX
-            Runtime on the CPU; or "auto", the one that its features were made in. The step of a detector or recogniser
-            runs in PyTorch; ``vidact.export`` writes it as ONNX.
+        runtime: the runtime of a detector's extractor, which has nearly all of its cost, and of the image network of a
+            TSN or of a probe on one or on an image network: "torch"; "onnx", which is ONNX Runtime on the CPU; or
+            "auto", the one that the detector's or the probe's features were made in, else onnx on a CPU. The step of a
+            detector, and those of other recognisers, run in PyTorch; ``vidact.export`` writes them as ONNX.
     """
     refuse_runtime(runtime)
     name = "the network" if isinstance(checkpoint, nn.Module) else hub.text_of(checkpoint)
@@ -214,14 +216,27 @@ def load_model(
         if horizon_s is not None or restart_s is not None:
             raise ValueError(f"{name} is a detector, whose memory was trained; leave horizon_s and restart_s out")
         return _detector(network, record, name, extractor, events or {}, device, trust, runtime)
+    if extractor is not None:
+        raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
+    network = _recogniser_in(network, record, name, runtime, device)
+    return stream_recogniser(network, record, name, steps_per_second, events or {}, horizon_s, restart_s, device)
+
+
+def _recogniser_in(network: Any, record: Record, name: str, runtime: str, device: torch.device) -> Any:
+    """Return a recogniser that runs in a runtime as far as its step can."""
     if runtime == "onnx":
+        refuse_elsewhere(device)
+    earlier = record.runtime or ("torch" if isinstance(network, Probe) else None)
+    chosen = settled(runtime, earlier, quick_runtime([network], device))
+    if chosen == "torch" or device.type != "cpu":
+        return network
+    quick = graph_or_none(lambda: in_onnx_by_image(network.eval()), is_required=runtime == "onnx")
+    if quick is None and runtime == "onnx":
         raise ValueError(
             f"{name} is a recogniser, whose step runs in PyTorch; leave runtime out, or write its step as ONNX and "
             f"stream the file: vidact export --checkpoint {name} --what step --out step.onnx"
         )
-    if extractor is not None:
-        raise ValueError(f"{name} looks at frames itself and takes no extractor; leave it out")
-    return stream_recogniser(network, record, name, steps_per_second, events or {}, horizon_s, restart_s, device)
+    return network if quick is None else quick
 
 
 # The networks that can stream, for the errors about those that cannot.

@@ -33,12 +33,11 @@ from torch.nn import functional as F
 from vidact import jobs
 from vidact.batch import ClipBatch
 from vidact.features.choices import HEADS
-from vidact.features.record import weights_hash
 from vidact.files import replacing, short_name
 from vidact.jobs import Meter
 from vidact.models.probe import MEAN_OF, Head, Neighbours, Prototypes, features_of, num_features, views_of
 from vidact.models.token_probe import tokens_of
-from vidact.models.weights import describe
+from vidact.models.weights import describe, weights_hash
 from vidact.results.scores import Scores
 from vidact.runtimes.choices import RUNTIME_NAMES
 from vidact.runtimes.networks import graph_or_none, in_onnx, quick_runtime, refuse_elsewhere, settled
