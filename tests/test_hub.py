@@ -31,6 +31,7 @@ from vidact.features.names import build_network
 from vidact.hub import download
 from vidact.models.weights import build_published, initialise_from, is_builder, read
 from vidact.prediction import predict
+from vidact.stream import open_source, run
 from vidact.stream.model import load_model
 from vidact.text.layouts import REFERENCES
 from vidact.training.config import checkpoint_path
@@ -236,6 +237,18 @@ def test_a_name_is_downloaded_opened_and_opened_again_without_a_network(
 def video(tmp_path: Path) -> Path:
     write_numbered_video(tmp_path / "clip.mp4", 60)
     return tmp_path / "clip.mp4"
+
+
+@pytest.mark.slow
+def test_a_prediction_of_a_movinet_is_the_end_of_a_stream(server: FileServer, video: Path, tmp_path: Path) -> None:
+    """A published one, of a file that is no longer than the clips of its training."""
+    name = "movinet_a0_stream"
+    server.files = {urlsplit(hub.PUBLISHED[name].address).path: content_of(hub.PUBLISHED[name], tmp_path)}
+    (prediction,) = predict(video, name, top=600, device="cpu")
+    *_, last = run(open_source(video), load_model(name, device="cpu"))
+    expected = dict(zip(hub.class_names("kinetics600"), last.scores[1:], strict=True))
+    assert dict(prediction.labels) == pytest.approx(expected, abs=1e-5)
+    assert max(expected.values()) > 1.01 * min(expected.values())  # or the comparison would prove nothing
 
 
 def test_a_name_is_a_checkpoint_everywhere(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vidact import hub
+from vidact.video.clock import Clock
 from vidact.video.rate_windows import RateWindows
 from vidact.video.sample import ClipSampler
 
@@ -53,9 +54,19 @@ def test_as_many_windows_as_cover_the_video_and_at_most_ten():
     np.testing.assert_allclose(chosen[:, 0], np.linspace(0, 50.16, 6), atol=0.02)  # 9.8 s from first to last frame
 
 
+@pytest.mark.parametrize("fps", [8, 12, 15, 24, 25, 30000 / 1001, 30, 50, 60])
+def test_a_movinet_reads_the_frames_of_a_short_video_that_a_stream_of_it_has(fps):
+    """So the answer of ``predict`` is one of ``stream``: the last one, for a file that is no longer than 50 frames."""
+    for seconds in (0.1, 0.7, 3, 5.5, 9.9, 10):
+        frame_times, end_s = times(seconds, fps)
+        streamed = Clock(5).indices(frame_times, end_s)
+        assert len(streamed) <= 51
+        np.testing.assert_array_equal(MOVINET(frame_times, end_s), streamed[None, :50])
+
+
 def test_a_video_that_is_shorter_than_a_window():
     frame_times, end_s = times(3, 25)
-    assert MOVINET(frame_times, end_s).shape == (1, 15)
+    assert MOVINET(frame_times, end_s).shape == (1, 16)  # as a clock, which also has the instant after the last frame
     repeated = RateWindows(50, 5.0)(frame_times, end_s)[0]
     assert repeated.shape == (50,)
     np.testing.assert_array_equal(repeated[:15], np.rint(np.arange(15) * 5))

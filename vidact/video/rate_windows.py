@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidact.video.clock import NEAR, Clock
+
 MOST_WINDOWS = 10  # of a video whose number of windows is not given, as in the usual published test of ten clips
 LEFT_OUT = 0.1  # the share of a window by which a video may be longer than its windows
 
@@ -39,7 +41,8 @@ class RateWindows:
         """Return the indices int64 (K, T) of the frames of each window.
 
         One window lies in the middle of the video. Of several, the first begins with the first frame, the last ends
-        with the last frame, and the others begin at evenly spaced times between; they overlap in a short video.
+        with the last frame, and the others begin at evenly spaced times between; they overlap in a short video. A
+        window that is shortened to the video has the frames that a stream of it has.
 
         Args:
             times_s: the times of the frames (N,), ascending.
@@ -48,12 +51,16 @@ class RateWindows:
         """
         first_s, last_s, length_s = float(times_s[0]), float(times_s[-1]), float(end_s - times_s[0])
         num_windows = self.number(length_s) if num_windows is None else num_windows
-        frames = min(self.frames, max(1, round(length_s * self.rate))) if self.shortens else self.frames
+        frames = self.frames
+        if self.shortens:
+            whole = Clock(self.rate).indices(times_s, end_s)
+            if len(whole) <= frames + 1:  # of exactly T / rate seconds a clock also has the instant at the end
+                return np.tile(whole[:frames], (num_windows, 1))
         free_s = max(last_s - first_s - (frames - 1) / self.rate, 0.0)
         shares = np.array([0.5]) if num_windows == 1 else np.arange(num_windows) / (num_windows - 1)
         instants = first_s + free_s * shares[:, None] + np.arange(frames) / self.rate  # (K, T)
         after = np.searchsorted(times_s, instants).clip(1, max(len(times_s) - 1, 1))
         before = after - 1
         after = np.minimum(after, len(times_s) - 1)
-        is_before = instants - times_s[before] <= times_s[after] - instants
+        is_before = instants - times_s[before] <= times_s[after] - instants + NEAR / self.rate
         return np.where(is_before, before, after).astype(np.int64)
