@@ -1,4 +1,4 @@
-"""The picture of mistakes shows what the figures say, for detectors that find nothing, all, or some events."""
+"""The pictures of mistakes show what the figures say, for detectors that find nothing, all, or some events."""
 
 import re
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 from vidact.events import Detection
 from vidact.metrics import diagnose
-from vidact.report.diagnosis_plots import FATE_COLOURS, diagnosis_sentence, draw_diagnosis
+from vidact.report.diagnosis_plots import FATE_COLOURS, diagnosis_sentence, draw_costs, draw_fates
 
 TRUTH = [Detection("x", 10 * i, 10 * i + 5, "walk" if i % 2 else "run", 1.0) for i in range(6)]
 BLUE, ORANGE = (37, 99, 168), (217, 100, 31)
@@ -34,10 +34,11 @@ def count(path, colour):
 )
 def test_pictures(tmp_path, detections, blue, orange, words):
     result = figures(detections)
-    path = draw_diagnosis(result, tmp_path / "mistakes.png")
-    assert (count(path, BLUE) > 300, count(path, ORANGE) > 300) == (blue, orange)
-    grey = tuple(int(FATE_COLOURS["missed"][at : at + 2], 16) for at in (1, 3, 5))
-    assert (count(path, grey) > 2000) == (result["events"]["missed"] > 0)
+    costs, fates = draw_costs(result, tmp_path / "costs.png"), draw_fates(result, tmp_path / "fates.png")
+    assert (count(costs, BLUE) > 300, count(costs, ORANGE) > 300) == (blue, orange)
+    assert (count(fates, BLUE) > 2000) == blue
+    missed = tuple(int(FATE_COLOURS["missed"][at : at + 2], 16) for at in (1, 3, 5))
+    assert (count(fates, missed) > 2000) == (result["events"]["missed"] > 0)
     assert re.search(words, diagnosis_sentence(result))
 
 

@@ -366,13 +366,14 @@ def test_mistakes_of_events_are_drawn_and_told(run):
     ):
         assert words in page.words
     assert "diagnosis" not in page.words
-    picture = run / "plots" / "mistakes_of_events.png"
-    image = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    pictures = [run / "plots" / f"{name}.png" for name in ("costs_of_mistakes", "fates_of_events")]
+    assert pictures[0].is_file()
+    image = np.asarray(Image.open(pictures[1]).convert("RGB")).astype(int)
     for colour in ((37, 99, 168), (217, 100, 31), (133, 170, 216)):  # found, of another class, poor borders
         assert (abs(image - np.array(colour)).sum(-1) < 8).sum() > 500
     save_results(run, {"test": EVENTS}, "vidact test --ckpt best")
     write_report(run)
-    assert not picture.exists()
+    assert not any(picture.exists() for picture in pictures)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ from vidact.metrics import (
 )
 from vidact.metrics.diagnosis import FALSE
 from vidact.metrics.frame_ap import runs as stretches
-from vidact.report.diagnosis_plots import FATE_NAMES, KIND_NAMES, diagnosis_sentence, draw_diagnosis
+from vidact.report.diagnosis_plots import FATE_NAMES, KIND_NAMES, diagnosis_sentence, draw_costs, draw_fates
 from vidact.report.plots import (
     DPI,
     draw_classes,
@@ -547,12 +547,14 @@ def _newest_events(results: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _diagnosis(results: Mapping[str, Any], plots: Path) -> str:
     """Return the section of the mistakes in the newest test's events."""
-    (plots / "mistakes_of_events.png").unlink(missing_ok=True)  # an earlier test may have had events
+    costs, fates = plots / "costs_of_mistakes.png", plots / "fates_of_events.png"
+    for path in (costs, fates):
+        path.unlink(missing_ok=True)  # an earlier test may have had events
     section = _newest_events(results)
     diagnosis = next((figures for name, figures in section.items() if name.endswith("_diagnosis")), None)
     if diagnosis is None:
         return ""
-    picture = _picture(draw_diagnosis(diagnosis, plots / "mistakes_of_events.png"))
+    pictures = "".join(_picture(path) for path in (draw_costs(diagnosis, costs), draw_fates(diagnosis, fates)))
     pairs = [list(pair.values()) for pair in diagnosis["confused"]]
     confused = _fold("most frequent confusions", _table(["truth", "called", "detections"], pairs)) if pairs else ""
     rows = [
@@ -567,7 +569,8 @@ def _diagnosis(results: Mapping[str, Any], plots: Path) -> str:
     false = [f"false: {KIND_NAMES[kind]}" for kind in FALSE]
     header = ["group", *(f"events: {name}" for name in FATE_NAMES.values()), *false]
     table = _fold("as a table", _table(header, rows))
-    return _section("Mistakes in events", f"<p>{escape(diagnosis_sentence(diagnosis))}</p>{picture}{confused}{table}")
+    body = f'<p>{escape(diagnosis_sentence(diagnosis))}</p><div class="side">{pictures}</div>'
+    return _section("Mistakes in events", body + confused + table)
 
 
 def clock_words(seconds: float) -> str:
