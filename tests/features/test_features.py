@@ -109,6 +109,19 @@ def test_the_view_is_the_test_view_of_the_network():
         torch.testing.assert_close(extractor.chunk(images), backbone(clips[0])[0])
 
 
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 33), (37, 101), (32, 32)])
+def test_a_single_image_is_prepared_where_it_lies(size):
+    """An image whose channels lie together, as a decoder leaves it, is not copied, and gives the same bits."""
+    extractor = FeatureExtractor(build_network("resnet_tiny", size=32), device="cpu")
+    decoded = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    apart = decoded.permute(2, 0, 1).contiguous()
+    before = decoded.clone()
+    (prepared,) = extractor.prepare([decoded.permute(2, 0, 1)])
+    assert torch.equal(prepared, extractor.prepare([apart])[0])
+    assert torch.equal(prepared, test_transform(extractor.networks["network"].input)(apart[None])[0][0, 0][None])
+    assert torch.equal(decoded, before)
+
+
 @pytest.mark.parametrize("name", EXTRACTORS)
 def test_batch_mates_change_nothing_but_the_rounding(name, videos):
     several = EXTRACTORS[name][0](device="cpu", batch=4)

@@ -136,7 +136,7 @@ STEPS = st.one_of(
 )
 SOURCES = st.lists(
     st.tuples(
-        st.lists(st.tuples(STEPS, st.integers(0, 30)), min_size=1, max_size=60),
+        st.lists(st.tuples(STEPS, st.integers(0, 30)), min_size=1, max_size=40),
         st.sampled_from([0.0, 7.3, 1.7e9]),
         st.integers(1, 4),
     ),
