@@ -68,9 +68,12 @@ def packet_judge(codec: str, extradata: bytes | None) -> Judge | None:
 
 def are_disposable(roles: list[Role | None]) -> list[bool]:
     """Return for each packet of a file, by the roles of all, whether it may stay undecoded."""
-    if not roles or None in roles:
+    kinds = {id(role): role for role in roles}.values()  # few, since most packets share a role
+    if not roles or None in kinds:
         return [False] * len(roles)
-    top = max(role.layer for role in roles if role)
+    top = max(role.layer for role in kinds if role)
+    if not any(role and not role.is_needed and role.layer == top for role in kinds):
+        return [False] * len(roles)
     return [bool(role) and not role.is_needed and role.layer == top for role in roles]  # type: ignore[union-attr]
 
 

@@ -679,9 +679,9 @@ def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
     last, whether or not its picture is shown last. An edit list may end the track earlier. For some codecs FFmpeg
     replaces the stored duration by a usual one, and only the track's end is right.
     """
-    shown_packets = [packet for packet in scan.packets if not packet.is_hidden and packet.stamp is not None]
-    if scan.limit is not None and shown_packets and shown_packets[-1].duration:
-        ticks = max(ticks, shown_packets[-1].stamp + shown_packets[-1].duration - stamp)  # type: ignore[operator]
+    stored = (packet for packet in reversed(scan.packets) if not packet.is_hidden and packet.stamp is not None)
+    if scan.limit is not None and (last := next(stored, None)) and last.duration:
+        ticks = max(ticks, last.stamp + last.duration - stamp)  # type: ignore[operator]
     if scan.limit is not None and scan.limit > stamp:
         ticks = scan.limit - stamp if scan.is_limit_exact else min(ticks, scan.limit - stamp)
     last_s = ticks * scan.seconds_per_tick
@@ -696,11 +696,11 @@ def _index(
     matrix: Any = scan.first.side_data.get("DISPLAYMATRIX")
     numbers = {} if stamps is None else {stamp: i for i, stamp in enumerate(stamps.tolist())}
     keys = {0: (scan.packets[0].stamp or 0, 0)}  # decoding can always begin at the start of the file
-    for position, (packet, role) in enumerate(zip(scan.packets, scan.roles, strict=True)):
+    for position in [i for i, packet in enumerate(scan.packets) if packet.is_key and not packet.is_hidden]:
+        role, stamp = scan.roles[position], scan.packets[position].stamp
         if scan.sets_change and not (role and role.has_all_sets):
             continue  # it would be decoded with the parameters that the decoder had before
-        stamp = packet.stamp
-        if packet.is_key and not packet.is_hidden and stamp is not None and stamp in numbers:
+        if stamp is not None and stamp in numbers:
             keys[numbers[stamp]] = stamp, position
     key_frames = sorted(keys)
     return VideoIndex(

@@ -14,6 +14,7 @@ Shapes: N packets, in the order of storing.
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def _scan(
         raise NotPlainError
     stamps = (table.shown_at + lift).tolist()
     keys, durations = table.is_key.tolist(), table.durations.tolist()
-    scan.packets = [PacketNote(*row) for row in zip(stamps, keys, [False] * len(keys), durations, strict=True)]
+    scan.packets = list(map(PacketNote, stamps, keys, itertools.repeat(False), durations))
     scan.roles = table.roles
     scan.sets_change = sets_change(table.roles, extradata)
     scan.lifter.depth = _depth(table, float(stream.time_base or 1))
