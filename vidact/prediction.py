@@ -21,6 +21,7 @@ from vidact.batch import parse_views, probabilities
 from vidact.device import best_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
+from vidact.models.offline import refuse_offline
 from vidact.models.probe import Probe, features_of
 from vidact.models.token_probe import TokenProbe
 from vidact.models.weights import load, record_of, refuse_other_classes, weights_hash
@@ -113,6 +114,7 @@ def predictions(
     videos = find_videos(paths, notes)
     num_clips, crops = (None, 1) if views is None else parse_views(views)
     network: Any = load(checkpoint)
+    refuse_offline(network, str(checkpoint))
     record = record_of(network)
     if record.features is not None:
         raise ValueError(

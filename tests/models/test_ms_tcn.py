@@ -4,11 +4,12 @@ import pytest
 import torch
 from test_offline_laws import awake, tokens
 
+import vidact
 import vidact.models
 from vidact.export import export
 from vidact.models.offline import OfflineNetwork, OfflineOutput, Truth
 from vidact.models.online import OnlineNetwork
-from vidact.models.weights import attach
+from vidact.models.weights import attach, save
 from vidact.records import Record
 from vidact.stream import load_model
 from vidact.tasks import OnlineDetection
@@ -106,11 +107,11 @@ def test_without_limit_the_look_ahead_gives_ms_tcn():
     torch.testing.assert_close(torch.cat(rows, 1)[:, 14:], expected[-1][:, :-14], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("look_ahead", [0, 1, 2, 5, 8, 14])
+@pytest.mark.parametrize("look_ahead", [0, 1, 5, 14])
 @torch.no_grad()
 def test_a_step_waits_exactly_for_the_look_ahead(look_ahead):
     network = small("causal_ms_tcn", look_ahead=look_ahead)
-    features = tokens(videos=2, length=50)
+    features = tokens(videos=2, length=34)
     whole = network(features)
     state = network.initial_state(2)
     for t, feature in enumerate(features.unbind(1)):
@@ -121,9 +122,9 @@ def test_a_step_waits_exactly_for_the_look_ahead(look_ahead):
         if t < look_ahead:
             assert output.logits.softmax(-1)[..., 0].min() > 0.999  # no answer yet, so no action
     later = features.clone()
-    later[:, 30:] += 1
+    later[:, 24:] += 1
     changed = (network(later).stages[-1] - whole.stages[-1]).abs().amax((0, 2)) > 1e-5
-    assert changed.nonzero()[0] == 30 - look_ahead
+    assert changed.nonzero()[0] == 24 - look_ahead
 
 
 @torch.no_grad()
@@ -177,7 +178,7 @@ def test_sizes_that_cannot_be_are_refused():
         small(num_classes=1)
 
 
-def test_offline_networks_and_late_answers_are_refused_where_a_stream_would_date_them():
+def test_offline_networks_and_late_answers_are_refused_where_they_would_be_run(tmp_path):
     facts = {"classes": ["a", "b", "c", "d"], "tokens_per_second": 4.0}
     network = small()
     attach(network, record=Record.from_dict(facts, "x"))
@@ -185,6 +186,12 @@ def test_offline_networks_and_late_answers_are_refused_where_a_stream_would_date
         ValueError, match="cannot stream: ms_tcn is an offline network, whose answers depend on what comes"
     ):
         load_model(network)
+    with pytest.raises(ValueError, match=r"MSTCN is an offline network .* no command runs it yet"):
+        export(network, "network.onnx")
+    file = save(network, tmp_path / "offline.safetensors", facts)
+    (tmp_path / "video.mp4").touch()
+    with pytest.raises(ValueError, match=r"offline\.safetensors is an offline network \(MSTCN\)"):
+        vidact.predict(tmp_path / "video.mp4", file)
     late = small("causal_ms_tcn", look_ahead=2)
     attach(late, record=Record.from_dict(facts, "x"))
     with pytest.raises(ValueError, match=r"answers 2 token\(s\) late.* Set look_ahead to 0"):

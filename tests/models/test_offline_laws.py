@@ -73,7 +73,7 @@ def assert_same(actual, expected, tolerance=1e-5):
         torch.testing.assert_close(one, other, rtol=0, atol=tolerance * max(1.0, float(other.abs().max())))
 
 
-def truth_of(network, lengths, padded=None):
+def truth_of(lengths, padded=None):
     """Some truth for videos of these lengths, whatever the network learns from."""
     generator = torch.Generator().manual_seed(5)
     targets = torch.zeros(len(lengths), padded or max(lengths), NUM_CLASSES)
@@ -140,10 +140,10 @@ def test_both_directions_matter(case):
 def test_padding_and_the_order_of_videos_change_no_loss(case):
     network = build(case)
     features = tokens()
-    losses = network.losses(network(features, lengths=torch.tensor(LENGTHS)), truth_of(network, LENGTHS))
+    losses = network.losses(network(features, lengths=torch.tensor(LENGTHS)), truth_of(LENGTHS))
     assert all(value.ndim == 0 and value.isfinite() and value > 0 for value in losses.values())
     longer = network(torch.cat([features, features], 1), lengths=torch.tensor(LENGTHS))
-    padded = network.losses(longer, truth_of(network, LENGTHS, padded=2 * 37))
+    padded = network.losses(longer, truth_of(LENGTHS, padded=2 * 37))
     for name, value in losses.items():
         torch.testing.assert_close(padded[name], value, rtol=1e-5, atol=0)
 
@@ -162,7 +162,7 @@ def test_one_token_and_more_than_a_training_crop(case, length):
         assert output.scores.shape == (1, length, NUM_CLASSES)
     (events,) = network.events(output)
     assert events.shape == (len(events), 4)
-    losses = network.losses(output, truth_of(network, [length]))
+    losses = network.losses(output, truth_of([length]))
     assert all(value.isfinite() for value in losses.values())
 
 
@@ -170,7 +170,7 @@ def test_one_token_and_more_than_a_training_crop(case, length):
 def test_every_parameter_learns(case):
     network = build_new(case).train()
     output = network(tokens(videos=4, length=40, seed=2), lengths=torch.tensor([40, 33, 17, 40]))
-    sum(network.losses(output, truth_of(network, [40, 33, 17, 40])).values()).backward()
+    sum(network.losses(output, truth_of([40, 33, 17, 40])).values()).backward()
     dead = DEAD_WEIGHTS.get(type(network).__name__)
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -219,6 +219,25 @@ def test_what_cannot_be_read_is_refused_in_words(case):
 def test_dropout_is_for_training_only(case):
     network = build(case)
     assert_same(answers(network(tokens()), 0), answers(network(tokens()), 0), tolerance=0)
+
+
+@EVERY
+@pytest.mark.slow
+def test_half_and_double_precision(case):
+    """Weights of either type, and training under autocast."""
+    features, truth = tokens(videos=2, length=20), truth_of([20, 9])
+    lengths = torch.tensor([20, 9])
+    network = build_new(case).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network.losses(network(features, lengths=lengths), truth)
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    for dtype in (torch.bfloat16, torch.float64):
+        network = build_new(case).to(dtype).eval()
+        output = network(features.to(dtype), lengths=lengths)
+        assert answers(output, 0)[0].dtype == dtype
+        assert len(network.events(output)) == 2
+        assert all(value.isfinite() for value in network.losses(output, truth).values())
 
 
 @EVERY

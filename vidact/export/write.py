@@ -42,6 +42,7 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
+from vidact.models.offline import refuse_offline
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, refuse_delay
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
@@ -361,6 +362,7 @@ def _job(
     if network.training or any(tensor.device.type != "cpu" for tensor in network.state_dict().values()):
         network = copy.deepcopy(network).cpu().eval()
     name = type(network).__name__ if isinstance(checkpoint, nn.Module) else str(checkpoint)
+    refuse_offline(network, name)
     is_detector = isinstance(network, OnlineNetwork)
     what = what or ("step" if is_detector else "clip")
     if what == "clip":

@@ -55,7 +55,7 @@ def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, exa
     elif window > 1:
         mask = mask & (slot < wide - 1)
     scores = queries @ keys / math.sqrt(query.shape[1])  # those of slots outside the video are 0
-    weights = (scores + (mask + LEAST).log()).softmax(-1) * mask
+    weights = (scores + (mask + LEAST).log().to(scores.dtype)).softmax(-1) * mask
     return (weights @ values.mT).flatten(0, 1)[:num_tokens]
 
 
