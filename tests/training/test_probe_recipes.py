@@ -55,6 +55,13 @@ def test_the_shipped_recipe_has_the_defaults_of_the_command() -> None:
     assert settings == ProbeSettings(data=Path("x"), heads=list(ProbeSettings(Path()).heads))
 
 
+def test_a_recipe_may_choose_the_runtime() -> None:
+    recipe = SHIPPED / "clip/folder/probe.yaml"
+    assert read_settings(recipe, ["--data.root=x", "--probe.runtime=torch"]).runtime == "torch"
+    with pytest.raises(ValueError, match="runtime is 'tensorrt'; it is one of auto, torch, onnx"):
+        read_settings(recipe, ["--data.root=x", "--probe.runtime=tensorrt"])
+
+
 def test_train_makes_the_probe_that_the_command_makes(people, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cli.main(
