@@ -1,4 +1,4 @@
-"""benchmarks/start.py measures every command in processes of their own, at toy size."""
+"""benchmarks/start.py and threads.py measure processes of their own, at toy size."""
 
 import importlib.util
 import os
@@ -48,3 +48,18 @@ def test_a_process_is_measured_until_its_answer(start, tmp_path):
 def test_start_benchmark_refuses(start):
     with pytest.raises(ValueError, match="rounds is 0"):
         start.main(rounds=0)
+
+
+@pytest.mark.slow
+def test_threads_benchmark(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("benchmark_threads", SCRIPT.with_name("threads.py"))
+    threads = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(threads)
+    threads.main(rounds=1, steps=1, beside=1, toy=True, out=tmp_path)
+    rows = load_results(tmp_path)
+    assert len(rows) == len(threads.POLICIES)
+    assert rows["tsn_resnet_tiny, PASSIVE"]["ratio"] == 1
+    assert min(row["wall_ms"] for row in rows.values()) > 0
+    assert "beside 1 busy processes" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="rounds is 0"):
+        threads.main(rounds=0)

@@ -62,8 +62,6 @@ FIRST_STEPS = {
     "predict --checkpoint movinet_a0_stream clip.mp4": "name a video",
     "probe --data my_clips": "train a recogniser, from one folder of videos per class",
 }
-# Commands that answer video by video or frame by frame, with little for several threads to do at a time.
-ANSWERING = ("predict", "stream", "serve")
 
 
 def first_steps_text() -> str:
@@ -106,11 +104,10 @@ def main(args: Sequence[str] | None = None) -> None:
         print(f"vidact: no command {without_secrets(args[0])!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     args = without_offline(args)
-    if args[0] in ANSWERING:
-        # By default the threads of PyTorch wait in a loop. Where other programs use the processor, such a loop keeps
-        # the thread that is waited for from running, and an answer takes many times as long. OpenMP reads this variable
-        # when PyTorch is imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # By default the threads of PyTorch wait in a loop. Where other programs use the processor, such a loop keeps the
+    # thread that is waited for from running, and an answer or a step of a training takes many times as long
+    # (benchmarks/threads.py). OpenMP reads this variable when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quiet()
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # only the first of the processes of a training prints
     try:
