@@ -472,7 +472,7 @@ class TestTransform(ClipTransform):
             views.append(self._normalise(images_cut, flow_cut))
             if self.crops == 10:
                 views.append(self._normalise(*_mirrored(images_cut, flow_cut)))
-        return torch.stack(views), label
+        return views[0][None] if len(views) == 1 else torch.stack(views), label  # one view is not copied
 
     def _squares(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Return the top, left and side of each square."""
