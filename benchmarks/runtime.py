@@ -2,22 +2,32 @@
 
     python benchmarks/runtime.py --videos my_videos --count 3
     python benchmarks/runtime.py --videos my_videos --networks mobilenet_v2=weights.safetensors resnet18=none
+    python benchmarks/runtime.py --videos data/fir --int8 mobilenet_v2 --checkpoint runs/x/checkpoints/best.ckpt
 
 Both sides are measured in one process on one thread each round, as a worker of ``vidact extract features`` computes:
 reading, preparing and computing all tokens of a video. The rounds of a video alternate between the two. The features of
 the videos are compared, and the first making of the graph, or its reading from the cache, is printed apart.
+
+``--int8`` adds a side in int8, calibrated on all videos, and with ``--checkpoint`` the test mAP of a detector that was
+trained on features in single precision (``vidact train --config online/fir/miniroad``), on these and on int8 ones.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 
-from vidact.features.extractor import FeatureExtractor
+from vidact.data.sequences import SequenceData
+from vidact.export import export
+from vidact.export.losses import OfValidationVideos
+from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.features.files import find_videos
 from vidact.features.names import build_extractor
+from vidact.models.weights import load, record_of
+from vidact.runtimes.exported import OnnxGraph
 from vidact.video import open_video
 
 
@@ -31,16 +41,23 @@ def main() -> None:
         "--networks", nargs="+", default=["mobilenet_v2", "resnet18"], metavar="NAME[=WEIGHTS]",
         help="image networks; WEIGHTS is a file, a published name or none (default: mobilenet_v2 resnet18)",
     )  # fmt: skip
+    parser.add_argument("--int8", nargs="*", default=[], metavar="NAME", help="networks that are measured in int8, too")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="a detector on float features of --videos, whose mAP is compared"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     paths = list(find_videos(options.videos).values())[: options.count]
     print(f"{len(paths)} videos, one thread, {options.rounds} rounds, PyTorch {torch.__version__}")
     for network in options.networks:
-        measure(network, paths, options.rounds, options.tokens)
+        in_int8 = options.videos if network.partition("=")[0] in options.int8 else None
+        measure(network, paths, options.rounds, options.tokens, in_int8, options.checkpoint)
 
 
-def measure(network: str, paths: list[Path], rounds: int, most: int | None) -> None:
-    """Print the figures of one network."""
+def measure(
+    network: str, paths: list[Path], rounds: int, most: int | None, calibrate: Path | None, checkpoint: Path | None
+) -> None:
+    """Print the figures of one network, in int8 too where there are videos to calibrate it."""
     name, _, weights = network.partition("=")
     arguments = {"weights": None if weights == "none" else weights} if weights else {}
     pytorch = build_extractor(name, device="cpu", **arguments)
@@ -49,6 +66,11 @@ def measure(network: str, paths: list[Path], rounds: int, most: int | None) -> N
     onnx.run_in("onnx")
     ready_s = time.process_time() - started
     sides = {"torch": pytorch, "onnx": onnx}
+    if calibrate is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            print(f"\n{export(pytorch, path, int8=True, calibrate=calibrate)}")
+            sides["int8"] = build_extractor(str(path), device="cpu")
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     for extractor in sides.values():
         extract(extractor, paths[0], 8)  # the first calls allocate memory
@@ -72,10 +94,29 @@ def measure(network: str, paths: list[Path], rounds: int, most: int | None) -> N
             f"  {side:>5}  {statistics.median(values):7.1f} tokens a CPU second "
             f"(rounds from {min(values):.1f} to {max(values):.1f})"
         )
-    ratios = [after / before for before, after in zip(speeds["torch"], speeds["onnx"], strict=True)]
+    for side in sides.keys() - {"torch"}:
+        ratios = [after / before for before, after in zip(speeds["torch"], speeds[side], strict=True)]
+        print(
+            f"  {side} against torch: {statistics.median(ratios):.2f} (rounds from {min(ratios):.2f} to "
+            f"{max(ratios):.2f})"
+        )
     print(
-        f"  ratio  {statistics.median(ratios):.2f} (rounds from {min(ratios):.2f} to {max(ratios):.2f}); the largest "
-        f"difference of a feature is {difference:.1e}, of features up to {largest:.3g} ({difference / largest:.1e})"
+        f"  the largest difference of a feature in onnx is {difference:.1e}, of features up to {largest:.3g} "
+        f"({difference / largest:.1e})"
+    )
+    if calibrate is not None and checkpoint is not None:
+        print(f"  {test_map(sides['int8'], calibrate, checkpoint)}")
+
+
+def test_map(extractor: OnnxExtractor, root: Path, checkpoint: Path) -> str:
+    """Return the mAP of a detector on the test split of ``root``, on its features and on those of the extractor."""
+    detector, data = load(checkpoint), SequenceData(str(root)).found
+    paths, record = find_videos(root), record_of(detector)
+    judge = OfValidationVideos(data.split("test"), paths, detector, record.activation, 1 + len(data.classes), "lstr")
+    loss = judge(OnnxGraph(extractor.content, "the int8 extractor"))
+    return (
+        f"test mAP of {type(detector).__name__}: {loss.before:.4f} on features in single precision, {loss.after:.4f} "
+        f"on int8 ones ({loss.after - loss.before:+.4f}); the largest change of a score is {loss.largest_change:.2f}"
     )
 
 

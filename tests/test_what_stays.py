@@ -19,7 +19,7 @@ FORMATS = {
     "flow.json": "vidact.video.flow_store.FORMAT",
     "packed.json": "vidact.video.packed.VERSION",
     "scores.npz": "vidact.results.scores.FORMAT",
-    ".onnx": "vidact.export.runtime.FORMAT",
+    ".onnx": "vidact.runtimes.exported.FORMAT",
 }
 
 

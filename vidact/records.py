@@ -98,6 +98,21 @@ INPUT = {
 }
 RECIPE = {"builder": TEXT, "arguments": OBJECT}
 NETWORK = {"recipe": RECIPE, "input": INPUT}
+# The quantisation of a graph (``vidact.export.quantised``) and its loss.
+INT8: dict[str, Any] = {
+    "measure": TEXT,
+    "before": NUMBER,
+    "after": NUMBER,
+    "loss": NUMBER,
+    "max_loss": NUMBER,
+    "largest_change": NUMBER,
+    "graph_sha256": TEXT,
+    "layers": whole(0, 1 << 30),
+    "float_layers": NAMES,
+    "videos": whole(0, 1 << 30),
+    "inputs": whole(0, 1 << 30),
+    "onnxruntime": TEXT,
+}
 AGREEMENT = {"largest_difference": NUMBER, "largest_output": NUMBER}
 FEATURES: dict[str, Any] = {
     "format": VERSION,
@@ -116,6 +131,7 @@ FEATURES: dict[str, Any] = {
     "weights_sha256": TEXT,
     "runtime": TEXT,
     "runtime_check": {"torch": TEXT, "onnxruntime": TEXT, "network": AGREEMENT, "flow_network": AGREEMENT},
+    "int8": INT8,
 }
 STATE = {
     "name": TEXT,
@@ -136,6 +152,7 @@ EXPORT: dict[str, Any] = {
     "window": whole(0, 1 << 30),
     "future_offsets": list_of("whole numbers", is_whole),
     "state": [STATE],
+    "int8": INT8,
     "looks": [{"input": TEXT, "is_image": TRUTH, "dim": whole(1, WIDEST)}],
 }
 SAMPLER = {
@@ -272,6 +289,11 @@ class FeaturesRecord(Part):
     def runtime(self) -> str:
         """The runtime of the networks; older records have none, and theirs is PyTorch."""
         return self.get("runtime") or "torch"
+
+    @property
+    def int8(self) -> Mapping[str, Any] | None:
+        """The quantisation of an int8 extractor and its loss; None for other extractors."""
+        return self.get("int8")
 
     @property
     def longest_gap_s(self) -> float | None:

@@ -59,6 +59,8 @@ def words_of(action: argparse.Action, name: str) -> list[str]:
     """The option with a value that it takes."""
     if action.nargs == 0:
         return [name]
+    if getattr(action, "_typehint", None) is bool:
+        return [name, "true"]
     literals = re.findall(r"Literal\['(\w+)'", str(getattr(action, "_typehint", "")))
     return [name, str(next(iter(action.choices or literals), "1"))]
 

@@ -39,8 +39,8 @@ def parser() -> Parser:
         "--network",
         default="mobilenet_v2",
         help=f"{', '.join(IMAGE_NETWORKS)}, timm/<a name there>, a clip network of vidact.models, a published "
-        "one (vidact networks --published), the file of a trained one, hf://owner/name, or the extractor.safetensors "
-        "of a folder of features, to make the same (default %(default)s)",
+        "one (vidact networks --published), the file of a trained one, hf://owner/name, the extractor.safetensors of a "
+        "folder of features, to make the same, or an int8 .onnx of vidact export (default %(default)s)",
     )
     features.add_argument("--weights", help="a file, a published name, or none; default: the network's published ones")
     features.add_argument("--size", type=int, help="crop side in pixels; default: the network's own")

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vidact import hub
 from vidact.batch import ClipInput
-from vidact.features.extractor import FeatureExtractor
-from vidact.models.backbones import Backbone
+from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import build_from_recipe
-from vidact.records import FORMAT, ExportRecord, FeaturesRecord, Record, blamed, parse
-from vidact.runtimes.onnx_graph import open_session, run_session
+from vidact.records import blamed
+from vidact.runtimes.exported import OnnxClip, OnnxGraph
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.video.transform import images_per_index
-
-# ---------------------------------------------------------------------------------------------- the graph
-
-
-class OnnxGraph:
-    """An ONNX graph that vidact wrote, run by onnxruntime: named tensors in, named tensors out.
-
-    Args:
-        content: the bytes of the .onnx file.
-        name: the name of the file, for messages.
-    """
-
-    def __init__(self, content: bytes, name: str) -> None:
-        self.session = open_session(content, name)
-        metadata = self.session.get_modelmeta().custom_metadata_map
-        if "vidact" not in metadata:
-            raise ValueError(f"{name} has no vidact record: another program wrote it. Make one with: vidact export")
-        self.name = name
-        self.record = Record.from_dict(parse(metadata["vidact"], f"the record of {name}"), name)
-        with blamed(name):
-            self.record.require("export")
-            self.facts = self.record.export or ExportRecord({})
-            version = self.facts.format
-        if version > FORMAT:
-            raise ValueError(f"{name} has format {version}; this vidact reads up to {FORMAT}: install a newer one")
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        self._extractor: str | None = metadata.get("vidact.extractor")
-
-    @staticmethod
-    def open(path: str | Path) -> OnnxGraph:
-        """Open an .onnx file that vidact wrote.
-
-        Raises FileNotFoundError for an absent file and ValueError for another file.
-        """
-        path = Path(hub.local(path))
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-        if path.suffix != ".onnx":
-            raise ValueError(f"{path} is no .onnx file; vidact export --checkpoint {path} --out model.onnx makes one")
-        return OnnxGraph(path.read_bytes(), str(path))
-
-    def extractor(self) -> OnnxExtractor | None:
-        """Return the feature extractor in the file of a detector's step, if there is one."""
-        if self._extractor is None:
-            return None
-        name = f"the extractor in {self.name}"
-        with blamed(name):
-            return OnnxExtractor(OnnxGraph(base64.b64decode(self._extractor, validate=True), name))
-
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs by name, on the CPU, from the inputs by name."""
-        return run_session(self.session, self.outputs, inputs)
-
-    def step(self, token: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
-        """Compute the outputs by name for one more token of each stream, and the next state."""
-        results = self.run({self.facts.input: token} | {f"state.{name}": tensor for name, tensor in state.items()})
-        after = {name: results.pop(f"next.{name}") for name in state}
-        return results, after
-
-    def initial_state(self, batch_size: int) -> dict[str, Tensor]:
-        """Return the state of streams before their first token."""
-        state = {}
-        with blamed(self.name):
-            for entry in self.facts.state:
-                dtype = getattr(torch, entry.dtype)
-                first = torch.zeros((), dtype=dtype)
-                if entry.initial is not None:
-                    first = torch.tensor(entry.initial, dtype=dtype)
-                state[entry.name] = first.expand(batch_size, *entry.shape).clone()
-        return state
 
 
 class OnnxStep(OnlineNetwork):
@@ -118,7 +45,11 @@ class OnnxStep(OnlineNetwork):
 
     def extractor(self) -> OnnxExtractor | None:
         """Return the extractor of its features, if the file contains one."""
-        return self._graph.extractor()
+        graph = self._graph.carried()
+        if graph is None:
+            return None
+        with blamed(graph.name):
+            return OnnxExtractor(graph)
 
     def initial_state(self, batch_size: int = 1) -> State:
         return self._graph.initial_state(batch_size)
@@ -148,100 +79,6 @@ class OnnxFrameStep(nn.Module):
         """Return the logits (B, K) of the stream up to this frame, and the next state."""
         results, state = self._graph.step(frame, state)
         return results["logits"], state
-
-
-class OnnxClip(nn.Module):
-    """An exported clip network, run by onnxruntime on the CPU: clips (B, T, C, H, W) of the exported T, H and W."""
-
-    def __init__(self, graph: OnnxGraph) -> None:
-        super().__init__()
-        self._graph = graph
-        self.record = graph.record
-        self.classes: list[str] = list(graph.record.classes)
-        self.num_classes = graph.facts.num_classes
-        self.frames = graph.facts.frames
-        graph.record.require("input")
-        self.input = ClipInput(**(graph.record.input or {}))
-
-    def forward(self, clip: Tensor) -> Tensor:
-        """Return the logits (B, K) of clips (B, T, C, H, W)."""
-        expected = (self.frames, self.input.channels, self.input.size, self.input.size)
-        if tuple(clip.shape[1:]) != expected:
-            sizes = ", ".join(map(str, expected))
-            raise ValueError(f"the clip has shape {tuple(clip.shape)}; this file was exported for (B, {sizes})")
-        return self._graph.run({"clip": clip})["logits"]
-
-
-class _ImageFacts(Backbone):
-    """The input and the dim of an exported image network; ``OnnxExtractor.compute`` runs its graph."""
-
-    def __init__(self, input: ClipInput, dim: int) -> None:
-        super().__init__()
-        self.input, self.dim = input, dim
-
-
-class _ClipFacts(nn.Module):
-    """The input and the dim of an exported clip network; ``OnnxExtractor.compute`` runs its graph."""
-
-    def __init__(self, input: ClipInput, dim: int) -> None:
-        super().__init__()
-        self.input, self.dim = input, dim
-
-    def features(self, clip: Tensor) -> Tensor:
-        raise NotImplementedError("OnnxExtractor.compute runs the graph")
-
-
-class OnnxExtractor(FeatureExtractor):
-    """A feature extractor whose networks run in onnxruntime; its record is that of the extractor it was exported from.
-
-    The steps before the networks (clock, resizing, cropping, normalisation, optical flow) are ``FeatureExtractor``'s.
-    """
-
-    def __init__(self, graph: OnnxGraph) -> None:
-        graph.record.require("features")
-        record = graph.record.features or FeaturesRecord({})
-        self._graph, self._record = graph, record
-        networks: list[nn.Module] = []
-        for part, facts in zip(("network", "flow_network"), graph.facts.inputs, strict=False):
-            described = record.network(part)
-            if described is None:
-                raise KeyError(part)
-            kind = _ImageFacts if facts.is_image else _ClipFacts
-            networks.append(kind(ClipInput(**described.input), facts.dim))
-        super().__init__(
-            networks[0],
-            record.fps,
-            record.chunk,
-            record.frames[0][0] if isinstance(networks[0], Backbone) else None,
-            networks[1] if len(networks) > 1 else None,
-            record.flow_method,
-            record.decoder,
-            "cpu",
-            longest_gap_s=record.longest_gap_s,
-            window=record.window,
-        )
-        self.runtime = "onnx"
-        if (frames := [view.frames for view in self._views]) != record.frames:
-            raise ValueError(
-                f"{graph.name} looks at the frames {record.frames} of a chunk, and this vidact would show it "
-                f"{frames}: export it again"
-            )
-
-    def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
-        inputs = {}
-        for number, facts in enumerate(self._graph.facts.inputs):
-            clips = torch.stack([chunk[number] for chunk in prepared])  # (N, T, C, H, W)
-            inputs[facts.input] = clips[:, 0] if facts.is_image else clips
-        vectors = self._graph.run(inputs)["features"]
-        if not vectors.isfinite().all():
-            raise ValueError(f"{self._graph.name} gave features that are not finite; look at the weights")
-        return vectors
-
-    def record(self) -> dict[str, Any]:
-        return self._record.to_dict()
-
-    def state(self, prefix: str = "") -> dict[str, Tensor]:
-        raise ValueError("an exported extractor has no tensors to keep; keep its .onnx file")
 
 
 _KIND_IN_WORDS: dict[type, str] = {

@@ -36,9 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from vidact import __version__
+from vidact.export.calibration import clips_of, sources_in, tokens_of
 from vidact.export.formats import KINDS, SUFFIXES
+from vidact.export.losses import Judge, OfClips, OfDetector, OfFeatures
+from vidact.export.quantised import MAX_LOSS, Quantised, note_on_unreadable, quantise, refuse_max_loss
 from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
-from vidact.features.extractor import FeatureExtractor
+from vidact.export.validation import validation
+from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
@@ -47,6 +51,7 @@ from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, 
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
+from vidact.runtimes.exported import OnnxClip
 from vidact.runtimes.networks import vectors_of
 from vidact.runtimes.onnx_graph import (
     ONNX_LIMIT,
@@ -77,6 +82,7 @@ class Exported:
         largest_difference: the largest difference between an output of the file and PyTorch's.
         largest_answer: PyTorch's largest output, in absolute value.
         extractor: the result for the feature extractor that the file contains, or None.
+        int8: the result of its quantisation, whose loss is apart from the difference of the graph in single precision.
     """
 
     path: Path
@@ -86,18 +92,21 @@ class Exported:
     largest_difference: float
     largest_answer: float
     extractor: Exported | None = None
+    int8: Quantised | None = None
 
     def __str__(self) -> str:
         kind = f"ONNX opset {OPSET}" if self.path.suffix == ".onnx" else "torch.export"
         lines = [f"{self.path}: {self.what}, {kind}, {self.num_bytes / 1e6:.2f} MB; {self._agreement()}"]
         if self.extractor:
             lines.append(f"with its extractor, {self.extractor.num_bytes / 1e6:.2f} MB; {self.extractor._agreement()}")
-        return "\n".join(lines)
+        quantised = self.int8 or (self.extractor.int8 if self.extractor else None)
+        return "\n".join([*lines, *([str(quantised)] if quantised else [])])
 
     def _agreement(self) -> str:
+        first = "in single precision, " if self.int8 else ""
         return (
-            f"over {self.runs} {'steps' if self.what == 'step' else 'inputs'} the largest difference from PyTorch is "
-            f"{self.largest_difference:.1e}, of answers up to {self.largest_answer:.3g}"
+            f"{first}over {self.runs} {'steps' if self.what == 'step' else 'inputs'} the largest difference from "
+            f"PyTorch is {self.largest_difference:.1e}, of answers up to {self.largest_answer:.3g}"
         )
 
 
@@ -112,6 +121,10 @@ def export(
     extractor: str | Path | FeatureExtractor | None = None,
     runs: int | None = None,
     trust: Iterable[str] = (),
+    int8: bool = False,
+    calibrate: str | Path | None = None,
+    max_loss: float | None = None,
+    data: str | Path | None = None,
 ) -> Exported:
     """Write a network to an ``.onnx`` or ``.pt2`` file and compare its outputs with PyTorch's.
 
@@ -129,11 +142,19 @@ def export(
             cannot include one: export the extractor to a file of its own.
         runs: the number of random inputs to compare; None is 200 steps, 10 clips.
         trust: packages outside vidact whose builders may run.
+        int8: quantise the network to whole numbers of 8 bits: a clip network, an extractor, or the extractor that the
+            file of a detector contains (``vidact.export.quantised``).
+        calibrate: the videos with which int8 is calibrated: a folder that is searched with its subfolders, or a file.
+        max_loss: the largest loss of int8 that is accepted; None is 0.01.
+        data: a folder of data with a split val, on which the loss is measured; None is that of the run to which the
+            checkpoint belongs. Without one, the loss is measured on videos of ``calibrate``.
 
-    Raises ValueError for a network that cannot be exported, and where the outputs differ from PyTorch's.
+    Raises ValueError for a network that cannot be exported, where the outputs differ from PyTorch's, and where int8
+    loses too much.
     """
     out = Path(out)
     format = _format(out, format)
+    _check_int8(int8, format, calibrate, max_loss, data)
     if what not in (None, *KINDS):
         raise ValueError(f"what is {what!r}; it is one of {', '.join(KINDS)}")
     if runs is not None and runs < 1:
@@ -142,10 +163,19 @@ def export(
         check_packages("or export with format torch")
     job = _job(checkpoint, what, frames, trust)
     carried = _carried(job, format, extractor, trust)
+    if int8:
+        _refuse_steps(job, carried)
+    if isinstance(carried, OnnxExtractor):  # int8 already, so there is nothing to compare with PyTorch
+        job.carries, carried = carried.content, None
     with replacing(out) as half, quiet_exporters():
         if carried is None:
-            return replace(_write(job, half, runs), path=out)
+            result = _write(job, half, runs)
+            if calibrate is not None:
+                result = _quantised(result, job, half, calibrate, max_loss, job.network, checkpoint, data)
+            return replace(result, path=out)
         of_extractor = _write(carried, half, min(runs or 10, 10))
+        if calibrate is not None:
+            of_extractor = _quantised(of_extractor, carried, half, calibrate, max_loss, job.network, checkpoint, data)
         job.carries = half.read_bytes()
         result = _write(job, half, runs)
         if job.record.classes:
@@ -183,6 +213,73 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
             f"where they are up to {largest:.3g}; please report the network's recipe"
         )
     return Exported(path, job.kind, path.stat().st_size, runs, difference, largest)
+
+
+def _check_int8(
+    int8: bool, format: str, calibrate: str | Path | None, max_loss: float | None, data: str | Path | None
+) -> None:
+    """Raise ValueError for arguments that do not fit together; the videos are looked for here, too."""
+    if not int8:
+        for name, value in (("calibrate", calibrate), ("max_loss", max_loss), ("data", data)):
+            if value is not None:
+                raise ValueError(f"{name} is {value} and is for int8 only; add int8, or leave {name} out")
+        return
+    if calibrate is None:
+        raise ValueError(
+            "int8 needs videos to measure the range of every layer; add calibrate, a folder of some of the videos that "
+            "the network will see"
+        )
+    if format != "onnx":
+        raise ValueError("int8 files are ONNX; choose a name that ends in .onnx, or leave int8 out")
+    if max_loss is not None:
+        refuse_max_loss(max_loss)
+    sources_in(calibrate)
+
+
+def _refuse_steps(job: _Job, carried: _Job | OnnxExtractor | None) -> None:
+    """Raise ValueError for a step, which gains nothing from int8 unless its file contains an extractor."""
+    if isinstance(carried, OnnxExtractor):
+        raise ValueError(f"the extractor of {job.name} is int8 already; leave int8 out")
+    if job.kind != "step" or carried is not None:
+        return
+    if isinstance(job.network, OnlineNetwork):
+        raise ValueError(
+            f"{job.name} is the step of a detector, which has little to compute and gains nothing from int8; the time "
+            "is in the extractor of its features, and this checkpoint carries none. Give it with extractor, or export "
+            "the extractor alone: what=extractor"
+        )
+    raise ValueError(
+        f"{job.name} is exported as a step, whose state would lose with every frame; int8 is for whole clips "
+        "(what=clip) and for extractors"
+    )
+
+
+def _quantised(
+    result: Exported,
+    job: _Job,
+    path: Path,
+    calibrate: str | Path,
+    max_loss: float | None,
+    network: nn.Module,
+    checkpoint: Any,
+    data: str | Path | None,
+) -> Exported:
+    """Replace the file at ``path``, which was compared with PyTorch, by one in int8."""
+    graph = OnnxGraph(path.read_bytes(), job.name)
+    if graph.facts.kind == "clip":
+        inputs = clips_of(OnnxClip(graph), calibrate)
+        judges: list[Judge] = [OfClips(graph, inputs.held_out, job.record.activation)]
+    else:
+        inputs = tokens_of(OnnxExtractor(graph), calibrate, with_runs=isinstance(network, OnlineNetwork))
+        judges = [OfFeatures(graph, inputs.held_out)]
+        if isinstance(network, OnlineNetwork):
+            judges = [OfDetector(graph, inputs.runs, network, record_of(network).activation)]
+    notes = note_on_unreadable(inputs.unreadable)
+    on_data, note = validation(graph, network, checkpoint, data)
+    judges += on_data
+    quantised = quantise(graph, inputs, judges, MAX_LOSS if max_loss is None else max_loss, [*notes, *note])
+    path.write_bytes(quantised.content)
+    return replace(result, num_bytes=len(quantised.content), int8=quantised)
 
 
 def _format(out: Path, format: str | None) -> str:
@@ -463,19 +560,21 @@ def _entry(name: str, tensor: Tensor) -> dict[str, Any]:
 
 def _carried(
     job: _Job, format: str, extractor: str | Path | FeatureExtractor | None, trust: Iterable[str]
-) -> _Job | None:
-    """Return the export of the extractor that the file of ``job`` shall contain, if any."""
+) -> _Job | OnnxExtractor | None:
+    """Return the export of the extractor that the file of ``job`` shall contain, if any; an int8 one as it is."""
     if extractor is None:
         if job.kind != "step" or format != "onnx" or not extractor_state_of(job.network):
             return None
-        return _extractor_job(_extractor(job.network, trust))
+        made = _extractor(job.network, trust)
+        return made if isinstance(made, OnnxExtractor) else _extractor_job(made)
     if job.kind == "extractor":
         raise ValueError("the extractor is itself what is exported; give it as the checkpoint alone")
     if not isinstance(job.network, OnlineNetwork):
         raise ValueError(f"{job.name} looks at frames itself and takes no extractor; leave it out")
     if format != "onnx":
         raise ValueError("a .pt2 carries no extractor; leave it out here, and export it by itself: what=extractor")
-    return _extractor_job(_extractor(extractor, trust))
+    made = _extractor(extractor, trust)
+    return made if isinstance(made, OnnxExtractor) else _extractor_job(made)
 
 
 def _extractor(checkpoint: str | Path | nn.Module | FeatureExtractor, trust: Iterable[str]) -> FeatureExtractor:
@@ -483,7 +582,7 @@ def _extractor(checkpoint: str | Path | nn.Module | FeatureExtractor, trust: Ite
         return checkpoint
     if not isinstance(checkpoint, nn.Module):
         path = Path(checkpoint)
-        if path.is_dir() or path.name == "extractor.safetensors":
+        if path.is_dir() or path.name == "extractor.safetensors" or path.suffix == ".onnx":
             return FeatureExtractor.open(path, device="cpu", trust=trust)
     network: Any = checkpoint if isinstance(checkpoint, nn.Module) else load(checkpoint, trust)
     tensors, features = extractor_state_of(network), record_of(network).features
@@ -496,6 +595,10 @@ def _extractor(checkpoint: str | Path | nn.Module | FeatureExtractor, trust: Ite
 
 
 def _extractor_job(extractor: FeatureExtractor) -> _Job:
+    if isinstance(extractor, OnnxExtractor):
+        raise ValueError(
+            "the extractor is exported already; use its file as it is: extract features --network, stream --extractor"
+        )
     networks = {part: copy.deepcopy(network).cpu() for part, network in extractor.networks.items()}
     side = max(clip_input.size for network in networks.values() if (clip_input := input_of(network)))
     black = torch.zeros(3, side, side, dtype=torch.uint8)

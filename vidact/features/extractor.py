@@ -44,6 +44,7 @@ from vidact.models.weights import attach, build_for, describe, input_of, load_st
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, compiled
+from vidact.runtimes.exported import OnnxGraph
 from vidact.runtimes.networks import Vectors, quick_runtime, refuse_elsewhere, vectors_of
 from vidact.runtimes.onnx_graph import runtime_version
 from vidact.video import (
@@ -61,6 +62,8 @@ from vidact.video import (
 from vidact.video.decode import DECODERS
 from vidact.video.flow import METHODS
 from vidact.video.transform import ClipTransform, images_per_index, test_transform
+
+GRAPH = "onnx"  # the name of an int8 extractor's graph among the tensors of a file
 
 IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
     name: getattr(import_module(module), name) for name, module in IMAGE_NETWORKS.items()
@@ -459,9 +462,11 @@ class FeatureExtractor:
 
         Args:
             trust: packages outside vidact whose builders may run.
-            runtime: as in ``run_in``; "auto" is the runtime in the record.
+            runtime: as in ``run_in``; "auto" is the runtime in the record. An int8 extractor runs in ONNX Runtime.
         """
         refuse_runtime(runtime)
+        if (content := tensors.get(f"{prefix}{GRAPH}")) is not None:
+            return _exported(content, record, device)
         facts = FeaturesRecord.from_dict(record, "the features record")
         if facts.format > FORMAT:
             raise ValueError(
@@ -521,8 +526,13 @@ class FeatureExtractor:
         trust: Iterable[str] = (),
         runtime: str = "torch",
     ) -> FeatureExtractor:
-        """Open the extractor in a file that ``save`` wrote, or in a folder of features (its extractor.safetensors)."""
+        """Open the extractor in a file that ``save`` wrote, or in a folder of features (its extractor.safetensors).
+
+        An .onnx of an int8 extractor is opened, too; one in single precision is for ``vidact.export.open_onnx``.
+        """
         path = Path(path)
+        if path.suffix == ".onnx":
+            return _int8_file(path, device)
         if path.is_dir():
             path = path / EXTRACTOR
         tensors, record = read(path)
@@ -532,6 +542,145 @@ class FeatureExtractor:
             return FeatureExtractor.load(
                 record.extractor, tensors, device=device, batch=batch, trust=trust, runtime=runtime
             )
+
+
+class _ImageFacts(Backbone):
+    """The input and the dim of an exported image network; ``OnnxExtractor.compute`` runs its graph."""
+
+    def __init__(self, input: ClipInput, dim: int) -> None:
+        super().__init__()
+        self.input, self.dim = input, dim
+
+
+class _ClipFacts(nn.Module):
+    """The input and the dim of an exported clip network; ``OnnxExtractor.compute`` runs its graph."""
+
+    def __init__(self, input: ClipInput, dim: int) -> None:
+        super().__init__()
+        self.input, self.dim = input, dim
+
+    def features(self, clip: Tensor) -> Tensor:
+        raise NotImplementedError("OnnxExtractor.compute runs the graph")
+
+
+class OnnxExtractor(FeatureExtractor):
+    """A feature extractor whose networks run in onnxruntime; its record is that of the extractor it was exported from.
+
+    The steps before the networks (clock, resizing, cropping, normalisation, optical flow) are ``FeatureExtractor``'s.
+    The record of an int8 extractor also has the entry ``int8``, with the loss that was measured when it was made, and
+    its ``state`` is the graph itself, as bytes: so it is kept wherever the tensors of another extractor are.
+    """
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        graph.record.require("features")
+        record = graph.record.features or FeaturesRecord({})
+        self._graph, self._record = graph, record
+        networks: list[nn.Module] = []
+        for part, facts in zip(("network", "flow_network"), graph.facts.inputs, strict=False):
+            described = record.network(part)
+            if described is None:
+                raise KeyError(part)
+            kind = _ImageFacts if facts.is_image else _ClipFacts
+            networks.append(kind(ClipInput(**described.input), facts.dim))
+        super().__init__(
+            networks[0],
+            record.fps,
+            record.chunk,
+            record.frames[0][0] if isinstance(networks[0], Backbone) else None,
+            networks[1] if len(networks) > 1 else None,
+            record.flow_method,
+            record.decoder,
+            "cpu",
+            longest_gap_s=record.longest_gap_s,
+            window=record.window,
+        )
+        self.runtime = "onnx"
+        if (frames := [view.frames for view in self._views]) != record.frames:
+            raise ValueError(
+                f"{graph.name} looks at the frames {record.frames} of a chunk, and this vidact would show it "
+                f"{frames}: export it again"
+            )
+
+    def inputs(self, prepared: Sequence[list[Tensor]]) -> dict[str, Tensor]:
+        """Return the inputs of the graph by name for prepared chunks."""
+        inputs = {}
+        for number, facts in enumerate(self._graph.facts.inputs):
+            parts = [chunk[number] for chunk in prepared]
+            clips = parts[0][None] if len(parts) == 1 else torch.stack(parts)  # (N, T, C, H, W); one needs no copy
+            inputs[facts.input] = clips[:, 0] if facts.is_image else clips
+        return inputs
+
+    def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
+        vectors = self._graph.run(self.inputs(prepared))["features"]
+        if not vectors.isfinite().all():
+            raise ValueError(f"{self._graph.name} gave features that are not finite; look at the weights")
+        return vectors
+
+    def run_in(self, runtime: str, earlier: str | None = None) -> None:
+        refuse_runtime(runtime)
+        if runtime not in ("auto", "onnx"):
+            raise ValueError(
+                f"the runtime is {runtime}, but {self._graph.name} runs in ONNX Runtime; leave the runtime out"
+            )
+
+    def use_graphs(self, graphs: Mapping[str, Compiled]) -> None:
+        if graphs:
+            raise ValueError(f"{self._graph.name} is itself a graph and runs no other")
+
+    def record(self) -> dict[str, Any]:
+        return self._record.to_dict()
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether the graph computes with whole numbers of 8 bits."""
+        return self._record.int8 is not None
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the .onnx file."""
+        return self._graph.content
+
+    def state(self, prefix: str = "") -> dict[str, Tensor]:
+        if not self.is_int8:
+            raise ValueError("an exported extractor has no tensors to keep; keep its .onnx file")
+        return {f"{prefix}{GRAPH}": torch.from_numpy(np.frombuffer(self.content, dtype=np.uint8).copy())}
+
+
+def _refuse_device(device: str | torch.device | None, name: str) -> None:
+    if device is not None and torch.device(device).type != "cpu":
+        raise ValueError(f"device is {device}, but {name} is int8, which computes on the CPU; choose the device cpu")
+
+
+def _exported(content: Tensor, record: Mapping[str, Any], device: str | torch.device | None) -> OnnxExtractor:
+    """Return the int8 extractor whose graph is kept among the tensors of a file, as bytes."""
+    name = "the graph of the features record"
+    _refuse_device(device, "the extractor")
+    if content.dtype != torch.uint8 or content.ndim != 1:
+        raise ValueError(f"{name} is {content.dtype} {tuple(content.shape)}, not the bytes of an .onnx file")
+    extractor = OnnxExtractor(OnnxGraph(content.numpy().tobytes(), name))
+    shared = {key: value for key, value in extractor.record().items() if key in record}
+    if different := differences({key: record[key] for key in shared}, shared):
+        raise ValueError(f"this is not the extractor of the record: {'; '.join(different)} (the record's first)")
+    return extractor
+
+
+def _int8_file(path: Path, device: str | torch.device | None) -> OnnxExtractor:
+    """Return the int8 extractor in an .onnx file."""
+    graph = OnnxGraph.open(path)
+    with blamed(graph.name):
+        kind = graph.facts.kind
+        if kind == "step" and (carried := graph.carried()) is not None:
+            graph, kind = carried, carried.facts.kind
+    if kind != "extractor":
+        raise ValueError(f"{path} holds no feature extractor; export one with --what extractor")
+    extractor = OnnxExtractor(graph)
+    if not extractor.is_int8:
+        raise ValueError(
+            f"{path} is an exported extractor in single precision. Name the extractor.safetensors or the network that "
+            "it was exported from: in the runtime onnx it computes the same"
+        )
+    _refuse_device(device, str(path))
+    return extractor
 
 
 class FeatureStream:

@@ -294,7 +294,7 @@ def _claim(out: Path, extractor: FeatureExtractor, notes: bool) -> dict[str, Any
         )
     else:
         write_json(path, record)
-    if not _holds(out / EXTRACTOR, record):
+    if not _holds(out / EXTRACTOR, record, extractor):
         extractor.save(out / EXTRACTOR)
     return record
 
@@ -305,15 +305,15 @@ def _is_without_window(earlier: Mapping[str, Any], record: Mapping[str, Any]) ->
     return same and "window" not in earlier
 
 
-def _holds(path: Path, record: Mapping[str, Any]) -> bool:
-    """Return whether the file exists, is whole and contains the extractor of the record."""
+def _holds(path: Path, record: Mapping[str, Any], extractor: FeatureExtractor) -> bool:
+    """Return whether the file exists, is whole and contains the extractor, whose record in the folder is given."""
     try:
         tensors, stored = read(path)
     except (OSError, ValueError):
         return False
     if stored is None or stored.extractor is None or differences(stored.extractor, record):
         return False
-    return weights_hash(tensors) == record["weights_sha256"]
+    return weights_hash(tensors) == weights_hash(extractor.state())
 
 
 # ---------------------------------------------------------------------------------------------- processes

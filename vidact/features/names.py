@@ -125,14 +125,14 @@ def build_extractor(
     """Build an extractor from names and files: ``build_network`` for each network, the rest as in ``FeatureExtractor``.
 
     A flow network with a name reads all ``chunk - 1`` flow fields of a chunk. ``network`` may also be the
-    extractor.safetensors of a folder of features, which determines everything but ``device``, ``batch`` and
-    ``runtime``.
+    extractor.safetensors of a folder of features, or an int8 .onnx of ``vidact.export``, which determine everything but
+    ``device``, ``batch`` and ``runtime``.
     """
     settings = {
         name: value for name, value in locals().items() if name not in ("network", "device", "batch", "runtime")
     }
     network = str(hub.local(network))
-    if _is_extractor(network):
+    if _is_extractor(network) or Path(network).suffix == ".onnx":
         parameters = inspect.signature(build_extractor).parameters
         if changed := [f"{name} {value}" for name, value in settings.items() if value != parameters[name].default]:
             raise ValueError(f"{network} is a whole extractor and brings its own; leave out {', '.join(changed)}")

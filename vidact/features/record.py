@@ -43,9 +43,10 @@ def other_features(trained: Mapping[str, Any], present: Mapping[str, Any]) -> li
     """Describe why a detector that was trained on features of one record cannot read those of another.
 
     The longest pause that is filled does not matter: it changes the number of tokens, and none of the tokens. Nor does
-    the runtime, where the record says that the networks agreed with PyTorch in it.
+    the runtime, where the record says that the networks agreed with PyTorch in it, nor int8, where the record says that
+    no more was lost than was accepted.
     """
-    ignored = ("longest_gap_s", "runtime")
+    ignored = ("longest_gap_s", "runtime", "int8")
     records = ({key: value for key, value in record.items() if key not in ignored} for record in (trained, present))
     return differences(*records) + _unchecked(trained, present)
 
@@ -53,9 +54,25 @@ def other_features(trained: Mapping[str, Any], present: Mapping[str, Any]) -> li
 def _unchecked(*records: Mapping[str, Any]) -> list[str]:
     """Describe the runtimes of two records, if they differ and one was not compared with PyTorch."""
     runtimes = [record.get("runtime") or "torch" for record in records]
-    if len(set(runtimes)) == 1 or all(map(_is_checked, records, runtimes)):
+    graphs = [(record.get("int8") or {}).get("graph_sha256") for record in records]
+    if graphs[0] != graphs[1]:
+        faults = [_int8_fault(record) for record in records if record.get("int8")]
+        return [fault for fault in faults if fault] or [
+            fault for record in records if not record.get("int8") for fault in _unchecked(record, {})
+        ]
+    if len(set(runtimes)) == 1 or graphs[0] or all(map(_is_checked, records, runtimes)):
         return []
     return [f"runtime {' and '.join(runtimes)}, with no record that their outputs agree to {TOLERANCE:g}"]
+
+
+def _int8_fault(record: Mapping[str, Any]) -> str:
+    """Return why int8 features cannot replace those in single precision; "" where the recorded loss was accepted."""
+    check = record["int8"]
+    loss, most = (float(check.get(key, math.nan)) for key in ("loss", "max_loss"))
+    if loss <= most:
+        return ""
+    measured = "has no record of its loss" if math.isnan(loss + most) else f"lost {loss:.3g} of {check.get('measure')}"
+    return f"the extractor is int8 on one side only, and {measured}; export it with --int8 again, which measures it"
 
 
 def _is_checked(record: Mapping[str, Any], runtime: str) -> bool:
@@ -73,6 +90,8 @@ def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record with its runtime, and with the arguments and inputs that its networks lack, as by default."""
     full = {"runtime": "torch", **record}
     full.pop("runtime_check", None)  # it differs from machine to machine
+    if full.get("int8"):
+        full["int8"] = full["int8"].get("graph_sha256")
     for part in ("network", "flow_network"):
         described = full.get(part)
         if not (isinstance(described, Mapping) and {"recipe", "input"} <= described.keys()):

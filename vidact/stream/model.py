@@ -307,7 +307,7 @@ def _detector(
     made_by = {"dim": network.feature_dim, "tokens_per_second": rate, **features}
     extractor_record = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
     made_by.pop("decoder", None)  # a stream has no decoder
-    compared = (*made_by, "runtime", "runtime_check")
+    compared = (*made_by, "runtime", "runtime_check", "int8")
     if differ := other_features(made_by, {key: extractor_record.get(key) for key in compared}):
         raise ValueError(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
