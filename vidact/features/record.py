@@ -72,7 +72,7 @@ def _int8_fault(record: Mapping[str, Any]) -> str:
     if loss <= most:
         return ""
     measured = "has no record of its loss" if math.isnan(loss + most) else f"lost {loss:.3g} of {check.get('measure')}"
-    return f"the extractor is int8 on one side only, and {measured}; export it with --int8 again, which measures it"
+    return f"an int8 extractor {measured}; export it with --int8 again, which measures it"
 
 
 def _is_checked(record: Mapping[str, Any], runtime: str) -> bool:
