@@ -81,6 +81,8 @@ def test_auto_is_a_graph_on_a_cpu_where_it_pays(monkeypatch):
     assert quick_runtime([large], "cpu") == "onnx"
     assert quick_runtime([large], "cuda:1") == "torch"
     assert quick_runtime([tiny], "cpu") == "torch"
+    assert quick_runtime([tiny, large], "cpu") == "onnx"
+    assert quick_runtime([nn.Linear(600, 600), nn.Linear(600, 600)], "cpu") == "torch"
     assert [settled("auto", earlier, "onnx") for earlier in (None, "torch", "onnx")] == ["onnx", "torch", "onnx"]
     assert [settled(name, "onnx", "onnx") for name in ("torch", "onnx")] == ["torch", "onnx"]
     with pytest.raises(ValueError, match="runtime is 'tensorrt'; it is one of auto, torch, onnx"):

@@ -38,9 +38,9 @@ Made = TypeVar("Made")
 def quick_runtime(networks: Iterable[nn.Module], device: torch.device | str) -> str:
     """Return the runtime that "auto" is where nothing was begun in another: "onnx" on a CPU, "torch" elsewhere.
 
-    Networks of fewer than ``LEAST_PARAMETERS`` parameters together are "torch" on a CPU as well.
+    Networks of which each has fewer than ``LEAST_PARAMETERS`` parameters are "torch" on a CPU as well.
     """
-    size = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    size = max(sum(parameter.numel() for parameter in network.parameters()) for network in networks)
     return "onnx" if torch.device(device).type == "cpu" and size >= LEAST_PARAMETERS else "torch"
 
 
