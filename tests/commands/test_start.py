@@ -104,7 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("command", ["predict", "stream", "extract"])
 def test_an_answer_imports_no_slow_package(command: str, files: dict[str, str]) -> None:
     options = {
-        "predict": [files["a.mp4"], "--checkpoint", files["tsm.safetensors"]],
+        "predict": [files["a.mp4"], "--checkpoint", files["tsm.safetensors"], "--runtime", "torch"],
         "stream": ["--checkpoint", files["detector.safetensors"], "--source", files["a.mp4"], "--no_window", "--fast",
                    "--jsonl", "-", "--runtime", "torch"],
         "extract": ["features", "--videos", files["a.mp4"], "--out", files["out"], "--network",
