@@ -519,16 +519,16 @@ DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
 @pytest.mark.parametrize(
-    ("name", "digits"),
+    "name",
     [
-        (NAME, ""),  # a file server, no hash
-        pytest.param(PINNED, DIGITS, marks=pytest.mark.slow),  # a file name with the digits of its hash
-        pytest.param("videomae_base", "", marks=pytest.mark.slow),  # a file of a repository of the hub
-        pytest.param("movinet_a0_stream", "", marks=pytest.mark.slow),  # a raw file of a repository of code
+        NAME,  # a file server, no hash
+        pytest.param(PINNED, marks=pytest.mark.slow),  # a file name with the digits of its hash
+        pytest.param("videomae_base", marks=pytest.mark.slow),  # a file of a repository of the hub
+        pytest.param("movinet_a0_stream", marks=pytest.mark.slow),  # a raw file of a repository of code
     ],
 )
-def test_two_processes_download_once(name: str, digits: str, server: FileServer) -> None:
-    entry = hub.PUBLISHED[name]
+def test_two_processes_download_once(name: str, server: FileServer) -> None:
+    entry, digits = hub.PUBLISHED[name], DIGITS if name == PINNED else ""
     server.files = {urlsplit(entry.address).path: CONTENT}
     server.pause.clear()
     processes = [
