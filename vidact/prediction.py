@@ -46,6 +46,9 @@ from vidact.video.transform import ClipTransform, from_record, images_per_index
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 
+MANY_VIDEOS = 10  # a graph takes longer to make, up to 15 seconds for a clip network, than it saves on fewer
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The best labels of one video.
@@ -86,8 +89,9 @@ def predict(
         device: cpu, cuda or mps; None takes the best there is.
         decoder: pyav, decord, opencv or torchcodec.
         runtime: "torch"; "onnx", which is ONNX Runtime on the CPU; or "auto", which is onnx on a CPU and torch
-            elsewhere, and for a probe the runtime of the features that its head was fitted to. With "auto", a network
-            that cannot be a graph runs in PyTorch, and a line on the standard error says why.
+            elsewhere, for fewer than ten videos torch, and for a probe the runtime of the features that its
+            head was fitted to. With "auto", a network that cannot be a graph runs in PyTorch, and a line on the
+            standard error says why.
 
     Raises FileNotFoundError for a missing path and VideoError for a single file that cannot be read; in a folder, or
     beside other paths, an unreadable video gets a Prediction with ``error`` and the others are still predicted.
@@ -139,7 +143,7 @@ def predictions(
     transform = from_record(record, crops=crops)
     device = device or str(best_device())
     frames = windows.frames if windows else sampler(1000).shape[1]
-    answers = _Answers(network, runtime, device, frames)
+    answers = _Answers(network, runtime, device, frames, is_many=len(videos) >= MANY_VIDEOS)
     for video in videos:
         started = time.perf_counter()
         try:
@@ -224,15 +228,16 @@ class _Answers:
         runtime: as in ``predict``.
         device: where PyTorch computes.
         frames: the number of frames that are usually chosen for a clip.
+        is_many: whether there are so many videos that "auto" makes a graph.
     """
 
-    def __init__(self, network: Any, runtime: str, device: str, frames: int) -> None:
+    def __init__(self, network: Any, runtime: str, device: str, frames: int, is_many: bool) -> None:
         self.network, self.device, self.frames = network, device, frames
         self.is_required = runtime == "onnx"
         if self.is_required:
             refuse_elsewhere(device)
         earlier = record_of(network).runtime or ("torch" if isinstance(network, Probe) else None)
-        self.runtime = settled(runtime, earlier, quick_runtime([network], device))
+        self.runtime = settled(runtime, earlier, quick_runtime([network], device) if is_many else "torch")
         if torch.device(device).type != "cpu":
             self.runtime = "torch"
         network.to(device)

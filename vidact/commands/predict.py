@@ -32,7 +32,7 @@ def parser() -> Parser:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--annotate", type=Path, help="write the video with its labels drawn on; a folder for several")
     add_device(parser)
-    add_runtime(parser, "that of a probe's features, else onnx on CPUs")
+    add_runtime(parser, "that of a probe's features, else onnx on CPUs for ten videos or more")
     add_decoder(parser)
     return parser
 
