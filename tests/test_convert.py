@@ -508,6 +508,7 @@ def test_i3d_pads_as_tensorflow_does():
 
 
 @pytest.mark.parametrize("modality", ["rgb", pytest.param("flow", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_i3d_files(modality, tmp_path):
     torch.manual_seed(0)
     network = i3d_inception(7, size=64, modality=modality).eval()

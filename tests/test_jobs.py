@@ -308,6 +308,9 @@ def test_a_library_that_swallows_ctrl_c_makes_it_no_error(monkeypatch, capsys):
         raise ImportError('generic_type: type "ObjSense" is already registered!')
 
     monkeypatch.setattr("vidact.commands.fuse.main", command)
+    # What other tests of this process left behind must not count: a handler of their own, or a blocked signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as left:
         cli.main(["fuse"])

@@ -166,6 +166,7 @@ def test_the_checkpoint_is_exported(root, run, tmp_path):
     np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
 
 
+@pytest.mark.slow
 def test_a_step_of_a_probe_on_moments_is_exported(tmp_path):
     """Its state has other parts than that of a probe on frames, in another order after the first step."""
     recipe = dict(recipe_of(build_network("resnet_tiny", None, 32)))

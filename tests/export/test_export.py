@@ -725,6 +725,7 @@ class Steep(Colours):
         return (3000 * super().forward(clip)).sin()
 
 
+@pytest.mark.slow
 def test_rounding_that_the_network_amplifies_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vidact.export.write, "TOLERANCE", 1e-6)
     network = Steep()

@@ -120,6 +120,7 @@ def test_the_tokens_of_image_networks_and_the_features_and_tokens_of_clip_networ
 # ---------------------------------------------------------------------------------------------- vidact probe
 
 
+@pytest.mark.slow
 def test_a_probe_says_its_runtime_and_its_scores_agree(runs):
     scores = {runtime: load_scores(run / "scores.npz").values for runtime, run in runs.items()}
     for runtime, run in runs.items():
@@ -148,6 +149,7 @@ def test_the_checkpoint_predicts_features_by_hand_and_head_in_its_runtime(runs, 
     np.testing.assert_allclose(predicted["torch"], expected, atol=20 * TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_the_runtime_of_its_encodings(root, runs, home, tmp_path, capsys, monkeypatch):
     """Also where "auto" is another one for a new run."""
     encoded, features_of = [], task.features_of
@@ -238,6 +240,7 @@ def of_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tsm_resnet_tiny(3, weights=None, size=32), tmp_path_factory.mktemp("x") / "tsm.safetensors")
 
 
+@pytest.mark.slow
 def test_predictions_of_a_clip_network_agree_in_several_views(root, of_clips, home, capsys):
     clips = sorted((root / "opening").glob("*.mp4"))[:2]
     answers = {

@@ -39,6 +39,7 @@ def test_nothing_grows(tmp_path):
     assert figures["files_growth"] == 0
 
 
+@pytest.mark.slow
 def test_the_live_benchmark_runs(tmp_path, capsys):
     script("live").main(
         "resnet_tiny",
