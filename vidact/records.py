@@ -118,6 +118,7 @@ FEATURES: dict[str, Any] = {
     "format": VERSION,
     "fps": rate(FASTEST),
     "tokens_per_second": rate(FASTEST),
+    "grid": {"stride": rate(LONGEST), "frames": rate(LONGEST), "fps": rate(FASTEST)},
     "chunk": whole(1, LONGEST),
     "window": whole(1, LONGEST),
     "dim": whole(1, WIDEST),

@@ -61,9 +61,12 @@ def write_events_csv(path: str | Path, events: Iterable[Event]) -> None:
     write_table(Path(path), [["video", "start_s", "end_s", "label"], *rows])
 
 
-def write_videos_csv(path: str | Path, videos: Mapping[str, str]) -> None:
-    """Write a videos.csv; ``videos`` maps the name of a video to its split."""
-    write_table(Path(path), [["video", "split"], *videos.items()])
+def write_videos_csv(path: str | Path, videos: Mapping[str, str], groups: Mapping[str, str] | None = None) -> None:
+    """Write a videos.csv: the split of each video, and where there are ``groups`` the column ``group``."""
+    if groups is None:
+        write_table(Path(path), [["video", "split"], *videos.items()])
+    else:
+        write_table(Path(path), [["video", "split", "group"], *((v, split, groups[v]) for v, split in videos.items())])
 
 
 # ----------------------------------------------------------------------------------- shared by the scripts in datasets/

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Sequence:
     first; ``ignore`` is (T,) bool. The labels were made from ``events``, which are cut at the end of the features and
     count seconds from the start of the sequence; the sequence starts at ``start_s`` in the video. ``video`` is the id
     of the video. The ``id`` of a take of a paused video ends with the start of the take: ``clip@612.5s``.
+
+    A sequence starts half a token before the centre of its first token. Where tokens are windows that overlap or have
+    gaps (the key ``grid`` of features.json), that is not the start of the video, and events may begin before it.
     """
 
     id: str
@@ -203,13 +206,16 @@ def load_sequences(
         events = {video: _from_first_frame(events[video], lead_of(folder, video), notes) for video in arrays}
     if "dim" not in record:
         record["dim"] = next(iter(arrays.values())).shape[1]
-    ends_s = {video: spans(video_takes, len(arrays[video]), rate)[-1][2] for video, video_takes in takes.items()}
+    start_s = grid_start_s(record, folder / RECORD)
+    ends_s = {
+        video: spans(video_takes, len(arrays[video]), rate)[-1][2] + 2 * start_s for video, video_takes in takes.items()
+    }
     checked = _check_events(root / "events.csv", {v: events[v] for v in arrays}, ends_s, bad_events, tolerance_s, notes)
     sequences = []
     for video, array in arrays.items():
-        for id, start_s, part, take_events in _by_takes(video, takes[video], array, checked[video], rate):
+        for id, begin_s, part, take_events in _by_takes(video, takes[video], array, checked[video], rate, start_s):
             targets = rasterise(take_events, len(part), rate, classes)
-            sequences.append(Sequence(id, splits[video], part, *targets, tuple(take_events), start_s, video))
+            sequences.append(Sequence(id, splits[video], part, *targets, tuple(take_events), begin_s, video))
     _note_takes(takes, checked, arrays, rate, notes)
     groups = _groups(root, list(arrays), group, notes)
     sequences = _carve_val(sequences, root, val_fraction, groups, seed, notes)
@@ -293,6 +299,27 @@ def read_record(folder: Path, tokens_per_second: float | None) -> tuple[dict[str
             f"({RECORD}); extract them again at the rate you want, or ask for theirs"
         )
     return record, rate
+
+
+def grid_start_s(record: Mapping[str, Any], source: str | Path) -> float:
+    """Return the second of the video at which token 0 begins, from the key ``grid`` of features.json; without it 0.
+
+    ``grid`` has the stride from one window to the next and the length of a window, in frames, and the frames a second.
+    Raises ValueError, naming the source, where they do not give the record's tokens per second.
+    """
+    values, rate = record.get("grid"), record.get("tokens_per_second")
+    if values is None:
+        return 0.0
+    from vidact.models.offline_decoding import Grid  # imported late, since PyTorch takes a second
+
+    with records.blamed(source):
+        grid = Grid(float(values["stride"]), float(values["frames"]), float(values["fps"]))
+    if rate is not None and abs(grid.tokens_per_second - rate) > 1e-6 * rate:
+        raise ValueError(
+            f"{source} says {rate:g} tokens per second and a stride of {grid.stride:g} frames at {grid.fps:g} frames a "
+            f"second, which are {grid.tokens_per_second:g}; correct one of them"
+        )
+    return grid.start_s
 
 
 def _read_features(
@@ -385,16 +412,20 @@ def _from_first_frame(events: list[Event], lead_s: float, notes: list[str]) -> l
 
 
 def _by_takes(
-    video: str, takes: Takes, array: np.ndarray, events: list[Event], rate: float
+    video: str, takes: Takes, array: np.ndarray, events: list[Event], rate: float, grid_start: float
 ) -> Iterator[tuple[str, float, np.ndarray, list[Event]]]:
-    """Yield for each take its id, its start in the video, its features, and its events in seconds since that start."""
+    """Yield for each take its id, its start in the video, its features, and its events in seconds since that start.
+
+    The windows of the first and the last token reach ``grid_start`` seconds beyond the take.
+    """
     for tokens, start_s, end_s in spans(takes, len(array), rate):
+        begin_s, end_s = start_s + grid_start, end_s + 2 * grid_start
         take_events = [
-            replace(event, start_s=max(event.start_s, start_s) - start_s, end_s=min(event.end_s, end_s) - start_s)
+            replace(event, start_s=max(event.start_s, start_s) - begin_s, end_s=min(event.end_s, end_s) - begin_s)
             for event in events
             if event.start_s < end_s and event.end_s > start_s
         ]
-        yield video if takes == WHOLE else f"{video}@{start_s:g}s", start_s, array[tokens], take_events
+        yield video if takes == WHOLE else f"{video}@{start_s:g}s", begin_s, array[tokens], take_events
 
 
 def _note_takes(
@@ -577,6 +608,16 @@ def _draw(classes: Mapping[str, set[str]], fraction: float, seed: int) -> set[st
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
+class Untrimmed(NamedTuple):
+    """An untrimmed video to be written: features (T, D), events in seconds of the video, and the group of a split."""
+
+    id: str
+    split: str
+    features: np.ndarray
+    events: Iterable[Event] = ()
+    group: str | None = None
+
+
 def write_sequences(
     out: str | Path,
     sequences: Iterable[Sequence],
@@ -589,17 +630,35 @@ def write_sequences(
     ``sequences`` are read one at a time, so they need not fit into memory together; ``record`` is written to
     features.json with tokens_per_second and dim.
     """
+    record = {**record, "tokens_per_second": tokens_per_second}
+    start_s = grid_start_s(record, "the record of the features")
+
+    def in_video(event: Event) -> Event:
+        return replace(event, start_s=max(0.0, event.start_s + start_s), end_s=event.end_s + start_s)
+
+    videos = (Untrimmed(s.id, s.split, s.features, map(in_video, s.events)) for s in sequences)
+    write_folder(out, videos, classes, record)
+
+
+def write_folder(out: str | Path, videos: Iterable[Untrimmed], classes: list[str], record: Mapping[str, Any]) -> None:
+    """Write untrimmed videos in our layout, as ``write_sequences`` does; ``record`` has the tokens per second.
+
+    videos.csv has the column ``group`` where each video names one.
+    """
     out = Path(out)
     events: list[Event] = []
     splits: dict[str, str] = {}
+    groups: dict[str, str] = {}
     dim = 0
-    for sequence in sequences:
-        with replacing(_file(out / FEATURES, sequence.id)) as half, open(half, "wb") as file:
-            np.save(file, np.asarray(sequence.features, dtype=np.float32))
-        events += sequence.events
-        splits[sequence.id] = sequence.split
-        dim = sequence.features.shape[1]
-    write_json(out / FEATURES / RECORD, {**record, "tokens_per_second": tokens_per_second, "dim": dim})
+    for video in videos:
+        with replacing(_file(out / FEATURES, video.id)) as half, open(half, "wb") as file:
+            np.save(file, np.asarray(video.features, dtype=np.float32))
+        events += video.events
+        splits[video.id] = video.split
+        if video.group is not None:
+            groups[video.id] = video.group
+        dim = video.features.shape[1]
+    write_json(out / FEATURES / RECORD, {**record, "dim": dim})
     write_classes(out / "classes.txt", classes)
-    write_videos_csv(out / "videos.csv", splits)
+    write_videos_csv(out / "videos.csv", splits, groups if len(groups) == len(splits) else None)
     write_events_csv(out / "events.csv", events)

@@ -54,6 +54,19 @@ class Grid:
         """Return the grid of tokens that touch and do not overlap, as ``vidact extract`` makes them."""
         return cls(1.0, 1.0, tokens_per_second)
 
+    @property
+    def tokens_per_second(self) -> float:
+        """The number of features a second."""
+        return self.fps / self.stride
+
+    @property
+    def start_s(self) -> float:
+        """The second at which the share of feature 0 begins, half a stride before its centre; it may be negative.
+
+        A sequence of such features starts there: ``Grid.of(rate).seconds(g) + start_s`` is ``seconds(g)``.
+        """
+        return 0.5 * (self.frames - self.stride) / self.fps
+
     def seconds(self, places: Numbers) -> Numbers:
         """Return the seconds at ``places`` of the grid, which need not be whole."""
         return (places * self.stride + 0.5 * self.frames) / self.fps
