@@ -11,15 +11,16 @@ Shapes: T tokens, K actions; column 0 of 1 + K probabilities is the background a
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vidact.metrics.event_ap import AMBIGUOUS, event_f1
+from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel, event_f1
 from vidact.metrics.frame_ap import runs
 
 
@@ -260,6 +261,36 @@ def scores_to_events(scores: ArrayLike, video: str, detector: EventDetector) -> 
 def always_on(classes: Sequence[str], seconds: Mapping[str, float]) -> list[Detection]:
     """Return every class all the time, in each of the videos whose length is given: a baseline for detected events."""
     return [Detection(video, 0.0, end_s, name, 1.0) for video, end_s in seconds.items() for name in classes]
+
+
+def equal_events(
+    training: Iterable[TimedLabel], classes: Sequence[str], seconds: Mapping[str, float]
+) -> list[Detection]:
+    """Return events of each class side by side over each video, as long as is usual: a baseline for detected events.
+
+    Their length is the median of the class's ``training`` events, and their score the share of the class among them.
+    Classes without a training event have none.
+
+    Args:
+        training: events that the baseline may know.
+        classes: the classes to detect.
+        seconds: the length of each video.
+    """
+    lengths: dict[str, list[float]] = {name: [] for name in classes}
+    for event in training:
+        if event.label in lengths:
+            lengths[event.label].append(event.end_s - event.start_s)
+    total = sum(map(len, lengths.values()))
+    detections = []
+    for video, end_s in seconds.items():
+        for name, each in lengths.items():
+            if not each or not end_s > 0:
+                continue
+            count = max(1, round(end_s / float(np.median(each))))
+            edges = np.linspace(0.0, end_s, count + 1).tolist()
+            score = len(each) / total
+            detections += [Detection(video, *span, name, score) for span in itertools.pairwise(edges)]
+    return detections
 
 
 CANDIDATES = tuple(round(0.05 * n, 2) for n in range(1, 20))  # the thresholds that are tried

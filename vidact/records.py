@@ -177,6 +177,9 @@ RECORD: dict[str, Any] = {
     "tokens_per_second": rate(FASTEST),
     "events": {"on": THRESHOLDS, "off": THRESHOLDS},
     "thresholds": OBJECT,
+    "kind": TEXT,
+    "decoding": OBJECT,
+    "min_score": NUMBER,
     "flow": {"method": TEXT},
     "features": FEATURES,
     "extractor": FEATURES,
@@ -396,6 +399,9 @@ class Record(Mapping[str, Any]):
         tokens_per_second: the answers of a detector a second.
         events: the settings of the ``EventDetector``.
         thresholds: how the thresholds of the events were chosen, and the figures they had.
+        kind: "localiser" or "segmenter" for an offline network; files of other networks have none.
+        decoding: how the outputs of a localiser become events, the arguments of ``Decoding``.
+        min_score: the least score of an offline network's events that are shown to people.
         features: the record of a detector's features.
         extractor: the record of the feature extractor that a file holds; such a file holds no other network.
         export: the kind, the inputs and the state of an exported graph.
@@ -417,6 +423,9 @@ class Record(Mapping[str, Any]):
     tokens_per_second: float | None = None
     events: Mapping[str, Any] | None = None
     thresholds: Mapping[str, Any] | None = None
+    kind: str | None = None
+    decoding: Mapping[str, Any] | None = None
+    min_score: float | None = None
     features: FeaturesRecord | None = None
     extractor: FeaturesRecord | None = None
     export: ExportRecord | None = None

@@ -17,7 +17,8 @@ SHIPPED = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(SHIPPED.rglob("*.yaml"))
 ONLINE = [path for path in CONFIGS if "online" in path.relative_to(SHIPPED).parts]
 PROBES = [path for path in CONFIGS if is_probe(path)]
-CLIP = [path for path in CONFIGS if path not in ONLINE and path not in PROBES]
+OFFLINE = [path for path in CONFIGS if path.relative_to(SHIPPED).parts[0] in ("localise", "segment")]
+CLIP = [path for path in CONFIGS if path not in ONLINE + OFFLINE and path not in PROBES]
 TOY_SIZES = {  # of the published networks, which a CPU could not afford
     "trn_recurrent": {"hidden_dim": 16, "embedding_dim": 8},
     "idn": {"hidden_dim": 16},
@@ -28,6 +29,12 @@ TOY_SIZES = {  # of the published networks, which a CPU could not afford
     "causal_transformer": {"width": 16},
     "causal_ms_tcn": {"dim": 8, "layers": 2},
     "frame_classifier": {},
+    "actionformer": {"embedding_dim": 8, "head_dim": 8, "num_heads": 2},
+    "actionformer_small": {"embedding_dim": 8, "num_heads": 2},
+    "tridet": {"embedding_dim": 16, "head_dim": 8, "mlp_dim": 8, "bins": 4},
+    "ms_tcn": {"dim": 4, "layers": 2},
+    "ms_tcn_pp": {"dim": 4, "first_layers": 2, "layers": 2},
+    "asformer": {"dim": 4, "layers": 2},
 }
 SMALL = {name for name, _ in CLIP_NETWORKS}
 # Networks without a size that a step on a CPU could afford: the same layers, few and narrow, stand for them.
@@ -109,7 +116,7 @@ def test_a_network_without_a_recipe_trains_one_batch(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", quick_ones(ONLINE), ids=name_of)
+@pytest.mark.parametrize("path", quick_ones(ONLINE) + quick_ones(OFFLINE), ids=name_of)
 def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
     toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path)].items()]
     train(

@@ -45,10 +45,12 @@ class SequenceDataset(Dataset[SequenceBatch]):
         lookahead: the number of labels after the last feature, for networks that predict.
         stride: tokens from one window to the next; None is ``window``, so that windows do not overlap.
         drop_ambiguous_last: leave out windows whose last token is ambiguous (OadTR), for losses on the last token only.
-        seed: the seed of the offsets.
+        seed: the seed of the offsets and of the crops.
         least: the least number of windows in an epoch; where there are fewer, they are repeated from other offsets.
         classes: the names of the actions, for the batches' ``truth``; None makes batches without it.
         tokens_per_second: the rate of the features, for the batches' ``truth``.
+        least_crop: a video that is one window is cropped to a random stretch of at least this share of its tokens,
+            drawn for each epoch; 1 takes all of it.
     """
 
     def __init__(
@@ -63,7 +65,10 @@ class SequenceDataset(Dataset[SequenceBatch]):
         least: int = 1,
         classes: Several[str] | None = None,
         tokens_per_second: float | None = None,
+        least_crop: float = 1.0,
     ) -> None:
+        if not 0 < least_crop <= 1:
+            raise ValueError(f"least_crop is {least_crop:g}; it is a share of a video, above 0 and at most 1")
         if window is None and (history or lookahead or stride or drop_ambiguous_last):
             raise ValueError("whole videos (window=None) have no history, lookahead, stride or last token to drop by")
         for name, value, lowest in (
@@ -80,7 +85,7 @@ class SequenceDataset(Dataset[SequenceBatch]):
             raise ValueError("the truth of a batch needs both classes and tokens_per_second, or neither")
         self.sequences = list(sequences)
         self.window, self.history, self.lookahead, self.seed = window, history, lookahead, seed
-        self.stride = stride or window or 1
+        self.stride, self.least_crop = stride or window or 1, least_crop
         self.starts = [self._starts(sequence, drop_ambiguous_last) for sequence in self.sequences]
         counts = [max(1, len(starts) // self.stride) if len(starts) else 0 for starts in self.starts]
         self.first_index = np.concatenate([[0], np.cumsum(counts, dtype=int)])
@@ -108,9 +113,14 @@ class SequenceDataset(Dataset[SequenceBatch]):
         video = int(np.searchsorted(self.first_index, index, side="right")) - 1
         starts = self.starts[video]
         drawn = [self.seed, epoch, video] + [again] * (again > 0)
-        offset = np.random.default_rng(drawn).integers(min(self.stride, len(starts)))
+        random = np.random.default_rng(drawn)
+        offset = random.integers(min(self.stride, len(starts)))
+        length = len(self.sequences[video])
+        if self.least_crop < 1 and (self.window is None or length <= self.window):
+            tokens = max(1, round(length * random.uniform(self.least_crop, 1)))
+            return self.stretch(video, int(random.integers(length - tokens + 1)), tokens)
         position = offset + (index - self.first_index[video]) * self.stride
-        return self.stretch(video, int(starts[position]), self.window or len(self.sequences[video]))
+        return self.stretch(video, int(starts[position]), self.window or length)
 
     def stretch(self, video: int, first: int, window: int) -> SequenceBatch:
         """Return the window of a video that begins with token ``first``, with the history before it."""
@@ -203,6 +213,7 @@ class SequenceData(pl.LightningDataModule):
         features: folder of the features; default root/features.
         tokens_per_second: refuse features of another rate; required where the folder has no features.json.
         window: tokens of a training window that have labels. 1 for networks whose loss is on the newest token only.
+            For offline networks it is the length of a crop, and null trains on whole videos.
         history: tokens before the window, which the network reads and which have no labels.
         lookahead: labels after the window's last feature, for networks that predict: the largest of their offsets.
         stride: tokens from one training window to the next; None is the window.
@@ -218,6 +229,8 @@ class SequenceData(pl.LightningDataModule):
         missing: what to do with a video without features: raise, or skip it with a note.
         bad_events: what to do with events that reach beyond the features or overlap another of their class: raise, or
             allow (cut, keep) them with a note.
+        least_crop: offline networks: training videos that fit into a window are cropped to a random stretch of at
+            least this share of their tokens; 1 takes all of them.
         memory_gib: memory in GiB that the features may take on each machine; larger ones are read from disk when
             needed. None is half of the machine's memory.
         num_workers: loader processes on each device; None is 0 for features in memory, otherwise 2.
@@ -231,7 +244,7 @@ class SequenceData(pl.LightningDataModule):
         root: str,
         features: str | None = None,
         tokens_per_second: float | None = None,
-        window: int = 64,
+        window: int | None = 64,
         history: int = 0,
         lookahead: int = 0,
         stride: int | None = None,
@@ -248,9 +261,11 @@ class SequenceData(pl.LightningDataModule):
         num_workers: int | None = None,
         seed: int = 0,
         time_origin: TimeOrigin = "first_frame",
+        least_crop: float = 1.0,
     ) -> None:
         super().__init__()
         check_origin(time_origin)
+        self.least_crop = least_crop
         self.time_origin: TimeOrigin = time_origin
         for name, value in (("batch_size", batch_size), ("test_batch_size", test_batch_size)):
             if value < 1:
@@ -309,6 +324,7 @@ class SequenceData(pl.LightningDataModule):
                 self.seed,
                 self.epoch_windows,
                 **timed,
+                least_crop=self.least_crop,
             ),
             "val": SequenceDataset(sequences.split("val"), **timed),
             "test": SequenceDataset(sequences.split(self.test_split), **timed),

@@ -22,6 +22,7 @@ from vidact.metrics.event_ap import (
     check_times,
     describe,
     event_map,
+    judge,
     overlaps,
 )
 
@@ -155,6 +156,42 @@ def _check_label(event: TimedLabel, classes: Sequence[str]) -> None:
         advice = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(classes[:8])}"
         advice += ", …" if not near and len(classes) > 8 else ""
         raise ValueError(f"{describe(event)} is of no class; {advice}")
+
+
+@dataclass(frozen=True)
+class MinScore:
+    """The least score ``min_score`` of the events to show, and the ``f1`` that they reach."""
+
+    min_score: float
+    f1: float
+
+
+def choose_min_score(
+    detections: Iterable[ScoredLabel], truth: Iterable[TimedLabel], tiou: float = RECALL_TIOU
+) -> MinScore:
+    """Return the least score at which the F1 of events (``event_f1``) is best; of equal ones the highest score.
+
+    It lies midway between the lowest score that is shown and the next lower one, which is 0 for the last. Without
+    detections it is 0.
+    """
+    levels, ranked, events = _checked(detections, truth, tiou, (1,), "numbers")
+    if not ranked:
+        return MinScore(0.0, 0.0)
+    rows_of = defaultdict(list)
+    for row, detection in enumerate(ranked):
+        rows_of[detection.label].append(row)
+    is_right, counts = np.zeros(len(ranked), dtype=bool), np.ones(len(ranked), dtype=bool)
+    for rows in rows_of.values():
+        # A match depends on the detections with higher scores alone, so one pass serves every least score.
+        judged = judge([ranked[row] for row in rows], events, levels[0])
+        is_right[rows], counts[rows] = judged.event >= 0, judged.counts
+    scores = np.array([detection.score for detection in ranked])
+    f1 = 2 * is_right.cumsum() / (counts.cumsum() + sum(events.counts.values()))
+    is_last = np.append(scores[1:] < scores[:-1], True)  # of several equal scores
+    best = int(np.where(is_last, f1, -1.0).argmax())
+    lower = float(scores[best + 1]) if best + 1 < len(scores) else 0.0
+    middle = (float(scores[best]) + lower) / 2
+    return MinScore(middle if middle > lower else float(scores[best]), float(f1[best]))
 
 
 def localisation_figures(

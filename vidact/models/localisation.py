@@ -62,6 +62,8 @@ class Localiser(OfflineNetwork):
     """
 
     normaliser: Tensor
+    # The parameters that weight decay leaves alone: gains of norms and branches, and the scale of each level.
+    never_decays = r"(^|\.)norm\d?\.|^neck\.|\.gain$|^scales\."
 
     def __init__(
         self,

@@ -183,11 +183,12 @@ def channels_first(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def refuse_offline(network: nn.Module, name: str) -> None:
-    """Raise ValueError for an offline network that is no online detector: no command runs it yet."""
+    """Raise ValueError for an offline network that is no online detector, in a command that does not run it yet."""
     if isinstance(network, OfflineNetwork) and not isinstance(network, OnlineNetwork):
         raise ValueError(
             f"{name} is an offline network ({type(network).__name__}), which reads the features of whole videos, and "
-            "no command runs it yet. In Python, network(features, lengths) answers, and network.events gives its events"
+            "this command does not take it yet; vidact train and vidact test do. In Python, network(features, lengths) "
+            "answers, and network.events gives its events"
         )
 
 

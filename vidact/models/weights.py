@@ -37,6 +37,7 @@ from vidact.batch import ClipInput
 from vidact.files import replacing
 from vidact.hub.download import pin_of
 from vidact.hub.huggingface import published_in
+from vidact.models.offline_decoding import Decoding
 from vidact.records import FORMAT, Record, blamed, parse, unreadable_weights
 from vidact.text.layouts import REFERENCES
 from vidact.text.names import counted, first_few, plain_name, same_names
@@ -58,7 +59,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def attach(network: nn.Module, **facts: Any) -> None:
-    """Set ``network.recipe``, ``.record``, ``.extractor_state`` or ``.input``; a copy of the network has them too.
+    """Set the attributes ``recipe``, ``record``, ``extractor_state``, ``input`` or ``decoding``; a copy has them too.
 
     Only this function sets them. ``vars`` is used because ``nn.Module`` declares its attributes as tensors and modules.
     """
@@ -346,6 +347,9 @@ def load(path: str | Path, trust: Iterable[str] = ()) -> nn.Module:
     if record.input is not None:
         with blamed(f"{path}: the input of its record"):
             attach(network, input=ClipInput(**record.input))
+    if record.decoding is not None:
+        with blamed(f"{path}: the decoding of its record"):
+            attach(network, decoding=Decoding(**record.decoding))
     attach(network, record=record, extractor_state=extractor)
     return network.eval()
 

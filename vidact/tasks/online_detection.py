@@ -5,7 +5,7 @@ Shapes: B videos, T tokens, D features, K actions (1 + K outputs with the backgr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +144,11 @@ class OnlineDetection(pl.LightningModule):
     def setup(self, stage: str) -> None:
         refuse_delay(self.network, type(self.network).__name__)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and data.window is None:
+            raise ValueError(
+                "data.window is null, which trains offline networks on whole videos; a detector learns "
+                "from windows: give a number of tokens"
+            )
         if stage == "fit":
             refuse_callbacks(self.trainer)
             refuse_no_test(data, self.trainer.limit_test_batches)
@@ -175,7 +180,7 @@ class OnlineDetection(pl.LightningModule):
         if stage == "fit":
             self.refuse_unused_videos()
             # Overlapping actions share a softmax's probability, so that one of them must not exclude the others.
-            self.last_counts = self.has_few_events(sequences)
+            self.last_counts = has_few_events(self.trainer, self.classes, self.early_stopping)
             is_single = overlap([sequence.events for sequence in sequences.split("train")]) <= OVERLAP
             self.events["exclusive"] = self.kind == "softmax" and is_single
         if stage == "fit" and self.weigh_classes:
@@ -218,20 +223,6 @@ class OnlineDetection(pl.LightningModule):
             raise ValueError(f"{message}. To learn from them, {advice}")
         if self.trainer.is_global_zero:
             print(f"note: {message}; to learn from all of them, {advice}")
-
-    def has_few_events(self, sequences: Any) -> bool:
-        """Return whether the validation videos have too few events to choose an epoch by, and print it."""
-        videos = sequences.split("val")[: num_validated(self.trainer)]
-        events = sum(event.label in self.classes for video in videos for event in video.events)
-        if not videos or events >= FEW_EVENTS or self.early_stopping is not None:
-            return False
-        if self.trainer.is_global_zero:
-            print(
-                f"note: {counted(events, 'event')} of {counted(len(videos), 'validation video')} "
-                f"{'is' if events == 1 else 'are'} too few to choose an epoch by (fewer than {FEW_EVENTS}): the last "
-                "one counts as the best"
-            )
-        return True
 
     def num_in_loss(self, window: int) -> int:
         """Return how many outputs at the end of a window enter the loss."""
@@ -430,7 +421,7 @@ class OnlineDetection(pl.LightningModule):
             "map": precision.mean,
             "mcap": calibrated.mean,
             "tokens_scored": precision.rows,
-            **self.beside_yardsticks(scores, targets, ignore, precision.mean),
+            **token_figures(scores, targets, ignore, precision.mean, self.classes),
             "classes": [
                 {"class": name, "ap": float(ap), "cap": float(cap), "tokens": int(tokens)}
                 for name, ap, cap, tokens in zip(
@@ -477,24 +468,6 @@ class OnlineDetection(pl.LightningModule):
         }
         return figures
 
-    def beside_yardsticks(
-        self, scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray, mean_precision: float
-    ) -> dict[str, Any]:
-        """Return accuracy and confusion of tokens beside the scores of a guess and of the most frequent label."""
-        if ignore.all():
-            return {"verdict": ""}
-        names = ["background", *self.classes]
-        counts, sticks = token_confusion(scores, targets, ignore), yardsticks(targets, ignore, has_background=True)
-        return {
-            "token_accuracy": accuracy_of(counts),
-            "chance": sticks.chance,
-            "majority": sticks.majority,
-            "majority_class": names[sticks.majority_class],
-            "chance_map": sticks.chance_map,
-            "confusion": {"classes": names, "counts": counts.tolist()},
-            "verdict": verdict(sticks, names, accuracy_of(counts), mean_precision),
-        }
-
     def detections(self, timelines: Timelines, events: dict[str, Any]) -> list[Detection]:
         """Return the events that ``EventDetector`` makes of all videos with the settings ``events``."""
         detector = EventDetector(self.classes, timelines.tokens_per_second, **events)
@@ -540,11 +513,56 @@ class OnlineDetection(pl.LightningModule):
         if self.extractor_state:
             checkpoint["extractor"] = self.extractor_state
 
+    def adopt(self, record: Record) -> None:
+        """Take over what belongs to trained weights: the thresholds of events and the meaning of the logits."""
+        if record.kind is not None:
+            raise ValueError(
+                f"the checkpoint is a {record.kind}, which sees whole videos: test it with the config.yaml of its run, "
+                "whose task is vidact.tasks.OfflineDetection"
+            )
+        if record.events is not None:
+            self.events, self.thresholds = dict(record.events), dict(record.thresholds or {})
+            self.kind = record.scores or self.kind  # type: ignore[assignment]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_what_does_not_fit(self, checkpoint)
         record = Record.from_dict(checkpoint.get("vidact") or {}, "the checkpoint")
         if record.thresholds and record.events and record.scores == self.kind:  # the validation is not repeated
             self.events["on"], self.thresholds = record.events["on"], dict(record.thresholds)
+
+
+def has_few_events(trainer: pl.Trainer, classes: Sequence[str], early_stopping: int | None) -> bool:
+    """Return whether the validation videos have too few events to choose an epoch by, and print it."""
+    videos = trainer.datamodule.found.split("val")[: num_validated(trainer)]  # type: ignore[attr-defined]
+    events = sum(event.label in classes for video in videos for event in video.events)
+    if not videos or events >= FEW_EVENTS or early_stopping is not None:
+        return False
+    if trainer.is_global_zero:
+        print(
+            f"note: {counted(events, 'event')} of {counted(len(videos), 'validation video')} "
+            f"{'is' if events == 1 else 'are'} too few to choose an epoch by (fewer than {FEW_EVENTS}): the last "
+            "one counts as the best"
+        )
+    return True
+
+
+def token_figures(
+    scores: np.ndarray, targets: np.ndarray, ignore: np.ndarray, mean_precision: float, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return accuracy and confusion of tokens beside the scores of a guess and of the most frequent label."""
+    if ignore.all():
+        return {"verdict": ""}
+    names = ["background", *classes]
+    counts, sticks = token_confusion(scores, targets, ignore), yardsticks(targets, ignore, has_background=True)
+    return {
+        "token_accuracy": accuracy_of(counts),
+        "chance": sticks.chance,
+        "majority": sticks.majority,
+        "majority_class": names[sticks.majority_class],
+        "chance_map": sticks.chance_map,
+        "confusion": {"classes": names, "counts": counts.tolist()},
+        "verdict": verdict(sticks, names, accuracy_of(counts), mean_precision),
+    }
 
 
 def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:

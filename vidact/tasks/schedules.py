@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ class Schedule:
         warmup_epochs: may be a fraction of an epoch.
         warmup_start: factor at the first step of the warm-up.
         final: factor at the last step of the cosine.
+        full_in_warmup: the last step of the warm-up already has the full rate, as ActionFormer counts; otherwise the
+            step after it is the first.
     """
 
     kind: Literal["constant", "step", "cosine"] = "constant"
@@ -36,6 +39,7 @@ class Schedule:
     warmup_epochs: float = 0.0
     warmup_start: float = 0.1
     final: float = 0.0
+    full_in_warmup: bool = False
 
     @property
     def counts_epochs(self) -> bool:
@@ -65,7 +69,8 @@ class Schedule:
         """
         warmup = self.warmup_epochs * steps_per_epoch
         if step < warmup:
-            return self.warmup_start + (1 - self.warmup_start) * step / warmup
+            steps = max(warmup - self.full_in_warmup, 1e-9)
+            return self.warmup_start + (1 - self.warmup_start) * min(step / steps, 1.0)
         if self.kind == "step":
             return self.gamma ** sum(step >= milestone * steps_per_epoch for milestone in self.milestones)
         if self.kind == "cosine":
@@ -136,9 +141,11 @@ class ParameterGroups:
     def split(self, network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
         """Return optimiser groups with every trainable parameter of ``network`` in exactly one of them.
 
-        ``head_names`` defines the head.
+        ``head_names`` defines the head. Parameters whose names match the regular expression ``network.never_decays``
+        are treated as those of norms.
         """
         heads, depths = head_names(network), self.depths(network)
+        never: str = getattr(network, "never_decays", "")
         first = next((name for name, module in network.named_modules() if is_conv(module)), None)
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         grouped: set[int] = set()
@@ -147,7 +154,8 @@ class ParameterGroups:
                 if not parameter.requires_grad or id(parameter) in grouped:
                     continue
                 grouped.add(id(parameter))
-                is_norm, is_bias = isinstance(module, NORMS), key == "bias" or key.endswith("_bias")
+                is_norm = isinstance(module, NORMS) or bool(never and re.search(never, f"{name}.{key}"))
+                is_bias = key == "bias" or key.endswith("_bias")
                 is_head = name in heads
                 rate = self.head if is_head else 1.0
                 rate *= self.first_conv if name == first else 1.0

@@ -252,13 +252,18 @@ class MovingAverage(WeightAveraging):
 
     Lightning's EMAWeightAveraging makes its copy before the network is laid out and moved, so that every step copies
     all weights from the GPU. This one lies on the network's device, and a step does not wait for the device.
+
+    Args:
+        decay: the share of the average that a step keeps.
+        is_warm: the first steps keep less, so that the start values do not outlast a short training; see
+            ``warm_average``.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float, is_warm: bool = False) -> None:
         super().__init__()
         if not 0 <= decay < 1:  # with 1 the average would never leave the initial weights
             raise ValueError(f"ema is {decay:g}; give the share of the average that each step keeps, from 0 to below 1")
-        self.decay = decay
+        self.decay, self.is_warm = decay, is_warm
 
     @property
     def state_key(self) -> str:
@@ -281,8 +286,19 @@ class MovingAverage(WeightAveraging):
 
     def start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy the module as its ``setup`` left it, to where it is moved for training."""
-        self._average_model = Average(pl_module, multi_avg_fn=get_ema_multi_avg_fn(self.decay), use_buffers=True)
+        average = warm_average(self.decay) if self.is_warm else get_ema_multi_avg_fn(self.decay)
+        self._average_model = Average(pl_module, multi_avg_fn=average, use_buffers=True)
         self._average_model.module.to(trainer.strategy.root_device)
+
+
+def warm_average(decay: float) -> Any:
+    """Return the average whose update number n keeps the share min(``decay``, (1 + n) / (10 + n))."""
+
+    def update(averages: list[Tensor], values: list[Tensor], num_averaged: Tensor | int) -> None:
+        n = int(num_averaged)
+        torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
 
 
 class Average(AveragedModel):
@@ -317,7 +333,9 @@ def lr_scale(trainer: pl.Trainer, base_batch: int | None) -> float:
     return batch / base_batch
 
 
-def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = False) -> list[pl.Callback]:
+def make_callbacks(
+    ema: float | None, early_stopping: int | None, tf32: bool = False, warm_ema: bool = False
+) -> list[pl.Callback]:
     """Return the callbacks of a task: exact resuming, whole steps, checks of the first batch, and those of the options.
 
     The options add products in TF32, averaged weights, and an end after ``early_stopping`` epochs without a better
@@ -327,7 +345,7 @@ def make_callbacks(ema: float | None, early_stopping: int | None, tf32: bool = F
     if tf32:
         callbacks.append(TensorFloat32())
     if ema is not None:
-        callbacks.append(MovingAverage(ema))
+        callbacks.append(MovingAverage(ema, warm_ema))
     if early_stopping is not None:
         if early_stopping < 0:
             raise ValueError(f"early_stopping is {early_stopping}; give a number of epochs, from 0")

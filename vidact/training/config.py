@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import vidact
 from vidact import hub
@@ -186,7 +186,7 @@ def find_config(name: str) -> Path:
 # The classes for --data and --model, to train on clips and on untrimmed videos.
 PARTS = {
     "data": ("vidact.data.ClipData", "vidact.data.SequenceData"),
-    "model": ("vidact.tasks.ClipClassification", "vidact.tasks.OnlineDetection"),
+    "model": ("vidact.tasks.ClipClassification", "vidact.tasks.OnlineDetection", "vidact.tasks.OfflineDetection"),
 }
 
 
@@ -382,7 +382,8 @@ def fill_from_data(config: Any) -> None:
             bad_events=data.bad_events,
             val_fraction=0,
         )
-        values = {"num_classes": 1 + len(sequences.classes), "feature_dim": sequences.dim}
+        has_background = not is_localiser(config.model.init_args.network.class_path)
+        values = {"num_classes": has_background + len(sequences.classes), "feature_dim": sequences.dim}
     else:
         from vidact.data import load_clips
 
@@ -393,6 +394,16 @@ def fill_from_data(config: Any) -> None:
             network[name] = values[name]
             if is_first_process():
                 print(f"{name}: {values[name]}, from {data.root}")
+
+
+def is_localiser(class_path: str) -> bool:
+    """Return whether the class, or the function's result, is a localiser, which has no output for the background."""
+    from vidact.models.localisation import Localiser
+
+    module, _, name = class_path.rpartition(".")
+    built = getattr(importlib.import_module(module), name)
+    kind = built if isinstance(built, type) else get_type_hints(built).get("return")
+    return isinstance(kind, type) and issubclass(kind, Localiser)
 
 
 def take_network(config: Any, args: Sequence[str]) -> None:

@@ -327,10 +327,8 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
     if record.features is not None:
         refuse_other_features(path, record.features, cli.datamodule)
     load_strictly(cli.model.network, trained.state_dict(), source=str(path))
-    if record.events is not None:  # thresholds and the meaning of the logits belong to the weights
-        cli.model.events = dict(record.events)
-        cli.model.thresholds = dict(record.thresholds or {})
-        cli.model.kind = record.scores or cli.model.kind
+    if record.features is not None:
+        cli.model.adopt(record)
     started = time.perf_counter()
     cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:
