@@ -14,7 +14,7 @@ LEVELS = {
     0: ["batch", "device", "events", "files", "hub", "jobs", "metrics", "records", "results", "text"],
     1: ["video", "models", "runtimes"],
     2: ["data", "features"],
-    3: ["tasks", "stream", "report", "prediction", "convert"],
+    3: ["tasks", "stream", "report", "prediction", "convert", "untrimmed"],
     4: ["training", "prepare", "export", "doctor", "demo", "flow_extraction"],
     5: ["commands"],
     6: ["cli", "__main__"],

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -400,7 +400,17 @@ class FeatureExtractor:
         Raises VideoError for a video shorter than one chunk.
         """
         numbers, _ = self.plan(reader)
-        vectors: list[Tensor] = []
+        return torch.cat(list(self.rows(reader, numbers, progress)))
+
+    def rows(
+        self, reader: VideoReader, numbers: np.ndarray, progress: Callable[[float], None] | None = None
+    ) -> Iterator[Tensor]:
+        """Yield tokens of a file in parts (n, D), each when it is computed: of a long video only one part is in memory.
+
+        Args:
+            numbers: the frame numbers of each of these tokens, from ``plan``.
+            progress: called with the finished fraction, 0 to 1.
+        """
         images: dict[int, Tensor] = {}  # of the token before: a frame of two tokens is decoded once
         for start in range(0, len(numbers), self.batch):
             prepared = []
@@ -409,10 +419,9 @@ class FeatureExtractor:
                 decoded = dict(zip(absent, reader.frames_at(absent).images, strict=True)) if absent else {}
                 images = {number: decoded[number] if number in decoded else images[number] for number in row}
                 prepared.append(self.prepare([images[number] for number in row]))
-            vectors.append(self.compute(prepared))
+            yield self.compute(prepared)
             if progress:
                 progress(min(start + self.batch, len(numbers)) / len(numbers))
-        return torch.cat(vectors)
 
     # -- keeping it
 

@@ -87,6 +87,12 @@ class Stage(nn.Module):
     def dilated_layers(self) -> list[DilatedLayer]:
         return [layer for layer in self.layers if isinstance(layer, DilatedLayer)]
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many tokens before and after a token its logits depend on."""
+        layers = self.dilated_layers()
+        return sum(2 * layer.dilation - layer.ahead for layer in layers), sum(layer.ahead for layer in layers)
+
     def forward(self, x: Tensor, mask: Tensor, input_mask: Tensor) -> Tensor:
         """Return logits (B, K', T); ``input_mask`` multiplies the input's map, ``mask`` the layers and the logits."""
         x = self.input(x) * input_mask
@@ -107,6 +113,8 @@ class DualStage(nn.Module):
         self.fuse = nn.ModuleList(nn.Conv1d(2 * dim, dim, 1) for _ in dilations)
         self.output = nn.Conv1d(dim, num_classes, 1)
         self.dropout = nn.Dropout(dropout)
+        side = sum(max(pair) for pair in zip(dilations, reversed(dilations), strict=True))
+        self.reach = (side, side)
 
     def forward(self, x: Tensor, mask: Tensor, input_mask: Tensor) -> Tensor:
         """Return logits (B, K', T); see ``Stage.forward``."""
@@ -143,6 +151,8 @@ class MSTCN(Segmenter):
         self.padding = published_padding
         self.first = first
         self.refinements = nn.ModuleList(refinements)
+        reaches = [stage.reach for stage in (first, *refinements)]
+        self.reach = (sum(back for back, _ in reaches), sum(ahead for _, ahead in reaches))
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
         lengths = self.check(features, lengths)

@@ -109,6 +109,8 @@ class OfflineNetwork(nn.Module):
         pad_to: ``forward`` pads the time axis to a multiple of this.
         published_padding: whether padding reaches the answers as in the published code. If not, neither padding nor
             the other videos of a batch change an answer.
+        reach: how many tokens before and after a token its answer depends on; None where there is no such limit, or
+            none that is worth its computation (localisers).
     """
 
     num_classes: int
@@ -116,6 +118,7 @@ class OfflineNetwork(nn.Module):
     max_tokens: int | None = None
     pad_to: int = 1
     published_padding: bool = False
+    reach: tuple[int, int] | None = None
 
     def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
         """Return the answers for whole videos ``features`` (B, T, D), T ≥ 1.
