@@ -41,7 +41,7 @@ COMMANDS = {
     "compare": Command("several networks, several seeds", "--config online/fir/miniroad online/fir/lstr"),
     "probe": Command("heads on a frozen network", "--data my_clips"),
     "extract": Command("features or optical flow", "features --videos my_videos --out my_features"),
-    "prepare": Command("check, re-encode or pack videos", "check --data my_clips"),
+    "prepare": Command("check, re-encode, pack or import", "check --data my_clips"),
     "predict": Command("name the actions of files", f"{CHECKPOINT} clip.mp4"),
     "export": Command("ONNX or torch.export files", f"{CHECKPOINT} --out x.onnx"),
     "stream": Command("name actions while they happen", f"{CHECKPOINT} --source 0"),

@@ -1,4 +1,4 @@
-"""``vidact prepare``: check a set of videos, re-encode it, or pack it."""
+"""``vidact prepare``: check a set of videos, re-encode it, pack it, or import a set of other repositories."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidact.commands import prepare_import
 from vidact.commands.options import Parser
 from vidact.prepare.settings import CODECS, PackSettings, TranscodeSettings
 from vidact.text.names import counted, first_few
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 def parser() -> Parser:
     """Return the parser of the command: written by hand, since some options have no value."""
-    parser = Parser(prog="vidact prepare", description="Check videos, re-encode them, or pack them.")
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack")
+    parser = Parser(prog="vidact prepare", description="Check videos, re-encode or pack them; import sets.")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="check|transcode|pack|import")
     checking = kinds.add_parser("check", help="report errors of files, lists and splits, as JSON and a page")
     checking.add_argument(
         "--group",
@@ -94,12 +95,17 @@ def parser() -> Parser:
     for kind in (checking, coding, packing):
         kind.add_argument("--data", type=Path, required=True, help="a folder of videos, with or without lists")
         kind.add_argument("--workers", type=int, help="videos processed at the same time; default: one a core")
+    prepare_import.add_options(
+        kinds.add_parser("import", help="features and labels of other repositories become a folder to train on")
+    )
     return parser
 
 
 def main(args: Sequence[str]) -> int:
     """Run ``vidact prepare``; returns 0, or 1 when something is wrong with a video or the set."""
     options = parser().parse_args(args)
+    if options.kind == "import":
+        return prepare_import.run(options)
     from vidact.jobs import num_cores
     from vidact.prepare.sets import pack_set, transcode_set
     from vidact.results.figures import command_line, save_results

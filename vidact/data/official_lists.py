@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +14,11 @@ from vidact.data.tables import (
     cell_text,
     closest,
     join_labels,
-    read_text,
     write_classes,
     write_table,
     write_text,
 )
+from vidact.data.timed_labels import read_activitynet
 from vidact.text.names import counted, first_few
 from vidact.video.folders import walk_videos
 
@@ -126,22 +125,7 @@ def read_event_json(path: str | Path) -> dict[str, tuple[str, list[Event]]]:
 
     ``{"database": {video: {"subset": …, "annotations": [{"label": …, "segment": [start_s, end_s]}, …]}}}``.
     """
-    path = Path(path)
-    try:
-        database = json.loads(read_text(path))["database"]
-        annotations = {}
-        for video, entry in database.items():
-            events = []
-            for note in entry.get("annotations", ()):
-                start_s, end_s = (float(seconds) for seconds in note["segment"])
-                events.append(Event(video, start_s, end_s, str(note["label"]).strip()))
-            annotations[video] = (str(entry["subset"]), events)
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not in ActivityNet's layout (database → video → subset, annotations → label, segment): "
-            f"{type(error).__name__} {error}"
-        ) from None
-    return annotations
+    return {video: (entry.subset, entry.events) for video, entry in read_activitynet(path).items()}
 
 
 def write_events_dataset(
