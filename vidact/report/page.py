@@ -1,7 +1,7 @@
 """The HTML page of a run, or of several: figures with their commands, curves and the results of the test.
 
 The test of a recogniser of clips is shown as confusion, classes and mistakes; that of an online detector as scores over
-time beside the truth, precision and recall, classes, anticipation and delay.
+time beside the truth, precision and recall, classes, anticipation and delay; that of an offline network as its events.
 
 The pictures (base64) and ``style.css`` are copied into the page, so that one file can be mailed, put on a server or
 read on a phone. It loads nothing. The same PNGs lie in plots/ for papers and slides.
@@ -9,17 +9,13 @@ read on a phone. It loads nothing. The same PNGs lie in plots/ for papers and sl
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -42,11 +38,9 @@ from vidact.metrics import (
     verdict,
     yardsticks,
 )
-from vidact.metrics.diagnosis import FALSE
 from vidact.metrics.frame_ap import runs as stretches
-from vidact.report.diagnosis_plots import FATE_NAMES, KIND_NAMES, diagnosis_sentence, draw_costs, draw_fates
+from vidact.report import event_page, html
 from vidact.report.plots import (
-    DPI,
     draw_classes,
     draw_confusion,
     draw_curves,
@@ -75,15 +69,13 @@ from vidact.results.timelines import Timelines, load_timelines
 __all__ = ["load_results", "save_results", "write_report", "write_summary"]
 
 NUM_SHOWN = 12  # mistakes on the contact sheet
-SPREAD = re.compile(r"(\d+\.\d+) ± \d+\.\d+")  # a mean and its spread
-RATES = r"top|accuracy|map\b|mcap\b|precision|recall|confidence|\bf1\b"  # columns whose figures carry a bar
 SUMMARY_PICTURES = ("accuracy.png", "loss.png", "confusion.png", "precision_recall.png")
 NUM_TIMELINES, NUM_FOLDED = 6, 14  # videos with their scores over time, and further ones in a fold
 
 
 STYLE = Path(__file__).with_name("style.css")
-OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "metrics.csv", "logs", "unreadable.json",
-            "learning_rate.csv")  # fmt: skip
+OF_A_RUN = ("config.yaml", "results.json", "scores.npz", "timelines.npz", "events.csv", "metrics.csv", "logs",
+            "unreadable.json", "learning_rate.csv")  # fmt: skip
 
 
 def write_report(run: Path, title: str | None = None) -> Path:
@@ -111,7 +103,9 @@ def write_report(run: Path, title: str | None = None) -> Path:
         detected = _try(lambda: _read_detected(run / "timelines.npz"), missing)
     if (run / "scores.npz").is_file():
         scores = _try(lambda: load_scores(run / "scores.npz"), missing)
-    elif not (run / "timelines.npz").is_file():
+    tested = event_page.newest(results or {})
+    is_offline = "kind" in tested
+    if not any((run / name).is_file() for name in ("scores.npz", "timelines.npz")) and not is_offline:
         missing.append(
             "neither scores.npz nor timelines.npz is there, so no test is shown; `vidact test` writes the one for "
             "clips, the other for an online detector."
@@ -121,15 +115,21 @@ def write_report(run: Path, title: str | None = None) -> Path:
         body.append(_headline(scores, _read_probe(run, missing)))
     if detected is not None:
         body.append(_detector_headline(detected))
-        body.append(_events(results or {}, detected.timelines))
-        body.append(_diagnosis(results or {}, run / "plots"))
+        if not is_offline:
+            body.append(event_page.online_events(tested, detected.timelines.classes))
+    if is_offline:
+        body += _try(lambda: event_page.offline_events(run, tested), missing) or []
+    if tested:
+        body.append(event_page.mistakes(tested, run / "plots"))
     num_classes = None if scores is None else len(scores.classes)
     if results is not None:
         body.append(_results(_informative(results, num_classes)))
     if (run / "metrics.csv").is_file():
         curves = draw_curves(_informative(read_log(run / "metrics.csv"), num_classes), run / "plots")
         if curves:
-            body.append(_section("Learning curves", f'<div class="side">{"".join(map(_picture, curves))}</div>'))
+            body.append(
+                html.section("Learning curves", f'<div class="side">{"".join(map(html.picture, curves))}</div>')
+            )
         else:
             missing.append("metrics.csv has no finished epoch yet, so there are no learning curves.")
     elif not any(run.glob("*/metrics.csv")):
@@ -137,7 +137,7 @@ def write_report(run: Path, title: str | None = None) -> Path:
     if (run / "learning_rate.csv").is_file():
         body.append(_rates(run, results or {}))
     if (run / "plots" / "shots.png").is_file():
-        body.append(_section("Few clips a class", _picture(run / "plots" / "shots.png")))
+        body.append(html.section("Few clips a class", html.picture(run / "plots" / "shots.png")))
     if scores is not None:
         body.append(_scores(scores, run / "plots"))
     if detected is not None:
@@ -174,11 +174,11 @@ def write_summary(
     folder.mkdir(parents=True, exist_ok=True)
     missing: list[str] = []
     body = [f"<p>{escape(note)}</p>" for note in notes]
-    body += [_picture(picture) for picture in pictures]
+    body += [html.picture(picture) for picture in pictures]
     if pooled is not None:
         body.append(_headline(pooled))
-    body.append(_section("Results", _rows_table(rows, spread=pooled is not None)))
-    body += [_section(heading, _rows_table(more)) for heading, more in (tables or {}).items()]
+    body.append(html.section("Results", html.rows_table(rows, spread=pooled is not None)))
+    body += [html.section(heading, html.rows_table(more)) for heading, more in (tables or {}).items()]
     results = load_results(folder) if (folder / "results.json").exists() else None
     if results is not None:
         body.append(_commands(results))
@@ -189,8 +189,8 @@ def write_summary(
         if not page.exists():
             write_report(run)
         drawings = [run / "plots" / name for name in SUMMARY_PICTURES]
-        plots = "".join(_picture(path, folder) for path in drawings if path.exists())
-        heading = f'<a href="{_link(page, folder)}">{escape(_run_name(run, folder))}</a>'
+        plots = "".join(html.picture(path, folder) for path in drawings if path.exists())
+        heading = f'<a href="{html.link(page, folder)}">{escape(_run_name(run, folder))}</a>'
         body.append(f'<section><h2>{heading}</h2><div class="side">{plots or "<p>no pictures</p>"}</div></section>')
     body.append(_inside(folder))
     return _write_page(folder, title, body, missing)
@@ -203,11 +203,6 @@ def _run_name(run: Path, folder: Path) -> str:
 
 
 # ---- parts of the page
-
-
-def _tiles(tiles: Iterable[tuple[str, str]], note: str) -> str:
-    inner = "".join(f"<div><dd>{value}</dd><dt>{name}</dt></div>" for name, value in tiles)
-    return f'<dl class="tiles">{inner}</dl><p class="note">{escape(note)}</p>'
 
 
 def _read_probe(run: Path, missing: list[str]) -> Scores | None:
@@ -243,7 +238,7 @@ def _headline(scores: Scores, probe: Scores | None = None) -> str:
         tiles.append(("top-1 of a linear probe before training", f"{beside['probe']:.3f}"))
     tiles += [("videos", f"{len(scores)}"), ("classes", f"{len(scores.classes)}")]
     note = f"From scores.npz: {scores.kind} averaged over {scores.views} views (clips x crops) of each video."
-    return _tiles(tiles, note) + _warning(beside["verdict"]) + _warning(beside.get("probe_verdict", ""))
+    return html.tiles(tiles, note) + html.warning(beside["verdict"]) + html.warning(beside.get("probe_verdict", ""))
 
 
 def _informative(figures: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
@@ -267,7 +262,7 @@ def _results(results: Mapping[str, Any]) -> str:
             parts.append(_figures(loose))
         for name, section in sections.items():
             parts.append(f"<h3>{escape(name)}</h3>{_figures(section)}")
-    return _section("Results", "".join(parts)) if parts else ""
+    return html.section("Results", "".join(parts)) if parts else ""
 
 
 def _commands(results: Mapping[str, Any]) -> str:
@@ -287,16 +282,18 @@ def _figures(figures: Mapping[str, Any]) -> str:
         if name.endswith(("confusion", "diagnosis")) or name == "thresholds":
             continue  # the page has a section for each of these
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            below.append(_rows_table(value, spread=True) if name == "rows" else _fold(title, _rows_table(value)))
+            below.append(
+                html.rows_table(value, spread=True) if name == "rows" else html.fold(title, html.rows_table(value))
+            )
         elif isinstance(value, dict) and value and all(isinstance(inner, dict) for inner in value.values()):
-            below.append(_fold(title, _rows_table([{"": key, **inner} for key, inner in value.items()])))
+            below.append(html.fold(title, html.rows_table([{"": key, **inner} for key, inner in value.items()])))
         elif isinstance(value, dict):
             if value:
                 lines = [[in_words(key), value[key]] for key in value]
-                below.append(_fold(f"{title}: {len(value)}", _table(["", ""], lines)))
+                below.append(html.fold(f"{title}: {len(value)}", html.table(["", ""], lines)))
         elif value != "":
             rows.append([title, value])
-    return (_table(["figure", "value"], rows) if rows else "") + "".join(below)
+    return (html.table(["figure", "value"], rows) if rows else "") + "".join(below)
 
 
 def _scores(scores: Scores, plots: Path) -> str:
@@ -310,21 +307,21 @@ def _scores(scores: Scores, plots: Path) -> str:
         figures, measure = per_class_accuracy(scores.values, scores.labels), "accuracy"
         counts = confusion_matrix(scores.values, scores.labels)
         videos = counts.sum(1)
-        picture = _picture(draw_confusion(counts, scores.classes, plots / "confusion.png"), keep=True)
+        picture = html.picture(draw_confusion(counts, scores.classes, plots / "confusion.png"), keep=True)
         pairs = _confusions(counts, scores.classes)
         note = "Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
-        parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
+        parts.append(html.section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
     if not np.isnan(figures).all():
-        picture = _picture(draw_classes(figures, videos, scores.classes, plots / "classes.png", measure))
+        picture = html.picture(draw_classes(figures, videos, scores.classes, plots / "classes.png", measure))
         table = _class_table(figures, videos, counts, scores.classes, measure)
-        parts.append(_section("Classes", picture + _fold(f"all {len(scores.classes)} classes", table)))
+        parts.append(html.section("Classes", picture + html.fold(f"all {len(scores.classes)} classes", table)))
     if scores.multi_label:
-        parts.append(_section("Mistakes", "<p>Clips with several labels have no single answer to be wrong.</p>"))
+        parts.append(html.section("Mistakes", "<p>Clips with several labels have no single answer to be wrong.</p>"))
         return "".join(parts)
     mistakes = find_mistakes(scores)
     if not mistakes:
         (plots / "mistakes.png").unlink(missing_ok=True)  # an earlier, worse test may have left it
-        parts.append(_section("Mistakes", f"<p>None: all {len(scores)} videos are recognised.</p>"))
+        parts.append(html.section("Mistakes", f"<p>None: all {len(scores)} videos are recognised.</p>"))
         return "".join(parts)
     worst = mistakes[:NUM_SHOWN]
     note = (
@@ -332,14 +329,16 @@ def _scores(scores: Scores, plots: Path) -> str:
         if len(worst) < len(mistakes)
         else f"All {len(mistakes)} mistakes, the most confident first"
     )
-    sheet = _picture(draw_mistakes(worst, plots / "mistakes.png"), keep=True, photograph=True)
-    listed = _table(
+    sheet = html.picture(draw_mistakes(worst, plots / "mistakes.png"), keep=True, photograph=True)
+    listed = html.table(
         ["video", "truth", "prediction", "confidence", "place of the truth"],
         [[m.id, m.truth, m.prediction, m.confidence, m.rank] for m in mistakes[:200]],
     )
-    rest = _fold(f"{'all' if len(mistakes) <= 200 else 'the first 200 of'} {len(mistakes)} mistakes as a table", listed)
+    rest = html.fold(
+        f"{'all' if len(mistakes) <= 200 else 'the first 200 of'} {len(mistakes)} mistakes as a table", listed
+    )
     parts.append(
-        _section("Mistakes", f'<p class="note">{note}: truth → prediction and its probability.</p>{sheet}{rest}')
+        html.section("Mistakes", f'<p class="note">{note}: truth → prediction and its probability.</p>{sheet}{rest}')
     )
     return "".join(parts)
 
@@ -356,7 +355,7 @@ def _confusions(counts: np.ndarray, classes: Sequence[str], most: int = 20, unit
     ]
     if not rows:
         return ""
-    return _fold("most frequent confusions", _table(["truth", "called", unit, "share of the class"], rows))
+    return html.fold("most frequent confusions", html.table(["truth", "called", unit, "share of the class"], rows))
 
 
 def _class_table(
@@ -368,7 +367,7 @@ def _class_table(
         if counts is not None:
             others = np.where(np.arange(len(classes)) == k, 0, counts[k])
             rows[-1].append(f"{classes[int(others.argmax())]} ({others.max()})" if others.any() else "")
-    return _table([*header, "most often taken for"] if counts is not None else header, rows)
+    return html.table([*header, "most often taken for"] if counts is not None else header, rows)
 
 
 @dataclass(frozen=True)
@@ -416,7 +415,7 @@ def _detector_headline(detected: _Detected) -> str:
     if np.isnan(precision.mean):
         note += " No action occurs in them, so there is no mAP."
     mean = None if np.isnan(precision.mean) else precision.mean
-    return _tiles(tiles, note) + _warning(verdict(sticks, names, detected.accuracy, mean))
+    return html.tiles(tiles, note) + html.warning(verdict(sticks, names, detected.accuracy, mean))
 
 
 def _rates(run: Path, results: Mapping[str, Any]) -> str:
@@ -424,12 +423,7 @@ def _rates(run: Path, results: Mapping[str, Any]) -> str:
     suggestion = (results.get("learning rate test") or {}).get("suggestion")
     picture = draw_rates(run / "learning_rate.csv", suggestion, run / "plots" / "learning_rate.png")
     advice = "no rate is suggested" if suggestion is None else f"--model.optimizer.init_args.lr {suggestion:.2g}"
-    return _section("Learning rate", f'<p class="note">{advice}</p>{_picture(picture)}')
-
-
-def _warning(sentence: str) -> str:
-    """Return a sentence as a highlighted paragraph, "" for an empty one."""
-    return f'<p class="warning">{escape(sentence[0].upper() + sentence[1:])}.</p>' if sentence else ""
+    return html.section("Learning rate", f'<p class="note">{advice}</p>{html.picture(picture)}')
 
 
 def _rate(value: float) -> str:
@@ -441,29 +435,29 @@ def _detector(detected: _Detected, plots: Path, missing: list[str]) -> list[str]
     timelines, now = detected.timelines, detected.precision.mean
     for name in ("precision_recall", "classes", "anticipation", "delay", "confusion"):
         (plots / f"{name}.png").unlink(missing_ok=True)  # an earlier test may have had more pictures
-    parts = [_section("Timelines", _videos(timelines, plots / "timelines"))]
+    parts = [html.section("Timelines", _videos(timelines, plots / "timelines"))]
     names = drawn_names(["background", *timelines.classes])
-    picture = _picture(draw_confusion(detected.confusion, names, plots / "confusion.png"), keep=True)
+    picture = html.picture(draw_confusion(detected.confusion, names, plots / "confusion.png"), keep=True)
     note = "Tokens. Rows are the truth. Blue is right, orange is mistaken; depth is the share of the row."
     pairs = _confusions(detected.confusion, ["background", *timelines.classes], unit="tokens")
-    parts.append(_section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
+    parts.append(html.section("Confusion", f'<p class="note">{note}</p>{picture}{pairs}'))
     if (curves := draw_precision_recall(timelines, plots / "precision_recall.png")) is not None:
-        parts.append(_section("Precision and recall", _picture(curves)))
-    parts.append(_section("Classes", _detector_classes(detected, plots)))
+        parts.append(html.section("Precision and recall", html.picture(curves)))
+    parts.append(html.section("Classes", _detector_classes(detected, plots)))
     future = _try(lambda: anticipation(timelines), missing)
     if future is not None and not np.isnan(future.mean):
-        picture = _picture(draw_anticipation(future, now, plots / "anticipation.png"))
+        picture = html.picture(draw_anticipation(future, now, plots / "anticipation.png"))
         note = "The scores for a later token against the truth of that token; at 0, the scores for the token itself."
         seconds = [f"{ahead:g}" for ahead in future.seconds]
         rows = zip(seconds, future.per_offset.tolist(), future.rows.tolist(), strict=True)
-        table = _fold("as a table", _table(["seconds ahead", "mAP", "tokens"], rows))
-        parts.append(_section("Anticipation", f'<p class="note">{note}</p>{picture}{table}'))
+        table = html.fold("as a table", html.table(["seconds ahead", "mAP", "tokens"], rows))
+        parts.append(html.section("Anticipation", f'<p class="note">{note}</p>{picture}{table}'))
     if (delays := draw_delays(timelines, plots / "delay.png")) is not None:
         note = (
             "How long after the start of an action its score reaches a threshold. A score that was there before the "
             "action counts as 0 s, so read this beside the orange of the timelines."
         )
-        parts.append(_section("Delay", f'<p class="note">{note}</p>{_picture(delays)}'))
+        parts.append(html.section("Delay", f'<p class="note">{note}</p>{html.picture(delays)}'))
     return parts
 
 
@@ -478,7 +472,7 @@ def _videos(timelines: Timelines, folder: Path) -> str:
 
     def pictures(videos: Iterable[int]) -> str:
         drawn = (draw_timeline(timelines, video, folder / timeline_name(timelines, video)) for video in videos)
-        return "".join(_picture(path, folder.parent.parent) for path in drawn)
+        return "".join(html.picture(path, folder.parent.parent) for path in drawn)
 
     which = f"{len(chosen)} of {len(timelines)} videos" if rest else "All videos"
     note = (
@@ -493,7 +487,7 @@ def _videos(timelines: Timelines, folder: Path) -> str:
     if rest:
         more = rest[:NUM_FOLDED]
         title = f"the other {len(rest)} videos" if len(more) == len(rest) else f"{len(more)} more, the worst first"
-        parts.append(_fold(title, pictures(more)))
+        parts.append(html.fold(title, pictures(more)))
     rows = []
     for video in order:
         seconds = clock(len(timelines.scores[video]) / timelines.tokens_per_second)
@@ -501,84 +495,8 @@ def _videos(timelines: Timelines, folder: Path) -> str:
         names = ", ".join(name for name, is_present in zip(timelines.classes, occurs, strict=True) if is_present)
         right = "no token counts" if np.isnan(accuracies[video]) else float(accuracies[video])
         rows.append([timelines.ids[video], seconds, names or "no action", right])
-    parts.append(_fold("all videos as a table", _table(["video", "length", "actions", "token accuracy"], rows)))
+    parts.append(html.fold("all videos as a table", html.table(["video", "length", "actions", "token accuracy"], rows)))
     return "".join(parts)
-
-
-def _events(results: Mapping[str, Any], timelines: Timelines) -> str:
-    """Return the section of the newest test's events: how good they are, and how their thresholds were chosen."""
-    section = _newest_events(results)
-    key = next((name for name in section if name.endswith("_event_f1")), None)
-    if key is None:
-        return ""
-    prefix = key.removesuffix("event_f1")
-    values = {name.removeprefix(prefix): value for name, value in section.items()}
-    alarms, delay = values["false_alarms_per_hour"], values["delay_s"]
-    often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
-    late = "" if delay is None else f" Half of the events that were found were known {delay:.2g} s after their start."
-    summary = (
-        f"{values['events_found']} events were detected where there are {values['events_true']}; "
-        f"{values['missed']:.0%} of the true ones were never seen. False alarms, which touch no event of their class, "
-        f"come {alarms:.3g} times an hour{often}.{late}"
-    )
-    best, half, always = (values[f"event_f1{name}"] for name in ("", "_at_0.5", "_always_on"))
-    rows = [
-        ["as the detector reports them", values["event_precision"], values["event_recall"], best],
-        ["with every threshold at 0.5", "", "", half],
-        ["every class all the time", "", "", always],
-    ]
-    table = _table(["events", "precision", "recall", "F1"], rows)
-    warning = _warning("the events are no better than those of every class all the time" * (best <= always))
-    on, chosen = section["events"].get("on", 0.5), section.get("thresholds") or {}
-    each = on if isinstance(on, list) else [on] * len(timelines.classes)
-    counts = chosen.get("events", {})
-    lines = [[name, at, counts.get(name, 0)] for name, at in zip(timelines.classes, each, strict=False)]
-    note = f"Right is what overlaps a true event by 0.3. Thresholds: {chosen.get('words') or 'none was chosen'}."
-    thresholds = _fold("thresholds", _table(["class", "turns on at", "events to choose by"], lines))
-    return _section("Events", f'<p>{summary}</p>{warning}{table}<p class="note">{escape(note)}</p>{thresholds}')
-
-
-def _newest_events(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the figures of the newest test of a detector; none where there is no such test."""
-    newest = [name for names in reversed(results.get("commands", {}).values()) for name in names]
-    tests = [results[name] for name in newest if _is_section(results.get(name)) and "events" in results[name]]
-    return tests[0] if tests else {}
-
-
-def _diagnosis(results: Mapping[str, Any], plots: Path) -> str:
-    """Return the section of the mistakes in the newest test's events."""
-    costs, fates = plots / "costs_of_mistakes.png", plots / "fates_of_events.png"
-    for path in (costs, fates):
-        path.unlink(missing_ok=True)  # an earlier test may have had events
-    section = _newest_events(results)
-    diagnosis = next((figures for name, figures in section.items() if name.endswith("_diagnosis")), None)
-    if diagnosis is None:
-        return ""
-    pictures = "".join(_picture(path) for path in (draw_costs(diagnosis, costs), draw_fates(diagnosis, fates)))
-    pairs = [list(pair.values()) for pair in diagnosis["confused"]]
-    confused = _fold("most frequent confusions", _table(["truth", "called", "detections"], pairs)) if pairs else ""
-    rows = [
-        [
-            f"{name}: {row['group']}",
-            *(row["events"][fate] for fate in FATE_NAMES),
-            *(row["false"][kind] for kind in FALSE),
-        ]
-        for name, groups in diagnosis["groups"].items()
-        for row in groups
-    ]
-    false = [f"false: {KIND_NAMES[kind]}" for kind in FALSE]
-    header = ["group", *(f"events: {name}" for name in FATE_NAMES.values()), *false]
-    table = _fold("as a table", _table(header, rows))
-    body = f'<p>{escape(diagnosis_sentence(diagnosis))}</p><div class="side">{pictures}</div>'
-    return _section("Mistakes in events", body + confused + table)
-
-
-def clock_words(seconds: float) -> str:
-    """Return a duration in its largest unit: 9.5 s, 3 min, 2.1 h."""
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def _detector_classes(detected: _Detected, plots: Path) -> str:
@@ -594,7 +512,7 @@ def _detector_classes(detected: _Detected, plots: Path) -> str:
         areas = [float(precision.per_class[k]), float(calibrated.per_class[k])] if is_known else [absent, ""]
         rows.append([timelines.classes[k], int(k), int(events[k]), clock(seconds[k]), *areas])
     header = ["class", "number", "events", "time", "average precision", "calibrated average precision"]
-    table = _fold(f"all {len(timelines.classes)} classes", _table(header, rows))
+    table = html.fold(f"all {len(timelines.classes)} classes", html.table(header, rows))
     if np.isnan(precision.mean):
         return f"<p>No action occurs in a token that counts.</p>{table}"
     names = [
@@ -605,7 +523,7 @@ def _detector_classes(detected: _Detected, plots: Path) -> str:
         "In brackets the number of events. Calibrated average precision, in the table, weighs false alarms as if each "
         "class took half of the time."
     )
-    return f'<p class="note">{note}</p>{_picture(picture)}{table}'
+    return f'<p class="note">{note}</p>{html.picture(picture)}{table}'
 
 
 def _unreadable(run: Path, missing: list[str]) -> str:
@@ -619,24 +537,36 @@ def _unreadable(run: Path, missing: list[str]) -> str:
     except (ValueError, KeyError, TypeError) as error:
         missing.append(f"unreadable.json is not what `vidact train` writes ({error!r}).")
         return ""
-    return _section("Unreadable videos", f"<p>{escape(line)}</p>{_table(['video', 'reason'], list(skipped.items()))}")
+    return html.section(
+        "Unreadable videos", f"<p>{escape(line)}</p>{html.table(['video', 'reason'], list(skipped.items()))}"
+    )
 
 
 def _inside(folder: Path) -> str:
     """Return links to the folder's own files and to the runs below it."""
-    names = ["config.yaml", "results.json", "metrics.csv", "scores.npz", "timelines.npz", "unreadable.json"]
+    names = [
+        "config.yaml",
+        "results.json",
+        "metrics.csv",
+        "scores.npz",
+        "timelines.npz",
+        "events.csv",
+        "unreadable.json",
+    ]
     files = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
     links = [
-        f'<li><a href="{_link(p, folder)}">{escape(str(p.relative_to(folder)))}</a></li>' for p in files if p.exists()
+        f'<li><a href="{html.link(p, folder)}">{escape(str(p.relative_to(folder)))}</a></li>'
+        for p in files
+        if p.exists()
     ]
     pages = sorted(folder.glob("*/report.html"))
-    runs = [f'<li><a href="{_link(page, folder)}">{escape(page.parent.name)}</a></li>' for page in pages]
-    parts = _section("Runs inside", f"<ul>{''.join(runs)}</ul>") if runs else ""
+    runs = [f'<li><a href="{html.link(page, folder)}">{escape(page.parent.name)}</a></li>' for page in pages]
+    parts = html.section("Runs inside", f"<ul>{''.join(runs)}</ul>") if runs else ""
     config = folder / "config.yaml"
     if config.is_file():
         text = config.read_text(encoding="utf-8", errors="replace")
-        links.append(f"<li>{_fold('the whole configuration', f'<pre><code>{escape(text)}</code></pre>')}</li>")
-    return parts + (_section("Files", f"<ul>{''.join(links)}</ul>") if links else "")
+        links.append(f"<li>{html.fold('the whole configuration', f'<pre><code>{escape(text)}</code></pre>')}</li>")
+    return parts + (html.section("Files", f"<ul>{''.join(links)}</ul>") if links else "")
 
 
 def _try(read: Any, missing: list[str]) -> Any:
@@ -648,93 +578,10 @@ def _try(read: Any, missing: list[str]) -> Any:
         return None
 
 
-# ---- HTML
-
-
-def _section(title: str, inner: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{inner}</section>"
-
-
-def _fold(title: str, inner: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{inner}</details>"
-
-
-def _link(path: Path, folder: Path) -> str:
-    return quote(Path(os.path.relpath(path, folder)).as_posix())
-
-
-def _picture(path: Path, folder: Path | None = None, keep: bool = False, photograph: bool = False) -> str:
-    """Return the PNG inside the page, linked to its file. ``keep`` scrolls it instead of making its text unreadable."""
-    content = path.read_bytes()
-    width = int.from_bytes(content[16:20], "big") * 96 // DPI  # a PNG's header begins with its width
-    height = int.from_bytes(content[20:24], "big") * 96 // DPI
-    name = path.stem.replace("_", " ")
-    image = (
-        f'<img src="data:image/png;base64,{base64.b64encode(content).decode()}" alt="{escape(name)}" '
-        f'width="{width}" height="{height}"{"" if photograph else " class=drawing"}>'
-    )
-    target = _link(path, folder or path.parent.parent)
-    return f'<div class="{"scroll keep" if keep else "fit"}"><a href="{target}">{image}</a></div>'
-
-
-def _rows_table(rows: Sequence[Mapping[str, Any]], spread: bool = False) -> str:
-    """Return dicts as a table; ``spread`` ends it with mean, standard deviation, least and greatest of each number."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[row.get(name, "") for name in columns] for row in rows]
-    last: list[list[Any]] = []
-    if spread and len(rows) > 1:
-        measures: dict[str, Any] = {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}
-        for word, measure in measures.items():
-            line: list[Any] = []
-            for name in columns:
-                numbers = [row[name] for row in rows if _is_number(row.get(name))]
-                line.append(float(measure(numbers)) if len(numbers) == len(rows) else "")
-            line[0] = word
-            last.append(line)
-    return _table(columns, lines, last)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], last: Iterable[Sequence[Any]] = ()) -> str:
-    """Return rows of values as a table; accuracies carry a bar, and the rows ``last`` are below a line."""
-    head = "".join(f"<th>{escape(in_words(name))}</th>" for name in header)
-    body = "".join(f"<tr>{_cells(header, row)}</tr>" for row in rows)
-    foot = "".join(f"<tr>{_cells(header, row, bars=False)}</tr>" for row in last)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        f"{f'<tfoot>{foot}</tfoot>' if foot else ''}</table></div>"
-    )
-
-
-def _cells(header: Sequence[str], row: Sequence[Any], bars: bool = True) -> str:
-    cells = []
-    for name, value in zip(header, row, strict=True):
-        called = f"{name} {row[0]}" if name == "value" else name
-        spread = SPREAD.fullmatch(value) if isinstance(value, str) else None
-        rate = float(spread[1]) if spread else value
-        is_rate = isinstance(rate, float) and 0 <= rate <= 1
-        bar = bars and is_rate and re.search(RATES, called, re.IGNORECASE)
-        style = f' style="--share:{rate:.1%}"' if bar else ""
-        kind = "number bar" if bar else "number" if spread or _is_number(value) else ""
-        cells.append(f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}{style}>{escape(_text(value))}</td>")
-    return "".join(cells)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}" if 0.01 <= abs(value) <= 1 else f"{value:.4g}"
-    if isinstance(value, str):
-        return value
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
-
-
 def _write_page(folder: Path, title: str, body: Iterable[str], missing: Sequence[str]) -> Path:
     if missing:
         items = "".join(f"<li>{escape(line)}</li>" for line in missing)
-        body = [*body, _section("Missing here", f"<ul>{items}</ul>")]
+        body = [*body, html.section("Missing here", f"<ul>{items}</ul>")]
     page = PAGE.format(
         title=escape(title),
         folder=escape(str(folder)),

@@ -5,7 +5,6 @@ Shapes: B videos, T tokens, D features, K actions (1 + K outputs of a segmenter,
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from torch.optim import Optimizer
 
 from vidact.batch import SequenceBatch
 from vidact.events import Detection, always_on, equal_events
-from vidact.files import replacing
 from vidact.metrics import (
     THUMOS_TIOUS,
     choose_min_score,
@@ -35,6 +33,7 @@ from vidact.models.offline import OfflineNetwork, Truth
 from vidact.models.offline_decoding import Decoding, Grid, detections
 from vidact.models.weights import attach, initialise_from, recipe_of
 from vidact.records import FeaturesRecord, Record
+from vidact.results.found_events import EVENTS, TRUE_EVENTS, save_found
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, refuse_callbacks, refuse_no_test, score_of
 from vidact.tasks.offline_truth import localiser_truth, segmenter_truth
@@ -406,12 +405,11 @@ class OfflineDetection(pl.LightningModule):
         return "test" if data.test_split == "test" else f"test on {data.test_split}"
 
     def save_scores(self, run: Path, data: Any) -> dict[str, Any]:
-        """Write events.csv, and a segmenter's timelines.npz, and return the facts beside the figures."""
+        """Write the tables of events, and a segmenter's timelines.npz, and return the facts beside the figures."""
         assert self.test_scores is not None
         begins = {sequence.id: (sequence.source, sequence.start_s) for sequence in data.found}
-        write_detections(
-            run / "events.csv", [_in_video(event, *begins[event.video]) for event in self.test_scores.events]
-        )
+        for name, events in ((EVENTS, self.test_scores.events), (TRUE_EVENTS, self.true_events(self.test_scores.ids))):
+            save_found(run / name, [_in_video(event, *begins[event.video]) for event in events])
         if self.test_scores.timelines is not None:
             self.test_scores.timelines.save(run / "timelines.npz")
         return {
@@ -452,18 +450,6 @@ class OfflineDetection(pl.LightningModule):
             attach(self.network, decoding=Decoding(**record.decoding))
 
 
-def _in_video(event: Detection, video: str, start_s: float) -> Detection:
+def _in_video(event: Any, video: str, start_s: float) -> Any:
     """Return an event of a sequence, which begins ``start_s`` into its video, in seconds of the video."""
     return replace(event, video=video, start_s=max(0.0, event.start_s + start_s), end_s=event.end_s + start_s)
-
-
-def write_detections(path: Path, found: Iterable[Detection]) -> Path:
-    """Write an events.csv with a column ``score``; the events of a video are in the order of their starts."""
-    with replacing(path) as half, half.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["video", "start_s", "end_s", "label", "score"])
-        for event in sorted(found, key=lambda event: (event.video, event.start_s, -event.score)):
-            writer.writerow(
-                [event.video, round(event.start_s, 4), round(event.end_s, 4), event.label, round(event.score, 5)]
-            )
-    return path
