@@ -61,6 +61,15 @@ def test_decoded_places_are_the_seconds_of_the_events(tmp_path: Path, grid: dict
     for detection, (start_s, end_s, label) in zip(decoded, expected, strict=True):
         assert detection.label == label
         assert (detection.start_s, detection.end_s) == pytest.approx((start_s, end_s), abs=1e-4)
+    # and without the grid, in the seconds of the sequence, as validation and test count them
+    local = detections(
+        torch.cat([places, rows[:, 2:], torch.ones(len(rows), 1)], 1), "v", CLASSES, Grid.of(rate), TOKENS / rate,
+        margin_s=stated.start_s,
+    )  # fmt: skip
+    begin_s = sequence.start_s
+    assert [(d.start_s, d.end_s) for d in local] == [
+        pytest.approx((start_s - begin_s, end_s - begin_s), abs=1e-4) for start_s, end_s, _ in expected
+    ]
 
 
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)

@@ -307,19 +307,12 @@ def grid_start_s(record: Mapping[str, Any], source: str | Path) -> float:
     ``grid`` has the stride from one window to the next and the length of a window, in frames, and the frames a second.
     Raises ValueError, naming the source, where they do not give the record's tokens per second.
     """
-    values, rate = record.get("grid"), record.get("tokens_per_second")
-    if values is None:
+    if record.get("grid") is None:
         return 0.0
     from vidact.models.offline_decoding import Grid  # imported late, since PyTorch takes a second
 
     with records.blamed(source):
-        grid = Grid(float(values["stride"]), float(values["frames"]), float(values["fps"]))
-    if rate is not None and abs(grid.tokens_per_second - rate) > 1e-6 * rate:
-        raise ValueError(
-            f"{source} says {rate:g} tokens per second and a stride of {grid.stride:g} frames at {grid.fps:g} frames a "
-            f"second, which are {grid.tokens_per_second:g}; correct one of them"
-        )
-    return grid.start_s
+        return Grid.of_record(record).start_s
 
 
 def _read_features(

@@ -12,9 +12,9 @@ Shapes: B videos, T tokens, K actions, n candidates, m events.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,23 @@ class Grid:
     def of(cls, tokens_per_second: float) -> Grid:
         """Return the grid of tokens that touch and do not overlap, as ``vidact extract`` makes them."""
         return cls(1.0, 1.0, tokens_per_second)
+
+    @classmethod
+    def of_record(cls, record: Mapping[str, Any]) -> Grid:
+        """Return the grid of features with this features.json: its key ``grid``, or else ``of`` its rate.
+
+        Raises KeyError where it has neither, ValueError where the two do not agree.
+        """
+        values, rate = record.get("grid"), record.get("tokens_per_second")
+        if values is None:
+            return cls.of(record["tokens_per_second"])
+        grid = cls(float(values["stride"]), float(values["frames"]), float(values["fps"]))
+        if rate is not None and abs(grid.tokens_per_second - rate) > 1e-6 * rate:
+            raise ValueError(
+                f"it says {rate:g} tokens per second and a stride of {grid.stride:g} frames at {grid.fps:g} frames a "
+                f"second, which are {grid.tokens_per_second:g}; correct one of them"
+            )
+        return grid
 
     @property
     def tokens_per_second(self) -> float:
@@ -283,7 +300,13 @@ def _voted(events: Tensor, rows: Tensor, least: float, weight: str) -> Tensor:
 
 
 def detections(
-    rows: Tensor, video: str, classes: Sequence[str], grid: Grid, duration_s: float, start_s: float = 0.0
+    rows: Tensor,
+    video: str,
+    classes: Sequence[str],
+    grid: Grid,
+    duration_s: float,
+    start_s: float = 0.0,
+    margin_s: float = 0.0,
 ) -> list[Detection]:
     """Return the events (m, 4) of one video in seconds, cut to the video, in the order of the rows.
 
@@ -295,8 +318,10 @@ def detections(
         classes: the name of each class, without the background.
         duration_s: the length of the video.
         start_s: added to all times, for a part of a longer video.
+        margin_s: how far the video reaches beyond 0 and ``duration_s``: 0, or the start of the grid where times count
+            from there (``Grid.start_s``).
     """
-    times_s = grid.seconds(rows[:, :2].double().cpu()).clamp(0.0, duration_s)
+    times_s = grid.seconds(rows[:, :2].double().cpu()).clamp(-margin_s, duration_s + margin_s)
     return [
         Detection(video, start_s + begin, start_s + end, classes[int(label)], score)
         for (begin, end), (label, score) in zip(times_s.tolist(), rows[:, 2:].tolist(), strict=True)

@@ -282,11 +282,12 @@ class OfflineDetection(pl.LightningModule):
         output, truth = self.network(batch.features, lengths=batch.end), self.truth(batch)
         loss = float(torch.stack(list(self.network.losses(output, truth).values())).sum())
         grid = Grid.of(self.tokens_per_second)
+        margin_s = Grid.of_record({**self.features_record, "tokens_per_second": self.tokens_per_second}).start_s
         for i, (id, rows) in enumerate(zip(batch.ids, self.network.events(output), strict=True)):
             end = int(batch.end[i])
             seconds = end / self.tokens_per_second
             self.collected.seconds[id], self.collected.losses[id] = seconds, loss
-            self.collected.detections[id] = detections(rows, id, self.classes, grid, seconds)
+            self.collected.detections[id] = detections(rows, id, self.classes, grid, seconds, margin_s=margin_s)
             if self.collected.timelines is not None:
                 assert truth.targets is not None
                 timelines = self.collected.timelines
