@@ -21,7 +21,7 @@ from vidact.batch import parse_views, probabilities
 from vidact.device import best_device
 from vidact.files import replacing
 from vidact.models.backbones import channels_last
-from vidact.models.offline import refuse_offline
+from vidact.models.offline import OfflineNetwork
 from vidact.models.probe import Probe, features_of
 from vidact.models.token_probe import TokenProbe
 from vidact.models.weights import load, record_of, refuse_other_classes, weights_hash
@@ -108,18 +108,22 @@ def predictions(
     device: str | None,
     decoder: str,
     runtime: str,
-    notes: list[str] | None = None,
+    network: Any = None,
 ) -> Iterator[Prediction]:
-    """Yield what ``predict`` returns, each when it is ready; ``notes`` gets sentences on folders that were skipped."""
+    """Yield what ``predict`` returns, each when it is ready; ``network`` is that of ``checkpoint``, if it is open."""
     refuse_runtime(runtime)
-    if top < 1:
-        raise ValueError(f"top is {top}; at least one label is given")
+    refuse_choices(top, views)
     paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(item) for item in path]
-    videos = find_videos(paths, notes)
+    videos = find_videos(paths)
     num_clips, crops = (None, 1) if views is None else parse_views(views)
-    network: Any = load(checkpoint)
-    refuse_offline(network, str(checkpoint))
+    network = load(checkpoint) if network is None else network
     record = record_of(network)
+    if isinstance(network, OfflineNetwork) and (record.features is None or record.kind is not None):
+        raise ValueError(
+            f"{checkpoint} is an offline network ({type(network).__name__}), which finds events in long videos; "
+            "vidact.predict names whole clips with a recogniser. The command `vidact predict` finds the events, and "
+            "vidact.untrimmed.find_events in Python"
+        )
     if record.features is not None:
         raise ValueError(
             f"{checkpoint} is an online detector, which answers every moment of a video; `predict` names whole clips "
@@ -156,6 +160,14 @@ def predictions(
         order = np.argsort(-scores, kind="stable")[:top]
         labels = [(record.classes[i], round(float(scores[i]), 6)) for i in order]
         yield Prediction(str(video), labels, start_s, end_s, time.perf_counter() - started)
+
+
+def refuse_choices(top: int, views: str | None) -> None:
+    """Raise ValueError for a number of labels below 1, and for views that cannot be read."""
+    if top < 1:
+        raise ValueError(f"top is {top}; at least one label is given")
+    if views is not None:
+        parse_views(views)
 
 
 def find_videos(paths: Path | Sequence[Path], notes: list[str] | None = None) -> list[Path]:

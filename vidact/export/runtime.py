@@ -36,14 +36,12 @@ class OnnxStep(OnlineNetwork):
         (self.feature_dim,) = graph.facts.shape
         self.window = graph.facts.window
         self.future_offsets = graph.facts.future_offsets
-        self.delay = graph.facts.delay
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Return the outputs that come with every token (n = T), computed step by step."""
+        """Return the outputs for every token (n = T), computed step by step."""
         if start is not None and start.any():
             raise ValueError("an exported step begins every video at its first token; leave start out")
-        self.check(features)
-        return self._steps(features, self.initial_state(len(features)))
+        return self.scan(features)
 
     def extractor(self) -> OnnxExtractor | None:
         """Return the extractor of its features, if the file contains one."""

@@ -47,7 +47,7 @@ from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
 from vidact.models.offline import refuse_offline
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state
+from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, refuse_delay
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
@@ -374,25 +374,14 @@ class _Job:
 def _steps(
     network: nn.Module, exported: tuple[State, Callable[[Tensor, State], tuple[Any, State]]], inputs: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs of outputs, PyTorch's and the file's; each side continues from its own state.
-
-    The last ones, of a detector with a ``delay``, are those that come after the end of the streams.
-    """
+    """Yield pairs of outputs, PyTorch's and the file's; each side continues from its own state."""
     assert isinstance(network, OnlineNetwork | SteppingClipNetwork)
     state, (state_of_file, step) = network.initial_state(_CHECKED_STREAMS), exported
-    token = None
     for token in inputs:
         expected, state = network.step(token, state)
         actual, state_of_file = step(token, state_of_file)
         for name, tensor in _named(expected).items():
             yield tensor, _named(actual)[name]
-    if not isinstance(network, OnlineNetwork) or not network.delay or token is None:
-        return
-    state, state_of_file = network.ended(state), network.ended(state_of_file)
-    for _ in range(network.delay):
-        expected, state = network.step(token, state)
-        actual, state_of_file = step(token, state_of_file)
-        yield expected.logits, actual.logits
 
 
 def _named(output: OnlineOutput | Tensor) -> dict[str, Tensor]:
@@ -533,6 +522,7 @@ def _step_job(network: nn.Module, name: str) -> _Job:
             "or export with what=clip"
         )
     if isinstance(network, OnlineNetwork):
+        refuse_delay(network, name)
         shape = [network.feature_dim]
     else:
         shape = [network.input.channels, network.input.size, network.input.size]
@@ -548,11 +538,7 @@ def _step_job(network: nn.Module, name: str) -> _Job:
         "num_classes": network.num_classes,
     }
     if isinstance(network, OnlineNetwork):
-        facts |= {
-            "window": network.window,
-            "future_offsets": list(network.future_offsets),
-            "delay": network.delay,
-        }
+        facts |= {"window": network.window, "future_offsets": list(network.future_offsets)}
     return _Job(
         "step",
         name,

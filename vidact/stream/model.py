@@ -21,7 +21,7 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
 from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
 from vidact.models.offline import OfflineNetwork
-from vidact.models.online import OnlineNetwork, State
+from vidact.models.online import OnlineNetwork, State, refuse_delay
 from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
@@ -115,17 +115,6 @@ class StreamModel:
     def future_offsets(self) -> tuple[int, ...]:
         return tuple(getattr(self.network, "future_offsets", ()))
 
-    @property
-    def delay(self) -> int:
-        """The tokens by which answers come late: a detector with a ``delay`` waits for that many later ones."""
-        return int(getattr(self.network, "delay", 0))
-
-    @property
-    def words(self) -> str:
-        """The classes and the rate of the answers, for messages."""
-        late = f", each {self.delay / self.tokens_per_second:g} s late" if self.delay else ""
-        return f"{len(self.classes)} classes, {self.tokens_per_second:g} answers/s{late}"
-
     def warm_up(self) -> None:
         """Answer a black picture of a stream of its own, once: the first calls of networks and libraries are slow.
 
@@ -157,14 +146,6 @@ class StreamModel:
         output, state = self.network.step(inputs.to(self.device), state)
         future = None if output.future is None else self._probabilities(output.future[:, 0])
         return self._probabilities(output.logits[:, 0]), future, state
-
-    @torch.inference_mode()
-    def flush(self, state: State) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the answers for the last ``delay`` tokens of one stream that ends: (delay, 1 + K), and as ``answer``
-        the later tokens' (delay, L, 1 + K) or None. Those of a stream with fewer tokens are the last ones."""
-        output = self.network.flush(state)
-        future = None if output.future is None else self._probabilities(output.future[0])
-        return self._probabilities(output.logits[0]), future
 
     def _probabilities(self, logits: Tensor) -> np.ndarray:
         scores = probabilities(logits, self.scores)
@@ -297,7 +278,7 @@ def _detector(
     trust: Iterable[str],
     runtime: str,
 ) -> StreamModel:
-    features = record.features or FeaturesRecord({})
+    refuse_delay(network, name)
     with blamed(name):
         record.require("tokens_per_second")
     classes, rate = list(record.classes), float(record.tokens_per_second or 0)
@@ -308,7 +289,32 @@ def _detector(
         )
     with blamed(f"{name}: the events of its record"):
         detector = EventDetector(classes, rate, **{**(record.events or {}), **events})
-    carried = extractor_state_of(network)
+    opened = extractor_for(network, record, name, extractor, device, trust, runtime)
+    return StreamModel(
+        network.eval().requires_grad_(False).to(device),
+        classes,
+        rate,
+        detector,
+        opened,
+        scores=record.activation,
+        device=device,
+    )
+
+
+def extractor_for(
+    network: Any,
+    record: Record,
+    name: str,
+    extractor: str | Path | FeatureExtractor | None,
+    device: torch.device,
+    trust: Iterable[str],
+    runtime: str,
+) -> FeatureExtractor:
+    """Return the extractor of a network that reads features: ``extractor``, or the one that its checkpoint carries.
+
+    Raises ValueError where there is none, and for one that makes other features than the network was trained on.
+    """
+    features, carried = record.features or FeaturesRecord({}), extractor_state_of(network)
     if extractor is None and not carried:
         maker = features.builder or "another program"
         raise ValueError(
@@ -322,7 +328,7 @@ def _detector(
         extractor = FeatureExtractor.open(extractor, device=device, trust=trust)
     if runtime != extractor.runtime == "torch":
         extractor.run_in(runtime, features.runtime)
-    made_by = {"dim": network.feature_dim, "tokens_per_second": rate, **features}
+    made_by = {"dim": network.feature_dim, "tokens_per_second": record.tokens_per_second, **features}
     extractor_record = {"tokens_per_second": extractor.tokens_per_second, **extractor.record()}
     made_by.pop("decoder", None)  # a stream has no decoder
     compared = (*made_by, "runtime", "runtime_check", "int8")
@@ -331,15 +337,7 @@ def _detector(
             f"{name} was trained on other features than this extractor makes: {'; '.join(differ)} (the checkpoint's "
             "first). Give the extractor.safetensors of the folder it was trained on"
         )
-    return StreamModel(
-        network.eval().requires_grad_(False).to(device),
-        classes,
-        rate,
-        detector,
-        extractor,
-        scores=record.activation,
-        device=device,
-    )
+    return extractor
 
 
 def stream_recogniser(
