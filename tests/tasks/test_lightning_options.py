@@ -22,8 +22,8 @@ from vidact.data import ClipData, SequenceData
 from vidact.data.event_list import Event
 from vidact.data.official_lists import write_events_csv, write_videos_csv
 from vidact.data.synthetic import write_clips
-from vidact.models import miniroad, tsn_resnet_tiny
-from vidact.tasks import ClipClassification, OnlineDetection, Schedule
+from vidact.models import actionformer_small, miniroad, tsn_resnet_tiny
+from vidact.tasks import ClipClassification, OfflineDetection, OnlineDetection, Schedule
 from vidact.video import SegmentSampler
 
 pytestmark = pytest.mark.usefixtures("without_pages")
@@ -67,6 +67,18 @@ def recogniser(root: Path, data: dict, model: dict) -> tuple[pl.LightningModule,
     network = tsn_resnet_tiny(3, weights=None, size=32, width=8, dropout=0.5)
     task = ClipClassification(network, schedule=Schedule("cosine"), **{"mixup": 0.4, "cutmix": 0.4, **model})
     return task, ClipData(str(root), SegmentSampler(2), **{"batch_size": 2, "num_workers": 0, **data})
+
+
+def offline(root: Path, data: dict, model: dict) -> tuple[pl.LightningModule, pl.LightningDataModule]:
+    """A localiser with branches that are dropped, crops and warm averages; its count of places is a state too."""
+    torch.manual_seed(0)
+    network = actionformer_small(2, 8, embedding_dim=8, levels=2, num_heads=2, max_tokens=32, drop_path=0.5)
+    schedule = Schedule("cosine", warmup_epochs=0.5, warmup_start=0.0, full_in_warmup=True)
+    task = OfflineDetection(
+        network, lambda params: torch.optim.AdamW(params, lr=0.05), **{"schedule": schedule, "ema": 0.8, **model}
+    )
+    crops = {"window": 32, "stride": 8, "least_crop": 0.5, "batch_size": 2, "epoch_windows": 10}
+    return task, SequenceData(str(root), **{**crops, **data})
 
 
 class Diary(pl.Callback):
@@ -201,6 +213,21 @@ def test_a_detector_goes_on(name: str, sequences: Path, tmp_path: Path) -> None:
         assert_same_end(whole, fit(detector, sequences, tmp_path, resume=path, **OPTIONS[name]), whole[2][at:])
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nothing",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("max_steps inside an epoch", "accumulation")),
+    ],
+)
+def test_an_offline_network_goes_on(name: str, sequences: Path, tmp_path: Path) -> None:
+    options = {**OPTIONS[name], "model": {}, "max_epochs": 2}
+    whole = fit(offline, sequences, tmp_path, saves=True, **options)
+    for kind in ("batch1", "epoch") if name == "nothing" else ("batch2", "validation"):
+        path = next(path for path in whole[3] if kind in path.name)
+        assert_same_end(whole, fit(offline, sequences, tmp_path, resume=path, **options), whole[2][whole[3][path] :])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["nothing", "max_steps inside an epoch", "accumulation and validation"])
 def test_it_goes_on_from_every_checkpoint(name: str, sequences: Path, tmp_path: Path) -> None:
@@ -211,10 +238,13 @@ def test_it_goes_on_from_every_checkpoint(name: str, sequences: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("build", [detector, pytest.param(recogniser, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "build",
+    [detector, pytest.param(recogniser, marks=pytest.mark.slow), pytest.param(offline, marks=pytest.mark.slow)],
+)
 def test_loader_processes_do_not_matter(build, workers: int, sequences: Path, clips: Path, tmp_path: Path) -> None:
     """Batches of the epoch that goes on, from its start and from its middle, and not those of the first one."""
-    root, data = (sequences if build is detector else clips), {"num_workers": workers}
+    root, data = (clips if build is recogniser else sequences), {"num_workers": workers}
     whole = fit(build, root, tmp_path, saves=True, max_epochs=2)
     for kind in ("epoch", "batch1"):
         path = next(path for path in reversed(whole[3]) if kind in path.name and whole[3][path] < len(whole[2]))

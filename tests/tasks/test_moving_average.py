@@ -11,6 +11,7 @@ import torch
 import torch.distributed
 
 from vidact.data.synthetic import write_clips
+from vidact.tasks.training import Average, warm_average
 from vidact.training.lightning import make_cli
 from vidact.training.run import train
 
@@ -50,6 +51,21 @@ def sequences(root: Path, run: Path) -> list[str]:
         "--config", "online/fir/frame_classifier", f"--data.root={root}", "--trainer.max_epochs=2", "--device=cpu",
         f"--run={run}",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_warm_average_forgets_the_start(dtype: torch.dtype) -> None:
+    module = torch.nn.Linear(2, 1).to(dtype)
+    average = Average(module, multi_avg_fn=warm_average(0.9), use_buffers=True)
+    expected = None
+    for step in range(200):
+        with torch.no_grad():
+            module.weight.fill_(float(step))
+        average.update_parameters(module)
+        keep = min(0.9, (1 + step) / (10 + step))
+        expected = float(step) if expected is None else keep * expected + (1 - keep) * step
+    assert expected is not None
+    torch.testing.assert_close(average.module.weight.mean().item(), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["clips", "sequences"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from vidact import cli
 from vidact.batch import AMBIGUOUS_CLASS, SequenceBatch
 from vidact.data.event_list import Event, rasterise
 from vidact.data.official_lists import write_events_csv, write_videos_csv
@@ -26,6 +27,7 @@ from vidact.results.timelines import load_timelines
 from vidact.stream.model import load_model
 from vidact.tasks.offline_truth import localiser_truth, segmenter_truth
 from vidact.training import run as training
+from vidact.training.repeat import event_columns, note_on_looking_ahead, reads
 from vidact.training.run import train
 
 pytestmark = pytest.mark.usefixtures("without_pages")
@@ -292,3 +294,47 @@ def test_a_blind_baseline_has_events_of_usual_length() -> None:
     truth = [Event("v", 0.5, 3.0, "a")]
     assert localisation_figures(found, truth, [*CLASSES, "c"])["event_map"] > 0
     assert re.match("v|w", found[0].video)
+
+
+# --------------------------------------------------------------------------------------------------------- side by side
+
+
+def test_figures_of_events_stand_in_one_table() -> None:
+    values = {"test_event": {"tIoU 0.5": 0.4}, "test_tiou_map": 0.5, "test_event_f1": 0.3, "test_map": 0.7}
+    other = {"test_event": {"tIoU 0.5": 0.6}, "test_tiou_map": 0.7, "test_event_f1": 0.5, "kind": "localiser"}
+    columns = event_columns([values, other], "test")
+    assert columns == pytest.approx({"event mAP at tIoU 0.5": 0.5, "interpolated event mAP": 0.6, "event F1": 0.4})
+    rows = [{"network": "x", "reads": reads(values)}, {"network": "y", "reads": reads(other)}]
+    assert note_on_looking_ahead(rows) == (
+        "y: each video was seen as a whole before it was answered; x: each moment was answered from the past alone"
+    )
+    assert note_on_looking_ahead(rows[1:]) == "y: each video was seen as a whole before it was answered"
+
+
+@pytest.mark.slow
+def test_offline_and_online_networks_are_compared(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = [f"--data.root={toy}", f"--run={tmp_path}", *SMALL, "--trainer.max_epochs=2"]
+    configs = [LOCALISER, SEGMENTER, "online/synthetic/miniroad"]
+    cli.main(["compare", "--config", *configs, "--seeds", "0", "1", *options])
+    results = load_results(tmp_path)
+    assert [results[name]["reads"] for name in ("actionformer_small", "ms_tcn", "miniroad")] == [
+        "whole videos", "whole videos", "the past",
+    ]  # fmt: skip
+    for name, row in results.items():
+        if name not in ("command", "commands"):
+            tests = [load_results(tmp_path / name / f"seed{seed}")["test"] for seed in (0, 1)]
+            assert row["mean test_event_map"] == pytest.approx(np.mean([test["test_event_map"] for test in tests]))
+            assert row["event mAP at tIoU 0.5"] == pytest.approx(
+                np.mean([test["test_event"]["tIoU 0.5"] for test in tests])
+            )
+    assert "mAP of tokens" in results["ms_tcn"]
+    assert "mAP of tokens" not in results["actionformer_small"]
+    assert "miniroad: each moment was answered from the past alone" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_rate_of_a_localiser_is_tested(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = [f"--data.root={toy}", f"--run={tmp_path}", *SMALL, *SIZES[LOCALISER]]
+    cli.main(["train", "--find_lr", "--config", LOCALISER, *options])
+    assert "the range test leaves out model.ema" in capsys.readouterr().out
+    assert (tmp_path / "learning_rate.csv").is_file()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import vidact.models
-from vidact.models import frame_classifier, tsm_resnet_tiny
+from vidact.models import actionformer_small, frame_classifier, tsm_resnet_tiny
 from vidact.tasks.freezing import freeze_norms
 from vidact.tasks.schedules import ParameterGroups, Schedule, head_names
 
@@ -38,6 +38,23 @@ class Toy(nn.Module):
         self.layer_norm = nn.LayerNorm(4)
         self.fc = nn.Linear(4, 5)
         self.num_classes = 5
+
+
+def test_the_warm_up_of_actionformer() -> None:
+    """The rates of its own code for 4 steps of 12; the full rate stays for one step."""
+    schedule = Schedule("cosine", warmup_epochs=1, warmup_start=0.0, full_in_warmup=True)
+    rates = [1e-3 * schedule.factor(step, 4, 12) for step in range(12)]
+    published = [0, 333, 667, 1000, 1000, 962, 854, 691, 500, 309, 146, 38]
+    assert rates == pytest.approx([1e-6 * rate for rate in published], abs=5e-7)
+    assert Schedule("cosine", warmup_epochs=1, full_in_warmup=True).factor(0, 1, 9) == pytest.approx(0.1)
+
+
+def test_norms_gains_and_scales_of_a_localiser_do_not_decay() -> None:
+    network = actionformer_small(3, 8, embedding_dim=8, levels=2, num_heads=2)
+    groups = ParameterGroups().split(network, lr=0.01, weight_decay=0.05)
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert decays[id(parameter)] == (0.05 if parameter.ndim > 1 else 0), name
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:

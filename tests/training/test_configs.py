@@ -1,5 +1,6 @@
 """Law 5: every shipped YAML parses, and each network trains one batch at toy size from its own YAML."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from _pytest.mark import ParameterSet
 from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 
 import vidact.models
+from vidact.data import SequenceData
 from vidact.data.synthetic import write_clips
+from vidact.models.offline_decoding import Decoding
+from vidact.tasks import OfflineDetection, Schedule
 from vidact.training.probe_config import is_probe
 from vidact.training.run import train
 
@@ -116,8 +120,13 @@ def test_a_network_without_a_recipe_trains_one_batch(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", quick_ones(ONLINE) + quick_ones(OFFLINE), ids=name_of)
-def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
+def offline_ones() -> list[Path | ParameterSet]:
+    """The recipes for generated videos; `pytest -m slow` takes the others, which the test after this one reads."""
+    return [path if path.parent.name == "synthetic" else pytest.param(path, marks=pytest.mark.slow) for path in OFFLINE]
+
+
+@pytest.mark.parametrize("path", quick_ones(ONLINE) + offline_ones(), ids=name_of)
+def test_every_detection_config_trains_one_batch(path: Path, noise_sequences: Path, tmp_path: Path) -> None:
     toy = [f"--model.network.{key}={value}" for key, value in TOY_SIZES[network_of(path)].items()]
     train(
         [
@@ -128,6 +137,25 @@ def test_every_online_config_trains_one_batch(path: Path, noise_sequences: Path,
         ]
     )  # fmt: skip
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("path", OFFLINE, ids=name_of)
+def test_the_options_of_offline_configs_exist(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    network = dict(model["network"]["init_args"])
+    inspect.signature(getattr(vidact.models, network_of(path))).bind(**network)
+    inspect.signature(OfflineDetection).bind(**model)
+    inspect.signature(SequenceData).bind(**data)
+    Schedule(**model["schedule"])
+    Decoding(**model.get("decoding", {}))
+    is_localiser = path.relative_to(SHIPPED).parts[0] == "localise"
+    assert (data["window"] is not None) == is_localiser
+    assert network["num_classes"] == network["feature_dim"] == 0  # of the data
+    if is_localiser:
+        with torch.device("meta"):
+            built = getattr(vidact.models, network_of(path))(**{**network, "num_classes": 2, "feature_dim": 4})
+        assert built.max_tokens == data["window"]
 
 
 @pytest.mark.parametrize("path", ONLINE, ids=name_of)

@@ -350,10 +350,10 @@ def comparison(
     first = next(iter(trainings.values()), None)
     probes = plan_probes(configs, others, None if first is None else first.data)
     sections = trainings | {name: probe_section(settings, first) for name, settings in probes.items()}
-    rows, runs = [], []
+    tests: dict[str, list[dict[str, Any]]] = {}  # the figures of each seed
+    minutes, runs = dict.fromkeys(names, 0.0), []
     for config, name in zip(configs, names, strict=True):
-        section, split = sections[name].name, sections[name].split
-        figures, accuracies, minutes = [], [], 0.0
+        tests[name] = []
         for seed in seeds:
             folder, began = out / name / f"seed{seed}", time.perf_counter()
             is_done = (folder / "results.json").exists()
@@ -367,32 +367,83 @@ def comparison(
             if not is_done and is_first_process():
                 save_results(folder, {"minutes": (time.perf_counter() - began) / 60}, command)
             results = load_results(folder)
-            tested = results[section]
-            figure = f"{split}_map" if f"{split}_map" in tested else f"{split}_top1"
-            figures.append(tested[figure])
-            accuracies.append(tested.get(f"{split}_token_accuracy"))
-            minutes += results.get("minutes", 0.0)
+            tests[name].append(results[sections[name].name])
+            minutes[name] += results.get("minutes", 0.0)
         runs.append(out / name / f"seed{seeds[0]}")
-        rows.append(
-            {
-                "network": name, f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
-                "least": min(figures), "greatest": max(figures), "seeds": len(figures),
-                **yardstick_columns(tested, split, accuracies),
-                "parameters": tested["parameters"], "minutes a run": round(minutes / len(figures), 2),
-            }
-        )  # fmt: skip
     if not is_first_process():
         return out
+    # Offline networks have no mAP of tokens, or one that knows what comes later; events compare all networks.
+    has_offline = any("kind" in tested[0] for tested in tests.values())
+    rows = []
+    for name, tested in tests.items():
+        split = sections[name].split
+        figure = f"{split}_map" if f"{split}_map" in tested[0] else f"{split}_top1"
+        figure = f"{split}_event_map" if has_offline else figure
+        if lacking := [seed for seed, values in zip(seeds, tested, strict=True) if figure not in values]:
+            raise ValueError(
+                f"the test of {name} with seed {lacking[0]} has no {figure}: its videos have no event of any class"
+            )
+        figures = [values[figure] for values in tested]
+        accuracies = [values.get(f"{split}_token_accuracy") for values in tested]
+        rows.append(
+            {
+                "network": name, **({"reads": reads(tested[0])} if has_offline else {}),
+                f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
+                "least": min(figures), "greatest": max(figures), "seeds": len(figures),
+                **(event_columns(tested, split) if has_offline else {}),
+                **yardstick_columns(tested[-1], split, accuracies),
+                "parameters": tested[-1]["parameters"], "minutes a run": round(minutes[name] / len(figures), 2),
+            }
+        )  # fmt: skip
     save_results(out, {row["network"]: row for row in rows}, command)
     data = data_name(sections[names[0]].root)
-    page = write_summary(out, f"{data}: {len(rows)} networks, {len(seeds)} seeds", rows, runs)
+    notes = [note_on_looking_ahead(rows)] if has_offline else []
+    page = write_summary(out, f"{data}: {len(rows)} networks, {len(seeds)} seeds", rows, runs, notes=notes)
     for row in rows:
         print(
             f"{row['network']:>24}  {row[f'mean {figure}']:.4f} ± {row['spread']:.4f}, from {row['least']:.4f} to "
             f"{row['greatest']:.4f}  {row['parameters']:>12,} parameters  {row['minutes a run']:.2f} min a run"
         )
+    for note in notes:
+        print(f"note: {note}")
     print(f"report: {page}")
     return out
+
+
+WHOLE, PAST = "whole videos", "the past"
+
+
+def reads(tested: dict[str, Any]) -> str:
+    """Return what a tested network answers from: whole videos (offline networks) or the past alone."""
+    return WHOLE if "kind" in tested else PAST
+
+
+def note_on_looking_ahead(rows: list[dict[str, Any]]) -> str:
+    """Return which networks of a table with the column "reads" looked ahead."""
+    names = {what: ", ".join(row["network"] for row in rows if row["reads"] == what) for what in (WHOLE, PAST)}
+    note = f"{names[WHOLE]}: each video was seen as a whole before it was answered"
+    return note + (f"; {names[PAST]}: each moment was answered from the past alone" if names[PAST] else "")
+
+
+def event_columns(tests: list[dict[str, Any]], split: str) -> dict[str, float]:
+    """Return columns with the means over the seeds of the figures of events, segments and tokens that there are."""
+    columns = {}
+    for level in tests[0][f"{split}_event"]:
+        columns[f"event mAP at {level}"] = float(np.mean([values[f"{split}_event"][level] for values in tests]))
+    names = {
+        "tiou_map": "interpolated event mAP",
+        "event_f1": "event F1",
+        "f1_10": "F1@10",
+        "f1_25": "F1@25",
+        "f1_50": "F1@50",
+        "edit": "edit score",
+        "map": "mAP of tokens",
+        "event_map_blind": "event mAP of usual events side by side",
+    }
+    for name, title in names.items():
+        if all(f"{split}_{name}" in values for values in tests):
+            columns[title] = float(np.mean([values[f"{split}_{name}"] for values in tests]))
+    return columns
 
 
 def yardstick_columns(tested: dict[str, Any], split: str, accuracies: list[float | None]) -> dict[str, Any]:
