@@ -16,7 +16,7 @@ from vidact.export.calibration import clips_of, tokens_of
 from vidact.export.losses import Loss, OfFeatures, OfValidationClips, expected_top1, outputs_of
 from vidact.export.quantised import RANKED, _Quantiser, _with_record, quantise
 from vidact.export.runtime import OnnxClip, OnnxExtractor, load_onnx
-from vidact.features.extractor import FeatureExtractor
+from vidact.features.extractor import INT8_BATCH, FeatureExtractor
 from vidact.features.files import extract_features
 from vidact.features.names import build_extractor, image_backbone
 from vidact.features.record import other_features
@@ -117,6 +117,37 @@ def test_an_int8_extractor_is_smaller_and_near_and_says_what_it_lost(
     assert " ms on " in words
 
 
+def test_the_file_reads_pixels_and_a_stream_gives_what_a_file_gives_in_batches(
+    films: Path, written: SimpleNamespace
+) -> None:
+    quantised = open_onnx(written.path)
+    assert isinstance(quantised, OnnxExtractor)
+    assert quantised.takes_pixels
+    assert quantised.file_batch() == INT8_BATCH
+    with open_video(films / "a.mp4") as video:
+        rows = quantised.video(video)
+        assert len(rows) % INT8_BATCH  # the last batch is smaller
+        stream = quantised.stream()
+        tokens = [token for number, time_s in enumerate(video.times_s)
+                  for token in stream.push(float(time_s), video.frames_at([number]).images[0])]  # fmt: skip
+        tokens += stream.finish(video.end_s)
+    assert torch.equal(rows, torch.stack([vector for _, vector in tokens]))
+
+
+def test_a_graph_whose_rounding_depends_on_the_batch_computes_token_by_token(
+    written: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised = open_onnx(written.path)
+    assert isinstance(quantised, OnnxExtractor)
+    run = quantised._graph.run
+
+    def rounded(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"features": run(inputs)["features"] + 1e-3 * (len(inputs["pixels"]) > 2)}
+
+    monkeypatch.setattr(quantised._graph, "run", rounded)
+    assert quantised.file_batch() == 1
+
+
 def test_the_same_videos_give_the_same_bytes(
     extractor: FeatureExtractor, films: Path, written: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -212,7 +243,7 @@ def test_layers_that_lose_most_stay_in_single_precision(written: SimpleNamespace
 
 def _changes_alone(graph: OnnxGraph, inputs: calibration.Inputs, folder: Path) -> dict[str, float]:
     """The change of the outputs where one layer alone is in int8."""
-    quantiser = _Quantiser(graph, inputs.calibration, folder)
+    quantiser = _Quantiser(graph, inputs.calibration, folder, None)
     expected, changes = outputs_of(graph, inputs.held_out[:RANKED]), {}
     for layer in quantiser.layers:
         content = quantiser.quantised(only=[layer])

@@ -19,7 +19,7 @@ from torch import Tensor
 from vidact.features.extractor import OnnxExtractor
 from vidact.features.files import find_videos
 from vidact.records import blamed
-from vidact.runtimes.exported import OnnxClip
+from vidact.runtimes.exported import PIXELS, OnnxClip
 from vidact.text.names import counted, first_few
 from vidact.video.decode import VideoError, VideoReader, open_video
 from vidact.video.sample import ClipSampler, expand
@@ -129,7 +129,12 @@ def _prepared(extractor: OnnxExtractor, reader: VideoReader, rows: np.ndarray) -
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
         images = reader.frames_at(part.ravel()).images.unflatten(0, part.shape)
-        feeds += [extractor.inputs([extractor.prepare(list(row))]) for row in images]
+        for row in images:
+            inputs = extractor.inputs([extractor.prepare(list(row))])
+            if extractor.normalisation is not None:  # the graph in int8 may read the pixels
+                (pixels,) = extractor.pixels(list(row))
+                inputs[PIXELS] = pixels.permute(0, 2, 3, 1).contiguous()
+            feeds.append(inputs)
     return feeds
 
 

@@ -28,8 +28,9 @@ import torch
 
 from vidact.export.calibration import Feeds, Inputs
 from vidact.export.losses import Loss, outputs_of
-from vidact.records import ExportRecord, FeaturesRecord
-from vidact.runtimes.exported import OnnxGraph
+from vidact.export.pixels import Normalisation, reads_pixels, without_float_pixels
+from vidact.records import ExportRecord, FeaturesRecord, Record
+from vidact.runtimes.exported import PIXELS, OnnxGraph
 from vidact.runtimes.onnx_graph import runtime_version
 from vidact.text.names import counted, first_few
 
@@ -92,6 +93,7 @@ def quantise(
     judges: Sequence[Callable[[OnnxGraph], Loss]],
     max_loss: float,
     notes: Sequence[str] = (),
+    normalisation: Normalisation | None = None,
 ) -> Quantised:
     """Return a graph in int8 whose loss is at most ``max_loss``.
 
@@ -101,11 +103,13 @@ def quantise(
         judges: each measures a loss of a graph; all have to be accepted. The loss of the last is recorded.
         max_loss: the largest loss that is accepted.
         notes: sentences for the user.
+        normalisation: that of the graph's input; the graph in int8 then reads pixels, if it can
+            (``vidact.export.pixels``), and the ``inputs`` have them, too.
 
     Raises ValueError where every graph that is tried loses more.
     """
     with _quiet(), tempfile.TemporaryDirectory(prefix="vidact-") as folder:
-        quantiser = _Quantiser(graph, inputs.calibration, Path(folder))
+        quantiser = _Quantiser(graph, inputs.calibration, Path(folder), normalisation)
         layers = quantiser.layers
         if not layers:
             raise ValueError(
@@ -118,11 +122,11 @@ def quantise(
             if count and not ranked:
                 ranked = _ranked(quantiser, graph, inputs.held_out[:RANKED])
             content = quantiser.quantised(leave=ranked[:count])
-            candidate = OnnxGraph(_with_record(content, graph.record.to_dict()), graph.name)
+            candidate = OnnxGraph(_with_record(content, quantiser.record.to_dict()), graph.name)
             loss = _judged(candidate, judges, max_loss)
             losses.append((loss, count))
             if loss.is_within(max_loss):
-                return _result(graph, content, loss, max_loss, layers, ranked[:count], inputs, notes)
+                return _result(graph, quantiser.record, content, loss, max_loss, layers, ranked[:count], inputs, notes)
     least, count = min(losses, key=lambda pair: (not pair[0].is_number, pair[0].loss))
     raise ValueError(
         f"nothing was written: in int8, {graph.name} loses too much. {least}, with {count} of "
@@ -150,6 +154,7 @@ def _judged(graph: OnnxGraph, judges: Sequence[Callable[[OnnxGraph], Loss]], max
 
 def _result(
     graph: OnnxGraph,
+    earlier: Record,
     content: bytes,
     loss: Loss,
     max_loss: float,
@@ -168,8 +173,8 @@ def _result(
         "inputs": len(inputs.calibration),
         "onnxruntime": runtime_version(),
     }
-    export = {**(graph.record.export or {}), "int8": facts}
-    record = replace(graph.record, export=ExportRecord(export))
+    export = {**(earlier.export or {}), "int8": facts}
+    record = replace(earlier, export=ExportRecord(export))
     if graph.facts.kind == "extractor":
         features = {key: value for key, value in (record.features or {}).items() if key != "runtime_check"}
         record = replace(record, features=FeaturesRecord({**features, "runtime": "onnx", "int8": facts}))
@@ -201,9 +206,12 @@ class _Quantiser:
         graph: the graph.
         calibration: the inputs with which the ranges of its activations are measured.
         folder: a folder for the files of the quantiser.
+        normalisation: as in ``quantise``.
     """
 
-    def __init__(self, graph: OnnxGraph, calibration: Sequence[Feeds], folder: Path) -> None:
+    def __init__(
+        self, graph: OnnxGraph, calibration: Sequence[Feeds], folder: Path, normalisation: Normalisation | None
+    ) -> None:
         import onnx
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -214,18 +222,29 @@ class _Quantiser:
             quant_pre_process(original, self._prepared)
         except Exception:  # the symbolic inference of shapes does not know every operator
             quant_pre_process(original, self._prepared, skip_symbolic_shape=True)
-        nodes = onnx.load(self._prepared).graph.node
-        self.layers = [node.name for node in nodes if node.op_type in LAYERS]
+        model = onnx.load(self._prepared)
+        self.record = graph.record  # of the graphs that are returned
+        self._overrides: dict[str, Any] = {}
+        self._takes_pixels = normalisation is not None and reads_pixels(model, normalisation)
+        if normalisation is not None and self._takes_pixels:
+            onnx.save(model, self._prepared)
+            self._overrides = {"TensorQuantOverrides": normalisation.overrides}
+            export: dict[str, Any] = {**(graph.record.export or {})}
+            looks = [{**entry, "input": PIXELS} for entry in export["looks"]]
+            self.record = replace(graph.record, export=ExportRecord({**export, "looks": looks}))
+        self._inputs = [each.name for each in model.graph.input]
+        self.layers = [node.name for node in model.graph.node if node.op_type in LAYERS]
 
     def quantised(self, leave: Sequence[str] = (), only: Sequence[str] = ()) -> bytes:
         """Return the graph in int8, without the layers ``leave``, or with the layers ``only``."""
+        import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
         path = self._folder / "int8.onnx"
         quantize_static(
             self._prepared,
             path,
-            _reader(self._calibration),
+            _reader(self._calibration, self._inputs),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -234,11 +253,16 @@ class _Quantiser:
             nodes_to_exclude=list(leave),
             nodes_to_quantize=list(only),
             calibration_cache_path=self._folder / "ranges.json",  # measured by the first call
+            extra_options=dict(self._overrides),
         )
-        return path.read_bytes()
+        if not self._takes_pixels:
+            return path.read_bytes()
+        model = onnx.load(path)
+        without_float_pixels(model)
+        return model.SerializeToString(deterministic=True)
 
 
-def _reader(calibration: Sequence[Feeds]) -> Any:
+def _reader(calibration: Sequence[Feeds], names: Sequence[str]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
@@ -247,7 +271,7 @@ def _reader(calibration: Sequence[Feeds]) -> Any:
 
         def get_next(self) -> dict[str, Any] | None:
             feeds = next(self._inputs, None)
-            return None if feeds is None else {name: tensor.numpy() for name, tensor in feeds.items()}
+            return None if feeds is None else {name: feeds[name].numpy() for name in names}
 
     return Reader()
 
@@ -261,7 +285,7 @@ def _ranked(quantiser: _Quantiser, graph: OnnxGraph, inputs: Sequence[Feeds]) ->
             f"\r{graph.name}: the loss of each layer in int8, {number} of {len(quantiser.layers)}",
             end="", file=sys.stderr, flush=True,
         )  # fmt: skip
-        content = _with_record(quantiser.quantised(only=[layer]), graph.record.to_dict())
+        content = _with_record(quantiser.quantised(only=[layer]), quantiser.record.to_dict())
         changes[layer] = float((outputs_of(OnnxGraph(content, graph.name), inputs) - expected).norm())
     print(file=sys.stderr)
     return sorted(quantiser.layers, key=lambda layer: -changes[layer])

@@ -39,6 +39,7 @@ from vidact import __version__
 from vidact.export.calibration import clips_of, sources_in, tokens_of
 from vidact.export.formats import KINDS, SUFFIXES
 from vidact.export.losses import Judge, OfClips, OfDetector, OfFeatures
+from vidact.export.pixels import Normalisation
 from vidact.export.quantised import MAX_LOSS, Quantised, note_on_unreadable, quantise, refuse_max_loss
 from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
 from vidact.export.validation import validation
@@ -265,19 +266,23 @@ def _quantised(
     data: str | Path | None,
 ) -> Exported:
     """Replace the file at ``path``, which was compared with PyTorch, by one in int8."""
-    graph = OnnxGraph(path.read_bytes(), job.name)
+    graph, normalisation = OnnxGraph(path.read_bytes(), job.name), None
     if graph.facts.kind == "clip":
         inputs = clips_of(OnnxClip(graph), calibrate)
         judges: list[Judge] = [OfClips(graph, inputs.held_out, job.record.activation)]
     else:
-        inputs = tokens_of(OnnxExtractor(graph), calibrate, with_runs=isinstance(network, OnlineNetwork))
+        extractor = OnnxExtractor(graph)
+        inputs = tokens_of(extractor, calibrate, with_runs=isinstance(network, OnlineNetwork))
+        if (parts := extractor.normalisation) is not None:
+            normalisation = Normalisation(*(part.double().numpy() for part in parts))
         judges = [OfFeatures(graph, inputs.held_out)]
         if isinstance(network, OnlineNetwork):
             judges = [OfDetector(graph, inputs.runs, network, record_of(network).activation)]
     notes = note_on_unreadable(inputs.unreadable)
     on_data, note = validation(graph, network, checkpoint, data)
     judges += on_data
-    quantised = quantise(graph, inputs, judges, MAX_LOSS if max_loss is None else max_loss, [*notes, *note])
+    accepted = MAX_LOSS if max_loss is None else max_loss
+    quantised = quantise(graph, inputs, judges, accepted, [*notes, *note], normalisation)
     path.write_bytes(quantised.content)
     return replace(result, num_bytes=len(quantised.content), int8=quantised)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,16 +35,17 @@ from vidact.data.takes import Take
 from vidact.device import best_device
 from vidact.features.choices import CHUNK, FPS, IMAGE_NETWORKS
 from vidact.features.record import EXTRACTOR, differences
+from vidact.features.views import ClipFacts, ImageFacts, View, network_record, stacked
 from vidact.files import replacing
 from vidact.models import backbones
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import VectorNetwork, trained_length
-from vidact.models.weights import attach, build_for, describe, input_of, load_strictly, read, weights_hash
+from vidact.models.weights import attach, build_for, input_of, load_strictly, read, weights_hash
 from vidact.records import FORMAT, LONGEST, FeaturesRecord, Record, blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import Compiled, compiled
-from vidact.runtimes.exported import OnnxGraph
-from vidact.runtimes.networks import Vectors, quick_runtime, refuse_elsewhere, vectors_of
+from vidact.runtimes.exported import PIXELS, OnnxGraph
+from vidact.runtimes.networks import Vectors, quick_runtime, refuse_elsewhere
 from vidact.runtimes.onnx_graph import runtime_version
 from vidact.video import (
     LONGEST_GAP_S,
@@ -61,8 +61,9 @@ from vidact.video import (
 )
 from vidact.video.decode import DECODERS
 from vidact.video.flow import METHODS
-from vidact.video.transform import ClipTransform, images_per_index, test_transform
+from vidact.video.transform import images_per_index, test_transform
 
+INT8_BATCH = 4  # tokens of a file that an int8 image network computes at once; more are not quicker
 GRAPH = "onnx"  # the name of an int8 extractor's graph among the tensors of a file
 
 IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
@@ -71,25 +72,6 @@ IMAGE_BACKBONES: dict[str, Callable[..., Backbone]] = {
 
 
 # ---------------------------------------------------------------------------------------------- the extractor
-
-
-@dataclass
-class _View:
-    """The input of one network: ``frames`` are the images that it reads, in order, counted from the chunk's first."""
-
-    network: nn.Module
-    transform: ClipTransform
-    frames: list[int]
-    dim: int
-    graph: Compiled | None = None  # None where the network runs in PyTorch
-
-    @property
-    def is_image(self) -> bool:
-        return isinstance(self.network, Backbone)
-
-    def __call__(self, clips: Tensor) -> Tensor:  # (N, T, C, side, side) → (N, D)
-        pixels = clips[:, 0] if self.is_image else clips
-        return vectors_of(self.network, pixels) if self.graph is None else self.graph(pixels)
 
 
 class FeatureExtractor:
@@ -203,7 +185,7 @@ class FeatureExtractor:
         if self.runtime == "onnx":
             self.use_graphs(self._make_graphs())
 
-    def _view(self, network: nn.Module) -> _View:
+    def _view(self, network: nn.Module) -> View:
         name, clip_input = type(network).__name__, input_of(network)
         if clip_input is None or not isinstance(network, Backbone | VectorNetwork):
             if clip_input is not None and hasattr(network, "dim"):
@@ -231,7 +213,7 @@ class FeatureExtractor:
             starts = SegmentSampler(num_segments=steps, segment_length=group)(window)[0]
         frames = (expand(starts, group, window) + self.chunk_size - window).tolist()
         network = backbones.channels_last(network.eval().requires_grad_(False).to(self.device))
-        return _View(network, test_transform(clip_input, 1, self.flow_method), frames, dim)
+        return View(network, test_transform(clip_input, 1, self.flow_method), frames, dim)
 
     # -- runtimes
 
@@ -343,7 +325,7 @@ class FeatureExtractor:
     def prepare(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return the input of each network for one chunk, on the CPU; ``images`` (3, H, W) are the ``self.frames``."""
         of_frame = dict(zip(self.frames, images, strict=True))
-        return [view.transform(_stacked([of_frame[i] for i in view.frames]))[0][0] for view in self._views]
+        return [view.transform(stacked([of_frame[i] for i in view.frames]))[0][0] for view in self._views]
 
     @torch.inference_mode()
     def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
@@ -352,11 +334,11 @@ class FeatureExtractor:
         # TF32 has three digits, and its rounding differs with the batch size.
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             for number, view in enumerate(self._views):
-                parts.append(view(_stacked([chunk[number] for chunk in prepared]).to(self.device)).float().cpu())
+                parts.append(view(stacked([chunk[number] for chunk in prepared]).to(self.device)).float().cpu())
         vectors = torch.cat(parts, dim=1)
         if vectors.shape[1] != self.dim:
             raise ValueError(f"the networks say they give {self.dim} numbers a chunk and gave {vectors.shape[1]}")
-        if not vectors.isfinite().all():
+        if not np.isfinite(vectors.numpy()).all():  # a tenth of the time of PyTorch's for one vector
             names = " and ".join(type(view.network).__name__ for view in self._views)
             raise ValueError(f"{names} gave features that are not finite; look at the weights")
         return vectors
@@ -411,27 +393,32 @@ class FeatureExtractor:
             numbers: the frame numbers of each of these tokens, from ``plan``.
             progress: called with the finished fraction, 0 to 1.
         """
+        batch = self.file_batch()
         images: dict[int, Tensor] = {}  # of the token before: a frame of two tokens is decoded once
-        for start in range(0, len(numbers), self.batch):
+        for start in range(0, len(numbers), batch):
             prepared = []
-            for row in numbers[start : start + self.batch].tolist():
+            for row in numbers[start : start + batch].tolist():
                 absent = sorted({number for number in row if number not in images})
                 decoded = dict(zip(absent, reader.frames_at(absent).images, strict=True)) if absent else {}
                 images = {number: decoded[number] if number in decoded else images[number] for number in row}
                 prepared.append(self.prepare([images[number] for number in row]))
             yield self.compute(prepared)
             if progress:
-                progress(min(start + self.batch, len(numbers)) / len(numbers))
+                progress(min(start + batch, len(numbers)) / len(numbers))
+
+    def file_batch(self) -> int:
+        """Return the number of chunks of a file that are computed at once."""
+        return self.batch
 
     # -- keeping it
 
     def record(self) -> dict[str, Any]:
         """Return the networks and settings as plain data: equal records make equal features, but for rounding."""
-        described = {name: _described(network) for name, network in self.networks.items()}
+        parts = {name: network_record(network) for name, network in self.networks.items()}
         return {
             "format": FORMAT,
-            "network": described["network"],
-            "flow_network": described.get("flow_network"),
+            "network": parts["network"],
+            "flow_network": parts.get("flow_network"),
             "weights_sha256": weights_hash(self.state()),
             "fps": self.fps,
             "chunk": self.chunk_size,
@@ -553,25 +540,6 @@ class FeatureExtractor:
             )
 
 
-class _ImageFacts(Backbone):
-    """The input and the dim of an exported image network; ``OnnxExtractor.compute`` runs its graph."""
-
-    def __init__(self, input: ClipInput, dim: int) -> None:
-        super().__init__()
-        self.input, self.dim = input, dim
-
-
-class _ClipFacts(nn.Module):
-    """The input and the dim of an exported clip network; ``OnnxExtractor.compute`` runs its graph."""
-
-    def __init__(self, input: ClipInput, dim: int) -> None:
-        super().__init__()
-        self.input, self.dim = input, dim
-
-    def features(self, clip: Tensor) -> Tensor:
-        raise NotImplementedError("OnnxExtractor.compute runs the graph")
-
-
 class OnnxExtractor(FeatureExtractor):
     """A feature extractor whose networks run in onnxruntime; its record is that of the extractor it was exported from.
 
@@ -584,12 +552,13 @@ class OnnxExtractor(FeatureExtractor):
         graph.record.require("features")
         record = graph.record.features or FeaturesRecord({})
         self._graph, self._record = graph, record
+        self._file_batch: int | None = None
         networks: list[nn.Module] = []
         for part, facts in zip(("network", "flow_network"), graph.facts.inputs, strict=False):
             described = record.network(part)
             if described is None:
                 raise KeyError(part)
-            kind = _ImageFacts if facts.is_image else _ClipFacts
+            kind = ImageFacts if facts.is_image else ClipFacts
             networks.append(kind(ClipInput(**described.input), facts.dim))
         super().__init__(
             networks[0],
@@ -610,8 +579,32 @@ class OnnxExtractor(FeatureExtractor):
                 f"{frames}: export it again"
             )
 
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the graph of an image network normalises the pixels itself."""
+        return PIXELS in self._graph.inputs
+
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor] | None:
+        """The factor and the offset of each channel of an image network on RGB, (C,); None for other networks."""
+        view = self._views[0]
+        clip_input = view.transform.input
+        if len(self._views) > 1 or not view.is_image or clip_input.flow_fields or images_per_index(clip_input) > 1:
+            return None
+        return view.transform.normalisation
+
+    def prepare(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return self.pixels(images) if self.takes_pixels else super().prepare(images)
+
+    def pixels(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Return what ``prepare`` does, before it is normalised."""
+        of_frame = dict(zip(self.frames, images, strict=True))
+        return [view.transform.pixels(stacked([of_frame[i] for i in view.frames])) for view in self._views]
+
     def inputs(self, prepared: Sequence[list[Tensor]]) -> dict[str, Tensor]:
         """Return the inputs of the graph by name for prepared chunks."""
+        if self.takes_pixels:
+            return {PIXELS: torch.stack([chunk[0][0].permute(1, 2, 0) for chunk in prepared])}
         inputs = {}
         for number, facts in enumerate(self._graph.facts.inputs):
             parts = [chunk[number] for chunk in prepared]
@@ -621,9 +614,29 @@ class OnnxExtractor(FeatureExtractor):
 
     def compute(self, prepared: Sequence[list[Tensor]]) -> Tensor:
         vectors = self._graph.run(self.inputs(prepared))["features"]
-        if not vectors.isfinite().all():
+        if not np.isfinite(vectors.numpy()).all():
             raise ValueError(f"{self._graph.name} gave features that are not finite; look at the weights")
         return vectors
+
+    def file_batch(self) -> int:
+        """Return ``INT8_BATCH`` for an int8 image network where that changes no bit on this machine, else 1.
+
+        The sums of a layer in int8 are whole numbers, so they do not depend on the other images of a batch; a layer in
+        single precision may round otherwise. It is measured once, with random images.
+        """
+        if self._file_batch is None:
+            self._file_batch = 1
+            if self.is_int8 and self.takes_pixels:
+                side = self._views[0].transform.input.size
+                generator = torch.Generator().manual_seed(0)
+                size = (INT8_BATCH, side, side, 3)
+                pixels = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+                single = torch.cat([self._graph.run({PIXELS: image})["features"] for image in pixels.split(1)])
+                counts = range(2, INT8_BATCH + 1)
+                batches = (self._graph.run({PIXELS: pixels[:count]})["features"] for count in counts)
+                if all(torch.equal(rows, single[: len(rows)]) for rows in batches):
+                    self._file_batch = INT8_BATCH
+        return self._file_batch
 
     def run_in(self, runtime: str, earlier: str | None = None) -> None:
         refuse_runtime(runtime)
@@ -738,22 +751,3 @@ class FeatureStream:
                 prepared = self.extractor.prepare([span[history + frame].image for frame in self.extractor.frames])
                 tokens.append((span[history].time_s, self.extractor.compute([prepared])[0]))
         return tokens
-
-
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the tensors as one with a new first axis. A single one is not copied and keeps its layout of memory.
-
-    A copy would put the channels of a decoded image apart, and it is resized faster, to the same bits, as it is.
-    """
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
-
-
-def _described(network: nn.Module) -> dict[str, Any]:
-    """Return the recipe and the input, without the source of the weights: their hash is the same on every machine."""
-    described = describe(network)
-    assert described.recipe is not None
-    arguments = {
-        name: None if name == "weights" or name.endswith("_weights") else value
-        for name, value in described.recipe["arguments"].items()
-    }
-    return {"recipe": {**described.recipe, "arguments": arguments}, "input": described.input}

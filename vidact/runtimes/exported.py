@@ -15,6 +15,8 @@ from vidact.models.online import State
 from vidact.records import FORMAT, ExportRecord, Record, blamed, parse
 from vidact.runtimes.onnx_graph import open_session, run_session
 
+PIXELS = "pixels"  # the name of the input of an extractor that normalises itself: uint8 (B, H, W, C)
+
 
 class OnnxGraph:
     """An ONNX graph that vidact wrote, run by onnxruntime: named tensors in, named tensors out.
@@ -37,6 +39,7 @@ class OnnxGraph:
             version = self.facts.format
         if version > FORMAT:
             raise ValueError(f"{name} has format {version}; this vidact reads up to {FORMAT}: install a newer one")
+        self.inputs = [input.name for input in self.session.get_inputs()]
         self.outputs = [output.name for output in self.session.get_outputs()]
         self._extractor: str | None = metadata.get("vidact.extractor")
 
@@ -62,8 +65,8 @@ class OnnxGraph:
             return OnnxGraph(base64.b64decode(self._extractor, validate=True), name)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs by name, on the CPU, from the inputs by name."""
-        return run_session(self.session, self.outputs, inputs)
+        """Compute the outputs by name, on the CPU, from the inputs by name; others than the graph's are ignored."""
+        return run_session(self.session, self.outputs, {name: inputs[name] for name in self.inputs})
 
     def step(self, token: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
         """Compute the outputs by name for one more token of each stream, and the next state."""

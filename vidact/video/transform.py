@@ -227,6 +227,7 @@ class ClipTransform:
         std = torch.tensor(input.std).repeat(input.channels // len(input.std)).view(-1, 1, 1)
         # (x / 255 * scale - mean) / std as one product and one sum
         self._factor, self._offset = input.scale / 255 / std, -mean / std
+        self._row: tuple[Tensor, Tensor] | None = None  # the factor and the offset of each number of a row of pixels
 
     def __call__(
         self, images: Tensor | None, label: Label = None, stored: Tensor | None = None
@@ -294,13 +295,17 @@ class ClipTransform:
 
     def _to_float(self, clip: Tensor) -> Tensor:
         """Return uint8 (…, C, H, W) as normalised float32, in the same layout of memory."""
-        factor, offset = (part.to(clip.device, non_blocking=True) for part in (self._factor, self._offset))
         num_channels, width = clip.shape[-3], clip.shape[-1]
         if clip.stride(-3) != 1 or clip.stride(-1) != num_channels:
+            factor, offset = (part.to(clip.device, non_blocking=True) for part in (self._factor, self._offset))
             return clip.float().mul_(factor).add_(offset)
         # The channels of a pixel lie together. A loop over three channels is seven times slower than one over a row, so
         # the factors are repeated for each pixel of a row; the values stay the same to the bit.
-        factor, offset = (part.flatten().repeat(width) for part in (factor, offset))  # (W*C,)
+        row = self._row
+        if row is None or len(row[0]) != width * num_channels or row[0].device != clip.device:
+            factor, offset = (part.flatten().repeat(width).to(clip.device) for part in (self._factor, self._offset))
+            row = self._row = factor, offset  # (W*C,)
+        factor, offset = row
         rows = clip.movedim(-3, -1).flatten(-2).float()  # (…, H, W*C)
         return rows.mul_(factor).add_(offset).unflatten(-1, (width, num_channels)).movedim(-1, -3)
 
@@ -473,6 +478,20 @@ class TestTransform(ClipTransform):
             if self.crops == 10:
                 views.append(self._normalise(*_mirrored(images_cut, flow_cut)))
         return views[0][None] if len(views) == 1 else torch.stack(views), label  # one view is not copied
+
+    @property
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """The factor and the offset of each channel, (C,): a clip has pixel * factor + offset."""
+        return self._factor.flatten(), self._offset.flatten()
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """Return the first view before it is normalised: uint8 (T, C, side, side)."""
+        rgb, flow = self._open(images, None, is_resized=True)
+        height, width = (flow if rgb is None else rgb).shape[-2:]  # type: ignore[union-attr]
+        top, left, side = self._squares(height, width)[0]
+        return self._join(
+            *(None if video is None else video[..., top : top + side, left : left + side] for video in (rgb, flow))
+        )
 
     def _squares(self, height: int, width: int) -> list[tuple[int, int, int]]:
         """Return the top, left and side of each square."""
