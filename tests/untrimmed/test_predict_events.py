@@ -240,6 +240,7 @@ def test_clips_have_exactly_the_frames_of_their_events(name, videos, tmp_path):
             numbers = [read_number(image.numpy()) for image in clip.frames_at(range(len(clip))).images]
             assert numbers == expected
             assert clip.times_s == pytest.approx(times_s[expected] - times_s[expected[0]], abs=1e-3)
+            assert clip.end_s == pytest.approx(clip.times_s[-1] + 0.04, abs=0.03)
     assert cut_events(answer, tmp_path) == paths
     assert len(list(tmp_path.rglob("*.mp4"))) == 3
 
@@ -269,6 +270,11 @@ def test_current_events_are_named_and_the_line_moves():
     assert lines == sorted(set(lines))
     assert lines[-1] < 640
     assert len(Timeline([], ["a"], 10.0, 320, 240).panels(5.0)) == 2
+    many = [Detection("x", 1.0, 3.0, name, 0.9) for name in "abcdefghij"]
+    for height, most in ((240, 7), (1080, 8)):
+        crowded = Timeline(many, "abcdefghij", 10.0, 320, height)
+        assert len(crowded.lanes) <= most
+        assert crowded.panels(5.0)[0].image.height < 0.45 * height
 
 
 def test_the_page_holds_all_and_loads_nothing(videos, tmp_path):

@@ -161,6 +161,7 @@ def _events(options: argparse.Namespace, network: Any, videos: Sequence[Path], t
             f"{finder.extractor.decoder}; leave it out"
         )
     least = finder.min_score if options.min_score is None else options.min_score
+    written = [path for path in (options.events, options.page, options.annotate, options.cut) if path is not None]
     meter = Meter({video: max(video.stat().st_size, 1) for video in videos})
     meter.begin()
     failed = finished = 0
@@ -193,11 +194,12 @@ def _events(options: argparse.Namespace, network: Any, videos: Sequence[Path], t
                     print(f"{video}: {answer.error}", file=sys.stderr)
         except KeyboardInterrupt:
             what = f"{counted(finished, 'video')} of {len(videos)}"
-            kept = f"the events of {what} are written" if outputs.paths else f"{what} were finished"
+            kept = f"the events of {what} are written" if written else f"{what} were finished"
             raise KeyboardInterrupt(kept) from None
     if not options.json:
-        for path in outputs.paths:
-            print(path)
+        for path in written:
+            if path.exists():  # no clip is cut where there is no event
+                print(path)
     return 1 if failed else 0
 
 

@@ -25,7 +25,8 @@ from vidact.untrimmed.encoding import writing
 from vidact.untrimmed.finder import VideoEvents
 from vidact.video import open_video
 
-MOST_LANES = 8  # classes with a lane; events of further ones are only named
+MOST_LANES = 8  # classes with a lane, those with the most events; events of further ones are only named
+MOST_HEIGHT = 0.4  # the share of the frame that the lanes may cover
 CRF = 23
 
 
@@ -64,7 +65,9 @@ class Timeline:
         self.width, self.height = width, height
         self.size = int(np.clip(min(width, height) / 30, 10, 32))
         counts = {name: sum(event.label == name for event in events) for name in classes}
-        often = sorted((name for name in classes if counts[name]), key=lambda name: -counts[name])[:MOST_LANES]
+        self._small = max(9, round(0.75 * self.size))
+        most = min(MOST_LANES, max(1, int(MOST_HEIGHT * height / self._lane)))
+        often = sorted((name for name in classes if counts[name]), key=lambda name: -counts[name])[:most]
         self.lanes = [name for name in classes if name in often]
         self._labels: dict[tuple[int, ...], Panel | None] = {}
         self._strip, self._left = self._draw_strip()
@@ -80,6 +83,10 @@ class Timeline:
         labels = self._labels[current]
         return [Panel(0, top, self._strip), Panel(x, top, line), *([labels] if labels else [])]
 
+    @property
+    def _lane(self) -> int:
+        return round(1.5 * self._small)
+
     def _font(self, name: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
         """Return the text for a class and a font that has its characters."""
         text, file = drawn_name(name, self.classes.index(name))
@@ -90,8 +97,7 @@ class Timeline:
 
     def _draw_strip(self) -> tuple[Image.Image, int]:
         """Return the lanes with their events and the length of the video, and where the lanes begin."""
-        small, gap = max(9, round(0.75 * self.size)), self.size // 2
-        lane = round(1.5 * small)
+        small, gap, lane = self._small, self.size // 2, self._lane
         names = [self._font(name, small) for name in self.lanes]
         widest = max((round(font.getlength(text)) for text, font in names), default=0)
         left = min(widest + 2 * gap, round(0.35 * self.width)) if names else gap

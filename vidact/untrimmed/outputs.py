@@ -13,8 +13,6 @@ from vidact.untrimmed.finder import VideoEvents
 class Outputs:
     """The files of a run, written video by video, so that finished videos stay when the run ends early.
 
-    ``paths`` lists what was written.
-
     Args:
         classes: all classes.
         decoder: the decoder of the videos.
@@ -37,7 +35,6 @@ class Outputs:
         self.page, self.annotated, self.cut = page, dict(annotated or {}), cut
         self._table = None if events is None else EventTable(events)
         self._sections: list[str] = []
-        self.paths: list[Path] = [] if events is None else [events]
 
     def write(self, answer: VideoEvents) -> None:
         """Write the events of the next video; of one that could not be read only the page tells."""
@@ -49,23 +46,16 @@ class Outputs:
 
             self._sections.append(section(answer, self.classes, self.page.parent, self.decoder))
             write_page(self.page, self._sections, answer.video if len(self._sections) == 1 else "Events")
-            self._add(self.page)
         if answer.error:
             return
         if (out := self.annotated.get(answer.path)) is not None:
             from vidact.untrimmed.drawing import annotate_events
 
             annotate_events(answer, self.classes, out, self.decoder)
-            self._add(out)
         if self.cut is not None:
             from vidact.untrimmed.cuts import cut_events
 
-            if cut_events(answer, self.cut, self.decoder):
-                self._add(self.cut)
-
-    def _add(self, path: Path) -> None:
-        if path not in self.paths:
-            self.paths.append(path)
+            cut_events(answer, self.cut, self.decoder)
 
     def close(self) -> None:
         """Finish the table."""

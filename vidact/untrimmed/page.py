@@ -123,7 +123,7 @@ def _link(path: Path, folder: Path) -> str:
 def _ticks(duration_s: float) -> list[int]:
     """Return round seconds for a scale, at most ``MOST_TICKS``."""
     step = next((step for step in STEPS_S if duration_s / step <= MOST_TICKS), 3600 * math.ceil(duration_s / 36_000))
-    return list(range(0, math.floor(duration_s) + 1, step))
+    return [second for second in range(0, math.floor(duration_s) + 1, step) if second <= 0.98 * duration_s]
 
 
 def _pictures(answer: VideoEvents, decoder: str) -> list[str]:
