@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.commands import fails
 from tests.support.published_sets import (
@@ -20,7 +22,7 @@ from tests.support.published_sets import (
     write_text,
 )
 from vidact import cli
-from vidact.data import load_events, load_sequences
+from vidact.data import Event, load_events, load_sequences, rasterise
 from vidact.data.event_list import load_groups, load_videos
 from vidact.data.frame_labels import events_of_labels
 from vidact.data.tables import load_classes
@@ -245,6 +247,32 @@ FAULTS = {
 }  # fmt: skip
 
 
+def test_numbers_are_no_labels(gtea: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_text(gtea / "groundTruth/S1_Dish0_C1.txt", "10\n" * 90)
+    text = fails(
+        ["prepare", "import", "--set=gtea", f"--data={gtea}", "--split=1", f"--out={gtea.parent / 'o'}"], capsys
+    )
+    assert "line 1 has the label '10', which" in text
+    assert "labels are names, not numbers" in text
+
+
+def test_the_source_is_not_overwritten(gtea: Path, own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, args in (
+        (gtea, ["--set=gtea", f"--data={gtea}", "--split=1"]),
+        (own, [f"--annotations={own / 'labels.json'}", f"--features={own / 'features'}", *OWN]),
+    ):
+        before = {path.name: path.read_bytes() for path in folder.glob("features/*")}
+        assert "would be overwritten" in fails(["prepare", "import", f"--out={folder}", *args], capsys)
+        assert before == {path.name: path.read_bytes() for path in folder.glob("features/*")}
+
+
+def test_features_in_a_folder_below(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (own / "features").rename(own / "i3d")
+    (own / "features").mkdir()
+    (own / "i3d").rename(own / "features/i3d")
+    assert "the folder has no such files, its folder i3d has some" in fails(event_args(own, *OWN), capsys)
+
+
 def append(path: Path, text: str) -> None:
     write_text(path, path.read_text() + text)
 
@@ -334,6 +362,21 @@ def test_wrong_options_are_said(
     args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in fails(["prepare", "import", f"--out={tmp_path / 'out'}", *args], capsys)
+
+
+@given(
+    labels=st.lists(st.sampled_from(["_", "a", "b", "a b"]), min_size=1, max_size=60),
+    fps=st.sampled_from([1.0, 10.0, 15.0, 24.0, 25.0, 29.97, 30.0, 60.0]),
+)
+def test_labels_of_frames_survive_as_events(labels: list[str], fps: float) -> None:
+    """Through events in seconds, rounded as in events.csv, and back to labels of tokens."""
+    events = [
+        Event("v", round(e.start_s, 6), round(e.end_s, 6), e.label) for e in events_of_labels(labels, "v", fps, ["_"])
+    ]
+    columns = ["_", "a", "b", "a b"]
+    targets = rasterise(events, len(labels), fps, columns[1:]).multi_hot
+    assert [columns[k] for k in targets.argmax(1)] == labels
+    assert (targets.sum(1) == 1).all()
 
 
 def test_runs_become_events() -> None:
@@ -438,7 +481,9 @@ def own(tmp_path: Path) -> Path:
 def test_own_events(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(event_args(own, *OWN))
     text = capsys.readouterr().out
-    assert text.endswith(f"next: vidact train --config localise/folder/actionformer --data.root {own.parent / 'out'}\n")
+    assert text.endswith(
+        f"next: vidact train --config localise/folder/actionformer_small --data.root {own.parent / 'out'}\n"
+    )
     assert "for validation" not in text
     assert load_videos(own.parent / "out/videos.csv") == {"v0": "train", "v1": "train", "v2": "val", "v3": "test"}
 

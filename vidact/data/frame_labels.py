@@ -109,10 +109,8 @@ def load_labels(path: Path, classes: Sequence[str], mapping: Path) -> list[str]:
             continue
         if not label:
             raise ValueError(f"{path} line {line} is empty; every frame has a class, the background among them")
-        raise ValueError(
-            f"{path} line {line} has the label {label!r}, which {mapping} does not name; "
-            f"{closest(label, list(classes))}"
-        )
+        advice = "labels are names, not numbers" if label.isdigit() else closest(label, list(classes))
+        raise ValueError(f"{path} line {line} has the label {label!r}, which {mapping} does not name; {advice}")
     return labels
 
 

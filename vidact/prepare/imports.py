@@ -94,6 +94,7 @@ def import_frames(
     if settings.every < 1:
         raise ValueError(f"every is {settings.every}; 1 takes every frame, 2 every second one")
     _refuse_missing_parts(data)
+    _refuse_own_source(out, data / "features")
     mapping = data / "mapping.txt"
     names = load_mapping(mapping)
     for word in settings.background:
@@ -253,6 +254,7 @@ def import_events(
         raise ValueError(f"every is {every}; 1 takes every feature, 2 every second one")
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; give the one with the features, a file for each video")
+    _refuse_own_source(out, folder)
     notes: list[str] = []
     unknown_subsets(videos, subsets, source)
     splits = {v: split for v, entry in videos.items() if (split := subsets[entry.subset.lower()]) is not None}
@@ -269,9 +271,11 @@ def import_events(
         summary = f"{len(absent)} of {counted(len(splits), 'video')} of {source} have no features in {folder}"
         if missing == "raise" or len(absent) == len(splits):
             inside = sorted(p.name for p in folder.iterdir() if p.suffix in ARRAYS)
+            nested = sorted({p.parent.name for p in folder.glob("*/*") if p.suffix in ARRAYS})
             raise FileNotFoundError(
                 f"{summary}: {first_few(absent)}. Looked for {absent[0]}.npy, v_{absent[0]}.npy and .npz; the folder "
                 f"has {first_few(inside, 3) or 'no such files'}"
+                + (f", its folder {nested[0]} has some" if nested and not inside else "")
                 + ("" if len(absent) == len(splits) else ". Leave them out with --missing skip")
             )
         notes.append(f"left out: {summary}: {first_few(absent)}")
@@ -544,6 +548,13 @@ def _write(
     if ambiguous:
         notes.append(f"{counted(ambiguous, 'ambiguous stretch', 'ambiguous stretches')}: neither action nor background")
     return Imported(out, splits, events, classes, dim, rate, recipe, notes=notes)
+
+
+def _refuse_own_source(out: Path, folder: Path) -> None:
+    """Raise ValueError where the features would be written over those that are read."""
+    target = out / FEATURES
+    if target.exists() and target.samefile(folder):
+        raise ValueError(f"{target} holds the features that are read, and would be overwritten; choose another --out")
 
 
 def _refuse_other_folder(out: Path, record: Mapping[str, Any]) -> None:

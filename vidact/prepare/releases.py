@@ -74,7 +74,7 @@ OWN_SUBSETS: dict[str, str | None] = {
     **{"training": "train", "train": "train", "validation": "val", "valid": "val", "val": "val"},
     **{"testing": "test", "test": "test"},
 }
-OWN_RECIPE = "localise/folder/actionformer"
+OWN_RECIPE = "localise/folder/actionformer_small"
 RELEASES = {
     "thumos_i3d": Windows(4, 16, 30, 2048),
     "thumos_videomae": Windows(4, 16, 30, 1408),
