@@ -26,6 +26,7 @@ from vidact.data import Event, load_events, load_sequences, rasterise
 from vidact.data.event_list import load_groups, load_videos
 from vidact.data.frame_labels import events_of_labels
 from vidact.data.tables import load_classes
+from vidact.prepare.releases import EVENT_SETS, FRAME_SETS, OWN_RECIPE, FrameSet
 
 
 def run(*args: object) -> None:
@@ -379,6 +380,18 @@ def test_labels_of_frames_survive_as_events(labels: list[str], fps: float) -> No
     assert (targets.sum(1) == 1).all()
 
 
+RECIPES = {
+    *(entry.recipe for entry in (*FRAME_SETS.values(), *EVENT_SETS.values())),
+    OWN_RECIPE,
+    FrameSet(1, ()).recipe,
+}
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_the_recipe_that_comes_next_exists(recipe: str) -> None:
+    assert Path(f"configs/{recipe}.yaml").is_file()
+
+
 def test_runs_become_events() -> None:
     events = events_of_labels(["a", "a", "b", "_", "b"], "v", 10, ["_"])
     assert [(e.start_s, e.end_s, e.label) for e in events] == [(0.0, 0.2, "a"), (0.2, 0.3, "b"), (0.4, 0.5, "b")]
@@ -410,7 +423,8 @@ def test_thumos_becomes_a_folder(thumos: Path, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert "5 events of 2 classes in 2 train, 1 test videos; 2048 values a feature, 7.5 features a second" in text
     assert "1 ambiguous stretch: neither action nor background" in text
-    assert text.endswith(f"next: vidact train --config localise/thumos14/actionformer --data.root {out}\n")
+    line = f"next: vidact train --config localise/thumos14/actionformer --data.root {out} --data.window 2304 "
+    assert text.endswith(line + "--model.network.max_tokens 2304\n")
     record = json.loads((out / "features/features.json").read_text())
     assert record["grid"] == {"stride": 4, "frames": 16, "fps": 30}
     assert record["origin"] == "thumos_i3d"

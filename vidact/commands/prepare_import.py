@@ -98,8 +98,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if not result.splits["val"]:
         print("training keeps a fifth of the training videos, or of their people, for validation (--data.val_fraction)")
-    allow = " --data.bad_events allow" if result.needs_allowance else ""
-    print(f"next: vidact train --config {result.recipe} --data.root {shlex.quote(str(result.out))}{allow}")
+    line = f"next: vidact train --config {result.recipe} --data.root {shlex.quote(str(result.out))}"
+    chosen = EVENT_SETS.get(options.set)
+    if chosen is not None and chosen.options and result.tokens_per_second == chosen.published_rate:
+        line += f" {chosen.options}"
+    print(line + (" --data.bad_events allow" if result.needs_allowance else ""))
     return 0
 
 

@@ -31,10 +31,15 @@ class FrameSet:
 
 @dataclass(frozen=True)
 class EventSet:
-    """A data set with events in seconds: the split of each subset (None: left out), and a recipe."""
+    """A data set with events in seconds: the split of each subset (None: left out), and a recipe.
+
+    ``options`` are those of the recipe for features of ``published_rate`` a second, where its own are for another rate.
+    """
 
     subsets: Mapping[str, str | None]
     recipe: str
+    options: str = ""
+    published_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,12 @@ FRAME_SETS = {
 TRAIN_TEST = {"training": "train", "train": "train", "validation": "test", "val": "test", "testing": None, "test": None}
 EVENT_SETS = {
     # Only the official validation videos of THUMOS'14 have times, so they are trained on.
-    "thumos14": EventSet({"validation": "train", "test": "test"}, "localise/thumos14/actionformer"),
+    "thumos14": EventSet(
+        {"validation": "train", "test": "test"},
+        "localise/thumos14/actionformer",
+        "--data.window 2304 --model.network.max_tokens 2304",
+        published_rate=7.5,
+    ),
     "activitynet": EventSet(TRAIN_TEST, "localise/activitynet/actionformer"),
     "epic100": EventSet(TRAIN_TEST, "localise/epic100/actionformer"),
 }
