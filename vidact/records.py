@@ -155,6 +155,10 @@ EXPORT: dict[str, Any] = {
     "state": [STATE],
     "int8": INT8,
     "looks": [{"input": TEXT, "is_image": TRUTH, "dim": whole(1, WIDEST)}],
+    "feature_dim": whole(1, WIDEST),
+    "max_tokens": whole(1, 1 << 30),
+    "strides": list_of("sizes", lambda value: is_whole(value, 1, 1 << 30)),
+    "decoding": OBJECT,
 }
 SAMPLER = {
     **{
@@ -332,7 +336,7 @@ class ExportRecord(Part):
 
     @property
     def kind(self) -> str:
-        """The part of the network that the graph computes: "clip", "step" or "extractor"."""
+        """The part of the network that the graph computes: "clip", "step", "video" or "extractor"."""
         return self["what"]
 
     @property
@@ -371,6 +375,26 @@ class ExportRecord(Part):
         return [
             StateRecord(entry["name"], entry["shape"], entry["dtype"], entry.get("initial")) for entry in self["state"]
         ]
+
+    @property
+    def feature_dim(self) -> int:
+        """The size of a token of an offline network."""
+        return self["feature_dim"]
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The tokens of a training crop of an offline network; None for whole videos."""
+        return self.get("max_tokens")
+
+    @property
+    def strides(self) -> list[int]:
+        """The tokens between two places of each level of a localiser; empty for a segmenter."""
+        return self.get("strides") or []
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """The arguments of a localiser's ``Decoding``."""
+        return self.get("decoding") or {}
 
     @property
     def inputs(self) -> list[InputRecord]:

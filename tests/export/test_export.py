@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.awake import awake
 from support.networks import CLIP_NETWORKS, LARGE_CLIP_NETWORKS, skip_without_package
 from support.online_networks import FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
 from support.playing import Named
@@ -23,7 +24,6 @@ from vidact.export.runtime import OnnxClip, OnnxExtractor, OnnxFrameStep, OnnxGr
 from vidact.export.write import OPSET, export, flatten
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.names import image_backbone
-from vidact.models.non_local import NonLocal
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, select_streams, stack_states
 from vidact.models.weights import save
 from vidact.stream import StreamModel, StreamUpdate, load_model, run_many
@@ -37,23 +37,6 @@ QUICK = ("frame_classifier", {"spans": [1, 3]})
 
 def label(case: tuple[str, dict]) -> str:
     return "-".join([case[0], *(f"{key}={value}" for key, value in case[1].items())])
-
-
-@torch.no_grad()
-def awake(network: nn.Module) -> nn.Module:
-    """Answers of about 1 and features that differ: a fresh network says almost the same of everything."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.copy_(noise * (1.6 / parameter[0].numel()) ** 0.5)
-        else:
-            parameter.add_(0.3 * noise)
-    for module in network.modules():
-        if isinstance(module, NonLocal):  # its unscaled softmax would choose one place, and rounding which
-            module.theta.weight.mul_(0.01)
-            module.theta.bias.mul_(0.01)
-    return network.eval()
 
 
 def detector(name: str, **arguments: object) -> OnlineNetwork:
@@ -647,7 +630,7 @@ def test_what_cannot_be_asked_is_refused(miniroad: OnlineNetwork, tmp_path: Path
         export(miniroad, out, format="torch")
     with pytest.raises(ValueError, match="format is 'tflite'; it is onnx or torch"):
         export(miniroad, out, format="tflite")
-    with pytest.raises(ValueError, match="what is 'all'; it is one of clip, step, extractor"):
+    with pytest.raises(ValueError, match="what is 'all'; it is one of clip, step, video, extractor"):
         export(miniroad, out, what="all")
     with pytest.raises(ValueError, match=r"is an online detector .* export its step: what=step"):
         export(miniroad, out, what="clip")

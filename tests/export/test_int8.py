@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.awake import awake
 from support.playing import play_file
 from torch import nn
 
@@ -29,19 +30,6 @@ from vidact.video import open_video
 from vidact.video.numbered import write_numbered_video
 
 pytestmark = pytest.mark.slow
-
-
-@torch.no_grad()
-def awake(network: nn.Module) -> nn.Module:
-    """Outputs that differ: a fresh network gives nearly the same for everything."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in network.parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.ndim > 1:
-            parameter.copy_(noise * (1.6 / parameter[0].numel()) ** 0.5)
-        else:
-            parameter.add_(0.3 * noise)
-    return network.eval()
 
 
 @pytest.fixture(scope="module")

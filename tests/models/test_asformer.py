@@ -24,7 +24,8 @@ def read_by(num_tokens, window, exact):
     """Which tokens each token attends to, (T, T): with values that are one-hot, the answer has the weights."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, num_tokens, 4, generator=generator).unbind(0)
-    weights = window_attention(query, key, torch.eye(num_tokens), window, exact)
+    one_hot, mask = torch.eye(num_tokens), torch.ones(1, num_tokens, dtype=torch.bool)
+    (weights,) = window_attention(query[None], key[None], one_hot[None], mask, window, exact)
     return weights, query, key
 
 
@@ -53,8 +54,11 @@ def test_by_the_published_mask_a_block_reads_the_same_tokens():
 def test_the_norm_is_over_the_time_of_a_video():
     x = torch.randn(1, 3, 50, generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.instance_norm(x)
-    torch.testing.assert_close(normed(x), expected)
-    assert not normed(torch.full((1, 3, 1), 7.0)).any()
+    mask = torch.ones(1, 1, 50, dtype=torch.bool)
+    torch.testing.assert_close(normed(x, mask), expected)
+    longer, padded = torch.cat([x, x], 2), torch.cat([mask, ~mask], 2)
+    torch.testing.assert_close(normed(longer, padded)[..., :50], expected)
+    assert not normed(torch.full((1, 3, 1), 7.0), mask[..., :1]).any()
 
 
 @torch.no_grad()

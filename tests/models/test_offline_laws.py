@@ -3,16 +3,16 @@
 import functools
 import json
 import re
-from typing import get_type_hints
 
 import pytest
 import torch
+from support.listed import builders_of
 from support.offline_networks import DEAD_WEIGHTS, FEATURE_DIM, NUM_CLASSES, OFFLINE_NETWORKS
 from torch import nn
 
 import vidact.models
 from vidact.models.offline import OfflineNetwork, Truth
-from vidact.models.weights import is_builder, load, save
+from vidact.models.weights import load, save
 
 LENGTHS = (37, 20, 1)
 
@@ -88,13 +88,7 @@ def truth_of(lengths, padded=None):
 
 def test_every_offline_network_is_listed():
     """A network of vidact.models without a line in offline_networks.py would escape every law below."""
-    builders = {
-        name
-        for name in vidact.models.__all__
-        if is_builder(getattr(vidact.models, name))
-        and issubclass(get_type_hints(getattr(vidact.models, name))["return"], OfflineNetwork)
-    }
-    assert builders == {name for name, _ in OFFLINE_NETWORKS}
+    assert builders_of(OfflineNetwork) == {name for name, _ in OFFLINE_NETWORKS}
 
 
 @EVERY

@@ -1,26 +1,15 @@
 """Offline networks with weights under their published names give what the published code computed: outputs, losses,
 assigned places and events."""
 
-import importlib.util
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
+from support.parity import FOLDER, filled, records_in, rule
 
 from vidact.models.offline import Truth
 from vidact.models.offline_decoding import Decoding, Grid, candidates
-from vidact.models.weights import REFERENCES, from_reference
+from vidact.models.weights import from_reference
 
-FOLDER = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[3] / "shared")) / "parity"
-RECORDS = [
-    record
-    for record in (json.loads(path.read_text()) for path in sorted((FOLDER / "offline").glob("*.json")))
-    if record["origin"] in REFERENCES
-]
-if not RECORDS:
-    pytest.skip(f"no parity records in {FOLDER}; VIDACT_SHARED names their parent folder", allow_module_level=True)
+RECORDS = records_in(FOLDER / "offline")
 EVERY = pytest.mark.parametrize("record", RECORDS, ids=lambda record: record["name"])
 SEGMENTERS = [record for record in RECORDS if "labels" in record["loss"]]
 LOCALISERS = [record for record in RECORDS if "truth" in record["loss"]]
@@ -28,22 +17,7 @@ LOCALISERS = [record for record in RECORDS if "truth" in record["loss"]]
 pytestmark = pytest.mark.usefixtures("no_fresh_weights")  # every number comes from a file
 
 
-def rule():
-    spec = importlib.util.spec_from_file_location("parity_fill", FOLDER / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 RULE = rule()
-
-
-def filled(record):
-    return {
-        key: RULE.fill(key, shape) * record["multiply"].get(key, 1)
-        for key, shape in record["state_dict"].items()
-        if key not in record["fixed_buffers"]
-    }
 
 
 def network_of(record, **options):

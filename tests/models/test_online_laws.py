@@ -4,16 +4,16 @@ import functools
 import itertools
 import json
 import re
-from typing import get_type_hints
 
 import pytest
 import torch
+from support.listed import builders_of
 from support.online_networks import DEAD_WEIGHTS, FEATURE_DIM, NUM_CLASSES, ONLINE_NETWORKS
 from torch import nn
 
 import vidact.models
 from vidact.models.online import OnlineNetwork, OnlineOutput, map_state, select_streams, stack_states
-from vidact.models.weights import is_builder, load, save
+from vidact.models.weights import load, save
 
 SHORTEST = 24  # tokens of a sequence for networks whose memory is the whole past
 
@@ -107,13 +107,7 @@ def leaves(state):
 
 def test_every_detector_is_listed():
     """A detector of vidact.models without a line in online_networks.py would escape every law below."""
-    builders = {
-        name
-        for name in vidact.models.__all__
-        if is_builder(getattr(vidact.models, name))
-        and issubclass(get_type_hints(getattr(vidact.models, name))["return"], OnlineNetwork)
-    }
-    assert builders == {name for name, _ in ONLINE_NETWORKS}
+    assert builders_of(OnlineNetwork) == {name for name, _ in ONLINE_NETWORKS}
 
 
 # ------------------------------------------------------------------------------------------------ what outputs are

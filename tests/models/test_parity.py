@@ -1,25 +1,15 @@
 """Law 6: weights under their published names give what the published code printed (see the records' README)."""
 
-import importlib.util
-import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from support.parity import FOLDER, filled, records_in, rule
 
 from vidact.models.online import OnlineOutput
-from vidact.models.weights import REFERENCES, from_reference
+from vidact.models.weights import from_reference
 
-FOLDER = Path(os.environ.get("VIDACT_SHARED", Path(__file__).parents[3] / "shared")) / "parity"
-RECORDS = [
-    record
-    for record in (json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json")))
-    if record["origin"] in REFERENCES
-]
-if not RECORDS:
-    pytest.skip(f"no parity records in {FOLDER}; VIDACT_SHARED names their parent folder", allow_module_level=True)
+RECORDS = records_in(FOLDER)
 
 
 def cases(records):
@@ -30,19 +20,7 @@ def cases(records):
 EVERY = pytest.mark.parametrize("record", cases(RECORDS), ids=lambda record: record["name"])
 
 
-def rule():
-    spec = importlib.util.spec_from_file_location("parity_fill", FOLDER / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 RULE = rule()
-
-
-def filled(record):
-    fixed = record["fixed_buffers"]
-    return {key: RULE.fill(key, shape) for key, shape in record["state_dict"].items() if key not in fixed}
 
 
 def named_outputs(output):

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING
 from vidact.text.late_names import late_names
 
 if TYPE_CHECKING:
-    from vidact.export.runtime import OnnxClip, OnnxExtractor, OnnxFrameStep, OnnxStep, load_onnx, open_onnx
+    from vidact.export.runtime import (
+        OnnxClip,
+        OnnxExtractor,
+        OnnxFrameStep,
+        OnnxOffline,
+        OnnxStep,
+        load_onnx,
+        open_onnx,
+    )
     from vidact.export.write import Exported, export
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "OnnxClip",
     "OnnxExtractor",
     "OnnxFrameStep",
+    "OnnxOffline",
     "OnnxStep",
     "export",
     "load_onnx",
@@ -25,6 +34,7 @@ _HOMES = {
     "OnnxClip": "runtime",
     "OnnxExtractor": "runtime",
     "OnnxFrameStep": "runtime",
+    "OnnxOffline": "runtime",
     "OnnxStep": "runtime",
     "load_onnx": "runtime",
     "open_onnx": "runtime",

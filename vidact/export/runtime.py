@@ -14,7 +14,7 @@ from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import build_from_recipe
 from vidact.records import blamed
-from vidact.runtimes.exported import OnnxClip, OnnxGraph
+from vidact.runtimes.exported import OnnxClip, OnnxGraph, OnnxOffline
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.video.transform import images_per_index
 
@@ -85,11 +85,12 @@ _KIND_IN_WORDS: dict[type, str] = {
     OnnxStep: "the step of a detector",
     OnnxFrameStep: "the step of a clip network",
     OnnxClip: "a whole clip network",
+    OnnxOffline: "an offline network, whose answers depend on what comes later in the video",
     OnnxExtractor: "a feature extractor",
 }
 
 
-def open_onnx(path: str | Path) -> OnnxStep | OnnxFrameStep | OnnxClip | OnnxExtractor:
+def open_onnx(path: str | Path) -> OnnxStep | OnnxFrameStep | OnnxClip | OnnxOffline | OnnxExtractor:
     """Open an .onnx file that ``export`` wrote, ready to run."""
     graph = OnnxGraph.open(path)
     with blamed(graph.name):
@@ -97,6 +98,8 @@ def open_onnx(path: str | Path) -> OnnxStep | OnnxFrameStep | OnnxClip | OnnxExt
             return OnnxExtractor(graph)
         if graph.facts.kind == "clip":
             return OnnxClip(graph)
+        if graph.facts.kind == "video":
+            return OnnxOffline(graph)
         return OnnxStep(graph) if graph.facts.input == "feature" else OnnxFrameStep(graph)
 
 
@@ -170,7 +173,7 @@ def load_onnx(
     )  # fmt: skip
 
 
-def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iterable[str]) -> str:
+def _what_would_stream(network: OnnxClip | OnnxOffline | OnnxExtractor, path: str, trust: Iterable[str]) -> str:
     """Return the message for an .onnx without a step: how to export one.
 
     Raises ValueError, with the networks that can stream, where the network of the file cannot step.
@@ -178,6 +181,8 @@ def _what_would_stream(network: OnnxClip | OnnxExtractor, path: str, trust: Iter
     holds = f"{path} holds {_KIND_IN_WORDS[type(network)]}"
     if isinstance(network, OnnxExtractor):
         return f"{holds}, and a stream needs the step of a detector; give the detector, and this one with --extractor"
+    if isinstance(network, OnnxOffline):
+        return f"{holds}, so it cannot stream. {STREAMING}"
     recipe = network.record.recipe
     try:
         with torch.device("meta"):  # its weights are not needed

@@ -1,4 +1,4 @@
-"""Export of networks for other runtimes: ONNX and torch.export, a whole clip network or one step of a stream.
+"""Export of networks for other runtimes: ONNX and torch.export, a whole network or one step of a stream.
 
 A step is exported with its state as inputs and outputs, so that the graph has no memory between calls and one session
 can compute any number of streams. The graph of a step in ONNX::
@@ -43,16 +43,25 @@ from vidact.export.pixels import Normalisation
 from vidact.export.quantised import MAX_LOSS, Quantised, note_on_unreadable, quantise, refuse_max_loss
 from vidact.export.runtime import OnnxFrameStep, OnnxGraph, OnnxStep, load_onnx, open_onnx
 from vidact.export.validation import validation
+from vidact.export.videos import (
+    TRACED_LENGTH,
+    OfflineAnswers,
+    OfflineGraph,
+    facts_of,
+    inside_videos,
+    named,
+    random_videos,
+)
 from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
-from vidact.models.offline import refuse_offline
+from vidact.models.offline import OfflineNetwork
 from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, refuse_delay
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
-from vidact.runtimes.exported import OnnxClip
+from vidact.runtimes.exported import OnnxClip, OnnxOffline
 from vidact.runtimes.networks import vectors_of
 from vidact.runtimes.onnx_graph import (
     ONNX_LIMIT,
@@ -63,6 +72,7 @@ from vidact.runtimes.onnx_graph import (
     save_onnx,
     trace,
 )
+from vidact.stream.model import extractor_for
 from vidact.video.sample import ClipSampler
 
 ROUNDINGS = 4  # the same, as a multiple of the difference between single and double precision in PyTorch
@@ -77,7 +87,7 @@ class Exported:
 
     Args:
         path: the file.
-        what: "clip", "step" or "extractor".
+        what: "clip", "step", "video" or "extractor".
         num_bytes: the size of the file.
         runs: the number of steps, or clips, that were compared.
         largest_difference: the largest difference between an output of the file and PyTorch's.
@@ -135,13 +145,14 @@ def export(
         out: the file; it ends in .onnx or .pt2. An existing file is replaced after the comparison.
         format: "onnx" or "torch"; None follows from the file's name.
         what: "clip" is a clip network's ``forward``; "step" is one step of an online detector, a causal TSM, a TSN, a
-            stream MoViNet or a probe on one of them or on an image network; "extractor" is the network that makes a
-            detector's features from prepared images. None is "step" for detectors and "clip" for clip networks.
+            stream MoViNet or a probe on one of them or on an image network; "video" is an offline network, for whole
+            videos of any length; "extractor" is the network that makes a detector's features from prepared images. None
+            is "step" for detectors, "video" for offline networks and "clip" for clip networks.
         frames: T of a clip network that accepts any; None is the number it was trained with.
-        extractor: the extractor of a detector's features, to be included in its .onnx: a folder of features, its
-            extractor.safetensors or a ``FeatureExtractor``. None is the one in the checkpoint, if there is one. A .pt2
-            cannot include one: export the extractor to a file of its own.
-        runs: the number of random inputs to compare; None is 200 steps, 10 clips.
+        extractor: the extractor of the features, to be included in the .onnx of what reads them: a folder of features,
+            its extractor.safetensors or a ``FeatureExtractor``. None is the one in the checkpoint, if there is one. A
+            .pt2 cannot include one: export the extractor to a file of its own.
+        runs: the number of random inputs to compare; None is 200 steps, 10 clips, 6 videos.
         trust: packages outside vidact whose builders may run.
         int8: quantise the network to whole numbers of 8 bits: a clip network, an extractor, or the extractor that the
             file of a detector contains (``vidact.export.quantised``).
@@ -179,8 +190,7 @@ def export(
             of_extractor = _quantised(of_extractor, carried, half, calibrate, max_loss, job.network, checkpoint, data)
         job.carries = half.read_bytes()
         result = _write(job, half, runs)
-        if job.record.classes:
-            load_onnx(half)  # raises ValueError where the extractor's features are not those of the detector
+        _refuse_other_features(half)
         return replace(result, path=out, extractor=of_extractor)
 
 
@@ -200,12 +210,12 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
         if job.carries:
             metadata["vidact.extractor"] = base64.b64encode(job.carries).decode()
         advice = "export it with format torch"
-        save_onnx(program, path, job.inputs, job.outputs, metadata, job.name, advice)
+        save_onnx(program, path, job.inputs, job.outputs, metadata, job.name, advice, job.free)
     else:
         program.example_inputs = None  # they would fill the file with states that no reader needs
         with path.open("wb") as file:  # a path would become the name inside the archive
             torch.export.save(program, file, extra_files={"vidact.json": json.dumps(job.record.to_dict())})
-    runs = runs or (200 if job.kind == "step" else 10)
+    runs = runs or {"step": 200, "video": 6}.get(job.kind, 10)
     difference, largest = job.compare(path, runs)
     # "not <=" instead of ">" refuses a NaN, too.
     if not difference <= TOLERANCE * largest and not difference <= ROUNDINGS * job.rounding(runs):
@@ -214,6 +224,20 @@ def _write(job: _Job, path: Path, runs: int | None) -> Exported:
             f"where they are up to {largest:.3g}; please report the network's recipe"
         )
     return Exported(path, job.kind, path.stat().st_size, runs, difference, largest)
+
+
+def _refuse_other_features(path: Path) -> None:
+    """Raise ValueError where the features of the extractor in a file are not those of its network."""
+    network: Any = open_onnx(path)
+    record = network.record
+    if not record.classes:
+        return
+    if not isinstance(network, OnnxOffline):
+        load_onnx(path)
+        return
+    graph = network.carried()
+    assert graph is not None
+    extractor_for(network, record, str(path), OnnxExtractor(graph), torch.device("cpu"), (), "torch")
 
 
 def _check_int8(
@@ -241,13 +265,14 @@ def _refuse_steps(job: _Job, carried: _Job | OnnxExtractor | None) -> None:
     """Raise ValueError for a step, which gains nothing from int8 unless its file contains an extractor."""
     if isinstance(carried, OnnxExtractor):
         raise ValueError(f"the extractor of {job.name} is int8 already; leave int8 out")
-    if job.kind != "step" or carried is not None:
+    if job.kind not in ("step", "video") or carried is not None:
         return
-    if isinstance(job.network, OnlineNetwork):
+    if isinstance(job.network, OnlineNetwork | OfflineNetwork):
+        kind = "the step of a detector" if job.kind == "step" else "an offline network"
         raise ValueError(
-            f"{job.name} is the step of a detector, which has little to compute and gains nothing from int8; the time "
-            "is in the extractor of its features, and this checkpoint carries none. Give it with extractor, or export "
-            "the extractor alone: what=extractor"
+            f"{job.name} is {kind}, which has little to compute and gains nothing from int8; the time is in the "
+            "extractor of its features, and this checkpoint carries none. Give it with extractor, or export the "
+            "extractor alone: what=extractor"
         )
     raise ValueError(
         f"{job.name} is exported as a step, whose state would lose with every frame; int8 is for whole clips "
@@ -313,9 +338,13 @@ class _Job:
     outputs: list[str]
     record: Record
     carries: bytes = b""  # an .onnx of the extractor, to be included
+    reference: nn.Module | None = (
+        None  # a module of the same inputs and outputs, where the graph is not the comparison's
+    )
+    free: Mapping[int, Mapping[int, str]] | None = None  # free axes besides the first, by the number of the input
 
     def trace(self) -> torch.export.ExportedProgram:
-        return trace(self.graph, self.example, f"{self.name} cannot be exported as a {self.kind}")
+        return trace(self.graph, self.example, f"{self.name} cannot be exported as a {self.kind}", self.free)
 
     def compare(self, path: Path, runs: int) -> tuple[float, float]:
         """Return the largest difference between an output of the file and the network's, and the largest output."""
@@ -323,8 +352,12 @@ class _Job:
         if self.kind == "step":
             pairs = _steps(self.network, self._step_of(path), (token for token, *_ in inputs))
         else:
-            run, name = self._forward_of(path), self.outputs[0]
-            pairs = ((self.graph(*tensors)[name], run(*tensors)[name]) for tensors in inputs)
+            run, network = self._forward_of(path), self.reference or self.graph
+            pairs = (
+                pair
+                for tensors in inputs
+                for pair in zip(self._counted(network, tensors), self._counted(run, tensors), strict=True)
+            )
         rows = torch.tensor([[(actual - expected).abs().max(), expected.abs().max()] for expected, actual in pairs])
         difference, largest = rows.amax(0).tolist()  # a NaN in one of the outputs makes a NaN here
         return difference, largest
@@ -338,17 +371,29 @@ class _Job:
         """
         if self.kind == "step":
             return 0.0
-        exact, name, largest = copy.deepcopy(self.graph).double(), self.outputs[0], 0.0
+        network, largest = self.reference or self.graph, 0.0
+        exact = copy.deepcopy(network).double()
         for inputs in self._noise(runs):
+            wide = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
             try:
-                difference = exact(*(tensor.double() for tensor in inputs))[name] - self.graph(*inputs)[name]
+                pairs = zip(self._counted(exact, wide), self._counted(network, inputs), strict=True)
+                largest = max(largest, *(float((one - other).abs().max()) for one, other in pairs))
             except RuntimeError:  # the network mixes both types
                 return 0.0
-            largest = max(largest, float(difference.abs().max()))
         return largest
+
+    def _counted(self, run: Callable[..., Mapping[str, Tensor]], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        """Return what counts of the outputs for some inputs: of videos, nothing of their padding."""
+        outputs = run(*inputs)
+        if self.kind == "video":
+            return list(inside_videos({name: outputs[name] for name in self.outputs}, inputs[1]))
+        return [outputs[self.outputs[0]]]
 
     def _noise(self, runs: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield the random inputs of the comparison, the same in every call; for a step, only its tokens."""
+        if isinstance(self.network, OfflineNetwork) and self.kind == "video":
+            yield from random_videos(self.network, runs)
+            return
         generator = torch.Generator().manual_seed(0)
         like = self.example[:1] if self.kind == "step" else self.example
         for _ in range(runs):
@@ -464,9 +509,14 @@ def _job(
     if network.training or any(tensor.device.type != "cpu" for tensor in network.state_dict().values()):
         network = copy.deepcopy(network).cpu().eval()
     name = type(network).__name__ if isinstance(checkpoint, nn.Module) else str(checkpoint)
-    refuse_offline(network, name)
-    is_detector = isinstance(network, OnlineNetwork)
-    what = what or ("step" if is_detector else "clip")
+    is_detector, is_offline = isinstance(network, OnlineNetwork), isinstance(network, OfflineNetwork)
+    what = what or ("step" if is_detector else "video" if is_offline else "clip")
+    if frames is not None and is_offline:
+        raise ValueError(f"frames is {frames}, and {name} reads the features of whole videos; leave it out")
+    if what == "video":
+        return _video_job(network, name)
+    if what == "clip" and is_offline and not is_detector:
+        raise ValueError(f"{name} is an offline network, which reads whole videos and no clips: what=video")
     if what == "clip":
         if is_detector:
             raise ValueError(
@@ -514,17 +564,32 @@ def _clip_job(network: nn.Module, name: str, frames: int | None) -> _Job:
     )
 
 
+def _video_job(network: nn.Module, name: str) -> _Job:
+    if not isinstance(network, OfflineNetwork):
+        raise ValueError(
+            f"{name} is no offline network: {type(network).__name__} does not read the features of whole videos. What "
+            "does: ActionFormer, TriDet, MS-TCN, MS-TCN++ and ASFormer; leave what out"
+        )
+    features = torch.randn(_TRACED_STREAMS, TRACED_LENGTH, network.feature_dim)
+    lengths = torch.tensor([TRACED_LENGTH, TRACED_LENGTH // 2])
+    outputs = list(named(network(features, lengths)))
+    return _Job(
+        "video", name, network, OfflineGraph(network), (features, lengths), ["features", "lengths"], outputs,
+        _record(network, "video", **facts_of(network)), reference=OfflineAnswers(network), free={0: {1: "tokens"}},
+    )  # fmt: skip
+
+
 def _step_job(network: nn.Module, name: str) -> _Job:
     if is_bidirectional(network) or not isinstance(network, OnlineNetwork | SteppingClipNetwork):
-        why = (
-            "is bidirectional: every frame waits for later ones"
-            if is_bidirectional(network)
-            else "looks at whole clips"
-        )
+        why, instead = "looks at whole clips", "clip"
+        if isinstance(network, OfflineNetwork):
+            why, instead = "is an offline network, whose answers depend on what comes later in the video", "video"
+        elif is_bidirectional(network):
+            why = "is bidirectional: every frame waits for later ones"
         raise ValueError(
             f"{name} cannot step: this {type(network).__name__} {why}. What can: online detectors, TSM built and "
             "trained with shift='causal', TSN, the stream networks of MoViNet, probes on these and on image networks; "
-            "or export with what=clip"
+            f"or export with what={instead}"
         )
     if isinstance(network, OnlineNetwork):
         refuse_delay(network, name)
@@ -568,13 +633,13 @@ def _carried(
 ) -> _Job | OnnxExtractor | None:
     """Return the export of the extractor that the file of ``job`` shall contain, if any; an int8 one as it is."""
     if extractor is None:
-        if job.kind != "step" or format != "onnx" or not extractor_state_of(job.network):
+        if job.kind not in ("step", "video") or format != "onnx" or not extractor_state_of(job.network):
             return None
         made = _extractor(job.network, trust)
         return made if isinstance(made, OnnxExtractor) else _extractor_job(made)
     if job.kind == "extractor":
         raise ValueError("the extractor is itself what is exported; give it as the checkpoint alone")
-    if not isinstance(job.network, OnlineNetwork):
+    if not isinstance(job.network, OnlineNetwork | OfflineNetwork):
         raise ValueError(f"{job.name} looks at frames itself and takes no extractor; leave it out")
     if format != "onnx":
         raise ValueError("a .pt2 carries no extractor; leave it out here, and export it by itself: what=extractor")

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidact.models.localisation import SHARE_OF_EVENTS, Localiser, bias_of, set_start_values
-from vidact.models.offline import Level, OfflineOutput, refuse_sizes
+from vidact.models.offline import Level, OfflineOutput, channels_first, inside, refuse_sizes
 from vidact.models.offline_decoding import Decoding
 from vidact.models.weights import Rules, builder, load_strictly
 
@@ -131,7 +131,7 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, hal
         mask: (B, T), True for keys that exist. A query without any gets a mean without meaning.
         half: at least 1.
     """
-    num_tokens, size = query.shape[2], max(8, 2 * half)
+    num_tokens, size = query.shape[2], 2 * half
     blocks = -(-num_tokens // size)
     missing = blocks * size - num_tokens
     query = F.pad(query, (0, 0, 0, missing)).unflatten(2, (blocks, size))  # (B, H, blocks, size, P)
@@ -227,7 +227,15 @@ def halved(x: Tensor, mask: Tensor, published: bool) -> tuple[Tensor, Tensor]:
     if not published:
         x = x.masked_fill(~mask, -torch.inf)
     after = mask[..., ::2]
-    return F.max_pool1d(x, 3, 2, 1).masked_fill(~after, 0), after
+    return max_of_three(x).masked_fill(~after, 0), after
+
+
+def max_of_three(x: Tensor) -> Tensor:
+    """Return the maximum of three places around every second one, (B, C, ⌈T / 2⌉).
+
+    The pooling in two dimensions is the same, and unlike that in one it can be traced for any T.
+    """
+    return F.max_pool2d(x[:, :, None], (1, 3), (1, 2), (0, 1))[:, :, 0]
 
 
 def sinusoids(length: int, channels: int) -> Tensor:
@@ -255,15 +263,19 @@ class Positions(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return ``x`` (B, C, T) with positions added inside the videos."""
-        num_tokens = x.shape[2]
-        lengths = [num_tokens] if self.published else mask.sum((1, 2)).tolist()
-        rows = []
-        for length in lengths:
-            table = self.table
-            if length > table.shape[1]:
-                table = F.interpolate(table[None], size=length, mode="linear", align_corners=False)[0]
-            rows.append(F.pad(table[:, :num_tokens], (0, max(0, num_tokens - table.shape[1]))))
-        return x + torch.stack(rows).to(x.dtype).masked_fill(~mask, 0)
+        size, num_tokens = self.table.shape[1], x.shape[2]
+        place = torch.arange(num_tokens, device=x.device, dtype=self.table.dtype)
+        lengths = mask.sum(2, dtype=place.dtype)  # (B, 1)
+        if self.published:
+            lengths = torch.full_like(lengths, num_tokens)
+        stretched = (place + 0.5) * (size / lengths) - 0.5
+        place = torch.where(lengths > size, stretched, place).clamp(0, size - 1)  # (B, T) of the table
+        first = place.floor()
+        share = place - first
+        index = first.long()
+        before, after = (self.table[:, i].transpose(0, 1) for i in (index, (index + 1).clamp(max=size - 1)))
+        positions = torch.lerp(before, after, share[:, None])
+        return x + positions.to(x.dtype).masked_fill(~mask, 0)
 
 
 class ActionFormer(Localiser):
@@ -297,9 +309,9 @@ class ActionFormer(Localiser):
         self.class_head, self.distance_head = class_head, distance_head
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(1 + len(pyramid)))
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
-        lengths = self.check(features, lengths)
-        x, mask = self.padded(features, lengths)
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
+        mask = inside(lengths, features.shape[1])
+        x = channels_first(features, mask)
         mask = mask[:, None]  # (B, 1, T)
         for layer in self.embedding:
             x = layer(x, mask)
@@ -538,6 +550,7 @@ def _build(
         feature_dim=feature_dim,
         max_tokens=max_tokens,
         pad_to=max(divisors),
+        graph_unit=math.lcm(*divisors),
         ranges=ranges,
         center_radius=center_radius,
         label_smoothing=label_smoothing,

@@ -6,8 +6,8 @@ of the stage before, its values from that stage's features.
 
 Follows https://github.com/ChinaYi/ASFormer (MIT). Different here: each token attends to its own window. In the
 published code, the mask has no row for the query, so that all queries of a block of d tokens attend to the same 2d − 1;
-the author left it so for the sake of the published weights. ``exact_window=False`` keeps that rule. Videos of a batch
-run one after the other, since the norm is over a video's time; a video of one token works.
+the author left it so for the sake of the published weights. ``exact_window=False`` keeps that rule. Videos of any
+lengths share a batch, as the norm is over each one's own time; a video of one token works.
 
 Shapes: B videos, T tokens, D features, F width, K' outputs (the background first), d the dilation and window.
 """
@@ -22,47 +22,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidact.models.offline import OfflineOutput, Segmenter, refuse_sizes
+from vidact.models.offline import OfflineOutput, Segmenter, channels_first, inside, refuse_sizes
 from vidact.models.weights import Rules, builder, load_strictly
 
 LEAST = 1e-6  # added to the mask before its logarithm, as published
 FADING = 3.0  # decoder j weighs its attention with exp(-3 j), as published
 
 
-def window_attention(query: Tensor, key: Tensor, value: Tensor, window: int, exact: bool) -> Tensor:
-    """Return the attention (T, V) of each token to a window of d tokens around it.
+def window_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, window: int, exact: bool) -> Tensor:
+    """Return the attention (B, T, V) of each token to a window of d tokens around it.
 
     Queries are taken in blocks of d; a block reads its own tokens and d // 2 on each side.
 
     Args:
-        query: (T, Q), as is ``key``; ``value`` is (T, V).
+        query: (B, T, Q), as is ``key``; ``value`` is (B, T, V).
+        mask: (B, T), True for tokens that exist.
         window: d.
         exact: token t reads the tokens from t − d // 2 to t − d // 2 + d − 1. If not, each query of a block reads all
             that the block reads but the last token, as published.
     """
-    num_tokens, side = len(query), window // 2
+    num_tokens, side = query.shape[1], window // 2
     blocks, wide = -(-num_tokens // window), window + 2 * side
     missing = blocks * window - num_tokens
-    queries = F.pad(query, (0, 0, 0, missing)).unflatten(0, (blocks, window))  # (blocks, d, Q)
-    around = (0, 0, side, side + missing)
-    keys, values = (F.pad(each, around).unfold(0, wide, window) for each in (key, value))  # (blocks, Q, wide)
+    key = key.masked_fill(~mask[..., None], 0)  # the scores of tokens that do not exist are 0
+    queries = F.pad(query, (0, 0, 0, missing)).unflatten(1, (blocks, window))  # (B, blocks, d, Q)
+    around = (side, side + missing)
+    keys, values = (F.pad(each, (0, 0, *around)).unfold(1, wide, window) for each in (key, value))
+    exists = F.pad(mask, around).unfold(1, wide, window)[:, :, None]  # (B, blocks, 1, wide); keys (B, blocks, Q, wide)
     slot = torch.arange(wide, device=query.device)
-    token = torch.arange(blocks, device=query.device)[:, None] * window + slot - side  # (blocks, wide)
-    mask = ((token >= 0) & (token < num_tokens))[:, None]  # (blocks, 1, wide)
     if exact:
         later = slot - torch.arange(window, device=query.device)[:, None]  # (d, wide)
-        mask = mask & (later >= 0) & (later < window)
+        exists = exists & (later >= 0) & (later < window)
     elif window > 1:
-        mask = mask & (slot < wide - 1)
-    scores = queries @ keys / math.sqrt(query.shape[1])  # those of slots outside the video are 0
-    weights = (scores + (mask + LEAST).log().to(scores.dtype)).softmax(-1) * mask
-    return (weights @ values.mT).flatten(0, 1)[:num_tokens]
+        exists = exists & (slot < wide - 1)
+    scores = queries @ keys / math.sqrt(query.shape[2])
+    weights = (scores + (exists + LEAST).log().to(scores.dtype)).softmax(-1) * exists
+    return (weights @ values.mT).flatten(1, 2)[:, :num_tokens]
 
 
-def normed(x: Tensor) -> Tensor:
-    """Return ``x`` (1, F, T) with mean 0 and variance 1 over time; 0 where T is 1."""
-    variance, mean = torch.var_mean(x, 2, correction=0, keepdim=True)
-    return (x - mean) / (variance + 1e-5).sqrt()
+def normed(x: Tensor, mask: Tensor) -> Tensor:
+    """Return ``x`` (B, F, T) with mean 0 and variance 1 over the time where ``mask`` (B, 1, T) is True, else 0.
+
+    It is 0 for a video of one token.
+    """
+    count = mask.sum(2, keepdim=True)
+    x = x.masked_fill(~mask, 0)
+    apart = (x - x.sum(2, keepdim=True) / count).masked_fill(~mask, 0)
+    return apart / (apart.square().sum(2, keepdim=True) / count + 1e-5).sqrt()
 
 
 class WindowAttention(nn.Module):
@@ -76,10 +82,10 @@ class WindowAttention(nn.Module):
         self.value = nn.Conv1d(dim, dim // value_reduction, 1)
         self.out = nn.Conv1d(dim // value_reduction, dim, 1)
 
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """Return (1, F, T) for queries and keys of ``x`` and values of ``source``, both (1, F, T)."""
-        query, key, value = self.query(x)[0].mT, self.key(x)[0].mT, self.value(source)[0].mT  # (T, …)
-        return self.out(window_attention(query, key, value, self.window, self.exact).mT[None].relu())
+    def forward(self, x: Tensor, source: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, F, T) for queries and keys of ``x`` and values of ``source``, both (B, F, T)."""
+        query, key, value = self.query(x).mT, self.key(x).mT, self.value(source).mT  # (B, T, …)
+        return self.out(window_attention(query, key, value, mask[:, 0], self.window, self.exact).mT.relu())
 
 
 class WindowLayer(nn.Module):
@@ -101,12 +107,18 @@ class WindowLayer(nn.Module):
         self.mix = nn.Conv1d(dim, dim, 1)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, source: Tensor | None) -> Tensor:
-        """Return (1, F, T); ``source`` (1, F, T) has the values of the attention, None for those of the layer."""
+    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor) -> Tensor:
+        """Return (B, F, T), which is 0 in the padding, as ``x`` is.
+
+        Args:
+            x: (B, F, T).
+            source: (B, F, T), of which the values of the attention are; None for those of the layer.
+            mask: (B, 1, T), True inside the videos.
+        """
         y = self.dilated(x).relu()
-        z = normed(y)
-        attended = self.attention(z, z if source is None else source)
-        return x + self.dropout(self.mix(self.weight * attended + y))
+        z = normed(y, mask)
+        attended = self.attention(z, z if source is None else source, mask)
+        return (x + self.dropout(self.mix(self.weight * attended + y))).masked_fill(~mask, 0)
 
 
 class Coder(nn.Module):
@@ -118,12 +130,12 @@ class Coder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.output = nn.Conv1d(dim, num_classes, 1)
 
-    def forward(self, x: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return logits (1, K', T) and the last features (1, F, T)."""
-        x = self.input(x)
+    def forward(self, x: Tensor, source: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K', T) and the last features (B, F, T), both 0 in the padding."""
+        x = self.input(x).masked_fill(~mask, 0)
         for layer in self.layers:
-            x = layer(x, source)
-        return self.output(x), x
+            x = layer(x, source, mask)
+        return self.output(x).masked_fill(~mask, 0), x
 
 
 class ASFormer(Segmenter):
@@ -140,24 +152,18 @@ class ASFormer(Segmenter):
         super().__init__(**segmenter)
         self.dropout = nn.Dropout1d(channel_dropout)
         self.encoder, self.decoders = encoder, nn.ModuleList(decoders)
+        self.graph_unit = 2 ** (len(encoder.layers) - 1)  # the widest window
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
-        lengths = self.check(features, lengths)
-        num_tokens = features.shape[1]
-        videos = []
-        for video, length in zip(features, lengths.tolist(), strict=True):
-            stages = self._stages(video[:length].mT[None])  # (S, K', length)
-            videos.append(F.pad(stages, (0, num_tokens - length)))
-        return self.answer(torch.stack(videos, 1).mT, lengths)
-
-    def _stages(self, features: Tensor) -> Tensor:
-        """Return the logits (S, K', T) of every stage for the features (1, D, T) of one video."""
-        logits, source = self.encoder(self.dropout(features), None)
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
+        mask = inside(lengths, features.shape[1])
+        x = self.dropout(channels_first(features, mask))
+        mask = mask[:, None]  # (B, 1, T)
+        logits, source = self.encoder(x, None, mask)
         stages = [logits]
         for decoder in self.decoders:
-            logits, source = decoder(logits.softmax(1), source)
+            logits, source = decoder(logits.softmax(1), source, mask)
             stages.append(logits)
-        return torch.cat(stages)
+        return self.answer(torch.stack(stages).mT, lengths)
 
 
 @builder

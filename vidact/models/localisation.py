@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidact.models.offline import Level, OfflineNetwork, OfflineOutput, Truth, channels_first, inside
+from vidact.models.offline import Level, OfflineNetwork, OfflineOutput, Truth
 from vidact.models.offline_decoding import Decoding, decode
 
 FAR = 10_000.0  # the upper end of the last level's range, as published: no event is as long
@@ -59,6 +59,7 @@ class Localiser(OfflineNetwork):
         overlap_power: the loss on a true class is multiplied by the overlap (intersection over union) to this power.
         decoding: how outputs become events.
         published_padding: see ``OfflineNetwork``.
+        graph_unit: the tokens by which blocks of the attention divide; see ``OfflineNetwork``.
     """
 
     normaliser: Tensor
@@ -80,6 +81,7 @@ class Localiser(OfflineNetwork):
         overlap_power: float,
         decoding: Decoding,
         published_padding: bool,
+        graph_unit: int = 1,
     ) -> None:
         super().__init__()
         self.num_classes, self.feature_dim = num_classes, feature_dim
@@ -88,6 +90,7 @@ class Localiser(OfflineNetwork):
         if max_tokens < 1 or max_tokens % coarsest:
             raise ValueError(f"max_tokens is {max_tokens}; with {levels} levels it is a multiple of {coarsest}")
         self.pad_to = pad_to if published_padding else coarsest
+        self.graph_unit = math.gcd(max_tokens, pad_to) if published_padding else math.lcm(coarsest, graph_unit)
         self.ranges = [list(pair) for pair in ranges] if ranges is not None else regression_ranges(levels)
         if len(self.ranges) != levels or any(len(pair) != 2 or not pair[0] <= pair[1] for pair in self.ranges):
             raise ValueError(
@@ -100,18 +103,14 @@ class Localiser(OfflineNetwork):
         self.normaliser_momentum = 0.9
         self.register_buffer("normaliser", torch.tensor(float(initial_normaliser)))
 
-    def padded(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, D, T') and mask (B, T') padded with zeros to the length that the levels need.
+    def padded_length(self, num_tokens: int) -> int:
+        """Return the length that the levels need.
 
         The published rule pads shorter videos to ``max_tokens``, which matters, since there padding changes answers.
         """
-        num_tokens = features.shape[1]
-        target = -(-num_tokens // self.pad_to) * self.pad_to
         if self.published_padding and self.max_tokens is not None and num_tokens <= self.max_tokens:
-            target = self.max_tokens
-        features = F.pad(features, (0, 0, 0, target - num_tokens))
-        mask = inside(lengths, target)
-        return channels_first(features, mask), mask
+            return self.max_tokens
+        return -(-num_tokens // self.pad_to) * self.pad_to
 
     def losses(self, output: OfflineOutput, truth: Truth) -> dict[str, Tensor]:
         """Return the focal loss on classes and the overlap loss on distances, each divided by a running count.

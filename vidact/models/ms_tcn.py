@@ -154,8 +154,7 @@ class MSTCN(Segmenter):
         reaches = [stage.reach for stage in (first, *refinements)]
         self.reach = (sum(back for back, _ in reaches), sum(ahead for _, ahead in reaches))
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
-        lengths = self.check(features, lengths)
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
         return self.answer(self.logits_of(features, inside(lengths, features.shape[1])), lengths)
 
     def logits_of(self, features: Tensor, mask: Tensor) -> Tensor:

@@ -107,6 +107,8 @@ class OfflineNetwork(nn.Module):
         max_tokens: the tokens of a training crop; None for networks that train on whole videos. Longer videos may be
             answered too.
         pad_to: ``forward`` pads the time axis to a multiple of this.
+        graph_unit: an exported graph pads videos to a multiple of this, by which all parts of the network divide; 1 for
+            networks that need no padding.
         published_padding: whether padding reaches the answers as in the published code. If not, neither padding nor
             the other videos of a batch change an answer.
         reach: how many tokens before and after a token its answer depends on; None where there is no such limit, or
@@ -117,6 +119,7 @@ class OfflineNetwork(nn.Module):
     feature_dim: int
     max_tokens: int | None = None
     pad_to: int = 1
+    graph_unit: int = 1
     published_padding: bool = False
     reach: tuple[int, int] | None = None
 
@@ -127,7 +130,17 @@ class OfflineNetwork(nn.Module):
             lengths: (B,) the tokens of each video, from 1 to T; what follows them is padding of any values. None is T
                 for all.
         """
+        lengths = self.check(features, lengths)
+        missing = self.padded_length(features.shape[1]) - features.shape[1]
+        return self.compute(F.pad(features, (0, 0, 0, missing)), lengths)
+
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
+        """Return the answers for features of a ``padded_length`` and lengths that were checked; it can be traced."""
         raise NotImplementedError
+
+    def padded_length(self, num_tokens: int) -> int:
+        """Return the number of tokens to which videos of ``num_tokens`` are padded before ``compute``."""
+        return num_tokens
 
     def losses(self, output: OfflineOutput, truth: Truth) -> dict[str, Tensor]:
         """Return the terms of the training loss, already weighted; the loss is their sum."""
@@ -268,21 +281,34 @@ class Segmenter(OfflineNetwork):
         return (change * counts).sum() / max(total, 1)
 
     def events(self, output: OfflineOutput) -> list[Tensor]:
-        """Return the runs of tokens whose best class is the same action; the score is its mean probability."""
+        """Return the runs of tokens whose best class is the same action; see ``runs_of``."""
         assert output.scores is not None
-        events = []
-        for scores, length in zip(output.scores, output.lengths.tolist(), strict=True):
-            best_score, best = scores[:length].max(1)
-            is_border = torch.ones(length + 1, dtype=torch.bool, device=best.device)
-            is_border[1:-1] = best[1:] != best[:-1]
-            borders = is_border.nonzero()[:, 0]  # (n + 1,)
-            first, last = borders[:-1], borders[1:]
-            sums = F.pad(best_score.double().cumsum(0), (1, 0))
-            means = (sums[last] - sums[first]) / (last - first)
-            rows = torch.stack([first - 0.5, last - 0.5, best[first] - 1.0, means.float()], 1)
-            events.append(rows[best[first] > 0])
-        return events
+        return runs_of(output.scores, output.lengths)
 
     def answer(self, stages: Tensor, lengths: Tensor) -> OfflineOutput:
         """Return the output for logits ``stages`` (S, B, T, 1 + K)."""
         return OfflineOutput(lengths=lengths, scores=stages[-1].softmax(-1), stages=stages)
+
+
+def runs_of(scores: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Return the runs of tokens whose best class is the same action; the score of a run is its mean probability.
+
+    Args:
+        scores: (B, T, 1 + K) probabilities, the background first.
+        lengths: (B,) the tokens of each video.
+
+    Returns:
+        Of each video (n, 4): start and end on the grid, action, score.
+    """
+    events = []
+    for of_video, length in zip(scores, lengths.tolist(), strict=True):
+        best_score, best = of_video[:length].max(1)
+        is_border = torch.ones(length + 1, dtype=torch.bool, device=best.device)
+        is_border[1:-1] = best[1:] != best[:-1]
+        borders = is_border.nonzero()[:, 0]  # (n + 1,)
+        first, last = borders[:-1], borders[1:]
+        sums = F.pad(best_score.double().cumsum(0), (1, 0))
+        means = (sums[last] - sums[first]) / (last - first)
+        rows = torch.stack([first - 0.5, last - 0.5, best[first] - 1.0, means.float()], 1)
+        events.append(rows[best[first] > 0])
+    return events

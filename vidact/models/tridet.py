@@ -31,10 +31,11 @@ from vidact.models.actionformer import (
     Positions,
     flattened,
     halved,
+    max_of_three,
     set_class_bias,
 )
 from vidact.models.localisation import Localiser, set_start_values
-from vidact.models.offline import Level, OfflineOutput, refuse_sizes
+from vidact.models.offline import Level, OfflineOutput, channels_first, inside, refuse_sizes
 from vidact.models.offline_decoding import Decoding
 from vidact.models.weights import Rules, builder, load_strictly
 
@@ -109,7 +110,7 @@ class GranularBlock(nn.Module):
 
     def _published(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if self.stride > 1:
-            x, mask = nn.functional.max_pool1d(x, 3, 2, 1), mask[..., ::2]
+            x, mask = max_of_three(x), mask[..., ::2]
         normed = self.norm1(x)
         x = x.masked_fill(~mask, 0) + self.branch1(self._mixed(normed, normed.mean(2, keepdim=True)))
         return x + self.branch2(self.mlp(self.norm2(x))), mask
@@ -179,13 +180,13 @@ class TriDet(Localiser):
         self.distance_head = distance_head
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(())) for _ in range(1 + len(pyramid)))
 
-    def forward(self, features: Tensor, lengths: Tensor | None = None) -> OfflineOutput:
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
         """Return the answers, with the parts ``start_l`` and ``end_l`` (B, T_l, K), ``offsets_l`` (B, T_l, 2 (n + 1)).
 
         ``offsets_l`` are the logits of the bins of level l, first those of the start.
         """
-        lengths = self.check(features, lengths)
-        x, mask = self.padded(features, lengths)
+        mask = inside(lengths, features.shape[1])
+        x = channels_first(features, mask)
         mask = mask[:, None]  # (B, 1, T)
         if self.training and self.input_noise:
             x = x + (self.input_noise * torch.randn_like(x)).masked_fill(~mask, 0)

@@ -1,4 +1,4 @@
-"""Graphs that ``vidact.export`` wrote, run by onnxruntime on the CPU: any graph, and a whole clip network."""
+"""Graphs that ``vidact.export`` wrote, run by onnxruntime on the CPU: any graph, a clip network, an offline network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vidact import hub
 from vidact.batch import ClipInput
+from vidact.models.offline import Level, OfflineNetwork, OfflineOutput, inside, runs_of
+from vidact.models.offline_decoding import Decoding, decode
 from vidact.models.online import State
 from vidact.records import FORMAT, ExportRecord, Record, blamed, parse
 from vidact.runtimes.onnx_graph import open_session, run_session
@@ -107,3 +109,43 @@ class OnnxClip(nn.Module):
             sizes = ", ".join(map(str, expected))
             raise ValueError(f"the clip has shape {tuple(clip.shape)}; this file was exported for (B, {sizes})")
         return self._graph.run({"clip": clip})["logits"]
+
+
+class OnnxOffline(OfflineNetwork):
+    """An exported offline network, run by onnxruntime on the CPU; it gives the events of the network it was made from.
+
+    It has no parameters and no losses. Its inputs may be on any device, its outputs are on the CPU.
+    """
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        super().__init__()
+        self._graph = graph
+        self.record = graph.record
+        self.classes: list[str] = list(graph.record.classes)
+        facts = graph.facts
+        self.num_classes, self.feature_dim, self.max_tokens = facts.num_classes, facts.feature_dim, facts.max_tokens
+        self.strides = list(facts.strides)
+        self.decoding = Decoding(**facts.decoding)
+        self.eval()
+
+    def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:
+        lengths = lengths.cpu()
+        results = self._graph.run({"features": features.float(), "lengths": lengths})
+        if not self.strides:
+            return OfflineOutput(lengths=lengths, scores=results["scores"])
+        levels = []
+        for number, stride in enumerate(self.strides):
+            logits = results[f"logits_{number}"]
+            mask = inside(-(-lengths // stride), logits.shape[1])
+            levels.append(Level(logits, results[f"distances_{number}"], stride, mask))
+        return OfflineOutput(lengths=lengths, levels=levels)
+
+    def events(self, output: OfflineOutput) -> list[Tensor]:
+        if output.levels is not None:
+            return decode(output.levels, self.decoding)
+        assert output.scores is not None
+        return runs_of(output.scores, output.lengths)
+
+    def carried(self) -> OnnxGraph | None:
+        """Return the graph of the feature extractor in the file, if there is one."""
+        return self._graph.carried()

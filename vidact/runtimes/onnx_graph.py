@@ -112,16 +112,21 @@ def _out_of_place(graph: nn.Module) -> Iterator[None]:
             module.inplace = True  # type: ignore[assignment]
 
 
-def trace(graph: nn.Module, example: tuple[Any, ...], refusal: str) -> torch.export.ExportedProgram:
+def trace(
+    graph: nn.Module, example: tuple[Any, ...], refusal: str, free: Mapping[int, Mapping[int, str]] | None = None
+) -> torch.export.ExportedProgram:
     """Return the program that torch.export traces, with a free first axis of every tensor.
 
     Args:
         graph: the module; tensors and trees of tensors are its inputs and outputs.
-        example: its inputs, whose first axis is larger than 1, since a size of 1 would become a constant.
+        example: its inputs, whose free axes are larger than 1, since a size of 1 would become a constant.
         refusal: the beginning of the message of the ValueError for code that a graph cannot express.
+        free: further free axes: number of the input → axis → its name. Such an input is a tensor.
     """
     batch = torch.export.Dim("batch")
-    shapes = tuple(map_state(lambda _: {0: batch}, tree) for tree in example)  # type: ignore[arg-type,return-value]
+    shapes: list[Any] = [map_state(lambda _: {0: batch}, tree) for tree in example]  # type: ignore[arg-type,return-value]
+    for number, axes in (free or {}).items():
+        shapes[number] |= {axis: torch.export.Dim(name) for axis, name in axes.items()}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_out_of_place(graph))
         for module in graph.modules():
@@ -129,7 +134,7 @@ def trace(graph: nn.Module, example: tuple[Any, ...], refusal: str) -> torch.exp
                 if isinstance(value, WeightTables):  # its tables were computed from the example
                     stack.enter_context(value.fixed())
         try:
-            program = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(graph, example, dynamic_shapes=tuple(shapes), strict=False)
         except Exception as error:  # torch raises many types for code that a graph cannot express
             raise ValueError(f"{refusal}: torch.export says {_short(error)}") from error
     for part in program.graph_module.modules():
@@ -146,6 +151,7 @@ def save_onnx(
     metadata: Mapping[str, str],
     name: str,
     advice: str,
+    free: Mapping[int, Mapping[int, str]] | None = None,
 ) -> None:
     """Write a traced program to an .onnx file.
 
@@ -157,6 +163,7 @@ def save_onnx(
         metadata: the metadata of the file, by key.
         name: the name of the network, for messages.
         advice: the end of the message of the ValueError for operators that ONNX does not have.
+        free: as in ``trace``; the names of the axes.
     """
     try:
         onnx_program = torch.onnx.export(
@@ -172,9 +179,16 @@ def save_onnx(
         raise ValueError(f"{name} cannot be written as ONNX ({_short(error)}); {advice}") from error
     assert onnx_program is not None
     model = onnx_program.model
+    symbols = {
+        str(model.graph.inputs[number].shape[axis]): axis_name
+        for number, axes in (free or {}).items()
+        for axis, axis_name in axes.items()
+    }
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
         value.shape[0] = "batch"
+        for axis in range(1, len(value.shape)):
+            value.shape[axis] = symbols.get(str(value.shape[axis]), value.shape[axis])
     for node in model.graph.all_nodes():
         node.metadata_props.clear()  # the names of PyTorch's nodes are two thirds of a small file
     model.metadata_props.update(metadata)
