@@ -158,7 +158,6 @@ EXPORT: dict[str, Any] = {
     "feature_dim": whole(1, WIDEST),
     "max_tokens": whole(1, 1 << 30),
     "strides": list_of("sizes", lambda value: is_whole(value, 1, 1 << 30)),
-    "decoding": OBJECT,
 }
 SAMPLER = {
     **{
@@ -390,11 +389,6 @@ class ExportRecord(Part):
     def strides(self) -> list[int]:
         """The tokens between two places of each level of a localiser; empty for a segmenter."""
         return self.get("strides") or []
-
-    @property
-    def decoding(self) -> Mapping[str, Any]:
-        """The arguments of a localiser's ``Decoding``."""
-        return self.get("decoding") or {}
 
     @property
     def inputs(self) -> list[InputRecord]:

@@ -1,6 +1,5 @@
 """Exported offline networks give the events of their networks, for videos of any length and any batch."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -135,10 +134,11 @@ def test_the_record_has_what_decoding_needs(localiser: OfflineNetwork, localiser
     session = onnxruntime.InferenceSession(localiser_file)
     record = json.loads(session.get_modelmeta().custom_metadata_map["vidact"])
     assert record["tokens_per_second"] == 4.0
+    assert record["kind"] == "localiser"
+    assert Decoding(**record["decoding"]) == localiser.decoding
     facts = record["export"]
     assert facts["what"] == "video"
     assert facts["strides"] == [1, 2]
-    assert Decoding(**facts["decoding"]) == localiser.decoding
     features, lengths = videos(2, 11)
     names = [output.name for output in session.get_outputs()]
     assert names == ["logits_0", "logits_1", "distances_0", "distances_1"]
@@ -169,18 +169,18 @@ def test_a_file_does_not_stream(localiser_file: Path) -> None:
 
 def test_a_damaged_record_is_named(localiser_file: Path, tmp_path: Path) -> None:
     graph = OnnxGraph.open(localiser_file)
-    for change, words in (
-        ({"decoding": {"nms": "no"}}, r"nms is 'no'; it can be"),
-        ({"decoding": {"sharpness": 2}}, "sharpness"),
-        ({"strides": [0]}, r"export\.strides is \[0\]"),
-        ({"feature_dim": None}, "it has no feature_dim"),
+    for change, others, words in (
+        ({}, {"decoding": {"nms": "no"}}, r"nms is 'no'; it can be"),
+        ({}, {"decoding": {"sharpness": 2}}, "sharpness"),
+        ({"strides": [0]}, {}, r"export\.strides is \[0\]"),
+        ({"feature_dim": None}, {}, "it has no feature_dim"),
     ):
-        record = copy.deepcopy(graph.record.to_dict())
+        record = graph.record.to_dict()
         record["export"] = {key: value for key, value in (record["export"] | change).items() if value is not None}
 
         model = onnx.load_from_string(graph.content)
         entry = next(entry for entry in model.metadata_props if entry.key == "vidact")
-        entry.value = json.dumps(record)
+        entry.value = json.dumps(record | others)
         onnx.save(model, tmp_path / "x.onnx")
         with pytest.raises(ValueError, match=words):
             open_onnx(tmp_path / "x.onnx")

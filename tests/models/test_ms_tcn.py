@@ -186,8 +186,6 @@ def test_offline_networks_and_late_answers_are_refused_where_they_would_be_run(t
         ValueError, match="cannot stream: ms_tcn is an offline network, whose answers depend on what comes"
     ):
         load_model(network)
-    with pytest.raises(ValueError, match=r"MSTCN is an offline network .* this command does not take it yet"):
-        export(network, "network.onnx")
     file = save(network, tmp_path / "offline.safetensors", facts)
     (tmp_path / "video.mp4").touch()
     with pytest.raises(ValueError, match=r"offline\.safetensors is an offline network \(MSTCN\)"):

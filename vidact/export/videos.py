@@ -8,7 +8,7 @@ token t · 2^l.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vidact.models.localisation import Localiser
 from vidact.models.offline import OfflineNetwork, OfflineOutput, inside
+from vidact.records import Record
 
 _CHECKED_LENGTH = 300  # tokens of the comparison, where a network has no training crop
 _CHECKED_VIDEOS = 3
@@ -91,13 +92,20 @@ def inside_videos(answers: Mapping[str, Tensor], lengths: Tensor) -> Iterator[Te
 
 
 def facts_of(network: OfflineNetwork) -> dict[str, Any]:
-    """Return what the record of a file says of an offline network."""
+    """Return what the record of a file says of the graph of an offline network, under ``export``."""
     facts: dict[str, Any] = {"num_classes": network.num_classes, "feature_dim": network.feature_dim}
     if network.max_tokens is not None:
         facts["max_tokens"] = network.max_tokens
     if isinstance(network, Localiser):
-        facts |= {"strides": [2**level for level in range(len(network.ranges))], "decoding": asdict(network.decoding)}
+        facts["strides"] = [2**level for level in range(len(network.ranges))]
     return facts
+
+
+def record_with_decoding(record: Record, network: OfflineNetwork) -> Record:
+    """Return the record with the kind of the network, and how its outputs become events now."""
+    if isinstance(network, Localiser):
+        return replace(record, kind="localiser", decoding=asdict(network.decoding))
+    return replace(record, kind="segmenter")
 
 
 def random_videos(network: OfflineNetwork, runs: int) -> Iterator[tuple[Tensor, Tensor]]:

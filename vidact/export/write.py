@@ -51,6 +51,7 @@ from vidact.export.videos import (
     inside_videos,
     named,
     random_videos,
+    record_with_decoding,
 )
 from vidact.features.extractor import FeatureExtractor, OnnxExtractor
 from vidact.files import replacing
@@ -573,9 +574,10 @@ def _video_job(network: nn.Module, name: str) -> _Job:
     features = torch.randn(_TRACED_STREAMS, TRACED_LENGTH, network.feature_dim)
     lengths = torch.tensor([TRACED_LENGTH, TRACED_LENGTH // 2])
     outputs = list(named(network(features, lengths)))
+    record = record_with_decoding(_record(network, "video", **facts_of(network)), network)
     return _Job(
-        "video", name, network, OfflineGraph(network), (features, lengths), ["features", "lengths"], outputs,
-        _record(network, "video", **facts_of(network)), reference=OfflineAnswers(network), free={0: {1: "tokens"}},
+        "video", name, network, OfflineGraph(network), (features, lengths), ["features", "lengths"], outputs, record,
+        reference=OfflineAnswers(network), free={0: {1: "tokens"}},
     )  # fmt: skip
 
 

@@ -125,7 +125,7 @@ class OnnxOffline(OfflineNetwork):
         facts = graph.facts
         self.num_classes, self.feature_dim, self.max_tokens = facts.num_classes, facts.feature_dim, facts.max_tokens
         self.strides = list(facts.strides)
-        self.decoding = Decoding(**facts.decoding)
+        self.decoding = Decoding(**(graph.record.decoding or {}))
         self.eval()
 
     def compute(self, features: Tensor, lengths: Tensor) -> OfflineOutput:

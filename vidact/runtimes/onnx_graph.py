@@ -179,14 +179,12 @@ def save_onnx(
         raise ValueError(f"{name} cannot be written as ONNX ({_short(error)}); {advice}") from error
     assert onnx_program is not None
     model = onnx_program.model
-    symbols = {
-        str(model.graph.inputs[number].shape[axis]): axis_name
-        for number, axes in (free or {}).items()
-        for axis, axis_name in axes.items()
-    }
-    for value in (*model.graph.inputs, *model.graph.outputs):
+    symbols: dict[str, str] = {}
+    for number, value in enumerate((*model.graph.inputs, *model.graph.outputs)):
         assert value.shape is not None
         value.shape[0] = "batch"
+        if number < len(inputs):
+            symbols |= {str(value.shape[axis]): axis_name for axis, axis_name in (free or {}).get(number, {}).items()}
         for axis in range(1, len(value.shape)):
             value.shape[axis] = symbols.get(str(value.shape[axis]), value.shape[axis])
     for node in model.graph.all_nodes():
