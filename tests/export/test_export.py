@@ -588,7 +588,7 @@ def test_the_page_tells_how_to_step_without_vidact(
 ) -> None:
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
     blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
-    of_onnx, of_torch = (next(block for block in blocks if name in block) for name in (".onnx", ".pt2"))
+    of_onnx, of_torch = (next(block for block in blocks if name in block) for name in ("detector.onnx", "detector.pt2"))
     features = torch.randn(2, 6, FEATURE_DIM)
     with torch.no_grad():
         expected = miniroad(features).logits

@@ -150,6 +150,16 @@ def test_the_record_has_what_decoding_needs(localiser: OfflineNetwork, localiser
     assert all(len(values) == 2 for values in outputs)
 
 
+def test_the_page_tells_how_to_read_the_file(localiser: OfflineNetwork, localiser_file: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    blocks = [block.partition("```")[0] for block in page.split("```python\n")[1:]]
+    block = next(block for block in blocks if "localiser.onnx" in block)
+    features, lengths = videos(2, 20)
+    here = {"features": features, "lengths": lengths}
+    exec(block.replace("localiser.onnx", str(localiser_file)), here)
+    assert here["output"].levels[0].logits.shape[::2] == (2, NUM_CLASSES)
+
+
 def test_bad_features_are_refused_by_the_file_as_by_the_network(localiser_file: Path) -> None:
     opened = open_onnx(localiser_file)
     features, lengths = videos(1, 9)
