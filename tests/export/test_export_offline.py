@@ -91,7 +91,7 @@ def assert_same_events(network: OfflineNetwork, opened: OfflineNetwork) -> None:
     crop = network.max_tokens or 50
     for count, length in ((1, 1), (3, 2), (2, 37), (1, crop), (2, 3 * crop + 1)):
         features, lengths = videos(count, length)
-        expected, actual = network(features, lengths), opened(features, lengths)
+        expected, actual = network(features, lengths=lengths), opened(features, lengths)
         for ours, theirs in zip(network.events(expected), opened.events(actual), strict=True):
             torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)
         assert sum(map(len, network.events(expected))) > 0 or length < 3

@@ -31,7 +31,7 @@ class OfflineAnswers(nn.Module):
         self.network = network
 
     def forward(self, features: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        return named(self.network(features, lengths))
+        return named(self.network(features, lengths=lengths))
 
 
 class OfflineGraph(nn.Module):

@@ -573,7 +573,7 @@ def _video_job(network: nn.Module, name: str) -> _Job:
         )
     features = torch.randn(_TRACED_STREAMS, TRACED_LENGTH, network.feature_dim)
     lengths = torch.tensor([TRACED_LENGTH, TRACED_LENGTH // 2])
-    outputs = list(named(network(features, lengths)))
+    outputs = list(named(network(features, lengths=lengths)))
     record = record_with_decoding(_record(network, "video", **facts_of(network)), network)
     return _Job(
         "video", name, network, OfflineGraph(network), (features, lengths), ["features", "lengths"], outputs, record,
