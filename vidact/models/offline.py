@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vidact.models.online import OnlineNetwork, multi_hot_cross_entropy, refuse_other_features
+from vidact.models.online import multi_hot_cross_entropy, refuse_other_features
 
 
 class Level(NamedTuple):
@@ -196,16 +196,6 @@ def inside(lengths: Tensor, num_tokens: int) -> Tensor:
 def channels_first(features: Tensor, mask: Tensor) -> Tensor:
     """Return features (B, T, D) as (B, D, T), with zeros where ``mask`` (B, T) is False, whatever was there."""
     return features.masked_fill(~mask[..., None], 0).transpose(1, 2)
-
-
-def refuse_offline(network: nn.Module, name: str) -> None:
-    """Raise ValueError for an offline network that is no online detector, in a command that does not run it yet."""
-    if isinstance(network, OfflineNetwork) and not isinstance(network, OnlineNetwork):
-        raise ValueError(
-            f"{name} is an offline network ({type(network).__name__}), which reads the features of whole videos, and "
-            "this command does not take it yet; vidact train and vidact test do. In Python, network(features, lengths) "
-            "answers, and network.events gives its events"
-        )
 
 
 def refuse_sizes(**sizes: int) -> None:
