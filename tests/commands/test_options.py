@@ -159,7 +159,7 @@ def test_a_wrong_value_of_a_typed_function_is_refused_in_plain_words(capsys: pyt
     with pytest.raises(SystemExit) as stopped:
         cli.main(["export", "--checkpoint", "x", "--out", "y", "--what", "clop"])
     assert stopped.value.code == 2
-    assert "--what: expected 'clip', 'step', 'extractor'; it is 'clop'" in capsys.readouterr().err
+    assert "--what: expected 'clip', 'step', 'video', 'extractor'; it is 'clop'" in capsys.readouterr().err
 
 
 def test_values_and_what_follows_two_hyphens_stay_as_they_are() -> None:
