@@ -49,8 +49,8 @@ def export(
         what: a whole clip, one step of a stream, an offline network for whole videos, or the network that makes
             features; by default a step of an online detector, a clip of a clip network, a video of an offline network.
         frames: the frames of a clip; by default as many as the network was trained with.
-        extractor: the extractor of the features, to include in the .onnx of what reads them: a folder of features or the
-            extractor.safetensors in it; by default the checkpoint's own.
+        extractor: the extractor of the features, to include in the .onnx of what reads them: a folder of features, or
+            the extractor.safetensors in it; by default the checkpoint's own.
         runs: random inputs to compare; by default 200 steps, 10 clips, 6 videos.
         int8: compute with whole numbers of 8 bits, which is quicker on a CPU: a clip network, a probe, an
             extractor, or the extractor in a detector's file. It needs --calibrate, and --int8 alone is --int8 true.
