@@ -35,6 +35,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, help="frames a second of the labels, or of the features' videos")
     parser.add_argument("--every", type=int, help="use every n-th frame or feature (salads50: 2, else 1)")
     parser.add_argument("--axes", choices=["TD", "DT"], help="the axes of the files: TD is (features, values)")
+    parser.add_argument(
+        "--imported",
+        type=Path,
+        metavar="FEATURES",
+        help="the features that an earlier import wrote: only the lists are written, for another split or label",
+    )
     frames = parser.add_argument_group("labels of every frame: gtea, salads50, breakfast, frames")
     frames.add_argument("--data", type=Path, help="the folder with features, groundTruth, mapping.txt and splits")
     frames.add_argument("--split", help="the name of the split: 1 is train.split1.bundle and test.split1.bundle")
@@ -99,6 +105,8 @@ def run(options: argparse.Namespace) -> int:
     if not result.splits["val"]:
         print("training keeps a fifth of the training videos, or of their people, for validation (--data.val_fraction)")
     line = f"next: vidact train --config {result.recipe} --data.root {shlex.quote(str(result.out))}"
+    if options.imported is not None:
+        line += f" --data.features {shlex.quote(str(options.imported))}"
     chosen = EVENT_SETS.get(options.set)
     if chosen is not None and chosen.options and result.tokens_per_second == chosen.published_rate:
         line += f" {chosen.options}"
@@ -131,6 +139,7 @@ def _frames(options: argparse.Namespace) -> Imported:
         options.axes or "DT",
         options.lengths or "raise",
         origin=options.set,
+        imported=options.imported,
     )
 
 
@@ -159,6 +168,7 @@ def _events(options: argparse.Namespace) -> Imported:
         options.misfit or "raise",
         1 if options.every is None else options.every,
         origin=options.release or options.set,
+        imported=options.imported,
     )
     if options.set == "thumos14" and not any(e.label.lower() == "ambiguous" for v in videos.values() for e in v.events):
         result.notes.append("the file has no ambiguous segments, so their time counts as background")

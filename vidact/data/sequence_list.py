@@ -639,19 +639,22 @@ def write_folder(out: str | Path, videos: Iterable[Untrimmed], classes: list[str
     videos.csv has the column ``group`` where each video names one.
     """
     out = Path(out)
-    events: list[Event] = []
-    splits: dict[str, str] = {}
-    groups: dict[str, str] = {}
+    lists: list[Untrimmed] = []
     dim = 0
     for video in videos:
         with replacing(_file(out / FEATURES, video.id)) as half, open(half, "wb") as file:
             np.save(file, np.asarray(video.features, dtype=np.float32))
-        events += video.events
-        splits[video.id] = video.split
-        if video.group is not None:
-            groups[video.id] = video.group
         dim = video.features.shape[1]
+        lists.append(video._replace(features=np.empty((0, dim), np.float32)))
     write_json(out / FEATURES / RECORD, {**record, "dim": dim})
+    write_lists(out, lists, classes)
+
+
+def write_lists(out: str | Path, videos: list[Untrimmed], classes: list[str]) -> None:
+    """Write events.csv, videos.csv and classes.txt; the features of ``videos`` are not used."""
+    out = Path(out)
+    groups = {video.id: video.group for video in videos if video.group is not None}
     write_classes(out / "classes.txt", classes)
+    splits = {video.id: video.split for video in videos}
     write_videos_csv(out / "videos.csv", splits, groups if len(groups) == len(splits) else None)
-    write_events_csv(out / "events.csv", events)
+    write_events_csv(out / "events.csv", (event for video in videos for event in video.events))

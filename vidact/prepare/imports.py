@@ -19,7 +19,7 @@ import numpy as np
 
 from vidact.data.event_list import AMBIGUOUS, Event
 from vidact.data.frame_labels import events_of_labels, load_labels, load_mapping, load_split
-from vidact.data.sequence_list import FEATURES, RECORD, Untrimmed, check_finite, read_array, write_folder
+from vidact.data.sequence_list import FEATURES, RECORD, Untrimmed, check_finite, read_array, write_folder, write_lists
 from vidact.data.tables import closest
 from vidact.data.timed_labels import TimedVideo, unknown_subsets
 from vidact.files import disk_free
@@ -27,7 +27,7 @@ from vidact.jobs import size_text
 from vidact.prepare.releases import OWN_RECIPE, Axes, FrameSet, Windows
 from vidact.records import FEATURES as FEATURE_KEYS
 from vidact.records import read_json
-from vidact.text.names import Finder, counted, first_few, is_there, plain_name, plain_path
+from vidact.text.names import Finder, counted, first_few, is_there, plain_name, spelt
 from vidact.video.folders import video_id
 
 Rule = Literal["raise", "skip", "keep"]
@@ -74,6 +74,7 @@ def import_frames(
     axes: Axes = "DT",
     lengths: Literal["raise", "cut"] = "raise",
     origin: str = "frames",
+    imported: str | Path | None = None,
 ) -> Imported:
     """Import a folder in MS-TCN's layout, see ``vidact.data.frame_labels``.
 
@@ -89,6 +90,7 @@ def import_frames(
         lengths: whether features and labels of different lengths are an error, or both are "cut" at the end of the
             shorter one, as MS-TCN's code does. Above a second they are an error in any case.
         origin: what the record of the features names as their origin.
+        imported: the features that an earlier import of the set wrote; only the lists are written then.
     """
     data, out = Path(data), Path(out)
     if settings.every < 1:
@@ -135,7 +137,7 @@ def import_frames(
         notes.append(f"{counted(len(unlisted), 'video')} with labels are in neither list: {first_few(unlisted)}")
     rate = settings.fps / settings.every
     record = {"origin": origin, "labels": "one a frame", "tokens_per_second": rate}
-    return _write(out, sources, classes, record, settings.recipe, notes)
+    return _write(out, sources, classes, record, settings.recipe, notes, imported)
 
 
 def _refuse_missing_parts(data: Path) -> None:
@@ -231,6 +233,7 @@ def import_events(
     misfit: Rule = "raise",
     every: int = 1,
     origin: str = "events",
+    imported: str | Path | None = None,
 ) -> Imported:
     """Import events in seconds with a folder of features.
 
@@ -248,6 +251,7 @@ def import_events(
             does not apply where most videos are so: then stride, window or rate are wrong.
         every: take every n-th feature only.
         origin: what the record of the features names as their origin.
+        imported: as in ``import_frames``.
     """
     out, folder = Path(out), Path(features)
     if every < 1:
@@ -256,6 +260,7 @@ def import_events(
         raise FileNotFoundError(f"{folder} is not a folder; give the one with the features, a file for each video")
     _refuse_own_source(out, folder)
     notes: list[str] = []
+    videos = _by_plain_name(videos, source)
     unknown_subsets(videos, subsets, source)
     splits = {v: split for v, entry in videos.items() if (split := subsets[entry.subset.lower()]) is not None}
     if len(splits) < len(videos):
@@ -315,9 +320,19 @@ def import_events(
         "tokens_per_second": rate,
         "grid": {"stride": windows_used.stride, "frames": windows_used.frames, "fps": windows_used.fps},
     }
-    result = _write(out, sources, names, record, recipe, notes)
+    result = _write(out, sources, names, record, recipe, notes, imported)
     result.needs_allowance = _needs_allowance(sources, counts, windows)
     return result
+
+
+def _by_plain_name(videos: Mapping[str, TimedVideo], source: str | Path) -> dict[str, TimedVideo]:
+    """Return the videos by their plain names; ValueError where two have the same."""
+    named: dict[str, TimedVideo] = {}
+    for video, entry in videos.items():
+        if (name := plain_name(video)) in named:
+            raise ValueError(f"{source} has {spelt(video)} twice: its names differ only in what is not seen")
+        named[name] = entry
+    return named
 
 
 def _timed_events(video: str, events: list[Event], source: str | Path, notes: list[str]) -> list[Event]:
@@ -501,8 +516,8 @@ def _refuse_no_matrix(array: np.ndarray, path: Path) -> None:
 
 
 def _refuse_odd_id(video: str, path: Path) -> None:
-    if video != plain_path(video) or "/" in video or "\\" in video or video in (".", ".."):
-        raise ValueError(f"{path}: {video!r} cannot name a video: it has a slash, or characters that are not seen")
+    if "/" in video or "\\" in video or video in ("", ".", ".."):
+        raise ValueError(f"{path}: {video!r} cannot name a video, because it is no name of a file")
     if video_id(video) != video:
         raise ValueError(f"{path}: {video!r} ends like a video file; name the video without the suffix")
 
@@ -517,12 +532,23 @@ def _refuse_absent(paths: Mapping[str, Path], folder: Path) -> None:
 
 
 def _write(
-    out: Path, sources: list[_Source], classes: list[str], record: dict[str, Any], recipe: str, notes: list[str]
+    out: Path,
+    sources: list[_Source],
+    classes: list[str],
+    record: dict[str, Any],
+    recipe: str,
+    notes: list[str],
+    imported: str | Path | None,
 ) -> Imported:
     """Write the folder, one video at a time, and return what it holds."""
     sources = sorted(sources, key=lambda source: (("train", "val", "test").index(source.split), source.id))
+    if imported is not None:
+        dim = _refuse_other_features(Path(imported), sources, record)
+        no_features = np.empty((0, dim), np.float32)
+        write_lists(out, [Untrimmed(s.id, s.split, no_features, s.events, s.group) for s in sources], classes)
+        return _summary(out, sources, classes, dim, record["tokens_per_second"], recipe, notes)
     num_bytes = sum(source.path.stat().st_size for source in sources)
-    _refuse_other_folder(out, record)
+    _refuse_other_record(out / FEATURES / RECORD, record)
     if (free := disk_free(out)) < num_bytes:
         raise OSError(f"{out} has {size_text(free)} free, and the features need {size_text(num_bytes)}")
     rate = record["tokens_per_second"]
@@ -542,6 +568,12 @@ def _write(
             yield Untrimmed(source.id, source.split, features, source.events, source.group)
 
     write_folder(out, videos(), classes, record)
+    return _summary(out, sources, classes, dim, rate, recipe, notes)
+
+
+def _summary(
+    out: Path, sources: list[_Source], classes: list[str], dim: int, rate: float, recipe: str, notes: list[str]
+) -> Imported:
     splits = {name: sum(source.split == name for source in sources) for name in ("train", "val", "test")}
     events = sum(event.label != AMBIGUOUS for source in sources for event in source.events)
     ambiguous = sum(len(source.events) for source in sources) - events
@@ -557,14 +589,24 @@ def _refuse_own_source(out: Path, folder: Path) -> None:
         raise ValueError(f"{target} holds the features that are read, and would be overwritten; choose another --out")
 
 
-def _refuse_other_folder(out: Path, record: Mapping[str, Any]) -> None:
-    """Raise ValueError where ``out`` has features that are described otherwise."""
-    path = out / FEATURES / RECORD
+def _refuse_other_features(folder: Path, sources: Sequence[_Source], record: Mapping[str, Any]) -> int:
+    """Return the number of values of imported features; raise where their record differs or a video is not there."""
+    if not (folder / RECORD).is_file():
+        raise FileNotFoundError(f"{folder / RECORD} does not exist; give the folder of features that an import wrote")
+    _refuse_other_record(folder / RECORD, record)
+    absent = [source.id for source in sources if not is_there(folder / f"{source.id}.npy")]
+    if absent:
+        raise FileNotFoundError(f"{folder} lacks {counted(len(absent), 'video')} of these lists: {first_few(absent)}")
+    return int(read_json(folder / RECORD, FEATURE_KEYS, "import the features again")["dim"])
+
+
+def _refuse_other_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Raise ValueError where a features.json describes other features."""
     if not path.exists():
         return
-    earlier = read_json(path, FEATURE_KEYS, "choose another --out")
+    earlier = read_json(path, FEATURE_KEYS, "choose another folder")
     different = [
         f"{key} {earlier.get(key)} there and {value} here" for key, value in record.items() if earlier.get(key) != value
     ]
     if different:
-        raise ValueError(f"{out} has other features: {'; '.join(different)}. Choose another --out")
+        raise ValueError(f"{path.parent} has other features: {'; '.join(different)}. Choose another folder")
