@@ -284,6 +284,24 @@ def test_a_stopped_import_says_what_to_do(
     assert (import_gtea(gtea) / "events.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--fps=0", "fps is 0; frames a second are more than 0"),
+        ("--fps=-5", "fps is -5; frames a second are more than 0"),
+        ("--every=0", "every is 0; 1 takes every frame"),
+    ],
+)
+def test_impossible_rates_of_frames(gtea: Path, capsys: pytest.CaptureFixture[str], option: str, message: str) -> None:
+    args = ["--set=gtea", f"--data={gtea}", "--split=1", f"--out={gtea.parent / 'out'}", option]
+    assert message in fails(["prepare", "import", *args], capsys)
+
+
+def test_not_every_class_is_background(gtea: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["--set=gtea", f"--data={gtea}", "--split=1", f"--out={gtea.parent / 'out'}", "--background", *GTEA]
+    assert "are named as background; at least one is an action" in fails(["prepare", "import", *args], capsys)
+
+
 def test_numbers_are_no_labels(gtea: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_text(gtea / "groundTruth/S1_Dish0_C1.txt", "10\n" * 90)
     text = fails(

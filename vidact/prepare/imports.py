@@ -25,8 +25,8 @@ from vidact.data.timed_labels import TimedVideo, unknown_subsets
 from vidact.files import disk_free
 from vidact.jobs import size_text
 from vidact.prepare.releases import OWN_RECIPE, Axes, FrameSet, Windows
+from vidact.records import FASTEST, read_json
 from vidact.records import FEATURES as FEATURE_KEYS
-from vidact.records import read_json
 from vidact.text.names import Finder, counted, first_few, is_there, plain_name, spelt
 from vidact.video.folders import video_id
 
@@ -95,6 +95,8 @@ def import_frames(
     data, out = Path(data), Path(out)
     if settings.every < 1:
         raise ValueError(f"every is {settings.every}; 1 takes every frame, 2 every second one")
+    if not 0 < settings.fps <= FASTEST:
+        raise ValueError(f"fps is {settings.fps:g}; frames a second are more than 0, at most {FASTEST:g}")
     _refuse_missing_parts(data)
     _refuse_own_source(out, data / "features")
     mapping = data / "mapping.txt"
@@ -106,6 +108,8 @@ def import_frames(
                 "classes that are no action as --background, or give --background without a name"
             )
     classes = [name for name in names if name not in settings.background]
+    if not classes:
+        raise ValueError(f"all classes of {mapping} are named as background; at least one is an action")
     splits = load_split(data / "splits", split, data / "groundTruth")
     finder, truth = Finder(data / "features"), Finder(data / "groundTruth")
     paths = {video: finder.find(f"{video}.npy") for video in splits}
