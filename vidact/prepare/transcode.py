@@ -31,8 +31,9 @@ from vidact.prepare.settings import CODECS, TranscodeSettings
 from vidact.prepare.sources import NOTES
 from vidact.video.colours import UNKNOWN_MATRICES
 from vidact.video.decode import VideoError, open_video
+from vidact.video.file_facts import LEAD_TAG
 from vidact.video.folders import PACKED_SUFFIX
-from vidact.video.frame_index import LEAD_TAG, UndecodableError, decode_packet, demux, open_container, reason
+from vidact.video.frame_index import UndecodableError, decode_packet, demux, open_container, reason
 
 TICKS = 90_000  # ticks in a second; a millisecond and a frame of the common rates are whole numbers of ticks
 KEPT_BYTES = 256 * 2**20  # the most bytes of scaled pictures kept for a second try; a longer video is read again

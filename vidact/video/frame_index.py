@@ -8,7 +8,6 @@ Shapes: N frames of the video.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import math
@@ -31,6 +30,7 @@ from av.video.stream import VideoStream
 
 from vidact.video.colours import HDR, LAST_OF_VIDEO, UNKNOWN_MATRICES
 from vidact.video.disposable import Role, are_disposable, packet_judge, sets_change
+from vidact.video.file_facts import LONGEST_PICTURE_S, FileFacts, is_raw
 from vidact.video.reader import VideoError
 from vidact.video.stamps import DEEPEST, Lifter
 
@@ -59,9 +59,6 @@ HEADS = {
 }
 
 KEEP_PACKETS = 16 * 2**20  # bytes: a smaller file is read from the disk once and then kept until it is closed
-USUAL_FPS = 25.0  # FFmpeg's value for a file that states no rate
-MOST_FPS = 10_000  # a higher rate is a broken number, as FFmpeg's average of DV
-LONGEST_PICTURE_S = 24 * 3600.0  # a longer duration of the last picture is a broken number
 KEEP_PICTURES = 64 * 2**20  # bytes: up to this size, pictures decoded for the index are kept for the first request
 
 
@@ -124,7 +121,9 @@ class VideoIndex:
     ``key_packets[j]`` in the order of storing. ``disposable`` (N,) marks the frames that no other frame refers to, see
     ``vidact.video.disposable``. ``traits`` are the properties that other libraries cannot read.
     ``height`` and ``width`` are the stored picture's, before ``turn``. Where ``sets_change``, a decoder that has read
-    on cannot go back to the start of the file: that needs a new decoder.
+    on cannot go back to the start of the file: that needs a new decoder. ``depth`` is the number of pictures that
+    the decoder of a file opened with ``UNPROBED`` has to hold back, -1 where the file needs to be probed. ``facts`` are
+    those of the file.
 
     The stamps of a joined file restart inside it. ``parts`` are the first frames of its parts, [0] in any other file.
     Each row of ``lifts`` (R, 2) is a packet, counted in the order of storing, and the ticks that are added to the
@@ -145,6 +144,8 @@ class VideoIndex:
     sets_change: bool = False
     parts: np.ndarray = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     lifts: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64))
+    depth: int = -1
+    facts: FileFacts | None = None
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -192,7 +193,8 @@ class Scan:
     holds back to put them in the order of showing. ``limit``: the stamp at which the track ends, for example by an edit
     list; ``is_limit_exact``: it ends neither earlier nor later. ``is_each_stamped``: the container stores a stamp for
     every packet, so that equal stamps are the file's own. ``is_program``: an MPEG program stream, for whose last
-    pictures FFmpeg guesses the stamps.
+    pictures FFmpeg guesses the stamps. ``is_probe_spared``: the file can be opened
+    with ``UNPROBED``, once its index is known.
     """
 
     packets: list[PacketNote]
@@ -220,6 +222,7 @@ class Scan:
     is_limit_exact: bool = False
     is_each_stamped: bool = False
     is_program: bool = False
+    is_probe_spared: bool = False
 
     @property
     def is_lost(self) -> bool:
@@ -292,38 +295,6 @@ def _beginning(path: Path) -> str:
 def is_stamped(container: InputContainer, stream: VideoStream) -> bool:
     """Whether the frames can be indexed from the packets without decoding them."""
     return container.format.name in STAMPED_CONTAINERS and stream.codec_context.codec.canonical_name in STAMPED_CODECS
-
-
-def is_raw(container: InputContainer) -> bool:
-    """Whether the file is a bare stream of coded pictures, without times."""
-    return av.format.Flags.no_timestamps in av.format.Flags(container.format.flags)
-
-
-LEAD_TAG = "vidact_lead_s"  # a tag of copies without sound: the time that their source played before its first picture
-
-
-def copied_lead_s(container: InputContainer) -> float | None:
-    """Return the seconds that a copy's source played before its first picture; None where the file is no such copy."""
-    try:
-        lead_s = float(container.metadata[LEAD_TAG])
-    except (KeyError, ValueError):
-        return None
-    return lead_s if 0 <= lead_s < LONGEST_PICTURE_S else None
-
-
-def frame_rate(container: InputContainer, stream: VideoStream, path: Path) -> float:
-    """Return the frames a second: the average where the file stores times, else the coded stream's rate, or 25."""
-    rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
-    if is_raw(container):
-        rates = [stream.codec_context.framerate, stream.guessed_rate]  # the average is 25 whatever the stream states
-        if not rates[0]:
-            _warn_of_missing_rate(path)
-    return next((float(rate) for rate in rates if rate and 0 < rate <= MOST_FPS), USUAL_FPS)
-
-
-@functools.cache
-def _warn_of_missing_rate(path: Path) -> None:
-    log.warning("%s stores no times and states no rate; it is read at 25 frames a second, as FFmpeg does", path)
 
 
 def stamped(packet: av.Packet[Any], format: str) -> av.Packet[Any]:
@@ -448,6 +419,7 @@ def new_scan(container: InputContainer, stream: VideoStream) -> Scan:
     scan = Scan([], [], [], None, 0, tick_s, [], [], 0, Lifter(format, tick_s))
     scan.is_raw, scan.is_each_stamped = is_raw(container), format in STAMPED_CONTAINERS
     scan.is_program = format == "mpeg"
+    scan.is_probe_spared = format.startswith("mov") and stream.codec_context.codec.canonical_name == "h264"
     return scan
 
 
@@ -545,7 +517,9 @@ def index_packets(scan: Scan, fps: float) -> VideoIndex | None:
     if ordered[0] < first.stamp or scan.frames[0] != ordered[0]:
         return None
     last = next(packet for packet in reversed(scan.packets) if packet.stamp == ordered[-1] and not packet.is_hidden)
-    return _index(scan, ordered, ordered * scan.seconds_per_tick, _last_s(scan, int(ordered[-1]), last.duration, fps))
+    last_s = _last_s(scan, int(ordered[-1]), last.duration, fps)
+    depth = scan.lifter.depth if scan.is_probe_spared else -1
+    return _index(scan, ordered, ordered * scan.seconds_per_tick, last_s, depth=depth)
 
 
 def index_frames(scan: Scan, fps: float) -> VideoIndex:
@@ -689,7 +663,12 @@ def _last_s(scan: Scan, stamp: int, ticks: float, fps: float) -> float:
 
 
 def _index(
-    scan: Scan, stamps: np.ndarray | None, times_s: np.ndarray, last_s: float, parts: Sequence[int] = (0,)
+    scan: Scan,
+    stamps: np.ndarray | None,
+    times_s: np.ndarray,
+    last_s: float,
+    parts: Sequence[int] = (0,),
+    depth: int = -1,
 ) -> VideoIndex:
     """Build the index: add the key frames and the disposable frames, and the first picture's size and turn."""
     assert scan.first is not None
@@ -718,6 +697,7 @@ def _index(
         sets_change=scan.sets_change,
         parts=np.array(parts, dtype=np.int64),
         lifts=np.array(scan.lifter.lifts, dtype=np.int64).reshape(-1, 2),
+        depth=depth,
     )
 
 

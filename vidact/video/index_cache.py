@@ -11,30 +11,35 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import os
 import struct
 import sys
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 
 from vidact.files import replacing
+from vidact.video.file_facts import FileFacts
 from vidact.video.frame_index import Traits, Turn, VideoIndex
 
 log = logging.getLogger(__name__)
 
-VERSION = 10  # of the stored indices: raise it whenever an index would be made differently
+VERSION = 11  # of the stored indices: raise it whenever an index would be made differently
 LIMIT = 2**30  # bytes of all entries
 BLOCK = 4096  # bytes that the smallest file takes
 PARTS = 256  # folders by the first two letters of the name; each is limited to its share of LIMIT
 SETTLED_S = 2.0  # a video changed less than this ago may change again at the same time stamp: its index is not kept
 USED_S = 86_400.0  # the file time of an entry records its last use, to a day
 
+_VERSIONS = ".".join(str(part) for name in ("libavcodec", "libavformat") for part in av.library_versions[name])
+_NO_FACTS = FileFacts("", 0.0, None, None, False)
 _HEAD = struct.Struct("<II")  # version and checksum of the rest
-_FIELDS = struct.Struct("<12q")
+_FIELDS = struct.Struct("<14q3d")
 
 
 def cache_folder() -> Path | None:
@@ -61,13 +66,14 @@ def entry_path(video: Path, made_by: str) -> Path | None:
     folder = cache_folder()
     if folder is None:
         return None
-    state = video.stat()
+    state = os.stat(video)
     if abs(time.time() - state.st_mtime) < SETTLED_S:
         return None
-    versions = ".".join(str(part) for name in ("libavcodec", "libavformat") for part in av.library_versions[name])
-    key = f"{made_by}|{versions}|{video.absolute()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ino}"
+    name = os.fspath(video)
+    absolute = name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
+    key = f"{made_by}|{_VERSIONS}|{absolute}|{state.st_size}|{state.st_mtime_ns}|{state.st_ino}"
     name = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:32]
-    return folder / "frame-index" / f"v{VERSION}" / name[:2] / name
+    return Path(f"{folder}/frame-index/v{VERSION}/{name[:2]}/{name}")
 
 
 def load_index(path: Path | None) -> VideoIndex | None:
@@ -146,8 +152,11 @@ def pack(index: VideoIndex) -> bytes:
     )
     turned = (turn.transpose, turn.mirror_x, turn.mirror_y)
     counts = (len(index), len(index.key_frames), len(index.parts), len(index.lifts))
-    fields = (*counts, index.stamps is not None, index.height, index.width, *turned)
-    rest = _FIELDS.pack(*map(int, fields), int(index.traits), int(index.sets_change)) + body
+    flags = (index.stamps is not None, index.height, index.width, *turned, index.traits, index.sets_change, index.depth)
+    facts = index.facts or _NO_FACTS
+    seconds = (math.nan if second is None else second for second in (facts.begin_s, facts.copied_lead_s))
+    fields = _FIELDS.pack(*map(int, counts + flags), facts.is_raw, facts.fps, *seconds)
+    rest = fields + body + facts.format.encode()
     return _HEAD.pack(VERSION, zlib.crc32(rest)) + rest
 
 
@@ -158,9 +167,10 @@ def unpack(content: bytes) -> VideoIndex | None:
     version, checksum = _HEAD.unpack_from(content)
     if version != VERSION or zlib.crc32(content[_HEAD.size :]) != checksum:
         return None
-    count, num_keys, num_parts, num_lifts, has_stamps, height, width, *turned, traits, change = _FIELDS.unpack_from(
-        content, _HEAD.size
-    )
+    (
+        count, num_keys, num_parts, num_lifts, has_stamps, height, width, transpose, mirror_x, mirror_y, traits, change,
+        depth, is_raw, fps, *seconds,
+    ) = _FIELDS.unpack_from(content, _HEAD.size)  # fmt: skip
     offset = _HEAD.size + _FIELDS.size
 
     def take(length: int, dtype: str) -> np.ndarray:
@@ -170,7 +180,7 @@ def unpack(content: bytes) -> VideoIndex | None:
         return array.astype(array.dtype.newbyteorder("="))
 
     times_s = take(count + 1, "<f8")
-    return VideoIndex(
+    index = VideoIndex(
         times_s=times_s[:-1],
         end_s=float(times_s[-1]),
         stamps=take(count, "<i8") if has_stamps else None,
@@ -182,7 +192,11 @@ def unpack(content: bytes) -> VideoIndex | None:
         disposable=np.unpackbits(take(-(-count // 8), "u1"), count=count).astype(bool),
         height=height,
         width=width,
-        turn=Turn(*map(bool, turned)),
+        turn=Turn(bool(transpose), bool(mirror_x), bool(mirror_y)),
         traits=Traits(traits),
         sets_change=bool(change),
+        depth=depth,
     )
+    begin_s, lead_s = (None if math.isnan(second) else second for second in seconds)
+    facts = FileFacts(content[offset:].decode(), fps, begin_s, lead_s, bool(is_raw))
+    return index if facts == _NO_FACTS else replace(index, facts=facts)

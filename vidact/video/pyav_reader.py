@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,17 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidact.video.colours import to_rgb
+from vidact.video.file_facts import UNPROBED, FileFacts, is_mp4, needs_no_probe, read_facts
 from vidact.video.frame_index import (
     WHOLE,
     Scan,
     UndecodableError,
     VideoIndex,
-    copied_lead_s,
     decode_packet,
     demux,
     drain,
-    frame_rate,
     index_frames,
     index_packets,
-    is_raw,
     is_stamped,
     is_stored,
     open_container,
@@ -48,6 +47,7 @@ from vidact.video.frame_index import (
     unread,
 )
 from vidact.video.index_cache import entry_path, load_index, save_index
+from vidact.video.mpeg4_packets import scan_mpeg4
 from vidact.video.reader import VideoError, VideoReader
 from vidact.video.sample_table import scan_table
 from vidact.video.stamps import lift
@@ -97,22 +97,52 @@ class PyAVReader(VideoReader):
         self._until: set[int] | None = None
         self._container: InputContainer | None = None
         self._state: tuple[int, int] | None = None  # size and time of change, to notice that the file was replaced
-        container, stream = self._open()
-        self.fps = frame_rate(container, stream, self.path)
-        self._begin_s = None if container.start_time is None else container.start_time / av.time_base
-        self._copied_lead_s = copied_lead_s(container)
-        self.is_raw = is_raw(container)  # true for a bare stream of coded pictures, without times
-        self.format = container.format.name  # FFmpeg's name of the container, such as "avi"
+        self._forget()
+        self._refuse_if_changed()
+        self._is_unprobed = False  # whether the file is opened with UNPROBED
+        kept_index = load_index(self._entry())
+        if kept_index is not None and kept_index.facts is not None:
+            # the file is opened when the first frames are requested
+            self.index, self._facts = kept_index, kept_index.facts
+            self._is_unprobed = kept_index.depth >= 0
+        else:
+            self._facts = self._open_first()
+
+    @property
+    def fps(self) -> float:  # type: ignore[override]
+        return self._facts.fps
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the file is a bare stream of coded pictures, without times."""
+        return self._facts.is_raw
+
+    @property
+    def format(self) -> str:
+        """FFmpeg's name of the container, such as "avi"."""
+        return self._facts.format
 
     # -- the file
+
+    def _open_first(self) -> FileFacts:
+        """Open the file for its index, and return its facts; an MP4 file whose headers state them is not probed."""
+        if self.index_from == "auto" and not self.see_all and is_mp4(self.path):
+            self._is_unprobed = True
+            container, stream = self._open()
+            if needs_no_probe(container, stream):
+                return read_facts(container, stream, self.path)
+            self._is_unprobed = False
+        return read_facts(*self._open(), self.path)
 
     def _open(self, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
         """Open the file at its beginning, with nothing read yet."""
         self.close()
         self._refuse_if_changed()
-        self._container, self._stream = open_container(self.path, options)
+        self._container, self._stream = open_container(self.path, UNPROBED if self._is_unprobed else options)
         self._process = os.getpid()
         context = self._stream.codec_context
+        if self._is_unprobed and "index" in self.__dict__:
+            context.reorder_depth = max(context.reorder_depth, self.index.depth)
         context.thread_count = self.threads
         if self.threads != 1:
             context.thread_type = "AUTO"
@@ -178,21 +208,28 @@ class PyAVReader(VideoReader):
         """The index, made on first use by one pass over the packets, or by decoding the whole file."""
         self._leave_to_parent()
         self._refuse_if_changed()
-        made_by = f"{self.index_from}, all seen" if self.see_all else self.index_from
-        entry = entry_path(self.path, made_by) if self.cache else None
+        entry = self._entry()
         index = load_index(entry)
         if index is None:
-            index = self._make_index()
+            index = replace(self._make_index(), facts=self._facts)
             # The entry has the same name as before, so the file did not change meanwhile.
-            if entry is not None and entry == entry_path(self.path, made_by):
+            if entry is not None and entry == self._entry():
                 save_index(entry, index)
         return index
+
+    def _entry(self) -> Path | None:
+        """Return the path of the kept index; None where none is kept."""
+        made_by = f"{self.index_from}, all seen" if self.see_all else self.index_from
+        return entry_path(self.path, made_by) if self.cache else None
 
     def _make_index(self) -> VideoIndex:
         container, stream = self._at_start()
         if self.index_from == "auto" and is_stamped(container, stream):
             if not self.see_all and (index := self._index_by_table(container, stream)):
                 return index
+            if self._is_unprobed:
+                self._is_unprobed = False
+                self._facts = read_facts(*self._open(), self.path)
             container, stream = self._at_start()
             scan = scan_file(container, stream, decode_all=self.see_all)
             if not scan.is_lost and (index := index_packets(scan, self.fps)):
@@ -200,6 +237,13 @@ class PyAVReader(VideoReader):
                 self._warn_of_unread(scan)
                 if not self.see_all:
                     self._go_on_from(scan, index)
+                return index
+            container, stream = self._at_start()
+        elif self.index_from == "auto" and not self.see_all:
+            if plain := scan_mpeg4(container, stream):
+                index = index_frames(plain, self.fps)
+                self._warn_of_unread(plain)
+                self._go_on_from(plain, index)
                 return index
             container, stream = self._at_start()
         scan = scan_file(container, stream, decode_all=True)
@@ -227,7 +271,15 @@ class PyAVReader(VideoReader):
 
     def _index_by_table(self, container: InputContainer, stream: VideoStream) -> VideoIndex | None:
         """Return the index by the file's table of samples; None where that is not enough."""
+        depth = stream.codec_context.reorder_depth
         scanned = scan_table(self.path, container, stream)
+        if scanned and self._is_unprobed and scanned[0].lifter.depth > depth:
+            # the first pictures may tell FFmpeg that it has to hold back more
+            self._is_unprobed = False
+            container, stream = self._open()
+            self._facts = read_facts(container, stream, self.path)
+            self._is_fresh = False
+            scanned = scan_table(self.path, container, stream)
         index = index_packets(scanned[0], self.fps) if scanned else None
         if scanned and index:
             self._warn_of_unread(scanned[0])
@@ -314,10 +366,11 @@ class PyAVReader(VideoReader):
     @property
     def begin_s(self) -> float:
         first_s = float(self.times_s[0])
-        if self._copied_lead_s is not None:
-            return first_s - self._copied_lead_s
+        facts = self._facts
+        if facts.copied_lead_s is not None:
+            return first_s - facts.copied_lead_s
         # a file that stores no times begins with its first picture
-        return first_s if self._begin_s is None or self.is_raw else min(first_s, self._begin_s)
+        return first_s if facts.begin_s is None or facts.is_raw else min(first_s, facts.begin_s)
 
     @property
     def width(self) -> int:
