@@ -38,7 +38,7 @@ LOCALISER = "localise/synthetic/actionformer_small"
 SEGMENTER = "segment/synthetic/ms_tcn"
 SMALL = [
     "--trainer.enable_progress_bar=false", "--device=cpu", "--trainer.precision=32", "--data.num_workers=0",
-    "--data.epoch_windows=16", "--data.batch_size=2", "--model.optimizer.init_args.lr=0.003",
+    "--data.epoch_windows=16", "--data.batch_size=2", "--model.optimizer.init_args.lr=0.005",
 ]  # fmt: skip
 SIZES = {
     LOCALISER: ["--model.network.embedding_dim=16", "--model.network.levels=3", "--data.window=96"],
@@ -75,18 +75,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(toy: Path, config: str, epochs: int) -> Path:
     run = toy.parent / config.split("/")[0]
-    options = [*SMALL, *SIZES[config], f"--trainer.max_epochs={epochs}"]
+    options = [*SMALL, *SIZES[config], f"--trainer.max_epochs={epochs}", "--trainer.check_val_every_n_epoch=4"]
     return train(["--config", config, f"--data.root={toy}", f"--run={run}", *options])
 
 
 @pytest.fixture(scope="module")
 def localiser(toy: Path) -> Path:
-    return trained(toy, LOCALISER, 12)
+    return trained(toy, LOCALISER, 8)
 
 
 @pytest.fixture(scope="module")
 def segmenter(toy: Path) -> Path:
-    return trained(toy, SEGMENTER, 6)
+    return trained(toy, SEGMENTER, 4)
 
 
 def test_a_localiser_learns_and_is_scored(localiser: Path) -> None:

@@ -77,6 +77,8 @@ def test_a_detector_learns_and_reports(trained: Path, toy: Path) -> None:
     figures = load_results(trained)["test"]
     assert figures["test_map"] > 0.9
     assert figures["test_tiou_map"] >= figures["test_event_map"] > 0.5
+    assert 1 >= figures["test_f1_10"] >= figures["test_f1_50"] > 0.3
+    assert 0 < figures["test_edit"] <= 1
     assert [row["class"] for row in figures["test_tiou_classes"]] == CLASSES
     assert sum(figures["test_diagnosis"]["events"].values()) == figures["test_events_true"]
     assert "Mistakes in events" in (trained / "report.html").read_text()

@@ -27,7 +27,6 @@ from vidact.metrics import (
     false_alarms_per_hour,
     frame_map,
     localisation_figures,
-    segment_scores,
 )
 from vidact.models.offline import OfflineNetwork, Truth
 from vidact.models.offline_decoding import Decoding, Grid, detections
@@ -37,13 +36,18 @@ from vidact.results.found_events import EVENTS, TRUE_EVENTS, save_found
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, refuse_callbacks, refuse_no_test, score_of
 from vidact.tasks.offline_truth import localiser_truth, segmenter_truth
-from vidact.tasks.online_detection import F1_TIOU, FEATURES, has_few_events, read_extractor, token_figures
+from vidact.tasks.online_detection import (
+    F1_TIOU,
+    FEATURES,
+    has_few_events,
+    read_extractor,
+    segment_figures,
+    token_figures,
+)
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule
 from vidact.tasks.training import MakesOptimizer, gather, gradient_norm, make_callbacks, make_optimization
 from vidact.text.names import counted
-
-F1_PERCENT = (10, 25, 50)  # least overlaps of the F1 of segments
 
 
 def default_optimizer(params: Iterable[Any]) -> Optimizer:
@@ -323,7 +327,8 @@ class OfflineDetection(pl.LightningModule):
                 "f1": choice.f1,
             }
         if not self.is_localiser:
-            figures |= {name: value for name, value in self.segment_figures(answers).items() if name in self.validated}
+            segments = segment_figures(answers.timelines, answers.labels)
+            figures |= {name: value for name, value in segments.items() if name in self.validated}
         by = self.chosen_by
         figures["score"] = float(self.trainer.current_epoch) if by == LAST else score_of(figures, by)
         for name, value in figures.items():  # every process computed the same number from the same joined answers
@@ -332,25 +337,6 @@ class OfflineDetection(pl.LightningModule):
     def has_action(self, truth: Iterable[Any]) -> bool:
         """Return whether one of the events is of a class, and not ambiguous."""
         return any(event.label in self.classes for event in truth)
-
-    def segment_figures(self, answers: Answers) -> dict[str, float]:
-        """Return accuracy, edit score and F1 of a segmenter's labels, all in 0…1, without and with the background."""
-        timelines = answers.timelines
-        assert timelines is not None
-        if all(ignore.all() for ignore in timelines.ignore):
-            return dict.fromkeys(("accuracy", "edit", *(f"f1_{percent}" for percent in F1_PERCENT)), 0.0)
-        predicted = [scores.argmax(1) for scores in timelines.scores]
-        truth = [answers.labels[id] for id in timelines.ids]
-        figures: dict[str, float] = {}
-        for suffix, background in (("", 0), ("_with_background", ())):
-            scored = segment_scores(predicted, truth, background, F1_PERCENT, timelines.ignore)
-            figures["accuracy"] = scored.accuracy / 100
-            figures[f"edit{suffix}"] = scored.edit / 100
-            figures |= {
-                f"f1_{percent}{suffix}": float(value) / 100
-                for percent, value in zip(F1_PERCENT, scored.f1, strict=True)
-            }
-        return figures
 
     def on_test_epoch_end(self) -> None:
         self.test_scores = gather(self.collected, joined)
@@ -365,7 +351,7 @@ class OfflineDetection(pl.LightningModule):
         """Return the figures of ``answers`` and the true events of their videos; rates lie in 0…1."""
         figures: dict[str, Any] = {"verdict": ""}
         if answers.timelines is not None:
-            figures |= self.segment_figures(answers)
+            figures |= segment_figures(answers.timelines, answers.labels)
             scores, targets, ignore = answers.timelines.joined()
             precision = frame_map(scores, targets, ignore, video_ids=answers.timelines.video_ids)
             figures |= {"map": precision.mean, "tokens_scored": precision.rows}

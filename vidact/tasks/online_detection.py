@@ -31,6 +31,7 @@ from vidact.metrics import (
     frame_map,
     localisation_figures,
     portion_map,
+    segment_scores,
     start_map,
     token_confusion,
     verdict,
@@ -42,6 +43,7 @@ from vidact.models.weights import initialise_from, read, recipe_of
 from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
 from vidact.tasks.keeping import LAST, num_validated, refuse_callbacks, refuse_no_test
+from vidact.tasks.offline_truth import token_labels
 from vidact.tasks.resuming import refuse_what_does_not_fit
 from vidact.tasks.schedules import ParameterGroups, Schedule
 from vidact.tasks.stages import backbone, head_names
@@ -51,6 +53,7 @@ from vidact.text.names import counted
 FEATURES = "features"  # the default folder of features below a root, as in vidact.data.sequence_list
 OFFSETS_S = tuple(range(1, 11))  # tolerances of start detection, in seconds
 F1_TIOU = 0.3
+F1_PERCENT = (10, 25, 50)  # least overlaps of the F1 of segments
 FEW_EVENTS = 20  # with fewer in the validation videos, chance decides which epoch has the best mAP
 OVERLAP = 0.05  # share of the labelled time that may overlap, by imprecise labels, in data of one action at a time
 
@@ -429,6 +432,8 @@ class OnlineDetection(pl.LightningModule):
                 )
             ],
         }
+        segments = segment_figures(timelines, self.true_labels(timelines, truth))
+        figures |= {name: value for name, value in segments.items() if name != "accuracy"}  # it is token_accuracy
         ahead = [j for j, offset in enumerate(timelines.future_offsets) if offset >= 1]
         if timelines.future is not None and ahead:
             offsets = [timelines.future_offsets[j] for j in ahead]
@@ -467,6 +472,19 @@ class OnlineDetection(pl.LightningModule):
             "diagnosis": diagnose(detections, truth, lengths_s).figures(),
         }
         return figures
+
+    def true_labels(self, timelines: Timelines, truth: Iterable[Any]) -> dict[str, np.ndarray]:
+        """Return one label (T,) for each token of each video: of several actions that of the shortest event."""
+        rows: dict[str, list[tuple[float, float, int]]] = {id: [] for id in timelines.ids}
+        for event in truth:
+            if event.label in self.classes and event.video in rows:
+                rows[event.video].append((event.start_s, event.end_s, self.classes.index(event.label)))
+        return {
+            id: token_labels(
+                torch.from_numpy(targets), torch.tensor(rows[id]).reshape(-1, 3), timelines.tokens_per_second
+            ).numpy()
+            for id, targets in zip(timelines.ids, timelines.targets, strict=True)
+        }
 
     def detections(self, timelines: Timelines, events: dict[str, Any]) -> list[Detection]:
         """Return the events that ``EventDetector`` makes of all videos with the settings ``events``."""
@@ -563,6 +581,28 @@ def token_figures(
         "confusion": {"classes": names, "counts": counts.tolist()},
         "verdict": verdict(sticks, names, accuracy_of(counts), mean_precision),
     }
+
+
+def segment_figures(timelines: Timelines | None, labels: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return accuracy, edit score and F1 of the best class of each token, all in 0…1.
+
+    Figures that end with "_with_background" count the runs of the background as segments.
+
+    Args:
+        timelines: the scores.
+        labels: (T,) the true label of each token of each video, 0 the background.
+    """
+    assert timelines is not None
+    if all(ignore.all() for ignore in timelines.ignore):
+        return dict.fromkeys(("accuracy", "edit", *(f"f1_{percent}" for percent in F1_PERCENT)), 0.0)
+    predicted, truth = [scores.argmax(1) for scores in timelines.scores], [labels[id] for id in timelines.ids]
+    figures: dict[str, float] = {}
+    for suffix, background in (("", 0), ("_with_background", ())):
+        scored = segment_scores(predicted, truth, background, F1_PERCENT, timelines.ignore)
+        figures |= {"accuracy": scored.accuracy / 100, f"edit{suffix}": scored.edit / 100}
+        for percent, value in zip(F1_PERCENT, scored.f1, strict=True):
+            figures[f"f1_{percent}{suffix}"] = float(value) / 100
+    return figures
 
 
 def overlap(videos: Iterable[Iterable[TimedLabel]]) -> float:

@@ -119,7 +119,11 @@ FOR_ANY_NETWORK = "clip/folder/tsm_mobilenetv2"  # freezes nothing, since stages
 RECIPES = {
     DEFAULT: ("clip/folder/tsn_mobilenetv2", f"{FOR_ANY_NETWORK} (which cannot stream)"),
     FOR_ANY_NETWORK: (DEFAULT, "clip/folder/tsn_mobilenetv2"),
-    "online/fir/miniroad": ("online/fir/frame_classifier", "online/fir/causal_softmax"),
+    "online/fir/miniroad": (
+        "online/fir/frame_classifier",
+        "online/fir/causal_softmax",
+        "localise/folder/actionformer_small (which sees whole videos)",
+    ),
 }
 
 
