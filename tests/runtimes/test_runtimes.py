@@ -27,10 +27,11 @@ from vidact.features.record import differences, other_features
 from vidact.models.backbones import Backbone
 from vidact.models.weights import load, read, save, weights_hash
 from vidact.runtimes import compiled as module
-from vidact.runtimes import networks
+from vidact.runtimes import networks, steps
 from vidact.runtimes.choices import TOLERANCE, refuse_runtime
 from vidact.runtimes.compiled import Agreement, Compiled, NoGraphError, compiled
 from vidact.runtimes.onnx_graph import open_session
+from vidact.runtimes.steps import GraphStep
 from vidact.stream import load_model, run
 from vidact.stream.sources import open_source
 from vidact.video import open_video
@@ -192,12 +193,12 @@ def test_other_weights_layers_inputs_and_versions_have_other_files(monkeypatch):
     small = network()
     wider = network()
     wider.activation = nn.ReLU()
-    paths = {module._path(small, SHAPE, "a"), module._path(small, SHAPE, "b"), module._path(wider, SHAPE, "a")}
-    paths |= {module._path(small, (3, 9, 9), "a"), module._path(network(Noisy), SHAPE, "a")}
+    paths = {module.path_of(small, SHAPE, "a"), module.path_of(small, SHAPE, "b"), module.path_of(wider, SHAPE, "a")}
+    paths |= {module.path_of(small, (3, 9, 9), "a"), module.path_of(network(Noisy), SHAPE, "a")}
     monkeypatch.setattr(module, "OPSET", 99)
-    paths.add(module._path(small, SHAPE, "a"))
+    paths.add(module.path_of(small, SHAPE, "a"))
     assert len(paths) == 6
-    assert module._path(network(), SHAPE, "a") == module._path(small, SHAPE, "a")
+    assert module.path_of(network(), SHAPE, "a") == module.path_of(small, SHAPE, "a")
 
 
 def test_a_cache_that_cannot_be_written_is_said_once(makings, tmp_path, monkeypatch, capsys):
@@ -352,9 +353,9 @@ def test_onnxruntime_may_come_from_another_package(onnx, monkeypatch):
             raise importlib.metadata.PackageNotFoundError(package)
         return version(package)
 
-    path, expected = module._path(network(), SHAPE, "a"), onnx.record()
+    path, expected = module.path_of(network(), SHAPE, "a"), onnx.record()
     monkeypatch.setattr(importlib.metadata, "version", of_installed)
-    assert module._path(network(), SHAPE, "a") == path
+    assert module.path_of(network(), SHAPE, "a") == path
     assert onnx.record() == expected
 
 
@@ -570,6 +571,47 @@ def test_a_stream_in_either_runtime_gives_what_its_file_gives(pytorch, onnx, vid
         )
     assert not np.array_equal(played["torch"], played["onnx"])
     np.testing.assert_allclose(played["onnx"], played["torch"], atol=TOLERANCE)
+
+
+def test_the_step_of_a_large_detector_has_the_runtime_of_its_extractor(pytorch, onnx, videos, tmp_path, monkeypatch):
+    with open_video(videos / "b.mp4") as reader:
+        features = onnx.video(reader)
+    of_onnx = detector_of(onnx, tmp_path / "onnx.safetensors", features)
+    of_torch = detector_of(pytorch, tmp_path / "torch.safetensors", features)
+    made = []
+
+    def step_in_onnx(network: nn.Module, name: str) -> nn.Module:
+        made.append(name)
+        raise NoGraphError("there is no graph")  # the step runs in PyTorch then
+
+    monkeypatch.setattr(steps, "step_in_onnx", step_in_onnx)
+    load_model(of_onnx, device="cpu")  # a small one
+    assert made == []
+    monkeypatch.setattr(steps, "LEAST_STEP_PARAMETERS", 0)
+    load_model(of_onnx, device="cpu", runtime="torch")
+    load_model(of_torch, device="cpu")
+    assert made == []
+    model = load_model(of_onnx, device="cpu")
+    assert made == [str(of_onnx)]
+    assert list(model.network.parameters())
+    load_model(of_torch, device="cpu", runtime="onnx")
+    assert made == [str(of_onnx), str(of_torch)]
+
+
+@pytest.mark.slow
+def test_a_stream_of_a_large_detector_in_onnx_runtime_is_its_file(onnx, videos, tmp_path, monkeypatch):
+    with open_video(videos / "b.mp4") as reader:
+        features = onnx.video(reader)
+    checkpoint = detector_of(onnx, tmp_path / "detector.safetensors", features)
+    in_torch = load_model(checkpoint, device="cpu", runtime="torch")
+    monkeypatch.setattr(steps, "LEAST_STEP_PARAMETERS", 0)
+    model = load_model(checkpoint, device="cpu")
+    assert isinstance(model.network, GraphStep)
+    played = np.stack([update.scores for update in run(open_source(videos / "b.mp4"), model)])
+    scores = model.network.scan(features[None]).logits[0].softmax(-1).numpy()
+    assert np.array_equal(played, scores)  # exactly, within the runtime
+    in_torch = in_torch.network.scan(features[None]).logits[0].softmax(-1).numpy()
+    np.testing.assert_allclose(played, in_torch, atol=TOLERANCE)
 
 
 def test_auto_streams_in_the_runtime_of_the_training(pytorch, onnx, videos, tmp_path):

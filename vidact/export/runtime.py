@@ -11,23 +11,20 @@ from torch import Tensor, nn
 
 from vidact.batch import ClipInput
 from vidact.features.extractor import FeatureExtractor, OnnxExtractor
-from vidact.models.online import OnlineNetwork, OnlineOutput, State
+from vidact.models.online import State
 from vidact.models.weights import build_from_recipe
 from vidact.records import blamed
 from vidact.runtimes.exported import OnnxClip, OnnxGraph, OnnxOffline
+from vidact.runtimes.steps import GraphStep
 from vidact.stream.model import STREAMING, StreamModel, load_model, refuse_clips, stream_recogniser
 from vidact.video.transform import images_per_index
 
 
-class OnnxStep(OnlineNetwork):
-    """An exported step of an online detector, run by onnxruntime on the CPU.
-
-    It has no parameters. Its inputs may be on any device; its outputs and its state are on the CPU. The state is a flat
-    dict, so ``stack_states``, ``select_streams`` and ``reset`` work on it.
-    """
+class OnnxStep(GraphStep):
+    """An exported step of an online detector, run by onnxruntime on the CPU."""
 
     def __init__(self, graph: OnnxGraph) -> None:
-        super().__init__()
+        super().__init__(graph)
         self._graph = graph
         self.record = graph.record
         self.classes: list[str] = list(graph.record.classes)
@@ -37,12 +34,6 @@ class OnnxStep(OnlineNetwork):
         self.window = graph.facts.window
         self.future_offsets = graph.facts.future_offsets
 
-    def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Return the outputs for every token (n = T), computed step by step."""
-        if start is not None and start.any():
-            raise ValueError("an exported step begins every video at its first token; leave start out")
-        return self.scan(features)
-
     def extractor(self) -> OnnxExtractor | None:
         """Return the extractor of its features, if the file contains one."""
         graph = self._graph.carried()
@@ -50,14 +41,6 @@ class OnnxStep(OnlineNetwork):
             return None
         with blamed(graph.name):
             return OnnxExtractor(graph)
-
-    def initial_state(self, batch_size: int = 1) -> State:
-        return self._graph.initial_state(batch_size)
-
-    def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
-        self.check(feature)
-        results, state = self._graph.step(feature, state)
-        return OnlineOutput(results["logits"], results.get("future")), state
 
 
 class OnnxFrameStep(nn.Module):

@@ -58,7 +58,7 @@ from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
 from vidact.models.offline import OfflineNetwork
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, map_state, refuse_delay
+from vidact.models.online import OnlineNetwork, OnlineOutput, State, refuse_delay
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
@@ -73,6 +73,7 @@ from vidact.runtimes.onnx_graph import (
     save_onnx,
     trace,
 )
+from vidact.runtimes.steps import StepGraph, flatten, named_outputs
 from vidact.stream.model import extractor_for
 from vidact.video.sample import ClipSampler
 
@@ -431,44 +432,8 @@ def _steps(
     for token in inputs:
         expected, state = network.step(token, state)
         actual, state_of_file = step(token, state_of_file)
-        for name, tensor in _named(expected).items():
-            yield tensor, _named(actual)[name]
-
-
-def _named(output: OnlineOutput | Tensor) -> dict[str, Tensor]:
-    """Return the outputs of a step by name: a detector's, or a clip network's logits."""
-    if isinstance(output, Tensor):
-        return {"logits": output}
-    return {"logits": output.logits} | ({} if output.future is None else {"future": output.future})
-
-
-def flatten(state: State, name: str = "") -> dict[str, Tensor]:
-    """Return the tensors of a state by their path in it: ``count``, ``layers.0.keys``."""
-    if isinstance(state, Tensor):
-        return {name: state}
-    parts = state.items() if isinstance(state, dict) else enumerate(state)
-    return {
-        path: tensor
-        for key, part in parts
-        for path, tensor in flatten(part, f"{name}.{key}" if name else str(key)).items()
-    }
-
-
-class _StepGraph(nn.Module):
-    """The graph of one step: (token, state by name) → outputs by name, with the next state under "state"."""
-
-    def __init__(self, network: Any) -> None:
-        super().__init__()
-        self.network = network
-        self.tree = network.initial_state(1)
-
-    def forward(self, token: Tensor, state: dict[str, Tensor]) -> dict[str, Any]:
-        paths = [*flatten(self.tree)]
-        names = iter(paths)
-        output, after = self.network.step(token, map_state(lambda _: state[next(names)], self.tree))
-        flat = flatten(after)
-        # A file names its outputs in the order of the first state, which that of a later state need not have.
-        return {**_named(output), "state": {path: flat[path] for path in paths}}
+        for name, tensor in named_outputs(expected).items():
+            yield tensor, named_outputs(actual)[name]
 
 
 class _ClipGraph(nn.Module):
@@ -605,7 +570,7 @@ def _step_job(network: nn.Module, name: str) -> _Job:
     facts: dict[str, Any] = {
         "input": "feature" if isinstance(network, OnlineNetwork) else "frame",
         "shape": shape,
-        "outputs": list(_named(output)),
+        "outputs": list(named_outputs(output)),
         "state": [_entry(path, tensor) for path, tensor in flat.items()],
         "num_classes": network.num_classes,
     }
@@ -615,7 +580,7 @@ def _step_job(network: nn.Module, name: str) -> _Job:
         "step",
         name,
         network,
-        _StepGraph(network),
+        StepGraph(network),
         (token, flat),
         [facts["input"], *(f"state.{path}" for path in flat)],
         [*facts["outputs"], *(f"next.{path}" for path in flat)],

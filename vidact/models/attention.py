@@ -31,9 +31,31 @@ def attend(
         mask: broadcast to (B, H, n, m): True where a query attends to a key, or a number to add to the logit.
         dropout: dropout rate on the attention weights.
     """
+    in_graph = torch.compiler.is_exporting() and not dropout
+    if in_graph:
+        query = query * (query.shape[-1] // num_heads) ** -0.5
     query, key, value = (rows.unflatten(-1, (num_heads, -1)).transpose(1, 2) for rows in (query, key, value))
+    if in_graph:  # the exporter's own form computes shapes at every run, which takes as long as a few queries
+        logits = query @ key.mT  # (B, H, n, m)
+        if mask is not None:
+            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        return (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
     mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout)  # (B, H, n, d / H)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def by_head(rows: Tensor, weight: Tensor, is_single: bool) -> Tensor:
+    """Return the products (H, n, b) of rows (H, n, a) with a matrix (H, a, b) for each head.
+
+    ONNX Runtime packs the matrices of single products once, and those of a batch at every run, which takes as long as
+    the products of several rows do.
+
+    Args:
+        is_single: each stream has one row, for which nothing is packed.
+    """
+    if is_single:
+        return torch.bmm(rows, weight)
+    return torch.cat([part @ matrix for part, matrix in zip(rows.split(1), weight.unbind(), strict=True)])
 
 
 def probes(query: Tensor, key_weight: Tensor, num_heads: int) -> Tensor:
@@ -41,10 +63,10 @@ def probes(query: Tensor, key_weight: Tensor, num_heads: int) -> Tensor:
 
     The bias of the keys is left out: it adds the same number to all logits of a query, and the softmax cancels it.
     """
-    batch_size, _, width = query.shape
+    batch_size, num_queries, width = query.shape
     size = width // num_heads
     query = (query * size**-0.5).unflatten(-1, (num_heads, size)).permute(2, 0, 1, 3).flatten(1, 2)  # (H, B*n, size)
-    probe = torch.bmm(query, key_weight.unflatten(0, (num_heads, size)))  # (H, B*n, d)
+    probe = by_head(query, key_weight.unflatten(0, (num_heads, size)), num_queries == 1)  # (H, B*n, d)
     return probe.unflatten(1, (batch_size, -1)).transpose(0, 1)
 
 
@@ -56,13 +78,14 @@ def read_memory(
     Args:
         mask: broadcast to (B, H, n, m), True where a query attends to a token.
     """
-    batch_size, num_heads, _, width = probe.shape
+    batch_size, num_heads, num_queries, width = probe.shape
     logits = torch.bmm(probe.flatten(1, 2), memory.mT).unflatten(1, (num_heads, -1))  # (B, H, n, m)
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
     summed = torch.bmm(logits.softmax(-1).flatten(1, 2), memory)  # (B, H*n, d)
     summed = summed.unflatten(1, (num_heads, -1)).transpose(0, 1).flatten(1, 2)  # (H, B*n, d)
-    mixed = torch.bmm(summed, value_weight.unflatten(0, (num_heads, width // num_heads)).mT)  # (H, B*n, d / H)
+    by_width = value_weight.unflatten(0, (num_heads, width // num_heads)).mT  # (H, d, d / H)
+    mixed = by_head(summed, by_width, num_queries == 1)  # (H, B*n, d / H)
     return mixed.unflatten(1, (batch_size, -1)).permute(1, 2, 0, 3).flatten(2) + value_bias
 
 

@@ -81,6 +81,19 @@ class Attention(nn.Module):
         _, key_weight, _ = self.qkv.weight.chunk(3)
         return probes(query, key_weight, self.num_heads)
 
+    def read_with(self, probe: Tensor, memory: Tensor) -> Tensor:
+        """Return the output (B, Q, d) of fixed queries over the memory (B, m, d), without a projection of keys.
+
+        Args:
+            probe: (H * Q, d), the probes of the queries, which are the same for every video.
+        """
+        width = memory.shape[-1]
+        value = F.linear(memory, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :])
+        logits = F.linear(memory, probe).mT.unflatten(1, (self.num_heads, -1))  # (B, H, Q, m)
+        value = value.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, m, d / H)
+        weights = F.dropout(logits.softmax(-1), self.dropout, self.training)
+        return self.out((weights @ value).transpose(1, 2).flatten(2))
+
     def read(self, tokens: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return what ``forward`` returns, at less cost for few tokens and a long memory; ``mask`` is bool."""
         _, _, value_weight = self.qkv.weight.chunk(3)
@@ -156,10 +169,9 @@ class _Tables(NamedTuple):
     """The tensors that follow from the weights and are the same for every video."""
 
     queries: list[Tensor]  # (1, Q, d) for each stage: its queries after its first layer's self-attention
-    projected: list[Tensor]  # (1, Q, d) for each stage: the same, projected for its first layer's cross-attention
-    probe: Tensor  # (H * Q, d), the probes of the first stage's first layer
-    long_logit: Tensor  # (H * Q, L), the positions' part of that layer's logits over the long memory
-    long_value: Tensor  # (L, d), the positions' part of that layer's values
+    probes: list[Tensor]  # (H * Q, d) for each stage: their probes for its first layer's cross-attention
+    long_logit: Tensor | None  # (H * Q, L), the positions' part of the first layer's logits; None without positions
+    long_value: Tensor | None  # (L, d), the positions' part of that layer's values, without the bias
     long_rest: list[Tensor]  # (L, 2d) for each other layer of the first stage: the positions' part of keys and values
     work_qkv: Tensor  # (W, 3d), the positions' part of the first decoder layer's projections
     work_cross: list[Tensor]  # (W, 2d) for each layer of ``_cached_crosses``: the positions' part of keys and values
@@ -403,7 +415,7 @@ class LSTR(OnlineNetwork):
         first, *rest = self._stages()[0].blocks
         return {
             "count": count + 1,
-            "logit": write(state["logit"], F.linear(long, tables.probe)),
+            "logit": write(state["logit"], F.linear(long, tables.probes[0])),
             "value": write(state["value"], F.linear(long, first.cross_attention.qkv.weight[2 * self.width :])),
             "rest": [
                 write(ring, F.linear(long, layer.cross_attention.qkv.weight[self.width :]))
@@ -419,7 +431,6 @@ class LSTR(OnlineNetwork):
 
     def _compress(self, state: State, places: Places, tables: _Tables) -> Tensor:
         """Return the memory vectors (B, Q, d), one for each query of the last stage."""
-        batch_size = state["count"].shape[0]
 
         def long(ring: Tensor) -> Tensor:
             return _at(ring, places.long)
@@ -427,10 +438,14 @@ class LSTR(OnlineNetwork):
         compress, *stages = self._stages()
         first, *rest = compress.blocks
         mask = self.long_mask(places.is_visible)
-        logits = (long(state["logit"]).mT + tables.long_logit).unflatten(1, (self.num_heads, -1))  # (B, H, Q, L)
-        weights = (logits + mask).softmax(-1)
-        values = (long(state["value"]) + tables.long_value).unflatten(-1, (self.num_heads, -1))  # (B, L, H, d / H)
-        mixed = (weights @ values.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, Q, d)
+        logits, values = long(state["logit"]).mT, long(state["value"])
+        if tables.long_logit is not None and tables.long_value is not None:
+            logits, values = logits + tables.long_logit, values + tables.long_value
+        weights = (logits.unflatten(1, (self.num_heads, -1)) + mask).softmax(-1)  # (B, H, Q, L)
+        values = values.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, H, L, d / H)
+        mixed = (weights @ values).transpose(1, 2).flatten(2)  # (B, Q, d)
+        # The weights of a query sum to 1, so that the values' bias is added once.
+        mixed = mixed + first.cross_attention.qkv.bias[2 * self.width :]
         memory = first.feed_forward(tables.queries[0], first.cross_attention.out(mixed))
         for layer, ring, table in zip(rest, state["rest"], tables.long_rest, strict=True):
             memory = layer.self_attend(memory)
@@ -439,11 +454,9 @@ class LSTR(OnlineNetwork):
             memory = layer.feed_forward(memory, layer.cross_attention.mix(query, key, value, mask))
         memory = compress.norm(memory)
 
-        for stage, queries, projected in zip(stages, tables.queries[1:], tables.projected[1:], strict=True):
+        for stage, queries, probe in zip(stages, tables.queries[1:], tables.probes[1:], strict=True):
             first, *rest = stage.blocks
-            key, value = first.cross_attention.project_memory(memory)
-            mixed = first.cross_attention.mix(projected.expand(batch_size, -1, -1), key, value)
-            tokens = first.feed_forward(queries, mixed)
+            tokens = first.feed_forward(queries, first.cross_attention.read_with(probe, memory))
             for layer in rest:
                 tokens = layer(tokens, memory)
             memory = stage.norm(tokens)
@@ -494,22 +507,20 @@ class LSTR(OnlineNetwork):
             stage.blocks[0].self_attend(query[None])
             for query, stage in zip(self._queries(), self._stages(), strict=True)
         ]
-        projected = [
-            stage.blocks[0].cross_attention.project_query(query)
-            for query, stage in zip(queries, self._stages(), strict=True)
+        attentions = [stage.blocks[0].cross_attention for stage in self._stages()]
+        to_memory = [
+            attention.probes(attention.project_query(query))[0].flatten(0, 1)  # (H * Q, d)
+            for query, attention in zip(queries, attentions, strict=True)
         ]
         first, *rest = self._stages()[0].blocks
-        probe = first.cross_attention.probes(projected[0])[0].flatten(0, 1)  # (H * Q, d)
         long_positions = torch.zeros_like(self.positions[:1]) if self.testra else self.positions[: self.long]
         _, _, value_weight = first.cross_attention.qkv.weight.chunk(3)
-        _, _, value_bias = first.cross_attention.qkv.bias.chunk(3)
         coming, to_qkv = self._coming(), self.decoder.blocks[0].self_attention.qkv
         return _Tables(
             queries=queries,
-            projected=projected,
-            probe=probe,
-            long_logit=probe @ long_positions.T,
-            long_value=F.linear(long_positions, value_weight, value_bias),
+            probes=to_memory,
+            long_logit=None if self.testra else to_memory[0] @ long_positions.T,
+            long_value=None if self.testra else F.linear(long_positions, value_weight),
             long_rest=[torch.cat(layer.cross_attention.project_memory(long_positions), -1) for layer in rest],
             work_qkv=to_qkv(self.work_positions),
             work_cross=[
@@ -541,9 +552,9 @@ def _join(rows: Tensor, coming: Tensor | None) -> Tensor:
 
 
 def _at(rows: Tensor, places: Tensor) -> Tensor:
-    """Return the rows (B, m, …) at the indices ``places`` (B, m), modulo n, of each stream's rows (B, n, …)."""
+    """Return the rows (B, m, d) at the indices ``places`` (B, m), modulo n, of each stream's rows (B, n, d)."""
     streams = torch.arange(rows.shape[0], device=rows.device)[:, None]
-    return rows[streams, places % rows.shape[1]]
+    return F.embedding(streams * rows.shape[1] + places % rows.shape[1], rows.flatten(0, 1))
 
 
 # ---------------------------------------------------------------------------------------------- sizes

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph: made once, compared with PyTorch, kept in a cache.
+"""A network as an ONNX graph: made once, compared with PyTorch, kept in a cache; ``steps`` does so for a step.
 
 The cache is the folder ``graphs`` beside that of downloaded weights (``vidact.hub``). The name of a file in it is a
 hash of the weights, the network's layers, the shape of the input and the versions of the packages that make and run the
@@ -22,7 +22,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class NoGraphError(ValueError):
 
 
 class Compiled:
-    """The graph of a network, run by onnxruntime on the CPU: inputs (B, …) → outputs (B, K).
+    """The graph of a network, run by onnxruntime on the CPU: inputs (B, …) → outputs (B, K), or several by name.
 
     It has as many threads as PyTorch has at the call, can be pickled, and its outputs are the same bits in every
     process of a machine.
@@ -75,10 +75,14 @@ class Compiled:
         self._threads = 0
 
     def __call__(self, batch: Tensor) -> Tensor:
+        return self.run({_INPUT: batch}, [_OUTPUT])[_OUTPUT]
+
+    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+        """Return the outputs by name for the inputs by name."""
         if self._session is None or self._threads != torch.get_num_threads():
             self._threads = torch.get_num_threads()
             self._session = open_session(self.content, f"the graph of {self.name}")
-        return run_session(self._session, [_OUTPUT], {_INPUT: batch})[_OUTPUT]
+        return run_session(self._session, outputs, inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None}
@@ -99,23 +103,47 @@ def compiled(network: nn.Module, shape: Sequence[int], weights_sha256: str, name
         ImportError: where a package that is needed is not installed.
         NoGraphError: where the network cannot be exported, or its graph differs from PyTorch.
     """
-    path = _path(network, shape, weights_sha256)
+    return cached(
+        path_of(network, shape, weights_sha256),
+        name,
+        lambda graph: _compare(network, graph, shape, (1,)),
+        lambda: _make(network, shape, name),
+    )
+
+
+def cached(
+    path: Path | None, name: str, compare: Callable[[Compiled], Agreement], make: Callable[[], Compiled]
+) -> Compiled:
+    """Return the graph of the file ``path`` in the cache, or make it and keep it there.
+
+    Args:
+        path: what ``path_of`` returned.
+        name: the name of the network, for messages.
+        compare: measures the agreement of a graph of the cache with the network in hand.
+        make: makes the graph, in seconds.
+    """
     if path is not None and (graph := _read(path, name)) is not None:
         with contextlib.suppress(ValueError):  # not a graph that this onnxruntime reads
-            if _compare(network, graph, shape, (1,)).is_close:
+            if compare(graph).is_close:
                 with contextlib.suppress(OSError):
                     os.utime(path)
                 return graph
     check_packages("or choose the runtime torch")
     print(f"{name}: making its ONNX graph, which takes some seconds and is kept", file=sys.stderr, flush=True)
-    graph = _make(network, shape, name)
+    graph = make()
     if path is not None:
         _keep(graph, path)
     return graph
 
 
-def _path(network: nn.Module, shape: Sequence[int], weights_sha256: str) -> Path | None:
-    """Return the file of the network's graph in the cache; None where the user has no folder for it."""
+def path_of(network: nn.Module, facts: Sequence[Any], weights_sha256: str) -> Path | None:
+    """Return the file of the network's graph in the cache; None where the user has no folder for it.
+
+    Args:
+        network: the network.
+        facts: what else the graph depends on, as JSON: the shape of the input, …
+        weights_sha256: the hash of its weights.
+    """
     versions = {"vidact": __version__, "format": FORMAT, "opset": OPSET}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -123,7 +151,7 @@ def _path(network: nn.Module, shape: Sequence[int], weights_sha256: str) -> Path
     with contextlib.suppress(ImportError):
         versions["onnxruntime"] = runtime_version()
     kinds = sorted({f"{type(module).__module__}.{type(module).__qualname__}" for module in network.modules()})
-    text = json.dumps([versions, weights_sha256, repr(network), kinds, list(shape)], sort_keys=True)
+    text = json.dumps([versions, weights_sha256, repr(network), kinds, list(facts)], sort_keys=True)
     try:
         folder = weights_folder().with_name("graphs")
     except OSError as error:
@@ -167,18 +195,46 @@ def _keep(graph: Compiled, path: Path) -> None:
 
 def _make(network: nn.Module, shape: Sequence[int], name: str) -> Compiled:
     """Export the network and compare the graph with it."""
-    if (size := num_bytes(network)) > ONNX_LIMIT:
-        raise NoGraphError(f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX graph holds 2 GiB")
+    refuse_size(network, name)
     # The copy has plain memory formats: the traced program would otherwise contain the changes of layout.
     exported = copy.deepcopy(network).eval().to(memory_format=torch.contiguous_format)
-    refusal = f"{name} cannot be an ONNX graph"
+    example = (next(_noise(shape, (2,))),)
+    return make_graph(
+        exported, example, [_INPUT], [_OUTPUT], name, lambda graph: _compare(network, graph, shape, CHECKED)
+    )
+
+
+def refuse_size(network: nn.Module, name: str) -> None:
+    """Raise NoGraphError for a network whose weights are larger than an ONNX graph."""
+    if (size := num_bytes(network)) > ONNX_LIMIT:
+        raise NoGraphError(f"{name} has {size / 2**30:.1f} GiB of weights, and an ONNX graph holds 2 GiB")
+
+
+def make_graph(
+    module: nn.Module,
+    example: tuple[Any, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    name: str,
+    compare: Callable[[Compiled], Agreement],
+) -> Compiled:
+    """Export a module and return its graph; raise NoGraphError where that fails or the graph differs from PyTorch.
+
+    Args:
+        module: the module; ``example`` are inputs of it, as ``onnx_graph.trace`` takes them.
+        example: see there.
+        inputs: the names of the inputs.
+        outputs: the names of the outputs.
+        name: the name of the network, for messages.
+        compare: measures the agreement of the graph with PyTorch.
+    """
     with quiet_exporters(), tempfile.TemporaryDirectory(prefix="vidact-") as folder:
         path = Path(folder) / "graph.onnx"
         try:
-            program = trace(exported, (next(_noise(shape, (2,))),), refusal)
-            save_onnx(program, path, [_INPUT], [_OUTPUT], {}, name, "choose the runtime torch")
+            program = trace(module, example, f"{name} cannot be an ONNX graph")
+            save_onnx(program, path, inputs, outputs, {}, name, "choose the runtime torch")
             graph = Compiled(path.read_bytes(), name, Agreement(0.0, 0.0))
-            graph.agreement = _compare(network, graph, shape, CHECKED)
+            graph.agreement = compare(graph)
         except ValueError as error:
             raise NoGraphError(str(error)) from error
     if not graph.agreement.is_close:
@@ -207,7 +263,13 @@ def _compare(network: nn.Module, graph: Compiled, shape: Sequence[int], sizes: S
                 f"the ONNX graph of {graph.name} has outputs {tuple(actual.shape)} where PyTorch has "
                 f"{tuple(expected.shape)}"
             )
-        rows.append(torch.stack([(actual - expected).abs().max(), expected.abs().max()]))
+        rows.append((actual, expected))
+    return agreement_of(rows)
+
+
+def agreement_of(pairs: Iterable[tuple[Tensor, Tensor]]) -> Agreement:
+    """Return the agreement of pairs of outputs: the graph's and PyTorch's."""
+    rows = [torch.stack([(actual - expected).abs().max(), expected.abs().max()]) for actual, expected in pairs]
     difference, largest = torch.stack(rows).amax(0).tolist()  # a NaN in one of the outputs makes a NaN here
     return Agreement(difference, largest)
 

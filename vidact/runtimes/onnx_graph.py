@@ -19,6 +19,10 @@ from vidact.text.packages import how_to_install
 OPSET = 18  # PyTorch's exporter writes it without a conversion, and onnxruntime reads it since 1.14
 ONNX_LIMIT = 2**31 - 2**24  # bytes of weights in a file: protobuf ends at 2 GiB, and the graph needs some of it
 
+# Rewritings of a graph that make it slower on a CPU: the norm of a sum as one operation takes five times as long as the
+# sum and the norm.
+_SLOWER = ["SkipLayerNormFusion"]
+
 
 # ---------------------------------------------------------------------------------------------- running
 
@@ -47,7 +51,9 @@ def open_session(content: bytes, name: str) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOWER
+        )
     except Exception as error:  # onnxruntime raises a dozen types without a common parent
         lines = str(error).strip().splitlines()
         raise ValueError(f"{name} cannot be read as ONNX ({lines[0] if lines else ''})") from error

@@ -25,6 +25,7 @@ from vidact.models.online import OnlineNetwork, State, refuse_delay
 from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
+from vidact.runtimes import steps
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.networks import graph_or_none, in_onnx_by_image, quick_runtime, refuse_elsewhere, settled
 from vidact.stream.grabs import GAP_S, Grab
@@ -191,7 +192,8 @@ def load_model(
         runtime: the runtime of a detector's extractor, which has nearly all of its cost, and of the image network of a
             TSN or of a probe on one or on an image network: "torch"; "onnx", which is ONNX Runtime on the CPU; or
             "auto", the one that the detector's or the probe's features were made in, else onnx on a CPU. The step of a
-            detector, and those of other recognisers, run in PyTorch; ``vidact.export`` writes them as ONNX.
+            large detector runs in the runtime of its extractor; those of small ones and of other recognisers run in
+            PyTorch, and ``vidact.export`` writes them as ONNX.
     """
     refuse_runtime(runtime)
     name = "the network" if isinstance(checkpoint, nn.Module) else hub.text_of(checkpoint)
@@ -290,8 +292,9 @@ def _detector(
     with blamed(f"{name}: the events of its record"):
         detector = EventDetector(classes, rate, **{**(record.events or {}), **events})
     opened = extractor_for(network, record, name, extractor, device, trust, runtime)
+    network = network.eval().requires_grad_(False).to(device)
     return StreamModel(
-        network.eval().requires_grad_(False).to(device),
+        network if runtime == "torch" or opened.runtime == "torch" else _detector_in_onnx(network, name, device),
         classes,
         rate,
         detector,
@@ -338,6 +341,14 @@ def extractor_for(
             "first). Give the extractor.safetensors of the folder it was trained on"
         )
     return extractor
+
+
+def _detector_in_onnx(network: OnlineNetwork, name: str, device: torch.device) -> OnlineNetwork:
+    """Return a large detector on a CPU with its step in ONNX Runtime, where it can be a graph; others as they are."""
+    size = sum(parameter.numel() for parameter in network.parameters())
+    if device.type != "cpu" or size < steps.LEAST_STEP_PARAMETERS:
+        return network
+    return graph_or_none(lambda: steps.step_in_onnx(network, name), is_required=False) or network
 
 
 def stream_recogniser(
