@@ -525,14 +525,16 @@ def test_without_a_checkpoint(video, tmp_path, monkeypatch, capsys):
 
 
 def make_demo(folder: Path, checkpoint: Path) -> Path:
-    """What ``vidact demo`` leaves: recognisers, a detector, and the videos of the latter."""
+    """What ``vidact demo`` leaves: recognisers, a detector, a localiser, and the videos of the last two."""
     record = vidact.models.weights.load(checkpoint).record
-    for name, left_out in ("tsn", "features"), ("untrimmed_miniroad", ""):
+    for name, left_out in ("tsn", "features"), ("untrimmed_localiser", ""), ("untrimmed_miniroad", ""):
         path = folder / name / "checkpoints" / "best.ckpt"
         path.parent.mkdir(parents=True)
         kept = {key: value for key, value in record.items() if key != left_out}
+        kept |= {"kind": "localiser"} if "localiser" in name else {}
         torch.save({"state_dict": {"network.weight": torch.zeros(1)}, "vidact": kept}, path)
-    os.utime(path.parents[2] / "tsn" / "checkpoints" / "best.ckpt", (2e9, 2e9))  # the newest, but no detector
+    for name in ("tsn", "untrimmed_localiser"):  # newer, but no detectors
+        os.utime(path.parents[2] / name / "checkpoints" / "best.ckpt", (2e9, 2e9))
     (folder / "untrimmed").mkdir()
     (folder / "untrimmed" / "videos.csv").write_text("video,split\nvideos/0.mp4,train\nvideos/1.mp4,test\n")
     return path

@@ -184,7 +184,7 @@ def _events(options: argparse.Namespace, network: Any, videos: Sequence[Path], t
                 shown = with_scores(answer, least)
                 outputs.write(shown)
                 meter.finish(video)
-                finished += 1
+                finished += not answer.error
                 _clear_line()
                 if options.json:
                     print(json.dumps(_plain(shown)), flush=True)

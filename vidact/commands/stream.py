@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -275,7 +275,7 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
     from vidact.models.weights import read
 
     checkpoints = sorted(demo.glob("*/checkpoints/best.ckpt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    checkpoint = next((path for path in checkpoints if "features" in (read(path)[1] or {})), None)
+    checkpoint = next((path for path in checkpoints if _is_detector(read(path)[1] or {})), None)
     if checkpoint is None:
         raise ValueError(NO_CHECKPOINT)
     table = demo / "untrimmed" / "videos.csv"
@@ -283,6 +283,11 @@ def demo_model(demo: Path = DEMO) -> tuple[Path, dict[str, str]]:
         return checkpoint, {}
     tested = [table.parent / video for video, split in load_videos(table).items() if split == "test"]
     return checkpoint, {"a video of the demo": str(tested[0])} if tested else {}
+
+
+def _is_detector(record: Mapping[str, Any]) -> bool:
+    """Return whether a record is of an online detector; that of an offline network has a kind."""
+    return "features" in record and "kind" not in record
 
 
 def _refuse_overwriting(options: argparse.Namespace) -> None:
