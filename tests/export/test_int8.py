@@ -150,9 +150,9 @@ def test_the_same_videos_give_the_same_bytes(
 
 def test_batches_are_free(written: SimpleNamespace) -> None:
     graph = OnnxGraph.open(written.path)
-    images = torch.randn(5, 3, 32, 32)
-    together = graph.run({"images": images})["features"]
-    apart = torch.cat([graph.run({"images": image[None]})["features"] for image in images])
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    together = graph.run({"pixels": pixels})["features"]
+    apart = torch.cat([graph.run({"pixels": image[None]})["features"] for image in pixels])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-4 * float(apart.abs().max()))
 
 
