@@ -28,6 +28,7 @@ from vidact.models.weights import load, record_of, refuse_other_classes, weights
 from vidact.records import blamed
 from vidact.runtimes.choices import refuse_runtime
 from vidact.runtimes.compiled import compiled
+from vidact.runtimes.exported import OnnxClip, OnnxGraph
 from vidact.runtimes.networks import (
     graph_or_none,
     in_onnx,
@@ -82,7 +83,8 @@ def predict(
         path: a file, or a folder that is searched with its subfolders; or several of both, answered in their order,
             each video once.
         checkpoint: what training saved: a .ckpt of a run or a .safetensors that names its network; or the name of a
-            published network, which is given windows of frames at the rate of its training.
+            published network, which is given windows of frames at the rate of its training; or an .onnx of a whole clip
+            network that ``vidact.export`` wrote, also in int8.
         top: labels to return; fewer where the network has fewer classes.
         views: clips x crops to average, such as 10x3. None is 1x1, and of a published network as many windows as cover
             the video, at most ten, and one crop.
@@ -116,7 +118,7 @@ def predictions(
     paths = [Path(path)] if isinstance(path, (str, Path)) else [Path(item) for item in path]
     videos = find_videos(paths)
     num_clips, crops = (None, 1) if views is None else parse_views(views)
-    network = load(checkpoint) if network is None else network
+    network = open_network(checkpoint) if network is None else network
     record = record_of(network)
     if isinstance(network, OfflineNetwork) and (record.features is None or record.kind is not None):
         raise ValueError(
@@ -145,7 +147,7 @@ def predictions(
         return list(windows(video.times_s, video.end_s, num_clips)[:, None])
 
     transform = from_record(record, crops=crops)
-    device = device or str(best_device())
+    device = device or ("cpu" if isinstance(network, OnnxClip) else str(best_device()))
     frames = windows.frames if windows else sampler(1000).shape[1]
     answers = _Answers(network, runtime, device, frames, is_many=len(videos) >= MANY_VIDEOS)
     for video in videos:
@@ -160,6 +162,22 @@ def predictions(
         order = np.argsort(-scores, kind="stable")[:top]
         labels = [(record.classes[i], round(float(scores[i]), 6)) for i in order]
         yield Prediction(str(video), labels, start_s, end_s, time.perf_counter() - started)
+
+
+def open_network(checkpoint: str | Path) -> Any:
+    """Return what ``load`` does, or the clip network in an .onnx file that ``vidact.export`` wrote.
+
+    Raises ValueError for an .onnx of anything else.
+    """
+    if Path(checkpoint).suffix != ".onnx":
+        return load(checkpoint)
+    graph = OnnxGraph.open(checkpoint)
+    if graph.facts.kind == "clip":
+        return OnnxClip(graph)
+    raise ValueError(
+        f"{checkpoint} was exported with --what {graph.facts.kind}, and `predict` names whole clips: export the "
+        "recogniser with --what clip. `vidact stream` runs the exported steps of recognisers and detectors"
+    )
 
 
 def refuse_choices(top: int, views: str | None) -> None:
@@ -245,6 +263,15 @@ class _Answers:
 
     def __init__(self, network: Any, runtime: str, device: str, frames: int, is_many: bool) -> None:
         self.network, self.device, self.frames = network, device, frames
+        self._graphs: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
+        if isinstance(network, OnnxClip):
+            self.is_required, self.runtime = False, "file"  # the network is itself a graph
+            if runtime == "torch" or torch.device(device).type != "cpu":
+                raise ValueError(
+                    f"the runtime is {runtime} and the device {device}, but an exported network runs in ONNX Runtime "
+                    "on the CPU; leave both out, or take its checkpoint"
+                )
+            return
         self.is_required = runtime == "onnx"
         if self.is_required:
             refuse_elsewhere(device)
@@ -255,7 +282,6 @@ class _Answers:
         network.to(device)
         if torch.device(device).type == "cuda":
             channels_last(network)
-        self._graphs: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, clip: Tensor, num_chosen: int) -> Tensor:
         """Return the logits of a clip for which ``num_chosen`` frames were chosen."""

@@ -1,5 +1,6 @@
 """Graphs in int8: calibrated on frames as vidact reads them, never written where they lose too much."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ from support.playing import play_file
 from torch import nn
 
 import vidact.models
-from vidact import cli
+from vidact import cli, predict
+from vidact.data.synthetic import write_clips
 from vidact.export import calibration, export, open_onnx
 from vidact.export.calibration import clips_of, tokens_of
 from vidact.export.losses import Loss, OfFeatures, OfValidationClips, expected_top1, outputs_of
@@ -23,9 +25,12 @@ from vidact.features.names import build_extractor, image_backbone
 from vidact.features.record import other_features
 from vidact.models.weights import load, save
 from vidact.records import read_json
+from vidact.results.figures import load_results
+from vidact.results.scores import load_scores
 from vidact.runtimes.exported import OnnxGraph
 from vidact.stream import load_model
 from vidact.tasks.online_detection import read_extractor
+from vidact.training.run import train
 from vidact.video import open_video
 from vidact.video.numbered import write_numbered_video
 
@@ -454,3 +459,56 @@ def test_a_network_without_sampling_and_other_frames_are_refused(films: Path, tm
 def test_an_extractor_in_single_precision_is_no_network_of_extract(written: SimpleNamespace) -> None:
     with pytest.raises(ValueError, match="is an exported extractor in single precision"):
         build_extractor(str(written.single))
+
+
+# ---------------------------------------------------------------------------------------------- for a checkpoint
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_predict_answers_by_an_exported_clip_network(
+    int8: bool, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(recogniser(), tmp_path / "net.safetensors")
+    settings = {"int8": True, "calibrate": films} if int8 else {}
+    export(tmp_path / "net.safetensors", tmp_path / "net.onnx", runs=1, **settings)
+    expected = predict(films, tmp_path / "net.safetensors", device="cpu", runtime="torch")
+    actual = predict(films, tmp_path / "net.onnx")
+    assert [each.path for each in actual] == [each.path for each in expected]
+    for before, after in zip(expected, actual, strict=True):
+        scores = dict(after.labels)
+        for label, score in before.labels:
+            assert scores[label] == pytest.approx(score, abs=0.1 if int8 else 1e-4)
+    cli.main(["predict", str(films / "a.mp4"), "--checkpoint", str(tmp_path / "net.onnx"), "--json"])
+    assert json.loads(capsys.readouterr().out)["labels"] == [list(pair) for pair in actual[0].labels]
+    with pytest.raises(ValueError, match=r"the runtime is torch .* leave both out, or take its checkpoint"):
+        predict(films, tmp_path / "net.onnx", runtime="torch")
+    with pytest.raises(ValueError, match="the device cuda, but an exported network runs in ONNX Runtime on the CPU"):
+        predict(films, tmp_path / "net.onnx", device="cuda")
+    with pytest.raises(ValueError, match=r"shape .*this file was exported for \(B, 4, 3, 32, 32\)"):
+        predict(films, tmp_path / "net.onnx", views="1x3")
+
+
+def test_predict_refuses_other_exported_files(written: SimpleNamespace, films: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"was exported with --what extractor, and `predict` names whole clips"):
+        predict(films, written.path)
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*absent\.onnx"):
+        predict(films, tmp_path / "absent.onnx")
+    (tmp_path / "other.onnx").write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"other\.onnx cannot be read as ONNX"):
+        predict(films, tmp_path / "other.onnx")
+
+
+def test_a_run_is_tested_by_an_exported_clip_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clips(tmp_path / "clips", splits={"train": 2, "val": 1, "test": 2}, seed=0)
+    monkeypatch.chdir(tmp_path)
+    options = ["--trainer.enable_progress_bar=false", "--model.network.size=32", "--device=cpu"]
+    train(["--config", "debug", *options, "--data.root=clips", "--run=run"])
+    trained = load_results(tmp_path / "run")["test"]
+    scores = load_scores(Path("run/scores.npz")).values
+    export("run/checkpoints/best.ckpt", tmp_path / "clip.onnx", runs=1)
+    cli.main(["test", "--config", "run/config.yaml", "--ckpt", "clip.onnx", "--device", "cpu"])
+    tested = load_results(tmp_path / "run")["test"]
+    assert tested["checkpoint"].endswith("clip.onnx")
+    assert tested["parameters"] == trained["parameters"] > 0
+    assert tested["test_top1"] == trained["test_top1"]
+    np.testing.assert_allclose(load_scores(Path("run/scores.npz")).values, scores, atol=1e-4)

@@ -661,3 +661,42 @@ def test_the_benchmark_prints_the_ratio_and_the_difference(home, videos, capsys)
     assert float(re.search(r"onnx against torch: ([\d.]+) ", printed)[1]) > 0
     share = re.search(r"largest difference of a feature in onnx .*\(([\d.e-]+)\)\n", printed)[1]
     assert 0 < float(share) <= TOLERANCE
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_sums_of_the_largest_products_of_8_bits_are_exact(saturates: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors without VNNI add products in 16 bits unless the session forbids it, which is slow on the others."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    scales = {name: numpy_helper.from_array(np.float32(value), name) for name, value in (("one", 1), ("step", 2**14))}
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["a"]),
+            helper.make_node("DequantizeLinear", ["a", "one", "zero"], ["b"]),
+            helper.make_node("DequantizeLinear", ["w", "one"], ["c"]),
+            helper.make_node("MatMul", ["b", "c"], ["d"]),
+            helper.make_node("QuantizeLinear", ["d", "step", "zero"], ["e"]),
+            helper.make_node("DequantizeLinear", ["e", "step", "zero"], ["y"]),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])],
+        [
+            numpy_helper.from_array(np.full((64, 8), 127, np.int8), "w"),
+            numpy_helper.from_array(np.uint8(0), "zero"),
+            *scales.values(),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    if saturates:
+        monkeypatch.setattr("vidact.runtimes.onnx_graph.sums_saturate", lambda: True)
+    session = open_session(model.SerializeToString(), "the graph")
+    (sums,) = session.run(None, {"x": np.full((4, 64), 255, np.float32)})
+    assert (sums == round(64 * 127 * 255 / 2**14) * 2**14).all()
+    if saturates:
+        assert session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+
+
+def test_only_graphs_in_int8_are_asked_whether_sums_saturate(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr("vidact.runtimes.onnx_graph.sums_saturate", lambda: pytest.fail("a graph in single precision"))
+    graph_of(network())(torch.zeros(1, *SHAPE))

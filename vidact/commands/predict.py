@@ -35,7 +35,7 @@ def parser() -> Parser:
         "--checkpoint",
         required=True,
         help="best.ckpt of a run, a .safetensors that vidact saved, a published network (vidact networks "
-        "--published), or hf://owner/name",
+        "--published), hf://owner/name, or an .onnx of a recogniser's whole clips (vidact export), also in int8",
     )
     parser.add_argument("--top", type=int, default=TOP, help="labels a video (default %(default)s)")
     parser.add_argument(
@@ -74,8 +74,7 @@ def main(args: Sequence[str]) -> int:
     """Run ``vidact predict``; returns 0, or 1 when a video of a folder could not be read."""
     options = parser().parse_args(args)
     from vidact.device import refuse_device  # after --help, which needs no PyTorch
-    from vidact.models.weights import load
-    from vidact.prediction import annotated_paths, find_videos, refuse_choices
+    from vidact.prediction import annotated_paths, find_videos, open_network, refuse_choices
     from vidact.runtimes.choices import refuse_runtime
 
     refuse_device(options.device)
@@ -86,7 +85,7 @@ def main(args: Sequence[str]) -> int:
     targets = annotated_paths(options.path, options.annotate) if is_drawn else {}
     notes: list[str] = []
     videos = find_videos(options.path, notes)
-    network: Any = load(options.checkpoint)
+    network: Any = open_network(options.checkpoint)
     for note in notes:
         print(note, file=sys.stderr)
     from vidact.models.offline import OfflineNetwork

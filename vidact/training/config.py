@@ -197,7 +197,7 @@ PARTS = {
 # The options of training and testing that belong to no part, with their help.
 OWN_OPTIONS = {
     "--config": "a YAML file, or the name of one that vidact brings, such as clip/folder/tsm_mobilenetv2",
-    "--ckpt": "train: resume from 'last' or a path; test: score 'best', 'last' or a path",
+    "--ckpt": "train: resume from 'last' or a path; test: score 'best', 'last' or a path, also an exported .onnx",
     "--run": "run folder; default runs/<data>-<network>/<time>. Under torchrun write --run_folder",
     "--device": "cpu, cuda or mps; default: the best there is",
     "--probe": "true (the default): fit a linear probe to the network before training and print its figure beside that "
@@ -417,12 +417,13 @@ def take_network(config: Any, args: Sequence[str]) -> None:
     weights that training started from are not loaded.
     """
     from vidact.models.weights import read
+    from vidact.runtimes.exported import OnnxGraph
 
     network = config.model.init_args.network
     names = [word.partition("=")[0].rpartition(".")[2] for word in args if word.startswith("--model.network")]
     if not {"network", "class_path"} & set(names):
         path = checkpoint_path(Path(config.run), config.ckpt or "best", may_be_published=True)
-        record = read(path)[1]
+        record = OnnxGraph.open(path).record if path.suffix == ".onnx" else read(path)[1]
         recipe = None if record is None else record.recipe
         if recipe is None:
             raise ValueError(f"{path} does not say which network it holds; make it a vidact file with vidact convert")

@@ -308,12 +308,15 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
     """
     from vidact.metrics import is_trivial
     from vidact.models.weights import load, load_strictly, record_of
+    from vidact.prediction import open_network
     from vidact.report.page import write_report
+    from vidact.runtimes.exported import OnnxClip
 
     path = checkpoint_path(run, name, may_be_published=True)
     # The configuration's package may run code: it has already built a network in this process.
-    trained = load(path, trust=(cli.config.model.init_args.network.class_path.partition(".")[0],))
-    record = record_of(trained)
+    trusted = (cli.config.model.init_args.network.class_path.partition(".")[0],)
+    trained = open_network(path) if path.suffix == ".onnx" else load(path, trust=trusted)
+    record, num_parameters = record_of(trained), sum(each.numel() for each in cli.model.network.parameters())
     classes = cli.datamodule.found.classes
     if not same_names(record.classes, classes):
         differ = sorted({plain_name(name) for name in record.classes} ^ set(classes)) or ["their order"]
@@ -326,7 +329,12 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
         )
     if record.features is not None:
         refuse_other_features(path, record.features, cli.datamodule)
-    load_strictly(cli.model.network, trained.state_dict(), source=str(path))
+    if isinstance(trained, OnnxClip):
+        if cli.trainer.strategy.root_device.type != "cpu":
+            raise ValueError(f"{path} runs in ONNX Runtime on the CPU; add --device cpu")
+        cli.model.network = trained
+    else:
+        load_strictly(cli.model.network, trained.state_dict(), source=str(path))
     if record.features is not None:
         cli.model.adopt(record)
     started = time.perf_counter()
@@ -351,7 +359,7 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
     figures = {f"{data.test_split}_{key}": value for key, value in task.test_figures.items()}
     figures |= {
         "videos": len(task.test_scores.ids),
-        "parameters": sum(p.numel() for p in task.network.parameters()),
+        "parameters": num_parameters,
         "seconds": round(time.perf_counter() - started, 2),
     }
     facts = {"checkpoint": text_of(path), "classes": len(classes)} | task.save_scores(run, data)
