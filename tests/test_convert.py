@@ -25,7 +25,6 @@ from vidact.convert import arguments_of, convert, infer, reference
 from vidact.models.i3d import Inception, Pool, Unit, i3d_inception, pad_same
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import REFERENCES, from_reference, read
-from vidact.text.layouts import OFFLINE
 from vidact.training.lightning import make_cli
 from vidact.video import ClipSampler
 from vidact.video.transform import from_record
@@ -142,12 +141,6 @@ def test_published_sizes_keep_both_parts_of_their_features():
     tensors = {"module.layer1.0.weight": torch.empty(2048, 3072, device="meta")}
     known = arguments_of(reference("miniroad"))
     assert infer(tensors, known, "miniroad") == {"embedding_dim": 2048}  # 2048 of RGB and 1024 of flow, as published
-
-
-@pytest.mark.parametrize("origin", OFFLINE)
-def test_layouts_of_offline_networks_are_refused_before_anything_is_read(origin, tmp_path):
-    with pytest.raises(ValueError, match=rf"origin {origin} is the layout .*from_reference builds"):
-        convert(origin, tmp_path / "absent.pth", tmp_path / "ours.safetensors")
 
 
 TSM = "tsm_mobilenetv2"

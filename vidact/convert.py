@@ -14,6 +14,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,17 @@ import torchvision
 from torch import Tensor, nn
 
 from vidact import hub
+from vidact.data.frame_labels import load_mapping
 from vidact.data.tables import read_lines
 from vidact.models import movinet
+from vidact.models.localisation import Localiser
+from vidact.models.offline import OfflineNetwork
+from vidact.models.offline_decoding import Grid
 from vidact.models.online import OnlineNetwork
+from vidact.models.published_offline import PUBLISHED, Settings, sizes_of, tensors_of, with_classes_in
 from vidact.models.weights import (
     REFERENCES,
+    attach,
     from_reference,
     input_of,
     load,
@@ -36,7 +43,7 @@ from vidact.models.weights import (
     save,
 )
 from vidact.text.layouts import CLIPS, OFFLINE
-from vidact.text.names import plain_name
+from vidact.text.names import counted, first_few, plain_name
 from vidact.video.sample import ClipSampler, DenseSampler, SegmentSampler, UniformSampler
 from vidact.video.transform import images_per_index
 
@@ -106,6 +113,10 @@ def convert(
     out: str | Path,
     classes: str | Path | Sequence[str] | None = None,
     sampling: ClipSampler | None = None,
+    *,
+    grid: Grid | None = None,
+    background: str | None = None,
+    trained_on: str | None = None,
     **hyperparameters: Any,
 ) -> nn.Module:
     """Write a published checkpoint as a vidact file, and open that file.
@@ -118,6 +129,11 @@ def convert(
             ("kinetics400", …; ``vidact.hub.CLASS_LISTS``); None for the publisher's list (torchvision) where there is
             one, else for the numbers of the outputs.
         sampling: the rule that chooses the network's frames; None for the rule of the published network.
+        grid: of an offline network: where the features lie in time that it was trained on.
+        background: of a segmenter: the class that is no action, which becomes output 0, "none" if there is none; None
+            for a class called "background" or "SIL".
+        trained_on: of an offline network: the data set, one of ``vidact.models.published_offline.PUBLISHED``, whose
+            settings hold where the file contains none.
         hyperparameters: arguments of the layout's function, as ``from_reference`` takes them; those that follow from
             the tensors may be left out.
 
@@ -127,20 +143,32 @@ def convert(
     Raises:
         ValueError: where tensors and network do not match, or an argument is missing or unknown.
     """
-    if origin in OFFLINE:
-        raise ValueError(
-            f"origin {origin} is the layout of an offline network, whose files no command of vidact reads yet; in "
-            "Python, vidact.models.weights.from_reference builds the network from its tensors"
-        )
     file = hub.local(file)
-    state_dict, record = read(file)
+    is_offline = origin in OFFLINE
+    if not is_offline and (stray := [name for name, value in
+                                     (("grid", grid), ("background", background), ("trained_on", trained_on))
+                                     if value is not None]):  # fmt: skip
+        raise ValueError(f"{stray[0]} is for offline networks ({', '.join(OFFLINE)}), and origin is {origin}")
+    state_dict, record = read(file, averaged=is_offline)
     if record is not None:
         raise ValueError(f"{file} is a vidact file already; open it with vidact.load")
     function = reference(origin)
     parameters = arguments_of(function)
     if unknown := sorted(set(hyperparameters) - set(parameters)):
         raise ValueError(f"origin {origin} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}")
-    inferred = infer(state_dict, parameters, origin)
+    names: list[str] = []
+    facts: dict[str, Any] = {}
+    published: dict[str, Any] = {}
+    if is_offline:
+        if trained_on not in (None, *PUBLISHED[origin]):
+            raise ValueError(
+                f"trained_on is {trained_on!r}; for {origin} it is one of {', '.join(PUBLISHED[origin])}, or left out"
+            )
+        settings = PUBLISHED[origin].get(trained_on or "", Settings())
+        state_dict, names, facts = _offline_part(origin, state_dict, str(file), classes, background, grid)
+        published = settings.arguments
+        facts["settings"] = settings.decoding
+    inferred = published | infer(state_dict, parameters, origin)
     if "network" in parameters and "network" not in hyperparameters:
         raise ValueError(f"origin {origin} has several networks: say which with --network, such as --network slow_r50")
     options = {**inferred, **hyperparameters}
@@ -157,13 +185,20 @@ def convert(
         raise ValueError(f"{file}: {error}") from error
     if recipe_of(network) is None:
         raise ValueError(f"origin {origin} gives a {type(network).__name__}, which no function of vidact.models builds")
-    names = class_names(network, classes, origin, options)
-    facts: dict[str, Any] = {"classes": names, "multi_label": False}
+    if is_offline:
+        decoding = facts.pop("settings")
+        if isinstance(network, Localiser):
+            attach(network, decoding=replace(network.decoding, **decoding))
+            facts["decoding"] = asdict(network.decoding)
+    else:
+        names = class_names(network, classes, origin, options)
+        facts["multi_label"] = False
+    facts["classes"] = names
     if (clip_input := input_of(network)) is not None:
         facts["sampling"] = (sampling or published_sampling(network, options)).record()
         if clip_input.flow_fields:
             facts["flow"] = {"method": "tvl1", "bound": 20.0}  # every published flow network was trained on this
-    facts["converted"] = {
+    facts["converted"] = facts.get("converted", {}) | {
         "origin": origin,
         "file": Path(file).name,
         "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
@@ -175,6 +210,83 @@ def convert(
         if not torch.equal(opened.state_dict()[name], tensor):
             raise RuntimeError(f"{out} does not give back {name} as it was written")
     return opened
+
+
+def _offline_part(
+    origin: str,
+    state_dict: Mapping[str, Tensor],
+    source: str,
+    classes: str | Path | Sequence[str] | None,
+    background: str | None,
+    grid: Grid | None,
+) -> tuple[dict[str, Tensor], list[str], dict[str, Any]]:
+    """Return the tensors of a published offline network, a segmenter's background first, its actions, and facts."""
+    tensors = tensors_of(state_dict, origin, source)
+    sizes = sizes_of(tensors, origin)
+    if "num_classes" not in sizes:
+        raise ValueError(f"{source} has no classifier, so it is damaged or no file of {origin}")
+    count, dim = sizes["num_classes"], sizes.get("feature_dim")
+    is_segmenter = origin not in OFFLINE[:2]
+    if classes is None and count == 1:
+        classes = ["action"]
+    names, converted = _names_of_outputs(count, classes, source), {}
+    if is_segmenter:
+        chosen = _background_of(names, background, source)
+        others = [number for number in range(count) if number != chosen]
+        tensors = with_classes_in(tensors, [chosen, *others])
+        converted = {} if chosen is None else {"background": names[chosen]}
+        names = [names[number] for number in others]
+    elif background is not None:
+        raise ValueError(f"background is {background}, and {origin} has no output for it; leave it out")
+    facts: dict[str, Any] = {"kind": "segmenter" if is_segmenter else "localiser", "converted": converted}
+    features = {} if dim is None else {"dim": dim}
+    if grid is not None:
+        facts["tokens_per_second"] = features["tokens_per_second"] = grid.tokens_per_second
+        if grid.start_s:
+            features["grid"] = asdict(grid)
+    facts["features"] = features
+    return tensors, names, facts
+
+
+def _names_of_outputs(count: int, classes: str | Path | Sequence[str] | None, source: str) -> list[str]:
+    """Return the names of all outputs, background included, from a list or a mapping.txt; without one their numbers."""
+    if classes is None:
+        print(f"no classes were named: they are called 0 to {count - 1} (--classes FILE names them)")
+        return [str(number) for number in range(count)]
+    listed = str(classes)
+    if isinstance(classes, (str, Path)):
+        lines = [line for line in read_lines(Path(classes)) if line]
+        is_mapping = lines and all(re.fullmatch(r"\d+[\s,]+.+", line) for line in lines)
+        classes = load_mapping(Path(classes)) if is_mapping else lines
+    else:
+        listed = "classes"
+    names = [plain_name(name) for name in classes]
+    if len(names) != count:
+        raise ValueError(
+            f"{listed} has {counted(len(names), 'class', 'classes')}, and {source} has {counted(count, 'output')}; "
+            "name all of them, a segmenter's background included, in the order of the data set's mapping.txt"
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(f"two classes have the name {max(names, key=names.count)!r}")
+    return names
+
+
+BACKGROUNDS = ("background", "SIL")
+
+
+def _background_of(names: Sequence[str], background: str | None, source: str) -> int | None:
+    """Return the number of the class that is no action; None where there is none."""
+    if background == "none":
+        return None
+    wanted = BACKGROUNDS if background is None else (plain_name(background),)
+    numbers = [number for number, name in enumerate(names) if name in wanted]
+    if len(numbers) != 1:
+        which = f"background is {background}, and no class of {source} is" if background else f"no class of {source} is"
+        raise ValueError(
+            f"{which} called {' or '.join(wanted)}: they are {first_few(list(names), 20)}. Name the class that is no "
+            "action with --background NAME, or --background none"
+        )
+    return numbers[0]
 
 
 def reference(origin: str) -> Callable[..., nn.Module]:
@@ -193,6 +305,8 @@ def arguments_of(function: Callable[..., nn.Module]) -> dict[str, inspect.Parame
 def infer(state_dict: Mapping[str, Tensor], parameters: Mapping[str, object], origin: str = "") -> dict[str, Any]:
     """Return those of the hyperparameters ``parameters`` that follow from the tensors' names and shapes."""
     tensors = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if origin in OFFLINE:
+        return sizes_of(tensors, origin)
     if origin in SIZES:
         return _sizes(tensors, parameters, SIZES[origin])
     inferred: dict[str, Any] = {}
@@ -342,17 +456,50 @@ def remarks(network: Any, options: Mapping[str, Any]) -> list[str]:
             )
         elif "num_segments" not in options and "network" not in options:
             sentences.append(f"sampled at {SEGMENTS} frames, since the file does not say; --num_segments changes it")
-    elif isinstance(network, OnlineNetwork):
+    elif isinstance(network, OnlineNetwork | OfflineNetwork):
         converted = record_of(network).converted
         assert converted is not None
         origin = converted["origin"]
+        read_from_file = SIZES.get(origin, ()) if origin not in OFFLINE else UNTOLD_IN_USE
         unstated = {
             name: parameter.default
             for name, parameter in arguments_of(reference(origin)).items()
-            if name not in options and name not in SIZES[origin]
+            if name not in options and name not in read_from_file
         }
         if unstated:
             values = ", ".join(f"{name} {value}" for name, value in unstated.items())
             sentences.append(f"the file does not say {values} (as published; --{next(iter(unstated))} … for another)")
-        sentences.append("it takes features, which the file does not describe; give it those that it was trained on")
+        if isinstance(network, OfflineNetwork):
+            sentences += _offline_remarks(network)
+        else:
+            sentences.append(
+                "it takes features, which the file does not describe; give it those that it was trained on"
+            )
+    return sentences
+
+
+# Arguments of offline networks that matter in training only, which a converted file need not name.
+UNTOLD_IN_USE = (
+    "drop_path", "center_radius", "label_smoothing", "regression_weight", "initial_normaliser", "regression_ranges",
+    "input_noise", "overlap_power", "published_padding",
+)  # fmt: skip
+
+
+def _offline_remarks(network: OfflineNetwork) -> list[str]:
+    record = record_of(network)
+    sentences = []
+    if record.kind == "segmenter":
+        background = (record.converted or {}).get("background")
+        sentences.append(
+            "every class of the file is an action, so output 0 is a background that never occurs"
+            if background is None
+            else f"output 0 is the background, {background}; the actions follow in the order of the file"
+        )
+    if record.tokens_per_second is None:
+        sentences.append(
+            "the file does not say how many features a second it takes: without --release or --grid STRIDE FRAMES FPS "
+            "its events have no seconds, and vidact predict refuses it"
+        )
+    else:
+        sentences.append(f"it takes {record.tokens_per_second:g} features a second, of {network.feature_dim} values")
     return sentences

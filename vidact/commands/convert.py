@@ -10,10 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidact.commands.options import Parser
+from vidact.prepare.releases import FRAME_SETS, RELEASES
 from vidact.text.layouts import OFFLINE, REFERENCES
 
 if TYPE_CHECKING:
+    from vidact.models.offline_decoding import Grid
     from vidact.video.sample import ClipSampler
+
+
+# The data sets of published offline networks, and the released features of localisers that were trained on them.
+SETS = ("thumos14", "epic100", "activitynet", *FRAME_SETS)
+RELEASE_OF = {("tridet", "activitynet"): "activitynet_tsp"} | {
+    (origin, name): release
+    for origin in ("actionformer", "tridet")
+    for name, release in (("thumos14", "thumos_i3d"), ("epic100", "epic_slowfast"))
+}
 
 
 def parser() -> Parser:
@@ -23,13 +34,14 @@ def parser() -> Parser:
         description="Turn a published checkpoint into a file that vidact opens. Further options are the "
         "hyperparameters of the layout: vidact convert --origin tsm --help_origin lists them.",
     )  # fmt: skip
-    parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES.keys() - OFFLINE))}")
+    parser.add_argument("--origin", required=True, help=f"the layout: {', '.join(sorted(REFERENCES))}")
     parser.add_argument("--file", type=Path, help="the published checkpoint, or hf://owner/name/file")
     parser.add_argument("--out", type=Path, help="the .safetensors file to write")
     parser.add_argument(
         "--classes",
         type=Path,
-        help="a file with one class name a line, or kinetics400, kinetics600, kinetics700, something_v2, diving48",
+        help="a file with one class name a line, the mapping.txt of a segmenter's data set, or kinetics400, "
+        "kinetics600, kinetics700, something_v2, diving48",
     )
     parser.add_argument("--dense", action="store_true", help="a dense window of 64 frames (TSM), instead of segments")
     parser.add_argument(
@@ -37,6 +49,25 @@ def parser() -> Parser:
         type=int,
         metavar="N",
         help="N frames spread over the whole video, where a window is the layout's rule",
+    )
+    offline = parser.add_argument_group(f"for {', '.join(OFFLINE)}")
+    offline.add_argument(
+        "--trained_on",
+        choices=SETS,
+        help="the data set of the file: settings that no tensor tells, the rate of a segmenter and its background",
+    )
+    offline.add_argument("--release", choices=sorted(RELEASES), help="the published features that the network reads")
+    offline.add_argument(
+        "--grid",
+        type=float,
+        nargs=3,
+        metavar=("STRIDE", "FRAMES", "FPS"),
+        help="the same for other features: frames from one to the next, frames that each is made of, frames a second",
+    )
+    offline.add_argument(
+        "--background",
+        metavar="NAME",
+        help="the class of a segmenter that is no action, or none; by default background or SIL",
     )
     parser.add_argument("--help_origin", action="store_true", help="list the options of the layout")
     return parser
@@ -77,7 +108,11 @@ def main(args: Sequence[str]) -> int:
     if options.dense:
         frames = hyperparameters.get("num_segments", SEGMENTS)
         sampling = LegacySampler("tsm_dense", int(frames))
-    network: Any = convert(options.origin, options.file, options.out, options.classes, sampling, **hyperparameters)
+    grid, background = _time_and_background(options)
+    network: Any = convert(
+        options.origin, options.file, options.out, options.classes, sampling, grid=grid, background=background,
+        trained_on=options.trained_on, **hyperparameters,
+    )  # fmt: skip
     from vidact.models.weights import record_of
 
     record = record_of(network)
@@ -92,6 +127,26 @@ def main(args: Sequence[str]) -> int:
     for remark in remarks(network, hyperparameters | used):
         print(f"  {remark}")
     return 0
+
+
+def _time_and_background(options: argparse.Namespace) -> tuple[Grid | None, str | None]:
+    """Return where the features of an offline network lie in time, and the background of a segmenter, if stated."""
+    from vidact.models.offline_decoding import Grid
+
+    background, trained_on = options.background, options.trained_on
+    if options.release and options.grid:
+        raise ValueError("--release and --grid both say where the features lie in time; give one of them")
+    if options.grid:
+        return Grid(*options.grid), background
+    release = options.release or RELEASE_OF.get((options.origin, trained_on))
+    if release:
+        windows = RELEASES[release]
+        return Grid(windows.stride, windows.frames, windows.fps), background
+    if trained_on in FRAME_SETS:
+        facts = FRAME_SETS[trained_on]
+        # A segmenter has one background; a second one of the set stays an action.
+        return Grid.of(facts.fps / facts.every), background or facts.background[0]
+    return None, background
 
 
 def _value(text: str) -> Any:

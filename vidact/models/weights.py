@@ -373,7 +373,7 @@ def _read_record(path: Path) -> Record | None:
     return Record.from_dict(parse(metadata["vidact"], f"the record of {path}"), path)
 
 
-def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
+def read(path: str | Path, averaged: bool = False) -> tuple[dict[str, Tensor], Record | None]:
     """Read the tensors of a weight file, and its record; the record is None for a file that vidact did not write.
 
     The file is a ``.safetensors``, or one that ``torch.load(weights_only=True)`` reads: a bare state dict, or one under
@@ -381,11 +381,12 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], Record | None]:
     tensors and plain data it may contain the numpy values and the training logs that are listed by name below. The
     tensors of a detector's feature extractor are not returned. For the name of a published network, as in ``load``, the
     tensors have the names of the network that ``load`` returns. ``path`` may be an address of the hub, as in ``load``.
+    With ``averaged``, a file's ``state_dict_ema`` is read where it has one: averages of the weights of training.
     """
-    return _read(path)[:2]
+    return _read(path, averaged)[:2]
 
 
-def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str, Tensor]]:
+def _read(path: str | Path, averaged: bool = False) -> tuple[dict[str, Tensor], Record | None, dict[str, Tensor]]:
     """Read a file as ``read`` does; return the tensors of a detector's feature extractor (possibly none), too."""
     if (published := hub.named(path)) is not None:
         network = open_published(published)
@@ -423,7 +424,7 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], Record | None, dict[str,
     values = content.get("vidact")
     record = None if values is None else Record.from_dict(values, path)
     tensors: Any = content
-    for key in ("state_dict", "model_state", "model", "module"):
+    for key in (*(["state_dict_ema"] if averaged else []), "state_dict", "model_state", "model", "module"):
         if isinstance(content.get(key), Mapping):
             tensors = content[key]
             break

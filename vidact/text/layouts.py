@@ -40,8 +40,8 @@ REFERENCES = {
     "tridet": "vidact.models.tridet:from_tridet",
 }
 
-# Layouts of networks that see whole videos; ``vidact convert`` does not write them.
-OFFLINE = ("actionformer", "asformer", "ms_tcn", "ms_tcn_pp", "tridet")
+# Layouts of networks that see whole videos: localisers, then segmenters.
+OFFLINE = ("actionformer", "tridet", "asformer", "ms_tcn", "ms_tcn_pp")
 
 # Frames and stride of the clips that published weights were trained on, at 30 frames a second: of 3-D networks, and of
 # 2-D networks whose clip is a window of consecutive frames.
