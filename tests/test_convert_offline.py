@@ -196,8 +196,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "the file does not say how many features a second it takes" in capsys.readouterr().out
     cli.main([*words, *given, "--release", "thumos_videomae"])
     assert "it takes 7.5 features a second, of 20 values" in capsys.readouterr().out
-    cli.main([*words, *given[2:], "--grid", "16", "32", "30"])
+    cli.main([*words, *given[2:], "--grid", "16,32,30"])
     said = capsys.readouterr().out
     assert "it takes 1.875 features a second" in said
     assert "the file does not say num_heads 4 (as published; --num_heads … for another)" in said
+    with pytest.raises(SystemExit):
+        cli.main([*words, *given, "--grid", "16,32"])
+    assert "--grid is 16,32; give three numbers, STRIDE,FRAMES,FPS" in capsys.readouterr().err
     assert vidact.load("a.safetensors").record.features["grid"] == {"stride": 16, "frames": 32, "fps": 30}

@@ -497,7 +497,7 @@ def _offline_remarks(network: OfflineNetwork) -> list[str]:
         )
     if record.tokens_per_second is None:
         sentences.append(
-            "the file does not say how many features a second it takes: without --release or --grid STRIDE FRAMES FPS "
+            "the file does not say how many features a second it takes: without --release or --grid STRIDE,FRAMES,FPS "
             "its events have no seconds, and vidact predict refuses it"
         )
     else:

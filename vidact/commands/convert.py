@@ -59,10 +59,9 @@ def parser() -> Parser:
     offline.add_argument("--release", choices=sorted(RELEASES), help="the published features that the network reads")
     offline.add_argument(
         "--grid",
-        type=float,
-        nargs=3,
-        metavar=("STRIDE", "FRAMES", "FPS"),
-        help="the same for other features: frames from one to the next, frames that each is made of, frames a second",
+        metavar="STRIDE,FRAMES,FPS",
+        help="the same for other features: frames from one to the next, frames that each is made of, frames a second, "
+        "such as 4,16,30",
     )
     offline.add_argument(
         "--background",
@@ -137,7 +136,13 @@ def _time_and_background(options: argparse.Namespace) -> tuple[Grid | None, str 
     if options.release and options.grid:
         raise ValueError("--release and --grid both say where the features lie in time; give one of them")
     if options.grid:
-        return Grid(*options.grid), background
+        try:
+            stride, frames, fps = map(float, options.grid.split(","))
+        except ValueError:
+            raise ValueError(
+                f"--grid is {options.grid}; give three numbers, STRIDE,FRAMES,FPS, such as --grid 4,16,30"
+            ) from None
+        return Grid(stride, frames, fps), background
     release = options.release or RELEASE_OF.get((options.origin, trained_on))
     if release:
         windows = RELEASES[release]

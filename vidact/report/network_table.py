@@ -47,8 +47,7 @@ weights, the size and the clip length that each network is published with.
 * **Parity** is the largest difference from what the published code computes, relative to max(1, the largest output);
   where published outputs are at hand for a part of the network only, the part is named. The second table has them all.
 
-Offline networks are in the second table only, with their layouts for `vidact.models.weights.from_reference`:
-[no command trains or converts them yet](offline.md).
+[Offline networks](offline.md) are in the second table only, with the layouts that `vidact convert --origin` reads.
 
 """
 
