@@ -304,11 +304,14 @@ def test_figures_of_events_stand_in_one_table() -> None:
     other = {"test_event": {"tIoU 0.5": 0.6}, "test_tiou_map": 0.7, "test_event_f1": 0.5, "kind": "localiser"}
     columns = event_columns([values, other], "test")
     assert columns == pytest.approx({"event mAP at tIoU 0.5": 0.5, "interpolated event mAP": 0.6, "event F1": 0.4})
-    rows = [{"network": "x", "reads": reads(values)}, {"network": "y", "reads": reads(other)}]
-    assert note_on_looking_ahead(rows) == (
-        "y: each video was seen as a whole before it was answered; x: each moment was answered from the past alone"
+    late = values | {"test_answers_late_s": 0.75}
+    read = {"x": reads(values, "test"), "y": reads(other, "test"), "z": reads(late, "test")}
+    assert read == {"x": "the past", "y": "whole videos", "z": "the past and the next 0.75 s"}
+    assert note_on_looking_ahead(read) == (
+        "y: each video was seen as a whole before it was answered; x: each moment was answered from the past alone; "
+        "z: each moment was answered from the past and the next 0.75 s"
     )
-    assert note_on_looking_ahead(rows[1:]) == "y: each video was seen as a whole before it was answered"
+    assert note_on_looking_ahead({"y": "whole videos"}) == "y: each video was seen as a whole before it was answered"
 
 
 @pytest.mark.slow

@@ -374,6 +374,8 @@ def comparison(
         return out
     # Offline networks have no mAP of tokens, or one that knows what comes later; events compare all networks.
     has_offline = any("kind" in tested[0] for tested in tests.values())
+    read = {name: reads(tested[0], sections[name].split) for name, tested in tests.items()}
+    looks_ahead = any(what != PAST for what in read.values())
     rows = []
     for name, tested in tests.items():
         split = sections[name].split
@@ -387,7 +389,7 @@ def comparison(
         accuracies = [values.get(f"{split}_token_accuracy") for values in tested]
         rows.append(
             {
-                "network": name, **({"reads": reads(tested[0])} if has_offline else {}),
+                "network": name, **({"reads": read[name]} if looks_ahead else {}),
                 f"mean {figure}": float(np.mean(figures)), "spread": float(np.std(figures)),
                 "least": min(figures), "greatest": max(figures), "seeds": len(figures),
                 **(event_columns(tested, split) if has_offline else {}),
@@ -397,7 +399,7 @@ def comparison(
         )  # fmt: skip
     save_results(out, {row["network"]: row for row in rows}, command)
     data = data_name(sections[names[0]].root)
-    notes = [note_on_looking_ahead(rows)] if has_offline else []
+    notes = [note_on_looking_ahead(read)] if looks_ahead else []
     page = write_summary(out, f"{data}: {len(rows)} networks, {len(seeds)} seeds", rows, runs, notes=notes)
     for row in rows:
         print(
@@ -413,16 +415,23 @@ def comparison(
 WHOLE, PAST = "whole videos", "the past"
 
 
-def reads(tested: dict[str, Any]) -> str:
-    """Return what a tested network answers from: whole videos (offline networks) or the past alone."""
-    return WHOLE if "kind" in tested else PAST
+def reads(tested: dict[str, Any], split: str) -> str:
+    """Return what a tested network answers from: whole videos, the past, or the past and a fixed time after it."""
+    if "kind" in tested:
+        return WHOLE
+    late_s = tested.get(f"{split}_answers_late_s")
+    return f"{PAST} and the next {late_s:g} s" if late_s else PAST
 
 
-def note_on_looking_ahead(rows: list[dict[str, Any]]) -> str:
-    """Return which networks of a table with the column "reads" looked ahead."""
-    names = {what: ", ".join(row["network"] for row in rows if row["reads"] == what) for what in (WHOLE, PAST)}
-    note = f"{names[WHOLE]}: each video was seen as a whole before it was answered"
-    return note + (f"; {names[PAST]}: each moment was answered from the past alone" if names[PAST] else "")
+def note_on_looking_ahead(read: dict[str, str]) -> str:
+    """Return which networks of a table looked ahead; ``read`` has for each what ``reads`` returned."""
+    words = {WHOLE: "each video was seen as a whole before it was answered"}
+    parts = []
+    for what in dict.fromkeys([WHOLE, *read.values()]):
+        if names := [name for name, its in read.items() if its == what]:
+            alone = " alone" * (what == PAST)
+            parts.append(f"{', '.join(names)}: {words.get(what, f'each moment was answered from {what}{alone}')}")
+    return "; ".join(parts)
 
 
 def event_columns(tests: list[dict[str, Any]], split: str) -> dict[str, float]:
