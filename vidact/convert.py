@@ -478,10 +478,11 @@ def remarks(network: Any, options: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-# Arguments of offline networks that matter in training only, which a converted file need not name.
+# Arguments of offline networks that matter in training only, or are the same in all published files.
 UNTOLD_IN_USE = (
-    "drop_path", "center_radius", "label_smoothing", "regression_weight", "initial_normaliser", "regression_ranges",
-    "input_noise", "overlap_power", "published_padding",
+    "causal", "center_radius", "channel_dropout", "drop_path", "dropout", "empty_classes", "exact_window",
+    "init_conv_vars", "initial_normaliser", "input_noise", "label_smoothing", "look_ahead", "overlap_power",
+    "published_padding", "regression_ranges", "regression_weight", "smoothing_limit", "smoothing_weight",
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vidact.models.localisation import SHARE_OF_EVENTS, Localiser, bias_of, set_start_values
 from vidact.models.offline import Level, OfflineOutput, channels_first, inside, refuse_sizes
 from vidact.models.offline_decoding import Decoding
-from vidact.models.weights import Rules, builder, load_strictly
+from vidact.models.weights import Rules, builder, load_strictly, takes_arguments_of
 
 GAIN = 1e-4  # the start value of the gains of residual branches, as published
 NEVER = 1e-6  # the class probability of an action without training events, before training
@@ -406,12 +406,51 @@ def actionformer(
         empty_classes: actions without a training event.
         published_padding: keep the published rule, by which padding changes the answers; for published weights.
     """
-    return _build(
-        num_classes, feature_dim, embedding_dim, embedding_layers, embedding_kernel, stem_layers, levels, num_heads,
-        attention_window, head_dim, head_layers, head_kernel, max_tokens, absolute_positions, regression_ranges,
-        dropout, drop_path, center_radius, label_smoothing, regression_weight, initial_normaliser, empty_classes,
-        published_padding, Decoding(),
+    refuse_sizes(
+        num_classes=num_classes, embedding_layers=embedding_layers, stem_layers=stem_layers, levels=levels,
+        num_heads=num_heads, head_layers=head_layers,
     )  # fmt: skip
+    if embedding_dim % num_heads:
+        raise ValueError(f"embedding_dim is {embedding_dim} and num_heads {num_heads}; heads share the channels evenly")
+    windows = windows_of(attention_window, levels)
+    divisors = [2**level * max(1, 2 * (window // 2)) for level, window in enumerate(windows)]
+    if published_padding and (odd := [divisor for divisor in divisors if max_tokens % divisor]):
+        raise ValueError(
+            f"max_tokens is {max_tokens}; as published it is a multiple of {odd[0]}, for the windows {windows}"
+        )
+
+    def block(level: int, stride: int) -> Block:
+        return Block(embedding_dim, num_heads, windows[level], stride, dropout, drop_path, published_padding)
+
+    def head(outputs: int) -> Head:
+        return Head(embedding_dim, head_dim, outputs, head_layers, head_kernel, published_padding)
+
+    widths = [feature_dim, *[embedding_dim] * (embedding_layers - 1)]
+    network = ActionFormer(
+        [ConvNorm(width, embedding_dim, embedding_kernel, published_padding) for width in widths],
+        Positions(embedding_dim, max_tokens, published_padding) if absolute_positions else None,
+        [block(0, 1) for _ in range(stem_layers)],
+        [block(level, 2) for level in range(1, levels)],
+        embedding_dim,
+        head(num_classes),
+        head(2),
+        num_classes=num_classes,
+        feature_dim=feature_dim,
+        max_tokens=max_tokens,
+        pad_to=max(divisors),
+        graph_unit=math.lcm(*divisors),
+        ranges=regression_ranges,
+        center_radius=center_radius,
+        label_smoothing=label_smoothing,
+        regression_weight=regression_weight,
+        initial_normaliser=initial_normaliser,
+        overlap_power=0.0,
+        decoding=Decoding(),
+        published_padding=published_padding,
+    )
+    set_start_values(network)
+    set_class_bias(network.class_head.output, empty_classes or ())
+    return network
 
 
 @builder
@@ -439,9 +478,9 @@ def actionformer_small(
         dropout: dropout rate in the transformer blocks.
         drop_path: rate at which whole branches are dropped in training.
     """
-    return _build(
-        num_classes, feature_dim, embedding_dim, 2, 3, 2, levels, num_heads, attention_window, embedding_dim, 3, 3,
-        max_tokens, False, None, dropout, drop_path, 1.5, 0.0, 1.0, 100.0, None, False, Decoding(),
+    return actionformer(
+        num_classes, feature_dim, embedding_dim, levels=levels, num_heads=num_heads, attention_window=attention_window,
+        head_dim=embedding_dim, max_tokens=max_tokens, dropout=dropout, drop_path=drop_path,
     )  # fmt: skip
 
 
@@ -483,85 +522,14 @@ def actionformer_proposals(
         initial_normaliser: the number of positive places of a batch that is assumed before training.
         published_padding: keep the published rule, by which padding changes the answers; for published weights.
     """
-    windows = [*[7] * (levels - 1), -1] if attention_window is None else attention_window
-    decoding = Decoding(min_length=0.001, per_class=False, sigma=0.75, max_events=100, voting_overlap=0.7)
-    return _build(
-        num_classes, feature_dim, embedding_dim, 2, 3, 2, levels, num_heads, windows, embedding_dim, 3, 3, max_tokens,
-        True, regression_ranges, dropout, drop_path, 1.5, label_smoothing, regression_weight, initial_normaliser, None,
-        published_padding, decoding,
+    network = actionformer(
+        num_classes, feature_dim, embedding_dim, levels=levels, num_heads=num_heads,
+        attention_window=[*[7] * (levels - 1), -1] if attention_window is None else attention_window,
+        head_dim=embedding_dim, max_tokens=max_tokens, absolute_positions=True, regression_ranges=regression_ranges,
+        dropout=dropout, drop_path=drop_path, label_smoothing=label_smoothing, regression_weight=regression_weight,
+        initial_normaliser=initial_normaliser, published_padding=published_padding,
     )  # fmt: skip
-
-
-def _build(
-    num_classes: int,
-    feature_dim: int,
-    embedding_dim: int,
-    embedding_layers: int,
-    embedding_kernel: int,
-    stem_layers: int,
-    levels: int,
-    num_heads: int,
-    attention_window: int | Sequence[int],
-    head_dim: int,
-    head_layers: int,
-    head_kernel: int,
-    max_tokens: int,
-    absolute_positions: bool,
-    ranges: Sequence[Sequence[float]] | None,
-    dropout: float,
-    drop_path: float,
-    center_radius: float,
-    label_smoothing: float,
-    regression_weight: float,
-    initial_normaliser: float,
-    empty_classes: Sequence[int] | None,
-    published: bool,
-    decoding: Decoding,
-) -> ActionFormer:
-    refuse_sizes(
-        num_classes=num_classes, embedding_layers=embedding_layers, stem_layers=stem_layers, levels=levels,
-        num_heads=num_heads, head_layers=head_layers,
-    )  # fmt: skip
-    if embedding_dim % num_heads:
-        raise ValueError(f"embedding_dim is {embedding_dim} and num_heads {num_heads}; heads share the channels evenly")
-    windows = windows_of(attention_window, levels)
-    divisors = [2**level * max(1, 2 * (window // 2)) for level, window in enumerate(windows)]
-    if published and (odd := [divisor for divisor in divisors if max_tokens % divisor]):
-        raise ValueError(
-            f"max_tokens is {max_tokens}; as published it is a multiple of {odd[0]}, for the windows {windows}"
-        )
-
-    def block(level: int, stride: int) -> Block:
-        return Block(embedding_dim, num_heads, windows[level], stride, dropout, drop_path, published)
-
-    def head(outputs: int) -> Head:
-        return Head(embedding_dim, head_dim, outputs, head_layers, head_kernel, published)
-
-    widths = [feature_dim, *[embedding_dim] * (embedding_layers - 1)]
-    network = ActionFormer(
-        [ConvNorm(width, embedding_dim, embedding_kernel, published) for width in widths],
-        Positions(embedding_dim, max_tokens, published) if absolute_positions else None,
-        [block(0, 1) for _ in range(stem_layers)],
-        [block(level, 2) for level in range(1, levels)],
-        embedding_dim,
-        head(num_classes),
-        head(2),
-        num_classes=num_classes,
-        feature_dim=feature_dim,
-        max_tokens=max_tokens,
-        pad_to=max(divisors),
-        graph_unit=math.lcm(*divisors),
-        ranges=ranges,
-        center_radius=center_radius,
-        label_smoothing=label_smoothing,
-        regression_weight=regression_weight,
-        initial_normaliser=initial_normaliser,
-        overlap_power=0.0,
-        decoding=decoding,
-        published_padding=published,
-    )
-    set_start_values(network)
-    set_class_bias(network.class_head.output, empty_classes or ())
+    network.decoding = Decoding(min_length=0.001, per_class=False, sigma=0.75, max_events=100, voting_overlap=0.7)
     return network
 
 
@@ -601,42 +569,14 @@ def flattened(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def from_actionformer(
-    state_dict: Mapping[str, Any],
-    num_classes: int,
-    feature_dim: int = 2048,
-    embedding_dim: int = 512,
-    embedding_layers: int = 2,
-    embedding_kernel: int = 3,
-    stem_layers: int = 2,
-    levels: int = 6,
-    num_heads: int = 4,
-    attention_window: int | Sequence[int] = 19,
-    head_dim: int = 512,
-    head_layers: int = 3,
-    head_kernel: int = 3,
-    max_tokens: int = 2304,
-    absolute_positions: bool = False,
-    regression_ranges: Sequence[Sequence[float]] | None = None,
-    drop_path: float = 0.1,
-    center_radius: float = 1.5,
-    label_smoothing: float = 0.0,
-    regression_weight: float = 1.0,
-    initial_normaliser: float = 100.0,
-    published_padding: bool = True,
-) -> ActionFormer:
+@takes_arguments_of(actionformer, published_padding=True)
+def from_actionformer(state_dict: Mapping[str, Any], **arguments: Any) -> ActionFormer:
     """Build ActionFormer from its published names: ``backbone.embd.0.conv.weight``, ``cls_head.head.0.conv.weight``, …
 
     Published files hold two sets of tensors; ``state_dict_ema`` is the one to use. ``published_padding`` is the rule
     that the weights were trained with.
     """
-    network = actionformer(
-        num_classes, feature_dim, embedding_dim, embedding_layers, embedding_kernel, stem_layers, levels, num_heads,
-        attention_window if isinstance(attention_window, int) else list(attention_window), head_dim, head_layers,
-        head_kernel, max_tokens, absolute_positions,
-        None if regression_ranges is None else [list(pair) for pair in regression_ranges], 0.0, drop_path,
-        center_radius, label_smoothing, regression_weight, initial_normaliser, None, published_padding,
-    )  # fmt: skip
+    network = actionformer(**arguments)
     # The running count of positive places is not among the published tensors.
     load_strictly(network, flattened(state_dict), _RULES, r"^normaliser$", source="the actionformer state dict")
     return network

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidact.models.offline import OfflineOutput, Segmenter, channels_first, inside, refuse_sizes
-from vidact.models.weights import Rules, builder, load_strictly
+from vidact.models.weights import Rules, builder, load_strictly, takes_arguments_of
 
 LEAST = 1e-6  # added to the mask before its logarithm, as published
 FADING = 3.0  # decoder j weighs its attention with exp(-3 j), as published
@@ -236,26 +236,13 @@ _RULES: Rules = [
 ]
 
 
-def from_asformer(
-    state_dict: Mapping[str, Any],
-    num_classes: int,
-    feature_dim: int = 2048,
-    dim: int = 64,
-    layers: int = 10,
-    decoders: int = 3,
-    query_reduction: int = 2,
-    value_reduction: int = 2,
-    exact_window: bool = False,
-    published_padding: bool = True,
-) -> ASFormer:
+@takes_arguments_of(asformer, exact_window=False, published_padding=True)
+def from_asformer(state_dict: Mapping[str, Any], **arguments: Any) -> ASFormer:
     """Build ASFormer from its published names: ``encoder.layers.0.att_layer.query_conv.weight``, …
 
     Published weights were trained without ``exact_window``. The background need not be the first output of a published
     file.
     """
-    network = asformer(
-        num_classes, feature_dim, dim, layers, decoders, query_reduction, value_reduction, exact_window,
-        published_padding=published_padding,
-    )  # fmt: skip
+    network = asformer(**arguments)
     load_strictly(network, state_dict, _RULES, source="the asformer state dict")
     return network

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from vidact.models.offline import OfflineOutput, Segmenter, Truth, channels_first, inside, refuse_sizes
 from vidact.models.online import OnlineNetwork, OnlineOutput, State
-from vidact.models.weights import Rules, builder, load_strictly
+from vidact.models.weights import Rules, builder, load_strictly, takes_arguments_of
 
 UNKNOWN = -20.0  # the logit of actions before a delayed stream has an answer; its softmax is about 1e-9
 
@@ -455,41 +455,24 @@ _PP_RULES: Rules = [
 ]
 
 
-def from_ms_tcn(
-    state_dict: Mapping[str, Any],
-    num_classes: int,
-    feature_dim: int = 2048,
-    dim: int = 64,
-    stages: int = 4,
-    layers: int = 10,
-    published_padding: bool = True,
-) -> MSTCN:
+@takes_arguments_of(ms_tcn, published_padding=True)
+def from_ms_tcn(state_dict: Mapping[str, Any], **arguments: Any) -> MSTCN:
     """Build MS-TCN from its published names: ``stage1.conv_1x1.weight``, ``stages.0.layers.3.conv_dilated.weight``, …
 
     ``published_padding`` is the rule that the weights were trained with. The background need not be the first output of
     a published file.
     """
-    network = ms_tcn(num_classes, feature_dim, dim, stages, layers, published_padding=published_padding)
+    network = ms_tcn(**arguments)
     load_strictly(network, state_dict, _RULES, source="the ms_tcn state dict")
     return network
 
 
-def from_ms_tcn_pp(
-    state_dict: Mapping[str, Any],
-    num_classes: int,
-    feature_dim: int = 2048,
-    dim: int = 64,
-    stages: int = 4,
-    first_layers: int = 11,
-    layers: int = 10,
-    published_padding: bool = True,
-) -> MSTCN:
+@takes_arguments_of(ms_tcn_pp, published_padding=True)
+def from_ms_tcn_pp(state_dict: Mapping[str, Any], **arguments: Any) -> MSTCN:
     """Build MS-TCN++ from its published names: ``PG.conv_1x1_in.weight``, ``Rs.0.layers.3.conv_dilated.weight``, …
 
     See ``from_ms_tcn``.
     """
-    network = ms_tcn_pp(
-        num_classes, feature_dim, dim, stages, first_layers, layers, published_padding=published_padding
-    )
+    network = ms_tcn_pp(**arguments)
     load_strictly(network, state_dict, _PP_RULES, source="the ms_tcn_pp state dict")
     return network

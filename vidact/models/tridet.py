@@ -37,7 +37,7 @@ from vidact.models.actionformer import (
 from vidact.models.localisation import Localiser, set_start_values
 from vidact.models.offline import Level, OfflineOutput, channels_first, inside, refuse_sizes
 from vidact.models.offline_decoding import Decoding
-from vidact.models.weights import Rules, builder, load_strictly
+from vidact.models.weights import Rules, builder, load_strictly, takes_arguments_of
 
 GROUPS = 16  # of the group norm in a block
 
@@ -348,48 +348,14 @@ _RULES: Rules = [
 ]
 
 
-def from_tridet(
-    state_dict: Mapping[str, Any],
-    num_classes: int,
-    feature_dim: int = 2048,
-    embedding_dim: int = 512,
-    embedding_layers: int = 2,
-    embedding_kernel: int = 3,
-    stem_layers: int = 2,
-    levels: int = 6,
-    window: int = 1,
-    window_factor: float = 5.0,
-    mlp_dim: int = 768,
-    bins: int = 16,
-    head_dim: int = 512,
-    head_layers: int = 3,
-    head_kernel: int = 3,
-    boundary_kernel: int = 3,
-    max_tokens: int = 2304,
-    absolute_positions: bool = False,
-    regression_ranges: Sequence[Sequence[float]] | None = None,
-    drop_path: float = 0.1,
-    input_noise: float = 5e-4,
-    center_radius: float = 1.5,
-    label_smoothing: float = 0.0,
-    regression_weight: float = 1.0,
-    initial_normaliser: float = 100.0,
-    overlap_power: float = 0.2,
-    published_padding: bool = True,
-) -> TriDet:
+@takes_arguments_of(tridet, published_padding=True)
+def from_tridet(state_dict: Mapping[str, Any], **arguments: Any) -> TriDet:
     """Build TriDet from its published names: ``backbone.branch.0.psi.weight``, ``start_head.head.0.conv.weight``, …
 
     Published files hold two sets of tensors; ``state_dict_ema`` is the one to use. ``published_padding`` is the rule
     that the weights were trained with.
     """
-    network = tridet(
-        num_classes, feature_dim, embedding_dim, embedding_layers, embedding_kernel, stem_layers, levels, window,
-        window_factor, mlp_dim, bins, head_dim, head_layers, head_kernel, boundary_kernel, max_tokens,
-        absolute_positions, None if regression_ranges is None else [list(pair) for pair in regression_ranges],
-        drop_path, input_noise=input_noise, center_radius=center_radius, label_smoothing=label_smoothing,
-        regression_weight=regression_weight, initial_normaliser=initial_normaliser,
-        overlap_power=overlap_power, published_padding=published_padding,
-    )  # fmt: skip
+    network = tridet(**arguments)
     # The running count of positive places is not among the published tensors.
     load_strictly(network, flattened(state_dict), _RULES, r"^normaliser$", source="the tridet state dict")
     return network

@@ -695,6 +695,35 @@ def from_reference(origin: str, state_dict: Mapping[str, Any], **hyperparameters
     return function(*bound.args, **bound.kwargs).eval()
 
 
+def takes_arguments_of(
+    build: Callable[..., nn.Module], **defaults: Any
+) -> Callable[[Callable[..., Network]], Callable[..., Network]]:
+    """Give a layout's function, ``from_…(state_dict, **arguments)``, the arguments of a builder, by name.
+
+    Args:
+        build: the builder, whose argument list this saves writing a second time.
+        defaults: the values of published weights, where they differ from the builder's defaults.
+    """
+
+    def decorate(function: Callable[..., Network]) -> Callable[..., Network]:
+        (first, *_), own = inspect.signature(function).parameters.values(), inspect.signature(build)
+        arguments = [
+            parameter.replace(
+                kind=inspect.Parameter.KEYWORD_ONLY, default=defaults.get(parameter.name, parameter.default)
+            )
+            for parameter in own.parameters.values()
+        ]
+
+        @functools.wraps(function)
+        def filled(state_dict: Mapping[str, Any], **options: Any) -> Network:
+            return function(state_dict, **(defaults | options))
+
+        vars(filled)["__signature__"] = own.replace(parameters=[first, *arguments])
+        return filled
+
+    return decorate
+
+
 # ---------------------------------------------------------------------------------------------- published networks
 
 
