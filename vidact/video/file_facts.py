@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 
 log = logging.getLogger(__name__)
 
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 USUAL_FPS = 25.0  # FFmpeg's value for a file that states no rate
 MOST_FPS = 10_000  # a higher rate is a broken number, as FFmpeg's average of DV
 LONGEST_PICTURE_S = 24 * 3600.0  # a longer duration of the last picture is a broken number
@@ -39,16 +40,22 @@ class FileFacts:
     is_raw: bool
 
 
-def is_mp4(path: Path) -> bool:
-    """Whether a file begins like MP4, which states its streams in its headers."""
-    with path.open("rb") as file:
-        return file.read(8)[4:] == b"ftyp"
+def format_by_beginning(path: Path) -> str | None:
+    """Return FFmpeg's name of a container whose first bytes are beyond doubt: MP4 or AVI; None for any other file."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(12)
+    except OSError:  # the caller opens the file next, and says why it cannot be read
+        return None
+    if beginning[4:8] == b"ftyp":
+        return MP4
+    return "avi" if beginning[:4] == b"RIFF" and beginning[8:] == b"AVI " else None
 
 
 def needs_no_probe(container: InputContainer, stream: VideoStream) -> bool:
     """Whether a file opened with ``UNPROBED`` states the same facts as otherwise: H.264 alone in an MP4 file."""
     return (
-        container.format.name == "mov,mp4,m4a,3gp,3g2,mj2"
+        container.format.name == MP4
         and stream.codec_context.codec.canonical_name == "h264"
         and len(container.streams) == 1
         and bool(stream.average_rate and stream.codec_context.extradata)

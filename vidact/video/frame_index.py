@@ -245,11 +245,14 @@ FILES_ONLY = {"format_whitelist": ",".join(sorted(av.formats_available - NAMING)
 _LISTS = (b"#EXTM3U", b"ffconcat", b"v=0", b"# VobSub", b"<?xml", b"<MPD", b"RTSPtext")
 
 
-def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[InputContainer, VideoStream]:
+def open_container(
+    path: Path, options: dict[str, str] | None = None, format: str | None = None
+) -> tuple[InputContainer, VideoStream]:
     """Open the file and return it with its main video stream; raises VideoError where it has none that can be read.
 
     Args:
         options: options for FFmpeg, such as ``WHOLE``.
+        format: FFmpeg's name of the container, where it is certain; None lets FFmpeg compare the file with all of them.
     """
     if not os.access(path, os.R_OK) and path.exists():
         raise VideoError(f"{path} may not be read by this user; change its permissions")
@@ -257,7 +260,8 @@ def open_container(path: Path, options: dict[str, str] | None = None) -> tuple[I
         raise VideoError(f"{path} is empty (0 bytes); fetch or make it again")
     try:
         # "file:" keeps a colon in a name from being read as a protocol; tags in a wrong encoding must not fail
-        container = av.open(f"file:{path}", options=FILES_ONLY | (options or {}), metadata_errors="replace")
+        options = FILES_ONLY | (options or {})
+        container = av.open(f"file:{path}", format=format, options=options, metadata_errors="replace")
     except Exception as error:  # whatever the library raises
         raise VideoError(f"{path} is not a video that can be read ({reason(error)}): {_beginning(path)}") from error
     if not container.streams:
@@ -534,6 +538,9 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
         filled = _filled(scan.frames, fps * scan.seconds_per_tick) * scan.seconds_per_tick
         return _index(scan, None, filled, float(np.median(np.diff(filled))) if len(filled) > 1 else 1 / fps)
     names = np.array(scan.frames, dtype=np.int64)
+    if _is_even(scan):
+        last_s = _last_s(scan, int(names[-1]), scan.durations[-1], fps)
+        return _index(scan, names, names * scan.seconds_per_tick, last_s)
     if scan.is_raw:  # FFmpeg invented the stamps: they may identify the pictures, but are no times
         is_rising = bool((np.diff(names) > 0).all())
         return _index(scan, names if is_rising else None, np.arange(len(names)) / fps, 1 / fps)
@@ -560,6 +567,14 @@ def index_frames(scan: Scan, fps: float) -> VideoIndex:
     is_distinct = len(set(scan.frames)) == len(names)
     first = sorted(int(part.min()) for part in parts)
     return _index(scan, names if is_distinct else None, np.sort(ticks) * scan.seconds_per_tick, last_s, first)
+
+
+def _is_even(scan: Scan) -> bool:
+    """Whether each picture begins where the one before it ends, so that no time needs to be mended."""
+    if scan.is_raw or scan.lifter.lifts or scan.lifter.strays or len(scan.lifter.floors) > 1:
+        return False
+    steps = zip(itertools.pairwise(scan.frames), scan.durations, strict=False)
+    return all(0 < duration == stamp - before for (before, stamp), duration in steps)  # type: ignore[operator]
 
 
 def _filled(frames: Sequence[int | None], frames_per_tick: float) -> np.ndarray:

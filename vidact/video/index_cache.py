@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -172,24 +173,27 @@ def unpack(content: bytes) -> VideoIndex | None:
         depth, is_raw, fps, *seconds,
     ) = _FIELDS.unpack_from(content, _HEAD.size)  # fmt: skip
     offset = _HEAD.size + _FIELDS.size
-
-    def take(length: int, dtype: str) -> np.ndarray:
-        nonlocal offset
-        array = np.frombuffer(content, dtype, length, offset)
-        offset += array.nbytes
-        return array.astype(array.dtype.newbyteorder("="))
-
-    times_s = take(count + 1, "<f8")
+    lengths = [count if has_stamps else 0, num_keys, num_keys, num_keys, num_parts, 2 * num_lifts]
+    times_s = np.frombuffer(content, "<f8", count + 1, offset).astype(np.float64)
+    offset += times_s.nbytes
+    whole = np.frombuffer(content, "<i8", sum(lengths), offset).astype(np.int64)
+    offset += whole.nbytes
+    ends = list(itertools.accumulate(lengths))
+    stamps, key_frames, key_stamps, key_packets, parts, lifts = (
+        whole[end - length : end] for length, end in zip(lengths, ends, strict=True)
+    )
+    bits = np.frombuffer(content, np.uint8, -(-count // 8), offset)
+    offset += bits.nbytes
     index = VideoIndex(
         times_s=times_s[:-1],
         end_s=float(times_s[-1]),
-        stamps=take(count, "<i8") if has_stamps else None,
-        key_frames=take(num_keys, "<i8"),
-        key_stamps=take(num_keys, "<i8"),
-        key_packets=take(num_keys, "<i8"),
-        parts=take(num_parts, "<i8"),
-        lifts=take(2 * num_lifts, "<i8").reshape(-1, 2),
-        disposable=np.unpackbits(take(-(-count // 8), "u1"), count=count).astype(bool),
+        stamps=stamps if has_stamps else None,
+        key_frames=key_frames,
+        key_stamps=key_stamps,
+        key_packets=key_packets,
+        parts=parts,
+        lifts=lifts.reshape(-1, 2),
+        disposable=np.unpackbits(bits, count=count).view(bool),
         height=height,
         width=width,
         turn=Turn(bool(transpose), bool(mirror_x), bool(mirror_y)),

@@ -9,6 +9,7 @@ None and the file is decoded once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from av.container import InputContainer
@@ -16,10 +17,12 @@ from av.video.stream import VideoStream
 
 from vidact.video.disposable import NEEDED, START_CODE
 from vidact.video.frame_index import KEEP_PACKETS, PacketNote, Scan, demux, feed, is_stored, new_scan, stamped
+from vidact.video.stamps import STRAY_S
 
 LAYERS = range(0x20, 0x30)  # start codes of video object layers
 HARMLESS = {*range(0x20), 0xB0, 0xB2, 0xB3, 0xB5}  # video objects, the sequence, user data, group times
 PICTURE = 0xB6
+ALONE = START_CODE + bytes([PICTURE])  # the beginning of a packet without headers
 SIMPLE, ADVANCED_SIMPLE = 1, 17  # kinds of video object layers
 INTRA, PREDICTED = 0, 1  # kinds of pictures
 
@@ -59,35 +62,28 @@ def scan_mpeg4(container: InputContainer, stream: VideoStream) -> Scan | None:
 
 
 def _scan(container: InputContainer, stream: VideoStream) -> Scan:
-    scan, num_bytes = new_scan(container, stream), 0
+    if container.size > KEEP_PACKETS:
+        raise NotPlainError  # beside the decoding of a long file, a pass over its packets saves little
+    scan, faults = new_scan(container, stream), list[Exception]()
     judge = Headers(stream.codec_context.extradata or b"")
-    faults: list[Exception] = []
-    stamps: list[int] = []
-    assert scan.kept_packets is not None
-    for packet in demux(container, stream, faults=faults):
-        stamp = stamped(packet, "avi").pts
-        num_bytes += packet.size
-        if num_bytes > KEEP_PACKETS:
-            raise NotPlainError  # a long file's pass over the packets costs little beside its decoding
-        scan.kept_packets.append(packet)
-        if not is_stored(packet):
-            continue
-        if stamp is None or packet.is_discard or packet.is_corrupt or (stamps and stamp <= stamps[-1]):
-            raise NotPlainError
-        judge(bytes(packet))
-        scan.lifter(packet)
-        scan.packets.append(PacketNote(stamp, packet.is_keyframe, False, packet.duration or 0))
-        stamps.append(stamp)
-        end = (packet.pos or 0) + packet.size
-        if scan.first is None:
-            feed(scan, packet, decode_all=False)
-            if scan.first is None or scan.frames != stamps or not packet.is_keyframe:
-                raise NotPlainError  # the decoder holds pictures back, or stamps them in another way
-    if faults or not stamps or scan.lifter.lifts or scan.lifter.strays or scan.lifter.depth:
+    scan.kept_packets = [stamped(packet, "avi") for packet in demux(container, stream, faults=faults)]
+    packets = [packet for packet in scan.kept_packets if is_stored(packet)]
+    stamps = [packet.pts for packet in packets]
+    if faults or not packets or None in stamps or any(packet.is_discard or packet.is_corrupt for packet in packets):
         raise NotPlainError
+    longest = STRAY_S / scan.seconds_per_tick
+    if not all(0 < stamp - before <= longest for before, stamp in itertools.pairwise(stamps)):  # type: ignore[operator]
+        raise NotPlainError
+    for packet in packets:
+        judge(bytes(packet))
+    feed(scan, packets[0], decode_all=False)
+    if scan.frames != stamps[:1] or not packets[0].is_keyframe:
+        raise NotPlainError  # the decoder holds pictures back, or stamps them in another way
+    scan.packets = [PacketNote(packet.pts, packet.is_keyframe, False, packet.duration or 0) for packet in packets]
+    scan.lifter(packets[0])
     scan.frames, scan.durations = list(stamps), [note.duration for note in scan.packets]
     scan.roles = [NEEDED] * len(stamps)
-    scan.end = end
+    scan.end = (packets[-1].pos or 0) + packets[-1].size
     return scan
 
 
@@ -107,6 +103,9 @@ class Headers:
 
     def __call__(self, packet: bytes) -> None:
         """Accept a packet with one coded I- or P-picture; the first must be an I-picture."""
+        if packet.startswith(ALONE) and packet.find(START_CODE, len(ALONE)) < 0:
+            self._take_picture(packet[len(ALONE) :])
+            return
         count = 0
         for code, unit in _units(packet):
             if code == PICTURE:
@@ -176,12 +175,14 @@ class Headers:
     def _take_picture(self, unit: bytes) -> None:
         if self._layer is None:
             raise NotPlainError
-        bits = _Bits(unit[:16])
+        if len(unit) >= 8 and self._is_usual(int.from_bytes(unit[:8], "big")):
+            return
+        bits = _Bits(unit[:8])
         kind = bits(2)
         if kind not in (INTRA, PREDICTED) or (self._is_first and kind != INTRA):
             raise NotPlainError
         self._is_first = False
-        while bits(1):  # seconds
+        while bits(1):  # seconds; of more than a few, the bits run out
             pass
         bits.require(1)
         bits(self._time_bits)
@@ -190,6 +191,19 @@ class Headers:
         bits(kind + 3 + 2 * self._is_interlaced)
         if not bits(5) or (kind == PREDICTED and not bits(3)):  # FFmpeg refuses such pictures
             raise NotPlainError
+
+    def _is_usual(self, head: int) -> bool:
+        """Whether the first 64 bits are those of an acceptable picture of the same second, all fields at once."""
+        kind = head >> 62
+        if kind > PREDICTED or (self._is_first and kind != INTRA) or head >> 60 & 3 != 1:
+            return False
+        left = 58 - self._time_bits
+        is_coded = head >> left & 3 == 3
+        left -= kind + 3 + 2 * self._is_interlaced + 5
+        if not is_coded or not head >> left & 31 or (kind == PREDICTED and not head >> left - 3 & 7):
+            return False
+        self._is_first = False
+        return True
 
 
 def _units(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -27,8 +27,9 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from vidact.video.colours import to_rgb
-from vidact.video.file_facts import UNPROBED, FileFacts, is_mp4, needs_no_probe, read_facts
+from vidact.video.file_facts import MP4, UNPROBED, FileFacts, format_by_beginning, needs_no_probe, read_facts
 from vidact.video.frame_index import (
+    KEEP_PACKETS,
     WHOLE,
     Scan,
     UndecodableError,
@@ -56,6 +57,10 @@ log = logging.getLogger(__name__)
 
 # A jump to a key frame refills the decoder; below about this many pictures it is cheaper to decode on.
 JUMP_COSTS = 6
+
+# A jump in the file costs about as much as reading this many packets: where a file has no more for each jump that a
+# request makes, all of them are read at once and kept.
+PER_JUMP = 40
 
 # Containers that store the time of every packet, so that it is the same after a jump. Program and transport streams
 # store one time for several pictures, and FFmpeg computes the others from where reading began: a jump shifts them.
@@ -93,6 +98,7 @@ class PyAVReader(VideoReader):
         # The requested frames, and the last of them. Frames behind it are not left out: the next request may read on.
         self._requested: set[int] = set()
         self._last = -1
+        self._is_unread = True  # whether no frame was requested yet
         # The frames of the stretch whose packets were not read yet; None where reading will go on behind the stretch.
         self._until: set[int] | None = None
         self._container: InputContainer | None = None
@@ -105,6 +111,7 @@ class PyAVReader(VideoReader):
             # the file is opened when the first frames are requested
             self.index, self._facts = kept_index, kept_index.facts
             self._is_unprobed = kept_index.depth >= 0
+            self._certain_format: str | None = kept_index.facts.format
         else:
             self._facts = self._open_first()
 
@@ -126,7 +133,8 @@ class PyAVReader(VideoReader):
 
     def _open_first(self) -> FileFacts:
         """Open the file for its index, and return its facts; an MP4 file whose headers state them is not probed."""
-        if self.index_from == "auto" and not self.see_all and is_mp4(self.path):
+        self._certain_format = format_by_beginning(self.path)
+        if self.index_from == "auto" and not self.see_all and self._certain_format == MP4:
             self._is_unprobed = True
             container, stream = self._open()
             if needs_no_probe(container, stream):
@@ -138,7 +146,8 @@ class PyAVReader(VideoReader):
         """Open the file at its beginning, with nothing read yet."""
         self.close()
         self._refuse_if_changed()
-        self._container, self._stream = open_container(self.path, UNPROBED if self._is_unprobed else options)
+        options = UNPROBED if self._is_unprobed else options
+        self._container, self._stream = open_container(self.path, options, self._certain_format)
         self._process = os.getpid()
         context = self._stream.codec_context
         if self._is_unprobed and "index" in self.__dict__:
@@ -409,14 +418,28 @@ class PyAVReader(VideoReader):
             yield from ((number, self._pictures[number]) for number in numbers)
             return
         self._requested, self._last = set(numbers), numbers[-1] if numbers else -1
+        # A first request that reaches the end of the file is most often the only one: nothing is decoded behind it.
+        is_only, self._is_unread = self._is_unread and self._last >= len(self) * 7 // 8, False
         stretches = self._stretches(numbers)
+        if len(self.index) <= PER_JUMP * len(stretches):
+            self._keep_packets()
         for i, stretch in enumerate(stretches):
             self._until = None
             self._seek(stretch[0])
-            if i + 1 < len(stretches):
+            if i + 1 < len(stretches) or is_only:
                 self._until = set(range(self._next or 0, stretch[-1] + 1)) - self._passed
             for number in stretch:
                 yield number, self._frame(number)
+        if is_only:
+            self._next = None
+
+    def _keep_packets(self) -> None:
+        """Read all packets of a small file, unless they are kept, or reading began, or its stamps need to be lifted."""
+        is_new = self._container is None or self._is_fresh
+        size = self._state[0] if self._state else 0
+        if self._packets is None and is_new and size <= KEEP_PACKETS and not len(self.index.lifts):
+            format = self.format
+            self._packets = [stamped(packet, format) for packet in demux(*self._at_start())]
 
     def _stretches(self, numbers: list[int]) -> list[list[int]]:
         """Group the frames: each group is decoded from one key frame on, the first perhaps from the current frame."""
@@ -460,7 +483,7 @@ class PyAVReader(VideoReader):
         """Decode from a key frame on: jump to it, or read the packets before it without decoding them."""
         index, first, position = self.index, int(self.index.key_frames[key]), int(self.index.key_packets[key])
         is_new = self._container is None or self._is_fresh
-        if index.stamps is None or (first == 0 and (is_new or index.sets_change)):
+        if index.stamps is None or (first == 0 and ((is_new and self._packets is None) or index.sets_change)):
             return self._decode(self._from_start(), index, None)
         depth = self._stream.codec_context.reorder_depth if self._container else 0
         if self._packets is not None:

@@ -70,20 +70,18 @@ class VideoReader:
         requested = np.asarray(indices)
         if requested.ndim != 1 or (requested.size and requested.dtype.kind not in "iu"):
             raise ValueError(f"frames_at takes a list of whole numbers, got {indices!r}")
-        count = len(self)
-        outside = requested[(requested < 0) | (requested >= count)]
-        if outside.size:
-            raise IndexError(
-                f"frame {outside[0]} of {self.path} does not exist: it has {count} frames, 0 to {count - 1}"
-            )
-        numbers, slots = np.unique(requested.astype(np.int64), return_inverse=True)
+        count, in_order = len(self), requested.tolist()
+        numbers = sorted(set(in_order))
+        if numbers and (numbers[0] < 0 or numbers[-1] >= count):
+            outside = next(number for number in in_order if not 0 <= number < count)
+            raise IndexError(f"frame {outside} of {self.path} does not exist: it has {count} frames, 0 to {count - 1}")
         images = np.empty((0, self.height, self.width, 3), dtype=np.uint8)
-        for slot, image in enumerate(self.pictures(numbers.tolist())):
+        for slot, image in enumerate(self.pictures(numbers)):
             if slot == 0:  # not earlier: the size that a file states may exceed all memory
                 images = np.empty((len(numbers), *images.shape[1:]), dtype=np.uint8)
             images[slot] = image
-        if len(numbers) != len(requested) or (slots[1:] < slots[:-1]).any():
-            images = images[slots]
+        if numbers != in_order:
+            images = images[np.searchsorted(numbers, in_order)]
         return Frames(torch.from_numpy(images).permute(0, 3, 1, 2), self.times_s[requested.astype(np.int64)])
 
     def __len__(self) -> int:
