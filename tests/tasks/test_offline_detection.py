@@ -20,6 +20,7 @@ from vidact.data.sequences import SequenceDataset, collate
 from vidact.data.tables import write_classes
 from vidact.events import Detection, equal_events
 from vidact.metrics import choose_min_score, event_f1, localisation_figures
+from vidact.models import actionformer_small
 from vidact.models.offline_decoding import Decoding, Grid, detections
 from vidact.models.weights import extractor_state_of, load, record_of
 from vidact.results.figures import load_results
@@ -27,6 +28,7 @@ from vidact.results.timelines import load_timelines
 from vidact.stream.model import load_model
 from vidact.tasks.offline_truth import localiser_truth, segmenter_truth
 from vidact.training import run as training
+from vidact.training.config import in_plain_words
 from vidact.training.repeat import event_columns, note_on_looking_ahead, reads
 from vidact.training.run import train
 
@@ -75,7 +77,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(toy: Path, config: str, epochs: int) -> Path:
     run = toy.parent / config.split("/")[0]
-    options = [*SMALL, *SIZES[config], f"--trainer.max_epochs={epochs}", "--trainer.check_val_every_n_epoch=4"]
+    decoding = ["--model.decoding.sigma=0.6"] if config == LOCALISER else []
+    options = [
+        *SMALL,
+        *SIZES[config],
+        *decoding,
+        f"--trainer.max_epochs={epochs}",
+        "--trainer.check_val_every_n_epoch=4",
+    ]
     return train(["--config", config, f"--data.root={toy}", f"--run={run}", *options])
 
 
@@ -162,11 +171,8 @@ def test_a_test_repeats_the_figures_of_training(localiser: Path, tmp_path: Path)
         assert after[name] == pytest.approx(before[name])
 
 
-def test_the_decoding_of_a_run_is_in_its_checkpoint(toy: Path, tmp_path: Path) -> None:
-    options = [*SMALL, *SIZES[LOCALISER], "--trainer.max_epochs=1", "--model.decoding.sigma=0.25"]
-    train(["--config", LOCALISER, f"--data.root={toy}", f"--run={tmp_path}", *options])
-    network = load(tmp_path / "checkpoints" / "best.ckpt")
-    assert network.decoding == Decoding(sigma=0.25)
+def test_the_decoding_of_a_run_is_in_its_checkpoint(localiser: Path) -> None:
+    assert load(localiser / "checkpoints" / "best.ckpt").decoding == Decoding(sigma=0.6)
 
 
 def test_wrong_kinds_and_sizes_are_said(localiser: Path, toy: Path, tmp_path: Path) -> None:
@@ -188,6 +194,8 @@ def test_wrong_kinds_and_sizes_are_said(localiser: Path, toy: Path, tmp_path: Pa
                 "--data.stride=null",
             ]
         )
+    with pytest.raises(ValueError, match="model.decoding is for localisers"):
+        train(["--config", SEGMENTER, *base, "--model.decoding.sigma=0.3"])
     with pytest.raises(ValueError, match="least_inside is 0"):
         train(["--config", LOCALISER, *base, "--model.least_inside=0"])
     assert not (tmp_path / "run").exists()
@@ -341,3 +349,31 @@ def test_the_rate_of_a_localiser_is_tested(toy: Path, tmp_path: Path, capsys: py
     cli.main(["train", "--find_lr", "--config", LOCALISER, *options])
     assert "the range test leaves out model.ema" in capsys.readouterr().out
     assert (tmp_path / "learning_rate.csv").is_file()
+
+
+def test_events_that_no_place_can_learn_are_counted() -> None:
+    network = actionformer_small(2, 4, embedding_dim=8, levels=2, num_heads=2, max_tokens=32)
+    network.ranges = [[0, 4], [4, 8]]
+    rows = torch.tensor([[3.2, 3.8, 0], [3.2, 4.1, 0], [2.0, 30.0, 1], [0.0, 12.0, 1]])
+    assert network.out_of_reach(rows, 40).tolist() == [True, False, True, False]
+    levels = network(torch.zeros(1, 40, 4)).levels
+    assert levels is not None
+    for row, lost in zip(rows, network.out_of_reach(rows, 40), strict=True):
+        assert bool(network.assign(levels, row[None])[0].any()) != lost
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            "Import path a.b does not correspond to a subclass of OnlineNetwork",
+            "a.b is no online detector, .* localise/…",
+        ),
+        (
+            "Import path a.b does not correspond to a subclass of OfflineNetwork",
+            "a.b is no offline network, .* online/…",
+        ),
+    ],
+)
+def test_networks_of_the_other_kind_are_refused_in_words(expected: str, words: str) -> None:
+    assert re.search(words, in_plain_words(f"Import path a.b does not correspond to a subclass of {expected}"))

@@ -173,19 +173,14 @@ class Localiser(OfflineNetwork):
                 f"an event has the action {odd[0]}; {type(self).__name__} has {self.num_classes} actions, from 0 to "
                 f"{self.num_classes - 1}"
             )
-        places, strides, ranges = places_of(levels, self.ranges)
+        places, strides, _ = places_of(levels, self.ranges)
         num_places = len(places)
         labels = torch.zeros(num_places, self.num_classes, dtype=torch.bool, device=device)
         if not len(events):
             return labels, torch.zeros(num_places, 2, device=device)
         start, end = events[:, 0], events[:, 1]
         left, right = places[:, None] - start, end - places[:, None]  # (P, n)
-        reach, middle = self.center_radius * strides[:, None], (start + end) / 2
-        is_central = (places[:, None] > torch.maximum(middle - reach, start)) & (
-            places[:, None] < torch.minimum(middle + reach, end)
-        )
-        farther = torch.maximum(left, right)
-        is_eligible = is_central & (ranges[:, :1] <= farther) & (farther <= ranges[:, 1:])
+        is_eligible = self.eligible(levels, events)
         lengths = (end - start).expand(num_places, -1).masked_fill(~is_eligible, torch.inf)
         shortest, index = lengths.min(1).values, lengths.argmin(1)  # argmin: of equal lengths the first
         is_learned = is_eligible & (lengths <= shortest[:, None] + SAME_LENGTH)
@@ -193,6 +188,33 @@ class Localiser(OfflineNetwork):
         labels[place, actions[event]] = True
         chosen = torch.stack([left, right], 2)[torch.arange(num_places, device=device), index]
         return labels, torch.where(labels.any(1, keepdim=True), chosen / strides[:, None], 0)
+
+    def eligible(self, levels: Sequence[Level], events: Tensor) -> Tensor:
+        """Return which places can learn which of the events (n, 3), bool (P, n); the arguments are those of ``assign``.
+
+        Of several events that a place can learn it learns the shortest.
+        """
+        places, strides, ranges = places_of(levels, self.ranges)
+        start, end = events[:, 0], events[:, 1]
+        left, right = places[:, None] - start, end - places[:, None]  # (P, n)
+        reach, middle = self.center_radius * strides[:, None], (start + end) / 2
+        is_central = (places[:, None] > torch.maximum(middle - reach, start)) & (
+            places[:, None] < torch.minimum(middle + reach, end)
+        )
+        farther = torch.maximum(left, right)
+        return is_central & (ranges[:, :1] <= farther) & (farther <= ranges[:, 1:])
+
+    def out_of_reach(self, events: Tensor, num_tokens: int) -> Tensor:
+        """Return which of the events (n, 3) of a video of ``num_tokens`` no place can learn, bool (n,).
+
+        Those are events between two places, and where the coarsest level's range ends, longer ones.
+        """
+        padded = -(-num_tokens // self.pad_to) * self.pad_to
+        levels = []
+        for level in range(len(self.ranges)):
+            empty = torch.empty(1, -(-padded // 2**level), 0, device=events.device)
+            levels.append(Level(empty, empty, 2**level, empty.bool()))
+        return ~self.eligible(levels, events).any(0)
 
     def events(self, output: OfflineOutput) -> list[Tensor]:
         assert output.levels is not None

@@ -142,7 +142,12 @@ class OfflineDetection(pl.LightningModule):
         self.schedule, self.groups, self.base_batch, self.init_from = schedule, groups, base_batch, init_from
         self.ema, self.warm_ema, self.early_stopping, self.tf32 = ema, warm_ema, early_stopping, tf32
         self.least_inside, self.tiou, self.decoding = least_inside, tuple(tiou), decoding
-        if decoding is not None and self.is_localiser:
+        if decoding is not None and not self.is_localiser:
+            raise ValueError(
+                f"model.decoding is for localisers; the events of {type(network).__name__} are the runs of its best "
+                "class. Leave it out"
+            )
+        if decoding is not None:
             attach(network, decoding=decoding)
         self.classes: list[str] = []
         self.tokens_per_second = 0.0
@@ -202,15 +207,30 @@ class OfflineDetection(pl.LightningModule):
             return
         self.extractor_state = read_extractor(Path(data.features or data.root / FEATURES), sequences.record)
         self.last_counts = has_few_events(self.trainer, self.classes, self.early_stopping)
-        if not self.is_localiser and self.trainer.is_global_zero:
-            crowded = sum(int((s.multi_hot[:, 1:].sum(1) > 1).sum()) for s in sequences.split("train"))
-            if crowded:
-                print(
-                    f"note: {counted(crowded, 'training token')} with several actions: a segmenter learns one label a "
-                    "token, that of the shortest event"
-                )
+        if self.trainer.is_global_zero and (note := self.note_on_truth(sequences.split("train"))):
+            print(f"note: {note}")
         if self.init_from and not self.trainer.ckpt_path:
             initialise_from(self.network, self.init_from, self.classes, self.heads)
+
+    def note_on_truth(self, videos: Iterable[Any]) -> str:
+        """Return what of the training videos' truth the network cannot learn; "" if it learns all."""
+        if not self.is_localiser:
+            crowded = sum(int((video.multi_hot[:, 1:].sum(1) > 1).sum()) for video in videos)
+            sentence = "a segmenter learns one label a token, that of the shortest event"
+            return f"{counted(crowded, 'training token')} with several actions: {sentence}" if crowded else ""
+        lost, total, grid = 0, 0, Grid.of(self.tokens_per_second)
+        for video in videos:
+            times_s = [(event.start_s, event.end_s, 0.0) for event in video.events if event.label in self.classes]
+            rows = grid.places(torch.tensor(times_s).reshape(-1, 3))
+            lost, total = lost + int(self.network.out_of_reach(rows, len(video)).sum()), total + len(times_s)
+        if not lost:
+            return ""
+        token_s = 1 / self.tokens_per_second
+        return (
+            f"{lost} of {counted(total, 'training event')} are never learned: no place of the network lies inside them "
+            f"(a token is {token_s:.3g} s), or they are longer than its regression_ranges. Features with more tokens "
+            "a second see shorter events"
+        )
 
     @property
     def heads(self) -> list[str]:

@@ -538,6 +538,12 @@ def in_plain_words(error: str) -> str:
     """Return jsonargparse's error of a wrong option as ``option: what is wrong``; any other text as it is."""
     if error.startswith("unrecognized arguments:"):
         return error + misspelt(error.split(), all_options())
+    if match := re.search(r"Import path (\S+) does not correspond to a subclass of (Online|Offline)Network", error):
+        kinds = {"Online": ("online detector", "localise/… and segment/…"), "Offline": ("offline network", "online/…")}
+        noun, others = kinds[match[2]]
+        return (
+            f"--model.network: {match[1]} is no {noun}, which this task trains; the configurations {others} have others"
+        )
     if "Does not validate against any of the Union subtypes" not in error and 'Parser key "' not in error:
         return error
     keys, problems, owner = [], [], None
