@@ -72,16 +72,21 @@ def windows(rows: Iterable[Tensor], size: int, before: int, after: int) -> Itera
         parts.append(part)
         buffered += len(part)
         while buffered > size:
-            features = torch.cat(parts)
+            whole = torch.cat(parts)
             last = start + size - after
-            yield Window(features[:size], start, first, last)
-            next_start = max(last - before, start)
-            parts = [features[next_start - start :].clone()]  # a view would keep the memory of the whole window
-            start, first, buffered = next_start, last, len(parts[0])
-            del features
+            # What the next window shares is copied, since a view would keep the memory of this one; nothing else of
+            # this window is kept while it is computed.
+            parts = [whole[last - before - start :].clone()]
+            window = Window(whole[:size], start, first, last)
+            start, first, buffered = last - before, last, len(parts[0])
+            del whole
+            yield window
+            del window
     if not buffered:
         raise ValueError("the video has no token, so there is nothing to answer")
-    yield Window(torch.cat(parts), start, first, start + buffered)
+    window = Window(torch.cat(parts), start, first, start + buffered)
+    parts.clear()
+    yield window
 
 
 def window_of(network: OfflineNetwork, size: int | None = None) -> tuple[int, int, int]:
