@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from support.parity import FOLDER, filled, records_in, rule
@@ -10,9 +12,12 @@ from support.parity import FOLDER, filled, records_in, rule
 import vidact
 from vidact import cli
 from vidact.convert import convert
+from vidact.data import Event
+from vidact.data.sequence_list import Untrimmed, write_folder
 from vidact.models.offline_decoding import Decoding, Grid
 from vidact.models.published_offline import NEVER
 from vidact.models.weights import from_reference, read
+from vidact.training.run import refuse_other_features
 
 RECORDS = {record["name"]: record for record in records_in(FOLDER / "offline")}
 LOCALISERS = [record for record in RECORDS.values() if record["origin"] in ("actionformer", "tridet")]
@@ -174,6 +179,48 @@ def test_what_does_not_fit_is_refused_in_words(tmp_path):
     with pytest.raises(ValueError, match=r"cut\.pth cannot be read as weights .*Is it complete"):
         convert("tridet", tmp_path / "cut.pth", out)
     assert not out.exists()
+
+
+def test_only_what_a_published_file_can_say_of_its_features_is_compared(tmp_path):
+    record, grid = RECORDS["actionformer"], Grid(4, 16, 30)
+    file = published(record, tmp_path / "x.pth")
+    network = convert("actionformer", file, tmp_path / "x.safetensors", grid=grid, **untold(record))
+    features = {"dim": 20, "tokens_per_second": 7.5, "grid": {"stride": 4, "frames": 16, "fps": 30}, "origin": "i3d"}
+    for change, words in (
+        ({}, None),
+        ({"dim": 21}, "dim 20 and 21"),
+        ({"tokens_per_second": 4.0}, "tokens_per_second 7.5 and 4.0"),
+        ({"grid": None}, "grid.stride 4 and None"),
+    ):
+        present = {key: value for key, value in (features | change).items() if value is not None}
+        data = SimpleNamespace(root="data", found=SimpleNamespace(record=present))
+        if words is None:
+            refuse_other_features(Path("x.safetensors"), network.record, data)
+            continue
+        with pytest.raises(ValueError, match=f"was trained on other features than those of data: {words}"):
+            refuse_other_features(Path("x.safetensors"), network.record, data)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_pages")
+def test_a_converted_file_is_scored_on_imported_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    record, names = RECORDS["actionformer"], ["a", "b", "c", "d", "e"]
+    convert(
+        "actionformer", published(record, Path("a.pth")), "a.safetensors", names, grid=Grid(4, 16, 30), **untold(record)
+    )
+    noise = np.random.default_rng(0)
+    videos = []
+    for number, split in enumerate(["train", "val", "test"]):
+        events = [Event(f"v{number}", 0.5 + 0.6 * i, 1.0 + 0.6 * i, names[i]) for i in range(5)]
+        features = noise.standard_normal((60 + number, 20)).astype(np.float32)
+        videos.append(Untrimmed(f"v{number}", split, features, events))
+    facts = {"tokens_per_second": 7.5, "grid": {"stride": 4.0, "frames": 16.0, "fps": 30.0}, "origin": "thumos_i3d"}
+    write_folder("data", videos, names, facts)
+    cli.main(
+        ["test", "--config", "localise/folder/actionformer_small", "--ckpt", "a.safetensors", "--data.root", "data"]
+    )
+    assert "test_event_map" in capsys.readouterr().out
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from vidact.files import in_use, no_empty_folder, replacing
 from vidact.hub import text_of
+from vidact.records import Record
 from vidact.results.figures import load_results, save_results
 from vidact.results.scores import PROBE_SCORES
 from vidact.text.addresses import without_secrets
@@ -328,7 +329,7 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
             f"To tell other classes apart, train from it: vidact train … --model.init_from {path}"
         )
     if record.features is not None:
-        refuse_other_features(path, record.features, cli.datamodule)
+        refuse_other_features(path, record, cli.datamodule)
     if isinstance(trained, OnnxClip):
         if cli.trainer.strategy.root_device.type != "cpu":
             raise ValueError(f"{path} runs in ONNX Runtime on the CPU; add --device cpu")
@@ -373,11 +374,18 @@ def score(cli: Any, run: Path, name: str, command: str, training_figures: dict[s
     print(f"report: {page}")
 
 
-def refuse_other_features(checkpoint: Path, trained: Mapping[str, Any], data: Any) -> None:
-    """Raise ValueError where the features of the data differ from those that a detector was trained on."""
+def refuse_other_features(checkpoint: Path, record: Record, data: Any) -> None:
+    """Raise ValueError where the features of the data differ from those that a network was trained on.
+
+    Of a converted file, only the size of the features and where they lie in time are known.
+    """
     from vidact.features.record import other_features
 
-    if differ := other_features(trained, data.found.record):
+    trained, present = dict(record.features or {}), data.found.record
+    if record.converted is not None:
+        compared = {*trained, *(["grid"] if "tokens_per_second" in trained else [])}
+        present = {key: value for key, value in present.items() if key in compared}
+    if differ := other_features(trained, present):
         raise ValueError(
             f"{checkpoint} was trained on other features than those of {data.root}: {'; '.join(differ)}. "
             "Extract features as it was trained with, or train on these"
