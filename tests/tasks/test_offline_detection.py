@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vidact import cli
 from vidact.batch import AMBIGUOUS_CLASS, SequenceBatch
@@ -222,6 +224,27 @@ def test_what_a_crop_cuts_is_learned_or_counts_nowhere() -> None:
     truth = localiser_truth(one(rows, 40), RATE, 0.5)  # a crop of 10 s
     torch.testing.assert_close(truth.events[0], torch.tensor([[-0.5, 7.5, 0], [35.5, 39.5, 1], [-0.5, 39.5, 0]]))
     torch.testing.assert_close(truth.ambiguous[0], torch.tensor([[-0.5, 3.5], [15.5, 19.5]]))
+
+
+starts_s = st.floats(-50, 60, width=32, allow_subnormal=False)
+times = st.tuples(starts_s, st.floats(0.015625, 80, width=32), st.integers(-1, 1))
+
+
+@given(st.lists(times, max_size=6), st.integers(1, 80), st.floats(0.0625, 1, width=32))
+def test_each_event_is_learned_or_counts_nowhere(rows: list, tokens: int, least: float) -> None:
+    truth = localiser_truth(
+        one([(start, start + length, action) for start, length, action in rows], tokens), RATE, least
+    )
+    assert truth.events is not None
+    assert truth.ambiguous is not None
+    learned, unclear = truth.events[0], truth.ambiguous[0]
+    assert len(learned) + len(unclear) == len(rows)
+    assert (learned[:, 2] >= 0).all()
+    assert (learned[:, 0] < learned[:, 1]).all()
+    for times in (learned[:, :2], unclear):
+        assert ((times >= -0.5) & (times <= tokens - 0.5)).all()
+    whole = sum(action >= 0 and start >= 0 and start + length <= tokens / RATE for start, length, action in rows)
+    assert len(learned) >= whole
 
 
 def test_a_token_of_two_actions_gets_that_of_the_shorter() -> None:
