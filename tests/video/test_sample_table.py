@@ -152,3 +152,31 @@ def test_a_damaged_table(seed: int, tmp_path: Path) -> None:
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(damaged)
         both_agree(path)
+
+
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_intra_pictures_that_are_not_idr(is_declared: bool, tmp_path: Path) -> None:
+    """They are no key frames, unless the file declares them to be: then its packets are read."""
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as file:
+        stream: Any = file.add_stream("libx264", rate=25, options={"x264-params": "keyint=60:min-keyint=60"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for t in range(80):
+            wall = np.random.default_rng(t // 30).integers(0, 255, (48, 64, 3), dtype=np.uint8)  # another from 30 on
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(wall, format="rgb24")))
+        file.mux(stream.encode())
+    with av.open(str(path)) as file:
+        stamps = [packet.pts or 0 for packet in file.demux(video=0) if packet.size]
+    row = stamps.index(sorted(stamps)[30])
+    with av.open(str(path)) as file:
+        intra = [(frame.pts, frame.key_frame) for frame in file.decode(video=0) if frame.pict_type == 1]
+    assert (stamps[row], False) in intra
+    if is_declared:
+        content = bytearray(path.read_bytes())
+        table = content.index(b"stss") + 8
+        assert int.from_bytes(content[table : table + 4], "big") == 2  # the first picture, and the one 60 later
+        content[table + 8 : table + 12] = (row + 1).to_bytes(4, "big")
+        path.write_bytes(content)
+    assert is_plain(path) == (not is_declared)
+    both_agree(path)

@@ -32,6 +32,7 @@ from vidact.video.stamps import DEEPEST, STRAY_S
 READ_WHOLE = 16 * 2**20  # bytes: a smaller file is read at once, of a larger one only the headers of its units
 FEWEST = 32  # packets: a shorter file is read as quickly by its packets
 MOST_SEI = 64  # messages beside the pictures that are examined one by one
+MOST_INTRA = 64  # I-pictures that are not IDR, which are examined one by one
 COMPARED = 16  # packets whose rows are compared with FFmpeg's index
 
 H264_IDR = 5
@@ -54,6 +55,7 @@ class SampleTable:
     durations: np.ndarray  # (N,) int64
     is_key: np.ndarray  # (N,) bool
     roles: list[Role | None]
+    intra: list[int]  # the packets with an I-picture that is not IDR
 
 
 def scan_table(path: Path, container: InputContainer, stream: VideoStream) -> tuple[Scan, Iterator[Any]] | None:
@@ -116,6 +118,8 @@ def _compare_with_index(table: SampleTable, stream: VideoStream) -> None:
     entries, count = stream.index_entries, len(table.sizes)
     if len(entries) != count:
         raise NotPlainError
+    if len(table.intra) > MOST_INTRA or any(entries[row].is_keyframe for row in table.intra):
+        raise NotPlainError  # the file may declare them to be key frames
     lift = entries[0].timestamp - int(table.decoded_at[0])
     for row in np.unique(np.linspace(0, count - 1, COMPARED).astype(int)).tolist():
         entry = entries[row]
@@ -200,8 +204,8 @@ def _read_track(
     shown_at = decoded_at + shifts
     if b"edts" in track:
         _refuse_hidden(moov, track, shown_at, timescale, movie)
-    is_key, roles = _roles(content, offsets, sizes, extradata)
-    return SampleTable(offsets, sizes, decoded_at, shown_at, durations, is_key, roles)
+    is_key, roles, intra = _roles(content, offsets, sizes, extradata)
+    return SampleTable(offsets, sizes, decoded_at, shown_at, durations, is_key, roles, intra)
 
 
 def _boxes(content: Any, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -320,13 +324,15 @@ def _refuse_hidden(
 
 def _roles(
     content: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, extradata: bytes
-) -> tuple[np.ndarray, list[Role | None]]:
-    """Return which packets are key frames (N,) and the role of each, by the headers of their units.
+) -> tuple[np.ndarray, list[Role | None], list[int]]:
+    """Return which packets are key frames (N,), the role of each, and the I-pictures that are no key frames.
+
+    They are known by the headers of their units.
 
     All packets go on from unit to unit together: a packet with k units takes part in k rounds. Packets with parameter
     sets are judged one by one.
     """
-    count, length_bytes, num_sei = len(sizes), (extradata[4] & 3) + 1, 0
+    count, length_bytes, num_sei, intra = len(sizes), (extradata[4] & 3) + 1, 0, list[int]()
     is_key, is_needed, has_picture, has_free, has_sets = (np.zeros(count, dtype=bool) for _ in range(5))
     rows, at, ends = np.arange(count), offsets.copy(), offsets + sizes
     while len(rows):
@@ -354,8 +360,9 @@ def _roles(
         is_first = (is_slice | is_idr) & ~has_picture[rows]
         # The first slice of a picture begins with macroblock 0, coded as the bit 1; then its type is 2 or 7 for I.
         is_intra = (second & 0xF0 == 0xB0) | (second == 0x88)
-        if (is_first & ((second & 0x80 == 0) | (is_slice & is_intra))).any():
+        if (is_first & (second & 0x80 == 0)).any():
             raise NotPlainError
+        intra.extend(rows[is_first & is_slice & is_intra].tolist())
         is_key[rows[is_first & is_idr]] = True
         has_picture[rows[is_slice | is_idr]] = True
         has_free[rows[is_slice & (importance == 0)]] = True
@@ -369,7 +376,7 @@ def _roles(
     for row in np.flatnonzero(has_sets).tolist():
         assert judge is not None
         roles[row] = judge(content[offsets[row] : offsets[row] + sizes[row]].tobytes())
-    return is_key, roles
+    return is_key, roles, intra
 
 
 def _refuse_recovery(messages: bytes) -> None:
