@@ -39,6 +39,9 @@ from vidact.models.weights import Rules, builder, load_strictly, rename
 
 State = dict[str, Any]  # tensors, and lists of tensors
 
+# Rows of the long memory's rings beyond the window: so many tokens can be written in place before a copy is needed.
+SPARE_ROWS = 64
+
 
 def sinusoids(length: int, width: int) -> Tensor:
     """Return positions (length, width): sin in even and cos in odd columns, wavelengths from 2π to 20000π."""
@@ -249,6 +252,8 @@ class LSTR(OnlineNetwork):
         self.window = work + long_stride * long
         self.width, self.num_heads = width, num_heads
         self.testra, self.alpha = testra, alpha
+        self.spare_rows = SPARE_ROWS
+        self.rings = ("logit", "value", *(f"rest.{i}" for i in range(encoder_layers[0] - 1)))
         self.embed_long = nn.Linear(feature_dim, width)
         self.embed_work = nn.Linear(feature_dim, width)
         self.queries = nn.ModuleList(nn.Embedding(count, width) for count in encoder_queries)
@@ -315,9 +320,9 @@ class LSTR(OnlineNetwork):
         return {
             "count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device),
             # The long memory keeps the first layer's logits and values, and the other layers' keys and values.
-            "logit": ring(self.window, self.num_heads * len(self._queries()[0])),
-            "value": ring(self.window, self.width),
-            "rest": [ring(self.window, 2 * self.width) for _ in self._stages()[0].blocks[1:]],
+            "logit": ring(self.window + self.spare_rows, self.num_heads * len(self._queries()[0])),
+            "value": ring(self.window + self.spare_rows, self.width),
+            "rest": [ring(self.window + self.spare_rows, 2 * self.width) for _ in self._stages()[0].blocks[1:]],
             # The work memory keeps the tokens, and their projections where these depend on no other token.
             "work": ring(self.work, self.width),
             "qkv": ring(self.work, 3 * self.width),

@@ -46,6 +46,9 @@ class OnlineNetwork(nn.Module):
         dense: whether ``forward`` returns an output for every token, as ``step`` would.
         has_own_losses: whether ``forward`` takes ``targets`` and ``ignore`` and then fills ``losses``.
         delay: tokens by which an output comes late; that of token t is for token t − ``delay``.
+        rings: the paths (``runtimes.steps.flatten``) of large tensors (B, n, …) of the state, of which a step writes
+            row ``count`` modulo n and reads no row that is older than n − ``spare_rows`` tokens.
+        spare_rows: see there.
     """
 
     num_classes: int
@@ -55,6 +58,8 @@ class OnlineNetwork(nn.Module):
     dense: bool = False
     has_own_losses: bool = False
     delay: int = 0
+    rings: tuple[str, ...] = ()
+    spare_rows: int = 0
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
         """Return the outputs for the last tokens of ``features`` (B, T, D), T ≥ 1, contiguous in time.

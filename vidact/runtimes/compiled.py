@@ -40,6 +40,7 @@ from vidact.runtimes.onnx_graph import (
     num_bytes,
     open_session,
     quiet_exporters,
+    run_in_place,
     run_session,
     runtime_version,
     save_onnx,
@@ -77,11 +78,15 @@ class Compiled:
     def __call__(self, batch: Tensor) -> Tensor:
         return self.run({_INPUT: batch}, [_OUTPUT])[_OUTPUT]
 
-    def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-        """Return the outputs by name for the inputs by name."""
+    def run(
+        self, inputs: Mapping[str, Tensor], outputs: Sequence[str], written: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the outputs by name for the inputs by name; ``written`` as in ``onnx_graph.run_in_place``."""
         if self._session is None or self._threads != torch.get_num_threads():
             self._threads = torch.get_num_threads()
             self._session = open_session(self.content, f"the graph of {self.name}")
+        if written:
+            return run_in_place(self._session, outputs, inputs, written)
         return run_session(self._session, outputs, inputs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -102,6 +102,40 @@ def run_session(session: Any, outputs: Sequence[str], inputs: Mapping[str, Tenso
     return {name: torch.from_numpy(array) for name, array in zip(outputs, results, strict=True)}
 
 
+def run_in_place(
+    session: Any, outputs: Sequence[str], inputs: Mapping[str, Tensor], written: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the outputs by name as ``run_session`` does, some of which are written to tensors that exist.
+
+    Args:
+        session: the session.
+        outputs: the names of all outputs.
+        inputs: the inputs by name, on any device.
+        written: by the name of an output, a contiguous tensor of its size on the CPU. It may be an input, too, if the
+            graph reads that input only to write the output.
+    """
+    import onnxruntime
+
+    binding = session.io_binding()
+    values: dict[int, Any] = {}  # by address: an input that is an output, too, is one value
+
+    def bound(tensor: Tensor) -> Any:
+        if tensor.data_ptr() not in values:
+            values[tensor.data_ptr()] = onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy())  # the same memory
+        return values[tensor.data_ptr()]
+
+    for name, tensor in written.items():
+        binding.bind_ortvalue_output(name, bound(tensor))
+    for name, tensor in inputs.items():
+        binding.bind_ortvalue_input(name, bound(tensor.detach().cpu().contiguous()))
+    others = [name for name in outputs if name not in written]
+    for name in others:
+        binding.bind_output(name)
+    session.run_with_iobinding(binding)
+    arrays = [value.numpy() for value in binding.get_outputs()[len(written) :]]
+    return {name: torch.from_numpy(array) for name, array in zip(others, arrays, strict=True)} | dict(written)
+
+
 # ---------------------------------------------------------------------------------------------- writing
 
 

@@ -9,7 +9,7 @@ Shapes: B streams, D features, K outputs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -106,22 +106,56 @@ class GraphStep(OnlineNetwork):
 class CompiledSteps:
     """The graph of a step, and the state before the first token.
 
+    A step copies the state, except for the large rings of ``OnlineNetwork.rings``: it writes their next row in place,
+    where no earlier state reads. ``born`` and ``written`` of the state are the numbers of tokens at which the rings
+    were copied last, and of those that they hold: a step from a state that is not their newest, and one for which no
+    spare row is left, copies them first.
+
     Args:
         graph: inputs ``token`` and ``state.<name>``; outputs ``logits``, ``next.<name>`` and, where it is, ``future``.
-        first: the state of one stream before its first token.
+        first: the state of one stream before its first token, with ``count`` where there are rings.
         outputs: the names of the outputs that are not the state.
+        rings: the names of the rings.
+        spare_rows: the tokens that can be written to the rings before a state loses its oldest row.
     """
 
-    def __init__(self, graph: Compiled, first: dict[str, Tensor], outputs: list[str]) -> None:
+    def __init__(
+        self,
+        graph: Compiled,
+        first: dict[str, Tensor],
+        outputs: list[str],
+        rings: tuple[str, ...] = (),
+        spare_rows: int = 0,
+    ) -> None:
         self.graph, self.first, self.outputs = graph, first, outputs
+        self.rings, self.spare_rows = rings, spare_rows
 
     def initial_state(self, batch_size: int) -> dict[str, Tensor]:
-        return {name: tensor.expand(batch_size, *tensor.shape[1:]).clone() for name, tensor in self.first.items()}
+        state = {name: tensor.expand(batch_size, *tensor.shape[1:]).clone() for name, tensor in self.first.items()}
+        return self._copied(state) if self.rings else state
 
     def step(self, token: Tensor, state: State) -> tuple[dict[str, Tensor], State]:
-        inputs = {"token": token} | {f"state.{name}": tensor for name, tensor in state.items()}
-        results = self.graph.run(inputs, [*self.outputs, *(f"next.{name}" for name in self.first)])
-        return results, {name: results.pop(f"next.{name}") for name in self.first}
+        if self.rings and not self._is_free(state):
+            state = self._copied(state)
+        inputs = {"token": token} | {f"state.{name}": state[name] for name in self.first}
+        in_place = {f"next.{name}": state[name] for name in self.rings}
+        results = self.graph.run(inputs, [*self.outputs, *(f"next.{name}" for name in self.first)], in_place)
+        after = {name: results.pop(f"next.{name}") for name in self.first}
+        if self.rings:
+            after |= {name: state[name] for name in ("born", "written")}
+            state["written"].numpy()[...] += 1  # in all states that share the rings
+        return results, after
+
+    def _is_free(self, state: State) -> bool:
+        """Return whether the next row of the rings belongs to no other state."""
+        if "written" not in state:  # the state of the network in PyTorch
+            return False
+        count, is_owned = state["count"], all(state[name].is_contiguous() for name in self.rings)
+        return is_owned and bool(((state["written"] == count) & (count - state["born"] < self.spare_rows)).all())
+
+    def _copied(self, state: State) -> dict[str, Tensor]:
+        rings = {name: state[name].contiguous().clone() for name in self.rings}
+        return {**state, **rings, "born": state["count"].clone(), "written": state["count"].clone()}
 
 
 @torch.inference_mode(False)
@@ -143,19 +177,29 @@ def step_in_onnx(network: OnlineNetwork, name: str) -> GraphStep:
     ]
     facts = ["step", network.feature_dim, [[key, list(tensor.shape)] for key, tensor in first.items()], plain]
     outputs = ["logits", *(["future"] if network.future_offsets else [])]
+
+    def in_graph(graph: Compiled) -> CompiledSteps:
+        return CompiledSteps(graph, first, outputs, network.rings, network.spare_rows)
+
     graph = cached(
         path_of(network, facts, weights_hash(network.state_dict())),
         name,
-        lambda graph: _compare(network, CompiledSteps(graph, first, outputs), *_READ),
-        lambda: _make(network, first, outputs, name),
+        lambda graph: _compare(network, in_graph(graph), *_READ),
+        lambda: _make(network, first, outputs, name, lambda graph: _compare(network, in_graph(graph), *_MADE)),
     )
-    steps = GraphStep(CompiledSteps(graph, first, outputs)).eval()
+    steps = GraphStep(in_graph(graph)).eval()
     for attribute in ("num_classes", "feature_dim", "window", "future_offsets", "delay"):
         setattr(steps, attribute, getattr(network, attribute))
     return steps
 
 
-def _make(network: OnlineNetwork, first: dict[str, Tensor], outputs: list[str], name: str) -> Compiled:
+def _make(
+    network: OnlineNetwork,
+    first: dict[str, Tensor],
+    outputs: list[str],
+    name: str,
+    compare: Callable[[Compiled], Agreement],
+) -> Compiled:
     """Export the step and compare the graph with it."""
     refuse_size(network, name)
     exported = copy.deepcopy(network)
@@ -167,7 +211,7 @@ def _make(network: OnlineNetwork, first: dict[str, Tensor], outputs: list[str], 
         ["token", *(f"state.{path}" for path in first)],
         [*outputs, *(f"next.{path}" for path in first)],
         name,
-        lambda graph: _compare(network, CompiledSteps(graph, first, outputs), *_MADE),
+        compare,
     )
 
 
