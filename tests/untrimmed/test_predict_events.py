@@ -1,5 +1,6 @@
 """``vidact predict`` with networks that find events: tables, pages, clips and drawn videos, whatever else happens."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,7 @@ from vidact.models.weights import save
 from vidact.untrimmed import VideoEvents, find_events, open_finder
 from vidact.untrimmed.cuts import cut_events
 from vidact.untrimmed.drawing import Timeline, annotate_events
+from vidact.untrimmed.outputs import Outputs
 from vidact.untrimmed.page import section, write_page
 from vidact.video import open_video
 from vidact.video.numbered import read_number, write_numbered_video
@@ -206,6 +208,16 @@ def test_an_extractor_can_be_given(videos, tmp_path, capsys, extractor):
     other = FeatureExtractor(vidact.models.tsn_resnet_tiny(num_classes=2, size=32, width=8), device="cpu")
     other.save(tmp_path / "extractor.safetensors")
     assert "was trained on other features than this extractor makes" in fails(words, capsys)
+
+
+def test_a_page_of_many_videos_is_not_written_for_each(tmp_path, monkeypatch):
+    """Its last state is, at the end; the first one at once."""
+    sizes = []
+    monkeypatch.setattr("vidact.untrimmed.page.write_page", lambda out, sections: sizes.append(len(sections)))
+    with contextlib.closing(Outputs(CLASSES, "pyav", page=tmp_path / "page.html")) as outputs:
+        for number in range(20):
+            outputs.write(VideoEvents(Path(f"{number}.mp4"), f"{number}.mp4", error="broken"))
+    assert sizes == [1, 20]
 
 
 # ---------------------------------------------------------------------------------------------- page, clips, drawing

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vidact.prediction import is_one_video
 from vidact.stream.window.writers import EventTable, refuse_in_use
 from vidact.untrimmed.finder import VideoEvents
+
+PAGE_EVERY_S = 10.0  # a page of many videos is written again at most so often, and at the end
 
 
 class Outputs:
@@ -35,6 +38,7 @@ class Outputs:
         self.page, self.annotated, self.cut = page, dict(annotated or {}), cut
         self._table = None if events is None else EventTable(events)
         self._sections: list[str] = []
+        self._num_written, self._written_s = 0, -PAGE_EVERY_S  # the videos of the page as it is written, and when
 
     def write(self, answer: VideoEvents) -> None:
         """Write the events of the next video; of one that could not be read only the page tells."""
@@ -42,10 +46,11 @@ class Outputs:
             for event in answer.events:
                 self._table.write(event)
         if self.page is not None:
-            from vidact.untrimmed.page import section, write_page
+            from vidact.untrimmed.page import section
 
             self._sections.append(section(answer, self.classes, self.page.parent, self.decoder))
-            write_page(self.page, self._sections, answer.video if len(self._sections) == 1 else "Events")
+            if time.monotonic() - self._written_s >= PAGE_EVERY_S:
+                self._write_page()
         if answer.error:
             return
         if (out := self.annotated.get(answer.path)) is not None:
@@ -57,10 +62,19 @@ class Outputs:
 
             cut_events(answer, self.cut, self.decoder)
 
+    def _write_page(self) -> None:
+        from vidact.untrimmed.page import write_page
+
+        assert self.page is not None
+        write_page(self.page, self._sections)
+        self._num_written, self._written_s = len(self._sections), time.monotonic()
+
     def close(self) -> None:
-        """Finish the table."""
+        """Finish the table and the page."""
         if self._table is not None:
             self._table.close()
+        if len(self._sections) > self._num_written:
+            self._write_page()
 
 
 def video_names(videos: Sequence[Path], paths: Sequence[Path]) -> dict[Path, str]:
