@@ -8,19 +8,23 @@ Both sides are measured in one process on one thread each round, as a worker of 
 reading, preparing and computing all tokens of a video. The rounds of a video alternate between the two. The features of
 the videos are compared, and the first making of the graph, or its reading from the cache, is printed apart.
 
-``--int8`` adds a side in int8, calibrated on all videos, and with ``--checkpoint`` the test mAP of a detector that was
-trained on features in single precision (``vidact train --config online/fir/miniroad``), on these and on int8 ones.
+``--int8`` adds a side in int8, calibrated on all videos. With ``--checkpoint``, a detector that was trained on features
+in single precision (``vidact train --config online/fir/miniroad``), the events that it announces are compared between
+the sides, at its thresholds, and its test mAP on features in single precision with that on int8 ones.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from vidact.batch import probabilities
 from vidact.data.sequences import SequenceData
+from vidact.events import Detection, scores_to_events
 from vidact.export import export
 from vidact.export.losses import OfValidationVideos
 from vidact.features.extractor import FeatureExtractor, OnnxExtractor
@@ -28,6 +32,7 @@ from vidact.features.files import find_videos
 from vidact.features.names import build_extractor
 from vidact.models.weights import load, record_of
 from vidact.runtimes.exported import OnnxGraph
+from vidact.stream import load_model
 from vidact.video import open_video
 
 
@@ -43,7 +48,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--int8", nargs="*", default=[], metavar="NAME", help="networks that are measured in int8, too")
     parser.add_argument(
-        "--checkpoint", type=Path, help="a detector on float features of --videos, whose mAP is compared"
+        "--checkpoint", type=Path, help="a detector on float features of --videos, whose events and mAP are compared"
     )
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,6 +80,7 @@ def measure(
     for extractor in sides.values():
         extract(extractor, paths[0], 8)  # the first calls allocate memory
     difference = largest = 0.0
+    of_side: dict[str, dict[str, torch.Tensor]] = {side: {} for side in sides}  # the features of each video
     for _ in range(rounds):
         tokens, seconds = dict.fromkeys(sides, 0), dict.fromkeys(sides, 0.0)
         for path in paths:
@@ -84,6 +90,7 @@ def measure(
                 features[side] = extract(extractor, path, most)
                 seconds[side] += time.process_time() - started
                 tokens[side] += len(features[side])
+                of_side[side][path.stem] = features[side]
             difference = max(difference, float((features["onnx"] - features["torch"]).abs().max()))
             largest = max(largest, float(features["torch"].abs().max()))
         for side in sides:
@@ -104,8 +111,35 @@ def measure(
         f"  the largest difference of a feature in onnx is {difference:.1e}, of features up to {largest:.3g} "
         f"({difference / largest:.1e})"
     )
+    if checkpoint is not None:
+        announced = {side: events_in(checkpoint, features) for side, features in of_side.items()}
+        for side in sides.keys() - {"torch"}:
+            print(f"  {side} against torch: {compared(announced['torch'], announced[side])}")
     if calibrate is not None and checkpoint is not None:
         print(f"  {test_map(sides['int8'], calibrate, checkpoint)}")
+
+
+@torch.no_grad()
+def events_in(checkpoint: Path, features: Mapping[str, torch.Tensor]) -> list[Detection]:
+    """Return the events that a detector announces in videos, whose features (T, D) are given by the video."""
+    model = load_model(checkpoint, device="cpu", runtime="torch")
+    activation = record_of(load(checkpoint)).activation
+    events: list[Detection] = []
+    for video, rows in features.items():
+        scores = probabilities(model.network.scan(rows[None]).logits[0], activation)
+        events += scores_to_events(scores.numpy(), video, model.detector)
+    return events
+
+
+def compared(before: Sequence[Detection], after: Sequence[Detection]) -> str:
+    """Return how many events are the same, and the largest change of the score of one of these."""
+    first, second = ({(e.video, e.label, e.start_s, e.end_s): e.score for e in events} for events in (before, after))
+    common = first.keys() & second.keys()
+    change = max((abs(first[event] - second[event]) for event in common), default=0.0)
+    return (
+        f"{len(before)} and {len(after)} events, {len(common)} of them with the same class, start and end; their "
+        f"scores change by at most {change:.1e}"
+    )
 
 
 def test_map(extractor: OnnxExtractor, root: Path, checkpoint: Path) -> str:
