@@ -1,10 +1,12 @@
 """Graphs in int8: calibrated on frames as vidact reads them, never written where they lose too much."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from support.awake import awake
@@ -85,8 +87,6 @@ def recogniser(**record: object) -> nn.Module:
 def test_an_int8_extractor_is_smaller_and_near_and_says_what_it_lost(
     extractor: FeatureExtractor, films: Path, written: SimpleNamespace
 ) -> None:
-    import onnx
-
     model = onnx.load(written.path)
     onnx.checker.check_model(model)
     assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in model.graph.initializer) > 5
@@ -512,3 +512,61 @@ def test_a_run_is_tested_by_an_exported_clip_network(tmp_path: Path, monkeypatch
     assert tested["parameters"] == trained["parameters"] > 0
     assert tested["test_top1"] == trained["test_top1"]
     np.testing.assert_allclose(load_scores(Path("run/scores.npz")).values, scores, atol=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- a detector's validation
+
+
+@pytest.fixture(scope="module")
+def labelled(films: Path, extractor: FeatureExtractor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of videos, their features and events where the scores of the detector rise, so that its mAP is high."""
+    folder = tmp_path_factory.mktemp("labelled")
+    shutil.copytree(films, folder / "videos")
+    extract_features(folder, folder / "features", extractor, progress=False)
+    detector, rows = detector_of(extractor), ["video,start_s,end_s,label"]
+    splits = {"videos/a": "train", "videos/b": "val", "videos/inner/c": "val"}
+    for video in splits:
+        features = torch.from_numpy(np.load(folder / "features" / f"{video}.npy"))
+        with torch.no_grad():
+            logits = detector.scan(features[None]).logits[0]
+        best = (logits - logits.mean(0)).argmax(-1).tolist()  # every class occurs
+        for token, number in enumerate(best):
+            if number:
+                start_s = token / extractor.tokens_per_second
+                end_s = start_s + 1 / extractor.tokens_per_second
+                rows.append(f"{video},{start_s:.6f},{end_s:.6f},{detector.record['classes'][number - 1]}")
+    (folder / "events.csv").write_text("\n".join(rows) + "\n")
+    (folder / "videos.csv").write_text("video,split\n" + "".join(f"{name},{split}\n" for name, split in splits.items()))
+    return folder
+
+
+def test_a_detector_is_judged_by_the_map_of_its_validation_videos(
+    labelled: Path, extractor: FeatureExtractor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = detector_of(extractor)
+    result = export(
+        network, tmp_path / "x.onnx", runs=2, int8=True, calibrate=labelled / "videos", data=labelled, max_loss=0.2
+    )
+    loss = result.extractor.int8.loss
+    assert loss.measure == "validation mAP"
+    assert loss.before > 0.5
+    assert loss.before - 0.2 <= loss.after
+    written = (tmp_path / "x.onnx").read_bytes()
+
+    quantised = _Quantiser.quantised
+
+    def worthless(self: _Quantiser, *arguments: object, **settings: object) -> bytes:
+        model = onnx.load_from_string(quantised(self, *arguments, **settings))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.INT8:
+                zeros = np.zeros(tuple(tensor.dims), np.int8)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, tensor.name))
+        return model.SerializeToString()
+
+    monkeypatch.setattr(_Quantiser, "quantised", worthless)
+    monkeypatch.setattr("vidact.export.write.OfDetector", lambda *_: lambda _: Loss("nothing", 1.0, 1.0, 0.0))
+    with pytest.raises(
+        ValueError, match=r"nothing was written: in int8.* loses too much\. validation mAP .*--max_loss"
+    ):
+        export(network, tmp_path / "x.onnx", runs=2, int8=True, calibrate=labelled / "videos", data=labelled)
+    assert (tmp_path / "x.onnx").read_bytes() == written
