@@ -4,10 +4,11 @@
     uv run python benchmarks/decode.py --videos my_videos --transcoded my_videos_short_gop --packed my_store
 
 Each reader opens the file, reads one random frame of each of eight segments, and closes it, on one thread. The readers
-take turns with the same frames, so that other work of the machine affects all of them. Two medians are printed:
-milliseconds of real time, and milliseconds of CPU time over all threads, which depends less on other programs. The
-ratios are decord's median over the reader's. ``ours`` has the file's index from an earlier visit, ``ours, first visit``
-makes it. Our frames must be equal to those of a full decoding; the differences of the other readers are printed.
+take turns with the same frames, in another order each time, so that other work of the machine affects all of them. Two
+medians are printed: milliseconds of real time, and milliseconds of CPU time over all threads, which depends less on
+other programs. The ratios are decord's median over the reader's. ``ours`` has the file's index from an earlier visit,
+``ours, first visit`` makes it. Our frames must be equal to those of a full decoding; the differences of the other
+readers are printed.
 
     pipeline            the same frames as a normalised clip (1, 8, 3, 224, 224): resized, cropped in the middle
     mmaction2 pipeline  decord, then each frame resized, cropped and normalised by OpenCV, as MMAction2's test pipeline
@@ -187,7 +188,7 @@ def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Pa
     with open_video(path) as video:
         count, size, times_s = len(video), f"{video.width}x{video.height}", video.times_s
     edges = np.linspace(0, count, SEGMENTS + 1).astype(int)
-    generator = np.random.default_rng(0)
+    generator, shuffled = np.random.default_rng(0), np.random.default_rng(1)
     jobs = {name: (lambda numbers, read=read: read(path, numbers)) for name, read in readers.items()}
     extra: dict[str, dict[str, float]] = {}
     for name, copy_of in copies.items():
@@ -203,7 +204,7 @@ def measure(path: Path, readers: dict[str, Read], copies: dict[str, dict[str, Pa
         numbers = [int(generator.integers(a, max(b, a + 1))) for a, b in itertools.pairwise(edges)]
         numbers = sorted({min(number, count - 1) for number in numbers})
         names = [name for name in jobs if name not in failed]
-        order = names[turn % len(names) :] + names[: turn % len(names)]
+        order = shuffled.permutation(names).tolist()  # no reader always follows the same one
         truth = pyav(path, numbers) if turn < 0 else []
         for name in order:
             began, used = time.perf_counter(), time.process_time()
