@@ -369,6 +369,11 @@ class ExportRecord(Part):
         return tuple(self["future_offsets"])
 
     @property
+    def delay(self) -> int:
+        """The tokens by which an answer comes late; 0 in files of versions that exported no such detector."""
+        return self.get("delay", 0)
+
+    @property
     def state(self) -> list[StateRecord]:
         """The tensors of the state of one stream."""
         return [

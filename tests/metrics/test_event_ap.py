@@ -206,6 +206,8 @@ def test_delay_of_detections():
     # 2 s late; there already; missed, since touching is not overlapping; missed, of another class
     np.testing.assert_array_equal(delay.delays_s, [2, 0, np.nan, np.nan])
     assert (delay.mean_s, delay.median_s, delay.missed) == (1.0, 1.0, 0.5)
+    # Of answers that come 3 s late, the second detection, dated 2 s before its event, is known 1 s after its start.
+    np.testing.assert_array_equal(detection_delay(found, truth, 3.0).delays_s, [5, 1, np.nan, np.nan])
     nothing = detection_delay([], truth)
     assert nothing.missed == 1.0
     assert math.isnan(nothing.median_s)

@@ -6,13 +6,11 @@ from test_offline_laws import awake, tokens
 
 import vidact
 import vidact.models
-from vidact.export import export
 from vidact.models.offline import OfflineNetwork, OfflineOutput, Truth
 from vidact.models.online import OnlineNetwork
 from vidact.models.weights import attach, save
 from vidact.records import Record
 from vidact.stream import load_model
-from vidact.tasks import OnlineDetection
 
 
 def small(name="ms_tcn", **arguments):
@@ -127,6 +125,27 @@ def test_a_step_waits_exactly_for_the_look_ahead(look_ahead):
     assert changed.nonzero()[0] == 24 - look_ahead
 
 
+@pytest.mark.parametrize("look_ahead", [0, 1, 3, 14])
+@torch.no_grad()
+def test_a_scan_is_what_the_offline_network_answers(look_ahead):
+    """The last tokens, too, whose later ones never come; for videos of any length, the shortest included."""
+    network = small("causal_ms_tcn", look_ahead=look_ahead)
+    features, lengths = tokens(videos=3, length=30), torch.tensor([30, 7, 1])
+    expected = network(features, lengths=lengths).stages[-1]
+    state, late = network.initial_state(3), [[], [], []]
+    for t, feature in enumerate(features.unbind(1)):
+        output, state = network.step(feature, state)
+        for b, length in enumerate(lengths.tolist()):
+            if t < length:
+                late[b].append(output.logits[b, 0])
+            if t == length - 1:
+                late[b] += network.flush(state).logits[b]
+    for b, length in enumerate(lengths.tolist()):
+        scanned = network.scan(features, lengths).logits[b, :length]
+        torch.testing.assert_close(scanned, expected[b, :length])
+        torch.testing.assert_close(torch.stack(late[b])[look_ahead:], expected[b, :length], rtol=0, atol=1e-5)
+
+
 @torch.no_grad()
 def test_streams_with_a_look_ahead_begin_anew_and_late():
     """A stream that is reset, and a video that begins inside a batch, are answered as if they stood alone."""
@@ -178,7 +197,7 @@ def test_sizes_that_cannot_be_are_refused():
         small(num_classes=1)
 
 
-def test_offline_networks_and_late_answers_are_refused_where_they_would_be_run(tmp_path):
+def test_offline_networks_are_refused_where_they_would_be_run(tmp_path):
     facts = {"classes": ["a", "b", "c", "d"], "tokens_per_second": 4.0}
     network = small()
     attach(network, record=Record.from_dict(facts, "x"))
@@ -190,11 +209,3 @@ def test_offline_networks_and_late_answers_are_refused_where_they_would_be_run(t
     (tmp_path / "video.mp4").touch()
     with pytest.raises(ValueError, match=r"offline\.safetensors is an offline network \(MSTCN\)"):
         vidact.predict(tmp_path / "video.mp4", file)
-    late = small("causal_ms_tcn", look_ahead=2)
-    attach(late, record=Record.from_dict(facts, "x"))
-    with pytest.raises(ValueError, match=r"answers 2 token\(s\) late.* Set look_ahead to 0"):
-        load_model(late)
-    with pytest.raises(ValueError, match=r"CausalMSTCN answers 2 token\(s\) late"):
-        export(late, "step.onnx")
-    with pytest.raises(ValueError, match=r"CausalMSTCN answers 2 token\(s\) late"):
-        OnlineDetection(late).setup("fit")

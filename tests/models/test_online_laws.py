@@ -157,10 +157,29 @@ def test_step_equals_forward(case):
 @EVERY
 @torch.no_grad()
 def test_scan_equals_the_steps(case):
+    """An answer that comes ``delay`` tokens late stands at its token; the last ones come when the stream ends."""
     network = build(case)
     features = tokens(network)
-    steps, _ = run_steps(network, features)
-    assert_same_output(network.scan(features), steps)
+    steps, state = run_steps(network, features)
+    rest = network.flush(state)
+    assert rest.logits.shape == (2, network.delay, NUM_CLASSES)
+    future = None if steps.future is None else torch.cat([steps.future[:, network.delay :], rest.future], 1)
+    expected = OnlineOutput(torch.cat([steps.logits[:, network.delay :], rest.logits], 1), future)
+    assert_same_output(network.scan(features), expected)
+
+
+@EVERY
+@torch.no_grad()
+def test_videos_of_other_lengths_are_scanned_as_if_alone(case):
+    """What fills a batch after the end of a video changes none of its answers, not even those of its last tokens."""
+    network = build(case)
+    features = tokens(network, videos=3)
+    lengths = [features.shape[1], 1 + network.delay, 1]
+    output = network.scan(features, torch.tensor(lengths))
+    for b, length in enumerate(lengths):
+        alone = network.scan(features[b : b + 1, :length])
+        assert alone.logits.shape[1] == length
+        assert_same_output(part(output, slice(b, b + 1), slice(0, length)), alone)
 
 
 @EVERY
@@ -225,7 +244,8 @@ def test_a_later_token_changes_no_earlier_output(case):
         if kept.stop:
             assert_same_output(part(after, rows=kept), part(before, rows=kept))
         assert_same_output(part(after_steps, rows=slice(0, t)), part(steps, rows=slice(0, t)))
-        assert (after_steps.logits[:, t] - steps.logits[:, t]).abs().max() > 0.001
+        answered = max(t, network.delay)  # earlier steps have no answer yet
+        assert (after_steps.logits[:, answered] - steps.logits[:, answered]).abs().max() > 0.001
 
 
 @EVERY

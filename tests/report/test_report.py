@@ -343,6 +343,9 @@ def test_events_are_told_in_words(run):
         assert words in page.words
     assert not any(name in page.words for name in EVENTS if name.startswith("test_"))
     assert "confusion: " not in page.words
+    assert "looks ahead" not in page.words
+    save_results(run, {"test": EVENTS | {"test_answers_late_s": 0.5}}, "vidact test --ckpt best")
+    assert "looks ahead: every answer comes 0.5 s after its moment" in Page(write_report(run)).words
     save_results(run, {"test": EVENTS | {"test_event_f1": 0.1}}, "vidact test --ckpt best")
     assert "The events are no better than those of every class all the time." in Page(write_report(run)).words
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.playing import Live, Named, answers, grab, recording_model, steady, tiny_extractor
+from support.playing import Live, Named, Waiting, answers, grab, recording_model, steady, tiny_extractor
 from support.serving import Serving, frame, jpeg
 
 import vidact.models
@@ -54,10 +54,11 @@ class Fading:
         return OnlineOutput(8 * total[:, None]), {"sum": total}
 
 
-def number_model(chunk, history, frames):
+def number_model(chunk, history, frames, delay=0):
     extractor = Numbers(chunk, history, frames)
     detector = EventDetector(["a", "b"], FPS / chunk, on=0.4, smoothing=0.3, min_seconds=0.3, merge_seconds=0.3)
-    return StreamModel(Fading(), ["a", "b"], FPS / chunk, detector, extractor, longest_gap_s=GAP)
+    network = Waiting(delay) if delay else Fading()
+    return StreamModel(network, ["a", "b"], FPS / chunk, detector, extractor, longest_gap_s=GAP)
 
 
 def picture(number):
@@ -84,14 +85,18 @@ def of_file(model, times_s, is_silent):
         slots = np.asarray(take)[Clock(FPS).indices(own)]
         rows = Chunker(model.chunk, model.history).indices(slots)
         state, event_state = model.network.initial_state(1), model.detector.initial_state("camera")
-        found = []
-        for number, row in enumerate(rows):
+        found, late = [], []
+        for row in rows:
             images = [torch.from_numpy(picture(row[model.history + place])).permute(2, 0, 1) for place in model.places]
             score, _, state = model.answer(model.inputs([model.prepare(images)]), state)
-            changed, event_state = model.detector.step(score[0], event_state)
+            late.append(score[0])
+        if model.delay:
+            late += list(model.flush(state)[0])
+        for number, score in enumerate(late[model.delay :]):
+            changed, event_state = model.detector.step(score, event_state)
             found += changed.closed
             seconds.append(float(own[0]) + number * model.chunk / FPS)
-            scores.append(score[0])
+            scores.append(score)
         found += model.detector.finish(event_state)
         events += [(e.label, e.start_s + float(own[0]), e.end_s + float(own[0]), e.score) for e in found]
     return seconds, scores, events, state, event_state
@@ -148,12 +153,15 @@ KINDS = st.sampled_from([(6, 0, [3]), (6, 0, [0]), (6, 0, [4, 5]), (6, 8, [-6, -
 
 
 @settings(deadline=None)
-@given(SOURCES, KINDS)
-@example([([(1 / 30, 1)] * 23, 0.0, 1)], (6, 0, [3]))
-def test_what_stays_of_a_live_source_is_what_a_file_gives(drawn, kind):
+@given(SOURCES, KINDS, st.sampled_from([0, 0, 1, 3]))
+@example([([(1 / 30, 1)] * 23, 0.0, 1)], (6, 0, [3]), 0)
+@example([([(1 / 30, 1)] * 23, 7.3, 1)], (6, 0, [3]), 1)
+@example([([(1 / 30, 1)] * 37 + [(2.5, 1)] + [(1 / 24, 1)] * 39, 0.0, 2)], (6, 0, [3]), 3)
+def test_what_stays_of_a_live_source_is_what_a_file_gives(drawn, kind, delay):
     """Whatever the times: answers that stay, and events, are bit for bit those of the file; the rest is withdrawn, and
-    leaves nothing. An answer comes with the first frame at or after the instant of the last slot that it uses."""
-    model = number_model(*kind)
+    leaves nothing. An answer comes with the first frame at or after the instant of the last slot that it uses, of the
+    token ``delay`` tokens later; those that wait come when the source ends, pauses or is lost."""
+    model = number_model(*kind, delay)
     sources = []
     for steps, begin_s, every in drawn:
         times_s = (begin_s + np.cumsum([0.0, *(step for step, _ in steps[1:])])).tolist()
@@ -179,7 +187,9 @@ def test_what_stays_of_a_live_source_is_what_a_file_gives(drawn, kind):
         for take in takes_of(times_s, is_silent):
             positions = (np.asarray(times_s)[take] - times_s[take[0]]) * FPS
             own = [(i, u) for i, u in updates if i in take and not u.is_repeat and u.seconds >= times_s[take[0]]]
-            for number, (i, update) in enumerate(own):
+            if delay:  # with its first frame come answers that waited when the take before it ended
+                own = [(i, u) for i, u in own if i > take[0]]
+            for number, (i, update) in enumerate(own, delay):
                 used = number * model.chunk + max(0, *model.places)
                 assert i == take[int(np.argmax(positions + NEAR >= used))]
                 assert update.is_provisional == (positions[take.index(i)] + NEAR < (number + 1) * model.chunk - 1)

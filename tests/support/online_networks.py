@@ -50,6 +50,8 @@ ONLINE_NETWORKS = [
     ("causal_transformer", {"width": 16, "heads": 2, "attention": "state_space", "future": 2}),
     ("causal_ms_tcn", {"dim": 10, "stages": 3, "layers": 2}),
     ("causal_ms_tcn", {"dim": 14, "stages": 3, "layers": 1}),
+    ("causal_ms_tcn", {"dim": 12, "stages": 3, "layers": 1, "look_ahead": 1}),
+    ("causal_ms_tcn", {"dim": 10, "stages": 3, "layers": 2, "look_ahead": 3}),
 ]
 
 # Parameters that no answer depends on, kept because published files have them: class name → regular expression.

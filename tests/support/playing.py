@@ -9,7 +9,7 @@ import torch
 from vidact.events import EventDetector
 from vidact.features.extractor import FeatureExtractor
 from vidact.features.names import build_network
-from vidact.models.online import OnlineOutput
+from vidact.models.online import NO_END, OnlineNetwork, OnlineOutput
 from vidact.stream import StreamModel
 from vidact.stream.grabs import Grab
 from vidact.video import open_video
@@ -80,6 +80,30 @@ class Recorder:
         logits = feature[:, None, : self.outputs]
         future = torch.stack([logits + k for k in self.future_offsets], 2) if self.future_offsets else None
         return OnlineOutput(logits, future), {"tokens": state["tokens"] + 1}
+
+
+class Waiting(OnlineNetwork):
+    """A "detector" whose answer for a token depends on all before it, and on ``delay`` later ones if they exist."""
+
+    num_classes = 3
+
+    def __init__(self, delay, feature_dim=3):
+        super().__init__()
+        self.delay, self.feature_dim = delay, feature_dim
+
+    def initial_state(self, batch_size=1):
+        count = torch.zeros(batch_size, dtype=torch.int64)
+        recent = torch.zeros(batch_size, self.delay, 3)
+        return {"count": count, "end": torch.full_like(count, NO_END), "recent": recent, "sum": recent.sum(1)}
+
+    def step(self, feature, state):
+        exists = (state["count"] < state["end"])[:, None].to(feature.dtype)
+        # Of the answer's token, and of the later ones.
+        line = torch.cat([state["recent"], (feature[:, :3] * exists)[:, None]], 1)
+        total = 0.5 * state["sum"] + line[:, 0]
+        logits = 8 * total + 4 * line.sum(1)
+        after = {"count": state["count"] + 1, "recent": line[:, 1:], "sum": total}
+        return OnlineOutput(logits[:, None]), {**state, **after}
 
 
 def tiny_extractor(**settings):

@@ -19,7 +19,7 @@ from vidact.data.sequence_list import Sequence, load_sequences
 from vidact.data.sequences import SequenceDataset
 from vidact.data.tables import write_classes
 from vidact.data.takes import Take, write_takes
-from vidact.models import frame_classifier, idn, miniroad_small, oadtr, testra
+from vidact.models import causal_ms_tcn, frame_classifier, idn, miniroad_small, oadtr, testra
 from vidact.models.online import multi_hot_cross_entropy
 from vidact.models.weights import load
 from vidact.results.figures import load_results
@@ -285,6 +285,55 @@ def test_the_asked_answers_teach(taught, rows: int) -> None:
     assert torch.equal(answers.logits, expected)
     loss = multi_hot_cross_entropy(expected, given.targets[:, 6 - rows : 6], given.ignore[:, 6 - rows : 6])
     assert torch.equal(task.loss_now(answers, given), loss)
+
+
+@pytest.mark.parametrize("taught", ["all", "last", 2])
+def test_late_answers_learn_the_labels_of_their_tokens(taught) -> None:
+    """The last two tokens of a window have no answer in it; a video that ends inside its window has all of its own."""
+    task = OnlineDetection(causal_ms_tcn(3, 4, dim=8, stages=2, layers=2, look_ahead=2), loss_tokens=taught).eval()
+    given = batch(window=6, history=3)
+    given.end[1] = 7
+    given.features[1, 7:], given.ignore[1, 4:] = given.features[1, 6], True
+    given.ignore[:, :4] = False
+    answers = task.outputs(given)
+    offline = task.network(given.features, lengths=given.end)
+    rows = range({"all": 0, "last": 3, 2: 2}[taught], 4)
+    by_hand = [
+        -(given.targets[b, t] * offline.stages[-1, b, 3 + t].log_softmax(-1)).sum() for b in range(2) for t in rows
+    ]
+    torch.testing.assert_close(task.loss_now(answers, given), torch.stack(by_hand).mean())
+    every = [
+        -(given.targets[b, t] * offline.stages[0, b, 3 + t].log_softmax(-1)).sum() for b in range(2) for t in range(4)
+    ]
+    torch.testing.assert_close(answers.losses["earlier_stages"], torch.stack(every).mean())
+
+
+@pytest.mark.slow
+def test_a_network_that_looks_ahead_is_trained_scored_and_played(
+    toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its timelines are the answers of a stream, at their own tokens; the figures and the report state the delay."""
+    options = ["stages=2", "layers=4", "look_ahead=2"]
+    arguments = [f"--model.network.{option}" for option in options]
+    config = ["--config", "online/synthetic/causal_ms_tcn", f"--data.root={toy}", f"--run={tmp_path / 'run'}"]
+    train([*config, *SMALL, "--trainer.max_epochs=8", "--data.test_batch_size=2", *arguments])
+    figures = load_results(tmp_path / "run")["test"]
+    assert figures["test_map"] > 0.8
+    assert figures["test_answers_late_s"] == 0.5
+    assert figures["test_delay_s"] >= 0.5  # no event is known before the answers that show it
+    assert "every answer waits for 2 later tokens: it comes 0.5 s after its moment" in capsys.readouterr().out
+    network = load(tmp_path / "run/checkpoints/best.ckpt")
+    timelines = load_timelines(tmp_path / "run/timelines.npz")
+    for name, scores in zip(timelines.ids, timelines.scores, strict=True):
+        features = torch.from_numpy(np.load(toy / "features" / f"{name}.npy"))
+        state, late = network.initial_state(), []
+        for feature in features:
+            output, state = network.step(feature[None], state)
+            late.append(output.logits[0])
+        late = torch.cat([*late[2:], network.flush(state).logits[0]])
+        np.testing.assert_allclose(scores, late.softmax(-1).detach().numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match=r"data.window is 2, and the network answers .* Set data.window to 3 or more"):
+        train([*config, *SMALL, *arguments, "--data.window=2", f"--run={tmp_path / 'other'}"])
 
 
 def test_future_outputs_learn_the_labels_of_their_time() -> None:

@@ -99,10 +99,10 @@ def test_a_file_has_the_events_of_its_features(name, arguments, extractor, video
     assert (shares[-1], shares) == (1.0, sorted(shares))
 
 
-@pytest.mark.parametrize("name", ["miniroad_small", "causal_ms_tcn"])
-def test_a_detector_finds_what_its_stream_finds(name, extractor, video):
+@pytest.mark.parametrize(("name", "look_ahead"), [("miniroad_small", None), ("causal_ms_tcn", 0), ("causal_ms_tcn", 3)])
+def test_a_detector_finds_what_its_stream_finds(name, look_ahead, extractor, video):
     features, _, _ = features_of(extractor, video)
-    sizes = {"dim": 8, "stages": 2, "layers": 3} if name == "causal_ms_tcn" else {}
+    sizes = {} if look_ahead is None else {"dim": 8, "stages": 2, "layers": 3, "look_ahead": look_ahead}
     network = loud(name, extractor.dim, features, **sizes)
     with torch.no_grad():
         scores = network.scan(features[None]).logits[0].softmax(-1)

@@ -33,6 +33,7 @@ class OnnxStep(GraphStep):
         (self.feature_dim,) = graph.facts.shape
         self.window = graph.facts.window
         self.future_offsets = graph.facts.future_offsets
+        self.delay = graph.facts.delay
 
     def extractor(self) -> OnnxExtractor | None:
         """Return the extractor of its features, if the file contains one."""

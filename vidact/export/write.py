@@ -58,7 +58,7 @@ from vidact.files import replacing
 from vidact.models.backbones import Backbone
 from vidact.models.clip_network import ClipNetwork, SteppingClipNetwork, VectorNetwork, is_bidirectional
 from vidact.models.offline import OfflineNetwork
-from vidact.models.online import OnlineNetwork, OnlineOutput, State, refuse_delay
+from vidact.models.online import OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import extractor_state_of, input_of, load, recipe_of, record_of
 from vidact.records import FORMAT, ExportRecord, FeaturesRecord, InputRecord, Record, blamed
 from vidact.runtimes.choices import TOLERANCE
@@ -426,14 +426,25 @@ class _Job:
 def _steps(
     network: nn.Module, exported: tuple[State, Callable[[Tensor, State], tuple[Any, State]]], inputs: Iterable[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield pairs of outputs, PyTorch's and the file's; each side continues from its own state."""
+    """Yield pairs of outputs, PyTorch's and the file's; each side continues from its own state.
+
+    The last ones, of a detector with a ``delay``, are those that come after the end of the streams.
+    """
     assert isinstance(network, OnlineNetwork | SteppingClipNetwork)
     state, (state_of_file, step) = network.initial_state(_CHECKED_STREAMS), exported
+    token = None
     for token in inputs:
         expected, state = network.step(token, state)
         actual, state_of_file = step(token, state_of_file)
         for name, tensor in named_outputs(expected).items():
             yield tensor, named_outputs(actual)[name]
+    if not isinstance(network, OnlineNetwork) or not network.delay or token is None:
+        return
+    state, state_of_file = network.ended(state), network.ended(state_of_file)
+    for _ in range(network.delay):
+        expected, state = network.step(token, state)
+        actual, state_of_file = step(token, state_of_file)
+        yield expected.logits, actual.logits
 
 
 class _ClipGraph(nn.Module):
@@ -559,7 +570,6 @@ def _step_job(network: nn.Module, name: str) -> _Job:
             f"or export with what={instead}"
         )
     if isinstance(network, OnlineNetwork):
-        refuse_delay(network, name)
         shape = [network.feature_dim]
     else:
         shape = [network.input.channels, network.input.size, network.input.size]
@@ -575,7 +585,11 @@ def _step_job(network: nn.Module, name: str) -> _Job:
         "num_classes": network.num_classes,
     }
     if isinstance(network, OnlineNetwork):
-        facts |= {"window": network.window, "future_offsets": list(network.future_offsets)}
+        facts |= {
+            "window": network.window,
+            "future_offsets": list(network.future_offsets),
+            "delay": network.delay,
+        }
     return _Job(
         "step",
         name,

@@ -390,11 +390,15 @@ class Delay:
         return mean_of_known(self.delays_s)
 
 
-def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel]) -> Delay:
+def detection_delay(
+    detections: Iterable[TimedLabel], truth: Iterable[TimedLabel], answers_late_s: float = 0.0
+) -> Delay:
     """Return how long after each event's start the first detection of its class that overlaps it starts.
 
-    A detection that starts before the event has delay 0. A detector that always reports every class therefore has
-    neither delay nor misses, so read this beside ``false_alarms_per_hour``. Ambiguous events have no delay.
+    ``answers_late_s`` is added to the start of each detection: the seconds by which a detector's answers come after the
+    moments that they are for. A detection that starts before the event, even so, has delay 0. A detector that always
+    reports every class therefore has neither delay nor misses, so read this beside ``false_alarms_per_hour``. Ambiguous
+    events have no delay.
     """
     by_class = EventTimes(detections)
     delays = []
@@ -404,7 +408,7 @@ def detection_delay(detections: Iterable[TimedLabel], truth: Iterable[TimedLabel
             continue
         times = by_class.of(event)
         starts = times[_shared_s(event, times) > 0, 0]
-        delays.append(max(0.0, float(starts.min()) - event.start_s) if len(starts) else math.nan)
+        delays.append(max(0.0, float(starts.min()) + answers_late_s - event.start_s) if len(starts) else math.nan)
     return _delay(delays)
 
 

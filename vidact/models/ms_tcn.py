@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vidact.models.offline import OfflineOutput, Segmenter, Truth, channels_first, inside, refuse_sizes
-from vidact.models.online import OnlineNetwork, OnlineOutput, State
+from vidact.models.online import NO_END, OnlineNetwork, OnlineOutput, State
 from vidact.models.weights import Rules, builder, load_strictly, takes_arguments_of
 
 UNKNOWN = -20.0  # the logit of actions before a delayed stream has an answer; its softmax is about 1e-9
@@ -185,7 +185,7 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
 
     The output of a step is for the token ``delay`` = ``look_ahead`` tokens before the newest. As an online detector
     (``start``, ``step``, ``logits``) it answers at that delay, as an offline one (``lengths``, ``scores``, ``stages``)
-    each token has its own answer, the last ones with less to see.
+    each token has its own answer, the last ones with less to see. ``flush`` and ``scan`` give these last ones, too.
 
     Args:
         num_classes: number of outputs K', the background first.
@@ -261,8 +261,10 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
         stages = self.logits_of(features, mask)
         scores, last = stages[-1].softmax(-1), stages[-1]
         if self.delay:
-            early = self._unknown(last[:, :0].new_zeros(len(last), min(self.delay, num_tokens), self.num_classes))
-            last = torch.cat([early, last[:, : max(0, num_tokens - self.delay)]], 1)
+            waiting = min(self.delay, num_tokens)
+            exists = F.pad(mask[:, : num_tokens - waiting], (waiting, 0))
+            late = F.pad(last[:, : num_tokens - waiting], (0, 0, waiting, 0))
+            last = torch.where(exists[..., None], late, self._unknown(late))
         output = CausalOutput(logits=last, lengths=lengths, scores=scores, stages=stages)
         if targets is not None:
             output.losses = self._own_losses(output, targets, ignore)
@@ -270,9 +272,9 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
 
     def _own_losses(self, output: CausalOutput, targets: Tensor, ignore: Tensor | None) -> dict[str, Tensor]:
         assert output.stages is not None
-        # The last tokens of a window lack the later tokens that a stream waits for.
-        waits = inside(output.lengths - self.delay, targets.shape[1])
-        ignore = ~waits if ignore is None else ignore | ~waits
+        # The last tokens of a window lack the later tokens that a stream waits for, unless their video ends inside it.
+        lacks = torch.arange(targets.shape[1], device=targets.device) >= targets.shape[1] - self.delay
+        ignore = lacks.expand(targets.shape[:2]) if ignore is None else ignore | lacks
         losses = self.losses(output, Truth(targets=targets, ignore=ignore))
         last = self.losses(
             OfflineOutput(lengths=output.lengths, stages=output.stages[-1:]), Truth(None, targets, ignore)
@@ -292,7 +294,9 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
             [weight.new_zeros(batch_size, self.dim, 2 * layer.dilation) for layer in stage.dilated_layers()]
             for stage in self._stages()
         ]
-        return {"count": torch.zeros(batch_size, dtype=torch.int64, device=weight.device), "rings": rings}
+        count = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)
+        end = {"end": torch.full_like(count, NO_END)} if self.delay else {}
+        return {"count": count, **end, "rings": rings}
 
     def step(self, feature: Tensor, state: State) -> tuple[OnlineOutput, State]:
         OnlineNetwork.check(self, feature)
@@ -312,7 +316,7 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
         logits = logits.transpose(1, 2)  # (B, 1, K')
         if self.delay:
             logits = torch.where(self._exists(state, late, x) > 0, logits, self._unknown(logits))
-        return OnlineOutput(logits), {"count": state["count"] + 1, "rings": rings}
+        return OnlineOutput(logits), {**state, "count": state["count"] + 1, "rings": rings}
 
     def _stages(self) -> list[Stage]:
         return [stage for stage in (self.first, *self.refinements) if isinstance(stage, Stage)]
@@ -320,7 +324,10 @@ class CausalMSTCN(MSTCN, OnlineNetwork):  # type: ignore[misc]
     @staticmethod
     def _exists(state: State, late: int, like: Tensor) -> Tensor:
         """Return 1 for streams that have a token ``late`` before the newest and 0 for others, (B, 1, 1) in its type."""
-        return (state["count"] >= late)[:, None, None].to(like.dtype)
+        exists = state["count"] >= late
+        if "end" in state:
+            exists = exists & (state["count"] - late < state["end"])
+        return exists[:, None, None].to(like.dtype)
 
 
 # ---------------------------------------------------------------------------------------------- sizes

@@ -20,6 +20,9 @@ from torch import Tensor, nn
 # A tree of tensors: a tensor, or a dict, list or tuple of trees. The first axis of every tensor is the stream.
 State = Any
 
+# The ``end`` of a stream that goes on: a number of tokens that no stream reaches, and that is exact in JSON.
+NO_END = 2**53
+
 
 @dataclass
 class OnlineOutput:
@@ -45,7 +48,10 @@ class OnlineNetwork(nn.Module):
         future_offsets: tokens that each future output lies ahead, 0 being now; empty for a network without them.
         dense: whether ``forward`` returns an output for every token, as ``step`` would.
         has_own_losses: whether ``forward`` takes ``targets`` and ``ignore`` and then fills ``losses``.
-        delay: tokens by which an output comes late; that of token t is for token t − ``delay``.
+        delay: tokens by which an output comes late: the one that comes with token t is for token t − ``delay``. Only
+            ``scan`` returns the outputs of the tokens themselves. Such a network has the keys ``count`` and ``end``,
+            (B,) int64, in its state: the tokens of the stream so far, and ``NO_END``, or the number of tokens after
+            which none comes. Its ``forward`` takes ``lengths`` (B,) by name, the tokens of each video.
         rings: the paths (``runtimes.steps.flatten``) of large tensors (B, n, …) of the state, of which a step writes
             row ``count`` modulo n and reads no row that is older than n − ``spare_rows`` tokens.
         spare_rows: see there.
@@ -91,12 +97,51 @@ class OnlineNetwork(nn.Module):
 
         return map_state(choose, state, fresh)
 
-    def scan(self, features: Tensor) -> OnlineOutput:
-        """Return the outputs for every token (n = T) of whole videos (B, T, D), the same as a stream's."""
+    def scan(self, features: Tensor, lengths: Tensor | None = None) -> OnlineOutput:
+        """Return the output of every token (n = T) of whole videos (B, T, D), the same as a stream's.
+
+        Args:
+            features: the tokens of the videos, from the first.
+            lengths: (B,) the tokens of each video, the rest being padding; None is T for all. It matters to networks
+                with a ``delay``: the last outputs are those that ``flush`` returns.
+        """
         self.check(features)
+        if not self.delay:
+            return self(features) if self.dense else self._run_steps(features, self.initial_state(len(features)))
+        if lengths is None:
+            lengths = torch.full((len(features),), features.shape[1], device=features.device)
+        longer = F.pad(features, (0, 0, 0, self.delay))
         if self.dense:
-            return self(features)
-        state, outputs = self.initial_state(len(features)), []
+            late = self(longer, lengths=lengths)
+        else:
+            late = self._run_steps(longer, self.ended(self.initial_state(len(features)), lengths))
+        return OnlineOutput(late.logits[:, self.delay :], None if late.future is None else late.future[:, self.delay :])
+
+    def flush(self, state: State) -> OnlineOutput:
+        """Return the outputs for the last ``delay`` tokens (n = ``delay``) of streams that end with ``state``.
+
+        Those of a stream with fewer tokens are the last ones; what comes before them has no meaning.
+        """
+        like = _float_in(state)
+        if not self.delay:
+            rows = like.new_zeros(len(like), 0, self.num_classes)
+            offsets = len(self.future_offsets)
+            return OnlineOutput(rows, rows[:, :, None].expand(-1, -1, offsets, -1) if offsets else None)
+        return self._run_steps(like.new_zeros(len(like), self.delay, self.feature_dim), self.ended(state))
+
+    def ended(self, state: State, lengths: Tensor | None = None) -> State:
+        """Return a state after which only the outputs of earlier tokens come, for each step on any feature (B, D).
+
+        Args:
+            state: the state of streams of a network with a ``delay``.
+            lengths: (B,) the tokens that each stream has in all; None is those so far.
+        """
+        end = state["count"] if lengths is None else lengths.to(state["end"])
+        return {**state, "end": end}
+
+    def _run_steps(self, features: Tensor, state: State) -> OnlineOutput:
+        """Return the outputs of the steps on features (B, T, D), T ≥ 1, from a state on."""
+        outputs = []
         for feature in features.unbind(1):
             output, state = self.step(feature, state)
             outputs.append(output)
@@ -120,15 +165,6 @@ def refuse_other_features(network: Any, features: Tensor) -> None:
         raise ValueError(f"{name} was given no token; a stretch has at least one")
 
 
-def refuse_delay(network: OnlineNetwork, name: str) -> None:
-    """Raise ValueError for a network whose outputs come late: nothing shifts their labels and events yet."""
-    if network.delay:
-        raise ValueError(
-            f"{name} answers {network.delay} token(s) late, and its events would be dated as late as that. Set "
-            "look_ahead to 0; as an offline network (forward with lengths) it may look ahead"
-        )
-
-
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
     """Apply ``function`` to the tensors at the same position of each tree, and return the tree of the results."""
     first = states[0]
@@ -137,6 +173,13 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
     if isinstance(first, dict):
         return {key: map_state(function, *(state[key] for state in states)) for key in first}
     return type(first)(map_state(function, *parts) for parts in zip(*states, strict=True))
+
+
+def _float_in(state: State) -> Tensor:
+    """Return a tensor of a state that has the type of the network's numbers."""
+    tensors: list[Tensor] = []
+    map_state(lambda tensor: tensors.append(tensor) or tensor, state)  # type: ignore[func-returns-value]
+    return next(tensor for tensor in tensors if tensor.is_floating_point())
 
 
 def stack_states(states: list[State]) -> State:

@@ -99,6 +99,10 @@ def online_events(section: Mapping[str, Any], classes: Sequence[str]) -> str:
     alarms, delay = values["false_alarms_per_hour"], values["delay_s"]
     often = f", one every {clock_words(3600 / alarms)}" if alarms else ""
     late = "" if delay is None else f" Half of the events that were found were known {delay:.2g} s after their start."
+    if waits_s := values.get("answers_late_s"):
+        late += (
+            f" This detector looks ahead: every answer comes {waits_s:.2g} s after its moment, which is counted here."
+        )
     summary = (
         f"{values['events_found']} events were detected where there are {values['events_true']}; "
         f"{values['missed']:.0%} of the true ones were never seen. False alarms, which touch no event of their class, "

@@ -54,6 +54,7 @@ DISPLAY_NAMES = {
     "anticipation": "mAP of answers about later tokens",
     "anticipation_map": "anticipation mAP",
     "delay_s": "median delay, seconds",
+    "answers_late_s": "answers come late by, seconds",
     "missed": "share of the events that were never detected",
     "false_alarms_per_hour": "false alarms an hour",
     "tokens_per_second": "tokens a second",

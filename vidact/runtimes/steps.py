@@ -89,10 +89,11 @@ class GraphStep(OnlineNetwork):
         self._steps = steps
 
     def forward(self, features: Tensor, start: Tensor | None = None) -> OnlineOutput:
-        """Return the outputs for every token (n = T), computed step by step."""
+        """Return the outputs that come with every token (n = T), computed step by step."""
         if start is not None and start.any():
             raise ValueError("an exported step begins every video at its first token; leave start out")
-        return self.scan(features)
+        self.check(features)
+        return self._run_steps(features, self.initial_state(len(features)))
 
     def initial_state(self, batch_size: int = 1) -> State:
         return self._steps.initial_state(batch_size)

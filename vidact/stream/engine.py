@@ -15,6 +15,9 @@ is the one that the full chunk has. It is provisional until the chunk is full, s
 no token there. Then the state and the events step, and the events that this opens or closes are yielded. If the source
 ends or is lost before, the answer is withdrawn, and the state and the events are as they were before it.
 
+A detector with a ``delay`` (``vidact.models.online``) answers a token when that many later ones have come, or when its
+source ends, pauses or is lost. Each answer has the time of the token that it is for, and events follow from it.
+
 Shapes: K actions (1 + K with the background), L tokens ahead, B streams that have a token at the same time.
 """
 
@@ -58,7 +61,8 @@ class StreamUpdate:
         opened: the events that have just become certain, with their times so far; each is among ``events`` later.
         future: probabilities (L, 1 + K) of later tokens where the network predicts them; ``StreamModel.future_offsets``
             says how many tokens later.
-        latency_ms: milliseconds from the capture of the newest frame that was used until the output.
+        latency_ms: milliseconds from the capture of the newest frame that was used of this token until the output. It
+            contains the time that a detector with a ``delay`` waits for later tokens.
         dropped: frames that the source dropped since the update before.
         image: the newest frame, uint8 RGB (H, W, 3); it may be a little newer than the frames used.
         is_last: the source has ended, and ``events`` holds what its end closed. For a file this is the update of its
@@ -107,13 +111,28 @@ class _Token(NamedTuple):
     is_early: bool  # the chunk is not full
 
 
-class _Provisional(NamedTuple):
-    """The results of an early answer, which take effect when its chunk is full."""
+class _Waiting(NamedTuple):
+    """A token whose answer needs later ones."""
+
+    seconds: float
+    captured: float
+
+
+class _Step(NamedTuple):
+    """The results of a token, which take effect when its chunk is full."""
 
     state: State
     events: EventUpdate
     event_state: EventState
-    before: StreamUpdate | None  # the newest update before the answer
+    waiting: tuple[_Waiting, ...]
+
+
+class _Provisional(NamedTuple):
+    """The results of a token whose chunk is not full."""
+
+    step: _Step
+    has_answered: bool  # whether there was an update: the first tokens of a detector with a delay have none
+    before: StreamUpdate | None  # the newest update before it
 
 
 class Stream:
@@ -148,6 +167,7 @@ class Stream:
         """Reset the network's state and the events. They begin at ``begin_s``; None: at the next frame."""
         self.state = self.model.network.initial_state(1)
         self.event_state = self.model.detector.initial_state(self.name)
+        self.waiting: tuple[_Waiting, ...] = ()  # tokens whose answers come with later ones, the oldest first
         self.begin_s = begin_s
         self.last_images: list[Tensor] = []
         self.input: Tensor | None = None  # the network's input that was made of them
@@ -184,7 +204,8 @@ class Stream:
         self._chunk(self.clock.finish(end_s))
         self.partial = []
         if self.provisional is not None:
-            self.news.append(self.repeated(is_withdrawn=True))
+            if self.provisional.has_answered:
+                self.news.append(self.repeated(is_withdrawn=True))
             self.newest, self.provisional = self.provisional.before, None
 
     def _chunk(self, slots: list[Slot]) -> None:
@@ -202,14 +223,14 @@ class Stream:
     def _confirm(self, provisional: _Provisional) -> None:
         """Let the newest answer stay, since its chunk is full."""
         self.provisional = None
-        self._accept(provisional.state, provisional.events, provisional.event_state)
-        if self.opening or self.closing:
+        self._accept(provisional.step)
+        if (self.opening or self.closing) and self.newest is not None:
             self.news.append(self.repeated())
 
-    def _accept(self, state: State, events: EventUpdate, event_state: EventState) -> None:
-        self.state, self.event_state = state, event_state
-        self.closing += [self._in_source_time(event) for event in events.closed]
-        self.opening += [self._in_source_time(event) for event in events.opened]
+    def _accept(self, step: _Step) -> None:
+        self.state, self.event_state, self.waiting = step.state, step.event_state, step.waiting
+        self.closing += [self._in_source_time(event) for event in step.events.closed]
+        self.opening += [self._in_source_time(event) for event in step.events.opened]
 
     @property
     def is_ready(self) -> bool:
@@ -225,7 +246,7 @@ class Stream:
         else:
             span, begin_s = self.chunks.popleft()
         if begin_s is not None:
-            self.end_events()
+            self._end_take()
             self._reset_state(begin_s)
         history = self.model.history
         frames = [span[history + index].image for index in self.model.places]
@@ -241,13 +262,28 @@ class Stream:
         self.last_images = images
         return same
 
-    def update(self, token: _Token, scores: np.ndarray, future: np.ndarray | None, state: State) -> StreamUpdate:
-        """Return a token's update, and step the state and the events with its scores, now or when its chunk is full."""
-        events, event_state = self.model.detector.step(scores, self.event_state)
+    def update(self, token: _Token, scores: np.ndarray, future: np.ndarray | None, state: State) -> StreamUpdate | None:
+        """Return the update that comes with a token, and step the state and the events, now or when its chunk is full.
+
+        The update is for the token ``delay`` tokens before; None where the take has no such token.
+        """
+        waiting = (*self.waiting, _Waiting(token.seconds, token.captured))
+        before, answered = self.newest, None
+        events, event_state = EventUpdate([], []), self.event_state
+        if len(waiting) > self.model.delay:
+            answered, *rest = waiting
+            waiting = tuple(rest)
+            events, event_state = self.model.detector.step(scores, self.event_state)
+        step = _Step(state, events, event_state, waiting)
         if token.is_early:
-            self.provisional = _Provisional(state, events, event_state, self.newest)
+            self.provisional = _Provisional(step, answered is not None, before)
         else:
-            self._accept(state, events, event_state)
+            self._accept(step)
+        return None if answered is None else self._new_update(answered, scores, future, token.is_early)
+
+    def _new_update(
+        self, token: _Waiting, scores: np.ndarray, future: np.ndarray | None, is_provisional: bool = False
+    ) -> StreamUpdate:
         assert self.image is not None
         self.newest = StreamUpdate(
             self.name,
@@ -259,10 +295,31 @@ class Stream:
             1000 * (time.monotonic() - token.captured),
             self.dropped,
             self.image,
-            is_provisional=token.is_early,
+            is_provisional=is_provisional,
         )
         self.closing, self.opening, self.dropped = [], [], 0
         return self.newest
+
+    def flush(self) -> list[StreamUpdate]:
+        """Return the updates of the tokens that wait for later ones, since none come any more."""
+        if not self.waiting:
+            return []
+        scores, future = self.model.flush(self.state)
+        updates, first = [], len(scores) - len(self.waiting)
+        for i, token in enumerate(self.waiting, first):
+            events, event_state = self.model.detector.step(scores[i], self.event_state)
+            self._accept(_Step(self.state, events, event_state, ()))
+            updates.append(self._new_update(token, scores[i], None if future is None else future[i]))
+        return updates
+
+    def _end_take(self) -> None:
+        """Answer the tokens of a take that has ended, and end its events."""
+        updates = self.flush()
+        self.end_events()
+        if updates and self.closing:
+            updates[-1] = self.newest = replace(updates[-1], events=[*updates[-1].events, *self.closing])
+            self.closing = []
+        self.news.extend(updates)
 
     def end_events(self) -> None:
         """End the events that are still going on."""
@@ -324,22 +381,29 @@ class Streams:
             streams = list(self.streams.values()) if among is None else among
             for stream in streams:
                 while stream.news:
-                    yield stream.news.popleft()
+                    yield from self._in_turn(stream, stream.news.popleft())
             if not (ready := [stream for stream in streams if stream.is_ready]):
                 return
             for stream, update in zip(ready, self._answer(ready), strict=True):
-                if not stream.holds_back:
-                    yield update
-                    continue
-                before, stream.held = stream.held, update
-                if before is not None:
-                    yield before
+                if update is not None:
+                    yield from self._in_turn(stream, update)
+
+    @staticmethod
+    def _in_turn(stream: Stream, update: StreamUpdate) -> Iterator[StreamUpdate]:
+        """Yield an update, or the one before it where the stream's updates are held back."""
+        if not stream.holds_back:
+            yield update
+            return
+        before, stream.held = stream.held, update
+        if before is not None:
+            yield before
 
     def silence(self, stream: Stream) -> Iterator[StreamUpdate]:
         """End the events of a live source that has shown nothing for too long, and reset its stream."""
         log.info("%s: nothing since %.1f s; it begins anew when something comes", stream.name, stream.last_s)
         stream.finish()
         yield from self.answers([stream])
+        yield from stream.flush()
         stream.end_events()
         if stream.closing and stream.newest is not None:
             yield stream.repeated()
@@ -353,6 +417,8 @@ class Streams:
         """
         stream.finish(end_s)
         yield from self.answers([stream])
+        for update in stream.flush():
+            yield from self._in_turn(stream, update)
         stream.end_events()
         del self.streams[stream.name]
         if stream.newest is None:
@@ -368,7 +434,7 @@ class Streams:
         else:
             yield stream.repeated(is_last=True)
 
-    def _answer(self, ready: list[Stream]) -> list[StreamUpdate]:
+    def _answer(self, ready: list[Stream]) -> list[StreamUpdate | None]:
         tokens = [stream.take() for stream in ready]
         fresh = [(s, token.images) for s, token in zip(ready, tokens, strict=True) if not s.repeats(token.images)]
         if fresh:

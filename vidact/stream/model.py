@@ -21,7 +21,7 @@ from vidact.features.extractor import FeatureExtractor
 from vidact.features.record import other_features
 from vidact.models.clip_network import SteppingClipNetwork, is_bidirectional
 from vidact.models.offline import OfflineNetwork
-from vidact.models.online import OnlineNetwork, State, refuse_delay
+from vidact.models.online import OnlineNetwork, State
 from vidact.models.probe import Probe
 from vidact.models.weights import extractor_state_of, load, recipe_of, record_of, refuse_other_classes
 from vidact.records import FeaturesRecord, Record, blamed
@@ -116,6 +116,17 @@ class StreamModel:
     def future_offsets(self) -> tuple[int, ...]:
         return tuple(getattr(self.network, "future_offsets", ()))
 
+    @property
+    def delay(self) -> int:
+        """The tokens by which answers come late: a detector with a ``delay`` waits for that many later ones."""
+        return int(getattr(self.network, "delay", 0))
+
+    @property
+    def words(self) -> str:
+        """The classes and the rate of the answers, for messages."""
+        late = f", each {self.delay / self.tokens_per_second:g} s late" if self.delay else ""
+        return f"{len(self.classes)} classes, {self.tokens_per_second:g} answers/s{late}"
+
     def warm_up(self) -> None:
         """Answer a black picture of a stream of its own, once: the first calls of networks and libraries are slow.
 
@@ -147,6 +158,14 @@ class StreamModel:
         output, state = self.network.step(inputs.to(self.device), state)
         future = None if output.future is None else self._probabilities(output.future[:, 0])
         return self._probabilities(output.logits[:, 0]), future, state
+
+    @torch.inference_mode()
+    def flush(self, state: State) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the answers for the last ``delay`` tokens of one stream that ends: (delay, 1 + K), and as ``answer``
+        the later tokens' (delay, L, 1 + K) or None. Those of a stream with fewer tokens are the last ones."""
+        output = self.network.flush(state)
+        future = None if output.future is None else self._probabilities(output.future[0])
+        return self._probabilities(output.logits[0]), future
 
     def _probabilities(self, logits: Tensor) -> np.ndarray:
         scores = probabilities(logits, self.scores)
@@ -280,7 +299,6 @@ def _detector(
     trust: Iterable[str],
     runtime: str,
 ) -> StreamModel:
-    refuse_delay(network, name)
     with blamed(name):
         record.require("tokens_per_second")
     classes, rate = list(record.classes), float(record.tokens_per_second or 0)

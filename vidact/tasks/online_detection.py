@@ -38,7 +38,7 @@ from vidact.metrics import (
     yardsticks,
 )
 from vidact.metrics.event_ap import AMBIGUOUS, TimedLabel
-from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy, refuse_delay
+from vidact.models.online import OnlineNetwork, OnlineOutput, multi_hot_cross_entropy
 from vidact.models.weights import initialise_from, read, recipe_of
 from vidact.records import FeaturesRecord, Record
 from vidact.results.timelines import Timelines, stack_timelines
@@ -145,7 +145,6 @@ class OnlineDetection(pl.LightningModule):
     # ---- setting up
 
     def setup(self, stage: str) -> None:
-        refuse_delay(self.network, type(self.network).__name__)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and data.window is None:
             raise ValueError(
@@ -180,6 +179,11 @@ class OnlineDetection(pl.LightningModule):
                 f"the network predicts {ahead} tokens ahead, and data.lookahead is {data.lookahead}: there would be no "
                 f"labels to learn from. Set data.lookahead to {ahead}"
             )
+        if stage == "fit" and data.window <= self.network.delay:
+            raise ValueError(
+                f"data.window is {data.window}, and the network answers a token {self.network.delay} tokens later:"
+                f" no token of a window has an answer. Set data.window to {self.network.delay + 1} or more"
+            )
         if stage == "fit":
             self.refuse_unused_videos()
             # Overlapping actions share a softmax's probability, so that one of them must not exclude the others.
@@ -203,8 +207,8 @@ class OnlineDetection(pl.LightningModule):
         video that is shorter than the window has a single window.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        taught = self.num_in_loss(data.window)
-        before = data.window - taught
+        taught, delay = self.num_in_loss(data.window), self.network.delay
+        before = data.window - delay - taught
         lengths = {sequence.id: len(sequence) for sequence in data.found.split("train")}
         short = [name for name, length in lengths.items() if length < data.window]
         unused = [name for name in short if lengths[name] <= before]
@@ -219,8 +223,8 @@ class OnlineDetection(pl.LightningModule):
                 f": {counted(len(unused), 'video teaches', 'videos teach')} nothing at all (the first is {unused[0]})"
             )
         advice = (
-            f"set data.window to {taught}, data.history to {data.history + before} and loss_tokens to all: every token "
-            "teaches, with the same past before it"
+            f"set data.window to {taught + delay}, data.history to {data.history + before} and loss_tokens to all: "
+            "every token teaches, with the same past before it"
         )
         if len(unused) == len(lengths):
             raise ValueError(f"{message}. To learn from them, {advice}")
@@ -228,8 +232,12 @@ class OnlineDetection(pl.LightningModule):
             print(f"note: {message}; to learn from all of them, {advice}")
 
     def num_in_loss(self, window: int) -> int:
-        """Return how many outputs at the end of a window enter the loss."""
-        return min(window, {"all": window, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
+        """Return how many outputs at the end of a window enter the loss.
+
+        The last ``delay`` tokens of a window have no answer in it, since what they wait for is not in it.
+        """
+        answered = window - self.network.delay
+        return min(answered, {"all": answered, "last": 1}.get(str(self.loss_tokens)) or int(self.loss_tokens))
 
     @property
     def backbone(self) -> torch.nn.ModuleList:
@@ -276,29 +284,35 @@ class OnlineDetection(pl.LightningModule):
         return loss
 
     def outputs(self, batch: SequenceBatch) -> OnlineOutput:
-        """Return the outputs that enter the loss: of those for the window's tokens the last ``loss_tokens``."""
+        """Return the outputs that enter the loss: of those that come with the window's tokens the last ``loss_tokens``.
+
+        They are for the tokens ``delay`` tokens earlier.
+        """
+        ends = {"lengths": batch.end} if self.network.delay else {}
         if self.network.has_own_losses:
             total, labelled = batch.features.shape[1], slice(batch.history, batch.history + batch.window)
             targets = batch.targets.new_zeros(len(batch), total, batch.targets.shape[2])
             ignore = torch.ones(len(batch), total, dtype=torch.bool, device=targets.device)
             targets[:, labelled] = batch.targets[:, : batch.window]
             ignore[:, labelled] = batch.ignore[:, : batch.window]
-            output = self.network(batch.features, batch.start, targets, ignore)
+            output = self.network(batch.features, batch.start, targets, ignore, **ends)
         else:
-            output = self.network(batch.features, batch.start)
+            output = self.network(batch.features, batch.start, **ends)
         n = min(self.num_in_loss(batch.window), output.logits.shape[1])
         future = None if output.future is None else output.future[:, -n:]
         return OnlineOutput(output.logits[:, -n:], future, output.losses)
 
     def loss_now(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
         """Return the loss of the outputs for the tokens themselves."""
-        rows = slice(batch.window - output.logits.shape[1], batch.window)
+        end = batch.window - self.network.delay
+        rows = slice(end - output.logits.shape[1], end)
         return self.loss(output.logits, batch.targets[:, rows], batch.ignore[:, rows])
 
     def loss_future(self, output: OnlineOutput, batch: SequenceBatch) -> Tensor:
         """Return the loss of the outputs for later tokens, each against the label of its token."""
         assert output.future is not None
-        first, n = batch.window - output.future.shape[1], output.future.shape[1]
+        n = output.future.shape[1]
+        first = batch.window - self.network.delay - n
         rows = [slice(first + offset, first + offset + n) for offset in self.network.future_offsets]
         targets = torch.stack([batch.targets[:, row] for row in rows], 2)  # (B, n, L, 1+K)
         ignore = torch.stack([batch.ignore[:, row] for row in rows], 2)
@@ -339,7 +353,7 @@ class OnlineDetection(pl.LightningModule):
 
     def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:
         assert self.collected is not None
-        output = self.network.scan(batch.features)
+        output = self.network.scan(batch.features, batch.end)
         scores = self.probabilities(output.logits)
         future = None if output.future is None else self.probabilities(output.future)
         for i, id in enumerate(batch.ids):
@@ -408,7 +422,7 @@ class OnlineDetection(pl.LightningModule):
             for event in sequence.events
         ]
         self.test_figures = self.figures(self.test_scores, truth)
-        notes = self.test_figures["verdict"], self.thresholds.get("words", "")
+        notes = self.test_figures["verdict"], self.thresholds.get("words", ""), self.words_on_delay
         self.remarks = [note for note in notes if note]
         for name, value in self.test_figures.items():
             if isinstance(value, float):
@@ -456,7 +470,8 @@ class OnlineDetection(pl.LightningModule):
         at_half = self.detections(timelines, {**self.events, "on": 0.5, "off": None})
         everything = always_on(self.classes, lengths_s)
         f1 = event_f1(detections, truth, F1_TIOU)
-        delay = detection_delay(detections, truth)
+        late_s = self.network.delay / rate
+        delay = detection_delay(detections, truth, late_s)
         figures |= localisation_figures(detections, truth, self.classes)
         figures |= {
             "event_f1": f1.f1,
@@ -467,11 +482,22 @@ class OnlineDetection(pl.LightningModule):
             "events_true": f1.true,
             "events_found": len(detections),
             "delay_s": delay.median_s,
+            **({"answers_late_s": late_s} if late_s else {}),
             "missed": delay.missed,
             "false_alarms_per_hour": false_alarms_per_hour(detections, truth, len(scores) / rate),
             "diagnosis": diagnose(detections, truth, lengths_s).figures(),
         }
         return figures
+
+    @property
+    def words_on_delay(self) -> str:
+        """A sentence on a network that looks ahead; empty for the others."""
+        if not (delay := self.network.delay):
+            return ""
+        return (
+            f"every answer waits for {counted(delay, 'later token')}: it comes {delay / self.tokens_per_second:g} s "
+            "after its moment, which the median delay contains"
+        )
 
     def true_labels(self, timelines: Timelines, truth: Iterable[Any]) -> dict[str, np.ndarray]:
         """Return one label (T,) for each token of each video: of several actions that of the shortest event."""

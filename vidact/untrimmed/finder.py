@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -105,14 +106,24 @@ class OnlineFinder:
     def of_rows(self, rows: Iterable[Tensor], video: str, start_s: float = 0.0) -> list[Detection]:
         """Return the events in features that come in parts; see ``OfflineFinder.of_rows``."""
         detector = self.model.detector
-        state, event_state = self.model.network.initial_state(1), detector.initial_state(video)
+        event_state = detector.initial_state(video)
         events: list[Detection] = []
-        for row in single(rows):
-            scores, _, state = self.model.answer(row, state)
-            update, event_state = detector.step(scores[0], event_state)
+        for scores in self._scores(rows):
+            update, event_state = detector.step(scores, event_state)
             events += update.closed
         events += detector.finish(event_state)
         return [replace(event, start_s=event.start_s + start_s, end_s=event.end_s + start_s) for event in events]
+
+    def _scores(self, rows: Iterable[Tensor]) -> Iterator[np.ndarray]:
+        """Yield the probabilities (1 + K,) of each token; the last ones of a detector with a delay come at the end."""
+        state, delay = self.model.network.initial_state(1), self.model.delay
+        number = 0
+        for number, row in enumerate(single(rows), 1):
+            scores, _, state = self.model.answer(row, state)
+            if number > delay:
+                yield scores[0]
+        if waiting := min(number, delay):
+            yield from self.model.flush(state)[0][-waiting:]
 
 
 Finder = OfflineFinder | OnlineFinder

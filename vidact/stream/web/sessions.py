@@ -70,13 +70,14 @@ class _Watched:
 class Channel:
     """One stream of the network and the sessions that receive it."""
 
-    def __init__(self, name: str, title: str) -> None:
+    def __init__(self, name: str, title: str, delay_s: float = 0.0) -> None:
         self.name, self.title = name, title
         self.source: Source | None = None
         self.sessions: set[Session] = set()
         self.newest: Grab | None = None
         self.has_been_open = False
-        self.frame_times_s: deque[float] = deque(maxlen=128)  # recent frames; only the network's thread uses it
+        # The frames of the last seconds, at 60 a second; only the network's thread uses it.
+        self.frame_times_s: deque[float] = deque(maxlen=128 + round(60 * delay_s))
         self.preview_task: asyncio.Task[None] | None = None
 
 
@@ -158,7 +159,7 @@ class Hub:
             channel.frame_times_s.append(grab.seconds)
 
     def _captured(self, update: StreamUpdate) -> float | None:
-        """Return the source's time in seconds of the newest frame behind an update, from which a page computes latency.
+        """Return the source's time in seconds of the newest frame of an update's token, for the latency on a page.
 
         The clock uses the frame nearest to each slot. None where the channel is closed.
         """
@@ -262,7 +263,7 @@ class Hub:
 
     def _channel(self, title: str) -> Channel:
         self.serial += 1
-        channel = Channel(f"{title} #{self.serial}", title)
+        channel = Channel(f"{title} #{self.serial}", title, self.model.delay / self.model.tokens_per_second)
         self.channels[channel.name] = channel
         return channel
 
@@ -364,7 +365,7 @@ class Hub:
 def describe(model: StreamModel) -> str:
     """Return a short description of the model, for the page's head."""
     name = type(recogniser_of(model.network)).__name__
-    return f"{name}, {len(model.classes)} classes, {model.tokens_per_second:g} answers/s"
+    return f"{name}, {model.words}"
 
 
 def sent_side(model: StreamModel) -> int:
@@ -558,6 +559,7 @@ class Session:
                 "model": describe(model),
                 "classes": model.classes,
                 "tokens_per_second": model.tokens_per_second,
+                "delay_seconds": model.delay / model.tokens_per_second,
                 "frames_per_second": min(model.fps, self.limits.frames_per_second),
                 "side": sent_side(model),
                 "future_seconds": [offset / model.tokens_per_second for offset in offsets],

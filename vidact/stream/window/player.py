@@ -136,8 +136,9 @@ class Picture:
         self.title, self.classes = title, model.classes
         self.history = History(model.tokens_per_second, seconds, model.future_offsets or None)
         self.window, self.record, self.holds_back = window, record, holds_back
-        # A token is complete with the frame that comes at the instant of its last slot, or after it.
-        self._last_slot_s = (1 + 1e-3) / model.fps
+        # A token is complete with the frame that comes at the instant of its last slot, or after it; its answer comes
+        # with the token ``delay`` tokens later.
+        self._given_after_s = (1 + model.delay) * self.history.period_s - (1 + 1e-3) / model.fps
         self._newest: StreamUpdate | None = None
         self._before: StreamUpdate | None = None  # the answer before the newest one, which may be withdrawn
         self._waiting: deque[Grab] = deque()
@@ -153,9 +154,9 @@ class Picture:
 
     def answer(self, update: StreamUpdate) -> None:
         """Draw this answer on the frames that follow."""
-        if self.holds_back:  # frames before the last slot of this answer's token show the previous answer
-            complete_s = update.seconds + self.history.period_s - self._last_slot_s
-            while self._waiting and self._waiting[0].seconds < complete_s:
+        if self.holds_back:  # frames that come before this answer, if played in real time, show the previous one
+            given_s = update.seconds + self._given_after_s
+            while self._waiting and self._waiting[0].seconds < given_s:
                 self._show(self._waiting.popleft())
         self.history.add(update)
         if update.is_withdrawn:
@@ -264,8 +265,7 @@ class Player:
         """Play until all sources have ended."""
         names = ", ".join(source.name for source in self.sources.values())
         self.print_line(
-            f"{names}: {len(self.model.classes)} classes, {self.model.tokens_per_second:g} answers/s, on "
-            f"{self.model.device}; Ctrl-C{' or q' if self.window else ''} ends"
+            f"{names}: {self.model.words}, on {self.model.device}; Ctrl-C{' or q' if self.window else ''} ends"
         )
         live = [source for source in self.sources.values() if source.is_live]
         timers = [threading.Timer(self.limit_s, source.close) for source in live if self.limit_s]
