@@ -175,7 +175,7 @@ def test_a_played_file_tells_its_end(videos: Path, tmp_path: Path) -> None:
 # -- copies
 
 
-@pytest.mark.parametrize("name", ["animation.gif", "slides.gif", "one.gif", "lasting.mp4", "b_frames.mp4"])
+@pytest.mark.parametrize("name", ["animation.gif", "slides.gif", "one.gif", "two.gif", "lasting.mp4", "b_frames.mp4"])
 @pytest.mark.parametrize("settings", [{}, {"b_frames": 0, "preset": "ultrafast"}, {"codec": "hevc"}], ids=str)
 def test_a_copy_ends_when_its_source_does(name: str, settings: dict[str, Any], videos: Path, tmp_path: Path) -> None:
     end_s = ENDS_S.get(name, 10.0)

@@ -35,7 +35,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
         return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
     a, b = flat(_complete(first)), flat(_complete(second))
-    keys = sorted(set(a) | set(b), key=lambda key: list(b).index(key) if key in b else -1)
+    keys = sorted(dict.fromkeys([*a, *b]), key=lambda key: list(b).index(key) if key in b else -1)
     return [f"{key} {short(a.get(key))} and {short(b.get(key))}" for key in keys if a.get(key) != b.get(key)]
 
 

@@ -40,6 +40,7 @@ KEPT_BYTES = 256 * 2**20  # the most bytes of scaled pictures kept for a second 
 TRIES = 5  # the most encodings of one video in the search for a PSNR
 FIRST_CRF = 22.0
 LEAST_CRF = 14.0  # below it bytes grow and the PSNR hardly does: 4:2:0 has lost the rest
+X265_DELAY = 2  # pictures that x265 holds back for B-pictures; the times of a video that has no more are undefined
 DB_PER_CRF = 0.62  # the approximate loss of PSNR by a step of the rate factor; only the first guess depends on it
 
 
@@ -284,8 +285,10 @@ def _encode(source: _ScaledSource, path: Path, settings: TranscodeSettings, crf:
 
 def _write(source: _ScaledSource, path: Path, settings: TranscodeSettings, crf: float) -> None:
     library, option_name, parameters = CODECS[settings.codec]
-    gop, b_frames = str(settings.gop), str(min(settings.b_frames, settings.gop - 1))
-    parameters = parameters | {"keyint": gop, "min-keyint": gop, "bframes": b_frames}
+    gop, b_frames = str(settings.gop), min(settings.b_frames, settings.gop - 1)
+    if settings.codec == "hevc" and len(source) <= X265_DELAY:
+        b_frames = 0
+    parameters = parameters | {"keyint": gop, "min-keyint": gop, "bframes": str(b_frames)}
     options = {
         "preset": settings.preset,
         "tune": "psnr",
