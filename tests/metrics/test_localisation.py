@@ -198,6 +198,8 @@ def test_all_figures():
     assert [row["class"] for row in figures["tiou_classes"]] == ["x", "y"]  # z does not occur in the truth
     assert np.mean([row["mean"] for row in figures["tiou_classes"]]) == pytest.approx(figures["tiou_map"])
     assert figures["recall_1x"] <= figures["recall_5x"] <= 1
+    assert [*figures["proposal_recall"]] == ["AR@1", "AR@5", "AR@10", "AR@50", "AR@100"]
+    assert [*figures["proposal_recall"].values()] == proposal_recall(OF_X + OF_Y + OF_Z, TRUTH).per_number.tolist()
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,8 @@ def localisation_figures(
 
     ``event_map`` is the plain area, the figure of online detectors so far; ``tiou_map`` is the interpolated one, as the
     literature on whole videos prints it. ``event`` and ``tiou`` have the single overlaps, ``tiou_classes`` those of
-    each class of the truth; ``recall_1x`` and ``recall_5x`` are ``recall_at`` an overlap of 0.5.
+    each class of the truth; ``recall_1x`` and ``recall_5x`` are ``recall_at`` an overlap of 0.5, ``proposal_recall``
+    has "AR@1" to "AR@100", at the overlaps of ActivityNet.
 
     Raises ValueError where a label is of no class.
     """
@@ -213,7 +214,7 @@ def localisation_figures(
         if event.label.lower() != AMBIGUOUS:
             _check_label(event, classes)
     plain, interpolated = (event_map(detections, truth, tiou, interpolated=way) for way in (False, True))
-    recall = recall_at(detections, truth).per_number
+    recall, proposals = recall_at(detections, truth).per_number, proposal_recall(detections, truth)
     names = [f"tIoU {level:g}" for level in tiou]
     return {
         "event_map": plain.mean,
@@ -226,4 +227,8 @@ def localisation_figures(
         ],
         "recall_1x": float(recall[0]),
         "recall_5x": float(recall[1]),
+        "proposal_recall": {
+            f"AR@{number}": share
+            for number, share in zip(proposals.numbers, proposals.per_number.tolist(), strict=True)
+        },
     }

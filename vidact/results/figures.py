@@ -47,6 +47,7 @@ DISPLAY_NAMES = {
     "tiou_classes": "interpolated event mAP of each class",
     "recall_1x": "recall of as many detections as events",
     "recall_5x": "recall of five times as many detections",
+    "proposal_recall": "recall of the best detections of each video, whatever their class",
     "start": "start mAP within each distance",
     "start_map": "start mAP",
     "portion": "calibrated mAP in each tenth of the actions",
