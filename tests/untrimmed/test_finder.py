@@ -9,7 +9,6 @@ from torch import nn
 
 import vidact.models
 from vidact.events import EventDetector
-from vidact.features.extractor import FeatureExtractor
 from vidact.models.offline_decoding import Decoding
 from vidact.stream import run
 from vidact.stream.model import StreamModel
@@ -20,12 +19,6 @@ from vidact.video.numbered import write_numbered_video
 
 CLASSES = ["a", "b", "c", "d"]
 LOCALISER = next(values for name, values in OFFLINE_NETWORKS if name == "actionformer_small")
-
-
-@pytest.fixture(scope="module")
-def extractor() -> FeatureExtractor:
-    torch.manual_seed(0)
-    return FeatureExtractor(vidact.models.tsn_resnet_tiny(num_classes=2, size=32, width=8), device="cpu")
 
 
 @pytest.fixture(scope="module")

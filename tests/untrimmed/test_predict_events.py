@@ -32,12 +32,6 @@ LOCALISER = next(values for name, values in OFFLINE_NETWORKS if name == "actionf
 
 
 @pytest.fixture(scope="module")
-def extractor() -> FeatureExtractor:
-    torch.manual_seed(0)
-    return FeatureExtractor(vidact.models.tsn_resnet_tiny(num_classes=2, size=32, width=8), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two videos, one of them in a folder below, at 25 and at uneven frames a second."""
     root = tmp_path_factory.mktemp("videos")
