@@ -211,7 +211,7 @@ def in_windows(name: str, features: torch.Tensor, extractor: FeatureExtractor) -
 
 def main(
     hours: float = 2.0, parts: int = 8, margin: float = 60.0, only: str | None = None, folder: str | None = None,
-    out: str = "benchmarks/out/long_video",
+    out: str = "runs/long_video",
 ) -> None:  # fmt: skip
     """Print both tables and write results.json.
 
